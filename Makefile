@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+.PHONY: help setup demo test check bench clean
+
+help:           ## show this
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+setup:          ## install what is missing: Debian packages and .venv
+	@tools/setup
+
+demo: setup     ## a balancer, a client and four servers in namespaces: see it reconcile a real edit
+	@.venv/bin/python -m reconciler.lab.demo examples/configs/nat-tcp
+
+test: setup     ## everything that is tested: needs root, leaves nothing behind
+	@.venv/bin/pytest
+
+check: setup    ## types, style, and the examples
+	@.venv/bin/ruff check
+	@.venv/bin/mypy
+	@for example in examples/configs/*/; do ./lbctl validate "$$example" || exit 1; done
+
+bench: setup    ## what takes how long, as ratios to a named baseline
+	@.venv/bin/python -m tests.bench
+
+clean:          ## remove what setup, tests and builds made in this directory
+	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -prune -exec rm -rf {} +

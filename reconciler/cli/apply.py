@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl apply`: make the changes of a directory or of a saved plan."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from reconciler.cli.common import add_node, confirm, instance_dir, load_fleet, open_kernel, stdout_style
+from reconciler.errors import ApplyError, PlanStaleError
+from reconciler.kernel.port import Kernel
+from reconciler.plan import Plan, guard
+from reconciler.render.style import Style
+from reconciler.render.text import change_line, plan_text
+from reconciler.resource import Action, Change
+
+DESCRIPTION = """\
+Bring the node to what the manifests say: make before break, verified by reading back, and a service whose
+change fails is put back as it was while the others go through."""
+EPILOG = """\
+examples:
+  lbctl apply /etc/lbctl
+  lbctl apply /etc/lbctl --auto-approve
+  lbctl apply change.plan          # exactly what `lbctl plan --out change.plan` showed, or nothing
+
+exit codes: 0 done, 1 failed and rolled back, 4 failed and not fully rolled back, 5 the saved plan is stale
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="a directory of manifests, or a plan saved by `plan --out`")
+    add_node(parser)
+    parser.add_argument("--auto-approve", action="store_true", help="don't ask")
+    parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
+
+
+def run(args: argparse.Namespace) -> int:
+    from reconciler.live import with_connections
+
+    style = stdout_style(args)
+    desired = None
+    if args.source.is_dir():
+        from reconciler.reconcile import desired_of
+
+        desired = desired_of(load_fleet(args.source, args), args.node)
+    kernel = open_kernel(args)
+    if desired is not None:
+        from reconciler.reconcile import plan_node
+
+        planned = plan_node(desired, kernel, instance_dir(args))
+    else:
+        planned = _saved(args.source, kernel)
+    planned = replace(planned, live=with_connections(planned.live, kernel))
+    print(plan_text(planned, style))
+    if not planned.changes and not planned.blocked:
+        return 0
+    guard(planned, allow_empty=args.allow_empty)
+    print()
+    if not confirm("Make these changes?", args):
+        print("Nothing was changed.")
+        return 1
+    return execute(planned, kernel, args, style)
+
+
+def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Style) -> int:
+    """Carry out a plan and print each change as it is made. Raises ApplyError."""
+    from reconciler.lock import apply_lock
+    from reconciler.reconcile import carry_out
+
+    def notify(change: Change, error: Exception | None) -> None:
+        line = change_line(change, style)
+        print(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}", flush=True)
+
+    started = time.monotonic()
+    with apply_lock(instance_dir(args)):
+        result = carry_out(planned, kernel, instance_dir(args), notify)
+    for key, why in sorted(result.skipped.items()):
+        print(f"  {style.warn('skipped')} {key}: {why}", file=sys.stderr)
+    counts = {action: sum(change.action is action for change in result.done) for action in Action}
+    print(
+        f"\n{'Failed' if result.failed else style.good('Applied')}: {counts[Action.CREATE]} added, "
+        f"{counts[Action.UPDATE]} changed, {counts[Action.DELETE]} removed"
+        f" in {(time.monotonic() - started) * 1000:,.0f} ms."
+    )
+    result.raise_if_failed()
+    if result.skipped:
+        raise ApplyError("some changes had to wait", hint="run `lbctl plan` to see what is left")
+    return 0
+
+
+def _saved(path: Path, kernel: Kernel) -> Plan:
+    """A saved plan, if the node still is what it was made from. Raises SnapshotError, PlanStaleError."""
+    from reconciler.live import read_live
+    from reconciler.snapshot import changes_from_json, read
+
+    changes, desired = changes_from_json(read(path))
+    live = read_live(kernel, [*desired.resources, *(change.key for change in changes)])
+    moved = [change.key for change in changes if live.resources.get(change.key) != change.before]
+    if moved:
+        shown = ", ".join(map(str, moved[:5])) + (f" and {len(moved) - 5} more" if len(moved) > 5 else "")
+        raise PlanStaleError(f"the node has changed since {path} was made: {shown}", hint="make a new plan")
+    return Plan(tuple(changes), desired, live)

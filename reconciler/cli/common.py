@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several verbs share: the node they work on, manifests, questions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from reconciler.errors import ConfigError, UsageError
+from reconciler.kernel.port import Kernel
+from reconciler.model import Fleet
+from reconciler.render.style import Style
+
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage"
+
+
+def stdout_style(args: argparse.Namespace) -> Style:
+    return Style.for_stream(sys.stdout, args.no_color)
+
+
+def instance_name(args: argparse.Namespace) -> str:
+    """The instance: as given, else the name of the network namespace, else `default`."""
+    return str(args.instance or args.netns or "default")
+
+
+def instance_dir(args: argparse.Namespace) -> Path:
+    return Path(args.run_dir) / instance_name(args)
+
+
+def open_kernel(args: argparse.Namespace) -> Kernel:
+    """The kernel that the arguments name, after entering its network namespace. Raises KernelError."""
+    from reconciler.kernel.netns import enter
+    from reconciler.kernel.real import RealKernel
+
+    if args.netns:
+        enter(args.netns)
+    return RealKernel(instance_name(args), Path(args.run_dir))
+
+
+def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:
+    """The manifests below `directory`; prints every problem and raises ConfigError if any is an error."""
+    from reconciler.config.load import load
+    from reconciler.config.render import render_text
+
+    loaded = load(directory)
+    if loaded.diagnostics:
+        print(render_text(loaded, Style.for_stream(sys.stderr, args.no_color)), file=sys.stderr)
+    if loaded.fleet is None:
+        raise ConfigError("the manifests are not valid, nothing was changed")
+    return loaded.fleet
+
+
+def add_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--node", metavar="NAME", help="which Node this is (the one named like the host, or the only one)")
+
+
+def confirm(question: str, args: argparse.Namespace) -> bool:
+    """Ask on the terminal; only `yes` means yes. Raises UsageError where nobody can answer."""
+    if args.auto_approve:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to approve this", hint="say --auto-approve")
+    return input(f"{question} Only 'yes' will do: ").strip() == "yes"

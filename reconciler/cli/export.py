@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl export`: a snapshot of live state."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from reconciler.cli.common import add_node, load_fleet, open_kernel
+
+DESCRIPTION = """\
+Write a snapshot of what the node holds as JSON, for `plan --live` on a laptop or in CI. With manifests, the
+settings that they ask for and the addresses that stand in their way are part of it."""
+EPILOG = """\
+examples:
+  lbctl export /etc/lbctl > node-lb1.json
+  lbctl plan . --node lb1 --live node-lb1.json
+
+exit codes: 0 done, 1 failed
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, nargs="?", help="where the manifests are")
+    add_node(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from reconciler.live import read_live, with_connections
+    from reconciler.reconcile import desired_of
+    from reconciler.resource import Desired
+    from reconciler.snapshot import live_to_json
+
+    desired = desired_of(load_fleet(args.directory, args), args.node) if args.directory else Desired()
+    kernel = open_kernel(args)
+    print(json.dumps(live_to_json(with_connections(read_live(kernel, desired.resources), kernel)), indent=2))
+    return 0

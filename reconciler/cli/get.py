@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl get`: what the node balances, with live counters."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+
+from reconciler.cli.common import open_kernel
+from reconciler.kernel.port import Kernel
+from reconciler.render.table import Row, as_json, as_yaml, table
+
+DESCRIPTION = "Show what the node holds, straight from its maps. Needs no manifests and no agent."
+EPILOG = """\
+examples:
+  lbctl get services
+  lbctl get endpoints -o wide
+  lbctl get flows -o json
+  lbctl get verdicts              # packets by what became of them, drops by reason
+
+exit codes: 0 done, 1 failed
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=tuple(_TABLES), help="what to show")
+    parser.add_argument("-o", "--output", choices=("table", "wide", "json", "yaml"), default="table")
+
+
+def run(args: argparse.Namespace) -> int:
+    rows_of, columns, wide = _TABLES[args.what]
+    rows = rows_of(open_kernel(args))
+    if args.output == "json":
+        print(as_json(rows))
+    elif args.output == "yaml":
+        print(as_yaml(rows))
+    else:
+        shown = columns + wide if args.output == "wide" else columns
+        print(table(rows, shown, f"There are no {args.what} on this node."))
+    return 0
+
+
+def _services(kernel: Kernel) -> list[Row]:
+    from reconciler.counters import service_traffic
+    from reconciler.flows import open_flows
+    from reconciler.kinds.ring import Ring
+    from reconciler.kinds.service import ServiceRow
+    from reconciler.live import read_live
+
+    live = read_live(kernel, kinds=("service", "ring")).resources.values()
+    rings = {ring.name: ring for ring in live if isinstance(ring, Ring)}
+    traffic = service_traffic(kernel)
+    now_open = Counter(flow.service for flow in open_flows(kernel))
+    return [
+        {
+            "service": row.id, "mode": row.mode, "algorithm": row.algorithm, "ring": row.ring,
+            "endpoints": len(rings[row.ring].members) if row.ring in rings else 0, "open": now_open[row.id],
+            **asdict(traffic[row.id]),
+        }
+        for row in sorted((r for r in live if isinstance(r, ServiceRow)), key=lambda row: (row.vip, row.port))
+    ]  # fmt: skip
+
+
+def _endpoints(kernel: Kernel) -> list[Row]:
+    from reconciler.counters import endpoint_traffic
+    from reconciler.flows import open_flows
+    from reconciler.kinds.endpoint import numbered_rows
+
+    traffic = endpoint_traffic(kernel)
+    now_open = Counter(flow.endpoint for flow in open_flows(kernel))
+    return [
+        {
+            "endpoint": numbered.row.id, "state": numbered.state.name.lower(), "open": now_open[numbered.row.id],
+            "number": numbered.number, **asdict(traffic[numbered.row.id]),
+        }
+        for numbered in sorted(numbered_rows(kernel), key=lambda n: (n.row.address, n.row.port))
+    ]  # fmt: skip
+
+
+def _flows(kernel: Kernel) -> list[Row]:
+    from reconciler.flows import flows
+
+    return [asdict(flow) for flow in sorted(flows(kernel), key=lambda flow: (flow.service, flow.client))]
+
+
+def _verdicts(kernel: Kernel) -> list[Row]:
+    from reconciler.counters import verdicts
+
+    return [{"verdict": v.name.lower().replace("_", " "), "packets": n} for v, n in sorted(verdicts(kernel).items())]
+
+
+_TRAFFIC = ["connections", "request_packets", "reply_packets"]
+_BYTES = ["request_bytes", "reply_bytes"]
+_TABLES: dict[str, tuple[Callable[[Kernel], list[Row]], list[str], list[str]]] = {
+    "services": (_services, ["service", "mode", "algorithm", "endpoints", "open", *_TRAFFIC], ["ring", *_BYTES]),
+    "endpoints": (_endpoints, ["endpoint", "state", "open", *_TRAFFIC], ["number", *_BYTES]),
+    "flows": (_flows, ["client", "service", "endpoint", "state", "idle_s"], []),
+    "verdicts": (_verdicts, ["verdict", "packets"], []),
+}

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl VERB …`: finds the verb, runs it, turns errors into words and exit codes.
+
+A verb is a module of this package with HELP (a line), EXAMPLES, `arguments(parser)` and `run(args) -> int`.
+Only the one that is called is imported, so that `validate` starts fast and needs neither bcc nor pyroute2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from reconciler.errors import LbctlError
+from reconciler.render.style import Style
+
+VERBS = {
+    "validate": "check manifests",
+    "plan": "show what would change on this node, and what it does to traffic",
+    "apply": "make the changes, verify them, undo what fails",
+    "run": "keep the node as the manifests say: watch, plan, apply, for years",
+    "get": "show services, endpoints or flows with their live counters",
+    "export": "write a snapshot of live state, for `plan --live`",
+    "delete": "take everything of ours off this node",
+}
+
+EPILOG = """\
+examples:
+  lbctl validate examples/configs/nat-tcp
+  lbctl plan examples/configs/nat-tcp --live empty
+  lbctl apply examples/configs/nat-tcp
+  lbctl run /etc/lbctl
+  lbctl get services -o wide
+
+`lbctl VERB --help` explains a verb and its exit codes.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser, verb = _parser(arguments)
+    args = parser.parse_args(arguments)
+    style = Style.for_stream(sys.stderr, args.no_color)
+    try:
+        return int(importlib.import_module(f"reconciler.cli.{verb}").run(args))
+    except LbctlError as error:
+        print(f"{style.bad('error')}: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"{style.dim('hint')}: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str]:
+    """The parser for the verb that is called; it knows the arguments of that verb only."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "lbctl", description="GitOps for a layer-4 load balancer in the Linux kernel.", epilog=EPILOG,
+        formatter_class=form, allow_abbrev=False,
+    )  # fmt: skip
+    node = parser.add_argument_group("which node")
+    node.add_argument("--netns", metavar="NAME", help="work in this network namespace (as `ip netns` names it)")
+    node.add_argument("--run-dir", metavar="DIR", default="/run/lbctl", help="where pins and locks live (%(default)s)")
+    node.add_argument("--instance", metavar="NAME", help="name below the run directory (the netns, else `default`)")
+    parser.add_argument("--no-color", action="store_true", help="plain text (as with NO_COLOR, or without a terminal)")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
+    called = next((a for a in arguments if a in VERBS), "")
+    for verb, text in VERBS.items():
+        if verb != called:
+            verbs.add_parser(verb, help=text)
+            continue
+        module = importlib.import_module(f"reconciler.cli.{verb}")
+        sub = verbs.add_parser(
+            verb, help=text, description=module.DESCRIPTION, epilog=module.EPILOG, formatter_class=form,
+            allow_abbrev=False,
+        )  # fmt: skip
+        module.arguments(sub)
+    return parser, called
+
+
+if __name__ == "__main__":
+    sys.exit(main())

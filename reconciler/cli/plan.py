@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl plan`: what would change, and what it does to traffic. Writes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from reconciler.cli.common import add_node, instance_dir, load_fleet, open_kernel, stdout_style
+from reconciler.errors import LbctlError
+from reconciler.plan import Plan
+from reconciler.resource import Desired, Live
+
+DESCRIPTION = "Compare the manifests with the node and show what `apply` would change. Changes nothing."
+EPILOG = """\
+examples:
+  lbctl plan /etc/lbctl
+  lbctl plan . --node lb1 --live node-lb1.json --format markdown   # in CI, with no kernel at hand
+  lbctl plan . --out change.plan && lbctl apply change.plan
+
+exit codes: 0; with --detailed-exitcode 0 nothing to do, 1 failed, 2 changes
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, help="where the manifests are")
+    add_node(parser)
+    parser.add_argument("--live", metavar="FILE", help="compare with a snapshot (see `export`), or with `empty`")
+    parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write the plan there, for `lbctl apply FILE`")
+    parser.add_argument("--detailed-exitcode", action="store_true", help="exit with 2 if there are changes")
+
+
+def run(args: argparse.Namespace) -> int:
+    from reconciler.reconcile import desired_of
+    from reconciler.snapshot import plan_to_json
+
+    desired = desired_of(load_fleet(args.directory, args), args.node)
+    planned = _plan(args, desired)
+    if args.out:
+        _write(args.out, json.dumps(plan_to_json(planned)))
+    if args.format == "json":
+        print(json.dumps(plan_to_json(planned), indent=2))
+    elif args.format == "markdown":
+        from reconciler.render.markdown import plan_markdown
+
+        print(plan_markdown(planned, args.node or "plan"), end="")
+    else:
+        from reconciler.render.text import plan_text
+
+        print(plan_text(planned, stdout_style(args)))
+    return 2 if args.detailed_exitcode and (planned.changes or planned.blocked) else 0
+
+
+def _plan(args: argparse.Namespace, desired: Desired) -> Plan:
+    from reconciler.live import with_connections
+    from reconciler.plan import plan
+    from reconciler.reconcile import plan_node
+    from reconciler.snapshot import live_from_json, read
+
+    if args.live == "empty":
+        return plan(desired, Live())
+    if args.live:
+        return plan(desired, live_from_json(read(Path(args.live))))
+    kernel = open_kernel(args)
+    planned = plan_node(desired, kernel, instance_dir(args))
+    return replace(planned, live=with_connections(planned.live, kernel))
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        raise LbctlError(f"{path} can't be written: {error.strerror}") from error

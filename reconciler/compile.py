@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what one node takes of the manifests to what its kernel must hold."""
+
+from __future__ import annotations
+
+from reconciler.kinds import KINDS
+from reconciler.resource import Desired, Key, Resource, Span
+from reconciler.view import NodeView
+
+
+def compile_node(view: NodeView) -> Desired:
+    """Every resource that this node must hold, and where each was asked for. Pure."""
+    resources: dict[Key, Resource] = {}
+    origins: dict[Key, Span] = {}
+    for kind in KINDS:
+        for resource, origin in kind.desired(view):
+            resources[resource.key] = resource
+            origins[resource.key] = origin
+    return Desired(resources, origins)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data plane's counters, summed over CPUs."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from reconciler.kernel.layout import ENDPOINT_COUNTERS, SERVICE_COUNTERS, VERDICTS, MapSpec, Verdict
+from reconciler.kernel.port import Kernel
+from reconciler.kinds.endpoint import numbered_rows
+from reconciler.kinds.service import indexed_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What passed since the row was made. Bytes are those of IP packets."""
+
+    connections: int = 0
+    request_packets: int = 0
+    request_bytes: int = 0
+    reply_packets: int = 0
+    reply_bytes: int = 0
+
+
+def service_traffic(kernel: Kernel) -> dict[str, Traffic]:
+    """By id of the service."""
+    sums = _sums(kernel, SERVICE_COUNTERS)
+    return {indexed.row.id: Traffic(*sums.get(indexed.index, ())) for indexed in indexed_rows(kernel)}
+
+
+def endpoint_traffic(kernel: Kernel) -> dict[str, Traffic]:
+    """By id of the endpoint."""
+    sums = _sums(kernel, ENDPOINT_COUNTERS)
+    return {numbered.row.id: Traffic(*sums.get(numbered.number, ())) for numbered in numbered_rows(kernel)}
+
+
+def verdicts(kernel: Kernel) -> dict[Verdict, int]:
+    """Packets to and from VIPs by what became of them; those that never happened are left out."""
+    return {Verdict(index): packets for index, (packets,) in _sums(kernel, VERDICTS).items() if packets}
+
+
+def _sums(kernel: Kernel, spec: MapSpec) -> dict[int, tuple[int, ...]]:
+    value, key = struct.Struct(spec.value), struct.Struct(spec.key)
+    rows = kernel.dump(spec.name)
+    return {key.unpack(k)[0]: tuple(map(sum, zip(*value.iter_unpack(v), strict=True))) for k, v in rows}

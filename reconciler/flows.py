@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow table, as connections of clients to services."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reconciler.kernel.layout import FLOWS, Direction, FlowState
+from reconciler.kernel.port import Kernel
+from reconciler.kinds.endpoint import numbered_rows
+from reconciler.kinds.service import service_ids
+
+_KEY = struct.Struct(FLOWS.key)
+_ROW = struct.Struct(FLOWS.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One connection. `idle_s` is the time since the table last saw a packet of it (to a second)."""
+
+    client: str
+    service: str
+    endpoint: str
+    state: str
+    idle_s: int
+
+
+def flows(kernel: Kernel) -> Iterator[Flow]:
+    """Every connection in the table. Those that ended stay in it until their place is needed."""
+    endpoints = {row.number: row.row.id for row in numbered_rows(kernel)}
+    services = service_ids(kernel)
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)  # the clock of bpf_ktime_get_ns()
+    for key, value in kernel.dump(FLOWS.name):
+        client, _, client_port, _, _ = _KEY.unpack(key)
+        _, _, direction, state, endpoint, service, seen_ns = _ROW.unpack(value)
+        if direction == Direction.REQUEST:
+            yield Flow(
+                f"{'.'.join(map(str, client))}:{int.from_bytes(client_port)}",
+                services.get(service, f"removed service {service}"),
+                endpoints.get(endpoint, f"removed endpoint {endpoint}"),
+                FlowState(state).name.lower(),
+                max(0, now - seen_ns) // 1_000_000_000,
+            )
+
+
+def open_flows(kernel: Kernel) -> Iterator[Flow]:
+    """Connections that still carry traffic: neither closing nor idle for longer than TCP keeps quiet."""
+    closing = FlowState.CLOSING.name.lower()
+    return (flow for flow in flows(kernel) if flow.state != closing and flow.idle_s < MAX_IDLE_S)
+
+
+MAX_IDLE_S = 7_440
+"""RFC 5382, REQ-5: a NAT keeps an established connection for at least 2 hours 4 minutes."""

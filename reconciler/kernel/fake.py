@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel in memory: the same rows and the same rules, on any machine and without root."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reconciler.errors import ForeignError, KernelError
+from reconciler.kernel.layout import MAPS, MapType
+from reconciler.kernel.port import AttachedProgram, LoadedProgram, LocalVip, Outcome, Row
+
+_FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY)
+
+
+@dataclass
+class FakeKernel:
+    """`writes` lists every write, in order: the name of the method and what it was about.
+
+    `foreign_vips` (address → owner) and `foreign_programs` (interface → program) stand for other people's
+    objects. `on_write` is called after each write: tests look there at every state that packets would see.
+    """
+
+    interfaces: tuple[str, ...] = ("front", "back")
+    maps: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    rings: dict[int, bytes] = field(default_factory=dict)
+    program: LoadedProgram | None = None
+    attached: dict[str, AttachedProgram] = field(default_factory=dict)
+    foreign_programs: dict[str, AttachedProgram] = field(default_factory=dict)
+    vips: set[LocalVip] = field(default_factory=set)
+    foreign_vips: dict[str, str] = field(default_factory=dict)
+    sysctls: dict[str, str] = field(default_factory=dict)
+    former: dict[str, str] = field(default_factory=dict)
+    writes: list[tuple[str, object]] = field(default_factory=list)
+    on_write: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        settings = ("send_redirects", "accept_local", "rp_filter")
+        self.sysctls.setdefault("net/ipv4/ip_forward", "0")
+        for name in ("all", *self.interfaces):
+            for setting in settings:
+                self.sysctls.setdefault(f"net/ipv4/conf/{name}/{setting}", "1" if setting == "send_redirects" else "0")
+
+    def _wrote(self, method: str, what: object) -> None:
+        self.writes.append((method, what))
+        self.on_write()
+
+    # --- maps ------------------------------------------------------------------------------------------
+    def dump(self, map_name: str) -> list[Row]:
+        return list(self.maps.get(map_name, {}).items())
+
+    def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
+        return [self._update(map_name, key, value) for key, value in rows]
+
+    def _update(self, map_name: str, key: bytes, value: bytes) -> Outcome:
+        spec = MAPS[map_name]
+        rows = self.maps.get(map_name)
+        if rows is None:
+            return KernelError(f"map {map_name} does not exist")
+        if (len(key), len(value)) != (spec.key_size, spec.value_size):
+            raise AssertionError(f"{map_name}: a row of {len(key)} + {len(value)} bytes")
+        if spec.type in _FIXED and struct.unpack(spec.key, key)[0] >= spec.capacity:
+            return KernelError(f"map {map_name} has no row {key.hex()}")
+        if key not in rows and len(rows) >= spec.capacity:
+            return KernelError(f"map {map_name} is full")
+        rows[key] = value
+        if spec.type in _FIXED and not any(value):
+            del rows[key]
+        self._wrote("update", (map_name, key))
+        return None
+
+    def delete(self, map_name: str, keys: Sequence[bytes]) -> list[Outcome]:
+        return [self._delete(map_name, key) for key in keys]
+
+    def _delete(self, map_name: str, key: bytes) -> Outcome:
+        rows = self.maps.get(map_name, {})
+        if key in rows:
+            del rows[key]
+            self._wrote("delete", (map_name, key))
+        return None
+
+    # --- rings -----------------------------------------------------------------------------------------
+    def read_ring(self, index: int) -> bytes | None:
+        return self.rings.get(index)
+
+    def replace_ring(self, index: int, content: bytes) -> None:
+        self.rings[index] = content
+        self._wrote("replace_ring", index)
+
+    def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
+        content = bytearray(self.rings[index])
+        for slot, value in slots.items():
+            struct.pack_into("=I", content, 4 * slot, value)
+        self.rings[index] = bytes(content)
+        self._wrote("patch_ring", (index, tuple(slots)))
+
+    def remove_ring(self, index: int) -> None:
+        if self.rings.pop(index, None) is not None:
+            self._wrote("remove_ring", index)
+
+    # --- the program -----------------------------------------------------------------------------------
+    def loaded_program(self) -> LoadedProgram | None:
+        return self.program
+
+    def load_program(self, name: str, features: Sequence[str]) -> None:
+        for spec in MAPS.values():
+            if not spec.feature or spec.feature in features:
+                self.maps.setdefault(spec.name, {})
+        self.program = LoadedProgram((self.program.id if self.program else 0) + 1, name)
+        self._wrote("load_program", name)
+
+    def unload_program(self) -> None:
+        self.program = None
+        self.maps.clear()
+        self.rings.clear()
+        self._wrote("unload_program", None)
+
+    def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
+        foreign = [program for name, program in self.foreign_programs.items() if name in interfaces]
+        return [*self.attached.values(), *foreign]
+
+    def attach(self, interface: str, mode: str, replaces: int | None) -> None:
+        if interface not in self.interfaces:
+            raise KernelError(f"there is no interface {interface}")
+        if interface in self.foreign_programs:
+            raise ForeignError(f"{interface} runs {self.foreign_programs[interface].owner}")
+        if self.program is None:
+            raise KernelError("no program is loaded")
+        held = self.attached.get(interface)
+        if (held.id if held else None) != replaces:
+            raise KernelError(f"{interface} runs another program than expected")
+        self.attached[interface] = AttachedProgram(interface, mode, self.program.id, self.program.name, "lbctl")
+        self._wrote("attach", interface)
+
+    def detach(self, interface: str, mode: str, replaces: int) -> None:
+        del self.attached[interface]
+        self._wrote("detach", interface)
+
+    # --- VIPs of the node ------------------------------------------------------------------------------
+    def local_vips(self) -> list[LocalVip]:
+        return sorted(self.vips)
+
+    def foreign_addresses(self, addresses: Collection[str]) -> dict[str, str]:
+        return {address: owner for address, owner in self.foreign_vips.items() if address in addresses}
+
+    def add_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
+        return [self._add_vip(vip) for vip in vips]
+
+    def _add_vip(self, vip: LocalVip) -> Outcome:
+        if vip.address in self.foreign_vips:
+            return ForeignError(f"{vip.address} is there: {self.foreign_vips[vip.address]}")
+        self.vips.add(vip)
+        self._wrote("add_vip", vip)
+        return None
+
+    def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
+        for vip in vips:
+            if vip in self.vips:
+                self.vips.remove(vip)
+                self._wrote("remove_vip", vip)
+        return [None] * len(vips)
+
+    # --- sysctls ---------------------------------------------------------------------------------------
+    def read_sysctl(self, name: str) -> str | None:
+        return self.sysctls.get(name)
+
+    def write_sysctl(self, name: str, value: str) -> None:
+        self.sysctls[name] = value
+        self._wrote("write_sysctl", name)
+
+    def former_sysctls(self) -> dict[str, str]:
+        return dict(self.former)
+
+    def remember_sysctl(self, name: str, former: str) -> None:
+        self.former[name] = former
+
+    def forget_sysctl(self, name: str) -> None:
+        self.former.pop(name, None)

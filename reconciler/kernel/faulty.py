@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel that fails now and then, as real ones do: full maps, lost memory, a race with somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from reconciler.errors import KernelError
+from reconciler.kernel.fake import FakeKernel
+from reconciler.kernel.port import LocalVip, Outcome, Row
+
+
+@dataclass
+class FaultyKernel(FakeKernel):
+    """A fake kernel in which a write fails whenever `fails()` says so: a ring half-way, the rest without effect."""
+
+    fails: Callable[[], bool] = lambda: False
+
+    def _row(self, write: Callable[[], list[Outcome]]) -> Outcome:
+        return KernelError("injected fault") if self.fails() else write()[0]
+
+    def _call(self) -> None:
+        if self.fails():
+            raise KernelError("injected fault")
+
+    def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
+        up = super().update
+        return [self._row(lambda row=row: up(map_name, [row])) for row in rows]  # type: ignore[misc]
+
+    def delete(self, map_name: str, keys: Sequence[bytes]) -> list[Outcome]:
+        up = super().delete
+        return [self._row(lambda key=key: up(map_name, [key])) for key in keys]  # type: ignore[misc]
+
+    def replace_ring(self, index: int, content: bytes) -> None:
+        self._call()
+        super().replace_ring(index, content)
+
+    def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
+        if self.fails():
+            super().patch_ring(index, dict(list(slots.items())[: len(slots) // 2]))
+            raise KernelError("injected fault")
+        super().patch_ring(index, slots)
+
+    def remove_ring(self, index: int) -> None:
+        self._call()
+        super().remove_ring(index)
+
+    def load_program(self, name: str, features: Sequence[str]) -> None:
+        self._call()
+        super().load_program(name, features)
+
+    def unload_program(self) -> None:
+        self._call()
+        super().unload_program()
+
+    def attach(self, interface: str, mode: str, replaces: int | None) -> None:
+        self._call()
+        super().attach(interface, mode, replaces)
+
+    def detach(self, interface: str, mode: str, replaces: int) -> None:
+        self._call()
+        super().detach(interface, mode, replaces)
+
+    def add_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
+        up = super().add_local_vips
+        return [self._row(lambda vip=vip: up([vip])) for vip in vips]  # type: ignore[misc]
+
+    def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
+        up = super().remove_local_vips
+        return [self._row(lambda vip=vip: up([vip])) for vip in vips]  # type: ignore[misc]
+
+    def write_sysctl(self, name: str, value: str) -> None:
+        self._call()
+        super().write_sysctl(name, value)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel headers for BCC, as one complete tree.
+
+The data plane needs the headers of user space's interface only, which never change incompatibly, so those of
+another kernel version serve as well. Distributions split them over two trees (`common` and one of the
+flavour); here they are merged by symbolic links, which takes milliseconds and no space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from reconciler.errors import BuildError
+
+_ARCHITECTURES = {
+    "x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "loongarch64": "loongarch", "ppc64le": "powerpc",
+    "s390x": "s390",
+}  # fmt: skip
+_ARCHIVE = "sys/kernel/kheaders.tar.xz"
+_PREFIX = "headers-"
+
+
+def find(cache: Path, root: Path = Path("/")) -> Path:
+    """A directory with complete headers: the running kernel's own, else those of any installed package.
+
+    `cache` takes what has to be merged or unpacked; `root` is where /lib/modules, /sys and /usr/src are looked
+    for. Raises BuildError, which names the package to install, if there are none.
+    """
+    release = platform.release()
+    build = root / "lib/modules" / release / "build"
+    trees = _tree(build.resolve(), build.with_name("source").resolve())
+    if trees:
+        return _merged(trees, cache)
+    archive = root / _ARCHIVE
+    if not archive.exists() and root == Path("/"):
+        _load_archive_module()
+    if archive.exists():
+        return _unpacked(archive, release, cache)
+    installed = next(_installed(root / "usr/src"), None)
+    if installed:
+        return _merged(installed, cache)
+    raise BuildError(
+        "no kernel headers: compiling the data plane needs those of any kernel version",
+        hint=f"apt install linux-headers-{_debian_architecture()}",
+    )
+
+
+def _tree(flavour: Path, common: Path) -> tuple[Path, ...]:
+    """The directories that make complete headers together, those of the flavour first; empty if they don't."""
+    architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
+    if not (flavour / "arch" / architecture / "include/generated").is_dir():
+        return ()
+    if (flavour / "include/uapi/linux/bpf.h").exists():
+        return (flavour,)
+    return (flavour, common) if (common / "include/uapi/linux/bpf.h").exists() else ()
+
+
+def _installed(sources: Path) -> Iterator[tuple[Path, ...]]:
+    """Complete headers among the installed packages, the newest first.
+
+    Debian: linux-headers-6.1.0-9-amd64 and -6.1.0-9-common; Ubuntu: -5.15.0-91-generic and -5.15.0-91.
+    """
+    flavours = sorted(sources.glob("linux-headers-*"), key=lambda path: _natural(path.name), reverse=True)
+    for flavour in flavours:
+        stem = flavour.name
+        while stem := stem.rpartition("-")[0]:
+            for common in (f"{stem}-common", stem):
+                if trees := _tree(flavour, flavour.with_name(common)):
+                    yield trees
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts 6.10 after 6.9."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def _merged(trees: Sequence[Path], cache: Path) -> Path:
+    """One directory that shows all trees; where two have the same file, the first wins."""
+    if len(trees) == 1:
+        return trees[0]
+    # A package that is upgraded replaces directories' entries, which shows in their times.
+    identity = [(str(tree), tree.stat().st_mtime_ns) for tree in trees]
+    return _in_cache(cache, repr(identity), lambda target: _link(trees, target))
+
+
+def _link(trees: Sequence[Path], target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    names = {entry.name for tree in trees for entry in tree.iterdir()}
+    for name in names:
+        holders = [tree / name for tree in trees if (tree / name).exists()]
+        if len(holders) > 1 and all(holder.is_dir() for holder in holders):
+            _link(holders, target / name)
+        elif holders:
+            (target / name).symlink_to(holders[0])
+
+
+def _unpacked(archive: Path, release: str, cache: Path) -> Path:
+    def unpack(target: Path) -> None:
+        with tarfile.open(archive) as tar:
+            # Python before 3.11.4 has no filters; the archive is the kernel's own.
+            tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _path: member)
+            tar.extractall(target)
+
+    return _in_cache(cache, f"{archive} {release} {platform.version()}", unpack)
+
+
+def _in_cache(cache: Path, identity: str, fill: Callable[[Path], None]) -> Path:
+    """The directory of this identity; filled beside its place and renamed, so that nobody sees a half one."""
+    target = cache / (_PREFIX + hashlib.sha256(identity.encode()).hexdigest()[:16])
+    if target.is_dir():
+        return target
+    for stale in cache.glob(f"{_PREFIX}*"):
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(prefix=f".{_PREFIX}", dir=cache) as staging:
+        filled = Path(staging) / "tree"
+        filled.mkdir()
+        fill(filled)
+        # Another process may have been faster; its directory is as good.
+        with contextlib.suppress(FileExistsError):
+            filled.rename(target)
+    return target
+
+
+def _load_archive_module() -> None:
+    """Some kernels show their headers only once this module is loaded; where it is missing, so are they."""
+    with contextlib.suppress(FileNotFoundError):
+        subprocess.run(["modprobe", "--quiet", "kheaders"], check=False, capture_output=True)
+
+
+def _debian_architecture() -> str:
+    try:
+        asked = subprocess.run(["dpkg", "--print-architecture"], check=False, capture_output=True, text=True)
+        return asked.stdout.strip()
+    except FileNotFoundError:
+        return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())

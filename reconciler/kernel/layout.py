@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps of the data plane: names, shapes, sizes. `bpf/maps.h` declares the same for the program.
+
+Formats are `struct` strings. Fields that travel in packets (addresses, ports) are in network byte order and
+are written as raw bytes ("4s", "2s"); everything else is in host byte order.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class MapType(IntEnum):
+    """`enum bpf_map_type` of include/uapi/linux/bpf.h."""
+
+    HASH = 1
+    ARRAY = 2
+    PERCPU_ARRAY = 6
+    LRU_HASH = 9
+    ARRAY_OF_MAPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """One map. `feature` names the program feature without which the map is not made."""
+
+    name: str
+    type: MapType
+    key: str
+    value: str
+    capacity: int
+    feature: str = ""
+
+    @property
+    def key_size(self) -> int:
+        return struct.calcsize(self.key)
+
+    @property
+    def value_size(self) -> int:
+        """Bytes of one value; for a per-CPU map, of one CPU's value."""
+        return struct.calcsize(self.value)
+
+
+# vip, port, protocol, padding → index of its counters, ring, target port (0: as asked), mode, algorithm
+SERVICES = MapSpec("services", MapType.HASH, "=4s2sBx", "=II2sBB", 16_384)
+# vip → what becomes of undefined traffic (Undefined below), padding
+VIPS = MapSpec("vips", MapType.HASH, "=4s", "=Bxxx", 16_384)
+# id (0 is never used) → address, port (0: as asked), state (EndpointRowState below), padding
+ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", 131_072)
+# index → array of unsigned 32-bit numbers: the count of slots n, then n endpoint ids
+RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384)
+# index of a ring → how many connections were scheduled by it; round-robin takes its turn from this
+RING_TURNS = MapSpec("ring_turns", MapType.ARRAY, "=I", "=Q", 16_384)
+# name of a ring, filled up with zeros → its index; the program has no use for it
+RING_NAMES = MapSpec("ring_names", MapType.HASH, "=128s", "=I", 16_384)
+# source, destination, source port, destination port, protocol, padding
+# → new address, new port, direction, state, endpoint id, index of the service's counters, last seen (ns)
+FLOWS = MapSpec("flows", MapType.LRU_HASH, "=4s4s2s2sBxxx", "=4s2sBBIIQ", 262_144, feature="NAT")
+# index → connections, request packets, request bytes, reply packets, reply bytes
+SERVICE_COUNTERS = MapSpec("service_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", 16_384)
+ENDPOINT_COUNTERS = MapSpec("endpoint_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", 131_072)
+# Verdict below → packets
+VERDICTS = MapSpec("verdicts", MapType.PERCPU_ARRAY, "=I", "=Q", 16)
+
+MAPS = {
+    spec.name: spec
+    for spec in (
+        SERVICES, VIPS, ENDPOINTS, RINGS, RING_TURNS, RING_NAMES, FLOWS,
+        SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS,
+    )
+}  # fmt: skip
+
+
+class ModeCode(IntEnum):
+    NAT = 1
+
+
+class AlgorithmCode(IntEnum):
+    ROUND_ROBIN = 1
+    SOURCE_HASH = 2
+
+
+class EndpointRowState(IntEnum):
+    FREE = 0
+    USABLE = 1
+    RETIRED = 2      # no manifest names it any more; connections that point to it go on
+    DISABLED = 3     # connections that point to it end
+
+
+class UndefinedCode(IntEnum):
+    DROP = 0
+    PASS = 1
+
+
+class Direction(IntEnum):
+    REQUEST = 0      # client to VIP: the flow's new address is the endpoint's, for the destination
+    REPLY = 1        # endpoint to client: the flow's new address is the VIP, for the source
+
+
+class FlowState(IntEnum):
+    OPENING = 0      # nothing but SYNs
+    OPEN = 1
+    CLOSING = 2      # a FIN or a RST came by; a SYN starts afresh
+
+
+class Verdict(IntEnum):
+    """Why a packet to or from a VIP went where it went; one counter each."""
+
+    REQUEST = 0            # forwarded to an endpoint
+    REPLY = 1              # forwarded to a client
+    VIA_KERNEL = 2         # rewritten and given to the kernel, which finds out the next hop's MAC
+    CONNECTION_UNKNOWN = 3 # belongs to no connection and opens none: the kernel answers with a reset
+    UNDEFINED = 4          # dropped: to a VIP, but to none of its services
+    FRAGMENT = 5           # dropped: an IP fragment has no ports to balance by
+    IP_OPTIONS = 6         # dropped
+    TTL_EXPIRED = 7        # dropped
+    MALFORMED = 8          # dropped: lengths that contradict each other, a header that is cut off
+    NO_ENDPOINT = 9        # dropped: the pool has no active endpoint
+    NO_ROUTE = 10          # dropped: the FIB has no way to the next hop
+    TOO_BIG = 11           # dropped: longer than the MTU of the way out
+    ADDRESS_CLASH = 12     # dropped: every endpoint tried already talks to this client address and port
+    ENDPOINT_DISABLED = 13 # dropped: a reply of an endpoint that is disabled
+
+
+def code(codes: type[IntEnum], name: str) -> int:
+    """The number of a name in the words of the manifests, e.g. `round-robin`. Raises KeyError."""
+    return codes[name.upper().replace("-", "_")]
+
+
+def word(codes: type[IntEnum], number: int) -> str:
+    """The reverse of `code`; a number that means nothing (a row was damaged) reads as "unknown 7"."""
+    try:
+        return codes(number).name.lower().replace("_", "-")
+    except ValueError:
+        return f"unknown {number}"

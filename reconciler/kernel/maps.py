@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BPF maps by file descriptor: create, describe, read whole, write many rows at once.
+
+Keys and values are bytes. A write of many rows gives one outcome a row and goes on after a row that fails,
+which the kernel's own batches don't. Everything else that the kernel refuses is raised as OSError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.kernel.bpf import NAME_BYTES, Command, call, memory, object_info
+from reconciler.kernel.layout import MapType
+
+INNER_MAP = 0x1000
+"""BPF_F_INNER_MAP: an array that may stand in an array of maps whatever its size (Linux 5.10)."""
+
+_ROWS_PER_CALL = 4096
+_ROWS_PER_BLOCK = 64
+_CPUS = Path("/sys/devices/system/cpu/possible")
+
+Row = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What two maps must have in common to stand in for each other."""
+
+    type: int
+    key_size: int
+    value_size: int
+    capacity: int
+
+    def __str__(self) -> str:
+        kind = MapType(self.type).name if self.type in set(MapType) else f"type {self.type}"
+        return f"{kind}, keys of {self.key_size} bytes, values of {self.value_size}, {self.capacity} rows"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMap:
+    """A map that is open: its file descriptor, its number and its shape."""
+
+    fd: int
+    id: int
+    shape: Shape
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one value takes in a call: of a per-CPU map, the values of all CPUs."""
+        if self.shape.type == MapType.PERCPU_ARRAY:
+            return cpu_stride(self.shape.value_size) * possible_cpus()
+        return self.shape.value_size
+
+
+def create(name: str, shape: Shape, *, flags: int = 0, inner: int | None = None) -> int:
+    """Make a map and return its file descriptor; `inner` is a template for the maps in an array of maps."""
+    return call(Command.MAP_CREATE, memory(struct.pack(
+        "=7I16s", shape.type, shape.key_size, shape.value_size, shape.capacity, flags, inner or 0, 0,
+        name[:NAME_BYTES].encode(),
+    )))  # fmt: skip
+
+
+def describe(fd: int) -> OpenMap:
+    """The number and the shape of an open map. OSError EINVAL if it is no map."""
+    info = memory(88)
+    object_info(fd, info)
+    type_, number, key_size, value_size, capacity = struct.unpack_from("=5I", info)
+    return OpenMap(fd, number, Shape(type_, key_size, value_size, capacity))
+
+
+def lookup(opened: OpenMap, key: bytes) -> bytes | None:
+    """The value of one key, None if there is none. Of a map of maps: the number of the inner map."""
+    wanted, found = _key(opened, key), memory(opened.row_bytes)
+    try:
+        call(Command.MAP_LOOKUP_ELEM, memory(struct.pack(
+            "=IIQQQ", opened.fd, 0, ctypes.addressof(wanted), ctypes.addressof(found), 0)))  # fmt: skip
+    except FileNotFoundError:
+        return None
+    return found.raw
+
+
+def dump(opened: OpenMap) -> Iterator[Row]:
+    """All rows; of arrays, those that are not all zero.
+
+    What somebody else writes meanwhile may or may not be seen.
+    """
+    shape = opened.shape
+    sparse = shape.type in (MapType.ARRAY, MapType.PERCPU_ARRAY)
+    for keys, values in _chunks(opened):
+        yield from _rows(keys, values, shape.key_size, opened.row_bytes, sparse=sparse)
+
+
+def _chunks(opened: OpenMap) -> Iterator[Row]:
+    """Keys and values of many rows at a time, each joined."""
+    rows = min(_ROWS_PER_CALL, opened.shape.capacity)
+    key_size, row_bytes = opened.shape.key_size, opened.row_bytes
+    # The position is a key or, in hash maps, a 32-bit number.
+    position, started = memory(max(key_size, 8)), False
+    while True:
+        keys, values = memory(key_size * rows), memory(row_bytes * rows)
+        attributes = memory(struct.pack(
+            "=QQQQIIQQ", ctypes.addressof(position) if started else 0, ctypes.addressof(position),
+            ctypes.addressof(keys), ctypes.addressof(values), rows, opened.fd, 0, 0))  # fmt: skip
+        ended = False
+        try:
+            call(Command.MAP_LOOKUP_BATCH, attributes)
+        except FileNotFoundError:
+            ended = True
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            rows *= 2  # A bucket of the hash table holds more rows than there was room for.
+            continue
+        (count,) = struct.unpack_from("=I", attributes, 32)
+        yield keys.raw[: count * key_size], values.raw[: count * row_bytes]
+        if ended:
+            return
+        started = True
+
+
+def _rows(keys: bytes, values: bytes, key_size: int, row_bytes: int, *, sparse: bool) -> Iterator[Row]:
+    """Cut joined rows apart. Arrays are mostly zeros: whole blocks of them are skipped at once."""
+    count = len(keys) // key_size
+    zero, zeros = bytes(row_bytes), bytes(row_bytes * _ROWS_PER_BLOCK)
+    for block in range(0, count, _ROWS_PER_BLOCK):
+        if sparse and values[block * row_bytes : (block + _ROWS_PER_BLOCK) * row_bytes] == zeros:
+            continue
+        for row in range(block, min(block + _ROWS_PER_BLOCK, count)):
+            value = values[row * row_bytes : (row + 1) * row_bytes]
+            if not (sparse and value == zero):
+                yield keys[row * key_size : (row + 1) * key_size], value
+
+
+def update(opened: OpenMap, rows: Sequence[Row]) -> list[OSError | None]:
+    """Write rows, each of which replaces what is there. ValueError if a row has not the map's sizes."""
+    for _, value in rows:
+        if len(value) != opened.row_bytes:
+            raise ValueError(f"a value of {len(value)} bytes for a map whose values have {opened.row_bytes}")
+    return _batches(Command.MAP_UPDATE_BATCH, opened, [key for key, _ in rows], [value for _, value in rows])
+
+
+def delete(opened: OpenMap, keys: Sequence[bytes]) -> list[OSError | None]:
+    """Remove rows; what is absent is no error. Rows of an array are filled with zeros instead."""
+    if opened.shape.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
+        zero = bytes(opened.row_bytes)
+        return update(opened, [(key, zero) for key in keys])
+    outcomes = _batches(Command.MAP_DELETE_BATCH, opened, keys, None)
+    return [None if isinstance(outcome, FileNotFoundError) else outcome for outcome in outcomes]
+
+
+def update_one(opened: OpenMap, key: bytes, value: bytes) -> None:
+    """Write one row. Into a map of maps, `value` is the descriptor of an inner map."""
+    where, what = _key(opened, key), memory(value)
+    call(Command.MAP_UPDATE_ELEM, memory(struct.pack(
+        "=IIQQQ", opened.fd, 0, ctypes.addressof(where), ctypes.addressof(what), 0)))  # fmt: skip
+
+
+def delete_one(opened: OpenMap, key: bytes) -> None:
+    """Remove one row; no error if it is absent."""
+    where = _key(opened, key)
+    try:
+        call(Command.MAP_DELETE_ELEM, memory(struct.pack(
+            "=IIQQQ", opened.fd, 0, ctypes.addressof(where), 0, 0)))  # fmt: skip
+    except FileNotFoundError:
+        return
+
+
+def _batches(
+    command: Command, opened: OpenMap, keys: Sequence[bytes], values: Sequence[bytes] | None
+) -> list[OSError | None]:
+    for key in keys:
+        if len(key) != opened.shape.key_size:
+            raise ValueError(f"a key of {len(key)} bytes for a map whose keys have {opened.shape.key_size}")
+    outcomes: list[OSError | None] = [None] * len(keys)
+    start = 0
+    while start < len(keys):
+        end = min(start + _ROWS_PER_CALL, len(keys))
+        key_memory = memory(b"".join(keys[start:end]))
+        value_memory = memory(b"".join(values[start:end])) if values is not None else None
+        attributes = memory(struct.pack(
+            "=QQQQIIQQ", 0, 0, ctypes.addressof(key_memory),
+            0 if value_memory is None else ctypes.addressof(value_memory), end - start, opened.fd, 0, 0,
+        ))  # fmt: skip
+        try:
+            call(command, attributes)
+            start = end
+        except OSError as error:
+            # The kernel leaves the count of rows that it has done, and stops at the row after them. It
+            # leaves the count alone if it refused the call as a whole.
+            (done,) = struct.unpack_from("=I", attributes, 32)
+            if done >= end - start:
+                raise
+            outcomes[start + done] = error
+            start += done + 1
+    return outcomes
+
+
+def _key(opened: OpenMap, key: bytes) -> ctypes.Array[ctypes.c_char]:
+    if len(key) != opened.shape.key_size:
+        raise ValueError(f"a key of {len(key)} bytes for a map whose keys have {opened.shape.key_size}")
+    return memory(key)
+
+
+def possible_cpus() -> int:
+    """How many CPUs the kernel has room for: per-CPU maps hold a value for each."""
+    last = _CPUS.read_text().strip().split(",")[-1].split("-")[-1]
+    return int(last) + 1
+
+
+def cpu_stride(value_size: int) -> int:
+    """Bytes from one CPU's value to the next: the kernel rounds up to 8."""
+    return (value_size + 7) & ~7

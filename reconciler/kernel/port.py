@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lbctl can see and change on a node: the one interface between kinds and any kernel.
+
+Rows are bytes here; the kinds give them meaning. A write of many rows is one call and gives one outcome a
+row, in order: None where it is done, else the error. Rows after a failed one are still tried. Writing a row
+that is there replaces it; deleting what is absent is no error. Reading a map that was never made gives
+nothing, so a node without a data plane reads as empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Outcome = Exception | None
+Row = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedProgram:
+    """The program that is pinned for this instance. `name` carries the digest of what it was built from."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedProgram:
+    """What an interface runs: `mode` is "native" or "generic"; `owner` describes it for a person."""
+
+    interface: str
+    mode: str
+    id: int
+    name: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LocalVip:
+    """A VIP that the node takes for its own: `form` is "route" or "address"."""
+
+    address: str
+    form: str
+
+
+class Kernel(Protocol):
+    """One node. Every method raises KernelError where the kernel refuses the whole call."""
+
+    # --- maps ------------------------------------------------------------------------------------------
+    def dump(self, map_name: str) -> list[Row]:
+        """All rows. Of an array: those that are not all zero. Of a per-CPU map: the values of all CPUs, joined."""
+        ...
+
+    def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]: ...
+
+    def delete(self, map_name: str, keys: Sequence[bytes]) -> list[Outcome]:
+        """Of an array: fills the rows with zeros."""
+        ...
+
+    # --- rings: one array of unsigned 32-bit numbers each, swapped or patched --------------------------
+    def read_ring(self, index: int) -> bytes | None:
+        """The whole content in host byte order, or None if there is no such ring."""
+        ...
+
+    def replace_ring(self, index: int, content: bytes) -> None:
+        """Put a new ring in the place of whatever is there, in one atomic step."""
+        ...
+
+    def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
+        """Overwrite some slots of a ring, each atomically."""
+        ...
+
+    def remove_ring(self, index: int) -> None: ...
+
+    # --- the program -----------------------------------------------------------------------------------
+    def loaded_program(self) -> LoadedProgram | None: ...
+
+    def load_program(self, name: str, features: Sequence[str]) -> None:
+        """Build or fetch the program, make the maps that it needs and keep those that exist, pin all."""
+        ...
+
+    def unload_program(self) -> None:
+        """Unpin the program and every map. What is still attached keeps running until it is detached."""
+        ...
+
+    def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
+        """What runs on these interfaces, and whatever of ours runs on others."""
+        ...
+
+    def attach(self, interface: str, mode: str, replaces: int | None) -> None:
+        """Attach the loaded program if the interface runs `replaces` (a program id; None: nothing) just now."""
+        ...
+
+    def detach(self, interface: str, mode: str, replaces: int) -> None: ...
+
+    # --- VIPs of the node ------------------------------------------------------------------------------
+    def local_vips(self) -> list[LocalVip]:
+        """Those that carry our mark."""
+        ...
+
+    def foreign_addresses(self, addresses: Collection[str]) -> dict[str, str]:
+        """Which of these the node already holds without our mark: address → owner for a person."""
+        ...
+
+    def add_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]: ...
+
+    def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]: ...
+
+    # --- sysctls ---------------------------------------------------------------------------------------
+    def read_sysctl(self, name: str) -> str | None:
+        """The value of e.g. `net/ipv4/ip_forward`, None if the kernel has no such setting."""
+        ...
+
+    def write_sysctl(self, name: str, value: str) -> None: ...
+
+    def former_sysctls(self) -> dict[str, str]:
+        """The settings that we changed, and what they were before."""
+        ...
+
+    def remember_sysctl(self, name: str, former: str) -> None: ...
+
+    def forget_sysctl(self, name: str) -> None: ...

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program on an interface. An interface that runs somebody else's program is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from reconciler.errors import KernelError
+from reconciler.kernel.port import AttachedProgram, Outcome
+from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.program import PROGRAM
+from reconciler.program import is_ours, program_name
+from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.view import NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment(Resource):
+    """`mode` is native or generic; `program` is the name of the program, its digest included."""
+
+    kind: ClassVar[str] = "xdp"
+
+    interface: str
+    mode: str
+    program: str
+
+    @property
+    def id(self) -> str:
+        return self.interface
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (PROGRAM,)
+
+    def describe(self) -> dict[str, str]:
+        return {"mode": self.mode, "build": self.program}
+
+    def effect(self, after: Resource | None, live: Live) -> str:
+        if after is None:
+            return "packets are no longer balanced here"
+        if isinstance(after, Attachment) and after.mode != self.mode:
+            return "packets pass unbalanced for some milliseconds"
+        return "swapped under traffic, no packet is lost"
+
+
+class AttachmentKind(Kind):
+    phase = 20
+    resource = Attachment
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        name = program_name(view.features)
+        for interface in view.node.interfaces:
+            yield Attachment(interface.name, interface.xdp.value, name), interface.span
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        attached = self.kernel.attached_programs([key.id for key in wanted])
+        return Reading(
+            tuple(Attachment(a.interface, a.mode, a.name) for a in attached if is_ours(a.name)),
+            {Key(Attachment.kind, a.interface): a.owner for a in attached if not is_ours(a.name)},
+        )
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        interfaces = [change.key.id for change in changes]
+        runs = {a.interface: a for a in self.kernel.attached_programs(interfaces) if is_ours(a.name)}
+        return [self._write(change, runs.get(change.key.id)) for change in changes]
+
+    def _write(self, change: Change, runs: AttachedProgram | None) -> Outcome:
+        try:
+            match change.after:
+                case None:
+                    if runs:
+                        self.kernel.detach(runs.interface, runs.mode, runs.id)
+                case Attachment(interface=interface, mode=mode, program=program):
+                    loaded = self.kernel.loaded_program()
+                    if loaded is None or loaded.name != program:
+                        raise KernelError(f"{change.key} needs program {program}, which is not loaded")
+                    if runs and runs.mode != mode:  # the kernel knows no step from one mode to the other
+                        self.kernel.detach(interface, runs.mode, runs.id)
+                        runs = None
+                    self.kernel.attach(interface, mode, runs.id if runs else None)
+        except KernelError as error:
+            return error
+        return None
+
+
+KIND = AttachmentKind

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoint rows: the servers by number. Rings and connections hold the numbers.
+
+An endpoint keeps its number for as long as anything may point to it. A row whose endpoint no manifest names
+any more is retired, not cleared: its connections go on, and the endpoint gets its old number when it comes
+back. Only when no number is left unused are retired rows without connections given away.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import ClassVar
+
+from reconciler.errors import KernelError
+from reconciler.kernel.layout import ENDPOINT_COUNTERS, ENDPOINTS, FLOWS, EndpointRowState
+from reconciler.kernel.port import Kernel, Outcome, Row
+from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.program import PROGRAM
+from reconciler.model import Endpoint, EndpointState
+from reconciler.resource import Change, Key, Live, Reading, Resource, Span
+from reconciler.view import NodeView
+
+_ID = struct.Struct(ENDPOINTS.key)
+_ROW = struct.Struct(ENDPOINTS.value)
+_FLOW = struct.Struct(FLOWS.value)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow(Resource):
+    """A server. `port` 0 stands for the port that the client asked for."""
+
+    kind: ClassVar[str] = "endpoint"
+
+    address: IPv4Address
+    port: int = 0
+    disabled: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.address}:{self.port}" if self.port else str(self.address)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (PROGRAM,)
+
+    def describe(self) -> dict[str, str]:
+        return {"state": "disabled" if self.disabled else "usable"}
+
+    def effect(self, after: Resource | None, live: Live) -> str:
+        count = sum(n for (_, endpoint), n in live.connections.items() if endpoint == self.id)
+        if isinstance(after, EndpointRow) and after.disabled:
+            return f"{connections(count)} end" if count != 1 else "1 connection ends"
+        if after is None:
+            return f"{connections(count)} go on until they end by themselves" if count else "no connection uses it"
+        return ""
+
+
+def connections(count: int) -> str:
+    return f"{count:,} connection{'' if count == 1 else 's'}"
+
+
+def row_of(endpoint: Endpoint) -> EndpointRow:
+    return EndpointRow(endpoint.address, endpoint.port or 0, endpoint.state is EndpointState.DISABLED)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedRow:
+    """A row as the kernel holds it."""
+
+    number: int
+    row: EndpointRow
+    state: EndpointRowState
+
+
+def numbered_rows(kernel: Kernel) -> list[NumberedRow]:
+    """Every row in use, retired ones too."""
+    rows = []
+    for key, value in kernel.dump(ENDPOINTS.name):
+        address, port, state = _ROW.unpack(value)
+        if state != EndpointRowState.FREE:
+            row = EndpointRow(
+                IPv4Address(address), int.from_bytes(port), state == EndpointRowState.DISABLED
+            )
+            rows.append(NumberedRow(_ID.unpack(key)[0], row, EndpointRowState(state)))
+    return rows
+
+
+class EndpointKind(Kind):
+    phase = 30
+    resource = EndpointRow
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        found: dict[str, tuple[EndpointRow, Span]] = {}
+        for pool in view.pools.values():
+            for endpoint in pool.endpoints:
+                row = row_of(endpoint)
+                known = found.get(row.id)
+                # A server in several pools is one row: it is disabled only if all of them say so.
+                if known is None or (known[0].disabled and not row.disabled):
+                    found[row.id] = (row, endpoint.span)
+        return found.values()
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        rows = numbered_rows(self.kernel)
+        return Reading(tuple(r.row for r in rows if r.state is not EndpointRowState.RETIRED))
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        rows = numbered_rows(self.kernel)
+        numbers = {r.row.id: r.number for r in rows}
+        new = [change for change in changes if change.after and change.key.id not in numbers]
+        free = self._free_numbers(len(new), rows) if new else []
+        numbers |= {change.key.id: number for change, number in zip(new, free, strict=False)}
+        outcomes: list[tuple[Change, Outcome]] = []
+        writes: list[tuple[Change, Row]] = []
+        for change in changes:
+            number = numbers.get(change.key.id)
+            if number is None:
+                if change.after:
+                    error = KernelError(
+                        f"no room for {change.key}: all {ENDPOINTS.capacity - 1:,} endpoint rows are in use",
+                        hint="remove endpoints, or wait until connections to removed ones have ended",
+                    )
+                    outcomes.append((change, error))
+                continue
+            writes.append((change, (_ID.pack(number), _encode(change))))
+        results = self.kernel.update(ENDPOINTS.name, [row for _, row in writes])
+        outcomes += zip((change for change, _ in writes), results, strict=True)
+        return each(changes, outcomes)
+
+    def _free_numbers(self, count: int, rows: list[NumberedRow]) -> list[int]:
+        """Numbers for new rows: never used ones, then those of retired rows that no connection uses."""
+        taken = {r.number for r in rows}
+        free: list[int] = []
+        for number in range(1, ENDPOINTS.capacity):
+            if len(free) == count:
+                return free
+            if number not in taken:
+                free.append(number)
+        used = {_FLOW.unpack(value)[4] for _, value in self.kernel.dump(FLOWS.name)}
+        retired = (r.number for r in rows if r.state is EndpointRowState.RETIRED)
+        reusable = [number for number in retired if number not in used][: count - len(free)]
+        self.kernel.delete(ENDPOINT_COUNTERS.name, [_ID.pack(number) for number in reusable])
+        return free + reusable
+
+
+def _encode(change: Change) -> bytes:
+    match change.after or change.before:
+        case EndpointRow(address=address, port=port, disabled=disabled):
+            state = EndpointRowState.DISABLED if disabled else EndpointRowState.USABLE
+            if change.after is None:
+                state = EndpointRowState.RETIRED
+            return _ROW.pack(address.packed, port.to_bytes(2), state)
+    raise TypeError(f"not an endpoint: {change}")
+
+
+KIND = EndpointKind

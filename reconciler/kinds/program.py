@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data plane itself: the program and its maps, loaded and pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from reconciler.errors import KernelError
+from reconciler.kernel.port import Outcome
+from reconciler.kinds.base import Kind, Wanted
+from reconciler.program import program_name
+from reconciler.resource import Change, Key, Reading, Resource
+from reconciler.view import NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class Program(Resource):
+    """`name` holds the digest of source and features, so equal names are equal programs."""
+
+    kind: ClassVar[str] = "program"
+
+    name: str
+    features: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def id(self) -> str:
+        return "balancer"
+
+    def describe(self) -> dict[str, str]:
+        features = ", ".join(f.lower().replace("_", "-") for f in self.features)
+        return {"build": self.name} | ({"features": features} if features else {})
+
+
+PROGRAM = Key("program", "balancer")
+
+
+class ProgramKind(Kind):
+    phase = 10
+    resource = Program
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        if view.node.interfaces:
+            yield Program(program_name(view.features), view.features), view.node.span
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        loaded = self.kernel.loaded_program()
+        return Reading((Program(loaded.name),) if loaded else ())
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        return [self._write(change) for change in changes]
+
+    def _write(self, change: Change) -> Outcome:
+        try:
+            match change.after:
+                case Program(name=name, features=features):
+                    self.kernel.load_program(name, features)
+                case None:
+                    self.kernel.unload_program()
+        except KernelError as error:
+            return error
+        return None
+
+
+KIND = ProgramKind

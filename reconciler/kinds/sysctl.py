@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel settings that a node needs. What they were before is written down and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from reconciler.errors import KernelError
+from reconciler.kernel.port import Outcome
+from reconciler.kinds.base import Kind, Wanted
+from reconciler.resource import Change, Key, Reading, Resource
+from reconciler.view import NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl(Resource):
+    """`name` in the form of paths, e.g. `net/ipv4/ip_forward`: names of interfaces may hold dots."""
+
+    kind: ClassVar[str] = "sysctl"
+
+    name: str
+    value: str
+
+    @property
+    def id(self) -> str:
+        return self.name
+
+    def describe(self) -> dict[str, str]:
+        return {"value": self.value}
+
+
+class SysctlKind(Kind):
+    phase = 0
+    resource = Sysctl
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        if not view.services:
+            return
+        # The FIB lookup of the data plane answers only where the kernel forwards.
+        yield Sysctl("net/ipv4/ip_forward", "1"), view.node.span
+        # Redirects would tell clients and endpoints on a shared segment to go past the balancer. The kernel
+        # sends them if either the interface's setting or that of `all` is on.
+        yield Sysctl("net/ipv4/conf/all/send_redirects", "0"), view.node.span
+        for interface in view.node.interfaces:
+            conf = f"net/ipv4/conf/{interface.name}"
+            yield Sysctl(f"{conf}/send_redirects", "0"), interface.span
+            # Replies whose next hop has no known MAC go through the kernel, with a VIP of ours as their
+            # source. It forwards these only with accept_local, and with no strict reverse-path check
+            # (fib_validate_source in net/ipv4/fib_frontend.c).
+            yield Sysctl(f"{conf}/accept_local", "1"), interface.span
+            yield Sysctl(f"{conf}/rp_filter", "2"), interface.span
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        names = {key.id for key in wanted} | self.kernel.former_sysctls().keys()
+        values = {name: self.kernel.read_sysctl(name) for name in sorted(names)}
+        return Reading(tuple(Sysctl(name, value) for name, value in values.items() if value is not None))
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        return [self._write(change) for change in changes]
+
+    def _write(self, change: Change) -> Outcome:
+        try:
+            match change.after:
+                case Sysctl(name=name, value=value):
+                    self._set(name, value)
+                case None:
+                    self._restore(change.key.id)
+        except KernelError as error:
+            return error
+        return None
+
+    def _set(self, name: str, value: str) -> None:
+        former = self.kernel.former_sysctls()
+        if former.get(name) == value:  # an undo leads back to where we found it
+            return self._restore(name)
+        current = self.kernel.read_sysctl(name)
+        if current is None:
+            raise KernelError(f"the kernel has no setting {name}", hint="does the interface exist?")
+        if name not in former:
+            self.kernel.remember_sysctl(name, current)  # before the write: a crash between them loses nothing
+        return self.kernel.write_sysctl(name, value)
+
+    def _restore(self, name: str) -> None:
+        former = self.kernel.former_sysctls().get(name)
+        if former is None:
+            return
+        if self.kernel.read_sysctl(name) is not None:  # the interface may be gone
+            self.kernel.write_sysctl(name, former)
+        self.kernel.forget_sysctl(name)
+
+
+KIND = SysctlKind

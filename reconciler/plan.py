@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The diff of desired and live state, as ordered changes. Pure: the same input gives the same plan anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from reconciler.errors import LbctlError
+from reconciler.kinds import PHASES
+from reconciler.resource import Action, Change, Desired, Key, Live, Reason, Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Changes in the order in which they are made, and what stands in their way.
+
+    `desired` is what the plan leads to; `blocked` says for a key whose object stands where ours would.
+    """
+
+    changes: tuple[Change, ...]
+    desired: Desired
+    live: Live
+    blocked: Mapping[Key, str] = field(default_factory=dict)
+
+    def count(self, action: Action) -> int:
+        return sum(change.action is action for change in self.changes)
+
+    @property
+    def drifted(self) -> int:
+        return sum(change.reason is Reason.DRIFT for change in self.changes)
+
+
+def plan(desired: Desired, live: Live, applied: Mapping[Key, str] | None = None) -> Plan:
+    """What leads from `live` to `desired`, with as few changes as there are keys that differ.
+
+    `applied` holds the fingerprints of what was last applied. It decides nothing but the word that is given
+    as the reason: the same wish and another live state is drift, another wish is a change of the manifests.
+    """
+    applied = applied or {}
+    changes = []
+    blocked = {}
+    for key, after in desired.resources.items():
+        before = live.resources.get(key)
+        if before == after:
+            continue
+        if before is None and key in live.foreign:
+            blocked[key] = live.foreign[key]
+            continue
+        same_wish = applied.get(key) == fingerprint(after)
+        reason = Reason.DRIFT if same_wish else Reason.CONFIG
+        changes.append(Change(key, before, after, reason, desired.origins.get(key)))
+    for key, before in live.resources.items():
+        if key not in desired.resources:
+            reason = Reason.REMOVED if key in applied or not applied else Reason.DRIFT
+            changes.append(Change(key, before, None, reason))
+    return Plan(tuple(order(changes)), desired, live, blocked)
+
+
+def order(changes: Iterable[Change]) -> list[Change]:
+    """Make before break: creates and updates by ascending phase, then deletes by descending phase."""
+
+    def rank(change: Change) -> tuple[bool, int, Key]:
+        phase = PHASES[change.key.kind]
+        gone = change.after is None
+        return gone, -phase if gone else phase, change.key
+
+    return sorted(changes, key=rank)
+
+
+def guard(planned: Plan, *, allow_empty: bool) -> None:
+    """Refuse a plan that would take every service off the node. Raises LbctlError."""
+    held = {key for key in planned.live.resources if key.kind == "service"}
+    wanted = {key for key in planned.desired.resources if key.kind == "service"}
+    if held and not wanted and not allow_empty:
+        raise LbctlError(
+            f"the manifests ask for no service at all, and {len(held)} would be removed",
+            hint="if that is what you want, say --allow-empty",
+        )
+
+
+def fingerprint(resource: Resource) -> str:
+    """A short digest of a resource's value, equal where the resources are."""
+    return hashlib.blake2b(repr(resource).encode(), digest_size=8).hexdigest()

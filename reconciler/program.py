@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What identifies a build of the data plane: its source and the features that the node's manifests use.
+
+The kernel keeps 15 characters of a program's name. They carry our mark and the digest, so a program that is
+attached somewhere says by itself whether it is ours and whether it is the one that the manifests ask for.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from reconciler.paths import data_dir
+
+NAME_PREFIX = "lbctl_"
+ENTRY = "lbctl_balance"
+"""The function of bpf/balancer.c that packets enter by."""
+MAIN_FILE = "balancer.c"
+
+_INCLUDE = re.compile(r'^#include "([^"]+)"$')
+
+
+@functools.cache
+def source(directory: Path | None = None) -> str:
+    """The whole source as one text: balancer.c of `directory` (None: bpf/), its headers pasted in.
+
+    BCC turns map accesses into code in the main file alone: a program whose maps are used in an included
+    header compiles and is then refused by the kernel. The #line marks keep the compiler's messages true.
+    Raises FileNotFoundError.
+    """
+    bpf = directory or data_dir("bpf")
+    lines: list[str] = []
+    for number, line in enumerate((bpf / MAIN_FILE).read_text().splitlines(), start=1):
+        if header := _INCLUDE.match(line):
+            lines += [f'#line 1 "{header[1]}"', (bpf / header[1]).read_text().rstrip("\n")]
+            lines.append(f'#line {number + 1} "{MAIN_FILE}"')
+        else:
+            lines.append(line)
+    return "\n".join([f'#line 1 "{MAIN_FILE}"', *lines, ""])
+
+
+def program_name(features: Sequence[str]) -> str:
+    """The name of the program with these features, e.g. `lbctl_3f9a12bc0`: 15 characters, all that fit."""
+    digest = hashlib.sha256(repr((source(), sorted(features))).encode()).hexdigest()
+    return (NAME_PREFIX + digest)[:15]
+
+
+def is_ours(name: str) -> bool:
+    """Whether a program of this name was loaded by lbctl."""
+    return name.startswith(NAME_PREFIX)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One round: what a fleet asks of a node, compared with the node, and carried out."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from reconciler import record
+from reconciler.apply import Notify, Result, apply
+from reconciler.compile import compile_node
+from reconciler.kernel.port import Kernel
+from reconciler.live import read_live
+from reconciler.model import Fleet
+from reconciler.plan import Plan, plan
+from reconciler.resource import Desired
+from reconciler.view import view
+
+RECORD = "applied.json"
+
+
+def desired_of(fleet: Fleet, node: str | None) -> Desired:
+    """What the fleet asks of this node. Raises UsageError if the node is not in it."""
+    return compile_node(view(fleet, node, socket.gethostname()))
+
+
+def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:
+    """Read the node and compare. Writes nothing."""
+    live = read_live(kernel, desired.resources.keys())
+    return plan(desired, live, record.load(instance_dir / RECORD))
+
+
+def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify) -> Result:
+    """Apply a plan and write down what is in place now."""
+    result = apply(planned, kernel, notify)
+    done = set(result.done)
+    left = {change.key: change for change in planned.changes if change not in done}
+    path = instance_dir / RECORD
+    record.save(path, planned.desired, record.load(path), left)
+    return result

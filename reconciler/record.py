@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was last applied, as fingerprints: it only lets a plan say "drift" instead of "config".
+
+Losing the file loses nothing but that word; the kernel is the record of what a node holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from reconciler.plan import fingerprint
+from reconciler.resource import Change, Desired, Key
+
+
+def load(path: Path) -> dict[Key, str]:
+    """The fingerprints of what was last applied; empty if nothing was, or the file is damaged."""
+    try:
+        rows = json.loads(path.read_text())
+        return {Key(kind, id_): print_ for kind, id_, print_ in rows}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def save(path: Path, desired: Desired, before: Mapping[Key, str], open_changes: Mapping[Key, Change]) -> None:
+    """Write down `desired` as applied. Keys that are still open keep what was known `before`."""
+    kept = {key: before[key] for key in open_changes if key in before}
+    done = {key: fingerprint(r) for key, r in desired.resources.items() if key not in open_changes}
+    text = json.dumps([[key.kind, key.id, print_] for key, print_ in sorted((done | kept).items())])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        part = path.with_suffix(".part")
+        part.write_text(text)
+        part.replace(path)

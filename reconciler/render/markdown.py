@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan for reviewers: ready to be posted on a merge request, the summary outside, the details folded."""
+
+from __future__ import annotations
+
+from reconciler.plan import Plan
+from reconciler.render.style import Style
+from reconciler.render.text import change_lines, summary
+from reconciler.resource import Action
+
+_DIFF_SIGNS = {Action.CREATE: "+", Action.UPDATE: "!", Action.DELETE: "-"}  # what GitHub colours in a diff
+
+
+def plan_markdown(plan: Plan, node: str) -> str:
+    """Markdown with a folded diff block."""
+    if not plan.changes and not plan.blocked:
+        return f"**{node}**: no changes.\n"
+    lines = [f"! {key} is blocked: {owner}" for key, owner in sorted(plan.blocked.items())]
+    for change in plan.changes:
+        first, *rest = change_lines(change, plan.live, Style())
+        lines += [f"{_DIFF_SIGNS[change.action]} {first.strip()[2:]}", *(line[2:] for line in rest)]
+    body = "\n".join(lines)
+    folded = f"<details><summary>Changes</summary>\n\n```diff\n{body}\n```\n\n</details>"
+    return f"**{node}**: {summary(plan)}\n\n{folded}\n"

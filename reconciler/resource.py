@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The common tongue: keys, resources, changes.
+
+Everything that a node must hold is a resource, a frozen value with a key. Desired and live state are both
+`{Key: Resource}`; what differs between them are changes. Nothing here knows what a VIP or a sysctl is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """Identity of a resource: never its position, never a number that the kernel gave it."""
+
+    kind: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """Where a user wrote something: a file, and a line and column counted from 1."""
+
+    file: str
+    line: int
+    column: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One thing that a node holds. Subclasses add fields and are compared by value."""
+
+    kind: ClassVar[str]
+
+    @property
+    def id(self) -> str:
+        """The part of the key that is unique within the kind."""
+        raise NotImplementedError
+
+    @property
+    def key(self) -> Key:
+        return Key(self.kind, self.id)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        """What must be there before this resource may be written, and until it is gone."""
+        return ()
+
+    @property
+    def needs_any(self) -> tuple[Key, ...]:
+        """Of these at least one must be there before this resource may be created; none if it is empty."""
+        return ()
+
+    def describe(self) -> dict[str, str]:
+        """The fields as a person reads them, in the order of a plan."""
+        return {f.name: str(getattr(self, f.name)) for f in fields(self)}
+
+    def effect(self, after: Resource | None, live: Live) -> str:
+        """What happens to traffic when this becomes `after` (None: is removed); empty if nothing does."""
+        return ""
+
+
+class Action(StrEnum):
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+class Reason(StrEnum):
+    """Why a change is in a plan."""
+
+    CONFIG = "config"        # the manifests say something else than before
+    DRIFT = "drift"          # the manifests stand still; somebody changed live state
+    REMOVED = "removed"      # no manifest asks for it any more
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step: `before` is None for a create, `after` is None for a delete."""
+
+    key: Key
+    before: Resource | None
+    after: Resource | None
+    reason: Reason = Reason.CONFIG
+    origin: Span | None = None
+
+    @property
+    def action(self) -> Action:
+        if self.before is None:
+            return Action.CREATE
+        return Action.DELETE if self.after is None else Action.UPDATE
+
+    def inverse(self) -> Change:
+        """The change that takes this one back."""
+        return Change(self.key, self.after, self.before, self.reason, self.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the manifests ask of one node, and where each resource was asked for."""
+
+    resources: Mapping[Key, Resource] = field(default_factory=dict)
+    origins: Mapping[Key, Span] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one kind found: our own resources, and whose the others in our way are.
+
+    `foreign` describes, for a person, the owner of an object that stands where ours would (`xdp eth0` →
+    "program 'xdp_pass', id 12"). A plan that wants such a key is blocked; the object is never touched.
+    """
+
+    resources: tuple[Resource, ...] = ()
+    foreign: Mapping[Key, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a node holds: the readings of all kinds."""
+
+    resources: Mapping[Key, Resource] = field(default_factory=dict)
+    foreign: Mapping[Key, str] = field(default_factory=dict)
+    connections: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Open connections by (service id, endpoint id)."""

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live state and plans as JSON: `export` writes them, `plan --live` and `apply PLAN` read them.
+
+A resource is an object of its kind's fields, and its kind. `format_version` changes only when a reader has to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reconciler.errors import SnapshotError
+from reconciler.kinds import RESOURCES
+from reconciler.plan import Plan
+from reconciler.resource import Change, Desired, Key, Live, Reason, Resource, Span
+
+FORMAT_VERSION = 1
+
+Json = dict[str, Any]
+
+
+def live_to_json(live: Live) -> Json:
+    """A snapshot: every resource, whose the others are, and how many connections are open."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "resources": [_resource(live.resources[key]) for key in sorted(live.resources)],
+        "foreign": [{"kind": k.kind, "id": k.id, "owner": owner} for k, owner in sorted(live.foreign.items())],
+        "connections": [
+            {"service": service, "endpoint": endpoint, "open": count}
+            for (service, endpoint), count in sorted(live.connections.items())
+        ],
+    }
+
+
+def live_from_json(data: Any) -> Live:
+    """The reverse. Raises SnapshotError."""
+    try:
+        _check_version(data)
+        resources = [_parse(item) for item in data["resources"]]
+        foreign = {Key(item["kind"], item["id"]): str(item["owner"]) for item in data["foreign"]}
+        connections = {(str(c["service"]), str(c["endpoint"])): int(c["open"]) for c in data["connections"]}
+    except (KeyError, TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise _damaged("snapshot", error) from error
+    return Live({r.key: r for r in resources}, foreign, connections)
+
+
+def plan_to_json(plan: Plan) -> Json:
+    """A plan for machines, with everything that `apply` needs to carry it out later."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "applyable": bool(plan.changes) and not plan.blocked,
+        "resource_changes": [
+            {
+                "address": str(change.key),
+                "kind": change.key.kind,
+                "key": change.key.id,
+                "change": {
+                    "actions": [change.action.value],
+                    "before": _resource(change.before) if change.before else None,
+                    "after": _resource(change.after) if change.after else None,
+                },
+                "action_reason": change.reason.value,
+                "origin": str(change.origin) if change.origin else None,
+                "effect": change.before.effect(change.after, plan.live) if change.before else "",
+            }
+            for change in plan.changes
+        ],
+        "blocked": [{"address": str(key), "owner": owner} for key, owner in sorted(plan.blocked.items())],
+        "desired": [_resource(plan.desired.resources[key]) for key in sorted(plan.desired.resources)],
+    }
+
+
+def changes_from_json(data: Any) -> tuple[list[Change], Desired]:
+    """The changes of a saved plan and what they lead to. Raises SnapshotError."""
+    try:
+        _check_version(data)
+        desired = {r.key: r for r in map(_parse, data["desired"])}
+        changes = [_change(item) for item in data["resource_changes"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged("plan", error) from error
+    return changes, Desired(desired)
+
+
+def read(path: Path) -> Any:
+    """The JSON in a file. Raises SnapshotError."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{path} can't be read: {error}", hint="make a new one") from error
+
+
+def _change(item: Mapping[str, Any]) -> Change:
+    before, after = (item["change"][side] for side in ("before", "after"))
+    return Change(
+        Key(item["kind"], item["key"]),
+        _parse(before) if before else None,
+        _parse(after) if after else None,
+        Reason(item["action_reason"]),
+        _span(item["origin"]),
+    )
+
+
+def _span(text: str | None) -> Span | None:
+    if text is None:
+        return None
+    file, _, line = text.rpartition(":")
+    return Span(file, int(line))
+
+
+def _resource(resource: Resource) -> Json:
+    fields: Json = msgspec.to_builtins(resource, enc_hook=str)
+    return {"kind": resource.kind, **fields}
+
+
+def _parse(item: Mapping[str, Any]) -> Resource:
+    fields = {name: value for name, value in item.items() if name != "kind"}
+    return msgspec.convert(fields, RESOURCES[item["kind"]], dec_hook=_decode)
+
+
+def _decode(type_: type, value: Any) -> Any:
+    if type_ is IPv4Address:
+        return IPv4Address(value)
+    raise NotImplementedError(type_)
+
+
+def _check_version(data: Any) -> None:
+    if data["format_version"] != FORMAT_VERSION:
+        raise SnapshotError(
+            f"format {data['format_version']} is not the one that this version reads ({FORMAT_VERSION})",
+            hint="make a new one with this version of lbctl",
+        )
+
+
+def _damaged(what: str, error: Exception) -> SnapshotError:
+    return SnapshotError(f"this is no {what} of lbctl: {error!r}", hint="make a new one")

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of a fleet that one node takes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reconciler.errors import UsageError
+from reconciler.model import Fleet, Node, Pool, Service
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One balancer: itself, the services that it carries, the pools of these by name."""
+
+    node: Node
+    services: tuple[Service, ...]
+    pools: Mapping[str, Pool]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the program must be able to do for these services, and nothing else; sorted."""
+        modes = {service.mode.name for service in self.services}
+        algorithms = {service.algorithm.name for service in self.services}
+        return tuple(sorted(modes | algorithms))
+
+
+def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
+    """What the node `node_name` takes of the fleet.
+
+    Without a name: the node that is named like this host, else the only one there is. Raises UsageError.
+    """
+    nodes = {node.name: node for node in fleet.nodes}
+    if not nodes:
+        raise UsageError("the manifests declare no Node", hint="add a document with `kind: Node`")
+    if node_name is None:
+        if hostname in nodes:
+            node_name = hostname
+        elif len(nodes) == 1:
+            node_name = next(iter(nodes))
+        else:
+            raise UsageError(
+                f"the manifests declare {len(nodes)} nodes, and none is named like this host ({hostname})",
+                hint=f"choose one: --node {'|'.join(sorted(nodes)[:8])}",
+            )
+    if node_name not in nodes:
+        close = difflib.get_close_matches(node_name, nodes, n=1)
+        raise UsageError(
+            f"no Node is named {node_name!r}",
+            hint=f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(nodes)[:8])}",
+        )
+    pools = {pool.name: pool for pool in fleet.pools}
+    return NodeView(nodes[node_name], fleet.services, {s.pool: pools[s.pool] for s in fleet.services})

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From any state to any other: apply arrives, by the shortest way, and never breaks what is published."""
+
+import copy
+import random
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler import plan as planning
+from reconciler.apply import apply
+from reconciler.compile import compile_node
+from reconciler.kernel.fake import FakeKernel
+from reconciler.kernel.faulty import FaultyKernel
+from reconciler.kernel.layout import ENDPOINTS, RING_NAMES, SERVICES
+from reconciler.kernel.port import AttachedProgram, LocalVip
+from reconciler.live import read_live
+from reconciler.resource import Action, Key
+from reconciler.view import view
+from tests.strategies import fleets
+
+FOREIGN_VIP = LocalVip("192.0.2.9", "address")
+ROUNDS = 40
+
+
+@pytest.fixture(autouse=True)
+def fixed_source(monkeypatch):
+    monkeypatch.setattr("reconciler.program.source", lambda: "")
+
+
+def desired_of(fleet):
+    return compile_node(view(fleet, None, "host"))
+
+
+def plan_for(kernel, desired):
+    return planning.plan(desired, read_live(kernel, desired.resources))
+
+
+def held(kernel, desired):
+    """What the node holds of our kinds; settings that are at their former value are nobody's."""
+    resources = read_live(kernel, desired.resources).resources
+    return {key: r for key, r in resources.items() if key in desired.resources or key.kind != "sysctl"}
+
+
+def kernel_with_strangers(kernel):
+    kernel.foreign_vips[FOREIGN_VIP.address] = "address on eth9"
+    kernel.foreign_programs["eth9"] = AttachedProgram("eth9", "native", 99, "xdp_pass", "program 'xdp_pass'")
+    kernel.sysctls["net/ipv4/tcp_sack"] = "1"
+    return kernel
+
+
+def strangers(kernel):
+    return copy.deepcopy((kernel.foreign_vips, kernel.foreign_programs, kernel.sysctls["net/ipv4/tcp_sack"]))
+
+
+def dangling(kernel):
+    """Published services whose ring is missing or points to an endpoint that is not there."""
+    endpoints = {struct.unpack("=I", key)[0] for key in kernel.maps.get(ENDPOINTS.name, {})}
+    for key, value in kernel.maps.get(SERVICES.name, {}).items():
+        ring = kernel.rings.get(struct.unpack(SERVICES.value, value)[1])
+        if ring is None or not set(struct.unpack(f"={len(ring) // 4}I", ring)[1:]) <= endpoints:
+            yield key
+
+
+def assert_safe(kernel):
+    assert not list(dangling(kernel))
+
+
+def bring_to(kernel, fleet):
+    desired = desired_of(fleet)
+    apply(plan_for(kernel, desired), kernel).raise_if_failed()
+
+
+def cost(plan):
+    """Element writes that cannot be saved: one a change, but a ring comes and goes together with its name."""
+    pairs = sum(c.key.kind == "ring" and c.action is not Action.UPDATE for c in plan.changes)
+    forms = sum(c.key.kind == "loopback" and c.action is Action.UPDATE for c in plan.changes)
+    modes = sum(
+        c.key.kind == "xdp" and c.action is Action.UPDATE and c.before.mode != c.after.mode for c in plan.changes
+    )
+    return len(plan.changes) + pairs + forms + modes
+
+
+@given(fleets(), fleets())
+@settings(max_examples=150, deadline=None)
+def test_apply_arrives_with_the_fewest_writes_and_never_publishes_a_dangling_service(start, goal):
+    kernel = kernel_with_strangers(FakeKernel())
+    bring_to(kernel, start)
+    before = strangers(kernel)
+    kernel.writes.clear()
+    kernel.on_write = lambda: assert_safe(kernel)
+    desired = desired_of(goal)
+    planned = plan_for(kernel, desired)
+    result = apply(planned, kernel)
+    result.raise_if_failed()
+    assert not result.skipped
+    assert held(kernel, desired) == desired.resources
+    assert len(kernel.writes) == cost(planned)
+    assert strangers(kernel) == before
+
+
+@given(fleets())
+@settings(max_examples=50, deadline=None)
+def test_a_plan_of_an_unchanged_node_is_empty_and_writes_nothing(fleet):
+    kernel = FakeKernel()
+    bring_to(kernel, fleet)
+    kernel.writes.clear()
+    planned = plan_for(kernel, desired_of(fleet))
+    assert planned.changes == ()
+    apply(planned, kernel)
+    assert kernel.writes == []
+
+
+@given(fleets(), fleets(), st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_damaged_state_is_mended(start, goal, seed):
+    chance = random.Random(seed)
+    kernel = FakeKernel()
+    bring_to(kernel, start)
+    for rows in kernel.maps.values():
+        for key in [k for k in rows if chance.random() < 0.3]:
+            del rows[key]
+    for vip in [v for v in kernel.vips if chance.random() < 0.3]:
+        kernel.vips.remove(vip)
+    desired = desired_of(goal)
+    apply(plan_for(kernel, desired), kernel).raise_if_failed()
+    assert held(kernel, desired) == desired.resources
+
+
+@given(fleets(), fleets(), st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_with_one_write_in_ten_failing_it_arrives_or_rolls_back_and_says_so(start, goal, seed):
+    chance = random.Random(seed)
+    kernel = kernel_with_strangers(FaultyKernel())
+    bring_to(kernel, start)
+    before = strangers(kernel)
+    kernel.fails = lambda: chance.random() < 0.1
+    kernel.on_write = lambda: assert_safe(kernel)
+    desired = desired_of(goal)
+    for _ in range(ROUNDS):
+        planned = plan_for(kernel, desired)
+        was = planned.live.resources
+        result = apply(planned, kernel)
+        now = read_live(kernel, desired.resources).resources
+        for key in desired.resources.keys() & (result.failed.keys() | result.skipped.keys()):
+            assert key in result.stuck or now.get(key) == was.get(key)
+        if not result.failed and not result.skipped:
+            break
+    assert held(kernel, desired) == desired.resources
+    assert strangers(kernel) == before
+
+
+def test_a_foreign_object_in_the_way_blocks_its_service_only(web_fleet):
+    kernel = FakeKernel(foreign_vips={"20.20.20.1": "address on eth0"})
+    desired = desired_of(web_fleet)
+    planned = plan_for(kernel, desired)
+    assert planned.blocked == {Key("loopback", "20.20.20.1"): "address on eth0"}
+    result = apply(planned, kernel)
+    assert list(result.failed) == [Key("loopback", "20.20.20.1")]
+    assert kernel.vips == set()
+
+
+def test_a_failed_service_is_undone_and_the_other_goes_through(two_services):
+    kernel = FaultyKernel()
+    desired = desired_of(two_services)
+    broken = Key("service", "20.20.20.1:80/tcp")
+    row = struct.pack(SERVICES.key, bytes((20, 20, 20, 1)), (80).to_bytes(2, "big"), 6)
+    update = kernel.update
+    kernel.update = lambda name, rows: [
+        OSError("no") if (name, key) == (SERVICES.name, row) else update(name, [(key, value)])[0] for key, value in rows
+    ]
+    result = apply(plan_for(kernel, desired), kernel)
+    assert set(result.failed) == {broken}
+    names = {key.rstrip(b"\0").decode() for key in kernel.maps[RING_NAMES.name]}
+    assert names == {"blue/round-robin"}
+    held_now = read_live(kernel).resources
+    assert Key("service", "20.20.20.2:80/tcp") in held_now
+    assert Key("endpoint", "10.2.0.1:8080") not in held_now
+    assert Key("endpoint", "10.2.0.2:8080") in held_now
