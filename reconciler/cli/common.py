@@ -40,12 +40,13 @@ def open_kernel(args: argparse.Namespace) -> Kernel:
 
 def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:
     """The manifests below `directory`; prints every problem and raises ConfigError if any is an error."""
+    from reconciler.config.diagnostic import render_text
     from reconciler.config.load import load
-    from reconciler.config.render import render_text
 
     loaded = load(directory)
     if loaded.diagnostics:
-        print(render_text(loaded, Style.for_stream(sys.stderr, args.no_color)), file=sys.stderr)
+        style = Style.for_stream(sys.stderr, args.no_color)
+        print(render_text(loaded.diagnostics, loaded.texts, colour=style.colour), file=sys.stderr)
     if loaded.fleet is None:
         raise ConfigError("the manifests are not valid, nothing was changed")
     return loaded.fleet

@@ -24,18 +24,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from reconciler.config.diagnostic import render_json, render_text
     from reconciler.config.load import load
-    from reconciler.config.render import render_json, render_text
 
     failed = False
     for directory in args.directory:
         loaded = load(directory)
         failed |= loaded.fleet is None
         if args.format == "json":
-            print(render_json(loaded))
+            print(render_json(loaded.diagnostics))
             continue
         if loaded.diagnostics:
-            print(render_text(loaded, stdout_style(args)))
+            print(render_text(loaded.diagnostics, loaded.texts, colour=stdout_style(args).colour))
         if loaded.fleet:
             kinds = {"service": loaded.fleet.services, "pool": loaded.fleet.pools, "node": loaded.fleet.nodes}
             counts = ", ".join(f"{len(found)} {noun}{'' if len(found) == 1 else 's'}" for noun, found in kinds.items())

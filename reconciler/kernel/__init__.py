@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel, real, fake and faulty. The only room that imports bcc and pyroute2."""
+"""The kernel, real, fake and faulty. The only room that imports bcc; netlink is spoken here as well."""

@@ -25,7 +25,7 @@ from reconciler.errors import BuildError
 NAME_BYTES = 15
 """Characters that the kernel keeps of the name of a map or program."""
 
-_SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361, "s390x": 351}
+_SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 _PROG_TYPE_XDP = 6
 _INSTRUCTION_BYTES = 8
 _LOG_BYTES = 1 << 24
@@ -198,10 +198,11 @@ def load_program(name: str, instructions: bytes) -> int:
         try:
             return load(1, log)  # The same once more, with the verifier's log; it can succeed after EAGAIN.
         except OSError:
+            lines = _log_end(log)
+            hint = "run as root" if refusal.errno == errno.EPERM else ""
             raise BuildError(
-                f"the kernel refused the program {name}: {refusal.strerror}{_log_end(log)}",
-                hint="the lines above are the end of the verifier's log" if log[0] != b"\0"
-                else "loading programs needs CAP_BPF and CAP_NET_ADMIN: run as root",
+                f"the kernel refused the program {name}: {refusal.strerror}{lines}",
+                hint="the lines above are the end of the verifier's log" if lines else hint,
             ) from refusal
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from reconciler.errors import BuildError
@@ -34,23 +33,3 @@ def cache_dir() -> Path:
             hint=f"chown root {path} && chmod 700 {path}, after removing what is in it",
         )
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put a file in place whole or not at all, also across a crash or a power cut."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

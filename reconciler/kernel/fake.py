@@ -116,6 +116,10 @@ class FakeKernel:
         self.rings.clear()
         self._wrote("unload_program", None)
 
+    def remove_instance(self) -> None:
+        if self.program or self.former:
+            raise KernelError("the instance still holds objects")
+
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
         foreign = [program for name, program in self.foreign_programs.items() if name in interfaces]
         return [*self.attached.values(), *foreign]

@@ -21,10 +21,7 @@ from pathlib import Path
 
 from reconciler.errors import BuildError
 
-_ARCHITECTURES = {
-    "x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "loongarch64": "loongarch", "ppc64le": "powerpc",
-    "s390x": "s390",
-}  # fmt: skip
+_ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv"}
 _ARCHIVE = "sys/kernel/kheaders.tar.xz"
 _PREFIX = "headers-"
 
@@ -124,9 +121,11 @@ def _in_cache(cache: Path, identity: str, fill: Callable[[Path], None]) -> Path:
         filled = Path(staging) / "tree"
         filled.mkdir()
         fill(filled)
-        # Another process may have been faster; its directory is as good.
-        with contextlib.suppress(FileExistsError):
+        try:
             filled.rename(target)
+        except OSError:
+            if not target.is_dir():  # Another process may have been faster; its directory is as good.
+                raise
     return target
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from reconciler.kernel.layout import MapType
 INNER_MAP = 0x1000
 """BPF_F_INNER_MAP: an array that may stand in an array of maps whatever its size (Linux 5.10)."""
 
-_ROWS_PER_CALL = 4096
+_BYTES_PER_CALL = 1 << 17
 _ROWS_PER_BLOCK = 64
 _CPUS = Path("/sys/devices/system/cpu/possible")
 
@@ -56,6 +58,11 @@ class OpenMap:
             return cpu_stride(self.shape.value_size) * possible_cpus()
         return self.shape.value_size
 
+    @property
+    def rows_per_call(self) -> int:
+        """How many rows go into one batch."""
+        return max(_BYTES_PER_CALL // (self.shape.key_size + self.row_bytes), 1)
+
 
 def create(name: str, shape: Shape, *, flags: int = 0, inner: int | None = None) -> int:
     """Make a map and return its file descriptor; `inner` is a template for the maps in an array of maps."""
@@ -66,7 +73,7 @@ def create(name: str, shape: Shape, *, flags: int = 0, inner: int | None = None)
 
 
 def describe(fd: int) -> OpenMap:
-    """The number and the shape of an open map. OSError EINVAL if it is no map."""
+    """The number and the shape of an open map."""
     info = memory(88)
     object_info(fd, info)
     type_, number, key_size, value_size, capacity = struct.unpack_from("=5I", info)
@@ -97,7 +104,7 @@ def dump(opened: OpenMap) -> Iterator[Row]:
 
 def _chunks(opened: OpenMap) -> Iterator[Row]:
     """Keys and values of many rows at a time, each joined."""
-    rows = min(_ROWS_PER_CALL, opened.shape.capacity)
+    rows = min(opened.rows_per_call, opened.shape.capacity)
     key_size, row_bytes = opened.shape.key_size, opened.row_bytes
     # The position is a key or, in hash maps, a 32-bit number.
     position, started = memory(max(key_size, 8)), False
@@ -136,12 +143,23 @@ def _rows(keys: bytes, values: bytes, key_size: int, row_bytes: int, *, sparse: 
                 yield keys[row * key_size : (row + 1) * key_size], value
 
 
+def read_array(opened: OpenMap) -> bytes:
+    """All values of an array, joined."""
+    return b"".join(values for _, values in _chunks(opened))
+
+
+def write_array(opened: OpenMap, values: bytes) -> None:
+    """Overwrite a whole array with joined values."""
+    keys = array("I", range(len(values) // opened.row_bytes)).tobytes()
+    for error in filter(None, _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)):
+        raise error
+
+
 def update(opened: OpenMap, rows: Sequence[Row]) -> list[OSError | None]:
     """Write rows, each of which replaces what is there. ValueError if a row has not the map's sizes."""
-    for _, value in rows:
-        if len(value) != opened.row_bytes:
-            raise ValueError(f"a value of {len(value)} bytes for a map whose values have {opened.row_bytes}")
-    return _batches(Command.MAP_UPDATE_BATCH, opened, [key for key, _ in rows], [value for _, value in rows])
+    keys = _joined([key for key, _ in rows], opened.shape.key_size, "key")
+    values = _joined([value for _, value in rows], opened.row_bytes, "value")
+    return _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)
 
 
 def delete(opened: OpenMap, keys: Sequence[bytes]) -> list[OSError | None]:
@@ -149,13 +167,14 @@ def delete(opened: OpenMap, keys: Sequence[bytes]) -> list[OSError | None]:
     if opened.shape.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
         zero = bytes(opened.row_bytes)
         return update(opened, [(key, zero) for key in keys])
-    outcomes = _batches(Command.MAP_DELETE_BATCH, opened, keys, None)
+    joined = _joined(keys, opened.shape.key_size, "key")
+    outcomes = _batches(Command.MAP_DELETE_BATCH, opened, joined, None)
     return [None if isinstance(outcome, FileNotFoundError) else outcome for outcome in outcomes]
 
 
 def update_one(opened: OpenMap, key: bytes, value: bytes) -> None:
     """Write one row. Into a map of maps, `value` is the descriptor of an inner map."""
-    where, what = _key(opened, key), memory(value)
+    where, what = _key(opened, key), memory(_joined([value], opened.row_bytes, "value"))
     call(Command.MAP_UPDATE_ELEM, memory(struct.pack(
         "=IIQQQ", opened.fd, 0, ctypes.addressof(where), ctypes.addressof(what), 0)))  # fmt: skip
 
@@ -170,46 +189,53 @@ def delete_one(opened: OpenMap, key: bytes) -> None:
         return
 
 
-def _batches(
-    command: Command, opened: OpenMap, keys: Sequence[bytes], values: Sequence[bytes] | None
-) -> list[OSError | None]:
-    for key in keys:
-        if len(key) != opened.shape.key_size:
-            raise ValueError(f"a key of {len(key)} bytes for a map whose keys have {opened.shape.key_size}")
-    outcomes: list[OSError | None] = [None] * len(keys)
+def _batches(command: Command, opened: OpenMap, keys: bytes, values: bytes | None) -> list[OSError | None]:
+    key_size, row_bytes = opened.shape.key_size, opened.row_bytes
+    count = len(keys) // key_size
+    outcomes: list[OSError | None] = [None] * count
     start = 0
-    while start < len(keys):
-        end = min(start + _ROWS_PER_CALL, len(keys))
-        key_memory = memory(b"".join(keys[start:end]))
-        value_memory = memory(b"".join(values[start:end])) if values is not None else None
+    while start < count:
+        rows = min(opened.rows_per_call, count - start)
+        key_memory = memory(keys[start * key_size : (start + rows) * key_size])
+        value_memory = memory(values[start * row_bytes : (start + rows) * row_bytes] if values is not None else b"")
         attributes = memory(struct.pack(
             "=QQQQIIQQ", 0, 0, ctypes.addressof(key_memory),
-            0 if value_memory is None else ctypes.addressof(value_memory), end - start, opened.fd, 0, 0,
+            ctypes.addressof(value_memory) if values is not None else 0, rows, opened.fd, 0, 0,
         ))  # fmt: skip
         try:
             call(command, attributes)
-            start = end
+            start += rows
         except OSError as error:
             # The kernel leaves the count of rows that it has done, and stops at the row after them. It
             # leaves the count alone if it refused the call as a whole.
             (done,) = struct.unpack_from("=I", attributes, 32)
-            if done >= end - start:
+            if done >= rows:
                 raise
             outcomes[start + done] = error
             start += done + 1
     return outcomes
 
 
+def _joined(parts: Sequence[bytes], size: int, what: str) -> bytes:
+    """The kernel trusts sizes: a part that is too short would have it read beyond the end."""
+    for part in parts:
+        if len(part) != size:
+            raise ValueError(f"a {what} of {len(part)} bytes for a map whose {what}s have {size}")
+    return b"".join(parts)
+
+
 def _key(opened: OpenMap, key: bytes) -> ctypes.Array[ctypes.c_char]:
-    if len(key) != opened.shape.key_size:
-        raise ValueError(f"a key of {len(key)} bytes for a map whose keys have {opened.shape.key_size}")
-    return memory(key)
+    return memory(_joined([key], opened.shape.key_size, "key"))
 
 
+@functools.cache
 def possible_cpus() -> int:
     """How many CPUs the kernel has room for: per-CPU maps hold a value for each."""
-    last = _CPUS.read_text().strip().split(",")[-1].split("-")[-1]
-    return int(last) + 1
+    count = 0
+    for part in _CPUS.read_text().strip().split(","):  # e.g. 0-3,8-11
+        first, _, last = part.partition("-")
+        count += int(last or first) - int(first) + 1
+    return count
 
 
 def cpu_stride(value_size: int) -> int:

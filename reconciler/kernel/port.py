@@ -94,6 +94,10 @@ class Kernel(Protocol):
 
     def detach(self, interface: str, mode: str, replaces: int) -> None: ...
 
+    def remove_instance(self) -> None:
+        """Remove what is left of the instance itself. Raises KernelError while it still holds objects."""
+        ...
+
     # --- VIPs of the node ------------------------------------------------------------------------------
     def local_vips(self) -> list[LocalVip]:
         """Those that carry our mark."""

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl run`: the agent in the foreground; systemd or a container keeps it going."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from reconciler.cli.common import add_node, instance_dir, instance_name, open_kernel, stdout_style
+
+DESCRIPTION = """\
+Keep this node as the manifests say: watch the directory, apply what changes, mend what drifts. A directory
+that has problems changes nothing; the node is kept as it was last asked for. Stopping the agent stops no
+traffic, and takes nothing off the node."""
+EPILOG = """\
+examples:
+  lbctl run /etc/lbctl
+  lbctl run /srv/git-sync/current --node lb1 --resync 10s
+
+signals: TERM or INT finish the change under way and stop; HUP looks at everything again at once
+environment: NOTIFY_SOCKET, as systemd sets it for Type=notify: ready when the node is as the manifests say
+
+exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage
+"""
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, help="where the manifests are; may be a link that is swapped")
+    add_node(parser)
+    parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
+    parser.add_argument(
+        "--resync", metavar="TIME", type=seconds, default="30s",
+        help="look at all files and the whole node this often, e.g. 10s or 5m (%(default)s)",
+    )  # fmt: skip
+
+
+def seconds(text: str) -> int:
+    """A time as `30s`, `5m` or `1h`, in seconds."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([smh])", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 10s, 5m or 1h")
+    return int(match[1]) * _UNITS_S[match[2]]
+
+
+def run(args: argparse.Namespace) -> int:
+    from reconciler.agent.loop import Agent, Manifests
+    from reconciler.agent.report import Report
+    from reconciler.agent.single import only_agent
+    from reconciler.agent.systemd import notifier
+    from reconciler.agent.wake import Doorbell, Wake
+    from reconciler.agent.watch import Watch
+    from reconciler.config.load import load
+    from reconciler.config.source import read_tree
+
+    directory = Path.cwd() / args.directory
+    bell = Doorbell()
+    with notifier() as notify:  # before another network namespace is entered
+        kernel = open_kernel(args)
+        with only_agent(instance_dir(args)):
+            report = Report(sys.stdout, stdout_style(args))
+            watch = Watch(directory, lambda: bell.ring(Wake.FILES))
+            agent = Agent(
+                manifests=Manifests(watch.arm, lambda: read_tree(directory).digest, lambda: load(directory)),
+                kernel=kernel,
+                instance_dir=instance_dir(args),
+                node=args.node,
+                allow_empty=args.allow_empty,
+                resync_s=args.resync,
+                clock=time.monotonic,
+                wait=bell.wait,
+                report=report,
+                ready=lambda: notify("READY=1"),
+            )
+            signal.signal(signal.SIGTERM, lambda *_: bell.ring(Wake.STOP))
+            signal.signal(signal.SIGINT, lambda *_: bell.ring(Wake.STOP))
+            signal.signal(signal.SIGHUP, lambda *_: bell.ring(Wake.RELOAD))
+            node = f"node {args.node}" if args.node else f"the node named {socket.gethostname()}, or the only one"
+            report.say(f"Watching {directory} for {node}; instance {instance_name(args)}, pid {os.getpid()}")
+            try:
+                agent.run()
+            finally:
+                notify("STOPPING=1")
+                watch.stop()
+            report.say("Stopped. The node is left as it is: traffic goes on.")
+    return 0

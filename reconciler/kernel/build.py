@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From bpf/*.c to bytecode that only lacks its maps: compiled once, then taken from the cache.
+
+A cached image loads without a compiler, without kernel headers and without importing bcc.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler import program
+from reconciler.errors import BuildError
+from reconciler.kernel import headers
+from reconciler.kernel.cache import cache_dir
+from reconciler.kernel.files import write_atomically
+from reconciler.kernel.maps import Shape
+
+_FORMAT = 1
+_CHILD = "reconciler.kernel.compile_child"
+_TIME_LIMIT_S = 120
+_LINES_SHOWN = 20
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A compiled program. `relocations`: number of an instruction, name of the map that it refers to."""
+
+    code: bytes
+    relocations: tuple[tuple[int, str], ...]
+    maps: Mapping[str, Shape]
+
+    def linked(self, descriptors: Mapping[str, int]) -> bytes:
+        """The code with the descriptors of open maps filled in, fit for `bpf.load_program`."""
+        code = bytearray(self.code)
+        for index, name in self.relocations:
+            struct.pack_into("=i", code, index * 8 + 4, descriptors[name])
+        return bytes(code)
+
+
+def build(features: Sequence[str], source_dir: Path | None = None, entry: str = program.ENTRY) -> Image:
+    """Compile balancer.c with -D of each feature, or fetch what an earlier call compiled.
+
+    `source_dir` holds balancer.c and its headers (None: lbctl's own). Raises BuildError with the compiler's
+    message if it does not compile, or if compiler or kernel headers are missing.
+    """
+    cache = cache_dir()
+    source = program.source(source_dir)
+    identity = (_FORMAT, platform.machine(), entry, sorted(features), source)
+    cached = cache / f"{hashlib.sha256(repr(identity).encode()).hexdigest()}.image"
+    content = _read(cached)
+    if content is None:
+        content = _compile({
+            "source": source,
+            "cflags": [f"-D{feature}" for feature in features],
+            "entry": entry,
+            "headers": str(headers.find(cache)),
+        })  # fmt: skip
+        body = json.dumps(content).encode()
+        write_atomically(cached, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    return Image(
+        code=bytes.fromhex(content["code"]),
+        relocations=tuple((index, name) for index, name in content["relocations"]),
+        maps={name: Shape(*numbers) for name, numbers in content["maps"].items()},
+    )
+
+
+def _read(cached: Path) -> dict[str, Any] | None:
+    """What is in the cache, None if it is not there, damaged, or made by another compiler than today's."""
+    try:
+        checksum, _, body = cached.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(body).hexdigest().encode() != checksum:
+        return None
+    content: dict[str, Any] = json.loads(body)
+    return None if _compiler_changed(content["compiler"]) else content
+
+
+def _compiler_changed(libraries: Sequence[tuple[str, int, int]]) -> bool:
+    """Whether a library that compiled is another one now. Where it was removed, nothing could be rebuilt."""
+    for path, size, changed_ns in libraries:
+        try:
+            status = Path(path).stat()
+        except FileNotFoundError:
+            continue
+        if (status.st_size, status.st_mtime_ns) != (size, changed_ns):
+            return True
+    return False
+
+
+def _compile(request: Mapping[str, Any]) -> dict[str, Any]:
+    # The child must find this package also where it is not installed.
+    search = os.pathsep.join(filter(None, [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", _CHILD], input=json.dumps(request), capture_output=True, text=True,
+            errors="replace", timeout=_TIME_LIMIT_S, check=False, env=os.environ | {"PYTHONPATH": search},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"compiling the data plane took longer than {_TIME_LIMIT_S} s") from error
+    if child.returncode == 0:
+        content: dict[str, Any] = json.loads(child.stdout)
+        return content
+    if "ModuleNotFoundError: No module named 'bcc'" in child.stderr:
+        raise BuildError("compiling the data plane needs BCC", hint="apt install python3-bpfcc")
+    ended = f"signal {-child.returncode}" if child.returncode < 0 else f"exit status {child.returncode}"
+    raise BuildError(
+        f"the data plane does not compile with {request['cflags']} ({ended}):{_reason(child.stderr)}",
+        hint="an unchanged source that does not compile points at the compiler: "
+        "lbctl is made for BCC 0.26 and newer (python3-bpfcc)",
+    )
+
+
+def _reason(output: str) -> str:
+    """What the compiler said, from its first error on, without Python's traceback."""
+    lines = output.partition("Traceback (most recent call last)")[0].splitlines() or output.splitlines()
+    first = next((number for number, line in enumerate(lines) if "error:" in line), len(lines) - _LINES_SHOWN)
+    return "".join(f"\n    {line}" for line in lines[max(first, 0) :][:_LINES_SHOWN])

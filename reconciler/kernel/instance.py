@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where an instance lives: `<run directory>/<name>/bpf`, a bpffs of its own with the pins of its objects.
+
+A file system of our own because `ip netns exec` and containers hide /sys/fs/bpf. It is mounted when the first
+object is pinned and goes with the last.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reconciler.errors import KernelError, UsageError
+from reconciler.kernel import bpf
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_BPF_MAGIC = 0xCAFE4A11
+_MOUNT_FLAGS = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC
+_MOUNTS = Path("/proc/self/mountinfo")
+_NETNS = Path("/run/netns")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Instance:
+    """One instance's directory and its pins. Nothing is made before something has to be pinned."""
+
+    def __init__(self, name: str, run_dir: Path) -> None:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} can't be the name of an instance",
+                hint="letters, digits, '_', '-' and '.', not '.' or '-' first",
+            )
+        self.name = name
+        self.directory = run_dir / name
+        self.pins = self.directory / "bpf"
+
+    def open(self, name: str) -> int | None:
+        """A file descriptor of the object pinned by this name, None if there is none."""
+        return bpf.open_pin(self.pins / name)
+
+    def pin(self, fd: int, name: str) -> None:
+        """Pin an object, in the place of whatever was pinned by this name: no moment is without either.
+
+        Only within `mounted()`.
+        """
+        temporary = self.pins / f"{name}-new"
+        temporary.unlink(missing_ok=True)
+        bpf.pin(fd, temporary)
+        temporary.rename(self.pins / name)
+
+    def unpin(self, name: str) -> None:
+        """Remove a pin; no error if there is none."""
+        (self.pins / name).unlink(missing_ok=True)
+
+    def pinned(self) -> list[str]:
+        """The names of all pins."""
+        if not self._is_mounted():
+            return []
+        # Some kernels put files of their own into every bpffs; theirs alone have a dot in their names.
+        return sorted(path.name for path in self.pins.iterdir() if "." not in path.name)
+
+    def siblings(self) -> Iterator[Instance]:
+        """The other instances below the same run directory."""
+        for path in sorted(self.directory.parent.iterdir()):
+            if path != self.directory and _NAME.fullmatch(path.name) and (path / self.pins.name).is_dir():
+                yield Instance(path.name, path.parent)
+
+    def remove(self) -> None:
+        """Unmount and remove the directory. Raises KernelError if objects are still pinned."""
+        if not self.directory.exists():
+            return
+        with self.locked():
+            if left := self.pinned():
+                raise KernelError(f"instance {self.name} still holds {', '.join(left)}", hint="lbctl delete")
+            if self._is_mounted() and _libc.umount2(os.fsencode(self.pins), 0) < 0:
+                raise KernelError(f"can't unmount {self.pins}: {os.strerror(ctypes.get_errno())}")
+            shutil.rmtree(self.directory)
+
+    @contextmanager
+    def mounted(self) -> Iterator[None]:
+        """Within this, the bpffs is there and no other process changes what is in it.
+
+        Raises KernelError if it can't be mounted, or would be unmounted as soon as this process ends.
+        """
+        if not self._is_mounted():
+            _refuse_passing_mounts()
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.locked():
+            if not self._is_mounted():
+                self._mount()
+            yield
+
+    def _mount(self) -> None:
+        self.pins.mkdir(exist_ok=True)
+        target, flags = os.fsencode(self.pins), ctypes.c_ulong(_MOUNT_FLAGS)
+        if _libc.mount(b"bpf", target, b"bpf", flags, b"mode=0700") < 0:
+            raise KernelError(
+                f"can't mount a bpffs on {self.pins}: {os.strerror(ctypes.get_errno())}",
+                hint="this needs root, and a kernel with CONFIG_BPF_SYSCALL",
+            )
+
+    def _is_mounted(self) -> bool:
+        status = ctypes.create_string_buffer(256)  # struct statfs; the type of the file system comes first
+        if _libc.statfs(os.fsencode(self.pins), status) < 0:
+            number = ctypes.get_errno()
+            if number == errno.ENOENT:
+                return False
+            raise OSError(number, os.strerror(number))
+        return ctypes.c_ulong.from_buffer(status).value == _BPF_MAGIC
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from mounting, pinning, unpinning or writing down settings meanwhile."""
+        directory = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(directory)
+
+
+def _refuse_passing_mounts() -> None:
+    """Raise KernelError within `ip netns exec`: what is mounted there is unmounted when the command ends.
+
+    The command has mounts of its own, among them a /sys whose source is the name of the network namespace.
+    """
+    for line in _MOUNTS.read_text().splitlines():
+        fields, _, (_type, source, *_) = (part.split() for part in line.partition(" - "))
+        if fields[4] == "/sys" and source != "sysfs" and (_NETNS / source).exists():
+            raise KernelError(
+                f"within `ip netns exec {source}` nothing can be pinned: it would be gone with the command",
+                hint=f"lbctl --netns {source} …, without `ip netns exec`",
+            )

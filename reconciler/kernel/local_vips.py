@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VIPs that the node takes for its own: `local` routes, or addresses on the loopback.
+
+Both carry our protocol number (rtm_protocol, IFA_PROTO), which is how they are told from everybody else's.
+Works on the network namespace of the calling thread. Layouts: include/uapi/linux/rtnetlink.h, if_addr.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from reconciler.errors import ForeignError, KernelError
+from reconciler.kernel import netlink
+from reconciler.kernel.netlink import Message, Route
+from reconciler.kernel.port import LocalVip, Outcome
+
+PROTOCOL = 251
+"""Our mark on what is on the loopback; a number that rtnetlink.h gives to nobody."""
+
+_NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
+_NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
+_LOOPBACK = 1  # The loopback is the first interface of every network namespace.
+_KERNEL = 2
+_TABLE_LOCAL, _TYPE_LOCAL, _SCOPE_HOST, _BITS = 255, 2, 254, 32
+_RTA_DST, _RTA_OIF = 1, 4
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_PROTO = 1, 2, 11
+_PROTOCOL_NAMES = {0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 186: "bgp", 188: "ospf"}
+
+_ROUTE = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """What makes an address local to the node: "route" or "address", its interface, its protocol number."""
+
+    form: str
+    interface: int
+    protocol: int
+
+    @property
+    def is_ours(self) -> bool:
+        return self.protocol == PROTOCOL and self.interface == _LOOPBACK
+
+    def __str__(self) -> str:
+        interface = socket.if_indextoname(self.interface)
+        if self.form == "address":
+            return f"address on {interface}"
+        name = _PROTOCOL_NAMES.get(self.protocol, "number")
+        return f"local route on {interface}, protocol {name} ({self.protocol})"
+
+
+def read() -> list[LocalVip]:
+    """The VIPs with our mark. OSError if the kernel refuses."""
+    with netlink.route() as route:
+        addresses = [LocalVip(address, h.form) for address, h in _addresses(route, _LOOPBACK) if h.is_ours]
+        return addresses + [LocalVip(address, h.form) for address, h in _routes(route, PROTOCOL) if h.is_ours]
+
+
+def foreign(addresses: Collection[str]) -> dict[str, str]:
+    """Which of these the node holds without our mark: address → owner for a person. OSError if it refuses."""
+    wanted = set(addresses)
+    with netlink.route() as route:
+        held = [(address, holder) for address, holder in _addresses(route) if address in wanted]
+        routes = [(address, holder) for address, holder in _routes(route) if address in wanted]
+    # The kernel makes a route of its own for each address; of that, the address is the owner.
+    made_by_kernel = {address for address, _ in held}
+    owners = {
+        address: str(holder) for address, holder in routes
+        if not holder.is_ours and not (holder.protocol == _KERNEL and address in made_by_kernel)
+    }  # fmt: skip
+    return owners | {address: str(holder) for address, holder in held if not holder.is_ours}
+
+
+def add(vips: Sequence[LocalVip]) -> list[Outcome]:
+    """Make VIPs local; one outcome each. ForeignError for those that somebody else's address or route holds."""
+    owners = foreign([vip.address for vip in vips])
+    free = [vip for vip in vips if vip.address not in owners]
+    with netlink.route() as route:
+        outcomes = dict(zip(free, route.change([_add_message(vip) for vip in free]), strict=True))
+    return [
+        ForeignError(f"{vip.address} is not lbctl's: {owners[vip.address]}", hint="remove it, or choose another VIP")
+        if vip.address in owners else _outcome("add", vip, outcomes[vip], errno.EEXIST)
+        for vip in vips
+    ]  # fmt: skip
+
+
+def remove(vips: Sequence[LocalVip]) -> list[Outcome]:
+    """Take VIPs away; one outcome each. What is absent or not ours is left as it is, without an error."""
+    ours = set(read())
+    mine = [vip for vip in vips if vip in ours]
+    with netlink.route() as route:
+        outcomes = dict(zip(mine, route.change([_remove_message(vip) for vip in mine]), strict=True))
+    return [_outcome("remove", vip, outcomes.get(vip), errno.ESRCH, errno.EADDRNOTAVAIL) for vip in vips]
+
+
+def _outcome(verb: str, vip: LocalVip, error: OSError | None, *harmless: int) -> Outcome:
+    if error is None or error.errno in harmless:
+        return None
+    return KernelError(f"can't {verb} the local {vip.form} {vip.address}: {error.strerror}")
+
+
+def _add_message(vip: LocalVip) -> Message:
+    if vip.form == "address":
+        return Message(_NEW_ADDRESS, netlink.CREATE | netlink.EXCLUSIVE, _address_body(vip))
+    # Not exclusive: a VIP that changes its form has the kernel's route for its address for a moment.
+    return Message(_NEW_ROUTE, netlink.CREATE | netlink.APPEND, _route_body(vip))
+
+
+def _remove_message(vip: LocalVip) -> Message:
+    if vip.form == "address":
+        return Message(_DELETE_ADDRESS, 0, _address_body(vip))
+    return Message(_DELETE_ROUTE, 0, _route_body(vip))
+
+
+def _route_body(vip: LocalVip) -> bytes:
+    return (
+        _ROUTE.pack(socket.AF_INET, _BITS, 0, 0, _TABLE_LOCAL, PROTOCOL, _SCOPE_HOST, _TYPE_LOCAL, 0)
+        + netlink.attribute(_RTA_DST, IPv4Address(vip.address).packed)
+        + netlink.attribute(_RTA_OIF, struct.pack("=I", _LOOPBACK))
+    )
+
+
+def _address_body(vip: LocalVip) -> bytes:
+    address = IPv4Address(vip.address).packed
+    return (
+        _ADDRESS.pack(socket.AF_INET, _BITS, 0, _SCOPE_HOST, _LOOPBACK)
+        + netlink.attribute(_IFA_LOCAL, address)
+        + netlink.attribute(_IFA_ADDRESS, address)
+        + netlink.attribute(_IFA_PROTO, bytes([PROTOCOL]))
+    )
+
+
+def _routes(route: Route, protocol: int = 0) -> Iterator[tuple[str, _Holder]]:
+    """Single addresses in the table `local`; `protocol` 0 means any."""
+    asked = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _TABLE_LOCAL, protocol, 0, _TYPE_LOCAL, 0)
+    try:
+        answers = route.dump(_GET_ROUTE, asked)
+    except FileNotFoundError:
+        return  # A namespace whose interfaces were never up has no such table yet.
+    for answer in answers:
+        _, bits, _, _, _, protocol_held, *_ = _ROUTE.unpack_from(answer)
+        found = netlink.attributes(answer[_ROUTE.size :])
+        if bits == _BITS and _RTA_OIF in found:
+            holder = _Holder("route", int.from_bytes(found[_RTA_OIF], sys.byteorder), protocol_held)
+            yield str(IPv4Address(found[_RTA_DST])), holder
+
+
+def _addresses(route: Route, interface: int = 0) -> Iterator[tuple[str, _Holder]]:
+    """Addresses of an interface; 0 means of all."""
+    for answer in route.dump(_GET_ADDRESS, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, interface)):
+        *_, index = _ADDRESS.unpack_from(answer)
+        found = netlink.attributes(answer[_ADDRESS.size :])
+        address = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+        yield str(IPv4Address(address)), _Holder("address", index, found.get(_IFA_PROTO, b"\0")[0])

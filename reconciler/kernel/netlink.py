@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Route netlink (rtnetlink(7)) in the network namespace of the calling thread: dumps, and many changes at once.
+
+Raw because it is fast: libraries take 140 ms to import and 0.6 ms a message; 200 messages in one call to the
+kernel take 3 ms together.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+ACK, EXCLUSIVE, CREATE, APPEND = 0x4, 0x200, 0x400, 0x800
+NESTED = 0x8000
+
+_REQUEST, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x300, 0x10
+_ERROR, _DONE = 2, 3
+_CAPPED, _HAS_TEXT = 0x100, 0x200
+_HEADER = struct.Struct("=IHHII")
+_SOL_NETLINK, _CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK = 270, 10, 11, 12
+_MESSAGES_PER_SEND = 200
+_RECEIVE_BYTES = 1 << 20
+_DUMP_ATTEMPTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One request: type, flags beside those of every request, and what follows the header."""
+
+    type: int
+    flags: int
+    body: bytes
+
+
+def attribute(number: int, content: bytes) -> bytes:
+    """One attribute, filled up to a multiple of 4 bytes."""
+    length = 4 + len(content)
+    return struct.pack("=HH", length, number) + content + bytes(-length % 4)
+
+
+def attributes(body: bytes) -> dict[int, bytes]:
+    """The attributes in `body`, by number."""
+    found = {}
+    position = 0
+    while position + 4 <= len(body):
+        length, number = struct.unpack_from("=HH", body, position)
+        found[number & 0x3FFF] = body[position + 4 : position + length]
+        position += max((length + 3) & ~3, 4)
+    return found
+
+
+class Route:
+    """An open socket; `with route() as …` makes one."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._sequence = 0
+
+    def change(self, messages: Sequence[Message]) -> list[OSError | None]:
+        """Send requests; one outcome each, in order. One that fails does not stop those after it."""
+        outcomes: list[OSError | None] = []
+        for start in range(0, len(messages), _MESSAGES_PER_SEND):
+            outcomes += self._change(messages[start : start + _MESSAGES_PER_SEND])
+        return outcomes
+
+    def _change(self, messages: Sequence[Message]) -> list[OSError | None]:
+        first = self._sequence + 1
+        self._send([(message.type, message.flags | ACK, message.body) for message in messages])
+        outcomes: dict[int, OSError | None] = {}
+        while len(outcomes) < len(messages):
+            for type_, flags, sequence, payload in self._receive():
+                if type_ == _ERROR:
+                    outcomes[sequence - first] = _outcome(flags, payload)
+        return [outcomes[index] for index in range(len(messages))]
+
+    def dump(self, type_: int, body: bytes) -> list[bytes]:
+        """All objects that a request of this type finds: what follows the header of each answer.
+
+        The kernel heeds filters in `body`. OSError if it refuses, EINTR if the objects never stood still.
+        """
+        for _ in range(_DUMP_ATTEMPTS):
+            found = self._dump(type_, body)
+            if found is not None:
+                return found
+        raise OSError(errno.EINTR, "what was read changed all the time")
+
+    def _dump(self, type_: int, body: bytes) -> list[bytes] | None:
+        self._send([(type_, _DUMP, body)])
+        found: list[bytes] = []
+        whole = True
+        while True:
+            for answer, flags, sequence, payload in self._receive():
+                if sequence != self._sequence:
+                    continue  # The rest of a dump that was refused half-way.
+                whole &= not flags & _DUMP_INTERRUPTED
+                if answer in (_ERROR, _DONE):
+                    if outcome := _outcome(flags, payload):
+                        raise outcome
+                    return found if whole else None
+                found.append(payload)
+
+    def _send(self, messages: Sequence[tuple[int, int, bytes]]) -> None:
+        packed = []
+        for type_, flags, body in messages:
+            self._sequence += 1
+            packed.append(_HEADER.pack(_HEADER.size + len(body), type_, flags | _REQUEST, self._sequence, 0) + body)
+        self._socket.send(b"".join(packed))
+
+    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Type, flags, sequence number and payload of each message in one datagram."""
+        data = self._socket.recv(_RECEIVE_BYTES)
+        position = 0
+        while position < len(data):
+            length, type_, flags, sequence, _ = _HEADER.unpack_from(data, position)
+            yield type_, flags, sequence, data[position + _HEADER.size : position + length]
+            position += (length + 3) & ~3
+
+
+@contextmanager
+def route() -> Iterator[Route]:
+    """A socket in the network namespace that the calling thread is in."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+        for option in (_CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK):
+            sock.setsockopt(_SOL_NETLINK, option, 1)
+        sock.bind((0, 0))
+        yield Route(sock)
+
+
+def _outcome(flags: int, payload: bytes) -> OSError | None:
+    """What an acknowledgement says; the kernel's own words come with many errors."""
+    number = -struct.unpack_from("=i", payload)[0]
+    if number <= 0:
+        return None
+    text = os.strerror(number)
+    if flags & _HAS_TEXT and flags & _CAPPED:
+        words = attributes(payload[4 + _HEADER.size :]).get(1, b"").rstrip(b"\0").decode(errors="replace")
+        text = f"{text}: {words}" if words else text
+    return OSError(number, text)

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This machine's kernel, as `port.Kernel` describes it.
+
+Nothing is remembered between calls, so any number of processes may look at one instance at the same time.
+Interfaces, VIPs and settings are those of the network namespace that the calling thread is in.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from reconciler.errors import BuildError, ForeignError, KernelError
+from reconciler.kernel import bpf, local_vips, maps, sysctl, xdp
+from reconciler.kernel.build import Image, build
+from reconciler.kernel.instance import Instance
+from reconciler.kernel.layout import MAPS, RINGS, MapSpec, MapType
+from reconciler.kernel.maps import OpenMap, Shape
+from reconciler.kernel.port import AttachedProgram, LoadedProgram, LocalVip, Outcome, Row
+from reconciler.program import is_ours
+
+RUN_DIR = Path("/run/lbctl")
+
+_PROGRAM = "program"
+_INDEX = struct.Struct("=I")
+_RING_TEMPLATE = Shape(MapType.ARRAY, _INDEX.size, _INDEX.size, 1)
+
+
+class RealKernel:
+    """One instance on this machine. `source_dir` holds another data plane than lbctl's own, for tests."""
+
+    def __init__(self, instance: str = "default", run_dir: Path = RUN_DIR, source_dir: Path | None = None) -> None:
+        self._instance = Instance(instance, run_dir)
+        self._ledger = sysctl.Ledger(self._instance)
+        self._source_dir = source_dir
+
+    # --- maps ------------------------------------------------------------------------------------------
+    def dump(self, map_name: str) -> list[Row]:
+        with self._map(map_name) as opened:
+            return list(maps.dump(opened)) if opened else []
+
+    def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
+        with self._map(map_name) as opened:
+            if opened is None:
+                return [_no_map(map_name)] * len(rows)
+            return [outcome and _row_error(map_name, opened, outcome) for outcome in maps.update(opened, rows)]
+
+    def delete(self, map_name: str, keys: Sequence[bytes]) -> list[Outcome]:
+        with self._map(map_name) as opened:
+            if opened is None:
+                return [None] * len(keys)
+            return [outcome and _row_error(map_name, opened, outcome) for outcome in maps.delete(opened, keys)]
+
+    @contextmanager
+    def _map(self, name: str) -> Iterator[OpenMap | None]:
+        """A pinned map that has the shape it should have; None if it was never made."""
+        with _refused(f"map {name}"):
+            fd = self._instance.open(name)
+            if fd is None:
+                yield None
+                return
+            with bpf.closing(fd):
+                opened = maps.describe(fd)
+                if opened.shape != shape_of(MAPS[name]):
+                    raise KernelError(
+                        f"map {name} of instance {self._instance.name} was made by another version of lbctl: "
+                        f"{opened.shape}; this one needs {shape_of(MAPS[name])}",
+                        hint=f"`umount {self._instance.pins}` and apply again: packets flow meanwhile, "
+                        "but connections that are open will break",
+                    )
+                yield opened
+
+    # --- rings -----------------------------------------------------------------------------------------
+    def read_ring(self, index: int) -> bytes | None:
+        with self._ring(index) as ring:
+            return maps.read_array(ring) if ring else None
+
+    def replace_ring(self, index: int, content: bytes) -> None:
+        with self._map(RINGS.name) as rings, _refused(f"ring {index}"):
+            if rings is None:
+                raise _no_map(RINGS.name)
+            shape = replace(_RING_TEMPLATE, capacity=len(content) // _INDEX.size)
+            with bpf.closing(maps.create("lbctl_ring", shape, flags=maps.INNER_MAP)) as fd:
+                maps.write_array(maps.describe(fd), content)
+                maps.update_one(rings, _INDEX.pack(index), _INDEX.pack(fd))
+
+    def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
+        with self._ring(index) as ring:
+            if ring is None:
+                raise KernelError(f"there is no ring {index}")
+            rows = [(_INDEX.pack(slot), _INDEX.pack(value)) for slot, value in slots.items()]
+            for error in filter(None, maps.update(ring, rows)):
+                raise error
+
+    def remove_ring(self, index: int) -> None:
+        with self._map(RINGS.name) as rings, _refused(f"ring {index}"):
+            if rings:
+                maps.delete_one(rings, _INDEX.pack(index))
+
+    @contextmanager
+    def _ring(self, index: int) -> Iterator[OpenMap | None]:
+        with self._map(RINGS.name) as rings, _refused(f"ring {index}"):
+            fd = None
+            # A ring that is replaced between the two steps is looked up again.
+            while fd is None and rings and (number := maps.lookup(rings, _INDEX.pack(index))):
+                fd = bpf.open_map(_INDEX.unpack(number)[0])
+            if fd is None:
+                yield None
+                return
+            with bpf.closing(fd):
+                yield maps.describe(fd)
+
+    # --- the program -----------------------------------------------------------------------------------
+    def loaded_program(self) -> LoadedProgram | None:
+        with _refused("program"):
+            fd = self._instance.open(_PROGRAM)
+            if fd is None:
+                return None
+            with bpf.closing(fd):
+                info = bpf.program_info(fd)
+                return LoadedProgram(info.id, info.name)
+
+    def load_program(self, name: str, features: Sequence[str]) -> None:
+        image = build(features, self._source_dir)
+        specs = [spec for spec in MAPS.values() if not spec.feature or spec.feature in features]
+        _check(image, specs)
+        with _refused(f"program {name}"), self._instance.mounted():
+            before = set(self._instance.pinned())
+            try:
+                self._load(name, image, specs)
+            except (KernelError, OSError):
+                for pin in set(self._instance.pinned()) - before:
+                    self._instance.unpin(pin)
+                raise
+
+    def _load(self, name: str, image: Image, specs: Sequence[MapSpec]) -> None:
+        with ExitStack() as stack:
+            descriptors = {spec.name: stack.enter_context(self._made(spec)) for spec in specs}
+            program = stack.enter_context(bpf.closing(bpf.load_program(name, image.linked(descriptors))))
+            self._instance.pin(program, _PROGRAM)
+
+    @contextmanager
+    def _made(self, spec: MapSpec) -> Iterator[int]:
+        """The pinned map of this name, made if it is missing."""
+        with self._map(spec.name) as opened:
+            if opened:
+                yield opened.fd
+                return
+        with ExitStack() as stack:
+            inner = None
+            if spec.type == MapType.ARRAY_OF_MAPS:
+                template = maps.create("lbctl_ring", _RING_TEMPLATE, flags=maps.INNER_MAP)
+                inner = stack.enter_context(bpf.closing(template))
+            fd = stack.enter_context(bpf.closing(maps.create(spec.name, shape_of(spec), inner=inner)))
+            self._instance.pin(fd, spec.name)
+            yield fd
+
+    def unload_program(self) -> None:
+        with _refused(f"pins of instance {self._instance.name}"):
+            if self._instance.pinned():
+                with self._instance.locked():
+                    for name in sorted(self._instance.pinned(), key=lambda name: name != _PROGRAM):
+                        self._instance.unpin(name)
+
+    def remove_instance(self) -> None:
+        """Remove the instance's directory. Raises KernelError if objects or former values are left in it."""
+        if left := self.former_sysctls():
+            raise KernelError(f"settings are not restored yet: {', '.join(left)}", hint="lbctl delete")
+        with _refused(f"directory {self._instance.directory}"):
+            self._instance.remove()
+
+    # --- the program on interfaces ---------------------------------------------------------------------
+    def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
+        with _refused("interfaces"):
+            return [
+                AttachedProgram(r.interface, r.mode, r.id, r.program.name if r.program else "", r.owner)
+                for r in xdp.running() if r.interface in interfaces or self._is_mine(r)
+            ]  # fmt: skip
+
+    def attach(self, interface: str, mode: str, replaces: int | None) -> None:
+        with _refused(f"interface {interface}"):
+            self._check_expected(interface, mode, replaces)
+            program = self._instance.open(_PROGRAM)
+            if program is None:
+                raise KernelError(f"no program is loaded that {interface} could run", hint="lbctl apply")
+            with bpf.closing(program), _expected(interface, replaces) as expected:
+                xdp.swap(interface, mode, program, expected)
+
+    def detach(self, interface: str, mode: str, replaces: int) -> None:
+        with _refused(f"interface {interface}"):
+            self._check_expected(interface, mode, replaces)
+            with _expected(interface, replaces) as expected:
+                xdp.swap(interface, mode, None, expected)
+
+    def _check_expected(self, interface: str, mode: str, replaces: int | None) -> None:
+        """The kernel's own check comes with the swap; this one knows whose the other program is."""
+        xdp.index(interface)
+        held = next((r for r in xdp.running() if r.interface == interface), None)
+        if held is None:
+            return
+        if not self._is_mine(held):
+            raise ForeignError(
+                f"{interface} runs {held.owner}, which is not ours",
+                hint=f"if nobody needs it: ip link set dev {interface} xdp off",
+            )
+        if held.id == replaces and held.mode != mode:
+            raise KernelError(f"{interface} runs its program in {held.mode} mode; detach it before it can be {mode}")
+
+    def _is_mine(self, held: xdp.Running) -> bool:
+        """Ours by its name, and not of another instance, which would have its maps pinned."""
+        if held.program is None or not is_ours(held.program.name):
+            return False
+        used = set(held.program.map_ids)
+        return bool(used & _pinned_maps(self._instance)) or not any(
+            used & _pinned_maps(sibling) for sibling in self._instance.siblings()
+        )
+
+    # --- VIPs of the node ------------------------------------------------------------------------------
+    def local_vips(self) -> list[LocalVip]:
+        with _refused("local addresses"):
+            return local_vips.read()
+
+    def foreign_addresses(self, addresses: Collection[str]) -> dict[str, str]:
+        with _refused("local addresses"):
+            return local_vips.foreign(addresses)
+
+    def add_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
+        with _refused("local addresses"):
+            return local_vips.add(vips)
+
+    def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
+        with _refused("local addresses"):
+            return local_vips.remove(vips)
+
+    # --- sysctls ---------------------------------------------------------------------------------------
+    def read_sysctl(self, name: str) -> str | None:
+        return sysctl.read(name)
+
+    def write_sysctl(self, name: str, value: str) -> None:
+        sysctl.write(name, value)
+
+    def former_sysctls(self) -> dict[str, str]:
+        return self._ledger.values()
+
+    def remember_sysctl(self, name: str, former: str) -> None:
+        self._ledger.put(name, former)
+
+    def forget_sysctl(self, name: str) -> None:
+        self._ledger.drop(name)
+
+
+def shape_of(spec: MapSpec) -> Shape:
+    """The shape that the kernel must show for a map of the layout."""
+    return Shape(spec.type, spec.key_size, spec.value_size, spec.capacity)
+
+
+def _check(image: Image, specs: Sequence[MapSpec]) -> None:
+    """Raise BuildError if the C source and the layout speak of different maps; capacities are the layout's."""
+    expected = {spec.name: shape_of(spec) for spec in specs}
+    for name, declared in sorted(image.maps.items()):
+        shape = expected.get(name)
+        if shape is None or shape != replace(declared, capacity=shape.capacity):
+            raise BuildError(
+                f"the program declares map {name} as {declared}; the layout says {shape or 'nothing of it'}",
+                hint="bpf/maps.h and reconciler/kernel/layout.py must agree",
+            )
+
+
+def _pinned_maps(instance: Instance) -> set[int]:
+    """The numbers of the maps that an instance has pinned."""
+    found = set()
+    for name in instance.pinned():
+        fd = instance.open(name) if name != _PROGRAM else None
+        if fd is not None:
+            with bpf.closing(fd):
+                found.add(maps.describe(fd).id)
+    return found
+
+
+@contextmanager
+def _expected(interface: str, program_id: int | None) -> Iterator[int | None]:
+    """A descriptor of the program that an interface should run just now."""
+    if program_id is None:
+        yield None
+        return
+    fd = bpf.open_program(program_id)
+    if fd is None:
+        raise KernelError(f"{interface} no longer runs program {program_id}", hint="plan again")
+    with bpf.closing(fd):
+        yield fd
+
+
+def _no_map(name: str) -> KernelError:
+    return KernelError(f"there is no map {name}: no program is loaded", hint="lbctl apply")
+
+
+def _row_error(name: str, opened: OpenMap, error: OSError) -> KernelError:
+    capacity = opened.shape.capacity
+    if error.errno == errno.E2BIG and opened.shape.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
+        return KernelError(f"map {name} has no such row: it has {capacity:,}")
+    if error.errno == errno.E2BIG:
+        return KernelError(f"map {name} is full: it has room for {capacity:,} rows")
+    return KernelError(f"map {name}: {error.strerror}")
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Turn what the kernel refuses into an error for people."""
+    try:
+        yield
+    except OSError as error:
+        hint = "run as root" if error.errno in (errno.EPERM, errno.EACCES) else ""
+        raise KernelError(f"{what}: {error.strerror or error}", hint=hint) from error

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XDP programs on interfaces: what runs where, attach and detach by compare-and-swap.
+
+Works on the network namespace of the calling thread. A program attached this way stays when we end.
+Layouts and flags: include/uapi/linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reconciler.errors import KernelError
+from reconciler.kernel import bpf, netlink
+
+_GET_LINK, _SET_LINK = 18, 19
+_IFLA_IFNAME, _IFLA_EXT_MASK, _IFLA_XDP = 3, 29, 43
+_SKIP_STATISTICS = struct.pack("=I", 1 << 3)
+_XDP_FD, _XDP_ATTACHED, _XDP_FLAGS, _XDP_PROGRAM, _XDP_EXPECTED_FD = 1, 2, 3, 4, 8
+_ONLY_IF_NONE, _REPLACE = 1 << 0, 1 << 4
+_MODE_FLAGS = {"native": 1 << 2, "generic": 1 << 1}
+_MODES = {1: "native", 2: "generic", 3: "offloaded"}
+_DETACH = -1
+
+_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A program on an interface. `program` is None if it went away while we looked."""
+
+    interface: str
+    mode: str
+    id: int
+    program: bpf.ProgramInfo | None
+
+    @property
+    def owner(self) -> str:
+        """Whose it is, for a person."""
+        if self.program is None:
+            return f"program id {self.id}"
+        return f"program '{self.program.name}', id {self.id}, loaded by uid {self.program.uid}"
+
+
+def running() -> Iterator[Running]:
+    """What runs on the interfaces of this network namespace. OSError if the kernel refuses."""
+    with netlink.route() as route:
+        links = route.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(_IFLA_EXT_MASK, _SKIP_STATISTICS))
+    for link in links:
+        found = netlink.attributes(link[_LINK.size :])
+        xdp = netlink.attributes(found.get(_IFLA_XDP, b""))
+        mode = _MODES.get(xdp.get(_XDP_ATTACHED, b"\0")[0])
+        if mode and _XDP_PROGRAM in xdp:
+            program_id = int.from_bytes(xdp[_XDP_PROGRAM], sys.byteorder)
+            name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
+            yield Running(name, mode, program_id, _describe(program_id))
+
+
+def _describe(program_id: int) -> bpf.ProgramInfo | None:
+    fd = bpf.open_program(program_id)
+    if fd is None:
+        return None
+    with bpf.closing(fd):
+        return bpf.program_info(fd)
+
+
+def swap(interface: str, mode: str, program: int | None, expected: int | None) -> None:
+    """Put `program` in the place of `expected`, both descriptors, None for no program; one atomic step.
+
+    Raises KernelError, and changes nothing, if the interface runs anything else than `expected`, or can't run
+    programs in this mode.
+    """
+    flags = _MODE_FLAGS[mode] | (_ONLY_IF_NONE if expected is None else _REPLACE)
+    nested = netlink.attribute(_XDP_FD, struct.pack("=i", _DETACH if program is None else program))
+    nested += netlink.attribute(_XDP_FLAGS, struct.pack("=I", flags))
+    if expected is not None:
+        nested += netlink.attribute(_XDP_EXPECTED_FD, struct.pack("=i", expected))
+    body = _LINK.pack(0, 0, index(interface), 0, 0) + netlink.attribute(_IFLA_XDP | netlink.NESTED, nested)
+    with netlink.route() as route:
+        (refusal,) = route.change([netlink.Message(_SET_LINK, 0, body)])
+    if refusal:
+        verb = "detach from" if program is None else "attach to"
+        raise KernelError(
+            f"can't {verb} {interface} in {mode} mode: {refusal.strerror}", hint=_way_out(refusal, mode)
+        ) from refusal
+
+
+def index(interface: str) -> int:
+    """The number of an interface. KernelError, which lists those that there are, if there is none of this name."""
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError as error:
+        names = ", ".join(sorted(name for _, name in socket.if_nameindex()))
+        raise KernelError(f"there is no interface {interface}", hint=f"there are: {names}") from error
+
+
+def _way_out(refusal: OSError, mode: str) -> str:
+    match refusal.errno:
+        case errno.ERANGE if mode == "native":
+            return "lower the MTU, on veth that of the peer (3,498 fits a page of 4 KiB), or use `xdp: generic`"
+        case errno.EOPNOTSUPP if mode == "native":
+            return "the driver can't run XDP: use `xdp: generic`"
+        case errno.EEXIST | errno.EBUSY:
+            return "somebody changed it meanwhile: plan again"
+        case errno.EPERM | errno.EACCES:
+            return "run as root"
+    return ""

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VIPs on the loopback of a namespace, in both forms, beside addresses and routes of other people."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+
+import pytest
+
+from reconciler.errors import ForeignError
+from reconciler.kernel.port import LocalVip
+from reconciler.kernel.real import RealKernel
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("inside")]
+
+ROUTE = LocalVip("20.20.20.1", "route")
+ADDRESS = LocalVip("20.20.20.2", "address")
+
+
+def ip(*arguments: str) -> str:
+    done = subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=30)
+    return done.stdout
+
+
+def local_routes() -> dict[str, str]:
+    """Destination → protocol."""
+    routes = json.loads(ip("-N", "-j", "route", "show", "table", "255", "type", "local"))
+    return {route["dst"]: route.get("protocol", "boot") for route in routes}
+
+
+def test_a_route_carries_our_protocol_and_makes_the_node_answer(kernel: RealKernel) -> None:
+    assert kernel.add_local_vips([ROUTE]) == [None]
+    assert local_routes()[ROUTE.address] == "251"
+    with socket.create_server((ROUTE.address, 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=10).close()
+    assert kernel.local_vips() == [ROUTE]
+    assert kernel.remove_local_vips([ROUTE]) == [None]
+    assert ROUTE.address not in local_routes()
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        socket.create_server((ROUTE.address, 0))
+
+
+def test_an_address_is_on_the_loopback_and_ours(kernel: RealKernel) -> None:
+    assert kernel.add_local_vips([ADDRESS]) == [None]
+    (loopback,) = json.loads(ip("-j", "addr", "show", "dev", "lo"))
+    assert [(a["local"], a["prefixlen"]) for a in loopback["addr_info"] if a["family"] == "inet"][-1] == (
+        ADDRESS.address, 32,
+    )  # fmt: skip
+    assert kernel.local_vips() == [ADDRESS]
+    assert kernel.foreign_addresses([ADDRESS.address]) == {}
+    assert kernel.remove_local_vips([ADDRESS]) == [None]
+    assert kernel.local_vips() == []
+
+
+def test_adding_twice_and_removing_what_is_absent_are_no_errors(kernel: RealKernel) -> None:
+    both = [ROUTE, ADDRESS]
+    assert kernel.add_local_vips([*both, *both]) == [None] * 4
+    assert kernel.add_local_vips(both) == [None, None]
+    assert sorted(kernel.local_vips()) == sorted(both)
+    assert kernel.remove_local_vips([*both, *both]) == [None] * 4
+    assert kernel.remove_local_vips(both) == [None, None]
+    assert kernel.local_vips() == []
+
+
+@pytest.mark.parametrize(("old", "new"), [("route", "address"), ("address", "route")])
+def test_a_vip_can_hold_both_forms_while_it_changes_from_one_to_the_other(
+    kernel: RealKernel, old: str, new: str
+) -> None:
+    before, after = LocalVip("20.20.20.3", old), LocalVip("20.20.20.3", new)
+    assert kernel.add_local_vips([before]) == [None]
+    assert kernel.add_local_vips([after]) == [None]
+    assert set(kernel.local_vips()) == {before, after}
+    assert kernel.remove_local_vips([before]) == [None]
+    assert kernel.local_vips() == [after]
+    assert "20.20.20.3" in local_routes()
+
+
+def test_other_peoples_addresses_and_routes_are_described_and_stay(kernel: RealKernel) -> None:
+    ip("link", "add", "eth7", "type", "veth")
+    ip("link", "set", "eth7", "up")
+    ip("addr", "add", "20.20.20.10/24", "dev", "eth7")
+    ip("addr", "add", "20.20.20.11/32", "dev", "lo")
+    ip("route", "add", "local", "20.20.20.12/32", "dev", "lo", "proto", "static")
+    ip("route", "add", "local", "20.20.21.0/24", "dev", "lo")
+    asked = [f"20.20.20.{n}" for n in (10, 11, 12, 13)] + ["20.20.21.0"]
+    owners = {
+        "20.20.20.10": "address on eth7",
+        "20.20.20.11": "address on lo",
+        "20.20.20.12": "local route on lo, protocol static (4)",
+    }
+    assert kernel.foreign_addresses(asked) == owners
+    assert kernel.local_vips() == []
+    before = local_routes()
+    for form in ("route", "address"):
+        wanted = [LocalVip(address, form) for address in asked]
+        outcomes = kernel.add_local_vips(wanted)
+        assert [type(outcome) for outcome in outcomes] == [ForeignError] * 3 + [type(None)] * 2
+        assert "address on eth7" in str(outcomes[0])
+        assert kernel.remove_local_vips(wanted) == [None] * 5
+    assert local_routes() == before
+    assert kernel.foreign_addresses(asked) == owners
+
+
+def test_thousands_in_one_call(kernel: RealKernel) -> None:
+    vips = [LocalVip(f"30.{n >> 8}.{n & 255}.1", "route") for n in range(2_500)]
+    assert kernel.add_local_vips(vips) == [None] * len(vips)
+    assert sorted(kernel.local_vips()) == sorted(vips)
+    assert kernel.foreign_addresses([vip.address for vip in vips]) == {}
+    assert kernel.remove_local_vips(vips) == [None] * len(vips)
+    assert kernel.local_vips() == []
+
+
+def test_one_vip_that_fails_does_not_stop_the_others(kernel: RealKernel) -> None:
+    ip("addr", "add", "30.0.0.5/32", "dev", "lo")
+    vips = [LocalVip(f"30.0.0.{n}", "route") for n in range(1, 250)]
+    outcomes = kernel.add_local_vips(vips)
+    assert [vip.address for vip, outcome in zip(vips, outcomes, strict=True) if outcome] == ["30.0.0.5"]
+    assert len(kernel.local_vips()) == 248

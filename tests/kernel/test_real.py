@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps, rings and the program of an instance, with the real data plane."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import BuildError, KernelError, UsageError
+from reconciler.kernel import bpf, maps
+from reconciler.kernel.layout import (
+    ENDPOINT_COUNTERS,
+    ENDPOINTS,
+    FLOWS,
+    MAPS,
+    RING_NAMES,
+    RINGS,
+    SERVICES,
+    VIPS,
+    MapType,
+)
+from reconciler.kernel.maps import Shape
+from reconciler.kernel.real import RealKernel
+from reconciler.program import program_name
+
+pytestmark = pytest.mark.kernel
+
+NAT = ("NAT",)
+NAME = program_name(NAT)
+
+
+def loaded(kernel: RealKernel) -> RealKernel:
+    kernel.load_program(NAME, NAT)
+    return kernel
+
+
+def bpf_mounts(run_dir: Path) -> int:
+    return sum(str(run_dir) in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def in_another_process(run_dir: Path, expression: str, *prefix: str) -> subprocess.CompletedProcess[str]:
+    """Evaluate an expression about `kernel`, another RealKernel of the same instance; it prints the value."""
+    script = (
+        "from pathlib import Path; from reconciler.kernel.real import RealKernel; "
+        f"kernel = RealKernel('lbk', Path({str(run_dir)!r})); print({expression})"
+    )
+    command = [*prefix, sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+# --- an instance that holds nothing --------------------------------------------------------------------
+
+
+def test_a_node_without_a_data_plane_reads_as_empty_and_nothing_is_made(kernel: RealKernel, run_dir: Path) -> None:
+    assert [kernel.dump(name) for name in MAPS] == [[]] * len(MAPS)
+    assert kernel.loaded_program() is None
+    assert kernel.read_ring(1) is None
+    assert kernel.delete(VIPS.name, [bytes(4)]) == [None]
+    kernel.remove_ring(1)
+    kernel.unload_program()
+    kernel.remove_instance()
+    assert list(run_dir.iterdir()) == []
+
+
+def test_writing_without_a_data_plane_says_what_is_missing(kernel: RealKernel) -> None:
+    (outcome,) = kernel.update(VIPS.name, [(bytes(4), bytes(4))])
+    assert isinstance(outcome, KernelError)
+    assert "no program is loaded" in outcome.message
+    with pytest.raises(KernelError, match="no program is loaded"):
+        kernel.replace_ring(1, bytes(4))
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "-x", "x y"])
+def test_a_name_that_would_leave_the_run_directory_is_refused(run_dir: Path, name: str) -> None:
+    with pytest.raises(UsageError):
+        RealKernel(name, run_dir)
+
+
+# --- the program ---------------------------------------------------------------------------------------
+
+
+def test_loading_makes_the_maps_of_the_layout_and_unloading_leaves_nothing(kernel: RealKernel, run_dir: Path) -> None:
+    loaded(kernel)
+    program = kernel.loaded_program()
+    assert program is not None
+    assert program.name == NAME
+    pins = {path.name for path in (run_dir / "lbk/bpf").iterdir() if "." not in path.name}
+    assert pins == {*MAPS, "program"}
+    kernel.unload_program()
+    assert kernel.loaded_program() is None
+    assert bpf.open_program(program.id) is None, "the program is still held"
+    assert kernel.dump(VIPS.name) == []
+    kernel.remove_instance()
+    assert list(run_dir.iterdir()) == []
+    assert bpf_mounts(run_dir) == 0
+
+
+def test_maps_of_a_feature_are_made_only_with_it(kernel: RealKernel) -> None:
+    kernel.load_program(program_name(()), ())
+    (outcome,) = kernel.update(FLOWS.name, [(bytes(FLOWS.key_size), bytes(FLOWS.value_size))])
+    assert isinstance(outcome, KernelError)
+    loaded(kernel)
+    assert kernel.update(FLOWS.name, [(bytes(FLOWS.key_size), bytes(FLOWS.value_size))]) == [None]
+
+
+def test_another_program_takes_over_the_maps_with_their_rows(kernel: RealKernel) -> None:
+    kernel.load_program(program_name(()), ())
+    first = kernel.loaded_program()
+    row = (b"\x14\x14\x14\x01", struct.pack(VIPS.value, 1))
+    assert kernel.update(VIPS.name, [row]) == [None]
+    loaded(kernel)
+    second = kernel.loaded_program()
+    assert first is not None and second is not None
+    assert (first.name, second.name) == (program_name(()), NAME)
+    assert kernel.dump(VIPS.name) == [row]
+
+
+def test_a_program_that_does_not_compile_leaves_no_pins_and_the_former_program(
+    kernel: RealKernel, run_dir: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "src"
+    broken.mkdir()
+    (broken / "balancer.c").write_text("int lbctl_balance(struct xdp_md *ctx) { return nonsense; }")
+    other = RealKernel("lbk", run_dir, broken)
+    with pytest.raises(BuildError, match="undeclared identifier 'nonsense'"):
+        other.load_program("lbctl_x", ())
+    assert not (run_dir / "lbk").exists()
+    loaded(kernel)
+    with pytest.raises(BuildError):
+        other.load_program("lbctl_x", ())
+    assert kernel.loaded_program() is not None
+
+
+def test_a_program_that_the_verifier_refuses_leaves_no_pins(run_dir: Path, tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "balancer.c").write_text(
+        "int lbctl_balance(struct xdp_md *ctx) { void *data = (void *)(long)ctx->data; return *(u32 *)data; }"
+    )
+    kernel = RealKernel("lbk", run_dir, source)
+    with pytest.raises(BuildError, match="invalid access to packet"):
+        kernel.load_program("lbctl_x", ())
+    assert [path for path in (run_dir / "lbk/bpf").iterdir() if "." not in path.name] == []
+
+
+def test_a_source_whose_maps_differ_from_the_layout_is_refused(run_dir: Path, tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "balancer.c").write_text(
+        "BPF_HASH(vips, u64, u32, 1);\n"
+        "int lbctl_balance(struct xdp_md *ctx) { u64 key = 1; return vips.lookup(&key) ? XDP_DROP : XDP_PASS; }"
+    )
+    with pytest.raises(BuildError, match="declares map vips as HASH, keys of 8 bytes") as caught:
+        RealKernel("lbk", run_dir, source).load_program("lbctl_x", ())
+    assert "keys of 4 bytes" in caught.value.message
+
+
+# --- maps ----------------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_from_every_type_of_map(kernel: RealKernel) -> None:
+    loaded(kernel)
+    service = (b"\x14\x14\x14\x01\x00\x50\x06\x00", struct.pack(SERVICES.value, 1, 2, b"\x1f\x90", 1, 1))
+    endpoint = (struct.pack("=I", 131_071), struct.pack(ENDPOINTS.value, b"\x0a\x02\x00\x01", b"\0\0", 1))
+    ring_name = (b"web/round-robin".ljust(128, b"\0"), struct.pack("=I", 1))
+    for spec, row in ((SERVICES, service), (ENDPOINTS, endpoint), (RING_NAMES, ring_name)):
+        assert kernel.update(spec.name, [row]) == [None]
+        assert kernel.dump(spec.name) == [row]
+        assert kernel.delete(spec.name, [row[0], row[0]]) == [None, None]
+        assert kernel.dump(spec.name) == []
+
+
+def test_per_cpu_counters_read_as_the_values_of_all_cpus_and_are_reset_by_deleting(kernel: RealKernel) -> None:
+    loaded(kernel)
+    value = b"".join(struct.pack("=5Q", cpu, 1, 2, 3, 4) for cpu in range(maps.possible_cpus()))
+    key = struct.pack("=I", 70_000)
+    assert kernel.update(ENDPOINT_COUNTERS.name, [(key, value)]) == [None]
+    assert kernel.dump(ENDPOINT_COUNTERS.name) == [(key, value)]
+    assert kernel.delete(ENDPOINT_COUNTERS.name, [key]) == [None]
+    assert kernel.dump(ENDPOINT_COUNTERS.name) == []
+
+
+def test_a_full_map_says_which_and_how_many_and_the_rest_is_written(kernel: RealKernel) -> None:
+    loaded(kernel)
+    capacity = VIPS.capacity
+    drop, pass_ = struct.pack(VIPS.value, 0), struct.pack(VIPS.value, 1)
+    rows = [(struct.pack("=I", n), drop) for n in range(capacity + 2)]
+    outcomes = kernel.update(VIPS.name, [*rows, (rows[0][0], pass_)])
+    assert outcomes[:capacity] == [None] * capacity
+    assert [str(outcome) for outcome in outcomes[capacity : capacity + 2]] == [
+        "map vips is full: it has room for 16,384 rows"
+    ] * 2
+    assert outcomes[-1] is None
+    assert dict(kernel.dump(VIPS.name)) == dict(rows[:capacity]) | {rows[0][0]: pass_}
+
+
+def test_a_row_beyond_an_array_is_an_error_of_that_row(kernel: RealKernel) -> None:
+    loaded(kernel)
+    value = struct.pack(ENDPOINTS.value, b"\x0a\x02\x00\x01", b"\0\0", 1)
+    outcomes = kernel.update(ENDPOINTS.name, [(struct.pack("=I", n), value) for n in (1, ENDPOINTS.capacity, 2)])
+    assert [outcome and str(outcome) for outcome in outcomes] == [
+        None, "map endpoints has no such row: it has 131,072", None,
+    ]  # fmt: skip
+    assert len(kernel.dump(ENDPOINTS.name)) == 2
+
+
+def test_another_process_sees_the_same(kernel: RealKernel, run_dir: Path) -> None:
+    loaded(kernel)
+    kernel.update(VIPS.name, [(b"\x14\x14\x14\x01", struct.pack(VIPS.value, 1))])
+    kernel.replace_ring(7, struct.pack("=3I", 2, 5, 6))
+    done = in_another_process(run_dir, "(kernel.loaded_program(), kernel.dump('vips'), kernel.read_ring(7))")
+    assert done.stderr == ""
+    assert done.stdout.strip() == repr((kernel.loaded_program(), kernel.dump("vips"), kernel.read_ring(7)))
+
+
+def test_two_processes_that_load_at_once_mount_and_make_one_set(kernel: RealKernel, run_dir: Path) -> None:
+    RealKernel("warm-up", run_dir).load_program(NAME, NAT)  # so that nothing has to be compiled below
+    script = (
+        "from pathlib import Path; from reconciler.kernel.real import RealKernel; "
+        f"RealKernel('lbk', Path({str(run_dir)!r})).load_program({NAME!r}, ['NAT'])"
+    )
+    kernel._instance.directory.mkdir()
+    with kernel._instance.locked():
+        children = [
+            subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(2)
+        ]
+        wait_until_blocked({child.pid for child in children})
+    assert [child.communicate(timeout=60)[1] for child in children] == ["", ""]
+    assert bpf_mounts(run_dir / "lbk") == 1
+    program = kernel.loaded_program()
+    assert program is not None
+    with bpf.closing(bpf.open_program(program.id) or -1) as fd:
+        used = set(bpf.program_info(fd).map_ids)
+    pinned = set()
+    for name in MAPS:
+        with kernel._map(name) as opened:
+            assert opened is not None
+            pinned.add(opened.id)
+    assert used <= pinned, "the pinned program works on maps that are not the pinned ones"
+
+
+def wait_until_blocked(pids: set[int]) -> None:
+    """Wait until all of these processes wait for a lock."""
+    give_up = time.monotonic() + 30
+    while True:
+        lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+        if pids <= {int(fields[5]) for fields in lines if fields[1] == "->"}:
+            return
+        assert time.monotonic() < give_up, "they did not wait for each other"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("shape", "difference"),
+    [
+        (Shape(MapType.LRU_HASH, 4, 4, 16_384), "LRU_HASH"),
+        (Shape(MapType.HASH, 8, 4, 16_384), "keys of 8"),
+        (Shape(MapType.HASH, 4, 8, 16_384), "values of 8"),
+        (Shape(MapType.HASH, 4, 4, 99), "99 rows"),
+    ],
+)
+def test_a_pinned_map_of_another_shape_is_never_touched(kernel: RealKernel, shape: Shape, difference: str) -> None:
+    loaded(kernel)
+    with bpf.closing(maps.create("vips", shape)) as fd:
+        kernel._instance.pin(fd, "vips")
+    for use in (
+        lambda: kernel.dump("vips"),
+        lambda: kernel.update("vips", [(bytes(4), bytes(4))]),
+        lambda: kernel.load_program(NAME, NAT),
+    ):
+        with pytest.raises(KernelError, match=difference) as caught:
+            use()
+        assert "umount" in caught.value.hint
+
+
+# --- rings ---------------------------------------------------------------------------------------------
+
+
+def ring(*slots: int) -> bytes:
+    return struct.pack(f"={1 + len(slots)}I", len(slots), *slots)
+
+
+def test_rings_of_any_size_are_replaced_patched_and_removed(kernel: RealKernel) -> None:
+    loaded(kernel)
+    kernel.replace_ring(1, ring(11, 12, 13))
+    kernel.replace_ring(RINGS.capacity - 1, ring(*range(1, 65_538)))
+    assert kernel.read_ring(1) == ring(11, 12, 13)
+    kernel.patch_ring(1, {2: 99, 3: 98})
+    assert kernel.read_ring(1) == ring(11, 99, 98)
+    kernel.replace_ring(1, ring())
+    assert kernel.read_ring(1) == ring()
+    kernel.remove_ring(1)
+    kernel.remove_ring(1)
+    assert kernel.read_ring(1) is None
+    assert kernel.read_ring(RINGS.capacity - 1) == ring(*range(1, 65_538))
+
+
+def test_what_is_no_ring_can_not_be_patched(kernel: RealKernel) -> None:
+    loaded(kernel)
+    with pytest.raises(KernelError, match="no ring 5"):
+        kernel.patch_ring(5, {1: 1})
+    kernel.replace_ring(5, ring(1))
+    with pytest.raises(KernelError, match="ring 5"):
+        kernel.patch_ring(5, {2: 1})
+    with pytest.raises(KernelError, match="ring"):
+        kernel.replace_ring(RINGS.capacity, ring(1))
+
+
+def test_a_replaced_ring_is_not_kept(kernel: RealKernel) -> None:
+    loaded(kernel)
+    kernel.replace_ring(1, ring(1))
+    with kernel._ring(1) as opened:
+        assert opened is not None
+        former = opened.id
+    kernel.replace_ring(1, ring(2))
+    assert gone(former)
+
+
+def gone(map_id: int) -> bool:
+    """Whether the kernel frees a map, which it does some time after the last use."""
+    give_up = time.monotonic() + 10
+    while (fd := bpf.open_map(map_id)) is not None:
+        os.close(fd)
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+# --- where it is mounted -------------------------------------------------------------------------------
+
+
+def test_within_ip_netns_exec_nothing_is_pinned_and_the_way_out_is_said(run_dir: Path, namespace: str) -> None:
+    done = in_another_process(run_dir, f"kernel.load_program({NAME!r}, ['NAT'])", "ip", "netns", "exec", namespace)
+    assert done.returncode == 1
+    assert f"within `ip netns exec {namespace}` nothing can be pinned" in done.stderr
+    assert f"lbctl --netns {namespace}" in done.stderr
+    assert list(run_dir.iterdir()) == []
+
+
+def test_an_instance_that_holds_something_is_not_removed(kernel: RealKernel) -> None:
+    loaded(kernel)
+    with pytest.raises(KernelError, match="still holds"):
+        kernel.remove_instance()
+    kernel.unload_program()
+    kernel.remember_sysctl("net/ipv4/ip_forward", "0")
+    with pytest.raises(KernelError, match="not restored yet: net/ipv4/ip_forward"):
+        kernel.remove_instance()
+    kernel.forget_sysctl("net/ipv4/ip_forward")
+    kernel.remove_instance()
+
+
+def test_without_rights_the_error_says_so(kernel: RealKernel) -> None:
+    loaded(kernel)
+    with as_nobody(), pytest.raises(KernelError) as caught:
+        kernel.dump(VIPS.name)
+    assert caught.value.hint == "run as root"
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a namespace, and the file that holds what they were before."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import KernelError
+from reconciler.kernel.real import RealKernel
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("inside")]
+
+FORWARD = "net/ipv4/ip_forward"
+
+
+def test_a_setting_is_read_and_written_in_the_namespace_of_the_thread(kernel: RealKernel, namespace: str) -> None:
+    assert kernel.read_sysctl(FORWARD) == "0"
+    kernel.write_sysctl(FORWARD, "1")
+    assert kernel.read_sysctl(FORWARD) == "1"
+    shown = subprocess.run(["cat", f"/proc/sys/{FORWARD}"], check=True, capture_output=True, text=True)
+    assert shown.stdout == "1\n"
+
+
+def test_names_of_interfaces_may_hold_dots(kernel: RealKernel) -> None:
+    subprocess.run(["ip", "link", "add", "eth0.100", "type", "veth"], check=True)
+    name = "net/ipv4/conf/eth0.100/send_redirects"
+    kernel.write_sysctl(name, "0")
+    assert kernel.read_sysctl(name) == "0"
+
+
+def test_what_the_kernel_does_not_have_is_none_to_read_and_an_error_to_write(kernel: RealKernel) -> None:
+    assert kernel.read_sysctl("net/ipv4/conf/eth9/rp_filter") is None
+    assert kernel.read_sysctl(f"{FORWARD}/x") is None
+    with pytest.raises(KernelError, match="no setting net/ipv4/conf/eth9/rp_filter"):
+        kernel.write_sysctl("net/ipv4/conf/eth9/rp_filter", "0")
+    with pytest.raises(KernelError, match="can't set net/ipv4/ip_forward to 'many'"):
+        kernel.write_sysctl(FORWARD, "many")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "net/../../../etc/passwd", ".."])
+def test_nothing_outside_of_the_settings_is_touched(kernel: RealKernel, name: str) -> None:
+    with pytest.raises(ValueError, match="not the name of a setting"):
+        kernel.read_sysctl(name)
+    with pytest.raises(ValueError, match="not the name of a setting"):
+        kernel.write_sysctl(name, "")
+
+
+def test_former_values_outlive_the_process_and_are_forgotten_one_by_one(kernel: RealKernel, run_dir: Path) -> None:
+    assert kernel.former_sysctls() == {}
+    kernel.remember_sysctl(FORWARD, "0")
+    kernel.remember_sysctl("net/ipv4/conf/all/send_redirects", "1")
+    other = RealKernel("lbk", run_dir)
+    assert other.former_sysctls() == {FORWARD: "0", "net/ipv4/conf/all/send_redirects": "1"}
+    other.forget_sysctl(FORWARD)
+    other.forget_sysctl(FORWARD)
+    assert kernel.former_sysctls() == {"net/ipv4/conf/all/send_redirects": "1"}
+    assert [path.name for path in (run_dir / "lbk").iterdir()] == ["former.json"], "a temporary file was left"
+
+
+def test_a_damaged_file_is_an_error_that_names_it(kernel: RealKernel, run_dir: Path) -> None:
+    kernel.remember_sysctl(FORWARD, "0")
+    for content in ("{", "[]", '{"net/ipv4/ip_forward": null}'):
+        (run_dir / "lbk/former.json").write_text(content)
+        with pytest.raises(KernelError, match=r"former\.json"):
+            kernel.former_sysctls()
