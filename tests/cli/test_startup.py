@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line must not need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+
+
+def test_validate_imports_neither_bcc_nor_pyroute2_nor_numpy():
+    done = python(
+        "import sys; from reconciler.cli.main import main;"
+        "assert main(['validate', 'examples/configs/nat-tcp']) == 0;"
+        "print(sorted({'bcc', 'pyroute2', 'numpy', 'msgspec', 'watchdog', 'jinja2'} & set(sys.modules)))"
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_validate_needs_no_power_over_the_kernel():
+    """All that is left of root is the right to read the checkout, wherever it lies."""
+    done = subprocess.run(
+        ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+dac_override", sys.executable, "-m", "reconciler.cli.main",
+         "validate", "examples/configs/nat-tcp"], cwd=CHECKOUT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("verb", ["validate", "plan", "apply", "run", "get", "export", "delete"])
+def test_help_has_examples_and_exit_codes(verb):
+    done = subprocess.run(
+        [sys.executable, "-m", "reconciler.cli.main", verb, "--help"], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+    )
+    assert "examples:" in done.stdout
+    assert "exit codes" in done.stdout
+
+
+def test_a_wrong_verb_is_an_error_of_usage():
+    done = subprocess.run(
+        [sys.executable, "-m", "reconciler.cli.main", "aply"], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "aply" in done.stderr

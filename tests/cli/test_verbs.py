@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs as a user calls them, on a real kernel, in a namespace of their own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NETNS = f"lbcli-{os.getpid()}"
+
+
+def ip(*words):
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+@pytest.fixture
+def netns():
+    ip("netns", "add", NETNS)
+    try:
+        for name in ("front", "back"):
+            ip("-n", NETNS, "link", "add", name, "type", "veth", "peer", "name", f"{name}-far")
+            ip("-n", NETNS, "link", "set", name, "up")
+        yield NETNS
+    finally:
+        ip("netns", "del", NETNS)
+
+
+@pytest.fixture
+def manifests(tmp_path):
+    return Path(shutil.copytree(CHECKOUT / "examples" / "configs" / "nat-tcp", tmp_path / "manifests"))
+
+
+@pytest.fixture
+def lbctl(netns, tmp_path):
+    """Run lbctl in the namespace; what it put there is taken off again."""
+    run_dir = tmp_path / "run"
+
+    def call(*words, code=0):
+        command = [sys.executable, "-m", "reconciler.cli.main", "--netns", netns, "--run-dir", run_dir, *words]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stdout + done.stderr
+
+    yield call
+    call("delete", "--auto-approve")
+    assert not (run_dir / netns).exists()
+
+
+def test_apply_then_plan_says_no_changes(lbctl, manifests):
+    assert "to add, 0 to change, 0 to remove." in lbctl("plan", manifests, "--live", "empty")
+    lbctl("plan", manifests, "--detailed-exitcode", code=2)
+    assert "Applied:" in lbctl("apply", manifests, "--auto-approve")
+    assert lbctl("plan", manifests, "--detailed-exitcode").startswith("No changes.")
+    assert "20.20.20.1:80/tcp" in lbctl("get", "services")
+
+
+def test_apply_asks_and_without_anybody_to_answer_changes_nothing(lbctl, manifests):
+    assert "--auto-approve" in lbctl("apply", manifests, code=2)
+    assert "There are no services" in lbctl("get", "services")
+
+
+def test_damage_by_hand_is_drift_and_apply_mends_it(lbctl, manifests, netns):
+    lbctl("apply", manifests, "--auto-approve")
+    ip("-n", netns, "route", "del", "local", "20.20.20.1", "dev", "lo", "table", "local")
+    text = lbctl("plan", manifests)
+    assert "loopback 20.20.20.1" in text
+    assert "drift" in text
+    assert "Plan: 1 to add, 0 to change, 0 to remove (1 drifted)." in text
+    lbctl("apply", manifests, "--auto-approve")
+    assert "20.20.20.1" in ip("-n", netns, "route", "show", "table", "local")
+
+
+def test_a_saved_plan_is_applied_and_refused_once_the_node_has_changed(lbctl, manifests, tmp_path):
+    saved = tmp_path / "change.plan"
+    lbctl("plan", manifests, "--out", saved)
+    lbctl("apply", saved, "--auto-approve")
+    assert lbctl("plan", manifests).startswith("No changes.")
+    assert "the node has changed since" in lbctl("apply", saved, "--auto-approve", code=5)
+
+
+def test_a_snapshot_plans_like_the_node_itself(lbctl, manifests, tmp_path):
+    lbctl("apply", manifests, "--auto-approve")
+    snapshot = tmp_path / "node.json"
+    snapshot.write_text(lbctl("export", manifests))
+    assert lbctl("plan", manifests, "--live", snapshot).startswith("No changes.")
+    pools = manifests / "pools.yaml"
+    pools.write_text(pools.read_text().replace("weight: 2", "weight: 1"))
+    planned = json.loads(lbctl("plan", manifests, "--live", snapshot, "--format", "json"))
+    assert [change["address"] for change in planned["resource_changes"]] == ["ring web/round-robin"]
+
+
+def test_somebody_elses_program_blocks_the_plan_and_is_named(lbctl, manifests, netns, foreign_program):
+    foreign_program("front")
+    text = lbctl("plan", manifests)
+    assert "! xdp front" in text
+    assert "xdp_stranger" in text
+    assert "xdp_stranger" in lbctl("apply", manifests, "--auto-approve", code=1)
+    assert "xdp" in ip("-n", netns, "link", "show", "front")
+
+
+def test_settings_come_back_when_everything_is_deleted(lbctl, manifests, netns):
+    setting = ["ip", "netns", "exec", netns, "sysctl", "-n", "net.ipv4.ip_forward"]
+    before = subprocess.run(setting, capture_output=True, text=True, check=True).stdout
+    lbctl("apply", manifests, "--auto-approve")
+    assert subprocess.run(setting, capture_output=True, text=True, check=True).stdout == "1\n"
+    assert "Applied" in lbctl("delete", "--auto-approve")
+    assert subprocess.run(setting, capture_output=True, text=True, check=True).stdout == before
+    assert "Nothing of lbctl's" in lbctl("delete", "--auto-approve")
+
+
+def test_invalid_manifests_change_nothing(lbctl, manifests):
+    lbctl("apply", manifests, "--auto-approve")
+    (manifests / "services.yaml").write_text("apiVersion: lbctl/v1\nkind: Service\n  bad: indentation\n")
+    text = lbctl("apply", manifests, "--auto-approve", code=1)
+    assert "services.yaml:3" in text
+    assert "20.20.20.1:80/tcp" in lbctl("get", "services")
+
+
+def test_taking_all_services_away_needs_allow_empty(lbctl, manifests):
+    lbctl("apply", manifests, "--auto-approve")
+    (manifests / "services.yaml").unlink()
+    assert "--allow-empty" in lbctl("apply", manifests, "--auto-approve", code=1)
+    lbctl("apply", manifests, "--auto-approve", "--allow-empty")
+    assert "There are no services" in lbctl("get", "services")
+
+
+@pytest.mark.parametrize("what", ["services", "endpoints", "flows", "verdicts"])
+@pytest.mark.parametrize("output", ["table", "wide", "json", "yaml"])
+def test_get_works_before_anything_was_applied(lbctl, what, output):
+    assert lbctl("get", what, "-o", output)
