@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A layer-4 load balancer in XDP.
+ *
+ * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
+ * is dropped. Features are compiled in by -D, and cost nothing otherwise: NAT, ROUND_ROBIN, SOURCE_HASH.
+ *
+ * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
+ * text. They stand in the order in which they need each other and include nothing themselves.
+ */
+
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/tcp.h>
+
+#include "maps.h"
+#include "count.h"
+#include "parse.h"
+#ifdef NAT
+#include "checksum.h"
+#include "forward.h"
+#include "schedule.h"
+#include "flow.h"
+#include "nat.h"
+#endif
+
+/* A packet that no service and no connection claims. */
+static __always_inline int leftover(struct packet *packet, enum packet_kind kind)
+{
+	__be32 address = packet->ip->daddr;
+	struct vip *vip = vips.lookup(&address);
+
+	if (!vip)
+		return XDP_PASS;
+
+	/* The VIP is one of the node's own addresses, so the kernel answers pings and takes ICMP errors. */
+	if (packet->ip->protocol == IPPROTO_ICMP)
+		return XDP_PASS;
+
+	switch (kind) {
+	case PACKET_MALFORMED:
+		return drop(VERDICT_MALFORMED);
+	case PACKET_OPTIONS:
+		return drop(VERDICT_IP_OPTIONS);
+	case PACKET_FRAGMENT:
+		return drop(VERDICT_FRAGMENT);
+	default:
+		return vip->undefined == UNDEFINED_PASS ? XDP_PASS : drop(VERDICT_UNDEFINED);
+	}
+}
+
+int lbctl_balance(struct xdp_md *ctx)
+{
+	struct packet packet = {};
+	enum packet_kind kind = parse(ctx, &packet);
+
+	if (kind == PACKET_NOT_IPV4)
+		return XDP_PASS;
+
+#ifdef NAT
+	if (kind == PACKET_TCP) {
+		struct flow_key key = {
+			.source = packet.ip->saddr,
+			.destination = packet.ip->daddr,
+			.source_port = packet.tcp->source,
+			.destination_port = packet.tcp->dest,
+			.protocol = IPPROTO_TCP,
+		};
+		struct service_key asked = {
+			.vip = key.destination,
+			.port = key.destination_port,
+			.protocol = key.protocol,
+		};
+		struct service *service = services.lookup(&asked);
+		struct flow *flow;
+
+		if (service)
+			return nat_request(ctx, &packet, service, &key);
+
+		/*
+		 * A reply that is a fragment or has IP options comes not this far: its ports are unknown. The
+		 * kernel forwards it as it is, and the client, which knows no such connection, ignores it.
+		 */
+		flow = flows.lookup(&key);
+		if (flow && flow->direction == DIRECTION_REPLY)
+			return nat_reply(ctx, &packet, &key, flow);
+	}
+#endif
+	return leftover(&packet, kind);
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Connections: two flows each, one for either direction, found by the addresses of packets as they come in.
+ *
+ * The table is an LRU and may evict either half, so whichever half is still used brings back the other.
+ */
+
+#define SECOND_NS 1000000000LL
+
+/* How often a flow's age is written. Writing it with each packet would move its cache line between CPUs. */
+#define REFRESH_NS SECOND_NS
+
+/*
+ * A connection that was silent for so long is over as soon as its addresses are wanted for a new one.
+ * RFC 5382, REQ-5: not before 2 hours and 4 minutes.
+ */
+#define IDLE_NS (7440 * SECOND_NS)
+
+/* Ages can be negative: another CPU may have written a later time meanwhile. */
+static __always_inline bool is_older(const struct flow *flow, u64 now, s64 age_ns)
+{
+	return (s64)(now - flow->last_seen) >= age_ns;
+}
+
+/* Whether a flow must make way for a new connection with the same addresses. */
+static __always_inline bool is_over(const struct flow *flow, u64 now)
+{
+	return flow->state == FLOW_CLOSING || is_older(flow, now, IDLE_NS);
+}
+
+static __always_inline bool is_opening(const struct tcphdr *tcp)
+{
+	return tcp->syn && !tcp->ack && !tcp->fin && !tcp->rst;
+}
+
+static __always_inline u8 state_after(const struct tcphdr *tcp, const struct flow *flow)
+{
+	if (tcp->fin || tcp->rst)
+		return FLOW_CLOSING;
+	if (flow->state == FLOW_OPENING && flow->direction == DIRECTION_REQUEST && !is_opening(tcp))
+		return FLOW_OPEN;
+	return flow->state;
+}
+
+/*
+ * Whether the endpoint of a connection may still be talked to. The state of an id that was given to another
+ * address says nothing about this connection.
+ */
+static __always_inline bool is_served(u32 id, __be32 address)
+{
+	struct endpoint *endpoint = endpoints.lookup(&id);
+
+	return endpoint && endpoint->address == address &&
+	       (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED);
+}
+
+/* The other half of a connection, as it is while it belongs to this one. */
+static __always_inline void mirror(const struct flow_key *key, const struct flow *flow,
+				   struct flow_key *other_key, struct flow *other)
+{
+	*other_key = *key;
+	*other = *flow;
+	if (flow->direction == DIRECTION_REQUEST) {
+		other_key->source = flow->address;
+		other_key->source_port = flow->port;
+		other_key->destination = key->source;
+		other_key->destination_port = key->source_port;
+		other->address = key->destination;
+		other->port = key->destination_port;
+		other->direction = DIRECTION_REPLY;
+	} else {
+		other_key->source = key->destination;
+		other_key->source_port = key->destination_port;
+		other_key->destination = flow->address;
+		other_key->destination_port = flow->port;
+		other->address = key->source;
+		other->port = key->source_port;
+		other->direction = DIRECTION_REQUEST;
+	}
+}
+
+static __always_inline bool is_same_way(const struct flow *one, const struct flow *two)
+{
+	return one->direction == two->direction && one->address == two->address && one->port == two->port;
+}
+
+/* Note what a packet says about its connection, in both halves. Most packets say nothing new. */
+static __always_inline void follow(const struct flow_key *key, struct flow *flow, const struct tcphdr *tcp)
+{
+	u64 now = bpf_ktime_get_coarse_ns();
+	u8 state = state_after(tcp, flow);
+	struct flow_key other_key;
+	struct flow other, *found;
+
+	if (state == flow->state && !is_older(flow, now, REFRESH_NS))
+		return;
+
+	flow->state = state;
+	flow->last_seen = now;
+	mirror(key, flow, &other_key, &other);
+	found = flows.lookup(&other_key);
+	if (!found) {
+		flows.insert(&other_key, &other);
+	} else if (is_same_way(found, &other)) {
+		found->state = state;
+		found->last_seen = now;
+	}
+}
+
+/* Forget both halves of a connection. `flow` must not be used after this. */
+static __always_inline void forget(struct flow_key *key, const struct flow *flow)
+{
+	struct flow_key other_key;
+	struct flow other, *found;
+
+	mirror(key, flow, &other_key, &other);
+	found = flows.lookup(&other_key);
+	if (found && is_same_way(found, &other))
+		flows.delete(&other_key);
+	flows.delete(key);
+}
+
+/*
+ * Make the half of a new connection that its replies go by. False if the endpoint is talking to this client
+ * address and port already, for another VIP: its replies could not be told apart.
+ */
+static __always_inline bool claim_replies(const struct flow_key *key, const struct flow *flow)
+{
+	struct flow_key reply_key;
+	struct flow reply, *taken;
+
+	mirror(key, flow, &reply_key, &reply);
+	if (!flows.insert(&reply_key, &reply))
+		return true;
+	taken = flows.lookup(&reply_key);
+	if (taken && !is_same_way(taken, &reply) && !is_over(taken, flow->last_seen))
+		return false;
+	return !flows.update(&reply_key, &reply);
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The way out: routes and neighbours are the kernel's own, asked for each packet. */
+
+static __always_inline void decrement_ttl(struct iphdr *ip)
+{
+	/* The checksum is of 16-bit words, so TTL and protocol change together. */
+	__be16 *word = (__be16 *)&ip->ttl;
+	__be16 before = *word;
+
+	ip->ttl--;
+	ip->check = checksum_update(ip->check, checksum_change16(before, *word));
+}
+
+/*
+ * Send a packet, whose addresses are already the new ones, to its next hop. The caller has made sure that its
+ * TTL allows for one more hop.
+ *
+ * What the FIB won't forward is dropped and never passed on: the kernel would not forward it either, or would
+ * take a rewritten packet for its own.
+ */
+static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, enum verdict verdict)
+{
+	struct ethhdr *eth = packet->eth;
+	struct iphdr *ip = packet->ip;
+	struct bpf_fib_lookup route = {
+		.family = AF_INET,
+		.tos = ip->tos,
+		.l4_protocol = ip->protocol,
+		.sport = packet->tcp->source,
+		.dport = packet->tcp->dest,
+		.tot_len = packet->ip_bytes,	/* so that the MTU of the route is looked at, too */
+		.ipv4_src = ip->saddr,
+		.ipv4_dst = ip->daddr,
+		.ifindex = ctx->ingress_ifindex,
+	};
+
+	switch (bpf_fib_lookup(ctx, &route, sizeof(route), 0)) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		break;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		/* The kernel routes it once more, asks for the MAC and decrements the TTL. */
+		return count(VERDICT_VIA_KERNEL, XDP_PASS);
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return drop(VERDICT_TOO_BIG);
+	default:
+		return drop(VERDICT_NO_ROUTE);
+	}
+
+	decrement_ttl(ip);
+	__builtin_memcpy(eth->h_source, route.smac, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, route.dmac, ETH_ALEN);
+	if (route.ifindex == ctx->ingress_ifindex)
+		return count(verdict, XDP_TX);
+	return count(verdict, bpf_redirect(route.ifindex, 0));
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The maps and what their rows mean.
+ *
+ * reconciler/kernel/layout.py declares the same for user space; tests/packets/test_layout.py compares them.
+ * Addresses and ports are in network byte order, as packets carry them (__be32, __be16); everything else is
+ * in host byte order. Padding is named and always zero, since keys are compared byte by byte.
+ *
+ * Every map has one row here. Whoever loads the program makes the maps and chooses their capacities.
+ */
+
+enum mode {
+	MODE_NAT = 1,
+};
+
+enum algorithm {
+	ALGORITHM_ROUND_ROBIN = 1,
+	ALGORITHM_SOURCE_HASH = 2,
+};
+
+struct service_key {
+	__be32 vip;
+	__be16 port;
+	u8 protocol;
+	u8 pad;
+};
+
+struct service {
+	u32 index;		/* of its counters */
+	u32 ring;
+	__be16 target_port;	/* 0: the port that the client asked for */
+	u8 mode;
+	u8 algorithm;
+};
+
+BPF_HASH(services, struct service_key, struct service, 1);
+
+/* What becomes of packets to a VIP that belong to none of its services. */
+enum undefined {
+	UNDEFINED_DROP = 0,
+	UNDEFINED_PASS = 1,
+};
+
+struct vip {
+	u8 undefined;
+	u8 pad[3];
+};
+
+BPF_HASH(vips, __be32, struct vip, 1);
+
+enum endpoint_state {
+	ENDPOINT_FREE = 0,
+	ENDPOINT_USABLE = 1,
+	ENDPOINT_RETIRED = 2,	/* gets no new connections; those that it has go on */
+	ENDPOINT_DISABLED = 3,	/* its connections end */
+};
+
+struct endpoint {
+	__be32 address;
+	__be16 port;		/* 0: the target port of the service */
+	u8 state;
+	u8 pad;
+};
+
+/* By endpoint id. Id 0 is never an endpoint. */
+BPF_ARRAY(endpoints, struct endpoint, 1);
+
+/*
+ * The order in which a pool's endpoints are chosen, made by user space: element 0 is the count of slots n,
+ * elements 1 to n are endpoint ids. Each ring has its own size; this one only gives BCC the shape.
+ */
+BPF_ARRAY(ring_template, u32, 1);
+BPF_ARRAY_OF_MAPS(rings, "ring_template", 1);
+
+/* By index of the ring: how many connections were scheduled by it in turn. */
+BPF_ARRAY(ring_turns, u64, 1);
+
+#ifdef NAT
+enum direction {
+	DIRECTION_REQUEST = 0,	/* client to VIP: the new address is the endpoint's, for the destination */
+	DIRECTION_REPLY = 1,	/* endpoint to client: the new address is the VIP, for the source */
+};
+
+enum flow_state {
+	FLOW_OPENING = 0,	/* nothing but SYNs */
+	FLOW_OPEN = 1,
+	FLOW_CLOSING = 2,	/* a FIN or a RST came by; a SYN starts afresh */
+};
+
+/* The addresses of a packet as it comes in. */
+struct flow_key {
+	__be32 source;
+	__be32 destination;
+	__be16 source_port;
+	__be16 destination_port;
+	u8 protocol;
+	u8 pad[3];
+};
+
+/* One half of a connection; the other half has the opposite direction and the same state. */
+struct flow {
+	__be32 address;		/* what replaces the destination (request) or the source (reply) */
+	__be16 port;
+	u8 direction;
+	u8 state;
+	u32 endpoint;
+	u32 service;		/* index of the service's counters */
+	u64 last_seen;		/* ns of CLOCK_MONOTONIC, a second late at most */
+};
+
+BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, 1);
+#endif
+
+struct traffic {
+	u64 connections;
+	u64 request_packets;
+	u64 request_bytes;	/* of IP packets, without the link's header */
+	u64 reply_packets;
+	u64 reply_bytes;
+};
+
+BPF_PERCPU_ARRAY(service_counters, struct traffic, 1);
+BPF_PERCPU_ARRAY(endpoint_counters, struct traffic, 1);
+
+/* Why a packet to or from a VIP went where it went; one counter each. */
+enum verdict {
+	VERDICT_REQUEST = 0,		/* forwarded to an endpoint */
+	VERDICT_REPLY = 1,		/* forwarded to a client */
+	VERDICT_VIA_KERNEL = 2,		/* rewritten; the kernel finds out the next hop's MAC and forwards it */
+	VERDICT_CONNECTION_UNKNOWN = 3,	/* opens no connection and belongs to none: the kernel resets it */
+	VERDICT_UNDEFINED = 4,		/* dropped from here on */
+	VERDICT_FRAGMENT = 5,
+	VERDICT_IP_OPTIONS = 6,
+	VERDICT_TTL_EXPIRED = 7,
+	VERDICT_MALFORMED = 8,
+	VERDICT_NO_ENDPOINT = 9,
+	VERDICT_NO_ROUTE = 10,
+	VERDICT_TOO_BIG = 11,
+	VERDICT_ADDRESS_CLASH = 12,	/* the endpoints tried already talk to this client address and port */
+	VERDICT_ENDPOINT_DISABLED = 13,	/* a reply of an endpoint that was cut off */
+};
+
+BPF_PERCPU_ARRAY(verdicts, u64, 1);

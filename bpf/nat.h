@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* NAT: requests get the endpoint's address and port for a destination, replies the VIP's for a source. */
+
+/*
+ * Choose an endpoint for a new connection, fill in the rest of `flow` and make both halves, the one for
+ * replies first. Returns VERDICT_REQUEST, or why the packet must be dropped.
+ */
+static __always_inline enum verdict open_connection(const struct service *service, struct flow_key *key,
+						    struct flow *flow)
+{
+	enum verdict failure = VERDICT_NO_ENDPOINT;
+	u32 try;
+
+	for (try = 0; try < MAX_TRIES; try++) {
+		u32 id = choose_endpoint(service, key->source, try);
+		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
+
+		if (!endpoint || endpoint->state != ENDPOINT_USABLE)
+			continue;
+		flow->endpoint = id;
+		flow->address = endpoint->address;
+		flow->port = endpoint->port ?: service->target_port ?: key->destination_port;
+		if (claim_replies(key, flow) && !flows.update(key, flow)) {
+			count_connection(service->index, id);
+			return VERDICT_REQUEST;
+		}
+		failure = VERDICT_ADDRESS_CLASH;
+	}
+	return failure;
+}
+
+/*
+ * Whether a packet without a flow may make one. With a source hash, any packet of a client finds the endpoint
+ * that has its connection, so connections survive the loss of the flow table; with turns, only a SYN may.
+ */
+static __always_inline bool may_open(const struct service *service, const struct tcphdr *tcp)
+{
+#ifdef SOURCE_HASH
+	if (service->algorithm == ALGORITHM_SOURCE_HASH)
+		return true;
+#endif
+	return is_opening(tcp);
+}
+
+/* Replace one address and port of a packet, both in place. */
+static __always_inline void rewrite(struct packet *packet, __be32 *address, __be16 *port,
+				    __be32 new_address, __be16 new_port)
+{
+	u32 changes = checksum_change32(*address, new_address);
+
+	packet->ip->check = checksum_update(packet->ip->check, changes);
+	changes += checksum_change16(*port, new_port);
+	packet->tcp->check = checksum_update(packet->tcp->check, changes);
+	*address = new_address;
+	*port = new_port;
+}
+
+static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet,
+				       const struct service *service, struct flow_key *key)
+{
+	struct tcphdr *tcp = packet->tcp;
+	struct flow fresh = {}, *flow;
+	int action;
+
+	if (packet->ip->ttl <= 1)
+		return drop(VERDICT_TTL_EXPIRED);
+
+	flow = flows.lookup(key);
+	if (flow && flow->direction != DIRECTION_REQUEST)
+		flow = NULL;	/* A client that claims to have a VIP's address. */
+	if (flow && !is_served(flow->endpoint, flow->address)) {
+		forget(key, flow);
+		flow = NULL;
+	}
+	/* Any SYN may be forged, so it moves no connection but one that is over. */
+	if (flow && is_opening(tcp) && is_over(flow, bpf_ktime_get_coarse_ns()))
+		flow = NULL;
+
+	if (flow) {
+		follow(key, flow, tcp);
+	} else {
+		enum verdict verdict;
+
+		if (!may_open(service, tcp))
+			return count(VERDICT_CONNECTION_UNKNOWN, XDP_PASS);
+		fresh.direction = DIRECTION_REQUEST;
+		fresh.state = state_after(tcp, &fresh);
+		fresh.service = service->index;
+		fresh.last_seen = bpf_ktime_get_coarse_ns();
+		verdict = open_connection(service, key, &fresh);
+		if (verdict != VERDICT_REQUEST)
+			return drop(verdict);
+		flow = &fresh;
+	}
+
+	rewrite(packet, &packet->ip->daddr, &tcp->dest, flow->address, flow->port);
+	action = forward(ctx, packet, VERDICT_REQUEST);
+	if (action != XDP_DROP)
+		count_request(service->index, flow->endpoint, packet->ip_bytes);
+	return action;
+}
+
+static __always_inline int nat_reply(struct xdp_md *ctx, struct packet *packet, struct flow_key *key,
+				     struct flow *flow)
+{
+	int action;
+
+	if (packet->ip->ttl <= 1)
+		return drop(VERDICT_TTL_EXPIRED);
+	if (!is_served(flow->endpoint, key->source)) {
+		forget(key, flow);
+		return drop(VERDICT_ENDPOINT_DISABLED);
+	}
+
+	follow(key, flow, packet->tcp);
+	rewrite(packet, &packet->ip->saddr, &packet->tcp->source, flow->address, flow->port);
+	action = forward(ctx, packet, VERDICT_REPLY);
+	if (action != XDP_DROP)
+		count_reply(flow->service, flow->endpoint, packet->ip_bytes);
+	return action;
+}

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real program with its maps, in a namespace whose routes and neighbours are known.
+
+    client 10.1.0.2, router 10.1.0.254 ── front [node] back ── endpoints 10.2.0.11 … 10.2.0.14
+                                        10.1.0.1      10.2.0.1
+
+Frames are handed to it with BPF_PROG_TEST_RUN, so nothing is ever sent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import NamedTuple
+
+from reconciler.kernel import bpf
+from reconciler.kernel.layout import (
+    ENDPOINT_COUNTERS,
+    ENDPOINTS,
+    FLOWS,
+    MAPS,
+    RING_TURNS,
+    SERVICE_COUNTERS,
+    SERVICES,
+    VERDICTS,
+    VIPS,
+    AlgorithmCode,
+    Direction,
+    EndpointRowState,
+    FlowState,
+    MapSpec,
+    MapType,
+    ModeCode,
+    UndefinedCode,
+    Verdict,
+)
+from reconciler.kernel.port import Kernel, Row
+from tests.packets.frames import At, forwarded, translated
+
+FEATURES = ("NAT", "ROUND_ROBIN", "SOURCE_HASH")
+"""All that the program has."""
+
+TCP = 6
+VIP = "20.20.20.1"
+WEB = At(VIP, 80)
+CLIENT = At("10.1.0.2", 40_000)
+ROUTER = "10.1.0.254"
+ENDPOINTS_AT = {1: "10.2.0.11", 2: "10.2.0.12", 3: "10.2.0.13", 4: "10.2.0.14"}
+STRANGER = "10.2.0.99"
+"""On the endpoints' network, with a MAC that nobody knows."""
+
+NO_WAY = {
+    "blackhole": "10.9.1.0/24", "unreachable": "10.9.2.0/24", "prohibit": "10.9.3.0/24", "throw": "10.9.4.0/24",
+}  # fmt: skip
+"""Routes that forward nothing: kind → network."""
+
+NODE_MACS = {"front": "02:0f:00:00:00:01", "back": "02:0f:00:00:00:02"}
+NEIGHBOURS = {CLIENT.address: ("front", "02:01:00:00:00:02"), ROUTER: ("front", "02:01:00:00:00:fe")} | {
+    address: ("back", f"02:02:00:00:00:{id:02x}") for id, address in ENDPOINTS_AT.items()
+}
+"""Address → the interface that it is reached by, its MAC."""
+
+DETOURS = (
+    "from 20.20.20.7",
+    "to 192.0.2.7 tos 0x10",
+    "to 192.0.2.7 ipproto tcp sport 777",
+    "to 192.0.2.7 ipproto tcp dport 777",
+    "to 192.0.2.7 iif back",
+)
+"""What goes by endpoint 4, whatever other routes say: rules of `ip rule`."""
+
+ROWS_USED = 16
+"""Tests use the first rows of arrays only, so that not all need to be looked at."""
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def to_endpoint(content: bytes, server: At, next_hop: str = "") -> bytes:
+    """What a client's frame must be when it leaves for this endpoint, by a router or directly."""
+    return forwarded(translated(content, destination=server), _macs_towards(next_hop or server.address))
+
+
+def to_client(content: bytes, vip: At, next_hop: str = CLIENT.address) -> bytes:
+    """What an endpoint's frame must be when it leaves for the client, by a router or directly."""
+    return forwarded(translated(content, source=vip), _macs_towards(next_hop))
+
+
+def _macs_towards(neighbour: str) -> tuple[str, str]:
+    interface, mac = NEIGHBOURS[neighbour]
+    return NODE_MACS[interface], mac
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[None]:
+    """A network namespace as in the picture above."""
+    _ip("netns", "add", name)
+    try:
+        with inside(name):
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        for device, address in (("front", "10.1.0.1/24"), ("back", "10.2.0.1/24")):
+            far = f"{device}-far"
+            _ip("-n", name, "link", "add", device, "address", NODE_MACS[device], "type", "veth", "peer", far)
+            _ip("-n", name, "address", "add", address, "dev", device)
+            _ip("-n", name, "link", "set", device, "up")
+            _ip("-n", name, "link", "set", far, "up")
+        for address, (device, mac) in NEIGHBOURS.items():
+            _ip("-n", name, "neigh", "add", address, "lladdr", mac, "dev", device, "nud", "permanent")
+        _ip("-n", name, "route", "add", "default", "via", ROUTER)
+        for kind, network in NO_WAY.items():
+            _ip("-n", name, "route", "add", kind, network)
+        _ip("-n", name, "route", "add", "default", "via", ENDPOINTS_AT[4], "table", "77")
+        for rule in DETOURS:
+            _ip("-n", name, "rule", "add", *rule.split(), "table", "77")
+        yield
+    finally:
+        _ip("netns", "del", name)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, timeout=30)
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """Run the block in a network namespace."""
+    with open("/proc/thread-self/ns/net") as here, open(f"/run/netns/{name}") as there:  # noqa: PTH123
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(here.fileno())
+
+
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Half of a connection."""
+
+    at: At
+    direction: Direction
+    state: FlowState
+    endpoint: int
+    service: int = 1
+
+
+class FlowKey(NamedTuple):
+    """What a flow is found by."""
+
+    source: At
+    destination: At
+
+
+class Traffic(NamedTuple):
+    connections: int = 0
+    request_packets: int = 0
+    request_bytes: int = 0
+    reply_packets: int = 0
+    reply_bytes: int = 0
+
+
+class Balancer:
+    """The loaded program and its maps. Until told otherwise, it has no VIP."""
+
+    def __init__(self, kernel: Kernel, program: int, netns: str) -> None:
+        self.kernel = kernel
+        self.netns = netns
+        self._program = program
+        self._rings: set[int] = set()
+        with inside(netns):
+            self._ifindex = {name: socket.if_nametoindex(name) for name in NODE_MACS}
+
+    # --- what it is told -------------------------------------------------------------------------------
+    def serve(
+        self, at: At = WEB, ring: Sequence[int] = (), *, index: int = 1, target_port: int = 0,
+        algorithm: AlgorithmCode = AlgorithmCode.ROUND_ROBIN,
+    ) -> None:  # fmt: skip
+        """A VIP and a service with a ring of its own, which has the service's index."""
+        self.ring(index, ring)
+        self.vip(at.address)
+        self.service(at, index=index, target_port=target_port, algorithm=algorithm)
+
+    def service(self, at: At, *, index: int, target_port: int, algorithm: AlgorithmCode) -> None:
+        value = struct.pack(SERVICES.value, index, index, _port(target_port), ModeCode.NAT, algorithm)
+        self._write(SERVICES, (_service_key(at), value))
+
+    def withdraw(self, at: At) -> None:
+        self.kernel.delete(SERVICES.name, [_service_key(at)])
+
+    def vip(self, address: str, undefined: UndefinedCode = UndefinedCode.DROP) -> None:
+        self._write(VIPS, (_packed(address), struct.pack(VIPS.value, undefined)))
+
+    def endpoint(
+        self, id: int, address: str = "", port: int = 0, state: EndpointRowState = EndpointRowState.USABLE
+    ) -> None:
+        row = struct.pack(ENDPOINTS.value, _packed(address or ENDPOINTS_AT[id]), _port(port), state)
+        self._write(ENDPOINTS, (struct.pack(ENDPOINTS.key, id), row))
+
+    def ring(self, index: int, ids: Sequence[int]) -> None:
+        self._rings.add(index)
+        self.kernel.replace_ring(index, struct.pack(f"={1 + len(ids)}I", len(ids), *ids))
+
+    def turn(self, ring: int, taken: int) -> None:
+        """How many turns were taken already."""
+        self._write(RING_TURNS, (struct.pack("=I", ring), struct.pack("=Q", taken)))
+
+    def set_flow(self, key: FlowKey, flow: Flow, last_seen_ns: int) -> None:
+        """Times before the machine started are negative; the program's clock wraps like any unsigned number."""
+        self._write(FLOWS, (_flow_key(key), struct.pack(
+            FLOWS.value, _packed(flow.at.address), _port(flow.at.port), flow.direction, flow.state,
+            flow.endpoint, flow.service, last_seen_ns % 2**64)))  # fmt: skip
+
+    def evict(self, key: FlowKey) -> None:
+        """What the LRU does when it needs the place."""
+        self.kernel.delete(FLOWS.name, [_flow_key(key)])
+
+    def clear(self) -> None:
+        """Forget everything that a test wrote or counted."""
+        for spec in MAPS.values():
+            if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
+                self.kernel.delete(spec.name, [struct.pack(spec.key, row) for row in range(ROWS_USED)])
+            elif spec.type != MapType.ARRAY_OF_MAPS:
+                self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
+        while self._rings:
+            self.kernel.remove_ring(self._rings.pop())
+
+    def _write(self, spec: MapSpec, row: Row) -> None:
+        assert self.kernel.update(spec.name, [row]) == [None]
+
+    # --- what it does ----------------------------------------------------------------------------------
+    def send(self, content: bytes, interface: str = "front") -> bpf.Run:
+        """Hand in a frame as if it came in on this interface; returns the XDP action and the frame after it."""
+        with inside(self.netns):
+            return bpf.test_run(self._program, content, self._ifindex[interface])
+
+    # --- what it knows ---------------------------------------------------------------------------------
+    def flows(self) -> dict[FlowKey, Flow]:
+        return {key: flow for key, (flow, _) in self._flows().items()}
+
+    def last_seen_ns(self, key: FlowKey) -> int:
+        return self._flows()[key][1]
+
+    def _flows(self) -> dict[FlowKey, tuple[Flow, int]]:
+        found = {}
+        for key, value in self.kernel.dump(FLOWS.name):
+            source, destination, source_port, destination_port, protocol = struct.unpack(FLOWS.key, key)
+            address, port, direction, state, endpoint, service, seen = struct.unpack(FLOWS.value, value)
+            assert protocol == TCP
+            flow = Flow(_at(address, port), Direction(direction), FlowState(state), endpoint, service)
+            found[FlowKey(_at(source, source_port), _at(destination, destination_port))] = flow, seen
+        return found
+
+    def verdicts(self) -> dict[Verdict, int]:
+        """Those that happened."""
+        return {Verdict(index): sums[0] for index, sums in self._sums(VERDICTS).items()}
+
+    def traffic_of_services(self) -> dict[int, Traffic]:
+        return {index: Traffic(*sums) for index, sums in self._sums(SERVICE_COUNTERS).items()}
+
+    def traffic_of_endpoints(self) -> dict[int, Traffic]:
+        return {id: Traffic(*sums) for id, sums in self._sums(ENDPOINT_COUNTERS).items()}
+
+    def _sums(self, spec: MapSpec) -> dict[int, list[int]]:
+        rows = [(key, struct.iter_unpack(spec.value, value)) for key, value in self.kernel.dump(spec.name)]
+        return {struct.unpack(spec.key, key)[0]: list(map(sum, zip(*cpus, strict=True))) for key, cpus in rows}
+
+
+def _packed(address: str) -> bytes:
+    return IPv4Address(address).packed
+
+
+def _port(number: int) -> bytes:
+    return number.to_bytes(2, "big")
+
+
+def _at(address: bytes, port: bytes) -> At:
+    return At(str(IPv4Address(address)), int.from_bytes(port, "big"))
+
+
+def _service_key(at: At) -> bytes:
+    return struct.pack(SERVICES.key, _packed(at.address), _port(at.port), TCP)
+
+
+def _flow_key(key: FlowKey) -> bytes:
+    return struct.pack(
+        FLOWS.key, _packed(key.source.address), _packed(key.destination.address),
+        _port(key.source.port), _port(key.destination.port), TCP,
+    )  # fmt: skip

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames, and what NAT makes of them: an independent model that computes every checksum from scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+
+MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+"""Of the frames that come in. The program looks at neither."""
+
+ETHERNET, IPV4 = 14, 20
+"""Bytes of the headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """An address and a port."""
+
+    address: str
+    port: int
+
+
+def tcp(source: At, destination: At, flags: str = "S", payload: bytes = b"", /, **ip: object) -> bytes:
+    """A frame with a TCP segment of these flags; named arguments are fields of the IP header."""
+    return frame(source.address, destination.address, TCP(
+        sport=source.port, dport=destination.port, flags=flags, seq=0x1000, ack=0x2000, window=0xFAF0,
+    ) / Raw(payload), **ip)  # fmt: skip
+
+
+def udp(source: At, destination: At, **ip: object) -> bytes:
+    return frame(source.address, destination.address, UDP(sport=source.port, dport=destination.port) / b"hello", **ip)
+
+
+def echo(source: str, destination: str, **ip: object) -> bytes:
+    """A ping."""
+    return frame(source, destination, ICMP(id=7, seq=1) / b"hello", **ip)
+
+
+def frame(source: str, destination: str, transport: Packet, **ip: object) -> bytes:
+    return bytes(ether() / IP(**({"src": source, "dst": destination, "id": 0x1234} | ip)) / transport)
+
+
+def ether(**fields: Any) -> Packet:
+    return Ether(src=MACS[0], dst=MACS[1], **fields)
+
+
+def padded(content: bytes, length: int = 60) -> bytes:
+    """As Ethernet pads what is too short for it."""
+    return content.ljust(length, b"\xee")
+
+
+def translated(content: bytes, *, source: At | None = None, destination: At | None = None) -> bytes:
+    """What the frame is with another source or destination. Everything else stays, padding included."""
+    packet = Ether(content)
+    if source:
+        packet[IP].src, packet[TCP].sport = source.address, source.port
+    if destination:
+        packet[IP].dst, packet[TCP].dport = destination.address, destination.port
+    return _summed(packet)
+
+
+def forwarded(content: bytes, macs: tuple[str, str]) -> bytes:
+    """What the frame is after one hop: new MACs (source, destination) and a TTL less by one."""
+    packet = Ether(content)
+    packet.src, packet.dst = macs
+    packet[IP].ttl -= 1
+    return _summed(packet)
+
+
+def _summed(packet: Packet) -> bytes:
+    """The frame with its checksums computed anew by scapy."""
+    del packet[IP].chksum
+    del packet[TCP].chksum
+    return bytes(packet)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf/maps.h and reconciler/kernel/layout.py say the same, field by field and number by number."""
+
+from __future__ import annotations
+
+import re
+import struct
+from enum import IntEnum
+from itertools import combinations
+
+import pytest
+
+from reconciler.kernel.build import build
+from reconciler.kernel.layout import (
+    MAPS,
+    RING_NAMES,
+    RINGS,
+    AlgorithmCode,
+    Direction,
+    EndpointRowState,
+    FlowState,
+    MapSpec,
+    MapType,
+    ModeCode,
+    UndefinedCode,
+    Verdict,
+)
+from reconciler.kernel.maps import Shape
+from reconciler.paths import data_dir
+from tests.packets.balancer import FEATURES
+
+HEADER = re.sub(r"/\*.*?\*/", "", (data_dir("bpf") / "maps.h").read_text(), flags=re.DOTALL)
+
+ENUMS: dict[str, tuple[str, type[IntEnum]]] = {
+    "mode": ("MODE", ModeCode),
+    "algorithm": ("ALGORITHM", AlgorithmCode),
+    "undefined": ("UNDEFINED", UndefinedCode),
+    "endpoint_state": ("ENDPOINT", EndpointRowState),
+    "direction": ("DIRECTION", Direction),
+    "flow_state": ("FLOW", FlowState),
+    "verdict": ("VERDICT", Verdict),
+}
+
+FORMATS = {"__be32": "4s", "__be16": "2s", "u8": "B", "u32": "I", "u64": "Q"}
+"""The only types that rows are made of: what is in network byte order is bytes to user space."""
+
+MACROS = {
+    "BPF_HASH": MapType.HASH,
+    "BPF_ARRAY": MapType.ARRAY,
+    "BPF_PERCPU_ARRAY": MapType.PERCPU_ARRAY,
+}
+
+
+def structs() -> dict[str, list[tuple[str, str]]]:
+    """Name → (type, name) of its fields; `pad` fields as many as they are bytes."""
+    found = {}
+    for name, body in re.findall(r"struct (\w+) \{(.*?)\};", HEADER, re.DOTALL):
+        fields = re.findall(r"(\w+) (\w+)(?:\[(\d+)\])?;", body)
+        found[name] = [(type_, field) for type_, field, count in fields for _ in range(int(count or 1))]
+    return found
+
+
+def declared() -> dict[str, tuple[MapType, str, str]]:
+    """Name → type, C types of key and value, of every map of the header."""
+    found = {
+        name: (MACROS[macro], key or "u32", value)
+        for macro, name, key, value in re.findall(
+            r"^(BPF_HASH|BPF_ARRAY|BPF_PERCPU_ARRAY)\((\w+),(?: ([^,]+),)? ([^,]+), 1\);", HEADER, re.MULTILINE
+        )
+    }
+    for key, value, name in re.findall(r'^BPF_TABLE\("lru_hash", ([^,]+), ([^,]+), (\w+), 1\);', HEADER, re.MULTILINE):
+        found[name] = (MapType.LRU_HASH, key, value)
+    for name in re.findall(r'^BPF_ARRAY_OF_MAPS\((\w+), "ring_template", 1\);', HEADER, re.MULTILINE):
+        found[name] = (MapType.ARRAY_OF_MAPS, "u32", "u32")
+    return found
+
+
+def as_format(type_: str) -> str:
+    """The `struct` format of a C type. AssertionError if the compiler would put padding into it."""
+    if not type_.startswith("struct "):
+        return f"={FORMATS[type_]}"
+    fields = structs()[type_.removeprefix("struct ")]
+    sizes = [struct.calcsize(f"={FORMATS[t]}") for t, _ in fields]
+    offset = 0
+    for size in sizes:
+        assert offset % size == 0, f"{type_} has a hole at {offset}"
+        offset += size
+    assert offset % max(sizes) == 0, f"{type_} has a tail that is not named"
+    return "=" + "".join("x" if name == "pad" else FORMATS[t] for t, name in fields)
+
+
+def plain(format_: str) -> str:
+    """A format with its counts written out, except those of byte strings."""
+    return re.sub(r"(\d+)([^\ds])", lambda match: match[2] * int(match[1]), format_)
+
+
+SETS_OF_FEATURES = [some for count in range(len(FEATURES) + 1) for some in combinations(FEATURES, count)]
+SHARED = [spec for spec in MAPS.values() if spec is not RING_NAMES]
+
+
+def test_both_sides_have_the_same_maps() -> None:
+    assert declared().keys() - {"ring_template"} == {spec.name for spec in SHARED}
+    assert declared()["ring_template"] == (MapType.ARRAY, "u32", "u32")
+
+
+@pytest.mark.parametrize("spec", SHARED, ids=lambda spec: spec.name)
+def test_keys_and_values_have_the_same_fields(spec: MapSpec) -> None:
+    type_, key, value = declared()[spec.name]
+    assert type_ is spec.type
+    assert as_format(key) == plain(spec.key)
+    assert as_format(value) == plain(spec.value)
+
+
+@pytest.mark.parametrize("name", ENUMS)
+def test_numbers_mean_the_same(name: str) -> None:
+    prefix, codes = ENUMS[name]
+    (body,) = re.findall(rf"enum {name} \{{(.*?)\}};", HEADER, re.DOTALL)
+    values = {enumerator: int(value) for enumerator, value in re.findall(r"(\w+) = (\d+),", body)}
+    assert values == {f"{prefix}_{code.name}": code.value for code in codes}
+
+
+def test_no_enum_is_left_out() -> None:
+    assert set(re.findall(r"enum (\w+) \{", HEADER)) == set(ENUMS)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("features", SETS_OF_FEATURES, ids=lambda features: "+".join(features) or "none")
+def test_what_the_compiler_makes_of_the_maps_fits_whatever_the_features(features: tuple[str, ...]) -> None:
+    """And a map that no feature needs is in no program without that feature."""
+    compiled = build(features).maps
+    for name, shape in compiled.items():
+        spec = MAPS[name]
+        assert shape == Shape(spec.type, spec.key_size, spec.value_size, 1)
+        assert not spec.feature or spec.feature in features
+    assert ("flows" in compiled) == ("NAT" in features)
+    assert (RINGS.name in compiled) == ("NAT" in features)
+    assert ("ring_turns" in compiled) == ("NAT" in features and "ROUND_ROBIN" in features)
