@@ -64,7 +64,7 @@ class _Run:
         for _ in range(attempts):
             if not left:
                 break
-            results = self.kinds[left[0].key.kind].write(left)
+            results = self._write(left)
             outcomes |= {change.key: outcome for change, outcome in zip(left, results, strict=True)}
             for change in left:
                 if outcomes[change.key] is None:
@@ -72,6 +72,12 @@ class _Run:
                     yield change, None
             left = [change for change in left if outcomes[change.key]]
         yield from ((change, outcomes[change.key]) for change in left)
+
+    def _write(self, changes: Sequence[Change]) -> Sequence[Exception | None]:
+        try:
+            return self.kinds[changes[0].key.kind].write(changes)
+        except KernelError as error:  # not even what is there could be read
+            return [error] * len(changes)
 
     def _remember(self, change: Change) -> None:
         if change.after is None:
@@ -154,12 +160,19 @@ def _verify(run: _Run, kernel: Kernel, changes: Collection[Change]) -> None:
     if not made:
         return
     kinds = {change.key.kind for change in made}
-    live = read_live(kernel, [change.key for change in made if change.after], kinds).resources
-    for change in made:
-        if live.get(change.key) != change.after:
-            error = KernelError(f"reads back as {live.get(change.key)}, not as {change.after}")
-            run.result.failed[change.key] = error
-            run.notify(change, error)
+    wrong: dict[Change, Exception] = {}
+    try:
+        live = read_live(kernel, [change.key for change in made if change.after], kinds).resources
+    except KernelError as refusal:
+        wrong |= dict.fromkeys(made, refusal)
+    else:
+        for change in made:
+            if (found := live.get(change.key)) != change.after:
+                wrong[change] = KernelError(f"reads back as {found or 'nothing'}, not as {change.after or 'nothing'}")
+    run.result.done = [change for change in run.result.done if change not in wrong]
+    for change, error in wrong.items():
+        run.result.failed[change.key] = error
+        run.notify(change, error)
 
 
 def _undo(run: _Run, plan: Plan, kernel: Kernel, puts: Sequence[Change]) -> None:
@@ -171,8 +184,12 @@ def _undo(run: _Run, plan: Plan, kernel: Kernel, puts: Sequence[Change]) -> None
     sound = _closure((key for key in desired if key not in tainted and key not in dependents), needs)
     doomed = _closure(tainted, needs) - sound - result.skipped.keys()
     # Many a write fails without effect: what is as it was needs no undoing.
-    live = read_live(kernel, doomed, {key.kind for key in doomed}).resources
-    touched = [c for c in reversed(puts) if c.key in doomed and live.get(c.key) != c.before]
+    touched = [change for change in reversed(puts) if change.key in doomed]
+    try:
+        live = read_live(kernel, doomed, {key.kind for key in doomed}).resources
+        touched = [change for change in touched if live.get(change.key) != change.before]
+    except KernelError:
+        pass  # then all of it is written back
     for _, batch in groupby(touched, key=lambda change: change.key.kind):
         inverses = {change.inverse(): change for change in batch}
         needed = _needed(run)
@@ -183,10 +200,9 @@ def _undo(run: _Run, plan: Plan, kernel: Kernel, puts: Sequence[Change]) -> None
             if error:
                 result.stuck[inverse.key] = error
             else:
-                change = inverses[inverse]
-                if change in result.done:
-                    result.done.remove(change)
-                    result.undone.append(change)
+                result.undone.append(inverses[inverse])
+    undone = set(result.undone)
+    result.done = [change for change in result.done if change not in undone]
 
 
 def _needed(run: _Run) -> set[Key]:

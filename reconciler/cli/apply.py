@@ -14,8 +14,8 @@ from reconciler.errors import ApplyError, PlanStaleError
 from reconciler.kernel.port import Kernel
 from reconciler.plan import Plan, guard
 from reconciler.render.style import Style
-from reconciler.render.text import change_line, plan_text
-from reconciler.resource import Action, Change
+from reconciler.render.text import applied, change_line, plan_text
+from reconciler.resource import Change, Live
 
 DESCRIPTION = """\
 Bring the node to what the manifests say: make before break, verified by reading back, and a service whose
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Style) -> int:
-    """Carry out a plan and print each change as it is made. Raises ApplyError."""
+    """Carry out a plan that was shown, and print each change as it is made. Raises ApplyError, PlanStaleError."""
+    from reconciler.live import read_live
     from reconciler.lock import apply_lock
     from reconciler.reconcile import carry_out
 
@@ -76,15 +77,13 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
 
     started = time.monotonic()
     with apply_lock(instance_dir(args)):
+        # Between the plan and the word of approval an agent, or anybody, may have changed the node.
+        _check_fresh(planned, read_live(kernel, planned.desired.resources))
         result = carry_out(planned, kernel, instance_dir(args), notify)
     for key, why in sorted(result.skipped.items()):
         print(f"  {style.warn('skipped')} {key}: {why}", file=sys.stderr)
-    counts = {action: sum(change.action is action for change in result.done) for action in Action}
-    print(
-        f"\n{'Failed' if result.failed else style.good('Applied')}: {counts[Action.CREATE]} added, "
-        f"{counts[Action.UPDATE]} changed, {counts[Action.DELETE]} removed"
-        f" in {(time.monotonic() - started) * 1000:,.0f} ms."
-    )
+    word = style.bad("Failed") if result.failed else style.good("Applied")
+    print(f"\n{word}: {applied(result.done, time.monotonic() - started)}")
     result.raise_if_failed()
     if result.skipped:
         raise ApplyError("some changes had to wait", hint="run `lbctl plan` to see what is left")
@@ -97,9 +96,14 @@ def _saved(path: Path, kernel: Kernel) -> Plan:
     from reconciler.snapshot import changes_from_json, read
 
     changes, desired = changes_from_json(read(path))
-    live = read_live(kernel, [*desired.resources, *(change.key for change in changes)])
-    moved = [change.key for change in changes if live.resources.get(change.key) != change.before]
+    planned = Plan(tuple(changes), desired, read_live(kernel, desired.resources))
+    _check_fresh(planned, planned.live)
+    return planned
+
+
+def _check_fresh(planned: Plan, live: Live) -> None:
+    """Raises PlanStaleError if something that the plan changes is no longer as the plan has it."""
+    moved = [change.key for change in planned.changes if live.resources.get(change.key) != change.before]
     if moved:
         shown = ", ".join(map(str, moved[:5])) + (f" and {len(moved) - 5} more" if len(moved) > 5 else "")
-        raise PlanStaleError(f"the node has changed since {path} was made: {shown}", hint="make a new plan")
-    return Plan(tuple(changes), desired, live)
+        raise PlanStaleError(f"the node has changed since the plan was made: {shown}", hint="make a new plan")

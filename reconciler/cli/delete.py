@@ -27,21 +27,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from reconciler.agent.single import only_agent
     from reconciler.live import with_connections
     from reconciler.reconcile import plan_node
     from reconciler.render.text import plan_text
 
     style = stdout_style(args)
     kernel = open_kernel(args)
-    planned = plan_node(Desired(), kernel, instance_dir(args))
-    if not planned.changes:
-        print("Nothing of lbctl's is on this node.")
-    else:
-        planned = replace(planned, live=with_connections(planned.live, kernel))
-        print(plan_text(planned, style), end="\n\n")
-        if not confirm("Remove all of it?", args):
-            print("Nothing was changed.")
-            return 1
-        execute(planned, kernel, args, style)
-    kernel.remove_instance()
-    return 0
+    with only_agent(instance_dir(args)):  # an agent would put it all back
+        planned = plan_node(Desired(), kernel, instance_dir(args))
+        if not planned.changes:
+            print("Nothing of lbctl's is on this node.")
+        else:
+            planned = replace(planned, live=with_connections(planned.live, kernel))
+            print(plan_text(planned, style), end="\n\n")
+            if not confirm("Remove all of it?", args):
+                print("Nothing was changed.")
+                return 1
+            execute(planned, kernel, args, style)
+        kernel.remove_instance()
+        return 0

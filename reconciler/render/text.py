@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from reconciler.plan import Plan
 from reconciler.render.style import Style
@@ -34,6 +34,15 @@ def summary(plan: Plan) -> str:
     notes += [f"{len(plan.blocked)} blocked"] if plan.blocked else []
     remarks = f" ({', '.join(notes)})" if notes else ""
     return f"Plan: {counts}{remarks}."
+
+
+def applied(done: Sequence[Change], seconds: float) -> str:
+    """What was done, e.g. `2 added, 1 changed, 0 removed in 34 ms.`"""
+    counts = {action: sum(change.action is action for change in done) for action in Action}
+    return (
+        f"{counts[Action.CREATE]} added, {counts[Action.UPDATE]} changed, {counts[Action.DELETE]} removed"
+        f" in {seconds * 1000:,.0f} ms."
+    )
 
 
 def change_line(change: Change, style: Style) -> str:

@@ -82,7 +82,7 @@ def test_a_saved_plan_is_applied_and_refused_once_the_node_has_changed(lbctl, ma
     lbctl("plan", manifests, "--out", saved)
     lbctl("apply", saved, "--auto-approve")
     assert lbctl("plan", manifests).startswith("No changes.")
-    assert "the node has changed since" in lbctl("apply", saved, "--auto-approve", code=5)
+    assert "the node has changed since the plan was made" in lbctl("apply", saved, "--auto-approve", code=5)
 
 
 def test_a_snapshot_plans_like_the_node_itself(lbctl, manifests, tmp_path):

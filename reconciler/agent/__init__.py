@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon behind `lbctl run`: it keeps a node as the manifests say."""

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: look at the manifests, compare with the node, close the gap; again and again, for years.
+
+It remembers one thing: the state that the manifests last asked for and may have. That is enforced until a
+better one can be had; a directory that is broken, gone or empty changes nothing on the node.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from reconciler.agent.fights import FIGHT, PAUSE_S, WINDOW_S, Fights
+from reconciler.agent.report import Report
+from reconciler.agent.wake import Wake
+from reconciler.apply import Result
+from reconciler.config.diagnostic import render_text
+from reconciler.config.load import Loaded
+from reconciler.errors import ApplyError, ConfigError, LbctlError
+from reconciler.kernel.port import Kernel
+from reconciler.lock import apply_lock
+from reconciler.plan import Plan, guard
+from reconciler.reconcile import carry_out, desired_of, plan_node
+from reconciler.resource import Change, Desired, Reason
+
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 60.0
+SHOWN = 20
+"""How many of the changes that failed are named."""
+
+WATCHING, MANIFESTS, NODE = "watching", "manifests", "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """A directory of them. Each of these may raise LbctlError or OSError.
+
+    `watch` makes sure that the loop is woken for what moves from now on; `digest` changes if and only if the
+    content does.
+    """
+
+    watch: Callable[[], None]
+    digest: Callable[[], str]
+    load: Callable[[], Loaded]
+
+
+@dataclass
+class Agent:
+    """One node and its manifests. Times are seconds of `clock`.
+
+    `wait` returns why to look again, at the latest after the seconds that it is given. `ready` is called when
+    the node is for the first time as the manifests say.
+    """
+
+    manifests: Manifests
+    kernel: Kernel
+    instance_dir: Path
+    node: str | None
+    allow_empty: bool
+    resync_s: float
+    clock: Callable[[], float]
+    wait: Callable[[float], Wake]
+    report: Report
+    ready: Callable[[], None]
+
+    seen: str = ""
+    """The digest of what was loaded last, good or bad."""
+    offered: Desired | None = None
+    """What the manifests ask for now, not compared with the node yet."""
+    desired: Desired | None = None
+    """What is enforced."""
+    due: float = 0.0
+    """When to compare with the node though nothing happened."""
+    retry_s: float = FIRST_RETRY_S
+    is_ready: bool = False
+    fights: Fights = field(default_factory=Fights)
+
+    def run(self) -> None:
+        """Until told to stop. The node is left as it is: traffic goes on."""
+        wake = Wake.TIME
+        while wake is not Wake.STOP:
+            self.round(wake)
+            wake = self.wait(max(0.0, self.due - self.clock()))
+
+    def round(self, wake: Wake) -> None:
+        """One look at the manifests, and at the node where that is due. Raises nothing."""
+        if wake is Wake.RELOAD:
+            self.seen, self.due = "", 0.0
+            self.report.repeat()
+        if self._attempt(WATCHING, self.manifests.watch, f"changes are found by looking every {self.resync_s:g} s"):
+            self.report.recovered(WATCHING)
+        kept = "the node is kept as it was last asked for" if self.desired else "nothing was changed"
+        self._attempt(MANIFESTS, self._look, kept)
+        if self.clock() < self.due:
+            return
+        if self._attempt(NODE, self._reconcile, f"trying again, at last every {LAST_RETRY_S:g} s"):
+            self.report.recovered(NODE)
+            self.retry_s = FIRST_RETRY_S
+            self.due = self.clock() + self.resync_s
+        else:
+            self.due = self.clock() + self.retry_s
+            self.retry_s = min(2 * self.retry_s, LAST_RETRY_S)
+
+    def _attempt(self, about: str, step: Callable[[], None], consequence: str) -> bool:
+        """Whether the step went well; what went wrong is reported."""
+        try:
+            step()
+        except (LbctlError, OSError) as error:
+            self.report.problem(about, str(error), consequence)
+        except Exception:  # noqa: BLE001 - a mistake in lbctl must not end the upkeep of a node
+            self.report.problem(about, traceback.format_exc().rstrip(), consequence)
+        else:
+            return True
+        return False
+
+    def _look(self) -> None:
+        """Load the manifests if they are others than last time. Raises LbctlError, OSError."""
+        if self.manifests.digest() == self.seen:
+            return
+        self.seen = ""  # if loading fails altogether, it is tried again
+        loaded = self.manifests.load()
+        self.seen = loaded.digest
+        text = render_text(loaded.diagnostics, loaded.texts, colour=self.report.style.colour).rstrip()
+        if loaded.fleet is None:
+            raise ConfigError(text)
+        if text:
+            self.report.say(text)
+        self.offered = desired_of(loaded.fleet, self.node)
+        self.due, self.retry_s = 0.0, FIRST_RETRY_S
+
+    def _reconcile(self) -> None:
+        """Bring the node to what it is asked to be. Raises LbctlError."""
+        if self.offered is None and self.desired is None:
+            return
+        with apply_lock(self.instance_dir):
+            offered = self.offered
+            planned = self._plan()
+            if planned is None:
+                return
+            is_new = self.desired is offered
+            if planned.changes or planned.blocked or is_new:
+                self._carry_out(planned)
+            if is_new and not planned.changes:
+                self.report.say("No changes. The node holds what the manifests say.")
+        if not self.is_ready:
+            self.is_ready = True
+            self.ready()
+
+    def _plan(self) -> Plan | None:
+        """What leads to the newest state that may be had; None if none may. Raises LbctlError."""
+        if self.offered is not None:
+            planned = plan_node(self.offered, self.kernel, self.instance_dir)
+            offered, self.offered = self.offered, None
+            try:
+                guard(planned, allow_empty=self.allow_empty)
+            except LbctlError as refusal:
+                self.report.problem(MANIFESTS, str(refusal), "nothing was removed")
+            else:
+                self.desired = offered
+                self.report.recovered(MANIFESTS)
+                return planned
+        if self.desired is None:
+            return None
+        planned = plan_node(self.desired, self.kernel, self.instance_dir)
+        guard(planned, allow_empty=self.allow_empty)
+        now = self.clock()
+        resting = {c.key for c in planned.changes if c.reason is Reason.DRIFT and self.fights.rests(c.key, now)}
+        return replace(planned, changes=tuple(c for c in planned.changes if c.key not in resting))
+
+    def _carry_out(self, planned: Plan) -> None:
+        """Make the changes and say so. Raises ApplyError if not all could be made."""
+        done: list[Change] = []
+
+        def notify(change: Change, error: Exception | None) -> None:
+            if error is None:
+                done.append(change)
+
+        started = self.clock()
+        try:
+            result = carry_out(planned, self.kernel, self.instance_dir, notify)
+            done = [change for change in result.done if change.key not in result.failed]
+        finally:
+            self.report.applied(done, self.clock() - started)
+        drifted = [change.key for change in done if change.reason is Reason.DRIFT]
+        for key in self.fights.mended(drifted, self.clock()):
+            self.report.say(
+                f"{key} was changed by somebody else {FIGHT} times in {WINDOW_S / 60:g} minutes; "
+                f"from now on it is set back once in {PAUSE_S:g} s"
+            )
+        _raise_if_incomplete(result)
+
+
+def _raise_if_incomplete(result: Result) -> None:
+    lines = [f"{key}: {error}" for key, error in sorted(result.failed.items())]
+    lines += [f"{key} could not be undone: {error}" for key, error in sorted(result.stuck.items())]
+    lines += [f"{key}: {why}" for key, why in sorted(result.skipped.items())]
+    if lines:
+        more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+        raise ApplyError("\n".join([*lines[:SHOWN], *more]))

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What wakes the loop: files that have settled, a signal of the operator, or the time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from queue import Empty, SimpleQueue
+
+QUIET_S = 0.2
+"""Files count as settled when nothing has moved for so long: an editor, git or a sync tool is through by then."""
+SETTLE_S = 2.0
+"""However lively the directory is, it is looked at after so long."""
+SIGNAL_S = 0.5
+"""How long a signal may go unheard. The system may give it to the thread that watches files; Python then runs
+its handler only when the main thread, which a wait for a lock keeps asleep, gets up the next time."""
+
+
+class Wake(StrEnum):
+    FILES = "files"
+    RELOAD = "reload"
+    STOP = "stop"
+    TIME = "time"
+
+
+class Doorbell:
+    """Rung by signal handlers and by the thread that watches files; the loop waits on it.
+
+    A SimpleQueue carries the rings: its `put` is the one way to wake a thread that is safe inside a signal
+    handler.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, rings: SimpleQueue[Wake] | None = None) -> None:
+        self._clock = clock
+        self._rings = rings or SimpleQueue()
+
+    def ring(self, wake: Wake) -> None:
+        self._rings.put(wake)
+
+    def wait(self, timeout_s: float) -> Wake:
+        """Why to look again, after at most `timeout_s`, or SETTLE_S where files are moving by then."""
+        deadline, latest = self._clock() + timeout_s, math.inf
+        moving = False
+        while True:
+            left_s = max(0.0, deadline - self._clock())
+            try:
+                wake = self._rings.get(timeout=min(left_s, SIGNAL_S))
+            except Empty:
+                if left_s > SIGNAL_S:
+                    continue
+                return Wake.FILES if moving else Wake.TIME
+            if wake is not Wake.FILES:
+                return wake
+            now = self._clock()
+            if not moving:
+                moving, latest = True, now + SETTLE_S
+            deadline = min(now + QUIET_S, latest)

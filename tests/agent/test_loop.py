@@ -1,0 +1,531 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's promises, round by round: real manifests, a kernel in memory, a clock that the test moves."""
+
+import fcntl
+import random
+import re
+
+import pytest
+
+from reconciler.agent.fights import FIGHT, PAUSE_S
+from reconciler.agent.loop import FIRST_RETRY_S, LAST_RETRY_S
+from reconciler.agent.wake import Doorbell, Wake
+from reconciler.errors import KernelError
+from reconciler.kernel.layout import ENDPOINTS, SERVICES
+from reconciler.lock import apply_lock
+from reconciler.reconcile import RECORD
+from tests.agent.conftest import POOLS, RESYNC_S, Node, edit
+
+BROKEN = {
+    "bad indentation": ("pools.yaml", "  endpoints:\n", "   endpoints:\n  oops: 1\n", "pools.yaml:6"),
+    "unknown key": ("pools.yaml", "weight: 2", "wieght: 2", "pools.yaml:6"),
+    "half a file": ("pools.yaml", "8080}\n---", "80", "pools.yaml:"),
+    "unknown pool": ("services.yaml", "pool: mail", "pool: male", "services.yaml:21"),
+}
+
+
+def published(kernel):
+    return len(kernel.maps[SERVICES.name])
+
+
+def spoil_a_service(kernel):
+    """What somebody with bpftool may do."""
+    kernel.maps[SERVICES.name].popitem()
+
+
+# --- applying --------------------------------------------------------------------------------------------
+def test_the_first_round_applies_everything_and_says_what_and_where(node):
+    node.agent.round(Wake.TIME)
+    told = node.told()
+    assert published(node.kernel) == 2
+    assert re.search(r"^\+ endpoint 10\.2\.0\.1:8080 +pools\.yaml:6$", told, re.M)
+    assert re.search(r"^\+ service 20\.20\.20\.1:80/tcp +services\.yaml:1$", told, re.M)
+    assert re.search(r"^Applied: \d+ added, \d+ changed, 0 removed in 0 ms\.$", told, re.M)
+
+
+def test_an_agent_that_starts_on_a_finished_node_writes_nothing_and_says_so(node, tmp_path):
+    node.start()
+    again = Node(node.directory, tmp_path / "run")
+    again.agent.kernel = again.kernel = node.kernel
+    again.agent.round(Wake.TIME)
+    assert again.told() == "No changes. The node holds what the manifests say.\n"
+    assert again.wrote() == []
+    assert again.ready == 1
+
+
+def test_nothing_is_written_or_said_when_nothing_changed(node):
+    node.start()
+    for _ in range(5):
+        assert node.tick() == ""
+        assert node.files_moved() == ""
+    assert node.wrote() == []
+
+
+def test_an_edited_weight_changes_exactly_one_ring(node):
+    node.start()
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    told = node.files_moved()
+    assert set(node.wrote()) <= {"patch_ring", "replace_ring"}
+    assert re.match(r"~ ring web/round-robin +pools\.yaml:1\nApplied: 0 added, 1 changed, 0 removed", told)
+
+
+def test_a_removed_service_is_removed(node):
+    node.start()
+    edit(node.directory / "services.yaml", "ports: [80]", "ports: [81]")
+    told = node.files_moved()
+    assert "- service 20.20.20.1:80/tcp" in told
+    assert "+ service 20.20.20.1:81/tcp" in told
+
+
+def test_warnings_are_told_and_hold_nothing_up(node):
+    edit(node.directory / "services.yaml", "pool: mail", "pool: web")
+    node.agent.round(Wake.TIME)
+    told = node.told()
+    assert "pools.yaml:11:18: warning: no Service uses Pool 'mail'" in told
+    assert "Applied" in told
+
+
+# --- manifests that can't be had -------------------------------------------------------------------------
+@pytest.mark.parametrize(("file", "old", "new", "where"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_edit_changes_nothing_and_is_told_once_with_its_line_and_its_repair_is_applied(
+    node, file, old, new, where
+):
+    node.start()
+    good = (node.directory / file).read_text()
+    edit(node.directory / file, old, new)
+    told = node.files_moved()
+    assert where in told
+    assert told.endswith("\n    the node is kept as it was last asked for\n")
+    assert [node.tick(), node.files_moved(), node.tick()] == ["", "", ""]
+    assert node.wrote() == []
+    (node.directory / file).write_text(good.replace("weight: 2", "weight: 3"))
+    told = node.files_moved()
+    assert "manifests: recovered" in told
+    assert ("~ ring web/round-robin" in told) == (file == "pools.yaml")
+
+
+def test_another_problem_is_told(node):
+    node.start()
+    edit(node.directory / "pools.yaml", "weight: 2", "wieght: 2")
+    assert "wieght" in node.files_moved()
+    edit(node.directory / "pools.yaml", "wieght: 2", "wait: 2")
+    told = node.files_moved()
+    assert "wait" in told
+    assert "recovered" not in told
+
+
+def test_a_file_that_is_gone_in_the_middle_of_a_save_changes_nothing(node):
+    node.start()
+    (node.directory / "pools.yaml").unlink()
+    assert "services.yaml:10" in node.files_moved()
+    (node.directory / "pools.yaml").write_text(POOLS)
+    assert "manifests: recovered" in node.files_moved()
+    assert node.wrote() == []
+
+
+def test_a_broken_directory_at_the_start_changes_nothing(node):
+    good = (node.directory / "pools.yaml").read_text()
+    (node.directory / "pools.yaml").write_text(good.replace("weight", "wieght"))
+    node.agent.round(Wake.TIME)
+    assert "nothing was changed" in node.told()
+    assert node.tick() == ""
+    assert (node.wrote(), node.ready) == ([], 0)
+    (node.directory / "pools.yaml").write_text(good)
+    assert "Applied" in node.files_moved()
+    assert node.ready == 1
+
+
+def test_while_the_manifests_are_broken_drift_is_mended_still(node):
+    node.start()
+    edit(node.directory / "pools.yaml", "weight: 2", "wieght: 2")
+    node.files_moved()
+    spoil_a_service(node.kernel)
+    assert "drift" in node.tick()
+    assert published(node.kernel) == 2
+
+
+def test_a_node_that_the_manifests_no_longer_name_is_a_problem_and_no_removal(node):
+    node.start()
+    (node.directory / "node.yaml").unlink()
+    told = node.files_moved()
+    assert "the manifests declare no Node" in told
+    assert "the node is kept as it was last asked for" in told
+    node.tick()
+    assert node.wrote() == []
+
+
+def test_a_mistake_of_ours_while_loading_is_shown_and_drift_is_mended_still(node, monkeypatch):
+    node.start()
+
+    def load():
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.agent.conftest.load", lambda directory: load())
+        edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+        told = node.files_moved()
+        assert "ZeroDivisionError: a bug" in told
+        assert "test_loop.py" in told
+        spoil_a_service(node.kernel)
+        assert "drift" in node.tick()
+    edit(node.directory / "pools.yaml", "weight: 3", "weight: 2")
+    assert "manifests: recovered" in node.files_moved()
+
+
+# --- nothing at all --------------------------------------------------------------------------------------
+def test_manifests_without_any_service_are_refused_and_the_services_stay(node):
+    node.start()
+    (node.directory / "services.yaml").unlink()
+    assert "--allow-empty" in node.files_moved()
+    assert node.wrote() == []
+    spoil_a_service(node.kernel)
+    assert "drift" in node.tick()
+    assert published(node.kernel) == 2
+
+
+def test_services_that_somebody_else_made_are_not_all_removed_either(manifests, tmp_path):
+    other = Node(manifests, tmp_path / "run")
+    services = (manifests / "services.yaml").read_text()
+    (manifests / "services.yaml").unlink()
+    node = Node(manifests, tmp_path / "run")
+    node.start()
+    (manifests / "services.yaml").write_text(services)
+    other.agent.kernel = node.kernel
+    other.start()
+    (manifests / "services.yaml").unlink()
+    node.kernel.writes.clear()
+    assert "--allow-empty" in node.tick()
+    assert node.wrote() == []
+
+
+def test_manifests_without_any_service_are_applied_where_that_is_allowed(manifests, tmp_path):
+    node = Node(manifests, tmp_path / "run", allow_empty=True)
+    node.start()
+    (manifests / "services.yaml").unlink()
+    assert "- service 20.20.20.1:80/tcp" in node.files_moved()
+    assert published(node.kernel) == 0
+
+
+# --- where the files are ---------------------------------------------------------------------------------
+def test_a_change_that_no_event_told_of_is_found_at_the_next_tick(node):
+    node.start()
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    assert "~ ring web/round-robin" in node.tick()
+
+
+def test_a_swapped_link_is_followed(manifests, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in manifests.iterdir():
+        (other / file.name).write_text(file.read_text().replace("weight: 2", "weight: 3"))
+    link = tmp_path / "current"
+    link.symlink_to(manifests)
+    node = Node(link, tmp_path / "run")
+    node.start()
+    (tmp_path / "new").symlink_to(other)
+    (tmp_path / "new").rename(link)
+    assert "~ ring web/round-robin" in node.files_moved()
+
+
+def test_a_directory_that_is_gone_is_a_problem_until_it_is_there_again(node, tmp_path):
+    node.start()
+    node.directory.rename(tmp_path / "away")
+    told = node.files_moved()
+    assert str(node.directory) in told
+    assert "Traceback" not in told
+    assert node.tick() == ""
+    (tmp_path / "away").rename(node.directory)
+    assert "manifests: recovered" in node.files_moved()
+    assert node.wrote() == []
+
+
+def test_the_watch_is_armed_before_each_reading(node):
+    node.start()
+    before = node.watched
+    node.files_moved()
+    node.tick()
+    assert node.watched == before + 2
+
+
+def test_without_a_watch_the_timer_still_finds_changes(node):
+    node.start()
+
+    def watch():
+        raise OSError(28, "No space left on device", str(node.directory))
+
+    object.__setattr__(node.agent.manifests, "watch", watch)
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    told = node.tick()
+    assert "watching: " in told
+    assert "No space left on device" in told
+    assert "Traceback" not in told
+    assert "~ ring web/round-robin" in told
+
+
+# --- drift -----------------------------------------------------------------------------------------------
+def test_drift_is_mended_when_the_node_is_next_looked_at_and_is_called_drift(node):
+    node.start()
+    spoil_a_service(node.kernel)
+    told = node.tick()
+    assert re.match(r"\+ service 20\.20\.20\.2:25/tcp +drift  services\.yaml:12\nApplied: 1 added", told)
+    assert node.wrote() == ["update"]
+
+
+def test_files_that_did_not_change_are_no_reason_to_look_at_the_node(node):
+    node.start()
+    spoil_a_service(node.kernel)
+    assert node.files_moved() == ""
+    assert node.wrote() == []
+
+
+def test_the_time_between_two_looks_is_the_resync_time(node):
+    node.start()
+    assert node.agent.due == node.now + RESYNC_S
+
+
+def test_a_fight_is_told_once_and_fought_slowly(node):
+    node.start()
+    for _ in range(FIGHT):
+        spoil_a_service(node.kernel)
+        told = node.tick()
+        assert "drift" in told
+    assert "was changed by somebody else 5 times in 10 minutes" in told
+    last = node.now
+    spoil_a_service(node.kernel)
+    assert node.tick() == ""
+    assert published(node.kernel) == 1
+    node.now = node.agent.due = last + PAUSE_S
+    node.agent.round(Wake.TIME)
+    told = node.told()
+    assert "drift" in told
+    assert "somebody else" not in told
+    assert published(node.kernel) == 2
+
+
+def test_a_key_that_is_fought_over_does_not_keep_its_edit_waiting(node):
+    node.start()
+    for _ in range(FIGHT + 1):
+        spoil_a_service(node.kernel)
+        node.tick()
+    node.kernel.fails = lambda: True
+    edit(node.directory / "services.yaml", "source-hash", "round-robin")
+    assert "injected fault" in node.files_moved()
+    node.kernel.fails = lambda: False
+    assert "+ service 20.20.20.2:25/tcp" in node.tick()
+
+
+def test_drift_is_called_drift_even_where_the_record_was_lost_before_the_start(node, tmp_path):
+    node.start()
+    (tmp_path / "run" / RECORD).unlink()
+    again = Node(node.directory, tmp_path / "run")
+    again.agent.kernel = again.kernel = node.kernel
+    again.agent.round(Wake.TIME)
+    spoil_a_service(node.kernel)
+    again.told()
+    assert "drift" in again.tick()
+
+
+# --- failures --------------------------------------------------------------------------------------------
+def test_failed_changes_are_tried_again_ever_more_slowly_and_told_once(node):
+    node.start()
+    node.kernel.fails = lambda: True
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    told = node.files_moved()
+    assert "node: ring web/round-robin: injected fault" in told
+    assert "trying again" in told
+    delays = []
+    for _ in range(15):
+        delays.append(node.agent.due - node.now)
+        assert node.tick() == ""
+    assert delays[:4] == pytest.approx([FIRST_RETRY_S * 2**i for i in range(4)])
+    assert delays[-1] == LAST_RETRY_S
+    node.kernel.fails = lambda: False
+    told = node.tick()
+    assert "~ ring web/round-robin" in told
+    assert "node: recovered" in told
+    assert node.agent.due == node.now + RESYNC_S
+    assert node.tick() == ""
+    node.kernel.fails = lambda: True
+    spoil_a_service(node.kernel)
+    assert "injected fault" in node.tick()
+    assert node.agent.due - node.now == pytest.approx(FIRST_RETRY_S)
+
+
+def test_a_retry_does_not_come_early_because_files_moved(node):
+    node.start()
+    node.kernel.fails = lambda: True
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    node.files_moved()
+    for _ in range(10):
+        node.tick()
+    due = node.agent.due
+    node.kernel.fails = lambda: False
+    assert node.files_moved() == ""
+    assert node.agent.due == due
+
+
+def test_new_manifests_are_tried_at_once_whatever_failed_before(node):
+    node.start()
+    node.kernel.fails = lambda: True
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    node.files_moved()
+    for _ in range(10):
+        node.tick()
+    edit(node.directory / "pools.yaml", "weight: 3", "weight: 4")
+    node.files_moved()
+    assert node.agent.due - node.now == pytest.approx(FIRST_RETRY_S)
+
+
+def test_a_kernel_that_can_not_be_read_ends_nothing(node, monkeypatch):
+    def dump(map_name):
+        raise KernelError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.kernel, "dump", dump)
+        node.agent.round(Wake.TIME)
+        assert "node: no memory" in node.told()
+        delays = []
+        for _ in range(5):
+            delays.append(node.agent.due - node.now)
+            assert node.tick() == ""
+    assert delays == pytest.approx([FIRST_RETRY_S * 2**i for i in range(5)])
+    assert "Applied" in node.tick()
+
+
+def test_a_mistake_of_ours_ends_nothing_and_is_shown_with_its_place(node, monkeypatch):
+    def dump(map_name):
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.kernel, "dump", dump)
+        node.agent.round(Wake.TIME)
+        told = node.told()
+        assert "ZeroDivisionError: a bug" in told
+        assert "test_loop.py" in told
+    assert "node: recovered" in node.tick()
+
+
+def test_a_service_that_fails_is_named_and_the_other_goes_through(node):
+    node.kernel.foreign_vips["20.20.20.1"] = "address on eth0"
+    node.agent.round(Wake.TIME)
+    told = node.told()
+    assert "loopback 20.20.20.1: in the way: address on eth0" in told
+    assert "+ loopback 20.20.20.2" in told
+    assert "+ loopback 20.20.20.1" not in told
+    assert node.ready == 0
+    assert node.tick() == ""
+    node.kernel.foreign_vips.clear()
+    told = node.tick()
+    assert "+ loopback 20.20.20.1" in told
+    assert "node: recovered" in told
+    assert node.ready == 1
+
+
+def test_what_had_to_wait_for_something_that_failed_is_named_too(node, monkeypatch):
+    update = node.kernel.update
+
+    def refuse(map_name, rows):
+        return [KernelError("full")] * len(rows) if map_name == ENDPOINTS.name else update(map_name, rows)
+
+    monkeypatch.setattr(node.kernel, "update", refuse)
+    node.agent.round(Wake.TIME)
+    told = node.told()
+    assert "endpoint 10.2.0.1:8080: full" in told
+    assert "service 20.20.20.1:80/tcp: needs ring web/round-robin" in told
+
+
+def test_what_could_not_be_undone_is_named(node, monkeypatch):
+    node.start()
+    update = node.kernel.update
+
+    def refuse(*_):
+        raise KernelError("stuck fast")
+
+    def refuse_services(map_name, rows):
+        return [KernelError("full")] * len(rows) if map_name == SERVICES.name else update(map_name, rows)
+
+    monkeypatch.setattr(node.kernel, "update", refuse_services)
+    monkeypatch.setattr(node.kernel, "remove_ring", refuse)
+    edit(node.directory / "services.yaml", "source-hash", "round-robin")
+    told = node.files_moved()
+    assert "service 20.20.20.2:25/tcp: full" in told
+    assert "ring mail/round-robin could not be undone: stuck fast" in told
+
+
+def test_a_change_that_the_kernel_only_pretends_to_make_is_a_failure(node, monkeypatch):
+    node.start()
+    monkeypatch.setattr(node.kernel, "delete", lambda map_name, keys: [None] * len(keys))
+    edit(node.directory / "services.yaml", "ports: [80]", "ports: [81]")
+    told = node.files_moved()
+    assert "+ service 20.20.20.1:81/tcp" in told
+    assert "- service" not in told
+    assert "node: service 20.20.20.1:80/tcp: reads back as" in told
+
+
+def test_it_waits_while_somebody_else_applies(node, monkeypatch):
+    monkeypatch.setattr("reconciler.agent.loop.apply_lock", lambda directory: apply_lock(directory, patience_s=0.0))
+    lock = node.agent.instance_dir / "lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        node.agent.round(Wake.TIME)
+        assert "another lbctl has been writing" in node.told()
+        assert node.wrote() == []
+    assert "Applied" in node.tick()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_one_write_in_ten_failing_it_arrives_all_the_same(node, seed):
+    chance = random.Random(seed)
+    node.kernel.fails = lambda: chance.random() < 0.1
+    node.agent.round(Wake.TIME)
+    edit(node.directory / "services.yaml", "ports: [80]", "ports: [80, 81, 82]")
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    node.files_moved()
+    for _ in range(50):
+        node.tick()
+    node.told()
+    node.wrote()
+    assert node.tick() == ""
+    assert node.wrote() == []
+    assert published(node.kernel) == 4
+
+
+# --- waking, reloading, stopping -------------------------------------------------------------------------
+def test_a_reload_looks_at_everything_and_tells_problems_again(node):
+    node.start()
+    edit(node.directory / "pools.yaml", "weight: 2", "wieght: 2")
+    told = node.files_moved()
+    assert node.tick() == ""
+    spoil_a_service(node.kernel)
+    node.now += 1.0
+    node.agent.round(Wake.RELOAD)
+    again = node.told()
+    assert again.startswith(told)
+    assert "drift" in again
+
+
+def test_ready_comes_once_after_the_first_good_round(node):
+    node.kernel.fails = lambda: True
+    node.agent.round(Wake.TIME)
+    assert node.ready == 0
+    node.kernel.fails = lambda: False
+    node.tick()
+    node.tick()
+    assert node.ready == 1
+
+
+def test_run_waits_until_the_next_look_is_due_and_ends_at_the_stop_signal(node):
+    node.wakes = iter([Wake.TIME, Wake.FILES, Wake.STOP])
+    node.agent.run()
+    assert node.waits == [RESYNC_S, RESYNC_S, RESYNC_S]
+    assert published(node.kernel) == 2
+
+
+def test_a_change_under_way_is_finished_before_the_stop(node):
+    bell = Doorbell()
+    node.agent.wait = bell.wait
+    node.kernel.on_write = lambda: bell.ring(Wake.STOP)
+    node.agent.run()
+    assert published(node.kernel) == 2
+    assert "Applied" in node.told()

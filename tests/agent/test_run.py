@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl run` as a process of its own: signals, files, exit codes. Its kernel is one in memory."""
+
+import argparse
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli.run import seconds
+from tests.agent.conftest import edit
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60
+LBCTL = """
+import sys
+import reconciler.cli.run, reconciler.program
+from reconciler.cli.main import main
+from reconciler.kernel.fake import FakeKernel
+reconciler.program.source = lambda: ""
+reconciler.cli.run.open_kernel = lambda args: FakeKernel()
+sys.exit(main())
+"""
+
+
+class Process:
+    """An agent, and what it says line by line."""
+
+    def __init__(self, *arguments, **environment):
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LBCTL, *map(str, arguments)],
+            cwd=ROOT, env=inherited | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self._lines = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.said = []
+
+    def _read(self):
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def hears(self, text):
+        """The first line from here on that holds `text`."""
+        while line := self._lines.get(timeout=PATIENCE_S):
+            self.said.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"ended without saying {text!r}: {''.join(self.said)}")
+
+    def end(self):
+        """The exit code. What it still says is kept in `said`."""
+        code = self.process.wait(timeout=PATIENCE_S)
+        while line := self._lines.get(timeout=PATIENCE_S):
+            self.said.append(line)
+        return code
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(timeout=PATIENCE_S)
+        self._reader.join(timeout=PATIENCE_S)
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def lbctl_run(tmp_path):
+    processes = []
+
+    def start(directory, *arguments, **environment):
+        where = ("--run-dir", tmp_path / "run", "--instance", "lba")
+        processes.append(Process(*where, "run", directory, *arguments, **environment))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.close()
+
+
+def test_it_applies_follows_an_edit_and_stops_cleanly(manifests, lbctl_run):
+    agent = lbctl_run(manifests, "--resync", "1h")
+    first = agent.hears("Watching")
+    assert str(manifests) in first
+    assert "instance lba" in first
+    agent.hears("Applied:")
+    edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
+    agent.hears("~ ring web/round-robin")
+    agent.hears("Applied: 0 added, 1 changed, 0 removed")
+    agent.process.send_signal(signal.SIGTERM)
+    assert agent.end() == 0
+    assert "traffic goes on" in agent.said[-1]
+
+
+def test_it_follows_a_link_that_is_swapped_again_and_again(manifests, tmp_path, lbctl_run):
+    link = tmp_path / "current"
+    link.symlink_to(manifests)
+    agent = lbctl_run(link, "--resync", "1h")
+    agent.hears("Applied:")
+    for weight in (3, 4):
+        tree = tmp_path / f"weight-{weight}"
+        tree.mkdir()
+        for file in manifests.iterdir():
+            (tree / file.name).write_text(file.read_text().replace("weight: 2", f"weight: {weight}"))
+        (tmp_path / "new").symlink_to(tree)
+        (tmp_path / "new").rename(link)
+        agent.hears("~ ring web/round-robin")
+    agent.process.send_signal(signal.SIGINT)
+    assert agent.end() == 0
+
+
+def test_a_reload_signal_looks_again(manifests, lbctl_run):
+    agent = lbctl_run(manifests, "--resync", "1h")
+    agent.hears("Applied:")
+    agent.process.send_signal(signal.SIGHUP)
+    agent.hears("No changes.")
+
+
+def test_a_second_agent_is_refused_with_the_pid_of_the_first(manifests, lbctl_run):
+    first = lbctl_run(manifests)
+    first.hears("Watching")
+    second = lbctl_run(manifests)
+    assert f"pid {first.process.pid}\n" in second.hears("error")
+    assert second.end() == 1
+
+
+def test_systemd_hears_when_it_is_ready_and_when_it_stops(manifests, tmp_path, lbctl_run):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE_S)
+        agent = lbctl_run(manifests, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        assert systemd.recv(100) == b"READY=1"
+        agent.process.send_signal(signal.SIGTERM)
+        assert systemd.recv(100) == b"STOPPING=1"
+    assert agent.end() == 0
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1s", 1), ("30s", 30), ("5m", 300), ("2h", 7200)])
+def test_a_time_is_a_number_and_a_unit(text, expected):
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0s", "30", "soon", "1.5s", "-1s", "", "99999999h"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="write 10s, 5m or 1h"):
+        seconds(text)

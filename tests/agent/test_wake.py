@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+from queue import Empty
+
+import pytest
+
+from reconciler.agent.wake import QUIET_S, SETTLE_S, Doorbell, Wake
+
+
+class Rings:
+    """A queue whose rings come at known times of a clock that only waiting moves."""
+
+    def __init__(self, *rings):
+        self.rings = list(rings)
+        self.now = 0.0
+
+    def clock(self):
+        return self.now
+
+    def get(self, timeout):
+        if self.rings and self.rings[0][0] <= self.now + timeout:
+            at, wake = self.rings.pop(0)
+            self.now = max(self.now, at)
+            return wake
+        self.now += timeout
+        raise Empty
+
+
+def wait(rings, timeout_s=30.0):
+    return Doorbell(rings.clock, rings).wait(timeout_s)
+
+
+def test_without_a_ring_the_time_wakes():
+    rings = Rings()
+    assert wait(rings) is Wake.TIME
+    assert rings.now == 30.0
+
+
+def test_files_wake_when_nothing_has_moved_for_a_while():
+    rings = Rings((1.0, Wake.FILES), (1.1, Wake.FILES), (1.25, Wake.FILES), (9.0, Wake.FILES))
+    assert wait(rings) is Wake.FILES
+    assert rings.now == pytest.approx(1.25 + QUIET_S)
+
+
+def test_files_that_never_rest_are_looked_at_all_the_same():
+    rings = Rings(*((1.0 + i / 10, Wake.FILES) for i in range(100)))
+    assert wait(rings) is Wake.FILES
+    assert rings.now == pytest.approx(1.0 + SETTLE_S)
+
+
+@pytest.mark.parametrize("wake", [Wake.STOP, Wake.RELOAD])
+def test_a_signal_does_not_wait_for_files_to_settle(wake):
+    rings = Rings((1.0, Wake.FILES), (1.05, wake))
+    assert wait(rings) is wake
+    assert rings.now == 1.05
+
+
+def test_what_rang_before_the_wait_is_heard():
+    bell = Doorbell()
+    bell.ring(Wake.FILES)
+    bell.ring(Wake.STOP)
+    assert bell.wait(60.0) is Wake.STOP
