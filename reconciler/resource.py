@@ -131,5 +131,5 @@ class Live:
 
     resources: Mapping[Key, Resource] = field(default_factory=dict)
     foreign: Mapping[Key, str] = field(default_factory=dict)
-    connections: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Open connections by (service id, endpoint id)."""
+    connections: Mapping[tuple[str, str], int] | None = None
+    """Open connections by (service id, endpoint id); None where nobody counted them."""

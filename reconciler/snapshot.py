@@ -25,12 +25,12 @@ Json = dict[str, Any]
 
 
 def live_to_json(live: Live) -> Json:
-    """A snapshot: every resource, whose the others are, and how many connections are open."""
+    """A snapshot: every resource, whose the others are, and how many connections are open, if that is known."""
     return {
         "format_version": FORMAT_VERSION,
         "resources": [_resource(live.resources[key]) for key in sorted(live.resources)],
         "foreign": [{"kind": k.kind, "id": k.id, "owner": owner} for k, owner in sorted(live.foreign.items())],
-        "connections": [
+        "connections": None if live.connections is None else [
             {"service": service, "endpoint": endpoint, "open": count}
             for (service, endpoint), count in sorted(live.connections.items())
         ],
@@ -43,7 +43,10 @@ def live_from_json(data: Any) -> Live:
         _check_version(data)
         resources = [_parse(item) for item in data["resources"]]
         foreign = {Key(item["kind"], item["id"]): str(item["owner"]) for item in data["foreign"]}
-        connections = {(str(c["service"]), str(c["endpoint"])): int(c["open"]) for c in data["connections"]}
+        counts = data.get("connections")
+        connections = None
+        if counts is not None:
+            connections = {(str(c["service"]), str(c["endpoint"])): int(c["open"]) for c in counts}
     except (KeyError, TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
         raise _damaged("snapshot", error) from error
     return Live({r.key: r for r in resources}, foreign, connections)

@@ -6,8 +6,19 @@ from ipaddress import IPv4Address
 from hypothesis import strategies as st
 
 from reconciler.model import (
-    Algorithm, Endpoint, EndpointState, Fleet, Interface, Node, Pool, Protocol, Service, Undefined, VipBinding, XdpMode,
-)  # fmt: skip
+    Algorithm,
+    Endpoint,
+    EndpointState,
+    Fleet,
+    Interface,
+    Node,
+    Pool,
+    Protocol,
+    Service,
+    Undefined,
+    VipBinding,
+    XdpMode,
+)
 
 endpoints = st.builds(
     Endpoint,
@@ -16,6 +27,9 @@ endpoints = st.builds(
     weight=st.integers(0, 3),
     state=st.sampled_from(EndpointState),
 )
+
+
+_published = st.tuples(st.integers(1, 2), st.sampled_from((80, 443)))
 
 
 def _distinct(items):
@@ -31,7 +45,7 @@ def fleets(draw):
             draw(st.sampled_from(tuple(pools))), algorithm=draw(st.sampled_from(Algorithm)),
             target_port=draw(st.sampled_from((None, 9090))),
         )
-        for vip, port in draw(st.lists(st.tuples(st.integers(1, 2), st.sampled_from((80, 443))), max_size=3, unique=True))
+        for vip, port in draw(st.lists(_published, max_size=3, unique=True))
     ]  # fmt: skip
     node = Node(
         "lb1", (Interface("front", draw(st.sampled_from(XdpMode))), Interface("back")),

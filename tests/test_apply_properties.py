@@ -169,7 +169,8 @@ def test_a_failed_service_is_undone_and_the_other_goes_through(two_services):
     row = struct.pack(SERVICES.key, bytes((20, 20, 20, 1)), (80).to_bytes(2, "big"), 6)
     update = kernel.update
     kernel.update = lambda name, rows: [
-        OSError("no") if (name, key) == (SERVICES.name, row) else update(name, [(key, value)])[0] for key, value in rows
+        OSError("no") if (name, key) == (SERVICES.name, row) else update(name, [(key, value)])[0]
+        for key, value in rows
     ]
     result = apply(plan_for(kernel, desired), kernel)
     assert set(result.failed) == {broken}

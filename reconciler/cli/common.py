@@ -53,7 +53,7 @@ def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:
 
 
 def add_node(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--node", metavar="NAME", help="which Node this is (the one named like the host, or the only one)")
+    parser.add_argument("--node", metavar="NAME", help="which Node this is (that of the host's name, or the only one)")
 
 
 def confirm(question: str, args: argparse.Namespace) -> bool:

@@ -84,9 +84,11 @@ class FakeKernel:
     def read_ring(self, index: int) -> bytes | None:
         return self.rings.get(index)
 
-    def replace_ring(self, index: int, content: bytes) -> None:
-        self.rings[index] = content
-        self._wrote("replace_ring", index)
+    def replace_rings(self, contents: Mapping[int, bytes]) -> list[Outcome]:
+        for index, content in contents.items():
+            self.rings[index] = content
+            self._wrote("replace_rings", index)
+        return [None] * len(contents)
 
     def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
         content = bytearray(self.rings[index])
@@ -95,9 +97,11 @@ class FakeKernel:
         self.rings[index] = bytes(content)
         self._wrote("patch_ring", (index, tuple(slots)))
 
-    def remove_ring(self, index: int) -> None:
-        if self.rings.pop(index, None) is not None:
-            self._wrote("remove_ring", index)
+    def remove_rings(self, indexes: Sequence[int]) -> list[Outcome]:
+        for index in indexes:
+            if self.rings.pop(index, None) is not None:
+                self._wrote("remove_rings", index)
+        return [None] * len(indexes)
 
     # --- the program -----------------------------------------------------------------------------------
     def loaded_program(self) -> LoadedProgram | None:

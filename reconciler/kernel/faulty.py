@@ -32,9 +32,9 @@ class FaultyKernel(FakeKernel):
         up = super().delete
         return [self._row(lambda key=key: up(map_name, [key])) for key in keys]  # type: ignore[misc]
 
-    def replace_ring(self, index: int, content: bytes) -> None:
-        self._call()
-        super().replace_ring(index, content)
+    def replace_rings(self, contents: Mapping[int, bytes]) -> list[Outcome]:
+        up = super().replace_rings
+        return [self._row(lambda i=i, c=c: up({i: c})) for i, c in contents.items()]  # type: ignore[misc]
 
     def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
         if self.fails():
@@ -42,9 +42,9 @@ class FaultyKernel(FakeKernel):
             raise KernelError("injected fault")
         super().patch_ring(index, slots)
 
-    def remove_ring(self, index: int) -> None:
-        self._call()
-        super().remove_ring(index)
+    def remove_rings(self, indexes: Sequence[int]) -> list[Outcome]:
+        up = super().remove_rings
+        return [self._row(lambda index=index: up([index])) for index in indexes]  # type: ignore[misc]
 
     def load_program(self, name: str, features: Sequence[str]) -> None:
         self._call()

@@ -26,6 +26,7 @@ from reconciler.program import is_ours
 RUN_DIR = Path("/run/lbctl")
 
 _PROGRAM = "program"
+_RINGS_A_CALL = 128  # each needs a file descriptor meanwhile, of which a process has 1,024 by default
 _INDEX = struct.Struct("=I")
 _RING_TEMPLATE = Shape(MapType.ARRAY, _INDEX.size, _INDEX.size, 1)
 
@@ -79,14 +80,23 @@ class RealKernel:
         with self._ring(index) as ring:
             return maps.read_array(ring) if ring else None
 
-    def replace_ring(self, index: int, content: bytes) -> None:
-        with self._map(RINGS.name) as rings, _refused(f"ring {index}"):
+    def replace_rings(self, contents: Mapping[int, bytes]) -> list[Outcome]:
+        # Each call, not each ring, waits until no CPU runs on the former ones (8 ms): so many go in one.
+        return [
+            outcome for some in _chunks(list(contents.items()), _RINGS_A_CALL) for outcome in self._replace_rings(some)
+        ]
+
+    def _replace_rings(self, contents: Sequence[tuple[int, bytes]]) -> list[Outcome]:
+        with self._map(RINGS.name) as rings, _refused("rings"), ExitStack() as stack:
             if rings is None:
-                raise _no_map(RINGS.name)
-            shape = replace(_RING_TEMPLATE, capacity=len(content) // _INDEX.size)
-            with bpf.closing(maps.create("lbctl_ring", shape, flags=maps.INNER_MAP)) as fd:
+                return [_no_map(RINGS.name)] * len(contents)
+            rows = []
+            for index, content in contents:
+                shape = replace(_RING_TEMPLATE, capacity=len(content) // _INDEX.size)
+                fd = stack.enter_context(bpf.closing(maps.create("lbctl_ring", shape, flags=maps.INNER_MAP)))
                 maps.write_array(maps.describe(fd), content)
-                maps.update_one(rings, _INDEX.pack(index), _INDEX.pack(fd))
+                rows.append((_INDEX.pack(index), _INDEX.pack(fd)))
+            return [outcome and _row_error(RINGS.name, rings, outcome) for outcome in maps.update(rings, rows)]
 
     def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
         with self._ring(index) as ring:
@@ -96,10 +106,17 @@ class RealKernel:
             for error in filter(None, maps.update(ring, rows)):
                 raise error
 
-    def remove_ring(self, index: int) -> None:
-        with self._map(RINGS.name) as rings, _refused(f"ring {index}"):
-            if rings:
-                maps.delete_one(rings, _INDEX.pack(index))
+    def remove_rings(self, indexes: Sequence[int]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        with self._map(RINGS.name) as rings:
+            for index in indexes:  # arrays of maps know no batched delete
+                try:
+                    if rings:
+                        maps.delete_one(rings, _INDEX.pack(index))
+                    outcomes.append(None)
+                except OSError as error:
+                    outcomes.append(KernelError(f"ring {index}: {error.strerror}"))
+        return outcomes
 
     @contextmanager
     def _ring(self, index: int) -> Iterator[OpenMap | None]:
@@ -251,6 +268,11 @@ class RealKernel:
 
     def forget_sysctl(self, name: str) -> None:
         self._ledger.drop(name)
+
+
+def _chunks(items: Sequence[tuple[int, bytes]], size: int) -> Iterator[Sequence[tuple[int, bytes]]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def shape_of(spec: MapSpec) -> Shape:

@@ -50,15 +50,26 @@ class EndpointRow(Resource):
         return {"state": "disabled" if self.disabled else "usable"}
 
     def effect(self, after: Resource | None, live: Live) -> str:
-        count = sum(n for (_, endpoint), n in live.connections.items() if endpoint == self.id)
+        count = None
+        if live.connections is not None:
+            count = sum(n for (_, endpoint), n in live.connections.items() if endpoint == self.id)
         if isinstance(after, EndpointRow) and after.disabled:
-            return f"{connections(count)} end" if count != 1 else "1 connection ends"
-        if after is None:
-            return f"{connections(count)} go on until they end by themselves" if count else "no connection uses it"
-        return ""
+            return connections_end(count)
+        if after is not None:
+            return ""
+        if count == 0:
+            return "no connection uses it"
+        return f"{_connections(count)} go on until they end by themselves"
 
 
-def connections(count: int) -> str:
+def connections_end(count: int | None) -> str:
+    """What is said of open connections that end; without a number where nobody counted them."""
+    return f"{_connections(count)} {'ends' if count == 1 else 'end'}"
+
+
+def _connections(count: int | None) -> str:
+    if count is None:
+        return "connections on it"
     return f"{count:,} connection{'' if count == 1 else 's'}"
 
 

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from reconciler.view import NodeView
 _INDEX = struct.Struct(RING_NAMES.value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Ring(Resource):
     """`members` are ids of endpoints, sorted; `slots` are unsigned 32-bit numbers of members, little endian."""
 
@@ -64,20 +65,45 @@ class Ring(Resource):
             return ""
         if not after.members:
             return "no new connection is accepted: the pool has no active endpoint"
-        if after.name.endswith(Algorithm.SOURCE_HASH.value) and len(after.slots) == len(self.slots):
+        if not self.members:
+            return "new connections are accepted again"
+        if self._keeps_clients(after):
+            return f"{self.moved(after):.1%} of clients move with their next connection"
+        return f"{self.moved(after):.1%} of new connections move; open connections stay"
+
+    def moved(self, after: Ring) -> float:
+        """The share of new connections that go to another endpoint once this is `after`, 0 to 1."""
+        if self._keeps_clients(after):
             before, now = np.array(self.members)[self.array], np.array(after.members)[after.array]
-            return f"{np.mean(before != now):.1%} of clients move with their next connection"
+            return float(np.mean(before != now))
         former = self.shares
-        moved = sum(max(0.0, share - former.get(member, 0.0)) for member, share in after.shares.items())
-        return f"{moved:.1%} of new connections move; open connections stay"
+        return sum(max(0.0, share - former.get(member, 0.0)) for member, share in after.shares.items())
+
+    def _keeps_clients(self, after: Ring) -> bool:
+        """Whether the slots of both can be compared one by one, each standing for the same clients."""
+        hashed = after.name.endswith(Algorithm.SOURCE_HASH.value) and self.name.endswith(Algorithm.SOURCE_HASH.value)
+        return hashed and bool(self.members and after.members) and len(after.slots) == len(self.slots)
 
 
 def ring_name(pool: str, algorithm: Algorithm) -> str:
     return f"{pool}/{algorithm.value}"
 
 
+_in_use: WeakValueDictionary[tuple[Pool, Algorithm], Ring] = WeakValueDictionary()
+
+
 def build(pool: Pool, algorithm: Algorithm) -> Ring:
-    """The ring of a pool: active endpoints of a weight above 0, in the order of their ids."""
+    """The ring of a pool: active endpoints of a weight above 0, in the order of their ids.
+
+    While anybody holds the ring of a pool, that of an equal pool is the same object and costs nothing.
+    """
+    ring = _in_use.get((pool, algorithm))
+    if ring is None:
+        ring = _in_use[pool, algorithm] = _build(pool, algorithm)
+    return ring
+
+
+def _build(pool: Pool, algorithm: Algorithm) -> Ring:
     weights = {
         row_of(e).id: e.weight for e in pool.endpoints if e.state is EndpointState.ACTIVE and e.weight
     }
@@ -111,50 +137,52 @@ class RingKind(Kind):
         numbers = {r.row.id: r.number for r in numbered_rows(self.kernel)}
         indexes = ring_indexes(self.kernel)
         free = iter(sorted(set(range(1, RING_NAMES.capacity)) - set(indexes.values())))
-        outcomes: list[Outcome] = []
+        outcomes: dict[Key, Outcome] = {}
+        whole: dict[Key, tuple[int, bytes]] = {}
         for change in changes:
+            if not isinstance(change.after, Ring):
+                continue
             try:
-                match change.after:
-                    case Ring() as ring:
-                        index = indexes.get(ring.name)
-                        if index is None:
-                            index = next(free, None)
-                        if index is None:
-                            full = f"all {RING_NAMES.capacity - 1:,} rings are in use"
-                            raise KernelError(f"no room for {ring.key}: {full}")
-                        self._put(index, ring, numbers, known=ring.name in indexes)
-                    case None if change.key.id in indexes:
-                        self._remove(indexes[change.key.id], change.key.id)
-                outcomes.append(None)
+                content = _encode(change.after, numbers)
+                index = indexes.get(change.key.id) or next(free, None)
+                if index is None:
+                    raise KernelError(f"no room for {change.key}: all {RING_NAMES.capacity - 1:,} rings are in use")
+                if change.key.id not in indexes or not self._patch(index, content):
+                    whole[change.key] = (index, content.tobytes())
             except KernelError as error:
-                outcomes.append(error)
-        return outcomes
-
-    def _put(self, index: int, ring: Ring, numbers: Mapping[str, int], known: bool) -> None:
-        missing = [member for member in ring.members if member not in numbers]
-        if missing:
-            raise KernelError(f"{ring.key} needs endpoints that are not there: {', '.join(missing)}")
-        by_member = np.array([numbers[member] for member in ring.members], np.uint32)
-        slots = by_member[ring.array] if ring.members else np.zeros(0, np.uint32)
-        content = np.concatenate((np.array([slots.size], np.uint32), slots))
-        if not known:
-            # The ring before its name: a name without a ring would read back as an empty ring.
-            self.kernel.delete(RING_TURNS.name, [_INDEX.pack(index)])
-        held = self.kernel.read_ring(index)
-        if held is not None and len(held) == content.nbytes:
-            live = np.frombuffer(held, np.uint32)
-            differs = np.flatnonzero(live != content)
-            if differs.size:
-                self.kernel.patch_ring(index, dict(zip(differs.tolist(), content[differs].tolist(), strict=True)))
-        else:
-            self.kernel.replace_ring(index, content.tobytes())
-        if not known:
-            _raise(self.kernel.update(RING_NAMES.name, [(_name(ring.name), _INDEX.pack(index))]))
-
-    def _remove(self, index: int, name: str) -> None:
+                outcomes[change.key] = error
+        outcomes |= zip(whole, self.kernel.replace_rings(dict(whole.values())), strict=True)
+        # The ring before its name: a name without a ring would read back as an empty ring.
+        new = [key for key in whole if key.id not in indexes and not outcomes[key]]
+        self.kernel.delete(RING_TURNS.name, [_INDEX.pack(whole[key][0]) for key in new])
+        names = [(_name(key.id), _INDEX.pack(whole[key][0])) for key in new]
+        outcomes |= zip(new, self.kernel.update(RING_NAMES.name, names), strict=True)
         # The name last: a ring whose removal was cut off is still there to be removed.
-        self.kernel.remove_ring(index)
-        _raise(self.kernel.delete(RING_NAMES.name, [_name(name)]))
+        gone = [change.key for change in changes if change.after is None and change.key.id in indexes]
+        outcomes |= zip(gone, self.kernel.remove_rings([indexes[key.id] for key in gone]), strict=True)
+        gone = [key for key in gone if not outcomes[key]]
+        outcomes |= zip(gone, self.kernel.delete(RING_NAMES.name, [_name(key.id) for key in gone]), strict=True)
+        return [outcomes.get(change.key) for change in changes]
+
+    def _patch(self, index: int, content: Slots) -> bool:
+        """Overwrite the slots that differ, if the ring that is there has as many."""
+        held = self.kernel.read_ring(index)
+        if held is None or len(held) != content.nbytes:
+            return False
+        differs = np.flatnonzero(np.frombuffer(held, np.uint32) != content)
+        if differs.size:
+            self.kernel.patch_ring(index, dict(zip(differs.tolist(), content[differs].tolist(), strict=True)))
+        return True
+
+
+def _encode(ring: Ring, numbers: Mapping[str, int]) -> Slots:
+    """The ring as the kernel holds it: the count of slots, then the number of an endpoint for each."""
+    missing = [member for member in ring.members if member not in numbers]
+    if missing:
+        raise KernelError(f"{ring.key} needs endpoints that are not there: {', '.join(missing)}")
+    by_member = np.array([numbers[member] for member in ring.members], np.uint32)
+    slots = by_member[ring.array] if ring.members else np.zeros(0, np.uint32)
+    return np.concatenate((np.array([slots.size], np.uint32), slots))
 
 
 def ring_indexes(kernel: Kernel) -> dict[str, int]:
@@ -175,12 +203,6 @@ def _decode(name: str, content: bytes | None, endpoint_names: Mapping[int, str])
 
 def _name(name: str) -> bytes:
     return name.encode().ljust(RING_NAMES.key_size, b"\0")
-
-
-def _raise(outcomes: list[Outcome]) -> None:
-    for outcome in outcomes:
-        if outcome:
-            raise outcome
 
 
 KIND = RingKind

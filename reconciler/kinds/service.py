@@ -13,7 +13,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.layout import SERVICE_COUNTERS, SERVICES, AlgorithmCode, ModeCode, code, word
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
-from reconciler.kinds.endpoint import connections
+from reconciler.kinds.endpoint import connections_end
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_indexes, ring_name
 from reconciler.resource import Change, Key, Live, Reading, Resource
@@ -55,8 +55,9 @@ class ServiceRow(Resource):
     def effect(self, after: Resource | None, live: Live) -> str:
         if after is not None:
             return "open connections stay, new ones follow the new row"
-        count = sum(n for (service, _), n in live.connections.items() if service == self.id)
-        return f"{connections(count)} {'ends' if count == 1 else 'end'}"
+        if live.connections is None:
+            return connections_end(None)
+        return connections_end(sum(n for (service, _), n in live.connections.items() if service == self.id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ def command(*words):
 def row(name, baseline_name, baseline_s, measured_s):
     return {
         "what": name, "ms": round(measured_s * 1000, 2),
-        "baseline": baseline_name, "baseline_ms": round(baseline_s * 1000, 2), "ratio": round(measured_s / baseline_s, 2),
+        "baseline": baseline_name, "baseline_ms": round(baseline_s * 1000, 2),
+        "ratio": round(measured_s / baseline_s, 2),
     }  # fmt: skip
 
 
@@ -52,7 +53,8 @@ def rings():
         size = hash_ring(names, [1] * count).size
         scores = np.random.default_rng(1).random((size, count))
         pass_s = median_s(lambda scores=scores: scores.argmax(axis=1))
-        yield row(f"hash ring of {count} endpoints", "one argmax", pass_s, median_s(lambda n=names: hash_ring(n, [1] * len(n))))
+        ring_s = median_s(lambda names=names: hash_ring(names, [1] * len(names)))
+        yield row(f"hash ring of {count} endpoints", "one argmax", pass_s, ring_s)
 
 
 def no_op_plan():
@@ -68,7 +70,7 @@ def no_op_plan():
     from reconciler.view import view
 
     pools = tuple(
-        model.Pool(f"p{i}", tuple(model.Endpoint(IPv4Address(f"10.2.{i >> 6}.{(i & 63) * 4 + j}"), 80) for j in range(4)))
+        model.Pool(f"p{i}", tuple(model.Endpoint(IPv4Address((10 << 24) + 4 * i + j), 80) for j in range(4)))
         for i in range(1000)
     )
     services = tuple(

@@ -10,12 +10,17 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def python(code):
-    return subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+def run(*command):
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+
+
+def lbctl(*words, prefix=()):
+    return run(*prefix, sys.executable, "-m", "reconciler.cli.main", *words)
 
 
 def test_validate_imports_neither_bcc_nor_pyroute2_nor_numpy():
-    done = python(
+    done = run(
+        sys.executable, "-c",
         "import sys; from reconciler.cli.main import main;"
         "assert main(['validate', 'examples/configs/nat-tcp']) == 0;"
         "print(sorted({'bcc', 'pyroute2', 'numpy', 'msgspec', 'watchdog', 'jinja2'} & set(sys.modules)))"
@@ -25,25 +30,19 @@ def test_validate_imports_neither_bcc_nor_pyroute2_nor_numpy():
 
 def test_validate_needs_no_power_over_the_kernel():
     """All that is left of root is the right to read the checkout, wherever it lies."""
-    done = subprocess.run(
-        ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+dac_override", sys.executable, "-m", "reconciler.cli.main",
-         "validate", "examples/configs/nat-tcp"], cwd=CHECKOUT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    powerless = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+dac_override"]
+    done = lbctl("validate", "examples/configs/nat-tcp", prefix=powerless)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("verb", ["validate", "plan", "apply", "run", "get", "export", "delete"])
 def test_help_has_examples_and_exit_codes(verb):
-    done = subprocess.run(
-        [sys.executable, "-m", "reconciler.cli.main", verb, "--help"], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
-    )
+    done = lbctl(verb, "--help")
     assert "examples:" in done.stdout
     assert "exit codes" in done.stdout
 
 
 def test_a_wrong_verb_is_an_error_of_usage():
-    done = subprocess.run(
-        [sys.executable, "-m", "reconciler.cli.main", "aply"], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
-    )
+    done = lbctl("aply")
     assert done.returncode == 2
     assert "aply" in done.stderr

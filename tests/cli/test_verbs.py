@@ -44,7 +44,9 @@ def lbctl(netns, tmp_path):
 
     def call(*words, code=0):
         command = [sys.executable, "-m", "reconciler.cli.main", "--netns", netns, "--run-dir", run_dir, *words]
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+        )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout if code == 0 else done.stdout + done.stderr
 

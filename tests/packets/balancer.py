@@ -209,7 +209,7 @@ class Balancer:
 
     def ring(self, index: int, ids: Sequence[int]) -> None:
         self._rings.add(index)
-        self.kernel.replace_ring(index, struct.pack(f"={1 + len(ids)}I", len(ids), *ids))
+        self.kernel.replace_rings({index: struct.pack(f"={1 + len(ids)}I", len(ids), *ids)})
 
     def turn(self, ring: int, taken: int) -> None:
         """How many turns were taken already."""
@@ -233,7 +233,7 @@ class Balancer:
             elif spec.type != MapType.ARRAY_OF_MAPS:
                 self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
         while self._rings:
-            self.kernel.remove_ring(self._rings.pop())
+            self.kernel.remove_rings([self._rings.pop()])
 
     def _write(self, spec: MapSpec, row: Row) -> None:
         assert self.kernel.update(spec.name, [row]) == [None]
