@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML to plain data that knows where each key and value was written.
+
+A small and unsurprising part of YAML: mappings with text keys, lists, text, numbers, true, false, null. Plain
+scalars are read as YAML 1.2 does (`yes`, `010` and `1:30` are text), and what lets one text stand for another
+(anchors, aliases, merge keys, tags) is refused, since a reviewer should see in a diff what changes.
+An error ends its document only: reading goes on at the next `---`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+from yaml._yaml import CParser
+from yaml.error import YAMLError
+from yaml.events import (
+    DocumentEndEvent,
+    DocumentStartEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    StreamEndEvent,
+)
+
+from reconciler.config.diagnostic import Diagnostic, Severity, line_and_column, quote
+from reconciler.config.syntax import Refusal, explain
+from reconciler.resource import Span
+
+Event = Any  # an event of PyYAML's parser, whose stubs deny it the marks that it has
+
+MAX_DEPTH = 32
+MAX_EVENTS = 2_000_000  # of a file; a list of 100,000 endpoints has about half as many
+MAX_BROKEN = 20  # documents of a file, after which the rest is not read
+MAX_DUPLICATES = 20  # keys of a document, after which no more are reported
+
+_NEXT_DOCUMENT = re.compile(r"^---(?=\s|$)", re.MULTILINE)
+# What libyaml refuses to read, and the directive that costs it quadratic time.
+_FORBIDDEN = re.compile(
+    "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|^%TAG", re.MULTILINE
+)
+_NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_NUMBER_STARTS = frozenset("0123456789+-.")
+_CONSTANTS = {"true": True, "false": False, "null": None, "~": None, "": None}
+
+
+class Map(dict[str, Any]):
+    """A mapping; `events` holds the parser's events of each key and its value, which know their place."""
+
+    __slots__ = ("events",)
+
+    def __init__(self) -> None:
+        self.events: dict[str, tuple[Event, Event]] = {}
+
+
+class Seq(list[Any]):
+    """A list; `events` holds the parser's event of each item."""
+
+    __slots__ = ("events",)
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+
+class Picker(Protocol):
+    """A step of a path that knows an item of a list by what it is."""
+
+    def pick(self, items: Any) -> int: ...
+
+
+Path = tuple[str | int | Picker, ...]
+
+
+@dataclass(slots=True)
+class Document:
+    """One YAML document. `start` is None if it could not be read; `diagnostics` are of its YAML alone."""
+
+    file: str
+    text: str = ""
+    root: Any = None
+    start: Event | None = None
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    @property
+    def span(self) -> Span:
+        return self.span_of(self.value_at(()))
+
+    def value_at(self, path: Path) -> Event:
+        """The event of the value at `path`, or of the last one on the way to it that is there."""
+        return self._walk(path)[1]
+
+    def key_at(self, path: Path) -> Event:
+        """The event of the key at `path`; an item of a list has none and stands for itself."""
+        return self._walk(path)[0]
+
+    def span_of(self, event: Event) -> Span:
+        return Span(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def extent_of(self, event: Event) -> tuple[Span, int]:
+        """Where an event begins, and how many characters it takes on that line."""
+        start, end = event.start_mark, event.end_mark
+        return self.span_of(event), max(1, end.column - start.column if end.line == start.line else 1)
+
+    def problem(self, at: Event, rule: str, message: str, hint: str = "") -> Diagnostic:
+        """An error about what an event stands for."""
+        span, length = self.extent_of(at)
+        return Diagnostic(Severity.ERROR, rule, message, span, hint, length)
+
+    def _walk(self, path: Path) -> tuple[Event, Event]:
+        assert self.start is not None
+        node, key, value = self.root, self.start, self.start
+        for step in path:
+            if isinstance(node, Seq):
+                index: Any = step if isinstance(step, int) else step.pick(node)  # type: ignore[union-attr]
+                key = value = node.events[index]
+            elif isinstance(node, Map) and step in node:
+                index = step
+                key, value = node.events[index]
+            else:
+                break
+            node = node[index]
+        return key, value
+
+
+def parse(file: str, text: str) -> list[Document]:
+    """The documents of a file that are not empty, in order. Raises nothing."""
+    if forbidden := _FORBIDDEN.search(text):
+        rule, message = "yaml-syntax", f"the character U+{ord(forbidden[0][0]):04X} can't stand in YAML"
+        if forbidden[0] == "%TAG":
+            rule, message = "yaml-tag", "tags are not part of the manifest language"
+        return [_broken(file, text, text, Refusal(rule, message, "remove it", forbidden.start()))]
+    documents: list[Document] = []
+    rest = text
+    for _ in range(MAX_BROKEN):
+        rest = _parse_until_error(file, rest, documents)
+        if not rest:
+            return documents
+    message = f"this file has {MAX_BROKEN} broken documents; the rest of it was not read"
+    begin = len(rest) - len(rest.lstrip("\n"))
+    documents.append(_broken(file, rest, rest, Refusal("yaml-syntax", message, "repair the others first", begin)))
+    return documents
+
+
+def _parse_until_error(file: str, text: str, documents: list[Document]) -> str:
+    """Add what can be read. The result is the text behind the first broken document, on the same lines."""
+    begin = len(text) - len(text.lstrip("\n"))
+    try:
+        events: Iterator[Event] = islice(iter(CParser(text).get_event, None), MAX_EVENTS)
+        for event in events:
+            kind = type(event)
+            if kind is DocumentStartEvent:
+                begin = event.start_mark.index
+                document = Document(file)
+                event = _fill(document, event, events)
+            elif kind is DocumentEndEvent and document.start is not None:
+                document.text = text[begin : event.end_mark.index]
+                documents.append(document)
+        if type(event) is not StreamEndEvent:
+            raise Refusal.at(event, "source-too-large", "this file holds too many values", "split it", final=True)
+    except (YAMLError, Refusal) as error:
+        refusal = error if isinstance(error, Refusal) else explain(error, text)
+        search_from = max(refusal.stopped, begin + 3 * text.startswith("---", begin))
+        following = None if refusal.final else _NEXT_DOCUMENT.search(text, search_from)
+        end = following.start() if following else len(text)
+        documents.append(_broken(file, text[begin:end], text, refusal))
+        if following:
+            return "\n" * (line_and_column(text, end)[0] - 1) + text[end:]
+    return ""
+
+
+def _broken(file: str, own_text: str, text: str, refusal: Refusal) -> Document:
+    offset = min(refusal.offset, len(text.rstrip()))
+    span = Span(file, *line_and_column(text, offset))
+    diagnostic = Diagnostic(
+        Severity.ERROR, refusal.rule, refusal.message, span, refusal.hint, max(1, refusal.length)
+    )
+    return Document(file, own_text, diagnostics=[diagnostic])
+
+
+def _number(text: str) -> int | float | str:
+    """A plain scalar that begins as a number does; integers that are written as such or as 1e3 or 80.0."""
+    if len(text) > 300 or not _NUMBER.fullmatch(text):
+        return text
+    if len(text) <= 15 and text.lstrip("+-").isdigit():
+        return int(text)
+    number = float(text)
+    if number.is_integer() and abs(number) < 2**53:
+        return int(number)
+    return number if math.isfinite(number) else text
+
+
+def _duplicate(document: Document, container: Map, name: str, key: Event) -> Diagnostic:
+    first = document.span_of(container.events[name][0])
+    return document.problem(
+        key, "duplicate-key", f"duplicate key {quote(name)}: it is on line {first.line} already", "remove one of them"
+    )
+
+
+def _fill(document: Document, event: Any, events: Iterator[Any]) -> Event:
+    """Read the value of one document from behind its start event; the result is the last event of the value,
+    or the last that there was. Raises Refusal and YAMLError.
+
+    This loop runs once for each value of a large tree, so it is written for speed: one level, no calls.
+    """
+    top = Seq()  # the root is read as an item of this list
+    container: Any = top
+    stack: list[Any] = []
+    key: Event | None = None
+    name = ""
+    for event in events:
+        kind = type(event)
+        if kind is MappingEndEvent or kind is SequenceEndEvent:
+            container = stack.pop()
+            if container is top:
+                break
+            continue
+        if event.anchor is not None:  # of an anchor, or of an alias to one
+            raise Refusal.at(event, "yaml-anchor", "anchors and aliases are not part of the manifest language",
+                             "write the value out: a diff should show all that it changes")  # fmt: skip
+        if event.tag is not None:
+            raise Refusal.at(event, "yaml-tag", "tags are not part of the manifest language",
+                             "remove the tag; quotes make a text")  # fmt: skip
+        value: Any
+        if kind is ScalarEvent:
+            value = event.value
+            if event.implicit[0]:  # plain, without quotes
+                value = _number(value) if value[:1] in _NUMBER_STARTS else _CONSTANTS.get(value, value)
+        elif len(stack) == MAX_DEPTH:
+            raise Refusal.at(event, "yaml-depth", f"this is nested more than {MAX_DEPTH} levels deep")
+        else:
+            value = Map() if kind is MappingStartEvent else Seq()
+        if type(container) is Seq:
+            container.append(value)
+            container.events.append(event)
+        elif key is None:
+            if kind is not ScalarEvent:
+                raise Refusal.at(event, "yaml-key", "a key can only be a text",
+                                 "put a value that begins with '{' or '[' in quotes")  # fmt: skip
+            key, name = event, event.value
+            if name == "<<" and event.implicit[0]:
+                raise Refusal.at(event, "yaml-anchor", "merge keys are not part of the manifest language",
+                                 "write the values out: a diff should show all that it changes")  # fmt: skip
+            continue
+        else:
+            if name not in container:
+                container[name] = value
+                container.events[name] = (key, event)
+            elif len(document.diagnostics) < MAX_DUPLICATES:
+                document.diagnostics.append(_duplicate(document, container, name, key))
+            key = None
+        if kind is not ScalarEvent:
+            stack.append(container)
+            container = value
+        elif container is top:
+            break
+    else:
+        return event
+    document.root = top[0]
+    if document.root is not None or event.value:
+        document.start = top.events[0]
+    return event

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A directory of manifests becomes a fleet, or a list of all that is wrong with it.
+
+Each file is read, checked against the schemas and built on its own, and remembered by its content. So after an
+edit only the edited file is parsed again; the rules, which look at all files together, always run.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.config import schema
+from reconciler.config.build import Object, build, count_ports
+from reconciler.config.diagnostic import Diagnostic, Severity, in_order
+from reconciler.config.document import Document, Map, parse
+from reconciler.config.document import Path as DocumentPath
+from reconciler.config.rules import RULES, Draft, Finding, Rule
+from reconciler.config.source import SourceFile, Tree, read_tree
+from reconciler.model import Fleet, Node, Pool, Service
+from reconciler.resource import Span
+
+MAX_PORTS = 262_144  # of all services; far more than a node holds, and a bound on what a range can cost
+MAX_SHOWN = 100  # problems of a file
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a directory holds. `fleet` is None if any diagnostic is an error; `texts` maps each file's name,
+    relative to the directory, to its content, for those who show source lines."""
+
+    fleet: Fleet | None
+    diagnostics: tuple[Diagnostic, ...]
+    texts: Mapping[str, str]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """A document with errors: the kinds and names that it may declare, and the names in it."""
+
+    declared: frozenset[tuple[str, str]]
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What one file holds on its own account; `located` remembers where findings of rules lie in it."""
+
+    objects: tuple[Object, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    broken: tuple[_Broken, ...]
+    ports: int
+    located: dict[tuple[Span, DocumentPath], tuple[Span, int]] = field(default_factory=dict)
+
+
+_checked: dict[SourceFile, _Checked] = {}
+"""The files of the latest load. It is replaced as a whole and never changed, so threads may load at once."""
+
+
+def load(directory: Path) -> Loaded:
+    """Read and check every manifest below `directory`. Raises nothing: all that is wrong is a diagnostic."""
+    with _no_garbage_collection():
+        return check(read_tree(directory))
+
+
+def check(tree: Tree) -> Loaded:
+    """The same for a tree that has been read."""
+    global _checked
+    files: dict[str, _Checked] = {}
+    diagnostics = list(tree.diagnostics)
+    unread = any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics)
+    ports = 0
+    for file in tree.files:
+        files[file.name] = checked = _checked.get(file) or _check_file(file)
+        diagnostics += checked.diagnostics
+        ports += checked.ports
+        if ports > MAX_PORTS:
+            diagnostics.append(_too_many_ports(Span(file.name, 0)))
+            unread = True
+            break
+    _checked = {file: files[file.name] for file in tree.files if file.name in files}
+
+    draft = _draft(list(files.values()), unread)
+    findings = [(finding, rule) for rule in RULES.values() for finding in rule.find(draft)]
+    diagnostics += _locate(findings, files, tree.texts)
+    fleet = None
+    if not any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics):
+        fleet = Fleet(
+            services=tuple(sorted(draft.services, key=lambda service: service.name)),
+            pools=tuple(sorted(draft.pools, key=lambda pool: pool.name)),
+            nodes=tuple(sorted(draft.nodes, key=lambda node: node.name)),
+            digest=tree.digest,
+        )
+    return Loaded(fleet, in_order(diagnostics), tree.texts, tree.digest)
+
+
+def _check_file(file: SourceFile) -> _Checked:
+    objects: list[Object] = []
+    diagnostics: list[Diagnostic] = []
+    broken: list[_Broken] = []
+    ports = 0
+    for document in parse(file.name, file.text):
+        problems = document.diagnostics + (schema.check(document) if document.start else [])
+        if not problems and (ports := ports + count_ports(document)) > MAX_PORTS:
+            problems = [_too_many_ports(document.span)]
+        if problems:
+            diagnostics += problems
+            broken.append(_broken(document))
+        else:
+            objects.append(build(document))
+    if len(diagnostics) > MAX_SHOWN:
+        diagnostics = list(in_order(diagnostics)[:MAX_SHOWN])
+        message = f"this file has more problems than these {MAX_SHOWN}"
+        diagnostics.append(Diagnostic(Severity.ERROR, "too-many-problems", message, Span(file.name, 0)))
+    return _Checked(tuple(objects), tuple(diagnostics), tuple(broken), ports)
+
+
+def _broken(document: Document) -> _Broken:
+    """What can be told of a document with errors: of one that is no YAML, only the words in it."""
+    root = document.root if isinstance(document.root, Map) else Map()
+    kind, metadata = root.get("kind"), root.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Map) else None
+    words = frozenset(re.findall("[a-z0-9-]+", document.text))
+    kinds = [kind] if kind in schema.KINDS else schema.KINDS
+    names = [name] if isinstance(name, str) else words
+    return _Broken(frozenset(itertools.product(kinds, names)), words)
+
+
+def _draft(files: Sequence[_Checked], unread: bool) -> Draft:
+    objects = [item for file in files for item in file.objects]
+    return Draft(
+        services=tuple(item for item in objects if isinstance(item, Service)),
+        pools=tuple(item for item in objects if isinstance(item, Pool)),
+        nodes=tuple(item for item in objects if isinstance(item, Node)),
+        declared_elsewhere=frozenset().union(*(document.declared for file in files for document in file.broken)),
+        mentioned_elsewhere=frozenset().union(*(document.names for file in files for document in file.broken)),
+        unread=unread,
+    )
+
+
+def _locate(
+    findings: list[tuple[Finding, Rule]], files: Mapping[str, _Checked], texts: Mapping[str, str]
+) -> Iterator[Diagnostic]:
+    """Put findings on the keys and values that they are about. Those places are not kept, since a tree of
+    100,000 endpoints has a million of them: the few files with findings are parsed once more."""
+    findings.sort(key=lambda found: found[0].span.file)
+    for file, group in itertools.groupby(findings, key=lambda found: found[0].span.file):
+        located = files[file].located
+        documents: dict[Span, Document] = {}
+        for finding, rule in group:
+            place = (finding.span, finding.path)
+            if place not in located:
+                documents = documents or {d.span: d for d in parse(file, texts[file]) if d.start}
+                document = documents[finding.span]
+                located[place] = document.extent_of(document.value_at(finding.path))
+            span, length = located[place]
+            yield Diagnostic(rule.severity, rule.name, finding.message, span, finding.hint, length)
+
+
+def _too_many_ports(span: Span) -> Diagnostic:
+    message = f"with these, all services together have more than {MAX_PORTS} ports"
+    return Diagnostic(Severity.ERROR, "too-many-ports", message, span)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Parsing makes a million objects and no cycle: the collector would only walk them, for most of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a document have the shape that its kind asks for? The schemas in schema/ find out, this says it.
+
+Beside JSON Schema's own keywords the schemas may use two that are ours to read and that others skip:
+`patternErrorMessage` says what a pattern expects (editors show it too), and `x-planned` lists values of an
+`enum`, or keys of a mapping, that the language has a name for but this version can't do yet.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import jsonschema_rs
+from yaml.events import ScalarEvent
+
+from reconciler.config.diagnostic import Diagnostic, closest, did_you_mean, either, quote
+from reconciler.config.document import Document, Event, Map, Path, Seq
+from reconciler.config.formats import FORMATS, Complaint, number_hint
+from reconciler.paths import data_dir
+
+API_VERSION = "lbctl/v1"
+KINDS = ("Service", "Pool", "Node")
+MAX_FINDINGS = 100  # of a document; what a hundred lines didn't teach, more won't
+MAX_SEARCHED = 1 << 20  # characters of a document in which all problems are looked for
+MAX_COMPARED = 20  # unknown keys of a mapping, any of which may be a known one misspelt
+
+Schema = dict[str, Any]
+
+
+def check(document: Document) -> list[Diagnostic]:
+    """All that is wrong with the shape of a document that could be read."""
+    if problem := _envelope_problem(document):
+        return [problem]
+    schema, validator = _compiled(document.root["kind"])
+    if validator.is_valid(document.root):
+        return []
+    found: dict[Path, Diagnostic] = {}  # one for each place
+    for error in sorted(_errors(document, validator), key=lambda error: error.kind.name not in _SAYS_MOST):
+        path = tuple(error.instance_path)
+        part = _follow(schema, error.schema_path[:-1])
+        node = _follow(document.root, path)
+        explained = _explain(document, path, part, node, error.kind)
+        for place, diagnostic in islice(explained, MAX_FINDINGS):
+            found.setdefault(place, diagnostic)
+    diagnostics = list(found.values())[:MAX_FINDINGS]
+    if len(document.text) > MAX_SEARCHED:
+        message = f"only one problem is shown of this document, since it is longer than {MAX_SEARCHED} characters"
+        diagnostics.append(document.problem(document.value_at(()), "too-many-problems", message))
+    return diagnostics
+
+
+def _errors(document: Document, validator: jsonschema_rs.Draft202012Validator) -> list[Any]:
+    """What breaks the schema. The validator finds all errors before it hands out the first, at 5 kB each."""
+    if len(document.text) <= MAX_SEARCHED:
+        return list(islice(validator.iter_errors(document.root), MAX_FINDINGS))
+    try:
+        validator.validate(document.root)
+    except jsonschema_rs.ValidationError as error:
+        return [error]
+    return []
+
+
+def _follow(root: Any, path: Iterable[str | int]) -> Any:
+    for step in path:
+        root = root[step]
+    return root
+
+
+def load_schema(kind: str) -> Schema:
+    """The schema of a kind, as schema/ holds it."""
+    schema: Schema = json.loads((data_dir("schema") / f"{kind.lower()}.v1.json").read_text())
+    return schema
+
+
+@functools.cache
+def _compiled(kind: str) -> tuple[Schema, jsonschema_rs.Draft202012Validator]:
+    schema = load_schema(kind)
+    # The compiled validator knows ipv4 itself, and asking Python for each address would cost more than the rest.
+    formats = {name: _accepts(name) for name in FORMATS if name != "ipv4"}
+    return schema, jsonschema_rs.Draft202012Validator(schema, validate_formats=True, formats=formats)
+
+
+def _accepts(name: str) -> Callable[[str], bool]:
+    return lambda text: FORMATS[name].complaint(text) is None
+
+
+def _envelope_problem(document: Document) -> Diagnostic | None:
+    """Whether it can be told which schema a document has to fit."""
+    root = document.root
+    if not isinstance(root, Map):
+        message = f"expected a mapping with apiVersion, kind, metadata and spec, got {_actual(root, document.start)}"
+        return document.problem(document.value_at(()), "wrong-type", message)
+    version, kind = root.get("apiVersion", API_VERSION), root.get("kind")
+    if version != API_VERSION:
+        at = document.value_at(("apiVersion",))
+        hint = "keep what other programs read out of this directory"
+        if str(version).startswith("lbctl/"):
+            hint = f"write it as {API_VERSION}, or use the version of lbctl that it was written for"
+        message = f"expected {API_VERSION}, got {_actual(version, at)}"
+        return document.problem(at, "unknown-version", message, hint)
+    if "kind" not in root:
+        for key in islice(root, MAX_COMPARED):
+            if closest(key, ["kind"]):
+                return document.problem(
+                    document.key_at((key,)), "unknown-key", f"unknown key {quote(key)}", "did you mean 'kind'?"
+                )
+        return document.problem(
+            document.value_at(()), "missing-key", "missing key 'kind'", f"add it: {either(KINDS)}"
+        )
+    if kind not in KINDS:
+        message = f"expected {either(KINDS)}, got {_actual(kind, document.value_at(('kind',)))}"
+        hint = did_you_mean(kind, KINDS) if isinstance(kind, str) else ""
+        return document.problem(document.value_at(("kind",)), "unknown-kind", message, hint)
+    return None
+
+
+def _explain(
+    document: Document, path: Path, schema: Schema, node: Any, error: Any
+) -> Iterator[tuple[Path, Diagnostic]]:
+    """An error of the validator in our words. `schema` is the part that is broken, `node` is what breaks it."""
+    keyword = error.name
+    if keyword == "additionalProperties":
+        for key in error.unexpected:
+            complaint = _unknown_key(path, schema, key)
+            at = document.key_at((*path, key))
+            yield (*path, key), document.problem(at, complaint.rule, complaint.message, complaint.hint)
+    elif keyword == "required":
+        properties, key = schema["properties"], error.property
+        others = islice((other for other in node if other not in properties), MAX_COMPARED)
+        if any(closest(other, properties) == key for other in others):
+            return  # it is there, misspelt
+        hint = f"add it, for example `{key}: {_example(properties[key])}`" if "examples" in properties[key] else ""
+        message = f"missing key {quote(key)}{_where(path)}"
+        yield (*path, key), document.problem(document.key_at(path), "missing-key", message, hint)
+    else:
+        at = document.value_at(path)
+        explain = _VALUES.get(keyword, _unforeseen)
+        complaint = explain(path, schema, node, at)
+        yield path, document.problem(at, complaint.rule, complaint.message, complaint.hint)
+
+
+def _unknown_key(path: Path, schema: Schema, key: str) -> Complaint:
+    properties = schema["properties"]
+    if key in schema.get("x-planned", ()):
+        return Complaint("not-supported", f"{key} is not supported yet; supported: {', '.join(properties)}")
+    owner = next((name for name, part in properties.items() if key in part.get("properties", ())), None)
+    hint = f"indent it below {quote(owner)}, where it belongs" if owner else did_you_mean(key, properties)
+    hint = hint or f"there are: {', '.join(properties)}"
+    return Complaint("unknown-key", f"unknown key {quote(key)}{_where(path)}", hint)
+
+
+def _wrong_type(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+    hint = ""
+    if node is None:
+        hint = "what belongs to a key stands behind it, or below it and further to the right"
+    elif schema["type"] == "array":
+        hint = "begin each item with '- '" if isinstance(node, Map) else f"write it as a list: [{_source(at)}]"
+    elif schema["type"] == "integer" and isinstance(node, str):
+        hint = number_hint(node)
+    elif schema["type"] == "string" and isinstance(node, int | float) and not schema.keys() & {"format", "enum"}:
+        hint = f"put it in quotes: '{_source(at)}'"
+    return Complaint("wrong-type", f"expected {_expected(schema)}, got {_actual(node, at)}", hint)
+
+
+def _wrong_value(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+    if node in schema.get("x-planned", ()):
+        supported = ", ".join(schema["enum"])
+        return Complaint("not-supported", f"{path[-1]} {node} is not supported yet; supported: {supported}")
+    hint = did_you_mean(node, schema["enum"]) if isinstance(node, str) else ""
+    return Complaint("wrong-value", f"expected {_expected(schema)}, got {_actual(node, at)}", hint)
+
+
+def _out_of_range(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+    return Complaint("out-of-range", f"expected {_expected(schema)}, got {_source(at)}")
+
+
+def _wrong_pattern(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+    return Complaint("wrong-format", f"{schema['patternErrorMessage']}, got {quote(node)}")
+
+
+def _wrong_format(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+    return FORMATS[schema["format"]].complaint(node) or _unforeseen(path, schema, node, at)
+
+
+def _too_few(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+    return Complaint("too-few", f"expected at least {schema['minItems']} item{_where(path)}, got an empty list")
+
+
+def _unforeseen(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+    return Complaint("wrong-value", f"expected {_expected(schema)}, got {_actual(node, at)}")
+
+
+_VALUES: dict[str, Callable[[Path, Schema, Any, Event], Complaint]] = {
+    "type": _wrong_type,
+    "enum": _wrong_value,
+    "minimum": _out_of_range,
+    "maximum": _out_of_range,
+    "format": _wrong_format,
+    "pattern": _wrong_pattern,
+    "minItems": _too_few,
+}
+EXPLAINED = frozenset(_VALUES) | {"additionalProperties", "required"}
+_SAYS_MOST = ("type", "format")  # of several errors at one place
+
+
+def _expected(schema: Schema) -> str:
+    if "enum" in schema:
+        return either(schema["enum"])
+    types = schema.get("type", [])
+    return either(_noun(schema, name) for name in ([types] if isinstance(types, str) else types)) or "another value"
+
+
+def _noun(schema: Schema, type_name: str) -> str:
+    if type_name == "integer" and {"minimum", "maximum"} <= schema.keys():
+        return f"a whole number from {schema['minimum']} to {schema['maximum']}"
+    if type_name == "string" and "format" in schema:
+        return FORMATS[schema["format"]].noun
+    return _NOUNS[type_name]
+
+
+_NOUNS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+}
+
+
+def _actual(node: Any, at: Event | None) -> str:
+    """What a value is, as a person would say it."""
+    if node is None:
+        return "nothing"
+    if isinstance(node, bool):
+        return str(node).lower()
+    if isinstance(node, int | float):
+        return f"the number {_source(at)}"
+    if isinstance(node, str):
+        return f"the text {quote(node)}"
+    return "a list" if isinstance(node, Seq) else "a mapping"
+
+
+def _source(at: Event | None) -> str:
+    """A scalar as it was written."""
+    return quote(at.value)[1:-1] if isinstance(at, ScalarEvent) else ""
+
+
+def _where(path: Path) -> str:
+    names = [step for step in path if isinstance(step, str)]
+    return f" in {'.'.join(names)}" if names else ""
+
+
+def _example(schema: Schema) -> str:
+    return json.dumps(schema["examples"][0]) if not isinstance(schema["examples"][0], str) else schema["examples"][0]

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files of a directory are manifests, and what they hold.
+
+Nothing that lies in the directory can raise: what can't be read, is no text, or leads out of the tree is a
+diagnostic. A directory that changes while it is read is read again, so that a checkout is seen whole.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+import stat
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.config.diagnostic import Diagnostic, Severity, line_and_column
+from reconciler.resource import Span
+
+SUFFIXES = (".yaml", ".yml")
+MAX_FILES = 10_000
+MAX_FILE_BYTES = 16 << 20
+MAX_TREE_BYTES = 64 << 20
+MAX_ATTEMPTS = 5
+_PAUSE_S = 0.02  # before the second attempt; doubles with each one
+
+_FOREIGN_MARKS = {
+    codecs.BOM_UTF8: "a byte order mark",
+    codecs.BOM_UTF32_LE: "the mark of UTF-32",
+    codecs.BOM_UTF32_BE: "the mark of UTF-32",
+    codecs.BOM_UTF16_LE: "the mark of UTF-16",
+    codecs.BOM_UTF16_BE: "the mark of UTF-16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A manifest file: its name relative to the directory, and its text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What a directory holds. `files` are those that could be read, by name; `texts` has the others too,
+    as far as they could be. `digest` changes if and only if a name or the content of a manifest does."""
+
+    files: tuple[SourceFile, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    texts: dict[str, str]
+    digest: str
+
+
+@dataclass
+class _Listing:
+    """The manifests of a directory and, by name, what tells whether they or a directory changed."""
+
+    files: dict[str, str] = field(default_factory=dict)  # name → real path
+    states: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+
+def read_tree(directory: Path) -> Tree:
+    """Read every *.yaml and *.yml file below `directory`, except in what begins with a dot."""
+    for attempt in range(MAX_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+        listing = _list(directory)
+        contents, diagnostics = _read(listing)
+        if _list(directory) == listing:
+            break
+    else:
+        message = f"the directory still changed while it was read for the {MAX_ATTEMPTS}th time"
+        diagnostics.append(_whole(str(directory), "source-changing", message, "try again when it is at rest"))
+
+    diagnostics += listing.diagnostics
+    files, texts = [], {}
+    for name, content in contents.items():
+        text, problem = _decode(name, content)
+        texts[name] = text
+        if problem:
+            diagnostics.append(problem)
+        else:
+            files.append(SourceFile(name, text))
+    if not listing.files and not diagnostics:
+        message = f"there is no manifest: no file here ends with {' or '.join(SUFFIXES)}"
+        diagnostics.append(_whole(str(directory), "source-empty", message, severity=Severity.WARNING))
+    return Tree(tuple(files), tuple(diagnostics), texts, _digest(contents, diagnostics))
+
+
+def _list(directory: Path) -> _Listing:
+    listing = _Listing()
+    try:
+        root = os.path.realpath(directory, strict=True)
+        if not Path(root).is_dir():
+            listing.diagnostics.append(_whole(str(directory), "source-missing", "this is no directory"))
+            return listing
+    except OSError as error:
+        listing.diagnostics.append(_whole(str(directory), "source-missing", _reason(error)))
+        return listing
+    pending = [root]
+    while pending:
+        path = pending.pop()
+        try:
+            listing.states[path] = _state(Path(path).stat())
+            with os.scandir(path) as entries:
+                pending += [
+                    entry.path for entry in entries if not entry.name.startswith(".") and _enter(listing, root, entry)
+                ]
+        except OSError as error:
+            listing.diagnostics.append(_whole(_name(root, path), "source-unreadable", _reason(error)))
+        if len(listing.files) > MAX_FILES:
+            message = f"there are more than {MAX_FILES} manifests"
+            listing.diagnostics.append(_whole(str(directory), "source-too-large", message))
+            break
+    listing.files = dict(sorted(listing.files.items())[:MAX_FILES])
+    listing.diagnostics.sort(key=lambda d: (d.span, d.rule))
+    return listing
+
+
+def _enter(listing: _Listing, root: str, entry: os.DirEntry[str]) -> bool:
+    """Take an entry of a directory down; True if it is a directory to go into."""
+    if entry.is_dir(follow_symlinks=False):
+        return True
+    name = _name(root, entry.path)
+    is_manifest = entry.name.endswith(SUFFIXES)
+    if entry.is_symlink() and Path(entry.path).is_dir():
+        hint = "move the files here, or link each of them"
+        listing.diagnostics.append(_whole(name, "source-link", "links to directories are not followed", hint))
+    elif is_manifest:
+        try:
+            target = os.path.realpath(entry.path, strict=True)
+            state = Path(target).stat()
+        except OSError as error:
+            listing.diagnostics.append(_whole(name, "source-unreadable", _reason(error)))
+            return False
+        if os.path.commonpath((root, target)) != root:
+            message = "this link leads out of the directory"
+            listing.diagnostics.append(_whole(name, "source-link", message, "put the file itself here"))
+        elif not stat.S_ISREG(state.st_mode):
+            message = f"this is {_KINDS.get(stat.S_IFMT(state.st_mode), 'something else')}, not a file"
+            listing.diagnostics.append(_whole(name, "source-not-a-file", message))
+        else:
+            listing.files[name] = target
+            listing.states[name] = _state(state)
+    return False
+
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _read(listing: _Listing) -> tuple[dict[str, bytes], list[Diagnostic]]:
+    contents: dict[str, bytes] = {}
+    diagnostics: list[Diagnostic] = []
+    room = MAX_TREE_BYTES
+    for name, path in listing.files.items():
+        try:
+            content = _read_file(path)
+        except OSError as error:
+            diagnostics.append(_whole(name, "source-unreadable", _reason(error)))
+            continue
+        room -= len(content)
+        if len(content) > MAX_FILE_BYTES or room < 0:
+            which, most = ("this file", MAX_FILE_BYTES) if room >= 0 else ("the directory", MAX_TREE_BYTES)
+            message = f"{which} is larger than {most >> 20} MiB"
+            diagnostics.append(_whole(name, "source-too-large", message, "split it"))
+            if room < 0:
+                break
+        else:
+            contents[name] = content
+    return contents, diagnostics
+
+
+def _read_file(path: str) -> bytes:
+    """Not more than one byte beyond the limit, and never waiting for what turned into a pipe meanwhile."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("it is no longer a file")
+        return file.read(MAX_FILE_BYTES + 1)
+
+
+def _decode(name: str, content: bytes) -> tuple[str, Diagnostic | None]:
+    for mark, description in _FOREIGN_MARKS.items():
+        if content.startswith(mark):
+            message = f"this file begins with {description}"
+            text = content.decode("utf-8", "replace")
+            return text, _at(name, text, 0, "source-encoding", message, "save it as UTF-8 without a mark")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        text = content.decode("utf-8", "replace")
+        offset = len(content[: error.start].decode())
+        message = f"the byte 0x{content[error.start]:02x} is not UTF-8"
+        return text, _at(name, text, offset, "source-encoding", message, "save the file as UTF-8")
+    if (offset := text.find("\0")) >= 0:
+        return text, _at(name, text, offset, "source-encoding", "a text can't hold a NUL character")
+    return text, None
+
+
+def _digest(contents: dict[str, bytes], diagnostics: list[Diagnostic]) -> str:
+    """Of names and contents, and of what could not be read."""
+    digest = hashlib.sha256()
+    for name, content in contents.items():
+        digest.update(f"{len(name)} {name} {len(content)} ".encode() + content)
+    digest.update(repr([(d.span.file, d.rule) for d in diagnostics]).encode())
+    return digest.hexdigest()
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _name(root: str, path: str) -> str:
+    """Relative to the root; what can't be printed is escaped, so that two names never become one."""
+    name = path[len(root) :].lstrip("/") or "."
+    return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in name)
+
+
+def _reason(error: OSError) -> str:
+    return f"this can't be read: {(error.strerror or str(error)).lower()}"
+
+
+def _whole(
+    file: str, rule: str, message: str, hint: str = "", severity: Severity = Severity.ERROR
+) -> Diagnostic:
+    return Diagnostic(severity, rule, message, Span(file, 0), hint)
+
+
+def _at(file: str, text: str, offset: int, rule: str, message: str, hint: str = "") -> Diagnostic:
+    return Diagnostic(Severity.ERROR, rule, message, Span(file, *line_and_column(text, offset)), hint)
