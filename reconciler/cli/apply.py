@@ -14,7 +14,7 @@ from reconciler.errors import ApplyError, PlanStaleError
 from reconciler.kernel.port import Kernel
 from reconciler.plan import Plan, guard
 from reconciler.render.style import Style
-from reconciler.render.text import applied, change_line, plan_text
+from reconciler.render.text import applied, change_line, plan_text, summary
 from reconciler.resource import Change, Live
 
 DESCRIPTION = """\
@@ -54,11 +54,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         planned = _saved(args.source, kernel)
     planned = replace(planned, live=with_connections(planned.live, kernel))
-    print(plan_text(planned, style))
     if not planned.changes and not planned.blocked:
+        print(plan_text(planned, style))
         return 0
+    # Who approves beforehand sees each change as it is made; who is asked sees all of it first.
+    print(summary(planned) if args.auto_approve else plan_text(planned, style), end="\n\n")
     guard(planned, allow_empty=args.allow_empty)
-    print()
     if not confirm("Make these changes?", args):
         print("Nothing was changed.")
         return 1

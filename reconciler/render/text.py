@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.resource import Action, Change, Live, Reason
 
 SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
+NOTES_COLUMN = 60
 MEANING = {Action.CREATE: "add", Action.UPDATE: "change", Action.DELETE: "remove"}
 
 
@@ -45,33 +46,39 @@ def applied(done: Sequence[Change], seconds: float) -> str:
     )
 
 
-def change_line(change: Change, style: Style) -> str:
+def change_line(change: Change, style: Style, detail: str = "") -> str:
     """One change on one line: sign, what, why, where it was asked for."""
     notes = [style.warn("drift")] if change.reason is Reason.DRIFT else []
     if change.origin and change.origin.file:
         notes.append(style.dim(str(change.origin)))
-    what = str(change.key)
-    pad = " " * max(2, 46 - len(what)) if notes else ""
-    return f"{_sign(change.action, style)} {style.bold(what)}{pad}{'  '.join(notes)}"
+    name, detail = str(change.key), f"  {detail}" if detail else ""
+    pad = " " * max(2, NOTES_COLUMN - len(name + detail)) if notes else ""
+    return f"{_sign(change.action, style)} {style.bold(name)}{detail}{pad}{'  '.join(notes)}"
 
 
 def change_lines(change: Change, live: Live, style: Style) -> Iterator[str]:
     """One change in full: its line, the fields that differ, what happens to traffic."""
-    yield f"  {change_line(change, style)}"
     before = change.before.describe() if change.before else {}
     after = change.after.describe() if change.after else {}
-    names = [*after, *(name for name in before if name not in after)] if change.after else []
-    differing = [name for name in names if before.get(name) != after.get(name)]
-    width = max(map(len, differing), default=0)
-    for name in differing:
-        was = f"{before.get(name, 'none')} -> " if change.before else ""
-        yield f"      {name:<{width}}  {was}{after.get(name, 'none')}"
-    hidden = len(names) - len(differing)
-    if hidden:
+    names = list(after | before) if change.after else []
+    fields = {name: _field(change, before, after, name) for name in names if before.get(name) != after.get(name)}
+    single = " ".join(*fields.items()) if len(fields) == 1 else ""
+    yield f"  {change_line(change, style, single)}"
+    width = max(map(len, fields), default=0)
+    for name, text in fields.items():
+        if not single:
+            yield f"      {name:<{width}}  {text}"
+    hidden = len(names) - len(fields)
+    if hidden and not single:
         yield style.dim(f"      ({hidden} unchanged hidden)")
     effect = change.before.effect(change.after, live) if change.before else ""
     if effect:
         yield f"      {style.dim('traffic:')} {effect}"
+
+
+def _field(change: Change, before: Mapping[str, str], after: Mapping[str, str], name: str) -> str:
+    now = after.get(name, "none")
+    return f"{before.get(name, 'none')} -> {now}" if change.before else now
 
 
 def _sign(action: Action, style: Style) -> str:

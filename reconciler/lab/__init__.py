@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab in network namespaces, built from the manifests that the balancer uses: demo and tests run in it."""
+
+from reconciler.errors import LbctlError
+
+
+class LabError(LbctlError):
+    """The lab can't be built from these manifests, or something in it does not work."""

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proof that a service works: real requests, answered by whom they should be, over the way they should take.
+
+An answer alone proves little: a dead VIP, a balancer that knows one endpoint only, or an endpoint that answers
+past the balancer can all leave some requests answered. Each of these fails here, and the message says which.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+from math import gcd
+
+from reconciler.lab.capture import Packet
+from reconciler.lab.lab import Lab
+from reconciler.lab.traffic import Outcome
+from reconciler.model import Algorithm, EndpointState, Fleet, Service
+
+_MIN_REQUESTS = 24
+_CLIENTS = 64
+_REQUESTS_PER_CLIENT = 2
+_TOLERANCE = 0.1
+_PAYLOAD_BYTES = 100_000
+_RELIABLE_SHARE = 0.1
+"""With this share of the clients' addresses and more, an endpoint can't be missed by 64 of them but once in 800."""
+
+
+def prove_service(lab: Lab, name: str) -> None:
+    """Check every port of a service, as the lab's fleet describes it. Raises AssertionError.
+
+    With round-robin each endpoint must answer its share of new connections; with source-hash every client must
+    keep its endpoint. Replies must enter the balancer behind the endpoint and leave it with the VIP's address.
+    """
+    service = next(service for service in lab.fleet.services if service.name == name)
+    for port in service.ports:
+        weights = weights_of(lab.fleet, service, port)
+        assert weights, f"{service.name} has no endpoint that could answer"
+        outcomes, packets = _send(lab, service, port, weights)
+        _check_way(lab, service, port, packets)
+        _check_answers(outcomes)
+        answered = Counter(outcome.endpoint for outcome in outcomes)
+        assert set(answered) <= set(weights), f"answers from {sorted(set(answered) - set(weights))}, not in the pool"
+        if service.algorithm is Algorithm.ROUND_ROBIN:
+            check_shares(answered, weights)
+        else:
+            _check_hash(outcomes, answered, weights)
+        _check_answers(lab.load(service.vip, port, count=4, payload_bytes=_PAYLOAD_BYTES).wait())
+
+
+def weights_of(fleet: Fleet, service: Service, port: int) -> dict[str, int]:
+    """The weight of each endpoint that new connections may go to, by `address:port`."""
+    pool = next(pool for pool in fleet.pools if pool.name == service.pool)
+    return {
+        f"{endpoint.address}:{endpoint.port or service.target_port or port}": endpoint.weight
+        for endpoint in pool.endpoints
+        if endpoint.state is EndpointState.ACTIVE and endpoint.weight
+    }
+
+
+def _send(lab: Lab, service: Service, port: int, weights: dict[str, int]) -> tuple[list[Outcome], list[Packet]]:
+    """One request on a connection of its own each; what became of them, and what passed the balancer."""
+    if service.algorithm is Algorithm.ROUND_ROBIN:
+        turns = sum(weights.values()) // gcd(*weights.values())
+        count, clients = turns * -(-_MIN_REQUESTS // turns), 1
+    else:
+        count, clients = _CLIENTS * _REQUESTS_PER_CLIENT, _CLIENTS
+    with ExitStack() as stack:
+        taps = [stack.enter_context(lab.capture(interface.name)) for interface in lab.topology.node.interfaces]
+        outcomes = lab.load(service.vip, port, count=count, concurrency=12, timeout_s=2, clients=clients).wait()
+        return outcomes, [packet for tap in taps for packet in tap.packets()]
+
+
+def _check_way(lab: Lab, service: Service, port: int, packets: Sequence[Packet]) -> None:
+    """Whoever got requests from the balancer must have replied through it, and nobody else to the client."""
+    clients, endpoints = set(lab.topology.client), lab.topology.endpoints
+    asked: Counter[IPv4Address] = Counter()
+    replied: Counter[IPv4Address] = Counter()
+    returned = 0
+    for packet in packets:
+        if not packet.to_balancer and packet.source in clients and packet.destination in endpoints:
+            asked[packet.destination] += 1
+        elif packet.to_balancer and packet.source in endpoints and packet.destination in clients:
+            replied[packet.source] += 1
+        elif not packet.to_balancer and packet.destination in clients:
+            assert packet.source == service.vip, f"{packet.source} answered a client in place of {service.vip}"
+            returned += packet.source_port == port
+    for endpoint, requests in asked.items():
+        assert replied[endpoint], f"{endpoint} got {requests} packets through the balancer, but replies past it"
+    assert returned or not replied, f"the balancer forwarded no reply from {service.vip}:{port} to the client"
+
+
+def _check_answers(outcomes: Sequence[Outcome]) -> None:
+    errors = Counter(outcome.error for outcome in outcomes if outcome.error)
+    why = "; ".join(f"{count} × {error}" for error, count in errors.most_common(3))
+    assert not errors, f"{errors.total()} of {len(outcomes)} requests failed: {why}"
+
+
+def check_shares(answered: Counter[str], weights: dict[str, int]) -> None:
+    """Each endpoint must have answered its weight's share, a tenth more or less. Raises AssertionError."""
+    for endpoint, weight in weights.items():
+        due = answered.total() * weight / sum(weights.values())
+        assert abs(answered[endpoint] - due) <= max(1, _TOLERANCE * due), (
+            f"{endpoint} answered {answered[endpoint]} of {answered.total()} requests, its share is {due:.0f}"
+        )
+
+
+def _check_hash(outcomes: Sequence[Outcome], answered: Counter[str], weights: dict[str, int]) -> None:
+    by_client: dict[str, set[str]] = defaultdict(set)
+    for outcome in outcomes:
+        by_client[outcome.source].add(outcome.endpoint)
+    for client, endpoints in by_client.items():
+        assert len(endpoints) == 1, f"the connections of {client} went to {sorted(endpoints)}"
+    for endpoint, weight in weights.items():
+        expected = weight / sum(weights.values()) >= _RELIABLE_SHARE
+        assert answered[endpoint] or not expected, f"{endpoint} answered none of {len(by_client)} clients"

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An endpoint: an HTTP server that says who it is. Run as a script, with nothing but the standard library.
+
+    server.py ADDRESS PORT [PORT …]
+
+Answers with `ADDRESS:PORT` as the header X-Endpoint and as the body, followed by whatever was posted.
+Connections are kept open until the client closes them. Prints "ready" as soon as all ports listen.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import Any
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def do_GET(self) -> None:
+        host, port = self.request.getsockname()
+        name = f"{host}:{port}".encode()
+        body = name + self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.send_header("X-Endpoint", name.decode())
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 1024
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # That of HTTPServer looks the host's name up, which takes its time in a lab.
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # Clients may go as they like.
+            super().handle_error(request, client_address)
+
+
+def main(address: str, *ports: str) -> None:
+    servers = [Server((address, int(port)), Handler) for port in ports]
+    for server in servers[1:]:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    print("ready", flush=True)
+    servers[0].serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
