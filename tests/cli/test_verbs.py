@@ -108,7 +108,7 @@ def test_somebody_elses_program_blocks_the_plan_and_is_named(lbctl, manifests, n
 
 
 def test_settings_come_back_when_everything_is_deleted(lbctl, manifests, netns):
-    setting = ["ip", "netns", "exec", netns, "sysctl", "-n", "net.ipv4.ip_forward"]
+    setting = ["ip", "netns", "exec", netns, "cat", "/proc/sys/net/ipv4/ip_forward"]
     before = subprocess.run(setting, capture_output=True, text=True, check=True).stdout
     lbctl("apply", manifests, "--auto-approve")
     assert subprocess.run(setting, capture_output=True, text=True, check=True).stdout == "1\n"

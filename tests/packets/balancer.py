@@ -70,8 +70,8 @@ NEIGHBOURS = {CLIENT.address: ("front", "02:01:00:00:00:02"), ROUTER: ("front", 
 DETOURS = (
     "from 20.20.20.7",
     "to 192.0.2.7 tos 0x10",
-    "to 192.0.2.7 ipproto tcp sport 777",
-    "to 192.0.2.7 ipproto tcp dport 777",
+    "to 192.0.2.7 ipproto 6 sport 777",
+    "to 192.0.2.7 ipproto 6 dport 777",
     "to 192.0.2.7 iif back",
 )
 """What goes by endpoint 4, whatever other routes say: rules of `ip rule`."""
