@@ -104,7 +104,7 @@ def closest(word: str, candidates: Iterable[str]) -> str | None:
 
     known = list(candidates)
     close = [name for name in known if name.lower() == word.lower()]
-    if not close and len(word) <= 64:  # comparing is quadratic
+    if not close:
         close = difflib.get_close_matches(word, known, n=1)
     return close[0] if close else None
 

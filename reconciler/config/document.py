@@ -164,8 +164,7 @@ def _parse_until_error(file: str, text: str, documents: list[Document]) -> str:
             raise Refusal.at(event, "source-too-large", "this file holds too many values", "split it", final=True)
     except (YAMLError, Refusal) as error:
         refusal = error if isinstance(error, Refusal) else explain(error, text)
-        search_from = max(refusal.stopped, begin + 3 * text.startswith("---", begin))
-        following = None if refusal.final else _NEXT_DOCUMENT.search(text, search_from)
+        following = None if refusal.final else _NEXT_DOCUMENT.search(text, max(refusal.offset, begin + 1))
         end = following.start() if following else len(text)
         documents.append(_broken(file, text[begin:end], text, refusal))
         if following:
@@ -184,7 +183,7 @@ def _broken(file: str, own_text: str, text: str, refusal: Refusal) -> Document:
 
 def _number(text: str) -> int | float | str:
     """A plain scalar that begins as a number does; integers that are written as such or as 1e3 or 80.0."""
-    if len(text) > 300 or not _NUMBER.fullmatch(text):
+    if not _NUMBER.fullmatch(text):
         return text
     if len(text) <= 15 and text.lstrip("+-").isdigit():
         return int(text)

@@ -107,13 +107,15 @@ def _check_file(file: SourceFile) -> _Checked:
     ports = 0
     for document in parse(file.name, file.text):
         problems = document.diagnostics + (schema.check(document) if document.start else [])
-        if not problems and (ports := ports + count_ports(document)) > MAX_PORTS:
+        own_ports = 0 if problems else count_ports(document)
+        if ports + own_ports > MAX_PORTS:
             problems = [_too_many_ports(document.span)]
         if problems:
             diagnostics += problems
             broken.append(_broken(document))
         else:
             objects.append(build(document))
+            ports += own_ports
     if len(diagnostics) > MAX_SHOWN:
         diagnostics = list(in_order(diagnostics)[:MAX_SHOWN])
         message = f"this file has more problems than these {MAX_SHOWN}"

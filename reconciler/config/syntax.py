@@ -15,24 +15,15 @@ _NO_COLON = ("expected a key and its value: `key: value`", "a space must follow 
 
 
 class Refusal(Exception):
-    """A document can't be read. `offset` is the character that is reported, `stopped` the one that the parser
-    had come to. After a `final` one nothing more of the file is read."""
+    """A document can't be read, because of `length` characters from `offset` on. After a `final` refusal nothing
+    more of the file is read."""
 
     def __init__(
-        self,
-        rule: str,
-        message: str,
-        hint: str,
-        offset: int,
-        length: int = 1,
-        *,
-        stopped: int = 0,
-        final: bool = False,
+        self, rule: str, message: str, hint: str, offset: int, length: int = 1, *, final: bool = False
     ) -> None:
         super().__init__(message)
         self.rule, self.message, self.hint = rule, message, hint
-        self.offset, self.length = offset, length
-        self.stopped, self.final = max(offset, stopped), final
+        self.offset, self.length, self.final = offset, length, final
 
     @classmethod
     def at(cls, event: Any, rule: str, message: str, hint: str = "", *, final: bool = False) -> Refusal:
@@ -102,4 +93,4 @@ def explain(error: YAMLError, text: str) -> Refusal:
         rule, message, hint = "yaml-tag", "tags are not part of the manifest language", "put the text in quotes"
     else:
         message = f"this is no YAML: {problem}"
-    return Refusal(rule, message, hint, offset, stopped=stopped)
+    return Refusal(rule, message, hint, offset)

@@ -43,6 +43,11 @@ def test_documents_are_plain_data():
     assert [found.root for found in parse("f.yaml", text)] == [{"a": {"b": [1, "x", {"c": None}]}}, ["y"], "z"]
 
 
+@pytest.mark.parametrize(("text", "count"), [("", 0), ("---\n---\n# x\n", 0), ("--- null\n", 1), ("--- ''\n", 1)])
+def test_only_what_says_nothing_is_skipped(text, count):
+    assert len(parse("f.yaml", text)) == count
+
+
 FLOW = """\
 # é
 {name: web, "ports": [80,
@@ -103,6 +108,10 @@ def test_duplicate_key_is_found_at_any_depth_and_the_first_counts():
         ("duplicate-key", 2, 17),
         ("duplicate-key", 3, 1),
     ]
+
+
+def test_duplicate_keys_are_reported_up_to_a_bound():
+    assert len(problems("a: 1\n" * 1000)) == document.MAX_DUPLICATES
 
 
 @pytest.mark.parametrize(

@@ -197,12 +197,22 @@ def test_thousands_of_unknown_keys_take_bounded_time(write):
     assert load(write({"a.yaml": text})).fleet is None
 
 
-def test_ranges_of_ports_can_not_exhaust_memory(write):
-    everything = f"[{', '.join(['1-65535'] * 1000)}]"
-    files = {f"{i}.yaml": service(f"s{i}", vip=f"20.20.20.{i}", ports="[1-65535]") for i in range(10)}
-    loaded = load(write({**files, "x.yaml": service("x", ports=everything), "z.yaml": pool()}))
+def test_only_the_first_problem_of_a_huge_document_is_looked_for(write, monkeypatch):
+    text = pool(endpoints=", ".join(["{address: x}"] * 10))
+    monkeypatch.setattr(load_module.schema, "MAX_SEARCHED", len(text) - 1)
+    assert rules_of(load(write({"a.yaml": text}))) == ["too-many-problems", "wrong-format"]
+
+
+def test_ranges_of_ports_in_a_file_are_bounded(write):
+    text = service(ports=f"[{', '.join(['1-65535'] * 5)}]")
+    loaded = load(write({"a.yaml": text, "z.yaml": pool()}))
     assert rules_of(loaded) == ["too-many-ports"]
-    assert load(write({"0.yaml": service(ports=everything), "z.yaml": pool()})).diagnostics[0].rule == "too-many-ports"
+
+
+def test_ranges_of_ports_in_all_files_are_bounded(write):
+    files = {f"{i}.yaml": service(f"s{i}", vip=f"20.20.20.{i}", ports="[1-65535]") for i in range(8)}
+    loaded = load(write({**files, "z.yaml": pool()}))
+    assert [(d.span.file, d.rule) for d in loaded.diagnostics] == [("4.yaml", "too-many-ports")]
 
 
 def test_alias_bomb_is_refused(write):

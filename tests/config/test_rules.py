@@ -124,6 +124,12 @@ def test_broken_document_excuses_only_the_pool_that_it_names(write):
     assert set(rules_of(load(write(files)))) == {"wrong-format", "service-pool-missing"}
 
 
+@pytest.mark.parametrize("broken", [service("mail", pool="mail", ports="[0]"), pool("web", more="mail: 1")])
+def test_broken_document_that_only_mentions_a_pool_does_not_excuse_it(write, broken):
+    files = {"services.yaml": service(pool="mail"), "broken.yaml": broken}
+    assert "service-pool-missing" in rules_of(load(write(files)))
+
+
 def test_service_in_a_broken_document_uses_its_pool(write):
     assert rules_of(load(write({"all.yaml": service(ports="[0]") + pool()}))) == ["out-of-range"]
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import signal
 import socket
 import tempfile
 from pathlib import Path
@@ -92,6 +93,21 @@ def test_linked_directories_and_loops_are_refused(write):
     ]
 
 
+@pytest.fixture
+def bounded():
+    """Opening a pipe waits for the other end for ever: make that a failure."""
+
+    def give_up(*_):
+        pytest.fail("waited for a pipe")
+
+    former = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, former)
+
+
+@pytest.mark.usefixtures("bounded")
 def test_pipes_sockets_and_devices_are_refused_without_waiting(write, monkeypatch):
     directory = write({"a.yaml": "a"})
     os.mkfifo(directory / "pipe.yaml")
@@ -103,19 +119,23 @@ def test_pipes_sockets_and_devices_are_refused_without_waiting(write, monkeypatc
     assert problems(tree) == [("pipe.yaml", "source-not-a-file"), ("socket.yaml", "source-not-a-file")]
 
 
-def test_file_that_turns_into_a_pipe_is_not_waited_for(write, monkeypatch):
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("swap", [os.mkfifo, lambda path: path.symlink_to("/etc/passwd")])
+def test_file_that_turns_into_something_else_is_not_read(write, monkeypatch, swap):
     directory = write({"a.yaml": "a"})
     real_list = source._list
 
     def list_then_swap(path):
         listing = real_list(path)
         (path / "a.yaml").unlink()
-        os.mkfifo(path / "a.yaml")
+        swap(path / "a.yaml")
         return listing
 
     monkeypatch.setattr(source, "_list", list_then_swap)
     monkeypatch.setattr(source, "MAX_ATTEMPTS", 1)
-    assert ("a.yaml", "source-unreadable") in problems(read_tree(directory))
+    tree = read_tree(directory)
+    assert ("a.yaml", "source-unreadable") in problems(tree)
+    assert tree.texts == {}
 
 
 @pytest.fixture
