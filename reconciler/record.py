@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from reconciler.files import write_atomically
 from reconciler.plan import fingerprint
 from reconciler.resource import Change, Desired, Key
 
@@ -30,6 +31,4 @@ def save(path: Path, desired: Desired, before: Mapping[Key, str], open_changes: 
     text = json.dumps([[key.kind, key.id, print_] for key, print_ in sorted((done | kept).items())])
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
-        part = path.with_suffix(".part")
-        part.write_text(text)
-        part.replace(path)
+        write_atomically(path, text.encode())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reconciler.cli.common import add_node, instance_dir, load_fleet, open_kernel, stdout_style
 from reconciler.errors import LbctlError
+from reconciler.files import write_atomically
 from reconciler.plan import Plan
 from reconciler.resource import Desired, Live
 
@@ -70,9 +71,7 @@ def _plan(args: argparse.Namespace, desired: Desired) -> Plan:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text)
-        part.replace(path)
+        write_atomically(path, text.encode())
     except OSError as error:
         raise LbctlError(f"{path} can't be written: {error.strerror}") from error

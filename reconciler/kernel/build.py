@@ -20,9 +20,9 @@ from typing import Any
 
 from reconciler import program
 from reconciler.errors import BuildError
+from reconciler.files import write_atomically
 from reconciler.kernel import headers
 from reconciler.kernel.cache import cache_dir
-from reconciler.kernel.files import write_atomically
 from reconciler.kernel.maps import Shape
 
 _FORMAT = 1

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from reconciler.errors import KernelError
-from reconciler.kernel.files import write_atomically
+from reconciler.files import write_atomically
 from reconciler.kernel.instance import Instance
 
 _ROOT = Path("/proc/sys")
