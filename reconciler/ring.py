@@ -7,18 +7,24 @@ ring was before, so every balancer builds the same one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
 Slots = NDArray[np.uint32]
+Scores = NDArray[np.float32]
 
 MAX_TURNS = 65_536
 """Slots of the longest round of turns; longer ones are scaled down, at the cost of exact weights."""
 
 MIN_HASH_SLOTS = 4_096
+MAX_HASH_SLOTS = 65_536
+
+CHUNK = 1 << 16
+"""Scores computed at a time: few enough to stay in the cache of a processor."""
 
 
 def turns(weights: Sequence[int]) -> Slots:
@@ -40,34 +46,98 @@ def turns(weights: Sequence[int]) -> Slots:
     return members[np.lexsort((members, due))].astype(np.uint32)
 
 
-def hash_ring(names: Sequence[str], weights: Sequence[int]) -> Slots:
-    """Slots for a hash to fall into, each member within one slot of its weight's share.
+def default_size(members: int) -> int:
+    """Slots of a hash ring unless asked for otherwise: 64 a member, a power of two of 4,096 to 65,536."""
+    return min(MAX_HASH_SLOTS, max(MIN_HASH_SLOTS, 1 << (64 * members - 1).bit_length()))
 
-    Slots and members are matched by score, highest first, until a member's share is full. Scores depend on
-    the pair alone, so a member that comes or goes moves little more than its own share. This is the stable
-    matching of Gale and Shapley (1962) with quotas, found by raising each full member's lowest score.
+
+def hash_ring(names: Sequence[str], weights: Sequence[int], size: int = 0) -> Slots:
+    """Slots for a hash to fall into: `size` of them, or `default_size` if that is 0.
+
+    Every member has its ideal share, rounded down or up to a whole number of slots. Who holds a slot depends
+    on the names, the ratios of the weights and the size, not on any order, and is the same on every machine.
+
+    Slots and members are the two sides of a stable matching (Gale and Shapley 1962) with quotas. Both prefer
+    the pair of the lower score, and a score depends on the pair and the member's weight alone. As long as
+    nobody is full this is weighted rendezvous hashing (Thaler and Ravishankar 1998; Schindelhauer and
+    Schomaker 2005). A member that comes or goes moves its own slots and, because shares are exact, some that
+    give way to them: of 65,537 slots, the loss of 1 in 100 equal members moves 1.3 times what it held, of
+    1 in 1,000 some 4 times (Maglev 1.6 and 6.8 times).
     """
-    if not sum(weights):
+    active = sorted((i for i, weight in enumerate(weights) if weight), key=lambda i: names[i])
+    if not active:
         return np.zeros(0, np.uint32)
-    size = max(MIN_HASH_SLOTS, 1 << (16 * len(names) - 1).bit_length())
-    quotas = _quotas(weights, size)
+    divisor = gcd(*weights)
+    ratios = [weights[i] // divisor for i in active]
+    owner = _match([names[i] for i in active], ratios, size or default_size(len(active)))
+    return np.array(active, np.uint32)[owner]
+
+
+def _match(names: Sequence[str], weights: Sequence[int], size: int) -> NDArray[np.intp]:
+    """The member that each slot is matched to, by deferred acceptance in rounds. All weights are above 0.
+
+    A free slot turns to the best of the members that would not refuse it. A member refuses what is beyond its
+    quota. It may hold one slot more if its share is not whole, but only `spare` members may: those whose
+    extra slots have the best scores. A member that has refused a score never takes that or a worse one.
+    """
+    total = sum(weights)
+    quota = np.array([weight * size // total for weight in weights])
+    fraction = np.array([weight * size % total > 0 for weight in weights])
+    spare = size - int(quota.sum())
+    score_of = _scores(names, weights, size)
+    owner = np.zeros(size, np.intp)
+    score = np.zeros(size, np.float32)
+    refused = np.full(len(names), np.inf, np.float32)
+    extra = np.full(len(names), -1)
+    free = np.arange(size)
+    while free.size:
+        for chunk in np.array_split(free, -(-free.size * len(names) // CHUNK)):
+            scores = score_of(chunk)
+            scores[scores >= refused] = np.inf
+            owner[chunk] = scores.argmin(axis=1)
+            score[chunk] = scores[np.arange(chunk.size), owner[chunk]]
+        # Only a member that somebody turned to has anything new to refuse; the slots of others need no sorting.
+        held = np.bincount(owner, minlength=len(names))
+        held[(held <= quota) | (np.bincount(owner[free], minlength=len(names)) == 0)] = 0
+        slots = np.flatnonzero(held[owner])
+        slots = slots[np.lexsort((score[slots], owner[slots]))]
+        holder = owner[slots]
+        beyond = np.arange(slots.size) - (np.cumsum(held) - held + quota)[holder]
+        # Number 0 beyond the quota, from the best, is the one that a member of a broken share may keep.
+        extra[holder[beyond == 0]] = slots[beyond == 0]
+        extra[~fraction] = -1
+        candidates = np.flatnonzero(extra >= 0)
+        losers = candidates[np.argsort(score[extra[candidates]], kind="stable")[spare:]]
+        free = np.concatenate((slots[beyond >= fraction[holder]], extra[losers]))
+        extra[losers] = -1
+        np.minimum.at(refused, owner[free], score[free])
+    return owner
+
+
+def _scores(names: Sequence[str], weights: Sequence[int], size: int) -> Callable[[NDArray[np.intp]], Scores]:
+    """A function from slots to their scores with every member: positive, exponential with a rate of its weight.
+
+    Only operations that IEEE 754 rounds exactly are used, so no machine differs; hence no logarithm, but its
+    Padé approximant -ln(1 - u) ≈ u(6 - u) / (6 - 4u). The quotas make up for what that is off.
+    """
     seeds = np.array([_seed(name) for name in names], np.uint64)
-    slots = np.arange(size, dtype=np.uint64)
-    owner = np.full(size, -1, np.int64)
-    score = np.zeros(size, np.uint64)
-    floor = np.where(quotas > 0, np.uint64(0), np.uint64(2**64 - 1))
-    while (free := np.flatnonzero(owner < 0)).size:
-        for chunk in np.array_split(free, -(-free.size * len(names) // 4_000_000)):
-            scores = _mix(slots[chunk][:, None] * np.uint64(0x9E3779B97F4A7C15) ^ seeds[None, :])
-            scores[scores <= floor] = 0
-            owner[chunk] = scores.argmax(axis=1)
-            score[chunk] = scores.max(axis=1)
-        for member in np.flatnonzero(np.bincount(owner, minlength=len(names)) > quotas):
-            mine = np.flatnonzero(owner == member)
-            rejected = mine[np.argsort(score[mine])[: mine.size - quotas[member]]]
-            floor[member] = score[rejected].max()
-            owner[rejected] = -1
-    return owner.astype(np.uint32)
+    factor = (seeds >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+    offset = seeds.astype(np.uint32)
+    slot_hash = _mix(np.arange(size, dtype=np.uint32))
+    scale = (1 / np.array(weights, np.float64)).astype(np.float32)
+
+    def scores(slots: NDArray[np.intp]) -> Scores:
+        u = _mix(slot_hash[slots, None] * factor + offset).astype(np.float32)
+        u *= np.float32(2**-32)
+        divisor = u * np.float32(-4)
+        divisor += np.float32(6)
+        result = np.float32(6) - u
+        result *= u
+        result /= divisor
+        result *= scale
+        return result
+
+    return scores
 
 
 def shares(slots: Slots, members: int) -> NDArray[np.float64]:
@@ -87,13 +157,14 @@ def _quotas(weights: Sequence[int], size: int) -> NDArray[np.int64]:
 
 def _seed(name: str) -> int:
     """A number that depends on a member's name alone, the same on every machine."""
-    import hashlib
-
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every bit depends on every other."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def _mix(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Mix in place, so that every bit depends on every other (Wellons 2018, "lowbias32")."""
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x7FEB352D)
+    x ^= x >> np.uint32(15)
+    x *= np.uint32(0x846CA68B)
+    x ^= x >> np.uint32(16)
+    return x

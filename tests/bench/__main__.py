@@ -42,19 +42,45 @@ def startup():
     yield row("lbctl validate nat-tcp", "python -c pass", bare, validate)
 
 
+def maglev(names, size):
+    """The member of each slot, a prime number of them, as in Eisenbud et al. (NSDI 2016), section 3.4."""
+    from hashlib import blake2b
+
+    hashes = [int.from_bytes(blake2b(name.encode()).digest(), "little") for name in names]
+    place, skip = [h % size for h in hashes], [(h >> 64) % (size - 1) + 1 for h in hashes]
+    owner, left = [-1] * size, size
+    while True:
+        for member in range(len(names)):
+            while owner[place[member]] >= 0:
+                place[member] = (place[member] + skip[member]) % size
+            owner[place[member]] = member
+            left -= 1
+            if not left:
+                return owner
+
+
 def rings():
-    """A ring of 4,096 slots and more, against one pass over as many slots and members in NumPy."""
+    """Rings of equal members and what the loss of one moves, as a multiple of what it held; against Maglev."""
     import numpy as np
 
     from reconciler.ring import hash_ring
 
-    for count in (3, 100, 300):
+    def moved(build, names, gone):
+        left = names[:gone] + names[gone + 1 :]
+        before, after = np.array(names)[build(names)], np.array(left)[build(left)]
+        return np.sum(before != after) / np.sum(before == names[gone])
+
+    for count, size in ((3, 4_099), (100, 4_099), (100, 65_537), (1_000, 65_537)):
         names = [f"10.0.{i >> 8}.{i & 255}:80" for i in range(count)]
-        size = hash_ring(names, [1] * count).size
-        scores = np.random.default_rng(1).random((size, count))
-        pass_s = median_s(lambda scores=scores: scores.argmax(axis=1))
-        ring_s = median_s(lambda names=names: hash_ring(names, [1] * len(names)))
-        yield row(f"hash ring of {count} endpoints", "one argmax", pass_s, ring_s)
+        lost = range(0, count, -(-count // 5))
+        runs = {
+            "ring": lambda names, size=size: hash_ring(names, [1] * len(names), size),
+            "Maglev": lambda names, size=size: maglev(names, size),
+        }
+        seconds = {name: median_s(lambda run=run, names=names: run(names), 3) for name, run in runs.items()}
+        moves = {name: statistics.mean(moved(run, names, gone) for gone in lost) for name, run in runs.items()}
+        what = f"{count:,} endpoints in {size:,} slots, 1 lost: x{moves['ring']:.2f}"
+        yield row(what, f"Maglev, x{moves['Maglev']:.2f}", seconds["Maglev"], seconds["ring"])
 
 
 def no_op_plan():
@@ -74,7 +100,7 @@ def no_op_plan():
         for i in range(1000)
     )
     services = tuple(
-        model.Service(p.name, IPv4Address(f"20.20.{i >> 8}.{i & 255}"), model.Protocol.TCP, (80,), p.name)
+        model.Service(p.name, (IPv4Address(f"20.20.{i >> 8}.{i & 255}"),), model.Protocol.TCP, (80,), p.name)
         for i, p in enumerate(pools)
     )
     fleet = model.Fleet(services, pools, (model.Node("lb1", (model.Interface("front"),)),))
