@@ -168,11 +168,17 @@ def _verify(run: _Run, kernel: Kernel, changes: Collection[Change]) -> None:
     else:
         for change in made:
             if (found := live.get(change.key)) != change.after:
-                wrong[change] = KernelError(f"reads back as {found or 'nothing'}, not as {change.after or 'nothing'}")
+                wrong[change] = KernelError(f"reads back as {_shown(found)}, not as {_shown(change.after)}")
     run.result.done = [change for change in run.result.done if change not in wrong]
     for change, error in wrong.items():
         run.result.failed[change.key] = error
         run.notify(change, error)
+
+
+def _shown(resource: Resource | None) -> str:
+    if resource is None:
+        return "nothing"
+    return ", ".join(f"{name} {value}" for name, value in resource.describe().items())
 
 
 def _undo(run: _Run, plan: Plan, kernel: Kernel, puts: Sequence[Change]) -> None:

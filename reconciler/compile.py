@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from reconciler.kinds import KINDS
 from reconciler.resource import Desired, Key, Resource, Span
+from reconciler.support import require_supported
 from reconciler.view import NodeView
 
 
 def compile_node(view: NodeView) -> Desired:
-    """Every resource that this node must hold, and where each was asked for. Pure."""
+    """Every resource that this node must hold, and where each was asked for. Pure. Raises UnsupportedError."""
+    require_supported(view)
     resources: dict[Key, Resource] = {}
     origins: dict[Key, Span] = {}
     for kind in KINDS:

@@ -1,34 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators write, as frozen values: services, pools, nodes. No I/O, no kernel, no YAML."""
+"""What operators write, as frozen values: services, pools, nodes. No I/O, no kernel, no YAML.
+
+Times are in seconds (`_s`), sizes in bytes (`_bytes`). Not everything that can be said can be put into the
+kernel yet: `support` knows what can't.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from reconciler.resource import Span
 
+Address = IPv4Address | IPv6Address
+InterfaceAddress = IPv4Interface | IPv6Interface
+Prefix = IPv4Network | IPv6Network
+Labels = tuple[tuple[str, str], ...]
+"""Pairs of a label and its value, sorted."""
+Places = Mapping[str, Span]
+"""Where the keys of a `spec` were written, in the words of the manifests, e.g. `targetPort`."""
+
 NOWHERE = Span("", 0)
+SNAT_PORTS = range(1024, 65_536)
+"""The ports of a source address where nobody says which."""
 
 
 class Mode(StrEnum):
-    NAT = "nat"
+    """How packets reach an endpoint."""
+
+    NAT = "nat"              # destination rewritten; replies come back through the balancer
+    FULLNAT = "fullnat"      # source rewritten as well, to an address of the balancer
+    DSR_L2 = "dsr-l2"        # sent to the endpoint's MAC address; replies go straight to the client
+    DSR_L3 = "dsr-l3"        # sent in an IP tunnel; replies go straight to the client
+
+    @property
+    def is_dsr(self) -> bool:
+        """Direct server return: replies don't pass the balancer, and packets keep the VIP and the port."""
+        return self in (Mode.DSR_L2, Mode.DSR_L3)
 
 
 class Protocol(StrEnum):
     TCP = "tcp"
+    UDP = "udp"
+    SCTP = "sctp"
+    ICMP = "icmp"
 
 
 class Algorithm(StrEnum):
     ROUND_ROBIN = "round-robin"
     SOURCE_HASH = "source-hash"
+    MAGLEV = "maglev"
+    LEAST_CONNECTIONS = "least-connections"
 
 
 class EndpointState(StrEnum):
     ACTIVE = "active"
     DRAINING = "draining"    # no new connections, the old ones go on
     DISABLED = "disabled"    # no traffic at all, open connections end
+
+
+class CheckType(StrEnum):
+    NONE = "none"
+    PING = "ping"
+    TCP = "tcp"
+    UDP = "udp"
+    HTTP = "http"
+    HTTPS = "https"
+    SCTP = "sctp"
+
+
+class Through(StrEnum):
+    """The way that a health check takes."""
+
+    ENDPOINT = "endpoint"    # to the endpoint's own address
+    VIP = "vip"              # to the VIP on the endpoint, the way that requests take
+
+
+class AffinityBy(StrEnum):
+    CLIENT = "client"
+
+
+class Role(StrEnum):
+    BALANCER = "balancer"
+    ENDPOINT = "endpoint"
+    ROUTER = "router"
 
 
 class XdpMode(StrEnum):
@@ -41,6 +98,7 @@ class Undefined(StrEnum):
 
     DROP = "drop"
     PASS = "pass"
+    REJECT = "reject"
 
 
 class VipBinding(StrEnum):
@@ -50,11 +108,18 @@ class VipBinding(StrEnum):
     ADDRESS = "address"
 
 
+class IcmpRedirects(StrEnum):
+    """Whether the kernel may tell hosts of a shared segment to go past the balancer."""
+
+    OFF = "off"
+    ON = "on"
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A server behind a VIP. `port` None means: the port that the client asked for."""
 
-    address: IPv4Address
+    address: Address
     port: int | None = None
     weight: int = 1
     state: EndpointState = EndpointState.ACTIVE
@@ -62,42 +127,117 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How it is found out whether an endpoint answers. `port` None means: the port that connections go to.
+
+    `path`, `host` and `status` (the codes that count as healthy) are for http and https, `send` and `expect` for
+    udp. `rise` and `fall` are how many answers in a row make an endpoint healthy, or unhealthy.
+    """
+
+    type: CheckType = CheckType.NONE
+    port: int | None = None
+    interval_s: float = 2.0
+    timeout_s: float = 1.0
+    rise: int = 2
+    fall: int = 3
+    through: Through = Through.ENDPOINT
+    path: str = "/"
+    host: str | None = None
+    status: tuple[int, ...] = (200,)
+    send: str | None = None
+    expect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     name: str
     endpoints: tuple[Endpoint, ...]
+    health_check: HealthCheck = HealthCheck()
+    labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
+    places: Places = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """Connections of one client go to one endpoint until it made none for `timeout_s`."""
+
+    by: AffinityBy = AffinityBy.CLIENT
+    timeout_s: float = 10_800.0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
+    """`ports` are sorted, none for icmp. `allowed_sources` () means: everybody. `idle_timeout_s` None means: that
+    of the data plane. Without `node_selector` all balancers carry the service."""
+
     name: str
-    vip: IPv4Address
+    vips: tuple[Address, ...]
     protocol: Protocol
     ports: tuple[int, ...]
     pool: str
     mode: Mode = Mode.NAT
     algorithm: Algorithm = Algorithm.ROUND_ROBIN
     target_port: int | None = None
+    affinity: Affinity | None = None
+    idle_timeout_s: float | None = None
+    allowed_sources: tuple[Prefix, ...] = ()
+    node_selector: Labels = ()
+    labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
+    places: Places = field(default_factory=dict, compare=False, repr=False)
+
+    def runs_on(self, node: Node) -> bool:
+        """Whether a node carries this service: a balancer with all labels that the service selects."""
+        return node.role is Role.BALANCER and set(self.node_selector) <= set(node.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """An interface that takes part in balancing; `addresses` are declared, not configured."""
+    """An interface that takes part in balancing; `addresses` are declared, not configured. `gateway` is the next
+    hop of what leaves here, where the kernel's routes shall not be asked."""
 
     name: str
     xdp: XdpMode = XdpMode.NATIVE
-    addresses: tuple[IPv4Interface, ...] = ()
+    addresses: tuple[InterfaceAddress, ...] = ()
+    mtu_bytes: int = 1500
+    gateway: Address | None = None
     span: Span = field(default=NOWHERE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much a node may be asked to hold; None means: as much as the data plane can."""
+
+    services: int | None = None
+    endpoints: int | None = None
+    flows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
+    """A machine. `address` is what pools name an endpoint by; None means: the addresses of its interfaces.
+
+    `snat_addresses` are the balancer's own source addresses for fullnat, each with the ports `snat_ports`.
+    `expected_flows` is how many connections at once these must suffice for; None means: nobody said. `multipath`
+    is how many equal paths a router may use; None means: one.
+    """
+
     name: str
     interfaces: tuple[Interface, ...]
     undefined_traffic: Undefined = Undefined.DROP
     vip_binding: VipBinding = VipBinding.ROUTE
+    role: Role = Role.BALANCER
+    address: Address | None = None
+    capacity: Capacity = Capacity()
+    snat_addresses: tuple[Address, ...] = ()
+    snat_ports: range = SNAT_PORTS
+    expected_flows: int | None = None
+    icmp_redirects: IcmpRedirects = IcmpRedirects.OFF
+    multipath: int | None = None
+    labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
+    places: Places = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

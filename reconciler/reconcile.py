@@ -20,7 +20,7 @@ RECORD = "applied.json"
 
 
 def desired_of(fleet: Fleet, node: str | None) -> Desired:
-    """What the fleet asks of this node. Raises UsageError if the node is not in it."""
+    """What the fleet asks of this node. Raises UsageError if the node is not in it, UnsupportedError."""
     return compile_node(view(fleet, node, socket.gethostname()))
 
 

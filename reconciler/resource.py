@@ -26,11 +26,15 @@ class Key:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
-    """Where a user wrote something: a file, and a line and column counted from 1."""
+    """Where a user wrote something: a file, and a line and column counted from 1.
+
+    In a template, `rendered_line` is the line of the text that it became; several may come from one `line`.
+    """
 
     file: str
     line: int
     column: int = 1
+    rendered_line: int = 0
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"

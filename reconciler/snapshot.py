@@ -21,6 +21,9 @@ from reconciler.resource import Change, Desired, Key, Live, Reason, Resource, Sp
 
 FORMAT_VERSION = 1
 
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError)
+"""What reading JSON of another shape ends in; msgspec's errors are ValueErrors."""
+
 Json = dict[str, Any]
 
 
@@ -47,7 +50,7 @@ def live_from_json(data: Any) -> Live:
         connections = None
         if counts is not None:
             connections = {(str(c["service"]), str(c["endpoint"])): int(c["open"]) for c in counts}
-    except (KeyError, TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
+    except DAMAGE as error:
         raise _damaged("snapshot", error) from error
     return Live({r.key: r for r in resources}, foreign, connections)
 
@@ -84,7 +87,7 @@ def changes_from_json(data: Any) -> tuple[list[Change], Desired]:
         _check_version(data)
         desired = {r.key: r for r in map(_parse, data["desired"])}
         changes = [_change(item) for item in data["resource_changes"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise _damaged("plan", error) from error
     return changes, Desired(desired)
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from reconciler.errors import UsageError
-from reconciler.model import Fleet, Node, Pool, Service
+from reconciler.model import Address, Fleet, Node, Pool, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,5 +52,14 @@ def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
             f"no Node is named {node_name!r}",
             hint=f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(nodes)[:8])}",
         )
+    node = nodes[node_name]
+    services = tuple(service for service in fleet.services if service.runs_on(node))
     pools = {pool.name: pool for pool in fleet.pools}
-    return NodeView(nodes[node_name], fleet.services, {s.pool: pools[s.pool] for s in fleet.services})
+    return NodeView(node, services, {service.pool: pools[service.pool] for service in services})
+
+
+def ipv4(addresses: tuple[Address, ...]) -> tuple[IPv4Address, ...]:
+    """The same addresses, all of the family that the kinds can hold: `support` lets no other pass."""
+    found = tuple(address for address in addresses if isinstance(address, IPv4Address))
+    assert found == addresses, addresses
+    return found

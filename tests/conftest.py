@@ -2,8 +2,11 @@
 from ipaddress import IPv4Address
 
 import pytest
+from hypothesis import settings
 
 from reconciler.model import Endpoint, Fleet, Interface, Node, Pool, Protocol, Service
+
+settings.register_profile("long", max_examples=50_000)
 
 NODE = Node("lb1", (Interface("front"), Interface("back")))
 
@@ -12,7 +15,7 @@ NODE = Node("lb1", (Interface("front"), Interface("back")))
 def web_fleet():
     """One service with two endpoints."""
     pool = Pool("web", (Endpoint(IPv4Address("10.2.0.1"), 8080, 2), Endpoint(IPv4Address("10.2.0.2"), 8080)))
-    service = Service("web", IPv4Address("20.20.20.1"), Protocol.TCP, (80,), "web")
+    service = Service("web", (IPv4Address("20.20.20.1"),), Protocol.TCP, (80,), "web")
     return Fleet((service,), (pool,), (NODE,))
 
 
@@ -23,7 +26,7 @@ def two_services():
         Pool(name, (Endpoint(IPv4Address(f"10.2.0.{i}"), 8080),)) for i, name in enumerate(("red", "blue"), 1)
     )
     services = tuple(
-        Service(pool.name, IPv4Address(f"20.20.20.{i}"), Protocol.TCP, (80,), pool.name)
+        Service(pool.name, (IPv4Address(f"20.20.20.{i}"),), Protocol.TCP, (80,), pool.name)
         for i, pool in enumerate(pools, 1)
     )
     return Fleet(services, pools, (NODE,))

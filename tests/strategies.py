@@ -1,24 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fleets of all shapes, for property tests."""
+"""Fleets of all shapes, for property tests: such as a node can hold, and such as the language can say."""
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 
 from hypothesis import strategies as st
 
 from reconciler.model import (
+    SNAT_PORTS,
+    Affinity,
     Algorithm,
+    Capacity,
+    CheckType,
     Endpoint,
     EndpointState,
     Fleet,
+    HealthCheck,
+    IcmpRedirects,
     Interface,
+    Mode,
     Node,
     Pool,
     Protocol,
+    Role,
     Service,
+    Through,
     Undefined,
     VipBinding,
     XdpMode,
 )
+from reconciler.support import ALGORITHMS, UNDEFINED_TRAFFIC
 
 endpoints = st.builds(
     Endpoint,
@@ -38,17 +48,103 @@ def _distinct(items):
 
 @st.composite
 def fleets(draw):
+    """What compiles for the node lb1: services that share pools and VIPs, some with more VIPs and ports."""
     pools = {name: Pool(name, draw(_distinct(endpoints))) for name in ("red", "blue")}
-    services = [
-        Service(
-            f"s{vip}-{port}", IPv4Address(f"20.20.20.{vip}"), Protocol.TCP, (port,),
-            draw(st.sampled_from(tuple(pools))), algorithm=draw(st.sampled_from(Algorithm)),
-            target_port=draw(st.sampled_from((None, 9090))),
-        )
-        for vip, port in draw(st.lists(_published, max_size=3, unique=True))
-    ]  # fmt: skip
+    services = []
+    for i, (vip, port) in enumerate(draw(st.lists(_published, max_size=3, unique=True))):
+        target_port = draw(st.sampled_from((None, 9090)))
+        more_vips = [10 + i] if draw(st.booleans()) else []
+        more_ports = [8000 + i] if target_port is None and draw(st.booleans()) else []
+        services.append(Service(
+            f"s{vip}-{port}",
+            tuple(IPv4Address(f"20.20.20.{last}") for last in [vip, *more_vips]), Protocol.TCP, (port, *more_ports),
+            draw(st.sampled_from(tuple(pools))), algorithm=draw(st.sampled_from(ALGORITHMS)), target_port=target_port,
+        ))  # fmt: skip
     node = Node(
         "lb1", (Interface("front", draw(st.sampled_from(XdpMode))), Interface("back")),
-        draw(st.sampled_from(Undefined)), draw(st.sampled_from(VipBinding)),
+        draw(st.sampled_from(UNDEFINED_TRAFFIC)), draw(st.sampled_from(VipBinding)),
     )  # fmt: skip
     return Fleet(tuple(services), tuple(pools.values()), (node,))
+
+
+addresses = st.sampled_from(["10.2.0.1", "10.2.0.2", "10.2.0.3", "2001:db8::1", "2001:db8::2"]).map(ip_address)
+interface_addresses = st.sampled_from(["10.1.0.1/24", "10.3.0.0/31", "2001:db8::1/64"]).map(ip_interface)
+prefixes = st.sampled_from(["10.0.0.0/8", "192.0.2.7/32", "0.0.0.0/0", "2001:db8::/32"]).map(ip_network)
+times_s = st.sampled_from([0.01, 0.25, 1.0, 2.0, 90.0, 3600.0])
+port_numbers = st.integers(1, 65_535)
+limits = st.none() | st.integers(1, 1_000_000)
+labels = st.dictionaries(st.sampled_from(["site", "tier", "a/b.c"]), st.sampled_from(["north", "7", "x-y"])).map(
+    lambda pairs: tuple(sorted(pairs.items()))
+)
+
+
+def some(items, **options):
+    return st.lists(items, unique=True, max_size=3, **options).map(tuple)
+
+
+@st.composite
+def health_checks(draw):
+    """A check with the fields that its type may have."""
+    check = draw(st.sampled_from(CheckType))
+    own = {}
+    if check in (CheckType.HTTP, CheckType.HTTPS):
+        own["path"] = draw(st.sampled_from(["/", "/healthz?full=1"]))
+        own["host"] = draw(st.sampled_from([None, "www.example.com:8080"]))
+        own["status"] = draw(some(st.integers(100, 599), min_size=1))
+    if check is CheckType.UDP:
+        own["send"], own["expect"] = draw(st.tuples(*[st.none() | st.sampled_from(["PING", "'\n☃"])] * 2))
+    if check is not CheckType.PING:
+        own["port"] = draw(st.none() | port_numbers)
+    return HealthCheck(
+        check, interval_s=draw(times_s), timeout_s=draw(times_s), rise=draw(st.integers(1, 100)),
+        fall=draw(st.integers(1, 100)), through=draw(st.sampled_from(Through)), **own,
+    )  # fmt: skip
+
+
+@st.composite
+def any_services(draw):
+    protocol = draw(st.sampled_from(Protocol))
+    has_ports = protocol is not Protocol.ICMP
+    return Service(
+        name="any", vips=draw(some(addresses, min_size=1)), protocol=protocol,
+        ports=tuple(sorted(draw(some(port_numbers, min_size=1)))) if has_ports else (), pool="any",
+        mode=draw(st.sampled_from(Mode)), algorithm=draw(st.sampled_from(Algorithm)),
+        target_port=draw(st.none() | port_numbers) if has_ports else None,
+        affinity=draw(st.none() | st.builds(Affinity, timeout_s=times_s)), idle_timeout_s=draw(st.none() | times_s),
+        allowed_sources=draw(some(prefixes)), node_selector=draw(labels), labels=draw(labels),
+    )  # fmt: skip
+
+
+@st.composite
+def any_nodes(draw):
+    """A node with the fields that its role may have."""
+    role = draw(st.sampled_from(Role))
+    own = {}
+    if role is Role.BALANCER:
+        own = {
+            "undefined_traffic": draw(st.sampled_from(Undefined)),
+            "capacity": draw(st.builds(Capacity, limits, limits, limits)),
+            "snat_addresses": draw(some(addresses)),
+            "snat_ports": draw(st.sampled_from([SNAT_PORTS, range(40_000, 40_001)])),
+            "expected_flows": draw(limits),
+        }
+    if role is Role.ENDPOINT:
+        own["address"] = draw(st.none() | addresses)
+    if role is Role.ROUTER:
+        own["multipath"] = draw(st.none() | st.integers(1, 1024))
+    interfaces = st.builds(
+        Interface, name=st.sampled_from(["front", "eth0.5"]), xdp=st.sampled_from(XdpMode),
+        addresses=some(interface_addresses), mtu_bytes=st.sampled_from([1500, 9000]), gateway=st.none() | addresses,
+    )  # fmt: skip
+    return Node(
+        name="any", interfaces=draw(some(interfaces)), role=role, vip_binding=draw(st.sampled_from(VipBinding)),
+        icmp_redirects=draw(st.sampled_from(IcmpRedirects)), labels=draw(labels), **own,
+    )  # fmt: skip
+
+
+any_pools = st.builds(
+    Pool, name=st.just("any"), health_check=health_checks(), labels=labels,
+    endpoints=some(st.builds(Endpoint, addresses, st.none() | port_numbers, st.integers(0, 1000),
+                             st.sampled_from(EndpointState))),
+)  # fmt: skip
+"""Of `any_…` each is one document: its schema accepts it, while rules may not."""

@@ -9,7 +9,7 @@ from reconciler.compile import compile_node
 from reconciler.errors import LbctlError, UsageError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.live import read_live
-from reconciler.model import Algorithm, EndpointState
+from reconciler.model import Algorithm, Endpoint, EndpointState
 from reconciler.plan import fingerprint, guard, plan
 from reconciler.render.markdown import plan_markdown
 from reconciler.render.style import Style
@@ -151,3 +151,16 @@ def test_an_unknown_node_is_named_with_what_there_is(web_fleet):
     with pytest.raises(UsageError) as caught:
         view(web_fleet, "lb2", "host")
     assert "did you mean 'lb1'?" in caught.value.hint
+
+
+def test_an_endpoint_whose_share_is_less_than_a_slot_does_no_harm(web_fleet):
+    pool, service = web_fleet.pools[0], web_fleet.services[0]
+    heavy = [Endpoint(IPv4Address(f"10.2.1.{i}"), 80, weight=1000) for i in range(30)]
+    fleet = replace(
+        web_fleet,
+        pools=(replace(pool, endpoints=(Endpoint(IPv4Address("10.2.1.200"), 80), *heavy)),),
+        services=(replace(service, algorithm=Algorithm.SOURCE_HASH),),
+    )
+    kernel = FakeKernel()
+    apply(plan_edit(kernel, fleet), kernel).raise_if_failed()
+    assert plan_edit(kernel, fleet).changes == ()

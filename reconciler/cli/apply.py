@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.cli.common import add_node, confirm, instance_dir, load_fleet, open_kernel, stdout_style
+from reconciler.cli.common import add_env, add_node, confirm, instance_dir, load_fleet, open_kernel, stdout_style
 from reconciler.errors import ApplyError, PlanStaleError
 from reconciler.kernel.port import Kernel
 from reconciler.plan import Plan, guard
@@ -33,6 +33,7 @@ exit codes: 0 done, 1 failed and rolled back, 4 failed and not fully rolled back
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="a directory of manifests, or a plan saved by `plan --out`")
     add_node(parser)
+    add_env(parser)
     parser.add_argument("--auto-approve", action="store_true", help="don't ask")
     parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
 

@@ -43,7 +43,7 @@ def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:
     from reconciler.config.diagnostic import render_text
     from reconciler.config.load import load
 
-    loaded = load(directory)
+    loaded = load(directory, args.env)
     if loaded.diagnostics:
         style = Style.for_stream(sys.stderr, args.no_color)
         print(render_text(loaded.diagnostics, loaded.texts, colour=style.colour), file=sys.stderr)
@@ -54,6 +54,15 @@ def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:
 
 def add_node(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", metavar="NAME", help="which Node this is (that of the host's name, or the only one)")
+
+
+def add_paths(parser: argparse.ArgumentParser) -> None:
+    paths = "directories or files (the current directory)"
+    parser.add_argument("paths", metavar="PATH", type=Path, nargs="*", default=[Path()], help=paths)
+
+
+def add_env(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", metavar="NAME", help="render templates with the values of environments/NAME.yaml")
 
 
 def confirm(question: str, args: argparse.Namespace) -> bool:

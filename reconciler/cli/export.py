@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reconciler.cli.common import add_node, load_fleet, open_kernel
+from reconciler.cli.common import add_env, add_node, load_fleet, open_kernel
 
 DESCRIPTION = """\
 Write a snapshot of what the node holds as JSON, for `plan --live` on a laptop or in CI. With manifests, the
@@ -24,6 +24,7 @@ exit codes: 0 done, 1 failed
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, nargs="?", help="where the manifests are")
     add_node(parser)
+    add_env(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
 from reconciler.errors import LbctlError
 from reconciler.render.style import Style
 
 VERBS = {
     "validate": "check manifests",
+    "fmt": "write manifests in their canonical form",
+    "render": "show the manifests that the templates of an environment become",
     "plan": "show what would change on this node, and what it does to traffic",
+    "diff": "compare two git revisions by what they mean, and what that does to traffic",
     "apply": "make the changes, verify them, undo what fails",
     "run": "keep the node as the manifests say: watch, plan, apply, for years",
     "get": "show services, endpoints or flows with their live counters",
+    "import": "turn other tools' configuration, or what this node holds, into manifests",
     "export": "write a snapshot of live state, for `plan --live`",
     "delete": "take everything of ours off this node",
 }
+
+INTERNAL_ERROR = 3
 
 EPILOG = """\
 examples:
@@ -46,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     style = Style.for_stream(sys.stderr, args.no_color)
     try:
-        return int(importlib.import_module(f"reconciler.cli.{verb}").run(args))
+        return int(_module(verb).run(args))
     except LbctlError as error:
         print(f"{style.bad('error')}: {error.message}", file=sys.stderr)
         if error.hint:
@@ -57,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except Exception as error:  # noqa: BLE001 - whatever is left is a mistake in lbctl, and exits as one
+        traceback.print_exc()
+        print(f"{style.bad('error')}: this is a bug in lbctl: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{style.dim('hint')}: please report it, with the lines above", file=sys.stderr)
+        return INTERNAL_ERROR
 
 
 def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str]:
@@ -77,13 +91,18 @@ def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str]:
         if verb != called:
             verbs.add_parser(verb, help=text)
             continue
-        module = importlib.import_module(f"reconciler.cli.{verb}")
+        module = _module(verb)
         sub = verbs.add_parser(
             verb, help=text, description=module.DESCRIPTION, epilog=module.EPILOG, formatter_class=form,
             allow_abbrev=False,
         )  # fmt: skip
         module.arguments(sub)
     return parser, called
+
+
+def _module(verb: str) -> ModuleType:
+    """The verb's module: its name, with `_` behind it where Python has the word for itself, as `import`."""
+    return importlib.import_module(f"reconciler.cli.{verb}{'_' if keyword.iskeyword(verb) else ''}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.cli.common import add_node, instance_dir, load_fleet, open_kernel, stdout_style
+from reconciler.cli.common import add_env, add_node, instance_dir, load_fleet, open_kernel, stdout_style
 from reconciler.errors import LbctlError
 from reconciler.files import write_atomically
 from reconciler.plan import Plan
@@ -28,6 +28,7 @@ exit codes: 0; with --detailed-exitcode 0 nothing to do, 1 failed, 2 changes
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, help="where the manifests are")
     add_node(parser)
+    add_env(parser)
     parser.add_argument("--live", metavar="FILE", help="compare with a snapshot (see `export`), or with `empty`")
     parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the plan there, for `lbctl apply FILE`")

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from reconciler.cli.common import add_node, instance_dir, instance_name, open_kernel, stdout_style
+from reconciler.cli.common import add_env, add_node, instance_dir, instance_name, open_kernel, stdout_style
 
 DESCRIPTION = """\
 Keep this node as the manifests say: watch the directory, apply what changes, mend what drifts. A directory
@@ -35,6 +35,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, help="where the manifests are; may be a link that is swapped")
     add_node(parser)
+    add_env(parser)
     parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
     parser.add_argument(
         "--resync", metavar="TIME", type=seconds, default="30s",
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             report = Report(sys.stdout, stdout_style(args))
             watch = Watch(directory, lambda: bell.ring(Wake.FILES))
             agent = Agent(
-                manifests=Manifests(watch.arm, lambda: read_tree(directory).digest, lambda: load(directory)),
+                manifests=Manifests(watch.arm, lambda: read_tree(directory).digest, lambda: load(directory, args.env)),
                 kernel=kernel,
                 instance_dir=instance_dir(args),
                 node=args.node,

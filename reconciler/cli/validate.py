@@ -4,41 +4,121 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from reconciler.cli.common import stdout_style
+from reconciler.cli.common import add_env, add_paths, stdout_style
+from reconciler.config.diagnostic import Diagnostic, Severity, in_order
+from reconciler.config.load import Loaded
+from reconciler.errors import UsageError
 
-DESCRIPTION = "Check every manifest below a directory and show all problems at once."
+DESCRIPTION = """\
+Check manifests and show all problems at once. A directory is checked as a whole; single files are checked for
+what they hold themselves, without asking for the pools and services of other files."""
 EPILOG = """\
 examples:
-  lbctl validate .
-  lbctl validate examples/configs/nat-tcp --format json
+  lbctl validate
+  lbctl validate examples/configs/nat-tcp --strict
+  lbctl validate clusters/prod --env prod --format sarif > lbctl.sarif
 
-exit codes: 0 clean (warnings allowed), 1 problems, 2 wrong usage
+formats: auto is github in a GitHub workflow, else text; json, sarif and junit are for other programs
+
+exit codes: 0 clean (warnings allowed, unless --strict), 1 problems, 2 wrong usage, 3 a bug in lbctl
 """
+FORMATS = ("auto", "text", "json", "github", "sarif", "junit")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, nargs="+", help="where the manifests are")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    add_paths(parser)
+    add_env(parser)
+    parser.add_argument("--format", choices=FORMATS, default="auto", help="how problems are shown (%(default)s)")
+    parser.add_argument("--strict", action="store_true", help="warnings are problems, too")
 
 
 def run(args: argparse.Namespace) -> int:
+    form = args.format
+    if form == "auto":
+        # GitLab shows text in the log of a job, and reads JUnit reports from a file that the job has to write.
+        form = "github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text"
+    checked = _check(args, _root(form))
+    diagnostics = in_order(diagnostic for loaded in checked.values() for diagnostic in loaded.diagnostics)
+    failing = {Severity.ERROR, Severity.WARNING} if args.strict else {Severity.ERROR}
+    if report := _report(form, checked, diagnostics, failing, args):
+        print(report)
+    if form in ("text", "github"):
+        for title, loaded in checked.items():
+            print(f"{title}: {_summary(loaded)}")
+    return int(any(diagnostic.severity in failing for diagnostic in diagnostics))
+
+
+def _check(args: argparse.Namespace, root: Path) -> dict[str, Loaded]:
+    """What was found in each directory, and in all single files together. Names of files are relative to `root`."""
+    from reconciler.config.load import check_manifests, no_garbage_collection
+    from reconciler.config.overlay import rendered
+    from reconciler.config.source import read_files, read_tree, renamed
+
+    checked: dict[str, Loaded] = {}
+    files = {_shown(path, root): path for path in args.paths if path.is_file()}
+    if files and args.env is not None:
+        raise UsageError("the environment of a single file is not known", hint="give the directory that it belongs to")
+    with no_garbage_collection():
+        for path in args.paths:
+            if not path.is_file():
+                tree = rendered(read_tree(path), args.env)
+                checked[_shown(path, root)] = check_manifests(renamed(tree, path, _shown(path, root)))
+        if files:
+            title = next(iter(files)) if len(files) == 1 else f"{len(files)} files"
+            checked[title] = check_manifests(rendered(read_files(files), None))
+    return checked
+
+
+def _root(form: str) -> Path:
+    """Where the names of files begin: annotations land on a file only if its name is that in the repository."""
+    workspace = os.environ.get("GITHUB_WORKSPACE")
+    return Path(workspace) if workspace and form in ("github", "sarif") else Path.cwd()
+
+
+def _shown(path: Path, root: Path) -> str:
+    """A path from `root`; as an absolute one if it leads elsewhere."""
+    shown = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays one
+    return str(shown.relative_to(root)) if shown.is_relative_to(root) else str(shown)
+
+
+def _report(
+    form: str,
+    checked: Mapping[str, Loaded],
+    diagnostics: tuple[Diagnostic, ...],
+    failing: set[Severity],
+    args: argparse.Namespace,
+) -> str:
+    if form == "github":
+        from reconciler.render.github import render_github
+
+        return render_github(diagnostics)
+    if form == "sarif":
+        from reconciler.render.sarif import render_sarif
+
+        return render_sarif(diagnostics)
+    if form == "junit":
+        from reconciler.render.junit import render_junit
+
+        return render_junit({title: (loaded.diagnostics, loaded.texts) for title, loaded in checked.items()}, failing)
     from reconciler.config.diagnostic import render_json, render_text
-    from reconciler.config.load import load
 
-    failed = False
-    for directory in args.directory:
-        loaded = load(directory)
-        failed |= loaded.fleet is None
-        if args.format == "json":
-            print(render_json(loaded.diagnostics))
-            continue
-        if loaded.diagnostics:
-            print(render_text(loaded.diagnostics, loaded.texts, colour=stdout_style(args).colour))
-        if loaded.fleet:
-            kinds = {"service": loaded.fleet.services, "pool": loaded.fleet.pools, "node": loaded.fleet.nodes}
-            counts = ", ".join(f"{len(found)} {noun}{'' if len(found) == 1 else 's'}" for noun, found in kinds.items())
-            print(f"{directory}: valid ({counts})")
-    return int(failed)
+    if form == "json":
+        return render_json(diagnostics)
+    texts = {name: text for loaded in checked.values() for name, text in loaded.texts.items()}
+    return render_text(diagnostics, texts, colour=stdout_style(args).colour)
 
+
+def _summary(loaded: Loaded) -> str:
+    if loaded.fleet is None:
+        counts = [sum(d.severity is severity for d in loaded.diagnostics) for severity in Severity]
+        return ", ".join(_count(n, severity.value) for n, severity in zip(counts, Severity, strict=True) if n)
+    kinds = {"service": loaded.fleet.services, "pool": loaded.fleet.pools, "node": loaded.fleet.nodes}
+    return f"valid ({', '.join(_count(len(found), noun) for noun, found in kinds.items())})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

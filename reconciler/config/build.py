@@ -3,21 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface
+from collections.abc import Callable, Mapping
+from ipaddress import ip_interface, ip_network
+from typing import Any
 
-from reconciler.config.document import Document, Seq
-from reconciler.config.formats import port_range
+from reconciler.config.document import Document, Map, Seq
+from reconciler.config.formats import address, port_range, seconds
 from reconciler.model import (
+    Affinity,
+    AffinityBy,
     Algorithm,
+    Capacity,
+    CheckType,
     Endpoint,
     EndpointState,
+    HealthCheck,
+    IcmpRedirects,
     Interface,
+    Labels,
     Mode,
     Node,
+    Places,
     Pool,
     Protocol,
+    Role,
     Service,
+    Through,
     Undefined,
     VipBinding,
     XdpMode,
@@ -35,39 +46,46 @@ def count_ports(document: Document) -> int:
     """How many ports a service has, a port for each time that it is listed: what building it costs."""
     if document.root["kind"] != "Service":
         return 0
-    return sum(len(port_range(item)) for item in document.root["spec"]["ports"])
+    spec = document.root["spec"]
+    return len(spec.get("vips", (0,))) * sum(len(port_range(item)) for item in spec.get("ports", ()))
 
 
 def _service(document: Document) -> Service:
     spec = document.root["spec"]
+    mode = Mode(spec.get("mode", Mode.NAT))
+    usual = Algorithm.MAGLEV if mode.is_dsr else Algorithm.ROUND_ROBIN
     return Service(
-        name=document.root["metadata"]["name"],
-        vip=IPv4Address(spec["vip"]),
-        protocol=Protocol(spec.get("protocol", "tcp")),
-        ports=tuple(sorted(port for item in spec["ports"] for port in port_range(item))),
+        vips=tuple(map(address, spec["vips"] if "vips" in spec else [spec["vip"]])),
+        protocol=Protocol(spec.get("protocol", Protocol.TCP)),
+        ports=tuple(sorted(port for item in spec.get("ports", ()) for port in port_range(item))),
         pool=spec["pool"],
-        mode=Mode(spec.get("mode", "nat")),
-        algorithm=Algorithm(spec.get("algorithm", "round-robin")),
+        mode=mode,
+        algorithm=Algorithm(spec.get("algorithm", usual)),
         target_port=spec.get("targetPort"),
-        span=document.span,
+        affinity=Affinity(**_given(spec["affinity"], _AFFINITY)) if "affinity" in spec else None,
+        idle_timeout_s=seconds(spec["idleTimeout"]) if "idleTimeout" in spec else None,
+        allowed_sources=tuple(map(ip_network, spec.get("allowedSources", ()))),
+        node_selector=_labels(spec.get("nodeSelector", {})),
+        **_common(document),
     )
 
 
 def _pool(document: Document) -> Pool:
-    endpoints: Seq = document.root["spec"]["endpoints"]
+    spec = document.root["spec"]
+    endpoints: Seq = spec["endpoints"]
     return Pool(
-        name=document.root["metadata"]["name"],
         endpoints=tuple(
             Endpoint(
-                address=IPv4Address(item["address"]),
+                address=address(item["address"]),
                 port=item.get("port"),
                 weight=item.get("weight", 1),
-                state=EndpointState(item.get("state", "active")),
+                state=EndpointState(item.get("state", EndpointState.ACTIVE)),
                 span=document.span_of(event),
             )
             for item, event in zip(endpoints, endpoints.events, strict=True)
         ),
-        span=document.span,
+        health_check=HealthCheck(**_given(spec.get("healthCheck", {}), _HEALTH_CHECK)),
+        **_common(document),
     )
 
 
@@ -75,20 +93,84 @@ def _node(document: Document) -> Node:
     spec = document.root["spec"]
     interfaces: Seq = spec.get("interfaces", Seq())
     return Node(
-        name=document.root["metadata"]["name"],
         interfaces=tuple(
-            Interface(
-                name=item["name"],
-                xdp=XdpMode(item.get("xdp", "native")),
-                addresses=tuple(map(IPv4Interface, item.get("addresses", ()))),
-                span=document.span_of(event),
-            )
+            Interface(**_given(item, _INTERFACE), span=document.span_of(event))
             for item, event in zip(interfaces, interfaces.events, strict=True)
         ),
-        undefined_traffic=Undefined(spec.get("undefinedTraffic", "drop")),
-        vip_binding=VipBinding(spec.get("vipBinding", "route")),
-        span=document.span,
+        **_given(spec, _NODE),
+        **_common(document),
     )
 
+
+def _common(document: Document) -> dict[str, Any]:
+    """What all kinds have: their metadata, and where they stand."""
+    metadata = document.root["metadata"]
+    return {
+        "name": metadata["name"],
+        "labels": _labels(metadata.get("labels", {})),
+        "span": document.span,
+        "places": _places(document),
+    }
+
+
+def _labels(labels: Mapping[str, str]) -> Labels:
+    return tuple(sorted(labels.items()))
+
+
+def _places(document: Document) -> Places:
+    spec: Map = document.root["spec"]
+    return {name: document.span_of(key) for name, (key, _) in spec.events.items()}
+
+
+def _given(spec: Map, fields: dict[str, tuple[str, Callable[[Any], Any]]]) -> dict[str, Any]:
+    """The arguments for what a manifest says, by the names that the model has for them."""
+    return {name: value(spec[key]) for key, (name, value) in fields.items() if key in spec}
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _addresses(items: Seq) -> tuple[Any, ...]:
+    return tuple(map(address, items))
+
+
+_AFFINITY: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "by": ("by", AffinityBy),
+    "timeout": ("timeout_s", seconds),
+}
+_HEALTH_CHECK: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "type": ("type", CheckType),
+    "port": ("port", _as_is),
+    "interval": ("interval_s", seconds),
+    "timeout": ("timeout_s", seconds),
+    "rise": ("rise", _as_is),
+    "fall": ("fall", _as_is),
+    "through": ("through", Through),
+    "path": ("path", _as_is),
+    "host": ("host", _as_is),
+    "status": ("status", tuple),
+    "send": ("send", _as_is),
+    "expect": ("expect", _as_is),
+}
+_INTERFACE: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "name": ("name", _as_is),
+    "xdp": ("xdp", XdpMode),
+    "addresses": ("addresses", lambda items: tuple(map(ip_interface, items))),
+    "mtu": ("mtu_bytes", _as_is),
+    "gateway": ("gateway", address),
+}
+_NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "role": ("role", Role),
+    "address": ("address", address),
+    "undefinedTraffic": ("undefined_traffic", Undefined),
+    "vipBinding": ("vip_binding", VipBinding),
+    "capacity": ("capacity", lambda limits: Capacity(**limits)),
+    "snatAddresses": ("snat_addresses", _addresses),
+    "snatPorts": ("snat_ports", port_range),
+    "expectedFlows": ("expected_flows", _as_is),
+    "icmpRedirects": ("icmp_redirects", IcmpRedirects),
+    "multipath": ("multipath", _as_is),
+}
 
 _BUILDERS: dict[str, Callable[[Document], Object]] = {"Service": _service, "Pool": _pool, "Node": _node}

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from reconciler.resource import Span
 
-_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what YAML 1.1, and so libyaml, counts as one
+LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what YAML 1.1, and so libyaml, counts as one
 _WIDTH = 120
 _COLOURS = {"error": "\033[1;31m", "warning": "\033[1;33m", "bold": "\033[1m", "caret": "\033[1;32m"}
 
@@ -46,7 +46,7 @@ def render_text(diagnostics: Iterable[Diagnostic], texts: Mapping[str, str], *, 
     for diagnostic in diagnostics:
         file = diagnostic.span.file
         if file not in lines:
-            lines[file] = _LINE_BREAK.split(texts.get(file, ""))
+            lines[file] = LINE_BREAK.split(texts.get(file, ""))
         parts.extend(_render(diagnostic, lines[file], _COLOURS if colour else {}))
     return "\n".join(parts)
 
@@ -81,7 +81,7 @@ def render_json(diagnostics: Iterable[Diagnostic]) -> str:
 def line_and_column(text: str, offset: int) -> tuple[int, int]:
     """Where the character at `offset` stands, counted from 1."""
     line, start = 1, 0
-    for line_break in _LINE_BREAK.finditer(text, 0, offset):
+    for line_break in LINE_BREAK.finditer(text, 0, offset):
         line, start = line + 1, line_break.end()
     return line, offset - start + 1
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -78,9 +78,11 @@ Path = tuple[str | int | Picker, ...]
 
 @dataclass(slots=True)
 class Document:
-    """One YAML document. `start` is None if it could not be read; `diagnostics` are of its YAML alone."""
+    """One YAML document. `start` is None if it could not be read; `diagnostics` are of its YAML alone.
+    `lines`: see `SourceFile.lines`."""
 
     file: str
+    lines: Sequence[int] = ()
     text: str = ""
     root: Any = None
     start: Event | None = None
@@ -99,7 +101,7 @@ class Document:
         return self._walk(path)[0]
 
     def span_of(self, event: Event) -> Span:
-        return Span(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+        return _span(self.file, self.lines, event.start_mark.line + 1, event.start_mark.column + 1)
 
     def extent_of(self, event: Event) -> tuple[Span, int]:
         """Where an event begins, and how many characters it takes on that line."""
@@ -127,26 +129,31 @@ class Document:
         return key, value
 
 
-def parse(file: str, text: str) -> list[Document]:
-    """The documents of a file that are not empty, in order. Raises nothing."""
+def _span(file: str, lines: Sequence[int], line: int, column: int) -> Span:
+    return Span(file, lines[line - 1], column, line) if lines else Span(file, line, column)
+
+
+def parse(file: str, text: str, lines: Sequence[int] = ()) -> list[Document]:
+    """The documents of a file that are not empty, in order. `lines`: see `SourceFile.lines`. Raises nothing."""
     if forbidden := _FORBIDDEN.search(text):
         rule, message = "yaml-syntax", f"the character U+{ord(forbidden[0][0]):04X} can't stand in YAML"
         if forbidden[0] == "%TAG":
             rule, message = "yaml-tag", "tags are not part of the manifest language"
-        return [_broken(file, text, text, Refusal(rule, message, "remove it", forbidden.start()))]
+        return [_broken(file, lines, text, text, Refusal(rule, message, "remove it", forbidden.start()))]
     documents: list[Document] = []
     rest = text
     for _ in range(MAX_BROKEN):
-        rest = _parse_until_error(file, rest, documents)
+        rest = _parse_until_error(file, lines, rest, documents)
         if not rest:
             return documents
     message = f"this file has {MAX_BROKEN} broken documents; the rest of it was not read"
     begin = len(rest) - len(rest.lstrip("\n"))
-    documents.append(_broken(file, rest, rest, Refusal("yaml-syntax", message, "repair the others first", begin)))
+    refusal = Refusal("yaml-syntax", message, "repair the others first", begin)
+    documents.append(_broken(file, lines, rest, rest, refusal))
     return documents
 
 
-def _parse_until_error(file: str, text: str, documents: list[Document]) -> str:
+def _parse_until_error(file: str, lines: Sequence[int], text: str, documents: list[Document]) -> str:
     """Add what can be read. The result is the text behind the first broken document, on the same lines."""
     begin = len(text) - len(text.lstrip("\n"))
     try:
@@ -155,7 +162,7 @@ def _parse_until_error(file: str, text: str, documents: list[Document]) -> str:
             kind = type(event)
             if kind is DocumentStartEvent:
                 begin = event.start_mark.index
-                document = Document(file)
+                document = Document(file, lines)
                 event = _fill(document, event, events)
             elif kind is DocumentEndEvent and document.start is not None:
                 document.text = text[begin : event.end_mark.index]
@@ -166,19 +173,19 @@ def _parse_until_error(file: str, text: str, documents: list[Document]) -> str:
         refusal = error if isinstance(error, Refusal) else explain(error, text)
         following = None if refusal.final else _NEXT_DOCUMENT.search(text, max(refusal.offset, begin + 1))
         end = following.start() if following else len(text)
-        documents.append(_broken(file, text[begin:end], text, refusal))
+        documents.append(_broken(file, lines, text[begin:end], text, refusal))
         if following:
             return "\n" * (line_and_column(text, end)[0] - 1) + text[end:]
     return ""
 
 
-def _broken(file: str, own_text: str, text: str, refusal: Refusal) -> Document:
+def _broken(file: str, lines: Sequence[int], own_text: str, text: str, refusal: Refusal) -> Document:
     offset = min(refusal.offset, len(text.rstrip()))
-    span = Span(file, *line_and_column(text, offset))
+    span = _span(file, lines, *line_and_column(text, offset))
     diagnostic = Diagnostic(
         Severity.ERROR, refusal.rule, refusal.message, span, refusal.hint, max(1, refusal.length)
     )
-    return Document(file, own_text, diagnostics=[diagnostic])
+    return Document(file, lines, own_text, diagnostics=[diagnostic])
 
 
 def _number(text: str) -> int | float | str:

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that are written as text but mean more: addresses, ranges of ports. The schemas name them by `format`."""
+"""Values that are written as text but mean more: addresses, networks, durations, ranges of ports.
+
+The schemas name them by `format`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 
 from reconciler.config.diagnostic import quote
+from reconciler.model import Address, InterfaceAddress
 
 MAX_PORT = 65_535
 _RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
-_PREFIX = re.compile(r"/([0-9]|[12][0-9]|3[0-2])")
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,14 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`noun` says what is expected; `complaint` says what is wrong with a text, None if nothing is."""
+    """`noun` says what is expected; `complaint` says what is wrong with a text, None if nothing is.
+
+    `for_number` is the hint to somebody who wrote a number instead.
+    """
 
     noun: str
     complaint: Callable[[str], Complaint | None]
+    for_number: str = ""
 
 
 def port_range(item: int | str) -> range:
@@ -44,6 +54,22 @@ def port_range(item: int | str) -> range:
     if first > last:
         raise ValueError(f"the range {quote(item)} ends before it begins")
     return range(first, last + 1)
+
+
+def seconds(text: str) -> float:
+    """A duration like 500ms or 2s. Raises ValueError."""
+    if not (match := _DURATION.fullmatch(text)):
+        raise ValueError(f"expected {_DURATION_LIKE}, got {quote(text)}")
+    return int(match[1]) * _UNITS_MS[match[2]] / 1_000
+
+
+def address(text: str) -> Address:
+    """An IPv4 or IPv6 address without a zone. Raises ValueError."""
+    if ":" not in text:
+        return IPv4Address(text)
+    if "%" in text:
+        raise ValueError(text)
+    return IPv6Address(text)
 
 
 def number_hint(text: str) -> str:
@@ -65,61 +91,95 @@ def _port_range(text: str) -> Complaint | None:
     return None
 
 
-def _ipv4(text: str) -> Complaint | None:
-    if _is_ipv4(text):
-        return None
-    if _is_ipv6(text):
-        return _no_ipv6(text)
-    address, slash, prefix = text.partition("/")
-    _, colon, port = text.partition(":")
-    hint = "names are not looked up: write the address" if re.search("[A-Za-z]", text) else ""
-    if slash and _is_ipv4(address):
-        hint = f"leave out '/{prefix[:8]}'"
-    elif colon and port.isdecimal():
-        hint = "a port has a key of its own"
-    return Complaint("wrong-format", f"expected {_IPV4}, got {quote(text)}", hint)
-
-
-def _ipv4_interface(text: str) -> Complaint | None:
-    address = text.partition("/")[0]
-    if _is_ipv6(text):
-        return _no_ipv6(text)
-    if not _is_ipv4(address) or not _PREFIX.fullmatch(text[len(address) :]):
-        hint = f"add the length of the prefix: {text}/24" if _is_ipv4(text) else ""
-        return Complaint("wrong-format", f"expected {_IPV4_INTERFACE}, got {quote(text)}", hint)
-    network = IPv4Interface(text).network
-    if network.prefixlen < 31 and IPv4Address(address) in (network[0], network[-1]):
-        which = "network itself" if IPv4Address(address) == network[0] else "broadcast address of the network"
-        return Complaint("wrong-format", f"{quote(text)} is the {which}, not an address in it")
+def _duration(text: str) -> Complaint | None:
+    try:
+        seconds(text)
+    except ValueError as error:
+        return Complaint("wrong-format", str(error), _ADD_UNIT if re.fullmatch("[0-9]+", text) else "")
     return None
 
 
-def _is_ipv4(text: str) -> bool:
+def _check_duration(text: str) -> Complaint | None:
+    if complaint := _duration(text):
+        return complaint
+    if 0.01 <= seconds(text) <= 3_600:
+        return None
+    return Complaint("out-of-range", f"expected a duration from 10ms to 1h, got {quote(text)}")
+
+
+def _address(text: str) -> Complaint | None:
+    if _is_address(text):
+        return None
+    start, slash, prefix = text.partition("/")
+    host, colon, port = text.rpartition(":")
+    zoneless, percent, zone = text.partition("%")
+    hint = "names are not looked up: write the address" if re.search("[A-Za-z]", text) and ":" not in text else ""
+    if slash and _is_address(start):
+        hint = f"leave out '/{prefix[:8]}'"
+    elif percent and _is_address(zoneless):
+        hint = f"leave out '%{zone[:16]}'"
+    elif _is_address(text.strip("[]")):
+        hint = "leave out the brackets"
+    elif colon and port.isdecimal() and ("]" in host or ":" not in host):
+        hint = "a port has a key of its own"
+    return Complaint("wrong-format", f"expected {_ADDRESS}, got {quote(text)}", hint)
+
+
+def _interface_address(text: str) -> Complaint | None:
+    if not (own := _with_prefix(text)):
+        hint = f"add the length of the prefix: {text}/{_usual(text)}" if _is_address(text) else ""
+        return Complaint("wrong-format", f"expected {_INTERFACE_ADDRESS}, got {quote(text)}", hint)
+    network = own.network
+    if network.prefixlen >= network.max_prefixlen - 1:
+        return None
+    what = "network itself" if own.ip == network.network_address else ""
+    if own.version == 4 and own.ip == network.broadcast_address:
+        what = "broadcast address of the network"
+    return Complaint("wrong-format", f"{quote(text)} is the {what}, not an address in it") if what else None
+
+
+def _prefix(text: str) -> Complaint | None:
+    if not (given := _with_prefix(text)):
+        hint = f"add the length of the prefix: {text}/{address(text).max_prefixlen}" if _is_address(text) else ""
+        return Complaint("wrong-format", f"expected {_PREFIX}, got {quote(text)}", hint)
+    if given.ip != given.network.network_address:
+        message = f"{quote(text)} is an address in the network {given.network}, not the network"
+        return Complaint("wrong-format", message, f"write {given.network}, or {given.ip}/{given.max_prefixlen}")
+    return None
+
+
+def _with_prefix(text: str) -> InterfaceAddress | None:
+    """An address with the length of its prefix, which Python would also take as a mask or let be left out."""
+    start, _, length = text.partition("/")
+    if not _is_address(start) or not _LENGTH.fullmatch(length) or int(length) > address(start).max_prefixlen:
+        return None
+    return ip_interface(text)
+
+
+def _usual(text: str) -> int:
+    return 64 if ":" in text else 24
+
+
+def _is_address(text: str) -> bool:
     try:
-        IPv4Address(text)
+        address(text)
     except ValueError:
         return False
     return True
 
 
-def _is_ipv6(text: str) -> bool:
-    try:
-        IPv6Interface(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _no_ipv6(text: str) -> Complaint:
-    return Complaint("not-supported", f"the IPv6 address {quote(text)} is not supported yet; supported: IPv4")
-
-
-_IPV4 = "an IPv4 address like 10.2.0.11"
-_IPV4_INTERFACE = "an IPv4 address with the length of its prefix, like 10.2.0.1/24"
+_ADDRESS = "an address like 10.2.0.11 or 2001:db8::11"
+_INTERFACE_ADDRESS = "an address with the length of its prefix, like 10.2.0.1/24"
+_PREFIX = "a network like 10.0.0.0/8"
 _PORT_RANGE = "a range of ports like 8000-8010"
+_DURATION_LIKE = "a duration like 500ms, 2s, 1m, 3h or 1d"
+_ADD_UNIT = "add a unit, s for seconds"
 
 FORMATS = {
-    "ipv4": Format(_IPV4, _ipv4),
-    "ipv4-interface": Format(_IPV4_INTERFACE, _ipv4_interface),
+    "address": Format(_ADDRESS, _address),
+    "interface-address": Format(_INTERFACE_ADDRESS, _interface_address),
+    "prefix": Format(_PREFIX, _prefix),
     "port-range": Format(_PORT_RANGE, _port_range),
+    "duration": Format(_DURATION_LIKE, _duration, _ADD_UNIT),
+    "check-duration": Format(_DURATION_LIKE, _check_duration, _ADD_UNIT),
 }

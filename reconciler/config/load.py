@@ -20,6 +20,7 @@ from reconciler.config.build import Object, build, count_ports
 from reconciler.config.diagnostic import Diagnostic, Severity, in_order
 from reconciler.config.document import Document, Map, parse
 from reconciler.config.document import Path as DocumentPath
+from reconciler.config.overlay import in_template, rendered
 from reconciler.config.rules import RULES, Draft, Finding, Rule
 from reconciler.config.source import SourceFile, Tree, read_tree
 from reconciler.model import Fleet, Node, Pool, Service
@@ -63,18 +64,26 @@ _checked: dict[SourceFile, _Checked] = {}
 """The files of the latest load. It is replaced as a whole and never changed, so threads may load at once."""
 
 
-def load(directory: Path) -> Loaded:
-    """Read and check every manifest below `directory`. Raises nothing: all that is wrong is a diagnostic."""
-    with _no_garbage_collection():
-        return check(read_tree(directory))
+def load(directory: Path, env: str | None = None) -> Loaded:
+    """Read and check every manifest below `directory`, with templates rendered for the environment `env`.
+
+    Raises nothing: all that is wrong is a diagnostic.
+    """
+    with no_garbage_collection():
+        return check(read_tree(directory), env)
 
 
-def check(tree: Tree) -> Loaded:
+def check(tree: Tree, env: str | None = None) -> Loaded:
     """The same for a tree that has been read."""
+    return check_manifests(rendered(tree, env))
+
+
+def check_manifests(tree: Tree) -> Loaded:
+    """The same for a tree without templates and environments."""
     global _checked
     files: dict[str, _Checked] = {}
     diagnostics = list(tree.diagnostics)
-    unread = any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics)
+    unread = tree.partial or any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics)
     ports = 0
     for file in tree.files:
         files[file.name] = checked = _checked.get(file) or _check_file(file)
@@ -88,7 +97,12 @@ def check(tree: Tree) -> Loaded:
 
     draft = _draft(list(files.values()), unread)
     findings = [(finding, rule) for rule in RULES.values() for finding in rule.find(draft)]
-    diagnostics += _locate(findings, files, tree.texts)
+    sources = {file.name: file for file in tree.files}
+    diagnostics += _locate(findings, files, sources)
+    diagnostics = [
+        in_template(d, tree.texts[d.span.file], sources[d.span.file].text) if d.span.rendered_line else d
+        for d in diagnostics
+    ]
     fleet = None
     if not any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics):
         fleet = Fleet(
@@ -105,7 +119,7 @@ def _check_file(file: SourceFile) -> _Checked:
     diagnostics: list[Diagnostic] = []
     broken: list[_Broken] = []
     ports = 0
-    for document in parse(file.name, file.text):
+    for document in parse(file.name, file.text, file.lines):
         problems = document.diagnostics + (schema.check(document) if document.start else [])
         own_ports = 0 if problems else count_ports(document)
         if ports + own_ports > MAX_PORTS:
@@ -147,7 +161,7 @@ def _draft(files: Sequence[_Checked], unread: bool) -> Draft:
 
 
 def _locate(
-    findings: list[tuple[Finding, Rule]], files: Mapping[str, _Checked], texts: Mapping[str, str]
+    findings: list[tuple[Finding, Rule]], files: Mapping[str, _Checked], sources: Mapping[str, SourceFile]
 ) -> Iterator[Diagnostic]:
     """Put findings on the keys and values that they are about. Those places are not kept, since a tree of
     100,000 endpoints has a million of them: the few files with findings are parsed once more."""
@@ -158,7 +172,8 @@ def _locate(
         for finding, rule in group:
             place = (finding.span, finding.path)
             if place not in located:
-                documents = documents or {d.span: d for d in parse(file, texts[file]) if d.start}
+                source = sources[file]
+                documents = documents or {d.span: d for d in parse(file, source.text, source.lines) if d.start}
                 document = documents[finding.span]
                 located[place] = document.extent_of(document.value_at(finding.path))
             span, length = located[place]
@@ -171,7 +186,7 @@ def _too_many_ports(span: Span) -> Diagnostic:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Parsing makes a million objects and no cycle: the collector would only walk them, for most of the time."""
     enabled = gc.isenabled()
     gc.disable()

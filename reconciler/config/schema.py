@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a document have the shape that its kind asks for? The schemas in schema/ find out, this says it.
 
-Beside JSON Schema's own keywords the schemas may use two that are ours to read and that others skip:
-`patternErrorMessage` says what a pattern expects (editors show it too), and `x-planned` lists values of an
-`enum`, or keys of a mapping, that the language has a name for but this version can't do yet.
+Beside JSON Schema's own keywords the schemas use two that editors know, too: `patternErrorMessage` says what a
+pattern expects, and `errorMessage`, beside `"not": {}`, why a key can't stand there.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -40,11 +40,7 @@ def check(document: Document) -> list[Diagnostic]:
         return []
     found: dict[Path, Diagnostic] = {}  # one for each place
     for error in sorted(_errors(document, validator), key=lambda error: error.kind.name not in _SAYS_MOST):
-        path = tuple(error.instance_path)
-        part = _follow(schema, error.schema_path[:-1])
-        node = _follow(document.root, path)
-        explained = _explain(document, path, part, node, error.kind)
-        for place, diagnostic in islice(explained, MAX_FINDINGS):
+        for place, diagnostic in islice(_explain(document, schema, error), MAX_FINDINGS):
             found.setdefault(place, diagnostic)
     diagnostics = list(found.values())[:MAX_FINDINGS]
     if len(document.text) > MAX_SEARCHED:
@@ -79,8 +75,9 @@ def load_schema(kind: str) -> Schema:
 @functools.cache
 def _compiled(kind: str) -> tuple[Schema, jsonschema_rs.Draft202012Validator]:
     schema = load_schema(kind)
-    # The compiled validator knows ipv4 itself, and asking Python for each address would cost more than the rest.
-    formats = {name: _accepts(name) for name in FORMATS if name != "ipv4"}
+    # The compiled validator knows ipv4 and ipv6 itself, which the schemas ask for beside `address`: asking Python for
+    # each address would cost more than the rest.
+    formats = {name: _accepts(name) for name in FORMATS if name != "address"}
     return schema, jsonschema_rs.Draft202012Validator(schema, validate_formats=True, formats=formats)
 
 
@@ -118,39 +115,69 @@ def _envelope_problem(document: Document) -> Diagnostic | None:
     return None
 
 
-def _explain(
-    document: Document, path: Path, schema: Schema, node: Any, error: Any
-) -> Iterator[tuple[Path, Diagnostic]]:
-    """An error of the validator in our words. `schema` is the part that is broken, `node` is what breaks it."""
-    keyword = error.name
-    if keyword == "additionalProperties":
-        for key in error.unexpected:
-            complaint = _unknown_key(path, schema, key)
+def _explain(document: Document, schema: Schema, error: Any) -> Iterator[tuple[Path, Diagnostic]]:
+    """An error of the validator in our words, or several that it reports as one; each with its place."""
+    path = tuple(error.instance_path)
+    part = _follow(schema, error.schema_path[:-1])
+    node = _follow(document.root, path)
+    keyword = error.kind.name
+    if explain := _PARTS.get(keyword):
+        for key, complaint in explain(path, _mapping(schema, error.schema_path), part, node, error.kind):
             at = document.key_at((*path, key))
             yield (*path, key), document.problem(at, complaint.rule, complaint.message, complaint.hint)
-    elif keyword == "required":
-        properties, key = schema["properties"], error.property
-        others = islice((other for other in node if other not in properties), MAX_COMPARED)
-        if any(closest(other, properties) == key for other in others):
-            return  # it is there, misspelt
-        hint = f"add it, for example `{key}: {_example(properties[key])}`" if "examples" in properties[key] else ""
-        message = f"missing key {quote(key)}{_where(path)}"
-        yield (*path, key), document.problem(document.key_at(path), "missing-key", message, hint)
+    elif keyword == "not":
+        yield path, document.problem(document.key_at(path), "key-conflict", part["errorMessage"], "remove it")
     else:
         at = document.value_at(path)
-        explain = _VALUES.get(keyword, _unforeseen)
-        complaint = explain(path, schema, node, at)
+        complaint = _VALUES.get(keyword, _unforeseen)(path, part, node, at)
         yield path, document.problem(at, complaint.rule, complaint.message, complaint.hint)
 
 
-def _unknown_key(path: Path, schema: Schema, key: str) -> Complaint:
-    properties = schema["properties"]
-    if key in schema.get("x-planned", ()):
-        return Complaint("not-supported", f"{key} is not supported yet; supported: {', '.join(properties)}")
-    owner = next((name for name, part in properties.items() if key in part.get("properties", ())), None)
-    hint = f"indent it below {quote(owner)}, where it belongs" if owner else did_you_mean(key, properties)
-    hint = hint or f"there are: {', '.join(properties)}"
-    return Complaint("unknown-key", f"unknown key {quote(key)}{_where(path)}", hint)
+def _mapping(schema: Schema, path: Sequence[str | int]) -> Schema:
+    """The schema of a mapping, given the path of a keyword in it or in a condition on it."""
+    whole: Schema = _follow(schema, path[: path.index("allOf")] if "allOf" in path else path[:-1])
+    return whole
+
+
+def _unknown_keys(path: Path, whole: Schema, part: Schema, node: Any, error: Any) -> Iterator[tuple[str, Complaint]]:
+    properties = whole["properties"]
+    for key in error.unexpected:
+        owner = next((name for name, inner in properties.items() if key in inner.get("properties", ())), None)
+        hint = f"indent it below {quote(owner)}, where it belongs" if owner else did_you_mean(key, properties)
+        hint = hint or f"there are: {', '.join(properties)}"
+        yield key, Complaint("unknown-key", f"unknown key {quote(key)}{_where(path)}", hint)
+
+
+def _missing_key(path: Path, whole: Schema, part: Schema, node: Any, error: Any) -> Iterator[tuple[str, Complaint]]:
+    properties, key = whole["properties"], error.property
+    others = islice((other for other in node if other not in properties), MAX_COMPARED)
+    if any(closest(other, properties) == key for other in others):
+        return  # it is there, misspelt
+    hint = f"add it, for example `{key}: {_example(properties[key])}`" if "examples" in properties[key] else ""
+    yield key, Complaint("missing-key", f"missing key {quote(key)}{_where(path)}", hint)
+
+
+def _wrong_names(path: Path, whole: Schema, part: Schema, node: Any, error: Any) -> Iterator[tuple[str, Complaint]]:
+    for key in node:
+        if not re.fullmatch(part["pattern"], key):
+            yield key, Complaint("wrong-format", f"{part['patternErrorMessage']}, got {quote(key)}")
+
+
+def _twice(path: Path, whole: Schema, part: Schema, node: Any, error: Any) -> Iterator[tuple[int, Complaint]]:
+    seen: set[str] = set()
+    for i, item in enumerate(node):
+        if repr(item) in seen:
+            yield i, Complaint("duplicate-item", f"{quote(item)} is listed twice", "list each once")
+        seen.add(repr(item))
+
+
+_PARTS: dict[str, Callable[[Path, Schema, Schema, Any, Any], Iterator[tuple[str | int, Complaint]]]] = {
+    "additionalProperties": _unknown_keys,
+    "required": _missing_key,
+    "propertyNames": _wrong_names,
+    "uniqueItems": _twice,
+}
+"""What explains an error that is about a key or an item of the value where it is found."""
 
 
 def _wrong_type(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
@@ -161,15 +188,12 @@ def _wrong_type(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
         hint = "begin each item with '- '" if isinstance(node, Map) else f"write it as a list: [{_source(at)}]"
     elif schema["type"] == "integer" and isinstance(node, str):
         hint = number_hint(node)
-    elif schema["type"] == "string" and isinstance(node, int | float) and not schema.keys() & {"format", "enum"}:
-        hint = f"put it in quotes: '{_source(at)}'"
+    elif schema["type"] == "string" and isinstance(node, int | float) and "enum" not in schema:
+        hint = FORMATS[schema["format"]].for_number if "format" in schema else f"put it in quotes: '{_source(at)}'"
     return Complaint("wrong-type", f"expected {_expected(schema)}, got {_actual(node, at)}", hint)
 
 
 def _wrong_value(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
-    if node in schema.get("x-planned", ()):
-        supported = ", ".join(schema["enum"])
-        return Complaint("not-supported", f"{path[-1]} {node} is not supported yet; supported: {supported}")
     hint = did_you_mean(node, schema["enum"]) if isinstance(node, str) else ""
     return Complaint("wrong-value", f"expected {_expected(schema)}, got {_actual(node, at)}", hint)
 
@@ -190,6 +214,16 @@ def _too_few(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
     return Complaint("too-few", f"expected at least {schema['minItems']} item{_where(path)}, got an empty list")
 
 
+def _too_many(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+    most, noun = (schema["maxItems"], "items") if isinstance(node, Seq) else (schema["maxProperties"], "keys")
+    return Complaint("too-many", f"expected at most {most} {noun}{_where(path)}, got {len(node)}")
+
+
+def _wrong_length(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+    wanted = f"{schema.get('minLength', 0)} to {schema['maxLength']} characters"
+    return Complaint("out-of-range", f"expected {wanted}, got {len(node)}")
+
+
 def _unforeseen(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
     return Complaint("wrong-value", f"expected {_expected(schema)}, got {_actual(node, at)}")
 
@@ -200,10 +234,15 @@ _VALUES: dict[str, Callable[[Path, Schema, Any, Event], Complaint]] = {
     "minimum": _out_of_range,
     "maximum": _out_of_range,
     "format": _wrong_format,
+    "anyOf": _wrong_format,
     "pattern": _wrong_pattern,
     "minItems": _too_few,
+    "maxItems": _too_many,
+    "maxProperties": _too_many,
+    "minLength": _wrong_length,
+    "maxLength": _wrong_length,
 }
-EXPLAINED = frozenset(_VALUES) | {"additionalProperties", "required"}
+EXPLAINED = frozenset(_VALUES) | frozenset(_PARTS) | {"not"}
 _SAYS_MOST = ("type", "format")  # of several errors at one place
 
 

@@ -12,13 +12,15 @@ import hashlib
 import os
 import stat
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.config.diagnostic import Diagnostic, Severity, line_and_column
 from reconciler.resource import Span
 
-SUFFIXES = (".yaml", ".yml")
+TEMPLATE_SUFFIX = ".yaml.j2"
+SUFFIXES = (".yaml", ".yml", TEMPLATE_SUFFIX)
 MAX_FILES = 10_000
 MAX_FILE_BYTES = 16 << 20
 MAX_TREE_BYTES = 64 << 20
@@ -36,21 +38,27 @@ _FOREIGN_MARKS = {
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A manifest file: its name relative to the directory, and its text."""
+    """A manifest file: its name relative to the directory, and its text.
+
+    Of a text that was rendered, `lines` says for each of its lines which one of the template it comes from.
+    """
 
     name: str
     text: str
+    lines: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
     """What a directory holds. `files` are those that could be read, by name; `texts` has the others too,
-    as far as they could be. `digest` changes if and only if a name or the content of a manifest does."""
+    as far as they could be. `digest` changes if and only if a name or the content of a file does. Templates and
+    environments are among them, see `overlay`. `partial`: there may be manifests that belong to these."""
 
     files: tuple[SourceFile, ...]
     diagnostics: tuple[Diagnostic, ...]
     texts: dict[str, str]
     digest: str
+    partial: bool = False
 
 
 @dataclass
@@ -76,7 +84,34 @@ def read_tree(directory: Path) -> Tree:
         diagnostics.append(_whole(str(directory), "source-changing", message, "try again when it is at rest"))
 
     diagnostics += listing.diagnostics
-    files, texts = [], {}
+    if not listing.files and not diagnostics:
+        message = f"there is no manifest: no file here ends with {' or '.join(SUFFIXES)}"
+        diagnostics.append(_whole(str(directory), "source-empty", message, severity=Severity.WARNING))
+    return _tree(contents, diagnostics)
+
+
+def read_files(paths: Mapping[str, Path]) -> Tree:
+    """Single files, by the names that they are to have in messages. What lies around them is not looked at."""
+    listing = _Listing({name: os.path.realpath(path) for name, path in paths.items()})
+    return replace(_tree(*_read(listing)), partial=True)
+
+
+def renamed(tree: Tree, directory: Path, shown: str) -> Tree:
+    """The same with `shown` in front of every name, and in place of the name of the directory itself."""
+
+    def name(file: str) -> str:
+        return shown if file == str(directory) else os.path.normpath(os.path.join(shown, file))  # noqa: PTH118
+
+    return replace(
+        tree,
+        files=tuple(replace(file, name=name(file.name)) for file in tree.files),
+        diagnostics=tuple(replace(d, span=replace(d.span, file=name(d.span.file))) for d in tree.diagnostics),
+        texts={name(file): text for file, text in tree.texts.items()},
+    )
+
+
+def _tree(contents: Mapping[str, bytes], diagnostics: list[Diagnostic]) -> Tree:
+    files, texts, diagnostics = [], {}, list(diagnostics)
     for name, content in contents.items():
         text, problem = _decode(name, content)
         texts[name] = text
@@ -84,9 +119,6 @@ def read_tree(directory: Path) -> Tree:
             diagnostics.append(problem)
         else:
             files.append(SourceFile(name, text))
-    if not listing.files and not diagnostics:
-        message = f"there is no manifest: no file here ends with {' or '.join(SUFFIXES)}"
-        diagnostics.append(_whole(str(directory), "source-empty", message, severity=Severity.WARNING))
     return Tree(tuple(files), tuple(diagnostics), texts, _digest(contents, diagnostics))
 
 
@@ -205,7 +237,7 @@ def _decode(name: str, content: bytes) -> tuple[str, Diagnostic | None]:
     return text, None
 
 
-def _digest(contents: dict[str, bytes], diagnostics: list[Diagnostic]) -> str:
+def _digest(contents: Mapping[str, bytes], diagnostics: list[Diagnostic]) -> str:
     """Of names and contents, and of what could not be read."""
     digest = hashlib.sha256()
     for name, content in contents.items():

@@ -59,7 +59,8 @@ class EndpointRow(Resource):
             return ""
         if count == 0:
             return "no connection uses it"
-        return f"{_connections(count)} go on until they end by themselves"
+        rest = "goes on until it ends by itself" if count == 1 else "go on until they end by themselves"
+        return f"{_connections(count)} {rest}"
 
 
 def connections_end(count: int | None) -> str:
@@ -74,6 +75,7 @@ def _connections(count: int | None) -> str:
 
 
 def row_of(endpoint: Endpoint) -> EndpointRow:
+    assert isinstance(endpoint.address, IPv4Address), endpoint  # `support` lets no other pass
     return EndpointRow(endpoint.address, endpoint.port or 0, endpoint.state is EndpointState.DISABLED)
 
 

@@ -110,7 +110,9 @@ def _build(pool: Pool, algorithm: Algorithm) -> Ring:
     members = tuple(sorted(weights))
     ordered = [weights[member] for member in members]
     slots = turns(ordered) if algorithm is Algorithm.ROUND_ROBIN else hash_ring(members, ordered)
-    return Ring(ring_name(pool.name, algorithm), members, slots.astype("<u4").tobytes())
+    # A member whose share is less than half a slot may hold none: in the kernel it would leave no trace.
+    held, ranks = np.unique(slots, return_inverse=True)
+    return Ring(ring_name(pool.name, algorithm), tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
 
 
 class RingKind(Kind):

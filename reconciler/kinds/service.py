@@ -17,7 +17,7 @@ from reconciler.kinds.endpoint import connections_end
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_indexes, ring_name
 from reconciler.resource import Change, Key, Live, Reading, Resource
-from reconciler.view import NodeView
+from reconciler.view import NodeView, ipv4
 
 _KEY = struct.Struct(SERVICES.key)
 _ROW = struct.Struct(SERVICES.value)
@@ -80,12 +80,13 @@ class ServiceKind(Kind):
     @staticmethod
     def desired(view: NodeView) -> Iterator[Wanted]:
         for s in view.services:
-            for port in s.ports:
-                row = ServiceRow(
-                    s.vip, s.protocol.value, port, s.mode.value, s.algorithm.value,
-                    ring_name(s.pool, s.algorithm), s.target_port or 0,
-                )  # fmt: skip
-                yield row, s.span
+            for vip in ipv4(s.vips):
+                for port in s.ports:
+                    row = ServiceRow(
+                        vip, s.protocol.value, port, s.mode.value, s.algorithm.value,
+                        ring_name(s.pool, s.algorithm), s.target_port or 0,
+                    )  # fmt: skip
+                    yield row, s.span
 
     def read(self, wanted: Collection[Key]) -> Reading:
         return Reading(tuple(indexed.row for indexed in indexed_rows(self.kernel)))

@@ -10,6 +10,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
+from reconciler.model import IcmpRedirects
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
 
@@ -43,10 +44,13 @@ class SysctlKind(Kind):
         yield Sysctl("net/ipv4/ip_forward", "1"), view.node.span
         # Redirects would tell clients and endpoints on a shared segment to go past the balancer. The kernel
         # sends them if either the interface's setting or that of `all` is on.
-        yield Sysctl("net/ipv4/conf/all/send_redirects", "0"), view.node.span
+        redirects_off = view.node.icmp_redirects is IcmpRedirects.OFF
+        if redirects_off:
+            yield Sysctl("net/ipv4/conf/all/send_redirects", "0"), view.node.span
         for interface in view.node.interfaces:
             conf = f"net/ipv4/conf/{interface.name}"
-            yield Sysctl(f"{conf}/send_redirects", "0"), interface.span
+            if redirects_off:
+                yield Sysctl(f"{conf}/send_redirects", "0"), interface.span
             # Replies whose next hop has no known MAC go through the kernel, with a VIP of ours as their
             # source. It forwards these only with accept_local, and with no strict reverse-path check
             # (fib_validate_source in net/ipv4/fib_frontend.c).

@@ -14,7 +14,7 @@ from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
 from reconciler.resource import Change, Key, Reading, Resource
-from reconciler.view import NodeView
+from reconciler.view import NodeView, ipv4
 
 _ROW = struct.Struct(VIPS.value)
 
@@ -46,7 +46,7 @@ class VipKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        found = {s.vip: s.span for s in reversed(view.services)}
+        found = {vip: s.span for s in reversed(view.services) for vip in ipv4(s.vips)}
         return ((VipRow(vip, view.node.undefined_traffic.value), span) for vip, span in found.items())
 
     def read(self, wanted: Collection[Key]) -> Reading:

@@ -36,6 +36,7 @@ from reconciler.lab.stage import Output, Screen, run, start
 from reconciler.lab.topology import SWITCH
 from reconciler.lab.traffic import Outcome
 from reconciler.model import Endpoint, Fleet, Pool, Service
+from reconciler.view import ipv4
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "examples/configs/nat-tcp"
 REQUESTS = 300
@@ -79,7 +80,7 @@ def _play(screen: Screen, config: Path, prefix: str) -> set[int]:
     fleet = _fleet(config)
     service = fleet.services[0]
     pool = next(pool for pool in fleet.pools if pool.name == service.pool)
-    spare = max(endpoint.address for endpoint in pool.endpoints) + 1
+    spare = max(ipv4(tuple(endpoint.address for endpoint in pool.endpoints))) + 1
     screen.title("1  Build a lab from the manifests")
     with Lab(fleet, prefix=prefix, spares=[spare]) as lab:
         lab.serve_http()
@@ -126,6 +127,10 @@ class Act:
     service: Service
 
     @property
+    def vip(self) -> IPv4Address:
+        return ipv4(self.service.vips)[0]
+
+    @property
     def port(self) -> int:
         return self.service.ports[0]
 
@@ -147,8 +152,8 @@ class Act:
         self.lbctl("validate", str(self.config))
         self.lbctl("plan", str(self.config))
         self.lbctl("apply", str(self.config), "--auto-approve")
-        self.screen.title(f"3  {REQUESTS} HTTP requests from the client to {self.service.vip}:{self.port}")
-        outcomes = self.lab.load(self.service.vip, self.port, count=REQUESTS).wait()
+        self.screen.title(f"3  {REQUESTS} HTTP requests from the client to {self.vip}:{self.port}")
+        outcomes = self.lab.load(self.vip, self.port, count=REQUESTS).wait()
         answered = self._report(outcomes, "requests")
         self._expect_shares(answered)
         self.lbctl("get", "endpoints")
@@ -194,21 +199,21 @@ class Act:
         self._expect_no_changes()
 
     def break_and_mend(self) -> None:
-        lab, vip = self.lab, str(self.service.vip)
+        lab, vip = self.lab, str(self.vip)
         route = ["route", "del", "local", vip, "dev", "lo", "table", "local"]
         self.screen.command(["ip", "-n", lab.balancer, *route])
         lab.run(lab.topology.node.name, "ip", *route)
-        key = self.service.vip.packed + self.port.to_bytes(2) + bytes([6, 0])
+        key = self.vip.packed + self.port.to_bytes(2) + bytes([6, 0])
         self.screen.line(f"and the row of {vip}:{self.port} is deleted from the map, behind lbctl's back", indent=2)
         RealKernel(lab.balancer, lab.run_dir).delete(SERVICES.name, [key])
-        outcomes = lab.load(self.service.vip, self.port, count=4, timeout_s=1).wait()
+        outcomes = lab.load(self.vip, self.port, count=4, timeout_s=1).wait()
         self.screen.expect(all(o.error for o in outcomes), "the service is dead")
         planned = self.lbctl("plan", str(self.config))
         self.screen.expect(
             "Plan: 2 to add, 0 to change, 0 to remove (2 drifted)." in planned, "the plan is these two, as drift"
         )
         self.lbctl("apply", str(self.config), "--auto-approve")
-        self._report(lab.load(self.service.vip, self.port, count=REQUESTS).wait(), "requests")
+        self._report(lab.load(self.vip, self.port, count=REQUESTS).wait(), "requests")
         self._expect_no_changes()
 
     def programs(self) -> set[int]:
@@ -218,7 +223,7 @@ class Act:
 
     def _traffic(self) -> tuple[Load, Load]:
         """Requests on a new connection each, and on connections that are kept; both are running."""
-        vip, port = self.service.vip, self.port
+        vip, port = self.vip, self.port
         kept = self.lab.load(vip, port, rate=KEPT_RATE, concurrency=KEPT_CONNECTIONS, requests_per_connection=0)
         wait_until("the connections are open", lambda: len(kept.outcomes()) > KEPT_CONNECTIONS)
         fresh = self.lab.load(vip, port, rate=NEW_RATE)

@@ -11,12 +11,14 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address
+from itertools import product
 from math import gcd
 
 from reconciler.lab.capture import Packet
 from reconciler.lab.lab import Lab
 from reconciler.lab.traffic import Outcome
 from reconciler.model import Algorithm, EndpointState, Fleet, Service
+from reconciler.view import ipv4
 
 _MIN_REQUESTS = 24
 _CLIENTS = 64
@@ -28,17 +30,17 @@ _RELIABLE_SHARE = 0.1
 
 
 def prove_service(lab: Lab, name: str) -> None:
-    """Check every port of a service, as the lab's fleet describes it. Raises AssertionError.
+    """Check every port of every VIP of a service, as the lab's fleet describes it. Raises AssertionError.
 
     With round-robin each endpoint must answer its share of new connections; with source-hash every client must
     keep its endpoint. Replies must enter the balancer behind the endpoint and leave it with the VIP's address.
     """
     service = next(service for service in lab.fleet.services if service.name == name)
-    for port in service.ports:
+    for vip, port in product(ipv4(service.vips), service.ports):
         weights = weights_of(lab.fleet, service, port)
         assert weights, f"{service.name} has no endpoint that could answer"
-        outcomes, packets = _send(lab, service, port, weights)
-        _check_way(lab, service, port, packets)
+        outcomes, packets = _send(lab, service, vip, port, weights)
+        _check_way(lab, vip, port, packets)
         _check_answers(outcomes)
         answered = Counter(outcome.endpoint for outcome in outcomes)
         assert set(answered) <= set(weights), f"answers from {sorted(set(answered) - set(weights))}, not in the pool"
@@ -46,7 +48,7 @@ def prove_service(lab: Lab, name: str) -> None:
             check_shares(answered, weights)
         else:
             _check_hash(outcomes, answered, weights)
-        _check_answers(lab.load(service.vip, port, count=4, payload_bytes=_PAYLOAD_BYTES).wait())
+        _check_answers(lab.load(vip, port, count=4, payload_bytes=_PAYLOAD_BYTES).wait())
 
 
 def weights_of(fleet: Fleet, service: Service, port: int) -> dict[str, int]:
@@ -59,7 +61,9 @@ def weights_of(fleet: Fleet, service: Service, port: int) -> dict[str, int]:
     }
 
 
-def _send(lab: Lab, service: Service, port: int, weights: dict[str, int]) -> tuple[list[Outcome], list[Packet]]:
+def _send(
+    lab: Lab, service: Service, vip: IPv4Address, port: int, weights: dict[str, int]
+) -> tuple[list[Outcome], list[Packet]]:
     """One request on a connection of its own each; what became of them, and what passed the balancer."""
     if service.algorithm is Algorithm.ROUND_ROBIN:
         turns = sum(weights.values()) // gcd(*weights.values())
@@ -68,11 +72,11 @@ def _send(lab: Lab, service: Service, port: int, weights: dict[str, int]) -> tup
         count, clients = _CLIENTS * _REQUESTS_PER_CLIENT, _CLIENTS
     with ExitStack() as stack:
         taps = [stack.enter_context(lab.capture(interface.name)) for interface in lab.topology.node.interfaces]
-        outcomes = lab.load(service.vip, port, count=count, concurrency=12, timeout_s=2, clients=clients).wait()
+        outcomes = lab.load(vip, port, count=count, concurrency=12, timeout_s=2, clients=clients).wait()
         return outcomes, [packet for tap in taps for packet in tap.packets()]
 
 
-def _check_way(lab: Lab, service: Service, port: int, packets: Sequence[Packet]) -> None:
+def _check_way(lab: Lab, vip: IPv4Address, port: int, packets: Sequence[Packet]) -> None:
     """Whoever got requests from the balancer must have replied through it, and nobody else to the client."""
     clients, endpoints = set(lab.topology.client), lab.topology.endpoints
     asked: Counter[IPv4Address] = Counter()
@@ -84,11 +88,11 @@ def _check_way(lab: Lab, service: Service, port: int, packets: Sequence[Packet])
         elif packet.to_balancer and packet.source in endpoints and packet.destination in clients:
             replied[packet.source] += 1
         elif not packet.to_balancer and packet.destination in clients:
-            assert packet.source == service.vip, f"{packet.source} answered a client in place of {service.vip}"
+            assert packet.source == vip, f"{packet.source} answered a client in place of {vip}"
             returned += packet.source_port == port
     for endpoint, requests in asked.items():
         assert replied[endpoint], f"{endpoint} got {requests} packets through the balancer, but replies past it"
-    assert returned or not replied, f"the balancer forwarded no reply from {service.vip}:{port} to the client"
+    assert returned or not replied, f"the balancer forwarded no reply from {vip}:{port} to the client"
 
 
 def _check_answers(outcomes: Sequence[Outcome]) -> None:

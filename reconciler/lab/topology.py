@@ -14,7 +14,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from reconciler.lab import LabError
 from reconciler.model import Fleet, Interface, Node
-from reconciler.view import view
+from reconciler.support import require_supported
+from reconciler.view import ipv4, view
 
 CLIENT, SWITCH = "client", "switch"
 HOST_DEVICE = "eth0"
@@ -81,12 +82,14 @@ def topology(fleet: Fleet, node_name: str | None = None, spares: Collection[IPv4
     """Work out the lab of a fleet around one balancer (None: the only one).
 
     `spares` are endpoints that no pool names yet; they listen on every port that any endpoint listens on.
-    Raises UsageError if there is no such balancer, LabError if something has no place.
+    Raises UsageError if there is no such balancer, UnsupportedError, LabError if something has no place.
     """
     node = view(fleet, node_name, "").node
+    for each in fleet.nodes:
+        require_supported(view(fleet, each.name, ""))
     endpoints = _ports(fleet, spares)
     _check_names(fleet)
-    taken = {*endpoints, *(s.vip for s in fleet.services), *(a.ip for n in fleet.nodes for a in _addresses(n))}
+    taken = {*endpoints, *_vips(fleet), *(a.ip for n in fleet.nodes for a in _addresses(n))}
     clients = _client_addresses(node, taken)
     places = _places(fleet, node, clients, endpoints)
     segments = _segments(fleet)
@@ -112,15 +115,25 @@ def _ports(fleet: Fleet, spares: Collection[IPv4Address]) -> dict[IPv4Address, t
     for service in fleet.services:
         asked = {service.target_port} if service.target_port else set(service.ports)
         for endpoint in pools[service.pool].endpoints:
-            ports.setdefault(endpoint.address, set()).update({endpoint.port} if endpoint.port else asked)
+            (address,) = ipv4((endpoint.address,))
+            ports.setdefault(address, set()).update({endpoint.port} if endpoint.port else asked)
     every = set().union(*ports.values())
     for spare in spares:
         ports.setdefault(spare, every)
     return {address: tuple(sorted(ports[address])) for address in sorted(ports)}
 
 
+def _vips(fleet: Fleet) -> set[IPv4Address]:
+    return {vip for service in fleet.services for vip in ipv4(service.vips)}
+
+
 def _addresses(node: Node) -> list[IPv4Interface]:
-    return [address for interface in node.interfaces for address in interface.addresses]
+    return [address for interface in node.interfaces for address in _own(interface)]
+
+
+def _own(interface: Interface) -> tuple[IPv4Interface, ...]:
+    """The addresses of an interface that the lab can give it: those that balanced packets can have."""
+    return tuple(address for address in interface.addresses if isinstance(address, IPv4Interface))
 
 
 def _client_addresses(node: Node, taken: Collection[IPv4Address]) -> tuple[IPv4Address, ...]:
@@ -135,12 +148,12 @@ def _client_addresses(node: Node, taken: Collection[IPv4Address]) -> tuple[IPv4A
 
 
 def _network(node: Node, interface: Interface) -> IPv4Network:
-    if not interface.addresses:
+    if not _own(interface):
         raise LabError(
-            f"{interface.span}: interface {interface.name} of {node.name} has no address, so its subnet is unknown",
+            f"{interface.span}: {interface.name} of {node.name} has no IPv4 address, so its subnet is unknown",
             hint="declare them: `addresses: [10.1.0.1/24]`",
         )
-    return interface.addresses[0].network
+    return _own(interface)[0].network
 
 
 def _home(node: Node, address: IPv4Address) -> IPv4Interface:
@@ -163,9 +176,9 @@ def _places(
     for each in fleet.nodes:
         for interface in each.interfaces:
             _network(each, interface)
-            places.append((each.name, interface.name, interface.addresses))
+            places.append((each.name, interface.name, _own(interface)))
     places += ((str(address), HOST_DEVICE, (_within(address, _home(node, address)),)) for address in endpoints)
-    places.append((CLIENT, HOST_DEVICE, tuple(_within(a, node.interfaces[0].addresses[0]) for a in clients)))
+    places.append((CLIENT, HOST_DEVICE, tuple(_within(a, _own(node.interfaces[0])[0]) for a in clients)))
     return places
 
 
@@ -178,7 +191,7 @@ def _segments(fleet: Fleet) -> list[frozenset[IPv4Network]]:
     segments: list[frozenset[IPv4Network]] = []
     for node in fleet.nodes:
         for interface in node.interfaces:
-            networks = frozenset(address.network for address in interface.addresses)
+            networks = frozenset(address.network for address in _own(interface))
             shared = [segment for segment in segments if segment & networks]
             segments = [s for s in segments if s not in shared] + [networks.union(*shared)]
     return segments
@@ -191,8 +204,8 @@ def _segment_of(segments: list[frozenset[IPv4Network]], addresses: tuple[IPv4Int
 def _routes(
     fleet: Fleet, node: Node, clients: tuple[IPv4Address, ...], endpoints: Iterable[IPv4Address]
 ) -> Iterable[Route]:
-    front = node.interfaces[0].addresses[0]
-    for vip in sorted({service.vip for service in fleet.services} - {front.ip}):
+    front = _own(node.interfaces[0])[0]
+    for vip in sorted(_vips(fleet) - {front.ip}):
         yield Route(CLIENT, IPv4Network(vip), front.ip)
     for address in endpoints:
         home = _home(node, address)

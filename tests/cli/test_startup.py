@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.cli.main import VERBS
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -35,7 +37,7 @@ def test_validate_needs_no_power_over_the_kernel():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("verb", ["validate", "plan", "apply", "run", "get", "export", "delete"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_has_examples_and_exit_codes(verb):
     done = lbctl(verb, "--help")
     assert "examples:" in done.stdout

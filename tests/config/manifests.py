@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Manifests as text, one line each: what a test is not about stays out of its sight."""
 
+import dataclasses
+import json
+
+from reconciler import model
+
 
 def service(name="web", *, vip="20.20.20.1", ports="[80]", pool="web", more=""):
     spec = f"vip: {vip}, ports: {ports}, pool: {pool}{more and ', ' + more}"
@@ -12,6 +17,76 @@ def pool(name="web", *, endpoints="{address: 10.2.0.11}", more=""):
     return f"---\napiVersion: lbctl/v1\nkind: Pool\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
 
 
-def node(name="lb1", *, interfaces="{name: front, addresses: [10.1.0.1/24]}", more=""):
+INTERFACES = "{name: front, addresses: [10.1.0.1/24]}, {name: back, addresses: [10.2.0.1/24]}"
+
+
+def node(name="lb1", *, interfaces=INTERFACES, more=""):
     spec = f"interfaces: [{interfaces}]{more and ', ' + more}"
     return f"---\napiVersion: lbctl/v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+
+
+def as_document(item):
+    """Any service, pool or node of the model as a document, with nothing left out but what has no value."""
+    spec = {key: value for key, value in _SPECS[type(item)](item).items() if value is not None}
+    metadata = {"name": item.name, "labels": dict(item.labels)}
+    return {"apiVersion": "lbctl/v1", "kind": type(item).__name__, "metadata": metadata, "spec": spec}
+
+
+def as_text(fleet):
+    """A fleet as documents of JSON, which are YAML."""
+    return "\n---\n".join(json.dumps(as_document(item)) for item in (*fleet.services, *fleet.pools, *fleet.nodes))
+
+
+def _service(s):
+    affinity = s.affinity and {"by": s.affinity.by, "timeout": _duration(s.affinity.timeout_s)}
+    return {
+        "vips": _texts(s.vips), "protocol": s.protocol, "ports": s.ports or None, "targetPort": s.target_port,
+        "mode": s.mode, "algorithm": s.algorithm, "pool": s.pool, "affinity": affinity,
+        "idleTimeout": _duration(s.idle_timeout_s), "allowedSources": _texts(s.allowed_sources) or None,
+        "nodeSelector": dict(s.node_selector),
+    }  # fmt: skip
+
+
+def _pool(p):
+    check = dataclasses.asdict(p.health_check)
+    check |= {key: _duration(check.pop(f"{key}_s")) for key in ("interval", "timeout")}
+    other_types = {"http": ("send", "expect"), "udp": ("path", "host", "status")}
+    other_types |= {"https": other_types["http"], "none": ()}
+    for key in other_types.get(p.health_check.type, ("path", "host", "status", "send", "expect")):
+        del check[key]
+    endpoints = [
+        {"address": str(e.address), "weight": e.weight, "state": e.state} | ({"port": e.port} if e.port else {})
+        for e in p.endpoints
+    ]
+    return {"endpoints": endpoints, "healthCheck": {key: value for key, value in check.items() if value is not None}}
+
+
+def _node(n):
+    interfaces = [
+        {"name": i.name, "xdp": i.xdp, "addresses": _texts(i.addresses), "mtu": i.mtu_bytes}
+        | ({"gateway": str(i.gateway)} if i.gateway else {})
+        for i in n.interfaces
+    ]
+    spec = {
+        "role": n.role, "address": n.address and str(n.address), "interfaces": interfaces,
+        "vipBinding": n.vip_binding, "icmpRedirects": n.icmp_redirects, "multipath": n.multipath,
+    }  # fmt: skip
+    if n.role == "balancer":
+        capacity = {key: value for key, value in dataclasses.asdict(n.capacity).items() if value is not None}
+        spec |= {
+            "undefinedTraffic": n.undefined_traffic, "capacity": capacity,
+            "snatAddresses": _texts(n.snat_addresses), "snatPorts": f"{n.snat_ports[0]}-{n.snat_ports[-1]}",
+            "expectedFlows": n.expected_flows,
+        }  # fmt: skip
+    return spec
+
+
+def _texts(items):
+    return [str(item) for item in items]
+
+
+def _duration(seconds):
+    return None if seconds is None else f"{round(seconds * 1000)}ms"
+
+
+_SPECS = {model.Service: _service, model.Pool: _pool, model.Node: _node}

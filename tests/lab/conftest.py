@@ -20,7 +20,7 @@ def interface(name: str, *addresses: str) -> Interface:
 def fleet_of(vip: str, endpoints: list[str], *interfaces: Interface, **service) -> Fleet:
     """One service `web` on port 80 with these endpoints, on one node `lb1`."""
     pool = Pool("web", tuple(Endpoint(IPv4Address(address)) for address in endpoints))
-    web = Service("web", IPv4Address(vip), Protocol.TCP, (80,), "web", **service)
+    web = Service("web", (IPv4Address(vip),), Protocol.TCP, (80,), "web", **service)
     return Fleet((web,), (pool,), (Node("lb1", interfaces),))
 
 

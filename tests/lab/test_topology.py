@@ -57,7 +57,7 @@ def test_an_endpoint_in_no_subnet_is_an_error_that_names_both():
 
 
 def test_an_interface_without_addresses_is_an_error():
-    with pytest.raises(LabError, match="interface back of lb1 has no address"):
+    with pytest.raises(LabError, match="back of lb1 has no IPv4 address"):
         topology(fleet_of("20.0.0.1", ["10.1.0.11"], interface("front", "10.1.0.1/24"), interface("back")))
 
 
@@ -76,7 +76,7 @@ def test_servers_listen_where_requests_arrive():
     own, plain = Endpoint(IPv4Address("10.2.0.11"), 9000), Endpoint(IPv4Address("10.2.0.12"))
     base = fleet_of("20.0.0.1", [], *TWO_ARMS)
     asked = replace(base.services[0], ports=(80, 81))
-    translated = Service("api", IPv4Address("20.0.0.2"), asked.protocol, (443,), "web", target_port=8443)
+    translated = Service("api", (IPv4Address("20.0.0.2"),), asked.protocol, (443,), "web", target_port=8443)
     fleet = replace(base, services=(asked, translated), pools=(Pool("web", (own, plain)),))
     spare = IPv4Address("10.2.0.14")
     assert topology(fleet, spares=[spare]).endpoints == {

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environments: templates of manifests, and the values that each environment fills in.
+
+`web.yaml.j2` is a template; `environments/prod.yaml` holds the values for `--env prod`. Rendering turns a tree
+into one without templates, whose lines still know which line of the template they come from, so that every
+message and every plan points to what a person can edit. Templates whose names begin with `_` are there to be
+included by others. The rendering itself happens in a process of its own, see `render_child`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from reconciler.config.diagnostic import LINE_BREAK, Diagnostic, Severity, did_you_mean, quote
+from reconciler.config.document import Map, parse
+from reconciler.config.source import MAX_FILE_BYTES, MAX_TREE_BYTES, TEMPLATE_SUFFIX, SourceFile, Tree
+from reconciler.resource import Span
+
+DIRECTORY = "environments"
+CPU_LIMIT_S = 5
+"""For each template."""
+MEMORY_LIMIT_BYTES = 512 << 20
+TIME_LIMIT_S = 300
+"""For all templates, of wall-clock time: a last resort."""
+
+_CHILD = Path(__file__).with_name("render_child.py")
+_EXPRESSION = re.compile(r"(\{\{.*?\}\})")
+_CODE = re.compile(r"\{[{%].*?[%}]\}")
+
+
+def rendered(tree: Tree, env: str | None) -> Tree:
+    """The tree with its templates rendered for an environment, or without any values. What can't be is a diagnostic.
+
+    Environments are no manifests and are left out. `texts` keeps what people wrote.
+    """
+    manifests, templates, environments = split(tree)
+    if not templates and not environments and env is None:
+        return tree
+    values, problems = _values(environments, env)
+    wanted = [name for name in templates if not PurePosixPath(name).name.startswith("_")]
+    if wanted and not problems:
+        for name, answer in zip(wanted, _render(templates, wanted, values), strict=False):
+            if "text" in answer:
+                manifests.append(SourceFile(name, answer["text"], _lines(answer["text"], answer["marks"])))
+            else:
+                problems.append(_problem(answer, templates, env, environments))
+    files = tuple(sorted(manifests, key=lambda file: file.name))
+    return replace(tree, files=files, diagnostics=(*tree.diagnostics, *problems))
+
+
+def split(tree: Tree) -> tuple[list[SourceFile], dict[str, str], dict[str, SourceFile]]:
+    """The files of a directory: manifests, templates by file name, environments by their own name."""
+    manifests, templates, environments = [], {}, {}
+    for file in tree.files:
+        path = PurePosixPath(file.name)
+        if path.parts[0] == DIRECTORY and len(path.parts) > 1:
+            if len(path.parts) == 2 and path.suffix in (".yaml", ".yml"):
+                environments[path.stem] = file
+        elif file.name.endswith(TEMPLATE_SUFFIX):
+            templates[file.name] = file.text
+        else:
+            manifests.append(file)
+    return manifests, templates, environments
+
+
+def in_template(diagnostic: Diagnostic, template: str, text: str) -> Diagnostic:
+    """A problem of a rendered text, told of the template that it was rendered from."""
+    span = diagnostic.span
+    line = _line(text, span.rendered_line)
+    source = _line(template, span.line)
+    start, end = _content(source)
+    for begin, (first, behind), is_value in _aligned(source, line):
+        if begin < span.column and is_value:
+            start, end = first, behind
+        elif begin < span.column:
+            start = first + span.column - 1 - begin
+            end = min(start + diagnostic.length, behind)
+    hint = diagnostic.hint
+    if source.strip() != line.strip():
+        hint = "; ".join(filter(None, (hint, f"this line was rendered as {quote(line.strip())}")))
+    return replace(diagnostic, span=Span(span.file, span.line, start + 1), length=max(1, end - start), hint=hint)
+
+
+def _aligned(source: str, line: str) -> Iterator[tuple[int, tuple[int, int], bool]]:
+    """Where each piece of a rendered line begins, where it stands in the template, and whether it is a value.
+
+    Nothing if the line can't be told apart.
+    """
+    parts = _EXPRESSION.split(source)  # text and values in turn
+    pieces = []
+    at = begin = 0
+    for i, part in enumerate(parts):
+        end = begin + len(part)
+        if i % 2:
+            pieces.append((at, (begin, end), True))
+        else:
+            found = 0 if i == 0 else line.find(part, at) if i < len(parts) - 1 else len(line) - len(part)
+            if found < at or not line.startswith(part, found):
+                return
+            pieces.append((found, (begin, end), False))
+            at = found + len(part)
+        begin = end
+    if at == len(line):
+        yield from pieces
+
+
+def _line(text: str, number: int) -> str:
+    """A line by its number, counted from 1; the one behind the last is empty."""
+    lines = _split(text)
+    return lines[number - 1] if number <= len(lines) else ""
+
+
+@lru_cache(maxsize=8)
+def _split(text: str) -> list[str]:
+    return LINE_BREAK.split(text)
+
+
+def _content(line: str) -> tuple[int, int]:
+    """Where a line begins and ends without the space around it."""
+    return len(line) - len(line.lstrip()), len(line.rstrip())
+
+
+def _values(environments: Mapping[str, SourceFile], env: str | None) -> tuple[dict[str, Any], list[Diagnostic]]:
+    """What an environment's file holds, and what is wrong with that."""
+    if env is None:
+        return {}, []
+    if env not in environments:
+        known = sorted(environments)
+        hint = f"there are: {', '.join(known)}" if known else f"write its values to {DIRECTORY}/NAME.yaml"
+        hint = did_you_mean(env, known) or hint
+        message = f"there is no environment {quote(env)}"
+        return {}, [Diagnostic(Severity.ERROR, "environment-unknown", message, Span(DIRECTORY, 0), hint)]
+    file = environments[env]
+    documents = parse(file.name, file.text)
+    problems = [problem for document in documents for problem in document.diagnostics]
+    if not documents or problems:
+        return {}, problems
+    wrong = documents[1:] if isinstance(documents[0].root, Map) else documents
+    message, hint = "an environment is one mapping of names to values", "write a line `name: value` for each"
+    problems = [d.problem(d.value_at(()), "environment-values", message, hint) for d in wrong]
+    return documents[0].root, problems
+
+
+def _render(templates: Mapping[str, str], wanted: Sequence[str], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The answers of the process that renders; where it died, the last one says so."""
+    import subprocess  # only templates cost this import
+
+    limits = {
+        "cpu_s": CPU_LIMIT_S,
+        "memory_bytes": MEMORY_LIMIT_BYTES,
+        "file_bytes": MAX_FILE_BYTES,
+        "tree_bytes": MAX_TREE_BYTES,
+    }
+    request = {"templates": templates, "render": wanted, "values": values, "limits": limits}
+    try:
+        # -P: modules beside the child must not hide those of the same name that jinja2 imports.
+        done = subprocess.run(
+            [sys.executable, "-P", _CHILD], input=json.dumps(request).encode(), capture_output=True,
+            timeout=TIME_LIMIT_S, check=False,
+        )  # fmt: skip
+        output, stderr, code = done.stdout, done.stderr, done.returncode
+    except subprocess.TimeoutExpired as error:
+        output, stderr, code = error.stdout or b"", b"", -signal.SIGKILL
+    complete = output[: output.rfind(b"\n") + 1]
+    answers: list[dict[str, Any]] = [json.loads(line) for line in complete.splitlines()]
+    if len(answers) < len(wanted):
+        message, problem = f"rendering takes more than {CPU_LIMIT_S} s", "limit"
+        if code not in (-signal.SIGXCPU, -signal.SIGKILL):
+            last = stderr.decode("utf-8", "replace").strip().split("\n")[-1]
+            message, problem = f"rendering failed: {last or f'the process ended with {code}'}", "error"
+        answers.append({"problem": problem, "message": message, "template": wanted[len(answers)], "line": 0})
+    return answers
+
+
+def _lines(text: str, marks: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """For each line of a rendered text the line of the template that it comes from."""
+    offsets = [offset for offset, _ in marks]
+    lines = []
+    for start, end in _line_bounds(text):
+        content = start + len(text[start:end]) - len(text[start:end].lstrip())
+        at = content if content < end else start
+        lines.append(marks[max(0, bisect_right(offsets, at) - 1)][1] if marks else 1)
+    return tuple(lines)
+
+
+def _line_bounds(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for line_break in LINE_BREAK.finditer(text):
+        yield start, line_break.start()
+        start = line_break.end()
+    yield start, len(text)
+
+
+def _problem(
+    answer: Mapping[str, Any], templates: Mapping[str, str], env: str | None, environments: Iterable[str]
+) -> Diagnostic:
+    """Why a template could not be rendered, on what it is about, as far as that is known."""
+    name, line, message = answer["template"], answer["line"], answer["message"]
+    rule = f"template-{answer['problem']}"
+    span, length = Span(name, line, 0), 1
+    if line:
+        start, end = _mentioned(message, _line(templates[name], line))
+        span, length = Span(name, line, start + 1), max(1, end - start)
+    hint = {
+        "template-forbidden": "templates see the values of their environment, and nothing of what renders them",
+        "template-missing": "name it by its path from the directory of the manifests; it must end with .yaml.j2",
+        "template-limit": "templates are for a handful of values: write out what they can't",
+    }.get(rule, "")
+    if rule == "template-undefined":
+        hint = f"add it to {DIRECTORY}/{env}.yaml"
+        if env is None:
+            known = sorted(environments)
+            hint = f"choose one of these with --env: {', '.join(known)}"
+            hint = hint if known else f"write it to {DIRECTORY}/NAME.yaml and choose that with --env NAME"
+    return Diagnostic(Severity.ERROR, rule, message, span, hint, length)
+
+
+def _mentioned(message: str, source: str) -> tuple[int, int]:
+    """Where a line of a template has the name that a message begins with; else where its content is."""
+    if about := re.match(r"(?:there is no (?:template )?)?'([^']+)'", message):
+        for code in _CODE.finditer(source):
+            if found := re.search(rf"(?<!\w){re.escape(about[1])}(?!\w)", code[0]):
+                return code.start() + found.start(), code.start() + found.end()
+    return _content(source)

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that renders templates. Nothing else imports jinja2, and it imports nothing of lbctl.
+
+A process of its own because a template can ask for any amount of time and memory in a single step, which only
+the kernel can refuse. Reads a request as JSON from standard input:
+{"templates": {name: text}, "render": [name…], "values": {…}, "limits": {…}}, and answers one line of JSON for
+each name of "render", in that order: {"text", "marks"}, where marks are pairs of an offset in the text and the
+line of the template that it comes from, or {"problem", "message", "template", "line"}, line 0 if it is not known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from types import GeneratorType
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError, TemplateNotFound, TemplateSyntaxError, UndefinedError
+from jinja2.runtime import Context, Undefined
+from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment
+
+_POWER_BITS = 4096
+"""How large the result of `**` may be."""
+
+_NOBODY = 65534
+
+_NOT_REPEATABLE = ("lipsum", "random")
+"""Would make something else of the same template each time."""
+
+
+class _Limit(BaseException):
+    """A template asks for too much. No `except` in between may take it for an error of its own."""
+
+    def __init__(self, message: str, line: int = 0) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class _Missing(jinja2.StrictUndefined):
+    """A value that is not there."""
+
+    @property
+    def _undefined_message(self) -> str:
+        name = self._undefined_name
+        if self._undefined_hint or not isinstance(name, str):
+            return str(super()._undefined_message)
+        if self._undefined_obj is jinja2.utils.missing:
+            return f"{name!r} has no value"
+        return f"there is no {name!r} in this value"
+
+
+class _Lines(CodeGenerator):
+    """Makes code that knows of each piece of text, not only of each expression, which line it comes from."""
+
+    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:
+        for child in node.nodes:
+            self.newline(child)
+            super().visit_Output(nodes.Output([child], lineno=child.lineno), frame)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    code_generator_class = _Lines
+    intercepted_binops = frozenset(["**"])
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if isinstance(left, int) and isinstance(right, int) and abs(right) * left.bit_length() > _POWER_BITS:
+            raise _Limit(f"the power has more than {_POWER_BITS} bits")
+        return super().call_binop(context, operator, left, right)
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    templates, limits = request["templates"], request["limits"]
+    environment = _environment(templates)
+    _warm_up(environment)
+    confine(limits["memory_bytes"])
+    signal.signal(signal.SIGPROF, _out_of_time(limits["cpu_s"]))
+    room = limits["tree_bytes"]
+    for name in request["render"]:
+        _start_clock(limits["cpu_s"])
+        try:
+            answer = _render(environment, name, templates[name], request["values"], min(limits["file_bytes"], room))
+            room -= len(answer["text"])
+        except (Exception, _Limit) as error:  # noqa: BLE001 - whatever a template does wrong is the user's to know
+            answer = _explain(error, environment, name, limits["memory_bytes"])
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps(answer), flush=True)
+
+
+def _environment(templates: dict[str, str]) -> _Environment:
+    def load(name: str) -> tuple[str, str, Callable[[], bool]] | None:
+        return (templates[name], _file_name(name), lambda: True) if name in templates else None
+
+    environment = _Environment(
+        loader=jinja2.FunctionLoader(load),
+        undefined=_Missing,
+        finalize=_printed,
+        autoescape=False,
+        optimized=False,  # it would compute constants where no line is known
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        cache_size=-1,
+    )
+    environment.globals["range"] = _range
+    for name in _NOT_REPEATABLE:
+        environment.globals.pop(name, None)
+        environment.filters.pop(name, None)
+    return environment
+
+
+def _range(*args: int) -> range:
+    found = range(*args)
+    if len(found) > MAX_RANGE:
+        raise _Limit(f"a range has more than {MAX_RANGE:,} items")
+    return found
+
+
+def _file_name(template: str) -> str:
+    return f"template {template}"
+
+
+@jinja2.pass_context
+def _printed(context: Context, value: Any) -> str:
+    """A value as YAML writes it: text as it is, everything else as JSON, which is YAML."""
+    if isinstance(value, str | Undefined):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False, default=_refuse)
+
+
+def _refuse(value: object) -> NoReturn:
+    hint = ": put `| list` behind it" if isinstance(value, GeneratorType) else ""
+    raise TypeError(f"a {type(value).__name__} can't be printed{hint}")
+
+
+def _warm_up(environment: _Environment) -> None:
+    """Have jinja2 import what it only imports when it needs it."""
+    for text in ("{{ [1] | map('string') | join }}", "{{ missing }}", "{% syntax"):
+        with contextlib.suppress(jinja2.TemplateError):
+            environment.from_string(text).render()
+
+
+def confine(memory_bytes: int) -> None:
+    """From here on this process opens no file and no socket, starts no other, and is nobody. Should a template
+    find a way out of the sandbox, there is nothing outside."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    for limit, most in (
+        (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NPROC, 0), (resource.RLIMIT_NOFILE, 3)
+    ):  # fmt: skip
+        resource.setrlimit(limit, (most, most))
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # a container may have no other users
+            os.setgroups([])
+            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def _start_clock(limit_s: int) -> None:
+    """A signal when the time is up, which a long single step delays; the end of the process soon after."""
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + limit_s + 2, hard))
+
+
+def _out_of_time(limit_s: int) -> Callable[[int, Any], NoReturn]:
+    def handler(number: int, frame: Any) -> NoReturn:
+        raise _Limit(f"rendering takes more than {limit_s} s")
+
+    return handler
+
+
+def _render(environment: _Environment, name: str, source: str, values: dict[str, Any], room: int) -> dict[str, Any]:
+    template = environment.get_template(name)
+    lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    pieces: list[str] = []
+    marks: list[tuple[int, int]] = []
+    length = 0
+    rendering = template.root_render_func(template.new_context(values))
+    for piece in rendering:
+        line = _line(rendering, template)
+        marks += _marks(piece, length, line, lines)
+        pieces.append(piece)
+        length += len(piece)
+        if length > room:
+            raise _Limit(f"the result is larger than {room >> 20} MiB", line)
+    return {"text": "".join(pieces), "marks": marks}
+
+
+def _line(rendering: Any, template: jinja2.Template) -> int:
+    """The line that a template is at, between two pieces. A block of it may be rendered by its parent."""
+    found, here = rendering, rendering
+    while isinstance(here := here.gi_yieldfrom, GeneratorType):
+        if here.gi_code.co_filename == template.filename:
+            found = here
+    return template.get_corresponding_lineno(found.gi_frame.f_lineno)
+
+
+def _marks(piece: str, offset: int, line: int, lines: list[str]) -> Iterator[tuple[int, int]]:
+    """Text of the template itself runs on through its lines; a value is on one, whatever it holds."""
+    parts = piece.split("\n")
+    yield offset, line
+    if all(part in lines[line - 1 + i] for i, part in enumerate(parts) if line - 1 + i < len(lines)):
+        for i, part in enumerate(parts[:-1], 1):
+            offset += len(part) + 1
+            yield offset, line + i
+
+
+def _explain(error: BaseException, environment: _Environment, name: str, memory_bytes: int) -> dict[str, Any]:
+    problem, message = "error", str(error).rstrip(".") or type(error).__name__
+    problem, message = "error", str(error).rstrip(".") or type(error).__name__
+    if isinstance(error, TemplateSyntaxError):
+        template = (error.filename or error.name or name).removeprefix(_file_name(""))
+        return {"problem": "syntax", "message": message, "template": template, "line": error.lineno}
+    template, line = _place(error, environment, name)
+    if isinstance(error, TemplateNotFound):
+        problem, message = "missing", f"there is no template {error.message!r}"
+    elif isinstance(error, UndefinedError):
+        problem = "undefined"
+    elif isinstance(error, SecurityError):
+        problem = "forbidden"
+    elif isinstance(error, MemoryError):
+        problem, message = "limit", f"rendering takes more than {memory_bytes >> 20} MiB of memory"
+    elif isinstance(error, RecursionError):
+        problem, message = "limit", "the template calls or includes itself too often"
+    elif isinstance(error, _Limit | OverflowError):
+        problem = "limit"
+    elif isinstance(error, SyntaxError):  # of the code that jinja2 makes: too many loops inside of each other
+        message = error.msg
+    return {"problem": problem, "message": message, "template": template, "line": line}
+
+
+def _place(error: BaseException, environment: _Environment, name: str) -> tuple[str, int]:
+    """The template and line that an error came from: the innermost that it went through."""
+    place = (name, error.line if isinstance(error, _Limit) else 0)
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if file.startswith(_file_name("")):
+            inner = file.removeprefix(_file_name(""))
+            place = (inner, environment.get_template(inner).get_corresponding_lineno(line))
+    return place
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What no schema can say: how manifests must fit together. One module for each subject; see `draft`."""
+
+from reconciler.config.rules import (  # noqa: F401  importing a module registers its rules
+    addresses,
+    capacity,
+    dsr,
+    families,
+    fullnat,
+    health,
+    names,
+    nodes,
+    pools,
+    ports,
+    sources,
+    timeouts,
+    topology,
+)
+from reconciler.config.rules.draft import RULES, Draft, Finding, Rule
+
+__all__ = ["RULES", "Draft", "Finding", "Rule"]

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses: which may be a VIP or an endpoint, and whose they are already."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from ipaddress import IPv4Address
+from itertools import chain
+
+from reconciler.config.diagnostic import Severity
+from reconciler.config.rules.draft import Draft, Finding, more, rule, title, vip_path
+from reconciler.config.rules.segments import IPV6, Range, inside, merged, number
+from reconciler.model import Address, Interface, Mode, Node, Pool, Role
+
+
+@rule("address-not-unicast")
+def _address_not_unicast(draft: Draft) -> Iterator[Finding]:
+    """A VIP, an endpoint or a source address is one that no single machine can have, or that means something
+    else on every machine: multicast, loopback, link-local (of IPv6), reserved.
+
+    Packets to it would never leave the machine, or reach many.
+
+    The way out: take an address of one machine.
+    """
+    for service in draft.services:
+        for i, vip in enumerate(service.vips):
+            if reason := _not_unicast(vip):
+                message = f"{vip} can't be a VIP: it is {reason}"
+                yield Finding(service.span, vip_path(service, i), message, _TAKE_UNICAST)
+    for pool in draft.pools:
+        least, most = draft.extent[id(pool)]
+        if any(first <= least and most <= last for first, last in _UNICAST):
+            continue
+        for i, endpoint in enumerate(pool.endpoints):
+            if reason := _not_unicast(endpoint.address):
+                message = f"{endpoint.address} can't be an endpoint: it is {reason}"
+                yield Finding(pool.span, (*_ENDPOINTS, i, "address"), message, _TAKE_UNICAST)
+    for node in draft.nodes:
+        for i, address in enumerate(node.snat_addresses):
+            if reason := _not_unicast(address):
+                message = f"{address} can't be a source address: it is {reason}"
+                yield Finding(node.span, ("spec", "snatAddresses", i), message, _TAKE_UNICAST)
+        if node.address and (reason := _not_unicast(node.address)):
+            message = f"{node.address} can't be the address of an endpoint: it is {reason}"
+            yield Finding(node.span, ("spec", "address"), message, _TAKE_UNICAST)
+
+
+def _not_unicast(address: Address) -> str:
+    """What an address is instead of one machine's, or nothing (RFC 6890, RFC 5771, RFC 4291)."""
+    if isinstance(address, IPv4Address):
+        first_octet = int(address) >> 24
+        if first_octet == 0:
+            return "part of 0.0.0.0/8, which no machine can have"
+        if first_octet == 127:
+            return "a loopback address"
+        if 224 <= first_octet < 240:
+            return "a multicast address"
+        return "reserved or broadcast" if first_octet >= 240 else ""
+    if address.is_multicast:
+        return "a multicast address"
+    if address.is_link_local:
+        return "a link-local address, which means another machine on each link"
+    if address.is_loopback:
+        return "the loopback address"
+    if address.ipv4_mapped:
+        return f"the IPv4 address {address.ipv4_mapped} in disguise"
+    return "part of ::/96, which no machine can have" if int(address) < 1 << 32 else ""
+
+
+_UNICAST = [(1 << 24, (127 << 24) - 1), (128 << 24, (224 << 24) - 1), (IPV6 + (1 << 125), IPV6 + (1 << 126) - 1)]
+"""Where most addresses are, without anything between that isn't unicast; 2000::/3 for IPv6."""
+
+
+@rule("network-address")
+def _network_address(draft: Draft) -> Iterator[Finding]:
+    """A VIP or an endpoint is the first or the last address of a network that a node is attached to: the address
+    of the network itself, or its broadcast address.
+
+    The kernel of that node sends packets to it to everybody on the network, or refuses to send them at all.
+
+    The way out: take another address. In networks of IPv6, and in /31 and /32, there is no such address.
+    """
+    ends: dict[int, tuple[str, Node]] = {}
+    for node in draft.nodes:
+        for segment in draft.segments[id(node)]:
+            if segment.first < IPV6 and segment.address.network.prefixlen <= 30:
+                network = segment.address.network
+                ends.setdefault(segment.first, (f"the network {network} itself", node))
+                ends.setdefault(segment.last, (f"the broadcast address of the network {network}", node))
+    hint = "take another address of the network"
+    for service in draft.services:
+        for i, vip in enumerate(service.vips):
+            if found := ends.get(number(vip)):
+                message = f"{vip} can't be a VIP: it is {found[0]}, which {title(found[1])} is attached to"
+                yield Finding(service.span, vip_path(service, i), message, hint)
+    if ends.keys().isdisjoint(chain.from_iterable(draft.numbers.values())):
+        return
+    for pool in draft.pools:
+        for value, i in _first_places(draft.numbers[id(pool)], ends).items():
+            what, node = ends[value]
+            message = (
+                f"{pool.endpoints[i].address} can't be an endpoint: it is {what}, which {title(node)} is attached to"
+            )
+            yield Finding(pool.span, (*_ENDPOINTS, i, "address"), message, hint)
+
+
+@rule("vip-is-endpoint")
+def _vip_is_endpoint(draft: Draft) -> Iterator[Finding]:
+    """A VIP is the address of an endpoint.
+
+    Packets to that endpoint, health checks among them, would be balanced once more instead of reaching it.
+
+    The way out: a VIP needs an address of its own. To put one service before another, name the pool of the
+    other in both.
+    """
+    vips = {number(vip) for service in draft.services for vip in service.vips}
+    if vips.isdisjoint(chain.from_iterable(draft.numbers.values())):
+        return
+    endpoints: dict[int, tuple[Pool, int]] = {}
+    for pool in draft.pools:
+        for value, i in _first_places(draft.numbers[id(pool)], vips).items():
+            endpoints.setdefault(value, (pool, i))
+    for service in draft.services:
+        for i, vip in enumerate(service.vips):
+            if found := endpoints.get(number(vip)):
+                pool, place = found
+                message = (
+                    f"the VIP {vip} is the address of an endpoint of {title(pool)} ({pool.endpoints[place].span})"
+                )
+                yield Finding(service.span, vip_path(service, i), message, "a VIP needs an address of its own")
+
+
+@rule("vip-is-node-address")
+def _vip_is_node_address(draft: Draft) -> Iterator[Finding]:
+    """A VIP is an address that a node has already: of one of its interfaces, of its gateway, or one that it uses
+    as a source.
+
+    The node would be cut off from whoever manages it, since all that arrives at the address is balanced, or
+    dropped if no service wants it. On an endpoint, the VIP on the loopback is none of your work: lbctl puts it
+    there.
+
+    The way out: a VIP needs an address of its own; remove it from the interfaces of endpoints.
+    """
+    owners: dict[int, tuple[str, Node]] = {}
+    for node in draft.nodes:
+        for interface in node.interfaces:
+            for address in interface.addresses:
+                what = f"the address of interface {interface.name} of {title(node)} ({interface.span})"
+                owners.setdefault(number(address.ip), (what, node))
+            if interface.gateway:
+                what = f"the gateway of interface {interface.name} of {title(node)} ({interface.span})"
+                owners.setdefault(number(interface.gateway), (what, node))
+        for source in node.snat_addresses:
+            owners.setdefault(number(source), (f"a source address of {title(node)} ({node.span})", node))
+        if node.address:
+            owners.setdefault(number(node.address), (f"the address of {title(node)} ({node.span})", node))
+    endpoints = owners.keys() & chain.from_iterable(draft.numbers.values())
+    for service in draft.services:
+        for i, vip in enumerate(service.vips):
+            found = owners.get(number(vip))
+            if found and number(vip) not in endpoints:  # of which vip-is-endpoint tells
+                what, node = found
+                hint = "a VIP needs an address of its own"
+                if node.role is Role.ENDPOINT:
+                    hint = "remove it there: lbctl gives endpoints the VIPs that they need"
+                yield Finding(service.span, vip_path(service, i), f"the VIP {vip} is {what}", hint)
+
+
+@rule("endpoint-is-balancer")
+def _endpoint_is_balancer(draft: Draft) -> Iterator[Finding]:
+    """An endpoint is an address of a balancer that sends to it.
+
+    What XDP sends out of an interface goes to other machines. It never comes back to its own, so connections to
+    that endpoint would time out, while health checks from the same machine succeed.
+
+    The way out: run the server on another machine, or carry the service on other balancers (`nodeSelector`).
+    """
+    for reach in draft.reach(*Mode):
+        own = {
+            number(address.ip): (node, interface.name)
+            for node in reach.balancers
+            for interface in node.interfaces
+            for address in interface.addresses
+        }
+        if own.keys().isdisjoint(chain.from_iterable(reach.lists)):
+            continue
+        for pool in reach.pools:
+            for value, i in _first_places(draft.numbers[id(pool)], own).items():
+                node, interface = own[value]
+                message = (
+                    f"{pool.endpoints[i].address} can't be an endpoint: it is the address of interface {interface} "
+                    f"of {title(node)}, which balances to it"
+                )
+                hint = "run the server on another machine"
+                yield Finding(pool.span, (*_ENDPOINTS, i, "address"), message, hint)
+
+
+@rule("vip-on-several-balancers", Severity.WARNING)
+def _vip_on_several_balancers(draft: Draft) -> Iterator[Finding]:
+    """A VIP lies in an IPv4 network that several of its balancers are attached to.
+
+    Every machine of that network, its router too, asks by ARP who has the VIP, and all these balancers answer.
+    The last answer wins: one balancer gets everything, another one after the next question, and connections that
+    only the first one knew break.
+
+    The way out: a VIP outside of all networks of the balancers, and a route to each of them (see
+    `multipath-missing`); or one balancer for the service (`nodeSelector`).
+    """
+    shared: dict[int, list[Range]] = {}
+    told: set[int] = set()
+    for service in draft.services:
+        carriers = draft.carriers(service)
+        if len(carriers) < 2:
+            continue
+        if id(carriers) not in shared:
+            shared[id(carriers)] = _shared(draft, carriers)
+        for i, vip in enumerate(service.vips):
+            value = number(vip)
+            if value in told or not inside(value, shared[id(carriers)]):
+                continue
+            told.add(value)
+            names = [
+                repr(node.name)
+                for node in carriers
+                if any(segment.first <= value <= segment.last for segment in draft.segments[id(node)])
+            ]
+            message = f"the VIP {vip} lies in a network of the balancers {names[0]} and {names[1]}"
+            message += f"{more(len(names) - 1, 'balancer')}: each of them answers ARP requests for it"
+            hint = "take a VIP outside of their networks, with routes to them, or select one balancer (nodeSelector)"
+            yield Finding(service.span, vip_path(service, i), message, hint)
+
+
+def _shared(draft: Draft, nodes: tuple[Node, ...]) -> list[Range]:
+    """The IPv4 addresses in networks of more than one of the nodes."""
+    networks: dict[Range, set[int]] = {}
+    for node in nodes:
+        for segment in draft.segments[id(node)]:
+            if segment.first < IPV6:
+                networks.setdefault((segment.first, segment.last), set()).add(id(node))
+    return merged(network for network, owners in networks.items() if len(owners) > 1)
+
+
+@rule("duplicate-address", Severity.WARNING)
+def _duplicate_address(draft: Draft) -> Iterator[Finding]:
+    """Two nodes declare the same address for an interface.
+
+    In most cases one of the two was copied, and not changed. Checks that use the addresses, and the lab that is
+    built from them, then see another network than there is.
+
+    The way out: correct one of them. Networks that never meet may use the same addresses; then ignore this.
+    """
+    owners: dict[int, tuple[Node, Interface]] = {}
+    for node in draft.nodes:
+        for i, interface in enumerate(node.interfaces):
+            for j, address in enumerate(interface.addresses):
+                if address.is_link_local:
+                    continue
+                owner, other = owners.setdefault(number(address.ip), (node, interface))
+                if owner is not node:
+                    message = f"{address.ip} is the address of interface {other.name} of {title(owner)} already"
+                    path = ("spec", "interfaces", i, "addresses", j)
+                    yield Finding(node.span, path, f"{message} ({other.span})", "correct one of them")
+
+
+def _first_places(numbers: list[int], wanted: Container[int]) -> dict[int, int]:
+    """Where those of the numbers that are wanted stand first."""
+    found: dict[int, int] = {}
+    for i, value in enumerate(numbers):
+        if value in wanted:
+            found.setdefault(value, i)
+    return found
+
+
+_ENDPOINTS = ("spec", "endpoints")
+_TAKE_UNICAST = "take an address of one machine"

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Direct server return: what endpoints, networks and algorithms must offer when replies go past the balancer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.diagnostic import Severity
+from reconciler.config.rules.draft import Draft, Finding, Reach, more, rule, title
+from reconciler.config.rules.segments import BEHIND_IPV6, IPV6, count_inside, merged, number, outside
+from reconciler.model import Algorithm, Mode, Node, Protocol
+
+CLIENT_MTU_BYTES = 1500
+"""The longest packets that clients are taken to send: what the internet carries."""
+OUTER_HEADER_BYTES = {4: 20, 6: 40}
+"""What a tunnel adds to each packet, by the family of the endpoint (RFC 2003, RFC 2473)."""
+
+
+@rule("dsr-port")
+def _dsr_port(draft: Draft) -> Iterator[Finding]:
+    """In mode dsr-l2 or dsr-l3 a `targetPort`, or the port of an endpoint, differs from the port of the service.
+
+    In these modes packets reach the endpoint unchanged, with the port that the client asked for, and replies go
+    straight to the client. Nobody is there to translate a port: the endpoint answers with a reset.
+
+    The way out: let the server listen on the port of the service, or use mode nat or fullnat.
+    """
+    hint = "let the server listen on the port of the service, or use mode nat or fullnat"
+    told: set[str] = set()
+    for service in draft.services:
+        if not service.mode.is_dsr or service.protocol is Protocol.ICMP:
+            continue
+        port = service.ports[0]
+        if service.target_port is not None and (len(service.ports) > 1 or service.target_port != port):
+            ports = f"port {port}" if len(service.ports) == 1 else f"{len(service.ports)} ports"
+            message = f"{service.mode} can't translate ports: the service has {ports}, targetPort is"
+            yield Finding(service.span, ("spec", "targetPort"), f"{message} {service.target_port}", hint)
+        pool = draft.pool.get(service.pool)
+        if pool is None or pool.name in told:
+            continue
+        if draft.endpoint_ports[id(pool)] <= ({None, port} if len(service.ports) == 1 else {None}):
+            continue
+        told.add(pool.name)
+        wrong = [i for i, e in enumerate(pool.endpoints) if e.port and (e.port != port or len(service.ports) > 1)]
+        ports = f"port {port}" if len(service.ports) == 1 else f"{len(service.ports)} ports"
+        message = (
+            f"{service.mode} can't translate ports: {title(service)} has {ports}, this endpoint port "
+            f"{pool.endpoints[wrong[0]].port}" + more(len(wrong), "endpoint")
+        )
+        yield Finding(pool.span, ("spec", "endpoints", wrong[0], "port"), message, hint)
+
+
+@rule("dsr-l2-segment")
+def _dsr_l2_segment(draft: Draft) -> Iterator[Finding]:
+    """An endpoint of a service in mode dsr-l2 is in none of the networks that a balancer of the service is
+    attached to.
+
+    This mode hands packets to the MAC address of the endpoint. Behind a router nobody knows that address, and the
+    router, asked instead, would send packets for the VIP back to the balancer, again and again.
+
+    The way out: mode dsr-l3, which reaches endpoints anywhere through a tunnel, or an interface of the balancer in
+    the network of the endpoint. Networks are known by the `addresses` of interfaces; a balancer with an interface
+    that declares none is not checked.
+    """
+    for reach in draft.reach(Mode.DSR_L2):
+        without: dict[int, Node] = {}
+        rest = reach.numbers
+        for node in reach.balancers:
+            missing = outside(rest, draft.near(node))
+            if missing:
+                without |= dict.fromkeys(missing, node)
+                rest = [value for value in rest if value not in without]
+        if not without:
+            continue
+        for pool in reach.pools:
+            wrong = [i for i, value in enumerate(draft.numbers[id(pool)]) if value in without]
+            if wrong:
+                node = without[draft.numbers[id(pool)][wrong[0]]]
+                endpoint = pool.endpoints[wrong[0]].address
+                message = f"dsr-l2 can't reach {endpoint}: it is in no network of {title(node)}"
+                yield Finding(
+                    pool.span,
+                    ("spec", "endpoints", wrong[0], "address"),
+                    message + more(len(wrong), "endpoint"),
+                    "use mode dsr-l3, or give the balancer an interface in the network of the endpoint",
+                )
+
+
+@rule("dsr-least-connections")
+def _dsr_least_connections(draft: Draft) -> Iterator[Finding]:
+    """The algorithm least-connections in mode dsr-l2 or dsr-l3.
+
+    It needs to know how many connections each endpoint has. Here replies go past the balancer: it sees neither
+    that a connection was accepted nor that the server closed it, and keeps no table of them.
+
+    The way out: `maglev`, the default of these modes; or mode nat or fullnat, in which the balancer sees both
+    directions.
+    """
+    for service in draft.services:
+        if service.mode.is_dsr and service.algorithm is Algorithm.LEAST_CONNECTIONS:
+            message = f"the balancer can't count connections in mode {service.mode}: it sees no replies"
+            hint = "use maglev, or mode nat or fullnat"
+            yield Finding(service.span, ("spec", "algorithm"), message, hint)
+
+
+@rule("dsr-round-robin", Severity.WARNING)
+def _dsr_round_robin(draft: Draft) -> Iterator[Finding]:
+    """The algorithm round-robin in mode dsr-l2 or dsr-l3.
+
+    Whose turn it was can't be found out again from a packet. So the balancer has to remember each connection, a
+    cost that these modes are chosen to avoid; and connections break whenever a router moves them to another
+    balancer, or the balancer restarts. A hash gives the same answer everywhere, without any memory.
+
+    The way out: `maglev`, the default of these modes, or `source-hash`.
+    """
+    for service in draft.services:
+        if service.mode.is_dsr and service.algorithm is Algorithm.ROUND_ROBIN:
+            message = f"round-robin in mode {service.mode} makes the balancer remember each connection"
+            hint = "use maglev or source-hash, which need no memory and survive the loss of a balancer"
+            yield Finding(service.span, ("spec", "algorithm"), message, hint)
+
+
+@rule("dsr-endpoint-unmanaged", Severity.WARNING)
+def _dsr_endpoint_unmanaged(draft: Draft) -> Iterator[Finding]:
+    """An endpoint of a service in mode dsr-l2 or dsr-l3 has no Node of role endpoint, while others have.
+
+    An endpoint needs the VIP on its loopback, must not answer ARP requests for it, and for dsr-l3 must unpack the
+    tunnel. lbctl sees to that where the endpoint is declared as a Node. Where it is not, and nobody else does,
+    the endpoint drops all that it is sent. A fleet without any such Node is taken to be prepared by other means.
+
+    The way out: declare the endpoint as a Node of role endpoint, whose `address` is the one in the pool.
+    """
+    if draft.may_declare("Node") or not draft.endpoint_nodes:
+        return
+    for pool in draft.pools:
+        if not any(service.mode.is_dsr for service in draft.users.get(pool.name, ())):
+            continue
+        wrong = [i for i, value in enumerate(draft.numbers[id(pool)]) if value not in draft.endpoint_nodes]
+        if wrong:
+            address = pool.endpoints[wrong[0]].address
+            message = f"nobody prepares {address} for the VIP: no Node of role endpoint has this address"
+            message += more(len(wrong), "endpoint")
+            hint = "declare it: `kind: Node` with `role: endpoint` and this address"
+            yield Finding(pool.span, ("spec", "endpoints", wrong[0], "address"), message, hint)
+
+
+@rule("tunnel-mtu", Severity.WARNING)
+def _tunnel_mtu(draft: Draft) -> Iterator[Finding]:
+    """In mode dsr-l3, the network towards the endpoints doesn't carry the packets of clients once they are in the
+    tunnel.
+
+    The tunnel adds 20 bytes to each packet, 40 towards an IPv6 endpoint. Clients send up to 1500 bytes. If the
+    next network carries 1500 as well, small requests succeed while uploads hang: a fault that looks like anything
+    but an MTU.
+
+    The way out: raise the MTU of the network between balancer and endpoints to at least 1520 (1540), and declare
+    it as `mtu` of the interface. Or, where clients can't send 1500 bytes anyway, declare the smaller `mtu` of the
+    interface that they come in by. The endpoint's own interface must carry as much, where it is declared.
+    """
+    told: set[int] = set()
+    for reach in draft.reach(Mode.DSR_L3):
+        needed = 0
+        for node in reach.balancers:
+            outwards = _outwards(draft, reach.numbers, node)
+            inwards = [interface.mtu_bytes for i, interface in enumerate(node.interfaces) if i not in outwards]
+            entering = min(CLIENT_MTU_BYTES, max(inwards, default=CLIENT_MTU_BYTES))
+            if id(node) not in told and any(True for _ in _too_small(node, outwards, entering)):
+                told.add(id(node))
+                yield from _too_small(node, outwards, entering)
+            needed = max(needed, *(entering + OUTER_HEADER_BYTES[family] for family in outwards.values()), 0)
+        if told.isdisjoint(map(id, reach.balancers)):
+            yield from _too_small_endpoint(draft, reach, needed)
+
+
+def _outwards(draft: Draft, numbers: list[int], node: Node) -> dict[int, int]:
+    """The interfaces of a balancer that packets to endpoints leave by, as far as that can be told from addresses
+    and gateways, each with the family of the endpoints that needs more room."""
+    families: dict[int, int] = {}
+    for segment in draft.segments[id(node)]:
+        if count_inside(numbers, segment.first, segment.last):
+            families[segment.interface] = max(families.get(segment.interface, 0), 4 if segment.first < IPV6 else 6)
+    attached = merged((segment.first, segment.last) for segment in draft.segments[id(node)])
+    for family, first, last in ((4, 0, IPV6 - 1), (6, IPV6, BEHIND_IPV6)):
+        near = sum(count_inside(numbers, *network) for network in attached if first <= network[0] <= last)
+        if count_inside(numbers, first, last) > near:
+            faces = range(len(node.interfaces))
+            gateways = [node.interfaces[i].gateway for i in faces]
+            ways = [i for i in faces if (gateway := gateways[i]) and gateway.version == family]
+            for i in [0] if len(faces) == 1 else ways:
+                families[i] = max(families.get(i, 0), family)
+    return families
+
+
+def _too_small(node: Node, outwards: dict[int, int], entering: int) -> Iterator[Finding]:
+    for i, family in sorted(outwards.items()):
+        interface = node.interfaces[i]
+        needed = entering + OUTER_HEADER_BYTES[family]
+        if interface.mtu_bytes < needed:
+            message = (
+                f"packets of up to {entering} bytes become {needed} in the tunnel of dsr-l3, but "
+                f"{interface.name} carries {interface.mtu_bytes}"
+            )
+            hint = f"raise the MTU towards the endpoints, and declare it here: `mtu: {needed}` or more"
+            yield Finding(node.span, ("spec", "interfaces", i, "mtu"), message, hint)
+
+
+def _too_small_endpoint(draft: Draft, reach: Reach, needed: int) -> Iterator[Finding]:
+    """The first of the declared endpoints whose interface is too small for what comes out of the network."""
+    wrong: list[tuple[Node, int]] = []
+    for value in dict.fromkeys(reach.numbers):
+        if node := draft.endpoint_nodes.get(value):
+            faces = range(len(node.interfaces))
+            ways = [i for i in faces if any(number(a.ip) == value for a in node.interfaces[i].addresses)]
+            ways = [0] if len(faces) == 1 else ways
+            wrong += [(node, i) for i in ways if node.interfaces[i].mtu_bytes < needed]
+    if wrong:
+        node, i = wrong[0]
+        interface = node.interfaces[i]
+        message = f"packets of up to {needed} bytes come out of the network, but {interface.name} of {title(node)}"
+        message += f" takes {interface.mtu_bytes}{more(len(wrong), 'endpoint')}"
+        hint = f"raise the MTU of the endpoint, and declare it here: `mtu: {needed}` or more"
+        yield Finding(node.span, ("spec", "interfaces", i, "mtu"), message, hint)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IPv4 and IPv6: which modes can bring packets of one to endpoints of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.rules.draft import Draft, Finding, more, rule, vip_path
+from reconciler.config.rules.segments import IPV6
+from reconciler.model import Endpoint, Mode
+
+
+@rule("vip-families")
+def _vip_families(draft: Draft) -> Iterator[Finding]:
+    """A service has VIPs of both IPv4 and IPv6, in a mode that can't turn one into the other.
+
+    In the modes nat, fullnat and dsr-l2 packets keep their family, so an endpoint could serve only some of the
+    VIPs.
+
+    The way out: a service for each family, each with a pool of its own family; or mode dsr-l3, whose tunnel takes
+    packets of either family to endpoints of either.
+    """
+    for service in draft.services:
+        if len(service.vips) > 1 and service.mode is not Mode.DSR_L3:
+            first = service.vips[0]
+            other = next((vip for vip in service.vips if vip.version != first.version), None)
+            if other is not None:
+                i = service.vips.index(other)
+                message = f"the VIPs {first} and {other} can't share a service in mode {service.mode}"
+                hint = "write a service, and a pool, for each of IPv4 and IPv6, or use mode dsr-l3"
+                yield Finding(service.span, vip_path(service, i), message, hint)
+
+
+@rule("family-mismatch")
+def _family_mismatch(draft: Draft) -> Iterator[Finding]:
+    """An endpoint is of another family than the VIP, IPv4 or IPv6, in a mode that can't turn one into the other.
+
+    In the modes nat, fullnat and dsr-l2 packets keep their family. The endpoint would never get any, while its
+    share of the connections would be dropped.
+
+    The way out: endpoints of the family of the VIP, one pool for each family, or mode dsr-l3, whose tunnel takes
+    packets of either family to endpoints of either.
+    """
+    others: dict[tuple[int, int], list[Endpoint]] = {}
+    for service in draft.services:
+        pool, vip = draft.pool.get(service.pool), service.vips[0]
+        if pool is None or service.mode is Mode.DSR_L3 or len({vip.version for vip in service.vips}) > 1:
+            continue
+        first, last = draft.extent[id(pool)]
+        if first > last or (last < IPV6 if vip.version == 4 else first >= IPV6):
+            continue
+        key = (id(pool), vip.version)
+        if key not in others:
+            others[key] = [endpoint for endpoint in pool.endpoints if endpoint.address.version != vip.version]
+        endpoint = others[key][0]
+        message = (
+            f"{service.mode} can't bring packets for {vip} to the IPv{endpoint.address.version} endpoint "
+            f"{endpoint.address} ({endpoint.span})" + more(len(others[key]), "endpoint")
+        )
+        hint = f"name a pool of IPv{vip.version} endpoints, or use mode dsr-l3"
+        yield Finding(service.span, ("spec", "pool"), message, hint)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FullNAT: whether balancers have the source addresses and ports that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.rules.draft import Draft, Finding, rule, title
+from reconciler.config.rules.segments import number
+from reconciler.model import Mode, Node, Service
+
+
+@rule("snat-address-missing")
+def _snat_address_missing(draft: Draft) -> Iterator[Finding]:
+    """A balancer carries a service in mode fullnat, but has no source address of the family of its VIP.
+
+    In this mode requests come from an address of the balancer, so that replies find back to it from anywhere.
+    Without one there is nothing to put into them.
+
+    The way out: `snatAddresses` of the node: addresses that are routed to this balancer alone, and are no VIP.
+    """
+    told: set[tuple[int, int]] = set()
+    for service, node in _carried(draft):
+        for family in {vip.version for vip in service.vips}:
+            if (id(node), family) in told or any(source.version == family for source in node.snat_addresses):
+                continue
+            told.add((id(node), family))
+            message = (
+                f"{title(node)} has no IPv{family} source address, which mode fullnat of {title(service)} "
+                f"({service.span}) needs"
+            )
+            example = "[10.2.0.2]" if family == 4 else "['2001:db8::2']"
+            path = ("spec", "snatAddresses") if node.snat_addresses else ("metadata", "name")
+            yield Finding(node.span, path, message, f"give it one of its own, like `snatAddresses: {example}`")
+
+
+@rule("snat-address-shared")
+def _snat_address_shared(draft: Draft) -> Iterator[Finding]:
+    """A source address of one balancer is also an address of another node.
+
+    Replies to it arrive at one machine only. For the connections of the other one they are lost, or worse, taken
+    for those of somebody else.
+
+    The way out: give each balancer source addresses of its own.
+    """
+    owners: dict[int, Node] = {}
+    for node in draft.nodes:
+        for interface in node.interfaces:
+            for address in interface.addresses:
+                owners.setdefault(number(address.ip), node)
+    for node in draft.nodes:
+        for i, source in enumerate(node.snat_addresses):
+            owner = owners.setdefault(number(source), node)
+            if owner is not node:
+                message = f"{source} belongs to {title(owner)} already ({owner.span}): replies would go there"
+                hint = "give each balancer source addresses of its own"
+                yield Finding(node.span, ("spec", "snatAddresses", i), message, hint)
+
+
+@rule("snat-ports-too-few")
+def _snat_ports_too_few(draft: Draft) -> Iterator[Finding]:
+    """The source addresses and ports of a balancer don't suffice for its `expectedFlows`.
+
+    To one address and port of an endpoint, each connection needs a source address and port that no other one has.
+    So there can be as many as source addresses times source ports, and no more: whoever comes next is refused. All
+    expected connections count for each endpoint, since all may end up at the last one that is healthy.
+
+    The way out: more `snatAddresses`, or a larger range of `snatPorts`.
+    """
+    families: dict[int, tuple[Node, set[int]]] = {}
+    for service, node in _carried(draft):
+        families.setdefault(id(node), (node, set()))[1].update(vip.version for vip in service.vips)
+    for node, used in families.values():
+        for family in sorted(used):
+            addresses = sum(source.version == family for source in node.snat_addresses)
+            ports = len(node.snat_ports)
+            if addresses and node.expected_flows and addresses * ports < node.expected_flows:
+                message = (
+                    f"{node.expected_flows:,} connections are expected, but {addresses} IPv{family} source "
+                    f"address{'' if addresses == 1 else 'es'} with {ports:,} ports suffice for {addresses * ports:,}"
+                )
+                hint = f"{-(-node.expected_flows // ports):,} addresses would do; see snatAddresses and snatPorts"
+                yield Finding(node.span, ("spec", "expectedFlows"), message, hint)
+
+
+def _carried(draft: Draft) -> Iterator[tuple[Service, Node]]:
+    """Services in mode fullnat that differ in what they need from balancers, with each balancer that carries them."""
+    seen: set[tuple[int, frozenset[int]]] = set()
+    for service in draft.services:
+        if service.mode is Mode.FULLNAT:
+            carriers = draft.carriers(service)
+            key = (id(carriers), frozenset(vip.version for vip in service.vips))
+            if key not in seen:
+                seen.add(key)
+                for node in carriers:
+                    yield service, node

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names, and what refers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.diagnostic import Severity, did_you_mean, quote
+from reconciler.config.rules.draft import Draft, Finding, rule, title
+from reconciler.model import Labels, Node, Pool, Service
+
+MAX_SUGGESTIONS = 20  # a misspelt name or two are worth a search; a thousand are no typing errors
+
+
+@rule("duplicate-name")
+def _duplicate_name(draft: Draft) -> Iterator[Finding]:
+    """Two documents of one kind have the same name.
+
+    A service that names the pool `web` would get one of the two, depending on the names of files; and counters
+    and lines of a plan could mean either.
+
+    The way out: give each a name of its own. Documents of different kinds may share a name.
+    """
+    for objects in (draft.services, draft.pools, draft.nodes):
+        first: dict[str, Service | Pool | Node] = {}
+        for item in objects:
+            if (other := first.setdefault(item.name, item)) is not item:
+                message = f"{title(item)} is declared already ({other.span})"
+                yield Finding(item.span, ("metadata", "name"), message, "give each a name of its own")
+
+
+@rule("service-pool-missing")
+def _service_pool_missing(draft: Draft) -> Iterator[Finding]:
+    """A service names a pool that no document declares.
+
+    There would be nobody to answer: every connection to the service would be dropped.
+
+    The way out: correct the name, or declare the pool. Names are compared exactly, and a pool may stand in any
+    file of the directory.
+    """
+    hints: dict[str, str] = {}
+    for service in draft.services:
+        name = service.pool
+        if name in draft.pool or draft.may_declare("Pool", name):
+            continue
+        if name not in hints:
+            hints[name] = did_you_mean(name, sorted(draft.pool)) if len(hints) < MAX_SUGGESTIONS else ""
+        hint = hints[name] or "declare it in a document with `kind: Pool`"
+        yield Finding(service.span, ("spec", "pool"), f"there is no Pool named {quote(name)}", hint)
+
+
+@rule("pool-unused", Severity.WARNING)
+def _pool_unused(draft: Draft) -> Iterator[Finding]:
+    """No service names this pool.
+
+    Its endpoints get no connections. Often it is what a renamed or deleted service left behind, and somebody will
+    edit it one day and wonder why nothing changes.
+
+    The way out: remove the pool, or name it in a service.
+    """
+    for pool in draft.pools:
+        if pool.name not in draft.users and not draft.may_mention(pool.name):
+            hint = "remove it, or name it in the `pool` of a service"
+            yield Finding(pool.span, ("metadata", "name"), f"no Service uses {title(pool)}", hint)
+
+
+@rule("node-selector-unmatched")
+def _node_selector_unmatched(draft: Draft) -> Iterator[Finding]:
+    """No balancer has all the labels that the `nodeSelector` of a service asks for.
+
+    Then no balancer carries the service. Nothing fails: its VIP just never answers.
+
+    The way out: correct the labels, here or in the `metadata` of the nodes. A balancer must have all of them;
+    nodes of other roles don't count.
+    """
+    hints: dict[Labels, str] = {}
+    for service in draft.services:
+        selector = service.node_selector
+        if not selector or draft.carriers(service) or draft.may_declare("Node"):
+            continue
+        if selector not in hints:
+            hints[selector] = _label_hint(draft, selector) if len(hints) < MAX_SUGGESTIONS else ""
+        wanted = ", ".join(f"{label}: {value}" for label, value in selector)
+        message = f"no balancer has the labels that {title(service)} selects: {wanted}"
+        yield Finding(service.span, ("spec", "nodeSelector"), message, hints[selector])
+
+
+def _label_hint(draft: Draft, selector: Labels) -> str:
+    """What was probably meant by the first label that no balancer has."""
+    known = {label for node in draft.balancers for label in node.labels}
+    if not known:
+        return "no balancer has labels: add them to the `metadata` of a Node"
+    unknown = [pair for pair in selector if pair not in known]
+    if not unknown:
+        return "each label is there, but no balancer has all of them"
+    label, value = unknown[0]
+    hint = did_you_mean(f"{label}: {value}", sorted(": ".join(pair) for pair in known))
+    return hint or f"no balancer has the label {label}: {value}"

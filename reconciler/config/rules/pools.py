@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pools: whether anybody in them takes connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.diagnostic import Severity
+from reconciler.config.rules.draft import Draft, Finding, rule, title
+from reconciler.model import Endpoint, EndpointState
+
+
+@rule("pool-empty", Severity.WARNING)
+def _pool_empty(draft: Draft) -> Iterator[Finding]:
+    """A pool has no endpoint.
+
+    New connections to its services are dropped. That may be wanted for a while, so it is no error.
+
+    The way out: add endpoints.
+    """
+    for pool in draft.pools:
+        if not pool.endpoints:
+            yield Finding(pool.span, _ENDPOINTS, f"{title(pool)} has no endpoint: {_DROPPED}", "add endpoints")
+
+
+@rule("zero-total-weight", Severity.WARNING)
+def _zero_total_weight(draft: Draft) -> Iterator[Finding]:
+    """A pool has endpoints, but none that takes new connections: all are draining, disabled, or of weight 0.
+
+    New connections to its services are dropped, while open ones go on. That may be wanted for a while, so it is
+    no error.
+
+    The way out: give at least one endpoint a weight above 0 and the state active, which are the defaults.
+    """
+    for pool in draft.pools:
+        if pool.endpoints and not any(e.weight and e.state is EndpointState.ACTIVE for e in pool.endpoints):
+            message = f"no endpoint of {title(pool)} is active with a weight above 0: {_DROPPED}"
+            yield Finding(pool.span, _ENDPOINTS, message, "give one of them a weight, or make it active")
+
+
+@rule("duplicate-endpoint")
+def _duplicate_endpoint(draft: Draft) -> Iterator[Finding]:
+    """A pool lists the same address and port twice.
+
+    Its two weights and states would contradict each other.
+
+    The way out: list it once. For a larger share of the connections give it a larger weight.
+    """
+    for pool in draft.pools:
+        ports = [endpoint.port for endpoint in pool.endpoints]
+        if len(set(zip(draft.numbers[id(pool)], ports, strict=True))) == len(ports):
+            continue
+        first: dict[tuple[int, int | None], Endpoint] = {}
+        for i, (number, endpoint) in enumerate(zip(draft.numbers[id(pool)], pool.endpoints, strict=True)):
+            other = first.setdefault((number, endpoint.port), endpoint)
+            if other is not endpoint:
+                where = f"{endpoint.address}, port {endpoint.port}" if endpoint.port else f"{endpoint.address}"
+                message = f"the endpoint {where} is in {title(pool)} already ({other.span})"
+                yield Finding(pool.span, (*_ENDPOINTS, i, "address"), message, "use weights for unequal shares")
+
+
+_ENDPOINTS = ("spec", "endpoints")
+_DROPPED = "new connections to its services are dropped"

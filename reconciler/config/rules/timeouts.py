@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long the balancer remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.diagnostic import Severity
+from reconciler.config.rules.draft import Draft, Finding, rule
+
+LONGEST_S = 24 * 60 * 60
+
+
+@rule("timeout-long", Severity.WARNING)
+def _timeout_long(draft: Draft) -> Iterator[Finding]:
+    """An `idleTimeout`, or the `timeout` of an affinity, is longer than a day.
+
+    Machines that vanish say no goodbye, so what they leave behind stays in the table for all that time. The table
+    is bounded: what is dead pushes out what is alive.
+
+    The way out: 24h at most. For connections that are quiet for longer, let one side send keepalives.
+    """
+    for service in draft.services:
+        affinity_s = service.affinity.timeout_s if service.affinity else None
+        for seconds, path in (
+            (service.idle_timeout_s, ("spec", "idleTimeout")),
+            (affinity_s, ("spec", "affinity", "timeout")),
+        ):
+            if seconds is not None and seconds > LONGEST_S:
+                message = "what died without a word would be remembered for more than a day"
+                yield Finding(service.span, path, message, "use 24h at most, and keepalives")

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How balancers, routers and endpoints stand to each other: the ways that packets and replies take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.diagnostic import Severity
+from reconciler.config.rules.draft import Draft, Finding, key_path, more, rule, title
+from reconciler.config.rules.segments import count_inside, number, outside
+from reconciler.model import Algorithm, IcmpRedirects, Labels, Mode, Node, Pool, Protocol, Role, Service
+
+
+@rule("nat-return-path", Severity.WARNING)
+def _nat_return_path(draft: Draft) -> Iterator[Finding]:
+    """In mode nat, replies of an endpoint don't come back through the balancer, as far as that can be told.
+
+    Only the balancer can put the VIP back into them. A reply that takes another way comes from an address that the
+    client never asked: it answers with a reset, or waits. So the balancer must be the gateway of the endpoint
+    towards the clients, and has to reach it in the first place.
+
+    The way out: make the balancer the gateway of its endpoints; or use mode fullnat, whose replies find back from
+    anywhere, or mode dsr-l3, whose replies needn't. Ways are known by the `addresses` and the `gateway` of
+    interfaces; a balancer with an interface that declares none is not checked.
+    """
+    for reach in draft.reach(Mode.NAT):
+        yield from _out_of_reach(draft, reach.balancers, reach.numbers, reach.pools)
+    for reach in draft.reach(Mode.NAT):
+        if all(face.addresses for node in reach.balancers for face in node.interfaces):
+            yield from _other_gateways(draft, reach.balancers, reach.numbers)
+
+
+def _out_of_reach(
+    draft: Draft, balancers: tuple[Node, ...], numbers: list[int], pools: tuple[Pool, ...]
+) -> Iterator[Finding]:
+    """Endpoints in no network of a balancer that has no gateway, one for each pool."""
+    lost: dict[int, Node] = {}
+    for node in balancers:
+        if not any(interface.gateway for interface in node.interfaces):
+            for value in outside(numbers, draft.near(node)):
+                lost.setdefault(value, node)
+            numbers = [value for value in numbers if value not in lost] if lost else numbers
+    if not lost:
+        return
+    for pool in pools:
+        wrong = [i for i, value in enumerate(draft.numbers[id(pool)]) if value in lost]
+        if wrong:
+            node = lost[draft.numbers[id(pool)][wrong[0]]]
+            message = (
+                f"{pool.endpoints[wrong[0]].address} is in no network of {title(node)}, which has no gateway: "
+                "replies must come back through it"
+            )
+            hint = "give the balancer an interface there, declare its `gateway`, or use mode fullnat or dsr-l3"
+            path = ("spec", "endpoints", wrong[0], "address")
+            yield Finding(pool.span, path, message + more(len(wrong), "endpoint"), hint)
+
+
+def _other_gateways(draft: Draft, balancers: tuple[Node, ...], numbers: list[int]) -> Iterator[Finding]:
+    """Endpoints that are declared with a gateway which is none of the balancers."""
+    own = {number(a.ip) for node in balancers for interface in node.interfaces for a in interface.addresses}
+    for node in {id(n): n for value in numbers if (n := draft.endpoint_nodes.get(value))}.values():
+        faces = enumerate(node.interfaces)
+        gateways = [(i, face.gateway) for i, face in faces if face.gateway and not face.gateway.is_link_local]
+        if gateways and not any(number(gateway) in own for _, gateway in gateways):
+            i, gateway = gateways[0]
+            message = f"{title(node)} replies through {gateway}, which is no address of {title(balancers[0])}"
+            if len(balancers) > 1:
+                message = f"{title(node)} replies through {gateway}, which is no address of its balancers"
+            hint = "make the balancer its gateway, or use mode fullnat or dsr-l3"
+            yield Finding(node.span, ("spec", "interfaces", i, "gateway"), message, hint)
+
+
+@rule("nat-on-several-balancers", Severity.WARNING)
+def _nat_on_several_balancers(draft: Draft) -> Iterator[Finding]:
+    """Several balancers carry a service in mode nat.
+
+    A reply must come back through the balancer that the request went through, since no other one knows the
+    connection. But an endpoint has one gateway: it replies through the same balancer always, and the connections
+    of the others never come about.
+
+    The way out: mode fullnat, whose replies find back to the balancer that they belong to, or mode dsr-l2 or
+    dsr-l3, whose replies pass none; or a `nodeSelector` that puts the service on one balancer. If the balancers
+    take turns, and the gateway of the endpoints moves along with the VIP, you may ignore this.
+    """
+    groups: dict[Labels, list[Service]] = {}
+    for service in draft.services:
+        if service.mode is Mode.NAT:
+            groups.setdefault(service.node_selector, []).append(service)
+    for services in groups.values():
+        service = services[0]
+        carriers = draft.carriers(service)
+        if len(carriers) > 1:
+            message = (
+                f"{len(carriers)} balancers carry {title(service)}{more(len(services), 'service')} in mode nat, but "
+                "an endpoint replies through one of them only"
+            )
+            hint = "use mode fullnat or dsr-l3, or select one balancer (nodeSelector)"
+            yield Finding(service.span, key_path(service, "mode"), message, hint)
+
+
+@rule("affinity-on-several-balancers", Severity.WARNING)
+def _affinity_on_several_balancers(draft: Draft) -> Iterator[Finding]:
+    """Several balancers carry a service with `affinity`, and the algorithm lets each of them choose another
+    endpoint for the same client.
+
+    Each balancer remembers the clients that it has seen itself. A router in front spreads connections, not
+    clients: the second connection of a client may reach another balancer, which knows nothing of the first.
+
+    The way out: `algorithm: source-hash`. It chooses by the address of the client, the same on every balancer,
+    and affinity then only keeps a client where it is while the pool changes.
+    """
+    for service in draft.services:
+        if service.affinity and service.algorithm is not Algorithm.SOURCE_HASH:
+            count = len(draft.carriers(service))
+            if count > 1:
+                message = (
+                    f"a client can get an endpoint from each of {count} balancers: {service.algorithm} doesn't "
+                    "choose by the client, and affinity is known to one balancer only"
+                )
+                hint = "use algorithm: source-hash"
+                yield Finding(service.span, ("spec", "affinity"), message, hint)
+
+
+@rule("redirects-on", Severity.WARNING)
+def _redirects_on(draft: Draft) -> Iterator[Finding]:
+    """A balancer leaves ICMP redirects on, and shares a network with endpoints.
+
+    The kernel sees that a packet leaves by the interface that it entered by, and tells the sender to go to the
+    next hop directly: past the balancer. From then on replies don't come back through it, or requests chase
+    round between machines. It begins after a while, with some hosts only.
+
+    The way out: leave out `icmpRedirects`, or set it to `off`, and lbctl turns them off on its interfaces.
+    """
+    told: set[int] = set()
+    for reach in draft.reach(*Mode):
+        for node in reach.balancers:
+            if node.icmp_redirects is IcmpRedirects.OFF or id(node) in told:
+                continue
+            for segment in draft.segments[id(node)]:
+                if count_inside(reach.numbers, segment.first, segment.last):
+                    told.add(id(node))
+                    message = (
+                        f"{title(node)} shares the network {segment.address.network} with endpoints: ICMP redirects "
+                        "will lead packets past it"
+                    )
+                    yield Finding(node.span, ("spec", "icmpRedirects"), message, "set it to off, the default")
+                    break
+
+
+@rule("multipath-missing", Severity.WARNING)
+def _multipath_missing(draft: Draft) -> Iterator[Finding]:
+    """A router stands before several balancers of a service, but may use fewer paths at once.
+
+    Without multipath it takes one of the routes to a VIP, and leaves the other balancers idle. The load is not
+    shared, and nobody notices until the one is too small.
+
+    The way out: `multipath`, at least the number of balancers, and the same in the configuration of its routing
+    daemon. Balancers count that share a network with the router; where no addresses are declared, all do.
+    """
+    networks: dict[tuple[int, int], set[int]] = {}
+    for node in draft.balancers:
+        for segment in draft.segments[id(node)]:
+            networks.setdefault((segment.first, segment.last), set()).add(id(node))
+    unknown = {id(node) for node in draft.balancers if not draft.segments[id(node)]}
+    groups = {service.node_selector: draft.carriers(service) for service in draft.services}
+    shared = [carriers for carriers in groups.values() if len(carriers) > 1]
+    for router in draft.nodes:
+        if router.role is not Role.ROUTER:
+            continue
+        own = draft.segments[id(router)]
+        near = unknown.union(*(networks.get((s.first, s.last), set()) for s in own)) if own else None
+        behind = 1
+        for carriers in shared:
+            behind = max(behind, len(carriers) if near is None else sum(id(node) in near for node in carriers))
+        if behind > (router.multipath or 1):
+            paths = "one path" if (router.multipath or 1) == 1 else f"{router.multipath} paths"
+            message = f"{title(router)} uses {paths} at once, but {behind} balancers carry the same VIP"
+            hint = f"set `multipath: {behind}`, and as much in its routing daemon (BGP: maximum-paths)"
+            yield Finding(router.span, key_path(router, "multipath"), message, hint)
+
+
+@rule("sctp-multihoming", Severity.WARNING)
+def _sctp_multihoming(draft: Draft) -> Iterator[Finding]:
+    """A service of SCTP has several VIPs, in mode dsr-l2 or dsr-l3.
+
+    An association may use several addresses at both ends. In these modes the balancer chooses by the addresses
+    and ports of each packet, and the second path of an association has others than the first: it would end at
+    another endpoint, which knows nothing of the association and aborts it.
+
+    The way out: mode nat or fullnat, which know associations; or one VIP for each service, if none is used
+    together with another.
+    """
+    for service in draft.services:
+        if service.protocol is Protocol.SCTP and service.mode.is_dsr and len(service.vips) > 1:
+            message = f"the paths of one association may end at different endpoints in mode {service.mode}"
+            hint = "use mode nat or fullnat, or a service for each VIP"
+            yield Finding(service.span, ("spec", "vips"), message, hint)

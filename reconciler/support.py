@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the manifests can say and this version can't put into the kernel yet.
+
+The language is complete and `validate` knows all of it. Whoever compiles manifests for a node asks here first, so
+nothing that somebody wrote is silently ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.errors import UnsupportedError
+from reconciler.model import (
+    SNAT_PORTS,
+    Address,
+    Algorithm,
+    CheckType,
+    Mode,
+    Node,
+    Pool,
+    Protocol,
+    Role,
+    Service,
+    Undefined,
+)
+from reconciler.resource import Span
+from reconciler.view import NodeView
+
+MAX_SHOWN = 100
+"""Lines of one error; a fleet of ten thousand services has no use for more."""
+
+ROLES = (Role.BALANCER,)
+MODES = (Mode.NAT,)
+PROTOCOLS = (Protocol.TCP,)
+ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH)
+UNDEFINED_TRAFFIC = (Undefined.DROP, Undefined.PASS)
+HEALTH_CHECKS = (CheckType.NONE,)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Unsupported:
+    """Something that can't be done yet, and where it was asked for."""
+
+    span: Span
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.span}: {self.what}"
+
+
+def unsupported(view: NodeView) -> list[Unsupported]:
+    """All that this node is asked for and this version can't do, in the order of files and lines."""
+    found = list(_of_node(view.node))
+    if view.node.role in ROLES:
+        found += (item for service in view.services for item in _of_service(service))
+        found += (item for pool in view.pools.values() for item in _of_pool(pool))
+    return sorted(set(found))
+
+
+def require_supported(view: NodeView) -> None:
+    """Raises UnsupportedError, which lists everything, if there is anything that this version can't do."""
+    found = unsupported(view)
+    if not found:
+        return
+    lines = [str(item) for item in found[:MAX_SHOWN]]
+    if len(found) > MAX_SHOWN:
+        lines.append(f"and {len(found) - MAX_SHOWN:,} more")
+    if len(found) > 1:
+        lines.insert(0, f"node {view.node.name} is asked for what this version can't do:")
+    hint = "`validate` knows the whole language; `plan`, `apply` and `run` don't yet"
+    raise UnsupportedError("\n  ".join(lines), hint=hint)
+
+
+def _of_node(node: Node) -> Iterator[Unsupported]:
+    if node.role not in ROLES:
+        yield _value(node, "role", node.role, ROLES)
+        return
+    if node.undefined_traffic not in UNDEFINED_TRAFFIC:
+        yield _value(node, "undefinedTraffic", node.undefined_traffic, UNDEFINED_TRAFFIC)
+    if node.snat_addresses:
+        yield _key(node, "snatAddresses")
+    if node.snat_ports != SNAT_PORTS:
+        yield _key(node, "snatPorts")
+    for interface in node.interfaces:
+        if interface.gateway is not None:
+            yield Unsupported(interface.span, "gateway is not supported yet")
+
+
+def _of_service(service: Service) -> Iterator[Unsupported]:
+    if service.mode not in MODES:
+        yield _value(service, "mode", service.mode, MODES)
+    if service.protocol not in PROTOCOLS:
+        yield _value(service, "protocol", service.protocol, PROTOCOLS)
+    # The algorithm that a mode brings with it is no wish of its own.
+    if service.algorithm not in ALGORITHMS and (service.mode in MODES or "algorithm" in service.places):
+        yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
+    key = "vips" if "vips" in service.places else "vip"
+    yield from _ipv6(service.vips, service.places.get(key, service.span))
+    if service.affinity is not None:
+        yield _key(service, "affinity")
+    if service.idle_timeout_s is not None:
+        yield _key(service, "idleTimeout")
+    if service.allowed_sources:
+        yield _key(service, "allowedSources")
+
+
+def _of_pool(pool: Pool) -> Iterator[Unsupported]:
+    if pool.health_check.type not in HEALTH_CHECKS:
+        yield _value(pool, "healthCheck", pool.health_check.type, HEALTH_CHECKS)
+    for endpoint in pool.endpoints:
+        yield from _ipv6((endpoint.address,), endpoint.span)
+
+
+def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:
+    for address in addresses:
+        if address.version == 6:
+            yield Unsupported(span, f"the IPv6 address {address} is not supported yet; supported: IPv4")
+
+
+def _value(item: Service | Pool | Node, key: str, value: StrEnum, supported: Collection[StrEnum]) -> Unsupported:
+    return Unsupported(_place(item, key), f"{key} {value} is not supported yet; supported: {', '.join(supported)}")
+
+
+def _key(item: Service | Pool | Node, key: str) -> Unsupported:
+    return Unsupported(_place(item, key), f"{key} is not supported yet")
+
+
+def _place(item: Service | Pool | Node, key: str) -> Span:
+    """Where a key was written; where it was left out, the document."""
+    return item.places.get(key, item.span)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from reconciler.config.load import load
+from tests.config.manifests import node, pool, service
+from tests.config.rules.parts import TWO_BALANCERS, labelled, web
+
+
+def endpoints(count, first=11):
+    return ", ".join(f"{{address: 10.2.0.{i}}}" for i in range(first, first + count))
+
+
+def vips(count):
+    return "".join(service(f"s{i}", vip=f"20.20.{i >> 8}.{i & 255}") for i in range(count)) + pool()
+
+
+CASES = {
+    "capacity-services": (
+        web(ports="[80, 8000-8009]") + node(more="capacity: {services: 10}"),
+        web(ports="[80, 8000-8009]") + node(more="capacity: {services: 22}"),
+    ),
+    "capacity-endpoints": (
+        web(endpoints=endpoints(4)) + node(more="capacity: {endpoints: 3}"),
+        web(endpoints=endpoints(4)) + node(more="capacity: {endpoints: 8}"),
+    ),
+    "capacity-peak": (
+        web(endpoints=endpoints(4)) + node(more="capacity: {endpoints: 7}"),
+        web(endpoints=endpoints(4)) + node(more="capacity: {endpoints: 8}"),
+    ),
+    "capacity-flows": (
+        node(more="capacity: {flows: 1000}, expectedFlows: 1001"),
+        node(more="capacity: {flows: 1000}, expectedFlows: 1000"),
+    ),
+    "many-loopback-addresses": (
+        vips(1001) + node(more="vipBinding: address"),
+        vips(1000) + node(more="vipBinding: address"),
+    ),
+}
+
+
+def found(write, text):
+    return [(d.rule, d.message) for d in load(write({"all.yaml": text})).diagnostics]
+
+
+def test_peak_is_all_endpoints_and_the_largest_pool_again(write):
+    text = web(endpoints=endpoints(6)) + service("b", ports="[81]", pool="b") + pool("b", endpoints=endpoints(3, 30))
+    assert found(write, text + node(more="capacity: {endpoints: 15}")) == []
+    ((rule, message),) = found(write, text + node(more="capacity: {endpoints: 14}"))
+    assert rule == "capacity-peak"
+    assert message == (
+        "Node 'lb1' has room for 5 endpoints beyond the 9 declared: to exchange Pool 'web' at once takes 6"
+    )
+
+
+def test_an_endpoint_in_several_pools_is_one_row(write):
+    text = web(endpoints=endpoints(4)) + service("b", ports="[81]", pool="b") + pool("b", endpoints=endpoints(4))
+    assert found(write, text + node(more="capacity: {endpoints: 8}")) == []
+
+
+@pytest.mark.parametrize(("limit", "rules"), [(6, []), (5, ["capacity-peak"]), (3, ["capacity-peak"]),
+                                              (2, ["capacity-services"])])  # fmt: skip
+def test_each_vip_with_each_port_is_a_row(write, limit, rules):
+    rest = pool() + node(more=f"capacity: {{services: {limit}}}")
+    ports = service(ports="[80, 81, 82]")
+    vips = service(ports="[80]").replace("vip: 20.20.20.1", "vips: [20.20.20.1, 20.20.20.2, 20.20.20.3]")
+    assert [rule for rule, _ in found(write, ports + rest)] == rules
+    assert [rule for rule, _ in found(write, vips + rest)] == rules
+
+
+def test_icmp_takes_a_row(write):
+    icmp = service().replace("ports: [80]", "protocol: icmp") + service("b") + pool()
+    assert found(write, icmp + node(more="capacity: {services: 3}")) == []
+    assert [rule for rule, _ in found(write, icmp + node(more="capacity: {services: 1}"))] == ["capacity-services"]
+
+
+def test_only_what_a_balancer_carries_counts(write):
+    nodes = [text.replace("interfaces:", "capacity: {services: 2, endpoints: 8}, interfaces:")
+             for text in TWO_BALANCERS.split("---\n")[1:]]  # fmt: skip
+    text = "".join("---\n" + labelled(n, f"site: s{i}") for i, n in enumerate(nodes))
+    for i in range(2):
+        text += service(f"w{i}", ports=f"[{80 + i}]", pool=f"w{i}", more=f"nodeSelector: {{site: s{i}}}")
+        text += pool(f"w{i}", endpoints=endpoints(4, 20 + 10 * i))
+    assert found(write, text) == []
+
+
+def test_vips_that_are_routes_may_be_many(write):
+    assert found(write, vips(1001) + node()) == []

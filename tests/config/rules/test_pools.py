@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+from tests.config.rules.parts import web
+
+TWO_ENDPOINTS = "{{address: 10.2.0.11, {}}}, {{address: 10.2.0.12, {}}}"
+
+CASES = {
+    "pool-empty": (
+        web(endpoints=""),
+        web(),
+    ),
+    "zero-total-weight": (
+        web(endpoints=TWO_ENDPOINTS.format("weight: 0", "state: draining")),
+        web(endpoints=TWO_ENDPOINTS.format("weight: 0", "weight: 1")),
+    ),
+    "duplicate-endpoint": (
+        web(endpoints="{address: 10.2.0.11, port: 80}, {address: 10.2.0.11, port: 80, weight: 2}"),
+        web(endpoints="{address: 10.2.0.11, port: 80}, {address: 10.2.0.11, port: 81}"),
+    ),
+}

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generated pages are what the program says, and say all of it."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from reconciler import docs, model
+from reconciler.config.catalogue import about_rules
+from reconciler.config.formats import FORMATS
+from reconciler.config.rules import RULES
+from reconciler.config.schema import KINDS, load_schema
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGES = docs.pages()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_up_to_date(name):
+    assert (docs.DIRECTORY / name).read_text() == PAGES[name], "run: python -m reconciler.docs"
+
+
+def keys(schema):
+    """Every key that a schema knows, at any depth, whatever it is put together from."""
+    if isinstance(schema, dict):
+        for name, value in schema.items():
+            if name == "properties":
+                yield from value
+            if name != "examples":
+                yield from keys(value)
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from keys(item)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reference_has_every_key(kind):
+    headings = re.findall(rf"^### {kind}: (\S+)$", PAGES["reference.md"], re.MULTILINE)
+    assert {heading.split(".")[-1].removesuffix("[]") for heading in headings} == set(keys(load_schema(kind)))
+    assert len(headings) == len(set(headings))
+
+
+def test_every_key_is_described():
+    for text in re.split(r"^### ", PAGES["reference.md"], flags=re.MULTILINE)[1:]:
+        heading, facts, description = [line for line in text.split("\n") if line][:3]
+        assert facts.startswith("*"), heading
+        assert description.endswith("."), heading
+
+
+def test_examples_of_the_reference_are_valid_manifests(tmp_path):
+    from reconciler.config.load import load
+
+    blocks = re.findall(r"^```yaml\n(.*?)^```", PAGES["reference.md"], re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= len(KINDS)
+    for i, block in enumerate(blocks):
+        (tmp_path / f"{i}.yaml").write_text(block)
+    shape = {"wrong", "unknown", "missing", "out", "too", "yaml", "source"}
+    assert [d for d in load(tmp_path).diagnostics if d.rule.split("-")[0] in shape] == []
+
+
+def test_every_rule_has_an_entry_and_every_entry_is_a_rule():
+    """Rules stand in the code as plain names, so the code is asked for everything that looks like one."""
+    other = set(FORMATS) | {member.value for enum in vars(model).values() if isinstance(enum, type) for member in
+                            getattr(enum, "__members__", {}).values()}  # fmt: skip
+    names = set()
+    for path in sorted((CHECKOUT / "reconciler" / "config").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names |= set(re.findall(r"\A[a-z0-9]+(?:-[a-z0-9]+)+\Z", node.value))
+    missing = {name for name in names - set(about_rules()) if not name.startswith(("x-", "utf-"))} - other
+    assert missing - GIT_COMMANDS == set()
+    made = {name for name in about_rules() if name.startswith("template-")}  # put together from two parts
+    assert set(about_rules()) - names - made == set()
+
+
+GIT_COMMANDS = {"cat-file", "ls-tree", "merge-base", "rev-parse"}
+
+
+def test_every_rule_says_what_it_means_and_the_way_out():
+    for name, about in about_rules().items():
+        assert about.meaning.endswith("."), name
+        assert about.text.count("\n\n") >= 1, f"{name} does not say the way out: add a paragraph to its docstring"
+
+
+def test_rules_page_has_an_anchor_for_each_rule():
+    headings = re.findall(r"^### (\S+)$", PAGES["rules.md"], re.MULTILINE)
+    assert headings == list(about_rules())
+    assert set(RULES) <= set(headings)

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing that the language can say is silently ignored: it reaches the kernel, or is refused, or only declares."""
+
+import copy
+import functools
+import json
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli.main import main
+from reconciler.compile import compile_node
+from reconciler.config import schema
+from reconciler.config.build import build
+from reconciler.config.document import parse
+from reconciler.config.load import load
+from reconciler.errors import UnsupportedError
+from reconciler.model import Fleet, Node, Pool, Role, Service
+from reconciler.reconcile import desired_of
+from reconciler.resource import Span
+from reconciler.support import MAX_SHOWN, unsupported
+from reconciler.view import view
+from tests.config.manifests import node, pool, service
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "configs"
+
+
+@pytest.fixture(autouse=True)
+def fixed_source(monkeypatch):
+    monkeypatch.setattr("reconciler.program.source", lambda: "")
+
+
+BASE = {
+    "Service": {"metadata": {"name": "web"}, "spec": {
+        "vip": "20.20.20.1", "ports": [80], "pool": "web", "nodeSelector": {"site": "north"}}},
+    "Pool": {"metadata": {"name": "web"}, "spec": {"endpoints": [{"address": "10.2.0.11"}, {"address": "10.2.0.12"}]}},
+    "Node": {"metadata": {"name": "lb1", "labels": {"site": "north"}}, "spec": {
+        "interfaces": [{"name": "front"}]}},
+}  # fmt: skip
+
+# Where what a key says is needed to try it: what it takes besides, and a value that is not the example's.
+BESIDES = {
+    "Service.spec.vips": ("Service.spec.vip", None),
+    "Service.spec.protocol=icmp": ("Service.spec.ports", None),
+    "Service.spec.pool": ("Pool.metadata.name", "other"),
+    "Pool.metadata.name": ("Service.spec.pool", "other"),
+    "Pool.spec.healthCheck.path": ("Pool.spec.healthCheck.type", "http"),
+    "Pool.spec.healthCheck.host": ("Pool.spec.healthCheck.type", "https"),
+    "Pool.spec.healthCheck.status": ("Pool.spec.healthCheck.type", "http"),
+    "Pool.spec.healthCheck.send": ("Pool.spec.healthCheck.type", "udp"),
+    "Pool.spec.healthCheck.expect": ("Pool.spec.healthCheck.type", "udp"),
+    "Node.spec.address": ("Node.spec.role", "endpoint"),
+    "Node.spec.multipath": ("Node.spec.role", "router"),
+} | {
+    f"Pool.spec.healthCheck.{key}": ("Pool.spec.healthCheck.type", "tcp")
+    for key in ("port", "interval", "timeout", "rise", "fall", "through=endpoint", "through=vip")
+}  # fmt: skip
+VALUES = {
+    "Service.spec.vip": "20.20.20.2", "Service.spec.ports": [80, 443], "Service.spec.pool": "other",
+    "Service.spec.nodeSelector": {"site": "south"}, "Pool.metadata.name": "other", "Pool.spec.endpoints.0.weight": 3,
+    "Node.metadata.labels": {"site": "south"}, "Pool.spec.endpoints.0.address": "10.2.0.13",
+}  # fmt: skip
+
+# What reaches no kernel and is not refused, each with the reason why that ignores nothing.
+DECLARATIVE = {
+    "Service.metadata.name": "people and counters call it so; rows are known by VIP and port",
+    "Service.metadata.labels": "for people and other programs",
+    "Pool.metadata.labels": "for people and other programs",
+    "Node.metadata.name": "it chooses which node this is",
+    "Node.spec.interfaces.0.addresses": "they are there anyway; rules and the lab use them",
+    "Node.spec.interfaces.0.mtu": "it is as it is anyway; rules use it",
+    "Node.spec.capacity.services": "a limit that rules check",
+    "Node.spec.capacity.endpoints": "a limit that rules check",
+    "Node.spec.capacity.flows": "a limit that rules check",
+    "Node.spec.expectedFlows": "what rules check the source ports by, which are refused",
+}
+
+
+def leaves(part, path):
+    """Every key of a schema that holds no further keys; of an enumeration, every value."""
+    if "properties" in part:
+        for name, inner in part["properties"].items():
+            yield from leaves(inner, f"{path}.{name}")
+    elif "properties" in part.get("items", {}):
+        yield from leaves(part["items"], f"{path}.0")
+    elif "enum" in part:
+        yield from ((f"{path}={value}", value) for value in part["enum"])
+    elif "const" not in part:
+        yield path, VALUES.get(path, part["examples"][0])
+
+
+LEAVES = {path: value for kind in schema.KINDS for path, value in leaves(schema.load_schema(kind), kind)}
+AS_LEFT_OUT = {
+    f"{path.partition('=')[0]}={default}"
+    for path, default in {
+        "Service.spec.mode": "nat", "Service.spec.protocol": "tcp", "Service.spec.algorithm": "round-robin",
+        "Pool.spec.endpoints.0.state": "active", "Pool.spec.healthCheck.type": "none", "Node.spec.role": "balancer",
+        "Node.spec.interfaces.0.xdp": "native", "Node.spec.undefinedTraffic": "drop", "Node.spec.vipBinding": "route",
+        "Node.spec.icmpRedirects": "off",
+    }.items()
+}  # fmt: skip
+
+
+def put(documents, path, value):
+    *steps, last = path.partition("=")[0].split(".")
+    inner = documents
+    for step in steps:
+        inner = inner[int(step)] if isinstance(inner, list) else inner.setdefault(step, {})
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+
+
+def view_of(changes):
+    """The node of the base manifests with these changes. Their schemas accept it; rules are not asked."""
+    documents = copy.deepcopy(BASE)
+    for path, value in changes:
+        put(documents, path, value)
+    objects = []
+    for kind, content in documents.items():
+        (document,) = parse(kind, json.dumps({"apiVersion": "lbctl/v1", "kind": kind, **content}))
+        assert schema.check(document) == []
+        objects.append(build(document))
+    of = {cls: tuple(item for item in objects if isinstance(item, cls)) for cls in (Service, Pool, Node)}
+    return view(Fleet(of[Service], of[Pool], of[Node]), None, "")
+
+
+@functools.cache
+def unchanged():
+    return compile_node(view_of([])).resources
+
+
+def outcome(path):
+    """What becomes of the base manifests with this key or value: `used`, `refused` or `ignored`."""
+    changes = [(path, LEAVES[path])]
+    if path in BESIDES:
+        changes.insert(0, BESIDES[path])
+    try:
+        desired = compile_node(view_of(changes))
+    except UnsupportedError:
+        return "refused"
+    return "ignored" if desired.resources == unchanged() else "used"
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_nothing_is_silently_ignored(path):
+    if path in AS_LEFT_OUT or path in DECLARATIVE:
+        assert outcome(path) == "ignored"
+    else:
+        assert outcome(path) in ("used", "refused")
+
+
+def test_the_lists_name_what_there_is():
+    assert LEAVES.keys() >= {*BESIDES, *VALUES, *DECLARATIVE, *AS_LEFT_OUT}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "Service.spec.vip", "Service.spec.vips", "Service.spec.ports", "Service.spec.targetPort", "Service.spec.pool",
+        "Service.spec.algorithm=source-hash", "Service.spec.nodeSelector", "Pool.metadata.name",
+        "Pool.spec.endpoints.0.address", "Pool.spec.endpoints.0.port", "Pool.spec.endpoints.0.weight",
+        "Pool.spec.endpoints.0.state=draining", "Pool.spec.endpoints.0.state=disabled", "Node.metadata.labels",
+        "Node.spec.interfaces.0.name", "Node.spec.interfaces.0.xdp=generic", "Node.spec.undefinedTraffic=pass",
+        "Node.spec.vipBinding=address", "Node.spec.icmpRedirects=on",
+    ],
+)  # fmt: skip
+def test_what_is_supported_reaches_the_node(path):
+    assert outcome(path) == "used"
+
+
+V6 = "2001:db8::1"
+CASES = [
+    (service(more="mode: dsr-l2"), pool(), node(), "a.yaml:5: mode dsr-l2 is not supported yet; supported: nat"),
+    (service(more="protocol: udp"), pool(), node(), "a.yaml:5: protocol udp is not supported yet; supported: tcp"),
+    (service(more="algorithm: maglev"), pool(), node(),
+     "a.yaml:5: algorithm maglev is not supported yet; supported: round-robin, source-hash"),
+    (service(vip=V6), pool(), node(), f"a.yaml:5: the IPv6 address {V6} is not supported yet; supported: IPv4"),
+    (service(more="affinity: {}"), pool(), node(), "a.yaml:5: affinity is not supported yet"),
+    (service(more="idleTimeout: 15m"), pool(), node(), "a.yaml:5: idleTimeout is not supported yet"),
+    (service(more="allowedSources: [10.0.0.0/8]"), pool(), node(), "a.yaml:5: allowedSources is not supported yet"),
+    (service(), pool(more="healthCheck: {type: tcp}"), node(),
+     "b.yaml:5: healthCheck tcp is not supported yet; supported: none"),
+    (service(), pool(endpoints=f"{{address: '{V6}'}}"), node(),
+     f"b.yaml:5: the IPv6 address {V6} is not supported yet; supported: IPv4"),
+    (service(), pool(), node(more="role: endpoint"),
+     "c.yaml:5: role endpoint is not supported yet; supported: balancer"),
+    (service(), pool(), node(more="undefinedTraffic: reject"),
+     "c.yaml:5: undefinedTraffic reject is not supported yet; supported: drop, pass"),
+    (service(), pool(), node(interfaces="{name: front, gateway: 10.1.0.254}"),
+     "c.yaml:5: gateway is not supported yet"),
+    (service(), pool(), node(more="snatAddresses: [10.1.0.9]"), "c.yaml:5: snatAddresses is not supported yet"),
+    (service(), pool(), node(more="snatPorts: 40000-50000"), "c.yaml:5: snatPorts is not supported yet"),
+]  # fmt: skip
+
+
+def fleet_of(*texts):
+    """Three files, whatever rules say."""
+    objects = [build(d) for name, text in zip("abc", texts, strict=True) for d in parse(f"{name}.yaml", text)]
+    of = {cls: tuple(item for item in objects if isinstance(item, cls)) for cls in (Service, Pool, Node)}
+    return Fleet(of[Service], of[Pool], of[Node])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[-1])
+def test_it_is_said_what_is_missing_and_where(case):
+    with pytest.raises(UnsupportedError) as raised:
+        desired_of(fleet_of(*case[:3]), "lb1")
+    assert raised.value.message == case[3]
+
+
+def test_all_that_is_missing_is_said_at_once_in_the_order_of_lines():
+    web = service(more="mode: fullnat, protocol: sctp")
+    with pytest.raises(UnsupportedError) as raised:
+        desired_of(fleet_of(web, pool(more="healthCheck: {type: ping}"), node(more="undefinedTraffic: reject")), None)
+    assert raised.value.message.splitlines() == [
+        "node lb1 is asked for what this version can't do:",
+        "  a.yaml:5: mode fullnat is not supported yet; supported: nat",
+        "  a.yaml:5: protocol sctp is not supported yet; supported: tcp",
+        "  b.yaml:5: healthCheck ping is not supported yet; supported: none",
+        "  c.yaml:5: undefinedTraffic reject is not supported yet; supported: drop, pass",
+    ]
+
+
+def test_the_place_is_the_line_of_the_key():
+    text = service().replace("spec: {vip: 20.20.20.1, ports: [80], pool: web}", """\
+spec:
+  vip: 20.20.20.1
+  ports: [80]
+  pool: web
+  mode: dsr-l3""")
+    found = unsupported(view(fleet_of(text, pool(), node()), None, ""))
+    assert [item.span for item in found] == [Span("a.yaml", 9, 3)]
+
+
+def test_the_command_line_refuses_what_validate_accepts(capsys):
+    example = str(EXAMPLES / "dsr-l3")
+    assert main(["validate", example]) == 0
+    assert main(["plan", example, "--node", "lb4", "--live", "empty"]) == 1
+    assert ": mode dsr-l3 is not supported yet; supported: nat\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("example", ["dsr-l2", "dsr-l3", "sctp-fullnat", "udp-fleet"])
+def test_examples_that_can_not_run_yet_say_so(example):
+    fleet = load(EXAMPLES / example).fleet
+    assert all(unsupported(view(fleet, found.name, "")) for found in fleet.nodes if found.role is Role.BALANCER)
+    first_service = (EXAMPLES / example / "services.yaml").read_text().partition("apiVersion")[0]
+    assert "`plan` and `apply` don't support" in first_service
+
+
+def test_thousands_of_things_are_cut_short():
+    endpoints = ", ".join(f"{{address: '2001:db8::{i:x}'}}" for i in range(1, MAX_SHOWN + 1002))
+    with pytest.raises(UnsupportedError) as raised:
+        desired_of(fleet_of(service(), pool(endpoints=endpoints), node()), None)
+    lines = raised.value.message.splitlines()
+    assert len(lines) == MAX_SHOWN + 2
+    assert lines[-1] == "  and 1,001 more"
+
+
+def test_what_another_node_is_asked_for_does_not_matter():
+    away = service("away", vip=V6, more="mode: dsr-l3, nodeSelector: {site: south}", pool="away")
+    away_pool = pool("away", endpoints=f"{{address: '{V6}2'}}", more="healthCheck: {type: tcp}")
+    others = node("lb2", more="role: router")
+    fleet = fleet_of(service() + away, pool() + away_pool, node() + others)
+    assert desired_of(fleet, "lb1") == desired_of(fleet_of(service(), pool(), node()), "lb1")
+
+
+def test_a_health_check_that_is_switched_off_is_none():
+    off = pool(more="healthCheck: {type: none, path: /healthz}")
+    assert not unsupported(view(fleet_of(service(), off, node()), None, ""))
+
+

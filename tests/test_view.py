@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which part of a fleet a node takes, and what services with several VIPs and ports become."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+from itertools import product
+
+import pytest
+
+from reconciler.compile import compile_node
+from reconciler.kinds.loopback import LoopbackVip
+from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.sysctl import Sysctl
+from reconciler.kinds.vip import VipRow
+from reconciler.model import IcmpRedirects, Interface, Node, Role
+from reconciler.view import view
+
+
+@pytest.fixture(autouse=True)
+def fixed_source(monkeypatch):
+    monkeypatch.setattr("reconciler.program.source", lambda: "")
+
+
+def labelled(name, role=Role.BALANCER, **labels):
+    return Node(name, (Interface("front"),), role=role, labels=tuple(sorted(labels.items())))
+
+
+def rows(desired, kind):
+    return {row for row in desired.resources.values() if isinstance(row, kind)}
+
+
+def test_a_balancer_takes_the_services_that_select_it_and_their_pools(two_services):
+    red, blue = two_services.services  # of these, blue selects
+    nodes = (labelled("lb1", site="north", tier="edge"), labelled("lb2", site="south"), labelled("lb3"))
+    services = (red, replace(blue, node_selector=(("site", "north"), ("tier", "edge"))))
+    fleet = replace(two_services, nodes=nodes, services=services)
+    assert {n.name: set(view(fleet, n.name, "").pools) for n in nodes} == {
+        "lb1": {red.pool, blue.pool}, "lb2": {red.pool}, "lb3": {red.pool},
+    }  # fmt: skip
+    assert view(fleet, "lb1", "").services == services
+    assert view(fleet, "lb2", "").services == view(fleet, "lb3", "").services == (red,)
+
+
+@pytest.mark.parametrize("role", [Role.ENDPOINT, Role.ROUTER])
+def test_nodes_of_other_roles_carry_no_service(two_services, role):
+    fleet = replace(two_services, nodes=(labelled("web1", role),))
+    assert view(fleet, "web1", "").services == ()
+
+
+def test_each_vip_has_a_row_for_each_port(web_fleet):
+    vips, ports = (IPv4Address("20.20.20.1"), IPv4Address("20.20.20.2")), (80, 443, 8000)
+    (service,) = web_fleet.services
+    fleet = replace(web_fleet, services=(replace(service, vips=vips, ports=ports),))
+    desired = compile_node(view(fleet, None, ""))
+    assert {(row.vip, row.port) for row in rows(desired, ServiceRow)} == set(product(vips, ports))
+    assert {row.address for row in rows(desired, VipRow)} == set(vips)
+    loopback = {row.address: len(row.services) for row in rows(desired, LoopbackVip)}
+    assert loopback == dict.fromkeys(vips, 3)
+
+
+def test_redirects_are_turned_off_unless_they_are_wanted(web_fleet):
+    def redirects(setting):
+        (node,) = web_fleet.nodes
+        desired = compile_node(view(replace(web_fleet, nodes=(replace(node, icmp_redirects=setting),)), None, ""))
+        return {row.name: row.value for row in rows(desired, Sysctl) if row.name.endswith("/send_redirects")}
+
+    assert redirects(IcmpRedirects.OFF) == {
+        f"net/ipv4/conf/{name}/send_redirects": "0" for name in ("all", "front", "back")
+    }
+    assert redirects(IcmpRedirects.ON) == {}
