@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node would do: its plan from all that the old manifests ask for to all that the new ones do.
+
+No kernel is asked: the node is taken to hold exactly what the old manifests say, and nobody knows how many
+connections it has open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
+
+from reconciler.compile import compile_node
+from reconciler.diff.manifests import few, ranges
+from reconciler.errors import LbctlError
+from reconciler.kinds.endpoint import EndpointRow, row_of
+from reconciler.kinds.ring import Ring
+from reconciler.kinds.service import ServiceRow
+from reconciler.plan import Plan, guard, plan
+from reconciler.resource import Desired, Key, Live, Resource, Span
+from reconciler.view import NodeView
+
+GONE = "it keeps what it was last asked for until `lbctl delete` runs on it"
+_STAY = "; open connections stay"  # what a ring says, which knows nothing of endpoints that are disabled
+_OF_SERVICES = (EndpointRow.kind, Ring.kind, ServiceRow.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What becomes of traffic to a service. `at` are its VIP, ports and protocol, `pools` those that it used and uses.
+
+    `moved` is the share of new connections (of clients, where they stay with an endpoint) that go to another endpoint
+    than before, 0 to 1; None where that says nothing. `ends` says whether open connections end.
+    """
+
+    service: str
+    at: str
+    pools: tuple[str, ...]
+    text: str
+    moved: float | None = None
+    ends: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDiff:
+    """One node. `plan` has its changes only, and is None if there is none; `problem` says why, or why `apply` would
+    refuse it.
+
+    `endpoints` says by id what becomes of connections to an endpoint, `others` of traffic for other reasons, by
+    what is changed.
+    """
+
+    name: str
+    plan: Plan | None
+    problem: str = ""
+    is_new: bool = False
+    is_gone: bool = False
+    traffic: tuple[Traffic, ...] = ()
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[Key, str] = field(default_factory=dict)
+    ends: bool = False
+    """Whether open connections end."""
+
+
+def compare_nodes(views: Iterable[tuple[NodeView | None, NodeView | None]]) -> list[NodeDiff]:
+    """Nodes as the old and the new manifests have them; None where they have not."""
+    held: list[Resource] = []
+    return [_compare(before, after, held) for before, after in views]
+
+
+def _compare(before: NodeView | None, after: NodeView | None, held: list[Resource]) -> NodeDiff:
+    """One node. Its rings are `held`, so that no other node builds them again."""
+    if after is None:
+        assert before is not None
+        return NodeDiff(before.node.name, None, GONE, is_gone=True)
+    name = after.node.name
+    if before == after:
+        return NodeDiff(name, Plan((), Desired(), Live()))
+    try:
+        new = compile_node(after)
+    except LbctlError as error:
+        return NodeDiff(name, None, error.message, is_new=before is None)
+    if before is None:
+        return NodeDiff(name, _changes_of(plan(new, Live())), is_new=True)
+    try:
+        old = compile_node(before)
+    except LbctlError as error:
+        return NodeDiff(name, None, f"the old manifests: {error.message}")
+    held += [r for side in (old, new) for key, r in side.resources.items() if key.kind == Ring.kind]
+    planned = plan(new, Live(old.resources))
+    effects = {c.key: c.before.effect(c.after, planned.live) for c in planned.changes if c.before}
+    effects = {key: text for key, text in effects.items() if text}
+    disabled = {
+        c.key.id for c in planned.changes if c.before and isinstance(c.after, EndpointRow) and c.after.disabled
+    }
+    traffic = _traffic(before, after, old, new, disabled)
+    return NodeDiff(
+        name,
+        _changes_of(planned),
+        _refusal(planned),
+        traffic=traffic,
+        endpoints={key.id: text for key, text in effects.items() if key.kind == EndpointRow.kind},
+        others={key: text for key, text in effects.items() if key.kind not in _OF_SERVICES},
+        ends=bool(disabled) or any(t.ends for t in traffic),
+    )
+
+
+def _changes_of(planned: Plan) -> Plan:
+    """A plan without all that a node holds, which of a hundred nodes would be much."""
+    return replace(planned, desired=Desired(), live=Live())
+
+
+def _refusal(planned: Plan) -> str:
+    try:
+        guard(planned, allow_empty=False)
+    except LbctlError as error:
+        return error.message
+    return ""
+
+
+def _traffic(
+    before: NodeView, after: NodeView, old: Desired, new: Desired, disabled: Set[str]
+) -> tuple[Traffic, ...]:
+    """The services of which traffic is affected; the ports of one to which the same happens together."""
+    owners = _owners(before, old) | _owners(after, new)
+    pools = {s.name: (s.pool,) for s in before.services}
+    pools |= {s.name: tuple(dict.fromkeys((*pools.get(s.name, ()), s.pool))) for s in after.services}
+    disabled_in: dict[str, set[str]] = {}
+    for taken in (before, after) if disabled else ():
+        for name, pool in taken.pools.items():
+            disabled_in.setdefault(name, set()).update(disabled & {row_of(e).id for e in pool.endpoints})
+    found: dict[Traffic, list[ServiceRow]] = {}
+    for key, row in old.resources.items():
+        if not isinstance(row, ServiceRow):
+            continue
+        now = new.resources.get(key)
+        service = owners[key]
+        moved, text = _effect(row, now, old.resources, new.resources)
+        lost = sorted({id_ for pool in pools.get(service, ()) for id_ in disabled_in.get(pool, ())}) if now else []
+        if lost:
+            text = "; ".join(filter(None, (text.removesuffix(_STAY), f"connections on {few(lost)} end")))
+        if text:
+            what = Traffic(service, "", pools.get(service, ()), text, moved, ends=now is None or bool(lost))
+            found.setdefault(what, []).append(row)
+    complete = (replace(what, at=_at(rows)) for what, rows in found.items())
+    return tuple(sorted(complete, key=lambda what: (what.service, what.at)))
+
+
+def _owners(view: NodeView, desired: Desired) -> dict[Key, str]:
+    """Which service asks for a row: the one that is written where the row was asked for."""
+    names: dict[Span, str] = {service.span: service.name for service in view.services}
+    return {k: names.get(span, k.id) for k, span in desired.origins.items() if k.kind == ServiceRow.kind}
+
+
+def _effect(
+    row: ServiceRow, now: Resource | None, old: Mapping[Key, Resource], new: Mapping[Key, Resource]
+) -> tuple[float | None, str]:
+    """The share of new connections that move, and what happens in words; none if only names differ."""
+    unknown = Live()
+    if not isinstance(now, ServiceRow):
+        return None, row.effect(None, unknown)
+    texts = [row.effect(now, unknown)] if replace(row, ring=now.ring) != now else []
+    ring, after = (rows.get(Key(Ring.kind, name)) for rows, name in ((old, row.ring), (new, now.ring)))
+    moved = None
+    if isinstance(ring, Ring) and isinstance(after, Ring) and replace(ring, name=after.name) != after:
+        if row.algorithm == now.algorithm:
+            moved = ring.moved(after)
+        if row.algorithm == now.algorithm or not after.members:
+            texts.append(ring.effect(after, unknown))
+    return moved, "; ".join(texts)
+
+
+def _at(rows: list[ServiceRow]) -> str:
+    """The VIPs, ports and protocols of rows in short, e.g. `20.20.20.1:80, 8000-8010/tcp`."""
+    ports: dict[tuple[object, str], list[ServiceRow]] = {}
+    for row in rows:
+        ports.setdefault((row.vip, row.protocol), []).append(row)
+    return " and ".join(
+        some[0].id.replace(f":{some[0].port}/", f":{ranges([row.port for row in some])}/") for some in ports.values()
+    )
