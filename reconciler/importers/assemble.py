@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drafts become manifests: what no manifest can hold goes, services get names, equal endpoint lists one pool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_network
+from math import gcd
+from typing import Any
+
+from reconciler.importers import manifests
+from reconciler.importers.draft import Address, Endpoint, Imported, Manifest, Notices, Service, port_text
+from reconciler.importers.names import Names, label
+
+MAX_WEIGHT = 1000
+MAX_VIPS = 64
+_ONE_FAMILY = ("nat", "fullnat", "dsr-l2")
+_TRANSLATING = ("nat", "fullnat")
+_CHECKS_WITH_PORT = ("tcp", "udp", "http", "https", "sctp")
+NODE_MISSING = "the input names no interfaces: add a Node with those that packets of clients and endpoints enter by"
+SNAT_MISSING = "fullnat needs snatAddresses: add the balancer's own source addresses to the Node"
+
+
+def assemble(drafts: Iterable[Service], notices: Notices, nodes: Sequence[Manifest] = ()) -> Imported:
+    """The manifests of these services, pools in the order of their first use. Adds to `notices`."""
+    services = _without_conflicts(drafts, notices)
+    vips = {vip for service in services for vip in service.vips}
+    names, pool_names = Names(), Names()
+    pools: dict[str, Manifest] = {}
+    documents: list[Manifest] = []
+    for draft in (_with_possible_algorithm(service, notices) for service in services):
+        name = names.take(label(draft.name) or default_name(draft))
+        endpoints, target_port = _ports(draft, _weights(draft, _reachable(draft, vips, notices), notices), notices)
+        check = _check(draft, endpoints, target_port)
+        content = manifests.pool("", endpoints, check)["spec"]
+        key = json.dumps(content)
+        if key not in pools:
+            pools[key] = manifests.manifest("Pool", pool_names.take(name), content)
+        document = manifests.service(
+            name, draft.vips, draft.protocol, draft.ports, draft.mode, draft.algorithm, pools[key]["metadata"]["name"],
+            targetPort=target_port,
+            affinity={"by": "client", "timeout": draft.affinity} if draft.affinity else None,
+            idleTimeout=draft.idle_timeout,
+            allowedSources=list(draft.allowed_sources) or None,
+        )  # fmt: skip
+        documents.append(document)
+    if not nodes:
+        notices.add(0, NODE_MISSING)
+    if any(service.mode == "fullnat" for service in services):
+        notices.add(0, SNAT_MISSING)
+    return Imported((*nodes, *pools.values(), *documents), tuple(sorted(set(notices))))
+
+
+def default_name(service: Service) -> str:
+    """Where a service is found, as a name: tcp-20-20-20-1-80."""
+    vip = str(service.vips[0]).replace(".", "-").replace(":", "-").strip("-")
+    port = f"-{port_text(service.ports[0])}" if service.ports else ""
+    return f"{service.protocol}-{vip}{port}"
+
+
+def reason_not_unicast(address: Address) -> str:
+    """What an address is instead of one machine's, or nothing."""
+    if address.is_unspecified or (address.version == 4 and int(address) >> 24 == 0):
+        return "it is no address of a machine"
+    if address.is_loopback:
+        return "it is a loopback address"
+    if address.is_multicast:
+        return "it is a multicast address"
+    if isinstance(address, IPv4Address):
+        return "it is reserved" if int(address) >> 28 == 15 else ""
+    if address.is_link_local:
+        return "it belongs to one link only"
+    return "it is no address of a machine" if address.ipv4_mapped or int(address) < 1 << 32 else ""
+
+
+def _without_conflicts(drafts: Iterable[Service], notices: Notices) -> list[Service]:
+    """The services whose VIPs can be VIPs, and whose ports no earlier one has."""
+    kept: list[Service] = []
+    taken: dict[tuple[Address, str], list[tuple[range, Service]]] = {}
+    for draft in (part for whole in drafts for part in _by_vips(whole, notices)):
+        if draft.protocol != "icmp" and not draft.ports:
+            message = "port 0, which stands for every port, has no counterpart: the service is left out"
+            notices.add(draft.line, f"{draft}: {message}; write the ports that it needs")
+            continue
+        bad = [(vip, reason) for vip in draft.vips if (reason := reason_not_unicast(vip))]
+        if bad:
+            notices.add(draft.line, f"{draft}: {bad[0][0]} can't be a VIP, {bad[0][1]}: the service is left out")
+            continue
+        if draft.allowed_sources and not _lets_somebody_in(draft):
+            message = "allowedSources lets nobody through, which has no counterpart: the service is left out"
+            notices.add(draft.line, f"{draft}: {message}")
+            continue
+        wanted = draft.ports or (range(1),)
+        keys = [(vip, draft.protocol) for vip in draft.vips]
+        clashes = (
+            other for key in keys for held, other in taken.get(key, ()) for ports in wanted
+            if held.start < ports.stop and ports.start < held.stop
+        )  # fmt: skip
+        if other := next(clashes, None):
+            message = f"VIP and port belong to the service of line {other.line} already: this one is left out"
+            notices.add(draft.line, f"{draft}: {message}")
+            continue
+        for key in keys:
+            taken.setdefault(key, []).extend((ports, draft) for ports in wanted)
+        kept.append(draft)
+    return kept
+
+
+def _lets_somebody_in(service: Service) -> bool:
+    networks = [ip_network(prefix) for prefix in service.allowed_sources]
+    families = {
+        network.version for network in networks
+        if network.prefixlen < 3 or not (network.is_multicast or network.is_loopback)
+    }  # fmt: skip
+    return {vip.version for vip in service.vips} <= families
+
+
+def _by_vips(service: Service, notices: Notices) -> Iterator[Service]:
+    """The service with each VIP once, none of a family that its mode can't mix, in parts of so many as may be."""
+    vips = list(dict.fromkeys(service.vips))
+    if service.mode in _ONE_FAMILY:
+        for vip in vips:
+            if vip.version != vips[0].version:
+                reason = f"{service.mode} can't mix IPv4 and IPv6"
+                notices.add(service.line, f"{service}: VIP {vip} is left out: {reason}")
+        vips = [vip for vip in vips if vip.version == vips[0].version]
+    for start in range(0, len(vips), MAX_VIPS):
+        yield replace(service, vips=tuple(vips[start : start + MAX_VIPS]))
+
+
+def _with_possible_algorithm(service: Service, notices: Notices) -> Service:
+    """The service with an algorithm that its mode can have."""
+    if service.mode not in _TRANSLATING and service.algorithm == "least-connections":
+        message = f"in mode {service.mode} the balancer sees no replies and can't count connections: maglev is written"
+        notices.add(service.line, f"{service}: {message}")
+        return replace(service, algorithm="maglev")
+    return service
+
+
+def _reachable(service: Service, vips: set[Address], notices: Notices) -> list[Endpoint]:
+    """The endpoints that the service can have, each once."""
+    kept: dict[tuple[Address, int | None], Endpoint] = {}
+    for endpoint in service.endpoints:
+        key = (endpoint.address, endpoint.port or _only_port(service))
+        reason = reason_not_unicast(endpoint.address)
+        if not reason and endpoint.address in vips:
+            reason = "it is a VIP"
+        if not reason and service.mode in _ONE_FAMILY and endpoint.address.version != service.vips[0].version:
+            reason = f"{service.mode} can't mix IPv4 and IPv6"
+        if not reason and key in kept:
+            reason = "it is there already"
+        if reason:
+            notices.add(endpoint.line, f"{service}: endpoint {endpoint.address} is left out: {reason}")
+        else:
+            kept[key] = endpoint
+    return list(kept.values())
+
+
+def _weights(service: Service, endpoints: list[Endpoint], notices: Notices) -> list[Endpoint]:
+    """Weights that do what they did, none above the highest that there may be."""
+    weights = [endpoint.weight for endpoint in endpoints]
+    if service.unweighted and len({weight for weight in weights if weight}) > 1:
+        message = f"{service.unweighted} ignores weights, {service.algorithm} does not: they are left out"
+        notices.add(service.line, f"{service}: {message}")
+        return [replace(endpoint, weight=min(endpoint.weight, 1)) for endpoint in endpoints]
+    highest = max(weights, default=0)
+    if highest <= MAX_WEIGHT:
+        return endpoints
+    divisor = gcd(*weights)
+    message = f"weights above {MAX_WEIGHT} have no counterpart: they are scaled down"
+    if highest // divisor > MAX_WEIGHT:
+        message += ", and rounded"
+    notices.add(service.line, f"{service}: {message}")
+    scaled = [weight // divisor for weight in weights]
+    if (top := max(scaled)) > MAX_WEIGHT:
+        scaled = [max(min(weight, 1), round(weight * MAX_WEIGHT / top)) for weight in scaled]
+    return [replace(endpoint, weight=weight) for endpoint, weight in zip(endpoints, scaled, strict=True)]
+
+
+def _ports(service: Service, endpoints: list[Endpoint], notices: Notices) -> tuple[list[Endpoint], int | None]:
+    """Ports where they say something: none where it is the one that the client asked for anyway, and the
+    targetPort of the service where all endpoints have the same one. So more services can share a pool."""
+    only = _only_port(service)
+    given = {endpoint.port or only for endpoint in endpoints}
+    plain = [replace(endpoint, port=None) for endpoint in endpoints]
+    if service.mode not in _TRANSLATING or service.protocol == "icmp":
+        for endpoint in endpoints:
+            if endpoint.port not in (None, only):
+                message = f"port {endpoint.port} of endpoint {endpoint.address} is left out"
+                notices.add(endpoint.line, f"{service}: {message}: {service.mode} can't translate ports")
+        return _unique(plain), None
+    if given <= {only}:
+        return _unique(plain), None
+    if only and len(given) == 1:
+        return _unique(plain), given.pop()
+    return [replace(endpoint, port=endpoint.port or only) for endpoint in endpoints], None
+
+
+def _only_port(service: Service) -> int | None:
+    """The one port that clients can ask for, if there is but one."""
+    return service.ports[0][0] if len(service.ports) == 1 and len(service.ports[0]) == 1 else None
+
+
+def _unique(endpoints: list[Endpoint]) -> list[Endpoint]:
+    return list({endpoint.address: endpoint for endpoint in reversed(endpoints)}.values())[::-1]
+
+
+def _check(service: Service, endpoints: list[Endpoint], target_port: int | None) -> dict[str, Any] | None:
+    """The health check with the port that it needs where endpoints name none of their own."""
+    if not service.check:
+        return None
+    check = dict(service.check)
+    own_ports = bool(endpoints) and all(endpoint.port for endpoint in endpoints)
+    if check["type"] in _CHECKS_WITH_PORT and "port" not in check and not own_ports:
+        found = target_port or (service.ports[0][0] if service.ports else None)
+        if found is not None:
+            check = {"type": check.pop("type"), "port": found, **check}
+    return check

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manifests as YAML that people go on editing: the canonical form, a line for each endpoint and interface."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from reconciler.config.fmt import canonical
+from reconciler.config.source import SourceFile
+from reconciler.importers.draft import Manifest
+
+FILES = {"Node": "nodes.yaml", "Pool": "pools.yaml", "Service": "services.yaml"}
+
+_BLOCKS = ("spec",)
+_LISTS = ("endpoints", "interfaces")
+
+
+def files(manifests: Iterable[Manifest], origin: str) -> dict[str, str]:
+    """File name → YAML, a file for each kind that there is. `origin` says where all this came from."""
+    by_file: dict[str, list[Manifest]] = {}
+    for manifest in manifests:
+        by_file.setdefault(FILES[manifest["kind"]], []).append(manifest)
+    return {name: text(by_file[name], origin) for name in FILES.values() if name in by_file}
+
+
+def text(manifests: Iterable[Manifest], origin: str) -> str:
+    """All documents in one text, below a comment that says where they came from."""
+    comment = "".join(c if c.isprintable() else "?" for c in origin)
+    documents = "---\n".join("\n".join(_mapping(manifest, "")) + "\n" for manifest in manifests)
+    form, problems = canonical(SourceFile("", f"# Imported from {comment}.\n{documents}"))
+    assert not problems, problems
+    return form
+
+
+def _mapping(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """Plain YAML, with the quotes of JSON: the canonical form takes off what is too much."""
+    for key, value in values.items():
+        if key in _BLOCKS:
+            yield f"{indent}{key}:"
+            yield from _mapping(value, indent + "  ")
+        elif key in _LISTS and value:
+            yield f"{indent}{key}:"
+            yield from (f"{indent}  - {json.dumps(item)}" for item in value)
+        else:
+            yield f"{indent}{key}: {json.dumps(value)}"

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Katran as its example client sets it up, from the client's command lines or from the table that -l prints.
+
+Katran keeps no file; a script of such commands, or the table, is all that people have. Options and output:
+example_grpc/goclient of Katran.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from reconciler.config.diagnostic import quote
+from reconciler.importers import values
+from reconciler.importers.assemble import assemble
+from reconciler.importers.commands import command_lines, program_of
+from reconciler.importers.draft import Address, Endpoint, Imported, InputError, Notices, Service
+
+_HINT = "give commands of Katran's example client, or what its -l prints"
+_MAX_WEIGHT = 2**31 - 1
+
+_WITH_VALUE = {"t", "u", "r", "w", "f", "new_hc", "somark", "change_mac", "quic_mapping", "server", "rpc_port"}
+_WITHOUT_VALUE = {
+    "A", "E", "D", "a", "e", "d", "C", "l", "s", "sum", "lru", "icmp", "unset", "del_hc", "list_hc", "list_mac",
+    "list_qm", "del_qm",
+}  # fmt: skip
+_CHANGING = ("A", "E", "D", "a", "e", "d", "C")
+_LEFT_OUT = {
+    "new_hc": "the path of a health check is left out: write `through: vip` in the healthCheck of the pool",
+    "change_mac": "the gateway's MAC address is left out: the balancer looks next hops up itself",
+    "quic_mapping": "routing by QUIC connection ids has no counterpart: it is left out",
+}
+_FLAGS = {
+    "NO_LRU": "NO_LRU has no counterpart: connections are remembered while a pool changes",
+    "QUIC_VIP": "QUIC_VIP has no counterpart: packets are balanced by addresses and ports",
+    "DPORT_HASH": "DPORT_HASH has no counterpart: maglev is written",
+}
+_SOURCE_ONLY = "NO_SPORT"  # the hash leaves the client's port out, so a client stays with one server
+
+_LISTED_VIP = re.compile(r"VIP:\s+(\S+)\s+Port:\s+(\d+)\s+Protocol:\s+(tcp|udp)\s*")
+_LISTED_FLAGS = re.compile(r"Vip's flags:(.*)")
+_LISTED_REAL = re.compile(r"\s*->\s*(\S+)\s+weight:?\s+(-?\d+)\s*")
+_CHATTER = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d .*|exiting|\s*")
+
+_Key = tuple[str, Address, int]
+
+
+@dataclass
+class _Vip:
+    line: int
+    flags: dict[str, int] = field(default_factory=dict)
+    """Flag → line of its mention."""
+    reals: dict[Address, Endpoint] = field(default_factory=dict)
+
+
+def parse(text: str) -> Imported:
+    """Services and pools of a Katran. Raises InputError."""
+    notices = Notices()
+    vips: dict[_Key, _Vip] = {}
+    listed = _without_listing(text, vips)
+    commands = 0
+    for line, words in command_lines(listed):
+        program, rest = program_of(words)
+        if program and not ("katran" in program and "client" in program):
+            raise InputError(line, f"this is no command of Katran's client: {quote(' '.join(words))}", hint=_HINT)
+        _run(vips, line, _options(rest, line), notices)
+        commands += 1
+    if not vips and not commands:
+        raise InputError(0, "there is no VIP in the input", hint=_HINT)
+    return assemble([_service(key, vip, notices) for key, vip in vips.items()], notices)
+
+
+def _without_listing(text: str, vips: dict[_Key, _Vip]) -> str:
+    """Take what -l prints into `vips`; the rest of the text, on the same lines."""
+    rest: list[str] = []
+    current: _Vip | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if match := _LISTED_VIP.fullmatch(line):
+            address, port, protocol = match.groups()
+            current = _Vip(number)
+            vips[protocol, values.address(address, number), values.port(port, number)] = current
+        elif current and (match := _LISTED_FLAGS.fullmatch(line)):
+            current.flags |= dict.fromkeys(match[1].split(), number)
+        elif current and (match := _LISTED_REAL.fullmatch(line)):
+            found = values.address(match[1], number)
+            weight = values.number(match[2], number, "a weight", 0, _MAX_WEIGHT)
+            current.reals[found] = Endpoint(found, weight=weight, line=number)
+        elif not _CHATTER.fullmatch(line):
+            rest.append(line)
+            current = None
+            continue
+        rest.append("")
+    return "\n".join(rest)
+
+
+def _options(words: list[str], line: int) -> dict[str, str]:
+    """Options as Go's flag package reads them: one or two hyphens, values behind a blank or `=`."""
+    found: dict[str, str] = {}
+    pending = list(reversed(words))
+    while pending:
+        word = pending.pop()
+        name, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("-") or name not in _WITH_VALUE | _WITHOUT_VALUE:
+            raise InputError(line, f"unknown option {quote(word)}", hint=_HINT)
+        if name in _WITH_VALUE and not equals:
+            if not pending:
+                raise InputError(line, f"{word} needs a value")
+            value = pending.pop()
+        found[name] = value
+    return found
+
+
+def _run(vips: dict[_Key, _Vip], line: int, options: dict[str, str], notices: Notices) -> None:
+    command = next((name for name in _CHANGING if name in options), "")
+    if not command:
+        for name in options.keys() & _LEFT_OUT.keys():
+            notices.add(line, _LEFT_OUT[name])
+        return
+    if command == "C":
+        vips.clear()
+        return
+    service = next((name for name in ("t", "u") if name in options), "")
+    if not service:
+        raise InputError(line, f"-{command} needs a VIP: -t ADDRESS:PORT or -u ADDRESS:PORT")
+    key = ("tcp" if service == "t" else "udp", *values.host_port(options[service], line))
+    if command == "A":
+        vips.setdefault(key, _Vip(line))
+    if (vip := vips.get(key)) is None:
+        raise InputError(line, f"there is no VIP {options[service]} before this line")
+    flags = options.get("f", "")
+    if command in "AE" and flags:
+        if "unset" in options:
+            vip.flags.pop(flags, None)
+        else:
+            vip.flags[flags] = line
+    elif command == "D":
+        del vips[key]
+    elif command in "aed":
+        _change_real(vip, command, line, options)
+
+
+def _change_real(vip: _Vip, command: str, line: int, options: dict[str, str]) -> None:
+    if "r" not in options:
+        raise InputError(line, f"-{command} needs a server: -r ADDRESS")
+    address = values.address(options["r"], line)
+    if command == "d":
+        vip.reals.pop(address, None)
+    else:
+        weight = values.number(options.get("w", "1"), line, "a weight", 0, _MAX_WEIGHT)
+        vip.reals[address] = Endpoint(address, weight=weight, line=line)
+
+
+def _service(key: _Key, vip: _Vip, notices: Notices) -> Service:
+    protocol, address, port = key
+    algorithm = "source-hash" if _SOURCE_ONLY in vip.flags else "maglev"
+    service = Service(
+        line=vip.line,
+        vips=(address,),
+        protocol=protocol,
+        ports=(range(port, port + 1),) if port else (),
+        mode="dsr-l3",
+        algorithm=algorithm,
+        endpoints=tuple(vip.reals.values()),
+    )
+    for flag, line in vip.flags.items():
+        if flag != _SOURCE_ONLY:
+            notices.add(line, f"{service}: {_FLAGS.get(flag, f'flag {flag} has no counterpart: it is left out')}")
+    if len({real.weight for real in vip.reals.values() if real.weight}) > 1:
+        message = "Katran's first hash function hardly tells small weights apart, here they count: shares may change"
+        notices.add(vip.line, f"{service}: {message}")
+    return service

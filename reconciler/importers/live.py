@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live state of a node becomes the manifests that ask for it: applied, they change nothing.
+
+What the kernel does not hold can't come back: the names of services, weights beyond their proportions, which
+pool an endpoint belongs to that takes no connections, and whether that is for its weight or for its state.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TypeVar
+
+from reconciler.importers import manifests
+from reconciler.importers.assemble import NODE_MISSING, default_name
+from reconciler.importers.draft import Endpoint, Imported, Manifest, Notices, Service
+from reconciler.importers.live_weights import weights_of
+from reconciler.importers.names import Names, label
+from reconciler.kernel.port import Kernel
+from reconciler.kinds.attachment import Attachment
+from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.loopback import LoopbackVip
+from reconciler.kinds.ring import Ring
+from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.sysctl import Sysctl
+from reconciler.kinds.vip import VipRow
+from reconciler.live import read_live, with_connections
+from reconciler.model import Algorithm, Mode, VipBinding
+from reconciler.resource import Key, Live, Resource
+
+_Found = TypeVar("_Found", bound=Resource)
+
+
+def read_for_import(kernel: Kernel) -> Live:
+    """What a node holds, with the settings that say how it was told to behave, and its connections."""
+    interfaces = [found.interface for found in _of(read_live(kernel, kinds=(Attachment.kind,)), Attachment)]
+    wanted = [Key(Sysctl.kind, _redirects_of(name)) for name in ("all", *interfaces)]
+    return with_connections(read_live(kernel, wanted), kernel)
+
+
+def import_live(live: Live, node_name: str) -> Imported:
+    """Services, pools and the node of a reading. `node_name` is what the machine is called."""
+    notices = Notices()
+    rings = {ring.name: ring for ring in _of(live, Ring)}
+    rows = [row for row in _of(live, ServiceRow) if _is_whole(row, rings, notices)]
+    used = [rings[name] for name in sorted({row.ring for row in rows})]
+    for name in sorted(rings.keys() - {ring.name for ring in used}):
+        notices.add(0, f"no service uses ring {name}: it is left out")
+    pools = _members(used, {row.id: row for row in _of(live, EndpointRow)}, notices)
+    _add_idle(pools, rows, live, notices)
+    documents = (
+        *_node(live, node_name, rows, notices),
+        *(manifests.pool(name, pools[name].values()) for name in pools),
+        *_services(rows),
+    )
+    return Imported(documents, tuple(sorted(set(notices))))
+
+
+def _of(live: Live, kind: type[_Found]) -> list[_Found]:
+    return [found for _, found in sorted(live.resources.items()) if isinstance(found, kind)]
+
+
+def _is_whole(row: ServiceRow, rings: Mapping[str, Ring], notices: Notices) -> bool:
+    """Whether a row says what a manifest can say; one that was damaged does not."""
+    pool, _, algorithm = row.ring.rpartition("/")
+    if row.ring in rings and pool and algorithm == row.algorithm in list(Algorithm) and row.mode in list(Mode):
+        return True
+    notices.add(0, f"{row.key} is damaged ({row.mode}, {row.algorithm}, {row.ring}): it is left out")
+    return False
+
+
+def _members(
+    rings: Sequence[Ring], rows: Mapping[str, EndpointRow], notices: Notices
+) -> dict[str, dict[str, Endpoint]]:
+    """Pool → id → endpoint, of those that take connections."""
+    pools: dict[str, dict[str, Endpoint]] = {}
+    for name, group in groupby(rings, key=lambda ring: _pool_of(ring.name)):
+        of_pool = list(group)
+        for member in sorted({member for ring in of_pool for member in ring.members} - rows.keys()):
+            notices.add(0, f"pool {name} uses {member}: it is left out")
+        weights, exact = weights_of(of_pool, rows)
+        if not exact:
+            notices.add(0, f"no weights give the shares that pool {name} has now: a plan will show how they change")
+        pools[name] = {member: _endpoint(rows[member], weights[member]) for member in weights}
+    return pools
+
+
+def _pool_of(ring_name: str) -> str:
+    return ring_name.rpartition("/")[0]
+
+
+def _endpoint(row: EndpointRow, weight: int = 1, state: str = "active") -> Endpoint:
+    return Endpoint(row.address, row.port or None, weight, state)
+
+
+def _add_idle(
+    pools: dict[str, dict[str, Endpoint]], services: Sequence[ServiceRow], live: Live, notices: Notices
+) -> None:
+    """Endpoints that take no new connections, in the pool that their open ones point to, else the likeliest."""
+    active = {member for pool in pools.values() for member in pool}
+    pool_of_service = {row.id: _pool_of(row.ring) for row in services}
+    open_in: dict[str, Counter[str]] = {}
+    for (service, endpoint), count in (live.connections or {}).items():
+        if service in pool_of_service:
+            open_in.setdefault(endpoint, Counter())[pool_of_service[service]] += count
+    found = [row for row in _of(live, EndpointRow) if row.id not in active]
+    likely = {name: list(pool.values()) for name, pool in pools.items()}
+    for row in found:
+        state = "disabled" if row.disabled else "draining"
+        if row.id in open_in:
+            name = min(open_in[row.id].items(), key=lambda item: (-item[1], item[0]))[0]
+        elif not pools:
+            notices.add(0, f"no service uses {row.key}: it is left out")
+            continue
+        else:
+            name = min(likely, key=lambda name: _distance(row, likely[name]))
+            if len(pools) > 1:
+                notices.add(0, f"{row.key} is {state}, and nothing says in which pool: {name} is written")
+        pools[name][row.id] = _endpoint(row, state=state)
+
+
+def _distance(row: EndpointRow, endpoints: Sequence[Endpoint]) -> tuple[bool, int]:
+    """How unlike those of a pool an endpoint is: first by its port, then by how far its address is away."""
+    gaps = (
+        ((e.port or 0) != row.port, abs(int(e.address) - int(row.address)))
+        for e in endpoints if e.address.version == row.address.version
+    )  # fmt: skip
+    return min(gaps, default=(True, 1 << 128))
+
+
+def _services(rows: Sequence[ServiceRow]) -> Iterator[Manifest]:
+    """One service for the ports of a VIP that are treated alike."""
+
+    def alike(row: ServiceRow) -> tuple[int, int, str, str, str, str, int, int]:
+        # A target port is for one port only.
+        own_port = row.port if row.target_port else 0
+        vip = row.vip
+        return vip.version, int(vip), row.protocol, row.ring, row.mode, row.algorithm, row.target_port, own_port
+
+    names = Names()
+    for _, group in groupby(sorted(rows, key=lambda row: (alike(row), row.port)), key=alike):
+        found = list(group)
+        first = found[0]
+        ports = tuple(_ranges([row.port for row in found]))
+        draft = Service(0, (first.vip,), first.protocol, ports, first.mode, first.algorithm)
+        yield manifests.service(
+            names.take(default_name(draft)), draft.vips, draft.protocol, ports, draft.mode, draft.algorithm,
+            _pool_of(first.ring), targetPort=first.target_port or None,
+        )  # fmt: skip
+
+
+def _ranges(ports: Sequence[int]) -> Iterator[range]:
+    """Sorted numbers as ranges without gaps."""
+    start = 0
+    for i, port in enumerate(ports):
+        if i + 1 == len(ports) or ports[i + 1] != port + 1:
+            yield range(ports[start], port + 1)
+            start = i + 1
+
+
+def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notices) -> Iterator[Manifest]:
+    attachments = _of(live, Attachment)
+    if not attachments:
+        notices.add(0, NODE_MISSING)
+        return
+    rows, bindings = _of(live, VipRow), _of(live, LoopbackVip)
+    unused = ({row.address for row in rows} | {row.address for row in bindings}) - {row.vip for row in services}
+    for address in sorted(unused, key=lambda address: (address.version, int(address))):
+        notices.add(0, f"no service is at VIP {address}: it is left out")
+    settings = {found.name: found.value for found in _of(live, Sysctl)}
+    sends_redirects = any(
+        settings.get(_redirects_of(name), "0") != "0" for name in ("all", *(found.interface for found in attachments))
+    )
+    yield manifests.node(
+        label(name) or "balancer",
+        [{"name": found.interface, "xdp": found.mode} for found in attachments],
+        undefinedTraffic=_common("undefined traffic", [row.undefined_traffic for row in rows], notices),
+        vipBinding=_common("binding", [row.form for row in bindings if row.form in list(VipBinding)], notices),
+        icmpRedirects="on" if services and sends_redirects else None,
+    )
+
+
+def _redirects_of(interface: str) -> str:
+    return f"net/ipv4/conf/{interface}/send_redirects"
+
+
+def _common(what: str, values: Sequence[str], notices: Notices) -> str | None:
+    """What most VIPs have."""
+    counts = Counter(sorted(values)).most_common()
+    if len(counts) > 1:
+        notices.add(0, f"VIPs differ in their {what}, and a node has one: {counts[0][0]} is written")
+    return counts[0][0] if counts else None

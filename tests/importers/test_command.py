@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl import` as a user calls it."""
+
+import argparse
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from reconciler.cli import import_
+from reconciler.config.load import load
+from reconciler.errors import LbctlError
+from reconciler.kernel.fake import FakeKernel
+from reconciler.live import read_live
+from reconciler.snapshot import live_to_json
+from tests.importers.test_golden import HERE
+
+TABLE = HERE / "ipvsadm" / "nat.txt"
+
+
+def call(*words):
+    parser = argparse.ArgumentParser()
+    import_.arguments(parser)
+    return import_.run(parser.parse_args(list(map(str, words))))
+
+
+def test_files_are_written_that_load(tmp_path, capsys):
+    assert call("ipvsadm", TABLE, "--out", tmp_path / "new") == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["pools.yaml", "services.yaml"]
+    fleet = load(tmp_path / "new").fleet
+    assert len(fleet.services) == 3
+    out, err = capsys.readouterr()
+    assert "services.yaml written" in out
+    assert "add a Node" in err
+
+
+def test_what_is_there_is_never_replaced(tmp_path):
+    (tmp_path / "services.yaml").write_text("mine")
+    with pytest.raises(LbctlError, match="is there already"):
+        call("ipvsadm", TABLE, "--out", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["services.yaml"]
+    assert (tmp_path / "services.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("words", [(), ("-",)])
+def test_standard_input_and_output(words, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(TABLE.read_bytes())))
+    assert call("ipvsadm", *words) == 0
+    (tmp_path / "all.yaml").write_text(capsys.readouterr().out)
+    assert len(load(tmp_path).fleet.services) == 3
+
+
+def test_warnings_name_file_and_line(capsys):
+    call("ipvsadm", HERE / "ipvsadm" / "everything.txt")
+    assert f"{HERE / 'ipvsadm' / 'everything.txt'}:11: warning: firewall mark 7" in capsys.readouterr().err
+
+
+def test_nothing_left_is_an_error_behind_the_warnings(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"-A -f 7 -s wlc\n")))
+    with pytest.raises(LbctlError, match="nothing is left"):
+        call("ipvsadm")
+    assert "firewall mark 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe-\x00A\x00", b"\x00\x01\x02\xfe"])
+def test_binary_input_is_refused(content, tmp_path):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(LbctlError, match="line 1"):
+        call("ipvsadm", tmp_path / "file")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(LbctlError, match=r"absent.* can't be read"):
+        call("ipvsadm", tmp_path / "absent")
+
+
+def test_a_snapshot_is_imported(tmp_path, capsys, web_fleet, monkeypatch):
+    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    from tests.importers.test_live import node_with
+
+    kernel = node_with(web_fleet)
+    (tmp_path / "node.json").write_text(json.dumps(live_to_json(read_live(kernel))))
+    assert call("live", tmp_path / "node.json") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# Imported from the live state in node.json.\n")
+    assert "{address: 10.2.0.1, port: 8080, weight: 2}" in out
+
+
+def test_this_node_is_imported_without_a_file(monkeypatch, capsys):
+    monkeypatch.setattr("reconciler.cli.common.open_kernel", lambda args: FakeKernel())
+    with pytest.raises(LbctlError, match="nothing is left"):
+        call("live")
+    assert "add a Node" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_snapshot_is_refused(tmp_path):
+    (tmp_path / "file").write_text("[" * 100_000)
+    with pytest.raises(LbctlError, match="is no snapshot"):
+        call("live", tmp_path / "file")
+
+
+def test_help_says_what_the_formats_are():
+    assert all(name in import_.DESCRIPTION for name in ("loxilb", "ipvsadm", "keepalived", "katran", "sbulb", "live"))
+    assert "exit codes" in import_.EPILOG

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl import live` against a real kernel, in a namespace of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NETNS = f"lbimp-{os.getpid()}"
+
+
+def run(*command):
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def lbctl(tmp_path):
+    """Run lbctl in the namespace; what it put there is taken off again, and the namespace with it."""
+
+    def call(*words):
+        where = ("--netns", NETNS, "--run-dir", tmp_path / "run")
+        return run(sys.executable, "-m", "reconciler.cli.main", *where, *words)
+
+    run("ip", "netns", "add", NETNS)
+    try:
+        for name in ("front", "back"):
+            run("ip", "-n", NETNS, "link", "add", name, "type", "veth", "peer", "name", f"{name}-far")
+            run("ip", "-n", NETNS, "link", "set", name, "up")
+        yield call
+        call("delete", "--auto-approve")
+    finally:
+        run("ip", "netns", "del", NETNS)
+
+
+def test_what_is_imported_from_a_node_changes_nothing_on_it(lbctl, tmp_path):
+    lbctl("apply", "examples/configs/nat-tcp", "--auto-approve")
+    lbctl("import", "live", "--out", tmp_path / "imported")
+    assert lbctl("plan", tmp_path / "imported").startswith("No changes.")
