@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check fuzz bench clean
 
 help:           ## show this
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -17,6 +17,9 @@ check: setup    ## types, style, and the examples
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
 	@for example in examples/configs/*/; do ./lbctl validate "$$example" || exit 1; done
+
+fuzz: setup     ## the fuzz targets of the tests, for much longer
+	@.venv/bin/pytest tests/fuzz --hypothesis-profile=long
 
 bench: setup    ## what takes how long, as ratios to a named baseline
 	@.venv/bin/python -m tests.bench

@@ -23,8 +23,8 @@ def test_a_wheel_works_without_the_checkout(tmp_path):
         if path.exists():
             (sources / path.relative_to(CHECKOUT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, sources / path.relative_to(CHECKOUT), follow_symlinks=False)
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, sources]
-    subprocess.run(build, check=True, timeout=300)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "-w", tmp_path, sources], check=True, timeout=300)
     (wheel,) = tmp_path.glob("lbctl-*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
