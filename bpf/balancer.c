@@ -3,7 +3,8 @@
  * A layer-4 load balancer in XDP.
  *
  * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
- * is dropped. Features are compiled in by -D, and cost nothing otherwise: NAT, ROUND_ROBIN, SOURCE_HASH.
+ * is dropped. Features are compiled in by -D, and cost nothing otherwise: NAT, ROUND_ROBIN,
+ * SOURCE_HASH, MAGLEV.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
  * text. They stand in the order in which they need each other and include nothing themselves.

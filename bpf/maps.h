@@ -16,6 +16,7 @@ enum mode {
 enum algorithm {
 	ALGORITHM_ROUND_ROBIN = 1,
 	ALGORITHM_SOURCE_HASH = 2,
+	ALGORITHM_MAGLEV = 3,
 };
 
 struct service_key {

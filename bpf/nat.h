@@ -9,10 +9,15 @@ static __always_inline enum verdict open_connection(const struct service *servic
 						    struct flow *flow)
 {
 	enum verdict failure = VERDICT_NO_ENDPOINT;
+	struct client client = {
+		.address = bpf_ntohl(key->source),
+		.port = bpf_ntohs(key->source_port),
+		.protocol = key->protocol,
+	};
 	u32 try;
 
 	for (try = 0; try < MAX_TRIES; try++) {
-		u32 id = choose_endpoint(service, key->source, try);
+		u32 id = choose_endpoint(service, &client, try);
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 
 		if (!endpoint || endpoint->state != ENDPOINT_USABLE)
@@ -30,16 +35,12 @@ static __always_inline enum verdict open_connection(const struct service *servic
 }
 
 /*
- * Whether a packet without a flow may make one. With a source hash, any packet of a client finds the endpoint
- * that has its connection, so connections survive the loss of the flow table; with turns, only a SYN may.
+ * Whether a packet without a flow may make one. With a hash, any packet of a connection finds the endpoint
+ * that has it, so connections survive the loss of the flow table; with turns, only a SYN may.
  */
 static __always_inline bool may_open(const struct service *service, const struct tcphdr *tcp)
 {
-#ifdef SOURCE_HASH
-	if (service->algorithm == ALGORITHM_SOURCE_HASH)
-		return true;
-#endif
-	return is_opening(tcp);
+	return service->algorithm != ALGORITHM_ROUND_ROBIN || is_opening(tcp);
 }
 
 /* Replace one address and port of a packet, both in place. */

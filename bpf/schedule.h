@@ -7,25 +7,41 @@
  */
 #define MAX_TRIES 4
 
-#ifdef SOURCE_HASH
-/*
- * The finalizer of MurmurHash3, in which each bit of the input flips half of the output's. It is over the
- * number that an address is, so that balancers of any byte order choose the same endpoint.
- */
-static __always_inline u32 hash_address(__be32 address, u32 try)
-{
-	u32 hash = bpf_ntohl(address) + try * 0x9e3779b9;
+/* Whose packet it is. The address is in host byte order, so that all balancers hash the same number. */
+struct client {
+	u32 address;
+	u16 port;
+	u8 protocol;
+};
 
+/* The finalizer of MurmurHash3, in which each bit of the input flips half of the output's. */
+static __always_inline u32 mix(u32 hash)
+{
 	hash ^= hash >> 16;
 	hash *= 0x85ebca6b;
 	hash ^= hash >> 13;
 	hash *= 0xc2b2ae35;
 	return hash ^ hash >> 16;
 }
+
+/*
+ * The hash that stands for a client: of its address or, by Maglev, of its address, port and protocol. Each
+ * further try is another hash.
+ */
+static __always_inline u32 hash_client(const struct service *service, const struct client *client, u32 try)
+{
+	u32 hash = mix(client->address + try * 0x9e3779b9);
+
+#ifdef MAGLEV
+	if (service->algorithm == ALGORITHM_MAGLEV)
+		return mix(hash + ((u32)client->port << 8 | client->protocol));
 #endif
+	return hash;
+}
 
 /* A slot of the ring, counted from 0. Each further try is another turn, or another hash. */
-static __always_inline u32 choose_slot(const struct service *service, __be32 client, u32 slots, u32 try)
+static __always_inline u32 choose_slot(const struct service *service, const struct client *client, u32 slots,
+				       u32 try)
 {
 #ifdef ROUND_ROBIN
 	if (service->algorithm == ALGORITHM_ROUND_ROBIN) {
@@ -35,15 +51,12 @@ static __always_inline u32 choose_slot(const struct service *service, __be32 cli
 		return turns ? __sync_fetch_and_add(turns, 1) % slots : 0;
 	}
 #endif
-#ifdef SOURCE_HASH
-	if (service->algorithm == ALGORITHM_SOURCE_HASH)
-		return hash_address(client, try) % slots;
-#endif
-	return 0;
+	/* As a fraction of all hashes, which spares the division. */
+	return (u64)hash_client(service, client, try) * slots >> 32;
 }
 
 /* The id of the endpoint whose turn it is, 0 if there is none. */
-static __always_inline u32 choose_endpoint(const struct service *service, __be32 client, u32 try)
+static __always_inline u32 choose_endpoint(const struct service *service, const struct client *client, u32 try)
 {
 	u32 index = service->ring, element = 0;
 	void *ring = rings.lookup(&index);

@@ -80,6 +80,7 @@ class ModeCode(IntEnum):
 class AlgorithmCode(IntEnum):
     ROUND_ROBIN = 1
     SOURCE_HASH = 2
+    MAGLEV = 3
 
 
 class EndpointRowState(IntEnum):

@@ -44,7 +44,7 @@ from reconciler.kernel.layout import (
 from reconciler.kernel.port import Kernel, Row
 from tests.packets.frames import At, forwarded, translated
 
-FEATURES = ("NAT", "ROUND_ROBIN", "SOURCE_HASH")
+FEATURES = ("NAT", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV")
 """All that the program has."""
 
 TCP = 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
 
 import pytest
 from scapy.layers.l2 import Ether
@@ -141,6 +142,45 @@ def test_source_hash_spreads_the_clients_of_an_endpoint_that_cannot_be_used(bala
     counts = Counter(chosen(balancer, orphans))
     assert len(orphans) > 40
     assert all(counts[id] > len(orphans) // 5 for id in (2, 3, 4))
+
+
+# --- maglev --------------------------------------------------------------------------------------------------
+def mixed(number: int) -> int:
+    """The finalizer of MurmurHash3."""
+    number ^= number >> 16
+    number = number * 0x85EBCA6B % 2**32
+    number ^= number >> 13
+    number = number * 0xC2B2AE35 % 2**32
+    return number ^ number >> 16
+
+
+def maglev_slot(client: At, slots: int, protocol: int = 6) -> int:
+    """The slot of a client: the same on every balancer of a group, whatever its version."""
+    return mixed((mixed(int(IPv4Address(client.address))) + (client.port << 8 | protocol)) % 2**32) * slots >> 32
+
+
+def test_maglev_gives_each_connection_the_slot_that_every_balancer_gives_it(balancer: Balancer) -> None:
+    ring = [1, 2, 3, 4, 4, 3, 1]
+    balancer.serve(ring=ring, algorithm=AlgorithmCode.MAGLEV)
+    sources = [At(client.address, port) for client in clients(60) for port in (1, 40_000, 65_535)]
+    assert chosen(balancer, sources) == [ring[maglev_slot(client, len(ring))] for client in sources]
+
+
+def test_maglev_spreads_the_connections_of_one_client_by_the_share_of_slots(balancer: Balancer) -> None:
+    """4,000 ports, one after the other: within five standard deviations of the fair share."""
+    balancer.serve(ring=[1, 2, 3, 3] * 16, algorithm=AlgorithmCode.MAGLEV)
+    counts = Counter(chosen(balancer, [At("10.1.0.2", port) for port in range(10_000, 14_000)]))
+    for id, share in ((1, 0.25), (2, 0.25), (3, 0.5)):
+        assert abs(counts[id] - 4000 * share) < 5 * (4000 * share * (1 - share)) ** 0.5
+
+
+def test_maglev_finds_the_endpoint_again_after_the_flow_table_is_lost(balancer: Balancer) -> None:
+    balancer.serve(ring=[1, 2, 3, 4], algorithm=AlgorithmCode.MAGLEV)
+    before = chosen(balancer, clients(20))
+    for key in balancer.flows():
+        balancer.evict(key)
+    assert chosen(balancer, clients(20), flags="A") == before
+    assert set(before) == {1, 2, 3, 4}
 
 
 # --- none ----------------------------------------------------------------------------------------------------
