@@ -3,28 +3,35 @@
  * A layer-4 load balancer in XDP.
  *
  * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
- * is dropped. Features are compiled in by -D, and cost nothing otherwise: NAT, ROUND_ROBIN,
- * SOURCE_HASH, MAGLEV.
+ * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT
+ * and DSR_L3, the protocol UDP (TCP always is), the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
  * text. They stand in the order in which they need each other and include nothing themselves.
  */
 
 #include <uapi/linux/bpf.h>
+#include <uapi/linux/icmp.h>
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
 #include <uapi/linux/tcp.h>
+#include <uapi/linux/udp.h>
 
 #include "maps.h"
 #include "count.h"
 #include "parse.h"
-#ifdef NAT
 #include "checksum.h"
 #include "forward.h"
 #include "schedule.h"
+#ifdef NAT
 #include "flow.h"
 #include "nat.h"
+#endif
+#ifdef DSR_L3
+#include "icmp.h"
+#include "tunnel.h"
+#include "dsr.h"
 #endif
 
 /* A packet that no service and no connection claims. */
@@ -60,34 +67,49 @@ int lbctl_balance(struct xdp_md *ctx)
 	if (kind == PACKET_NOT_IPV4)
 		return XDP_PASS;
 
-#ifdef NAT
-	if (kind == PACKET_TCP) {
-		struct flow_key key = {
-			.source = packet.ip->saddr,
-			.destination = packet.ip->daddr,
-			.source_port = packet.tcp->source,
-			.destination_port = packet.tcp->dest,
-			.protocol = IPPROTO_TCP,
-		};
+	if (kind == PACKET_TCP || kind == PACKET_DATAGRAM) {
 		struct service_key asked = {
-			.vip = key.destination,
-			.port = key.destination_port,
-			.protocol = key.protocol,
+			.vip = packet.ip->daddr,
+			.port = packet.ports->destination,
+			.protocol = packet.ip->protocol,
 		};
 		struct service *service = services.lookup(&asked);
-		struct flow *flow;
 
-		if (service)
-			return nat_request(ctx, &packet, service, &key);
+#ifdef DSR_L3
+		if (service && service->mode == MODE_DSR_L3) {
+			struct client client = {
+				.address = bpf_ntohl(packet.ip->saddr),
+				.port = bpf_ntohs(packet.ports->source),
+				.protocol = packet.ip->protocol,
+			};
 
-		/*
-		 * A reply that is a fragment or has IP options comes not this far: its ports are unknown. The
-		 * kernel forwards it as it is, and the client, which knows no such connection, ignores it.
-		 */
-		flow = flows.lookup(&key);
-		if (flow && flow->direction == DIRECTION_REPLY)
-			return nat_reply(ctx, &packet, &key, flow);
-	}
+			return dsr(ctx, &packet, service, &client);
+		}
 #endif
+#ifdef NAT
+		if (kind == PACKET_TCP) {
+			struct flow_key key = {
+				.source = packet.ip->saddr,
+				.destination = packet.ip->daddr,
+				.source_port = packet.ports->source,
+				.destination_port = packet.ports->destination,
+				.protocol = IPPROTO_TCP,
+			};
+			struct flow *flow;
+
+			if (service && service->mode == MODE_NAT)
+				return nat_request(ctx, &packet, service, &key);
+
+			/*
+			 * A reply that is a fragment or has IP options comes not this far: its ports are
+			 * unknown. The kernel forwards it as it is, and the client, which knows no such
+			 * connection, ignores it.
+			 */
+			flow = flows.lookup(&key);
+			if (flow && flow->direction == DIRECTION_REPLY)
+				return nat_reply(ctx, &packet, &key, flow);
+		}
+#endif
+	}
 	return leftover(&packet, kind);
 }

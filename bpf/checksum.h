@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Internet checksums, updated by what changed: RFC 1624, equation 3, HC' = ~(~HC + ~m + m').
+ * Internet checksums, mostly updated by what changed: RFC 1624, equation 3, HC' = ~(~HC + ~m + m').
  *
  * The result is the one that a full computation gives, 0x0000 and 0xffff included: the two differ only where
  * all that is summed up is zero, which no header with a protocol number is. A checksum that was wrong stays
@@ -25,4 +25,16 @@ static __always_inline __sum16 checksum_update(__sum16 check, u32 changes)
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~sum;
+}
+
+/* The checksum of a new IP header without options, whose checksum field is zero. */
+static __always_inline __sum16 checksum_header(const struct iphdr *ip)
+{
+	const __be16 *words = (const void *)ip;
+	u32 sum = 0, i;
+
+#pragma unroll
+	for (i = 0; i < sizeof(*ip) / sizeof(*words); i++)
+		sum += words[i];
+	return checksum_update(0xffff, sum);
 }

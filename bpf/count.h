@@ -17,7 +17,6 @@ static __always_inline int drop(enum verdict reason)
 	return count(reason, XDP_DROP);
 }
 
-#ifdef NAT
 static __always_inline void count_connection(u32 service, u32 endpoint)
 {
 	struct traffic *of_service = service_counters.lookup(&service);
@@ -58,4 +57,3 @@ static __always_inline void count_reply(u32 service, u32 endpoint, u32 bytes)
 		of_endpoint->reply_bytes += bytes;
 	}
 }
-#endif

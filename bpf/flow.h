@@ -28,11 +28,6 @@ static __always_inline bool is_over(const struct flow *flow, u64 now)
 	return flow->state == FLOW_CLOSING || is_older(flow, now, IDLE_NS);
 }
 
-static __always_inline bool is_opening(const struct tcphdr *tcp)
-{
-	return tcp->syn && !tcp->ack && !tcp->fin && !tcp->rst;
-}
-
 static __always_inline u8 state_after(const struct tcphdr *tcp, const struct flow *flow)
 {
 	if (tcp->fin || tcp->rst)

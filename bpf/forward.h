@@ -11,6 +11,17 @@ static __always_inline void decrement_ttl(struct iphdr *ip)
 	ip->check = checksum_update(ip->check, checksum_change16(before, *word));
 }
 
+/* Put a frame on the way that the FIB found. */
+static __always_inline int send(struct xdp_md *ctx, struct ethhdr *eth, const struct bpf_fib_lookup *route,
+				enum verdict verdict)
+{
+	__builtin_memcpy(eth->h_source, route->smac, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, route->dmac, ETH_ALEN);
+	if (route->ifindex == ctx->ingress_ifindex)
+		return count(verdict, XDP_TX);
+	return count(verdict, bpf_redirect(route->ifindex, 0));
+}
+
 /*
  * Send a packet, whose addresses are already the new ones, to its next hop. The caller has made sure that its
  * TTL allows for one more hop.
@@ -47,9 +58,5 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, en
 	}
 
 	decrement_ttl(ip);
-	__builtin_memcpy(eth->h_source, route.smac, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, route.dmac, ETH_ALEN);
-	if (route.ifindex == ctx->ingress_ifindex)
-		return count(verdict, XDP_TX);
-	return count(verdict, bpf_redirect(route.ifindex, 0));
+	return send(ctx, eth, &route, verdict);
 }

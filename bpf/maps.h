@@ -11,6 +11,7 @@
 
 enum mode {
 	MODE_NAT = 1,
+	MODE_DSR_L3 = 3,
 };
 
 enum algorithm {
@@ -69,12 +70,42 @@ BPF_ARRAY(endpoints, struct endpoint, 1);
 /*
  * The order in which a pool's endpoints are chosen, made by user space: element 0 is the count of slots n,
  * elements 1 to n are endpoint ids. Each ring has its own size; this one only gives BCC the shape.
+ *
+ * Ids take 17 bits. The highest bit of a slot is kept for marking slots whose flows must be told apart while
+ * they move to another endpoint; what is known of such a slot belongs into a map of its own, so that a pool
+ * that stands still pays for none of it.
  */
 BPF_ARRAY(ring_template, u32, 1);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", 1);
 
 /* By index of the ring: how many connections were scheduled by it in turn. */
 BPF_ARRAY(ring_turns, u64, 1);
+
+/* What is done with a packet that fits no more once it is encapsulated. */
+enum too_big {
+	TOO_BIG_ANSWER = 0,	/* the sender is told how big it may be (RFC 1191) */
+	TOO_BIG_DROP = 1,
+};
+
+/*
+ * What holds for the whole node; one row.
+ *
+ * The outer source address of a tunnel is `tunnel_source` with bits of a hash of the flow where
+ * `tunnel_spread` has ones. Network cards choose a receive queue by the outer addresses alone, so with one
+ * source all packets to an endpoint land on one of its CPUs. Addresses that are nobody's are dropped by
+ * networks that check sources, so spreading needs a prefix that is routed to the balancer; without one,
+ * `tunnel_source` is an address of the balancer and `tunnel_spread` zero. No source, no tunnel.
+ */
+struct settings {
+	__be32 tunnel_source;
+	__be32 tunnel_spread;
+	__be32 tunnel_source6[4];
+	__be32 tunnel_spread6[4];
+	u8 too_big;
+	u8 pad[3];
+};
+
+BPF_ARRAY(settings, struct settings, 1);
 
 #ifdef NAT
 enum direction {
@@ -139,6 +170,8 @@ enum verdict {
 	VERDICT_TOO_BIG = 11,
 	VERDICT_ADDRESS_CLASH = 12,	/* the endpoints tried already talk to this client address and port */
 	VERDICT_ENDPOINT_DISABLED = 13,	/* a reply of an endpoint that was cut off */
+	VERDICT_TOO_BIG_ANSWERED = 14,	/* dropped, too, but the sender knows why */
+	VERDICT_NO_HEADROOM = 15,	/* the driver left no room for another header */
 };
 
 BPF_PERCPU_ARRAY(verdicts, u64, 1);

@@ -7,22 +7,61 @@
 /* Of the field that holds the fragment offset. net/ip.h has these, which is no UAPI header. */
 #define IP_MORE_FRAGMENTS 0x2000
 #define IP_FRAGMENT_OFFSET 0x1fff
+#define IP_DONT_FRAGMENT 0x4000
 
 enum packet_kind {
 	PACKET_NOT_IPV4,	/* ARP, IPv6, a VLAN tag, or too short for an IPv4 header */
-	PACKET_TCP,		/* whole Ethernet, IP and TCP headers, and no reason to doubt them */
-	PACKET_NOT_TCP,
+	PACKET_TCP,		/* whole headers of all layers, and no reason to doubt them */
+	PACKET_DATAGRAM,	/* the same of another protocol that has ports */
+	PACKET_OTHER,		/* of a protocol that nothing is balanced by */
 	PACKET_MALFORMED,	/* lengths that contradict each other, a header that is cut off */
 	PACKET_OPTIONS,		/* IP options: the ports are not where they always are */
 	PACKET_FRAGMENT,	/* a part of a packet: only the first one has ports */
 };
 
+/* What TCP, UDP and SCTP begin with. */
+struct ports {
+	__be16 source;
+	__be16 destination;
+};
+
 struct packet {
 	struct ethhdr *eth;
 	struct iphdr *ip;
+	struct ports *ports;	/* of PACKET_TCP and PACKET_DATAGRAM only */
 	struct tcphdr *tcp;	/* of PACKET_TCP only */
 	u32 ip_bytes;
+	bool opens;		/* it is a TCP segment that asks for a new connection */
 };
+
+/* Whether a segment asks for a new connection. */
+static __always_inline bool is_opening(const struct tcphdr *tcp)
+{
+	return tcp->syn && !tcp->ack && !tcp->fin && !tcp->rst;
+}
+
+/* What follows the IP header: `bytes` of it belong to the packet, `end` is where the frame ends. */
+static __always_inline enum packet_kind parse_transport(struct packet *packet, u8 protocol, u32 bytes, void *end)
+{
+	if (protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = packet->tcp;
+
+		if ((void *)(tcp + 1) > end || tcp->doff < 5 || bytes < tcp->doff * 4)
+			return PACKET_MALFORMED;
+		packet->opens = is_opening(tcp);
+		return PACKET_TCP;
+	}
+#ifdef UDP
+	if (protocol == IPPROTO_UDP) {
+		struct udphdr *udp = (void *)packet->ports;
+
+		if ((void *)(udp + 1) > end || bpf_ntohs(udp->len) < sizeof(*udp) || bytes < bpf_ntohs(udp->len))
+			return PACKET_MALFORMED;
+		return PACKET_DATAGRAM;
+	}
+#endif
+	return PACKET_OTHER;
+}
 
 static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet *packet)
 {
@@ -30,14 +69,14 @@ static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet 
 	void *data_end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	struct iphdr *ip = (void *)(eth + 1);
-	struct tcphdr *tcp = (void *)(ip + 1);
 
 	if ((void *)(ip + 1) > data_end || eth->h_proto != bpf_htons(ETH_P_IP))
 		return PACKET_NOT_IPV4;
 
 	packet->eth = eth;
 	packet->ip = ip;
-	packet->tcp = tcp;
+	packet->ports = (void *)(ip + 1);
+	packet->tcp = (void *)(ip + 1);
 	packet->ip_bytes = bpf_ntohs(ip->tot_len);
 
 	/* The frame may be longer than the packet: Ethernet pads to 60 bytes. */
@@ -48,10 +87,5 @@ static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet 
 		return PACKET_OPTIONS;
 	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))
 		return PACKET_FRAGMENT;
-	if (ip->protocol != IPPROTO_TCP)
-		return PACKET_NOT_TCP;
-	if ((void *)(tcp + 1) > data_end || tcp->doff < 5 ||
-	    packet->ip_bytes < sizeof(*ip) + tcp->doff * 4)
-		return PACKET_MALFORMED;
-	return PACKET_TCP;
+	return parse_transport(packet, ip->protocol, packet->ip_bytes - sizeof(*ip), data_end);
 }

@@ -62,19 +62,23 @@ FLOWS = MapSpec("flows", MapType.LRU_HASH, "=4s4s2s2sBxxx", "=4s2sBBIIQ", 262_14
 SERVICE_COUNTERS = MapSpec("service_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", 16_384)
 ENDPOINT_COUNTERS = MapSpec("endpoint_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", 131_072)
 # Verdict below → packets
-VERDICTS = MapSpec("verdicts", MapType.PERCPU_ARRAY, "=I", "=Q", 16)
+VERDICTS = MapSpec("verdicts", MapType.PERCPU_ARRAY, "=I", "=Q", 64)
+# 0 → source of IPv4 tunnels, bits of it that a hash of the flow replaces, the same for IPv6, what becomes of
+# packets that are too big to be encapsulated (TooBigCode below), padding
+SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
 
 MAPS = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, ENDPOINTS, RINGS, RING_TURNS, RING_NAMES, FLOWS,
-        SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS,
+        SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
     )
 }  # fmt: skip
 
 
 class ModeCode(IntEnum):
     NAT = 1
+    DSR_L3 = 3
 
 
 class AlgorithmCode(IntEnum):
@@ -93,6 +97,11 @@ class EndpointRowState(IntEnum):
 class UndefinedCode(IntEnum):
     DROP = 0
     PASS = 1
+
+
+class TooBigCode(IntEnum):
+    ANSWER = 0       # the sender is told how big a packet may be
+    DROP = 1
 
 
 class Direction(IntEnum):
@@ -119,10 +128,12 @@ class Verdict(IntEnum):
     TTL_EXPIRED = 7        # dropped
     MALFORMED = 8          # dropped: lengths that contradict each other, a header that is cut off
     NO_ENDPOINT = 9        # dropped: the pool has no active endpoint
-    NO_ROUTE = 10          # dropped: the FIB has no way to the next hop
+    NO_ROUTE = 10          # dropped: the FIB has no way to the next hop, or there is no source for a tunnel
     TOO_BIG = 11           # dropped: longer than the MTU of the way out
     ADDRESS_CLASH = 12     # dropped: every endpoint tried already talks to this client address and port
     ENDPOINT_DISABLED = 13 # dropped: a reply of an endpoint that is disabled
+    TOO_BIG_ANSWERED = 14  # dropped: longer than the MTU of the way out, and the sender was told
+    NO_HEADROOM = 15       # dropped: the driver left no room for another header
 
 
 def code(codes: type[IntEnum], name: str) -> int:

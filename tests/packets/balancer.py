@@ -29,6 +29,7 @@ from reconciler.kernel.layout import (
     RING_TURNS,
     SERVICE_COUNTERS,
     SERVICES,
+    SETTINGS,
     VERDICTS,
     VIPS,
     AlgorithmCode,
@@ -38,16 +39,17 @@ from reconciler.kernel.layout import (
     MapSpec,
     MapType,
     ModeCode,
+    TooBigCode,
     UndefinedCode,
     Verdict,
 )
 from reconciler.kernel.port import Kernel, Row
-from tests.packets.frames import At, forwarded, translated
+from tests.packets.frames import At, forwarded, translated, tunnelled
 
-FEATURES = ("NAT", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV")
+FEATURES = ("NAT", "DSR_L3", "UDP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV")
 """All that the program has."""
 
-TCP = 6
+TCP, UDP = 6, 17
 VIP = "20.20.20.1"
 WEB = At(VIP, 80)
 CLIENT = At("10.1.0.2", 40_000)
@@ -76,7 +78,7 @@ DETOURS = (
 )
 """What goes by endpoint 4, whatever other routes say: rules of `ip rule`."""
 
-ROWS_USED = 16
+ROWS_USED = 32
 """Tests use the first rows of arrays only, so that not all need to be looked at."""
 
 _CLONE_NEWNET = 0x40000000
@@ -85,15 +87,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def to_endpoint(content: bytes, server: At, next_hop: str = "") -> bytes:
     """What a client's frame must be when it leaves for this endpoint, by a router or directly."""
-    return forwarded(translated(content, destination=server), _macs_towards(next_hop or server.address))
+    return forwarded(translated(content, destination=server), macs_towards(next_hop or server.address))
 
 
 def to_client(content: bytes, vip: At, next_hop: str = CLIENT.address) -> bytes:
     """What an endpoint's frame must be when it leaves for the client, by a router or directly."""
-    return forwarded(translated(content, source=vip), _macs_towards(next_hop))
+    return forwarded(translated(content, source=vip), macs_towards(next_hop))
 
 
-def _macs_towards(neighbour: str) -> tuple[str, str]:
+def through_tunnel(content: bytes, endpoint: str, source: str, next_hop: str = "") -> bytes:
+    """What a client's frame must be when it leaves for this endpoint in a tunnel."""
+    return tunnelled(content, source, endpoint, macs_towards(next_hop or endpoint))
+
+
+def macs_towards(neighbour: str) -> tuple[str, str]:
     interface, mac = NEIGHBOURS[neighbour]
     return NODE_MACS[interface], mac
 
@@ -184,16 +191,24 @@ class Balancer:
     # --- what it is told -------------------------------------------------------------------------------
     def serve(
         self, at: At = WEB, ring: Sequence[int] = (), *, index: int = 1, target_port: int = 0,
-        algorithm: AlgorithmCode = AlgorithmCode.ROUND_ROBIN,
+        algorithm: AlgorithmCode = AlgorithmCode.ROUND_ROBIN, mode: ModeCode = ModeCode.NAT, protocol: int = TCP,
     ) -> None:  # fmt: skip
         """A VIP and a service with a ring of its own, which has the service's index."""
         self.ring(index, ring)
         self.vip(at.address)
-        self.service(at, index=index, target_port=target_port, algorithm=algorithm)
+        self.service(at, index=index, target_port=target_port, algorithm=algorithm, mode=mode, protocol=protocol)
 
-    def service(self, at: At, *, index: int, target_port: int, algorithm: AlgorithmCode) -> None:
-        value = struct.pack(SERVICES.value, index, index, _port(target_port), ModeCode.NAT, algorithm)
-        self._write(SERVICES, (_service_key(at), value))
+    def service(
+        self, at: At, *, index: int, target_port: int, algorithm: AlgorithmCode, mode: ModeCode = ModeCode.NAT,
+        protocol: int = TCP,
+    ) -> None:  # fmt: skip
+        value = struct.pack(SERVICES.value, index, index, _port(target_port), mode, algorithm)
+        self._write(SERVICES, (_service_key(at, protocol), value))
+
+    def settings(self, source: str, spread: str = "0.0.0.0", too_big: TooBigCode = TooBigCode.ANSWER) -> None:
+        """What tunnels have for a source address, and which of its bits a hash of the flow replaces."""
+        row = struct.pack(SETTINGS.value, _packed(source), _packed(spread), bytes(16), bytes(16), too_big)
+        self._write(SETTINGS, (struct.pack(SETTINGS.key, 0), row))
 
     def withdraw(self, at: At) -> None:
         self.kernel.delete(SERVICES.name, [_service_key(at)])
@@ -229,7 +244,8 @@ class Balancer:
         """Forget everything that a test wrote or counted."""
         for spec in MAPS.values():
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
-                self.kernel.delete(spec.name, [struct.pack(spec.key, row) for row in range(ROWS_USED)])
+                rows = range(min(ROWS_USED, spec.capacity))
+                self.kernel.delete(spec.name, [struct.pack(spec.key, row) for row in rows])
             elif spec.type != MapType.ARRAY_OF_MAPS:
                 self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
         while self._rings:
@@ -288,8 +304,8 @@ def _at(address: bytes, port: bytes) -> At:
     return At(str(IPv4Address(address)), int.from_bytes(port, "big"))
 
 
-def _service_key(at: At) -> bytes:
-    return struct.pack(SERVICES.key, _packed(at.address), _port(at.port), TCP)
+def _service_key(at: At, protocol: int = TCP) -> bytes:
+    return struct.pack(SERVICES.key, _packed(at.address), _port(at.port), protocol)
 
 
 def _flow_key(key: FlowKey) -> bytes:

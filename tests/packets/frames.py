@@ -69,7 +69,26 @@ def forwarded(content: bytes, macs: tuple[str, str]) -> bytes:
     packet = Ether(content)
     packet.src, packet.dst = macs
     packet[IP].ttl -= 1
-    return _summed(packet)
+    del packet[IP].chksum
+    return bytes(packet)
+
+
+def tunnelled(content: bytes, source: str, destination: str, macs: tuple[str, str]) -> bytes:
+    """What the frame is after a hop into an IPIP tunnel: forwarded, with another IP header before it."""
+    inner = forwarded(content, macs)
+    packet = Ether(inner)[IP]
+    outer = IP(
+        src=source, dst=destination, tos=packet.tos, len=IPV4 + packet.len, id=0, flags="DF", ttl=64, proto=4,
+    )  # fmt: skip
+    return inner[:ETHERNET] + bytes(outer) + inner[ETHERNET:]
+
+
+def answered(content: bytes, icmp: Packet, quoted: int) -> bytes:
+    """The ICMP error that goes back to the sender of a frame, from where that was to go."""
+    packet = Ether(content)
+    quote = content[ETHERNET:][:quoted]
+    answer = IP(src=packet[IP].dst, dst=packet[IP].src, tos=0xC0, id=0, flags="DF", ttl=64) / icmp / Raw(quote)
+    return bytes(Ether(src=packet.dst, dst=packet.src) / answer)
 
 
 def _summed(packet: Packet) -> bytes:

@@ -22,6 +22,7 @@ from reconciler.kernel.layout import (
     MapSpec,
     MapType,
     ModeCode,
+    TooBigCode,
     UndefinedCode,
     Verdict,
 )
@@ -36,13 +37,17 @@ ENUMS: dict[str, tuple[str, type[IntEnum]]] = {
     "algorithm": ("ALGORITHM", AlgorithmCode),
     "undefined": ("UNDEFINED", UndefinedCode),
     "endpoint_state": ("ENDPOINT", EndpointRowState),
+    "too_big": ("TOO_BIG", TooBigCode),
     "direction": ("DIRECTION", Direction),
     "flow_state": ("FLOW", FlowState),
     "verdict": ("VERDICT", Verdict),
 }
 
-FORMATS = {"__be32": "4s", "__be16": "2s", "u8": "B", "u32": "I", "u64": "Q"}
+FORMATS = {"__be128": "16s", "__be32": "4s", "__be16": "2s", "u8": "B", "u32": "I", "u64": "Q"}
 """The only types that rows are made of: what is in network byte order is bytes to user space."""
+
+ALIGNMENTS = {"__be128": 4}
+"""Of types that are not aligned to their size."""
 
 MACROS = {
     "BPF_HASH": MapType.HASH,
@@ -55,6 +60,8 @@ def structs() -> dict[str, list[tuple[str, str]]]:
     """Name → (type, name) of its fields; `pad` fields as many as they are bytes."""
     found = {}
     for name, body in re.findall(r"struct (\w+) \{(.*?)\};", HEADER, re.DOTALL):
+        # An IPv6 address is four words to the program, and one value to user space.
+        body = re.sub(r"__be32 (\w+)\[4\];", r"__be128 \1;", body)
         fields = re.findall(r"(\w+) (\w+)(?:\[(\d+)\])?;", body)
         found[name] = [(type_, field) for type_, field, count in fields for _ in range(int(count or 1))]
     return found
@@ -81,11 +88,12 @@ def as_format(type_: str) -> str:
         return f"={FORMATS[type_]}"
     fields = structs()[type_.removeprefix("struct ")]
     sizes = [struct.calcsize(f"={FORMATS[t]}") for t, _ in fields]
+    alignments = [ALIGNMENTS.get(t, size) for (t, _), size in zip(fields, sizes, strict=True)]
     offset = 0
-    for size in sizes:
-        assert offset % size == 0, f"{type_} has a hole at {offset}"
+    for size, alignment in zip(sizes, alignments, strict=True):
+        assert offset % alignment == 0, f"{type_} has a hole at {offset}"
         offset += size
-    assert offset % max(sizes) == 0, f"{type_} has a tail that is not named"
+    assert offset % max(alignments) == 0, f"{type_} has a tail that is not named"
     return "=" + "".join("x" if name == "pad" else FORMATS[t] for t, name in fields)
 
 
@@ -94,7 +102,13 @@ def plain(format_: str) -> str:
     return re.sub(r"(\d+)([^\ds])", lambda match: match[2] * int(match[1]), format_)
 
 
-SETS_OF_FEATURES = [some for count in range(len(FEATURES) + 1) for some in combinations(FEATURES, count)]
+MODES = ("NAT", "DSR_L3")
+SETS_OF_FEATURES = [
+    (), *((feature,) for feature in FEATURES), FEATURES,
+    *((mode, *(f for f in FEATURES if f not in MODES)) for mode in MODES),
+    *(both for both in combinations(FEATURES, 2) if set(both) & set(MODES)),
+]  # fmt: skip
+"""None, each alone, all, each mode with all but the other modes, each mode with each other feature."""
 SHARED = [spec for spec in MAPS.values() if spec is not RING_NAMES]
 
 
@@ -132,6 +146,8 @@ def test_what_the_compiler_makes_of_the_maps_fits_whatever_the_features(features
         spec = MAPS[name]
         assert shape == Shape(spec.type, spec.key_size, spec.value_size, 1)
         assert not spec.feature or spec.feature in features
+    balances = bool(set(MODES) & set(features))
     assert ("flows" in compiled) == ("NAT" in features)
-    assert (RINGS.name in compiled) == ("NAT" in features)
-    assert ("ring_turns" in compiled) == ("NAT" in features and "ROUND_ROBIN" in features)
+    assert (RINGS.name in compiled) == balances
+    assert ("ring_turns" in compiled) == (balances and "ROUND_ROBIN" in features)
+    assert ("settings" in compiled) == ("DSR_L3" in features)

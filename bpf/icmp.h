@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * ICMP errors to the senders of packets that go no further.
+ *
+ * They leave for where the packet came from, by the MAC that it came from, and are never an answer to an ICMP
+ * error. They aren't limited in rate, since each takes one packet in; a node that must not amplify anything
+ * can turn the long ones off.
+ */
+
+#define ICMP_HOP_LIMIT 64
+#define ICMP_TOS 0xc0	/* internetwork control, RFC 1812, section 4.3.2.5 */
+
+/* How much of the packet is quoted: RFC 1812 wants as much as fits into 576 bytes; kernels sum up to 512. */
+#define QUOTED_BYTES 504
+
+/* RFC 791, section 3.2 */
+#define MIN_MTU 68
+
+/*
+ * Whether the sender may be told: not if it may be many, or nobody (RFC 1812, section 4.3.2.7), and not if
+ * the frame was for many.
+ */
+static __always_inline bool may_answer(const struct ethhdr *eth, __be32 source)
+{
+	u32 first = bpf_ntohl(source) >> 24;
+
+	return first != 0 && first != 127 && first < 224 && !(eth->h_dest[0] & 1);
+}
+
+/*
+ * Turn the frame into an ICMP error that quotes the first `quoted` bytes of its packet, which it has, and send
+ * it back. `detail` is the second word of the ICMP header.
+ */
+static __always_inline int answer(struct xdp_md *ctx, u8 type, u8 code, __be32 detail, u32 quoted,
+				  enum verdict verdict)
+{
+	struct {
+		struct ethhdr eth;
+		struct iphdr ip;
+		struct icmphdr icmp;
+		struct iphdr quoted;
+	} __attribute__((packed)) *frame;
+	const int headers = sizeof(frame->ip) + sizeof(frame->icmp);
+	struct ethhdr *former;
+	void *data_end;
+	s64 sum;
+
+	/* The new headers push the old packet to where it is quoted. */
+	if (bpf_xdp_adjust_head(ctx, -headers))
+		return drop(VERDICT_NO_HEADROOM);
+	if (bpf_xdp_adjust_tail(ctx, (int)(ETH_HLEN + headers + quoted) - (int)(ctx->data_end - ctx->data)))
+		return drop(VERDICT_NO_HEADROOM);
+	frame = (void *)(long)ctx->data;
+	data_end = (void *)(long)ctx->data_end;
+	former = (void *)frame + headers;
+	if ((void *)&frame->icmp + sizeof(frame->icmp) + quoted > data_end)
+		return drop(VERDICT_NO_HEADROOM);
+
+	__builtin_memcpy(frame->eth.h_dest, former->h_source, ETH_ALEN);
+	__builtin_memcpy(frame->eth.h_source, former->h_dest, ETH_ALEN);
+	frame->eth.h_proto = bpf_htons(ETH_P_IP);
+	frame->ip = (struct iphdr){
+		.version = 4,
+		.ihl = 5,
+		.tos = ICMP_TOS,
+		.tot_len = bpf_htons(headers + quoted),
+		.frag_off = bpf_htons(IP_DONT_FRAGMENT),
+		.ttl = ICMP_HOP_LIMIT,
+		.protocol = IPPROTO_ICMP,
+		.saddr = frame->quoted.daddr,
+		.daddr = frame->quoted.saddr,
+	};
+	frame->ip.check = checksum_header(&frame->ip);
+	frame->icmp = (struct icmphdr){ .type = type, .code = code };
+	frame->icmp.un.gateway = detail;
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&frame->icmp, sizeof(frame->icmp) + quoted, 0);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	frame->icmp.checksum = ~sum;
+	return count(verdict, XDP_TX);
+}
+
+/*
+ * A packet that is longer than `mtu`. It is answered whether or not it may be fragmented, since nobody here
+ * does that, and silence helps no sender.
+ */
+static __always_inline int too_big(struct xdp_md *ctx, const struct packet *packet, u32 mtu)
+{
+	u32 row = 0;
+	struct settings *set = settings.lookup(&row);
+
+	if (!set || set->too_big != TOO_BIG_ANSWER || mtu < MIN_MTU || packet->ip_bytes < QUOTED_BYTES ||
+	    !may_answer(packet->eth, packet->ip->saddr))
+		return drop(VERDICT_TOO_BIG);
+	return answer(ctx, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, bpf_htonl(mtu), QUOTED_BYTES,
+		      VERDICT_TOO_BIG_ANSWERED);
+}
