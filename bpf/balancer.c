@@ -3,8 +3,8 @@
  * A layer-4 load balancer in XDP.
  *
  * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
- * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT
- * and DSR_L3, the protocol UDP (TCP always is), the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV.
+ * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT,
+ * DSR_L2 and DSR_L3, the protocol UDP (TCP always is), the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
  * text. They stand in the order in which they need each other and include nothing themselves.
@@ -18,6 +18,10 @@
 #include <uapi/linux/tcp.h>
 #include <uapi/linux/udp.h>
 
+#if defined(DSR_L2) || defined(DSR_L3)
+#define DSR
+#endif
+
 #include "maps.h"
 #include "count.h"
 #include "parse.h"
@@ -28,7 +32,8 @@
 #include "flow.h"
 #include "nat.h"
 #endif
-#ifdef DSR_L3
+#ifdef DSR
+#include "header.h"
 #include "icmp.h"
 #include "tunnel.h"
 #include "dsr.h"
@@ -75,8 +80,8 @@ int lbctl_balance(struct xdp_md *ctx)
 		};
 		struct service *service = services.lookup(&asked);
 
-#ifdef DSR_L3
-		if (service && service->mode == MODE_DSR_L3) {
+#ifdef DSR
+		if (service && service->mode != MODE_NAT) {
 			struct client client = {
 				.address = bpf_ntohl(packet.ip->saddr),
 				.port = bpf_ntohs(packet.ports->source),

@@ -26,15 +26,3 @@ static __always_inline __sum16 checksum_update(__sum16 check, u32 changes)
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~sum;
 }
-
-/* The checksum of a new IP header without options, whose checksum field is zero. */
-static __always_inline __sum16 checksum_header(const struct iphdr *ip)
-{
-	const __be16 *words = (const void *)ip;
-	u32 sum = 0, i;
-
-#pragma unroll
-	for (i = 0; i < sizeof(*ip) / sizeof(*words); i++)
-		sum += words[i];
-	return checksum_update(0xffff, sum);
-}

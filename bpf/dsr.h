@@ -25,64 +25,123 @@ static __always_inline u32 find_endpoint(const struct service *service, const st
 	return 0;
 }
 
+static __always_inline bool is_tunnelled(const struct service *service)
+{
+#if defined(DSR_L2) && defined(DSR_L3)
+	return service->mode == MODE_DSR_L3;
+#elif defined(DSR_L3)
+	return true;
+#else
+	return false;
+#endif
+}
+
+#ifdef DSR_L2
 /*
- * Forward a request to the endpoint that its client has. Its TTL is decremented also where it goes into a
- * tunnel (RFC 2003, section 3.1), so what an endpoint sends back by mistake doesn't go round for ever.
+ * Have the kernel ask for the MAC of an endpoint. The packet itself can't be what it sends there, since it is
+ * for an address of this node. In its place goes an ICMP echo reply that nobody asked for: routers forward it,
+ * and hosts make nothing of it and never answer.
+ */
+static __always_inline int ask_for_neighbour(struct xdp_md *ctx, const struct packet *packet, __be32 address)
+{
+	struct {
+		struct ethhdr eth;
+		struct iphdr ip;
+		struct icmphdr icmp;
+	} __attribute__((packed)) *frame;
+	__be32 source = packet->ip->saddr;
+
+	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(*frame) - (int)(ctx->data_end - ctx->data)))
+		return drop(VERDICT_NEIGHBOUR_UNKNOWN);
+	frame = (void *)(long)ctx->data;
+	if ((void *)(frame + 1) > (void *)(long)ctx->data_end)
+		return drop(VERDICT_NEIGHBOUR_UNKNOWN);
+	new_header(&frame->ip, 0, sizeof(frame->ip) + sizeof(frame->icmp), IPPROTO_ICMP, source, address);
+	frame->icmp = (struct icmphdr){ .type = ICMP_ECHOREPLY, .checksum = 0xffff };
+	return count(VERDICT_NEIGHBOUR_UNKNOWN, XDP_PASS);
+}
+#endif
+
+/*
+ * Forward a request to the endpoint that its client has: through a tunnel, or by nothing but another MAC.
+ *
+ * Its TTL is decremented in both cases (for tunnels: RFC 2003, section 3.1), so what an endpoint sends back by
+ * mistake doesn't go round for ever.
  */
 static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, const struct service *service,
 			       const struct client *client)
 {
-	const u32 overhead = sizeof(struct iphdr);
+	bool tunnelled = is_tunnelled(service), via_kernel = false;
+	u32 bytes = packet->ip_bytes, id;
 	struct endpoint *endpoint = NULL;
 	struct ethhdr *eth = packet->eth;
 	struct bpf_fib_lookup route = {};
-	enum verdict verdict = VERDICT_REQUEST;
-	__be32 source;
-	u32 id;
+	__be32 address;
 
 	if (packet->ip->ttl <= 1)
 		return drop(VERDICT_TTL_EXPIRED);
 	id = find_endpoint(service, client, &endpoint);
 	if (!endpoint)
 		return drop(VERDICT_NO_ENDPOINT);
-	source = tunnel_source(client);
-	if (!source)
-		return drop(VERDICT_NO_ROUTE);
-	if (packet->ip_bytes + overhead > 0xffff)
-		return drop(VERDICT_TOO_BIG);
+	address = endpoint->address;
 
 	route.family = AF_INET;
 	route.tos = packet->ip->tos;
-	route.l4_protocol = IPPROTO_IPIP;
-	route.tot_len = packet->ip_bytes + overhead;
-	route.ipv4_src = source;
-	route.ipv4_dst = endpoint->address;
+	route.ipv4_dst = address;
 	route.ifindex = ctx->ingress_ifindex;
+	route.tot_len = bytes;
+	if (tunnelled) {
+		route.ipv4_src = tunnel_source(client);
+		route.l4_protocol = IPPROTO_IPIP;
+		if (!route.ipv4_src)
+			return drop(VERDICT_NO_ROUTE);
+		if (bytes + TUNNEL_BYTES > 0xffff)
+			return drop(VERDICT_TOO_BIG);
+		route.tot_len += TUNNEL_BYTES;
+	} else {
+		route.ipv4_src = packet->ip->saddr;
+		route.l4_protocol = client->protocol;
+		route.sport = packet->ports->source;
+		route.dport = packet->ports->destination;
+	}
+
 	switch (bpf_fib_lookup(ctx, &route, sizeof(route), 0)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
-		/*
-		 * The kernel routes it once more and asks for the MAC. It takes nothing from outside that
-		 * has one of its own addresses for a source, so this packet has the client's.
-		 */
-		verdict = VERDICT_VIA_KERNEL;
-		source = packet->ip->saddr;
+		via_kernel = true;
 		break;
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-		return too_big(ctx, packet, route.mtu_result - overhead);
+		return too_big(ctx, packet, route.mtu_result - (tunnelled ? TUNNEL_BYTES : 0));
 	default:
 		return drop(VERDICT_NO_ROUTE);
 	}
 
+#ifdef DSR_L2
+	if (!tunnelled) {
+		/* The lookup leaves the address of the next hop. A router would send it back to the VIP. */
+		if (route.ipv4_dst != address)
+			return drop(VERDICT_OFF_LINK);
+		if (via_kernel)
+			return ask_for_neighbour(ctx, packet, address);
+	}
+#endif
 	decrement_ttl(packet->ip);
-	eth = encapsulate(ctx, packet, source, endpoint->address);
-	if (!eth)
-		return drop(VERDICT_NO_HEADROOM);
+#ifdef DSR_L3
+	if (tunnelled) {
+		/*
+		 * The kernel routes what has no MAC yet once more and asks for it. It takes nothing from
+		 * outside that has one of its own addresses for a source, so this packet has the client's.
+		 */
+		eth = encapsulate(ctx, packet, via_kernel ? packet->ip->saddr : tunnel_source(client), address);
+		if (!eth)
+			return drop(VERDICT_NO_HEADROOM);
+	}
+#endif
 	if (packet->opens)
 		count_connection(service->index, id);
-	count_request(service->index, id, packet->ip_bytes);
-	if (verdict == VERDICT_VIA_KERNEL)
-		return count(verdict, XDP_PASS);
-	return send(ctx, eth, &route, verdict);
+	count_request(service->index, id, bytes);
+	if (via_kernel)
+		return count(VERDICT_VIA_KERNEL, XDP_PASS);
+	return send(ctx, eth, &route, VERDICT_REQUEST);
 }

@@ -7,7 +7,6 @@
  * can turn the long ones off.
  */
 
-#define ICMP_HOP_LIMIT 64
 #define ICMP_TOS 0xc0	/* internetwork control, RFC 1812, section 4.3.2.5 */
 
 /* How much of the packet is quoted: RFC 1812 wants as much as fits into 576 bytes; kernels sum up to 512. */
@@ -59,18 +58,7 @@ static __always_inline int answer(struct xdp_md *ctx, u8 type, u8 code, __be32 d
 	__builtin_memcpy(frame->eth.h_dest, former->h_source, ETH_ALEN);
 	__builtin_memcpy(frame->eth.h_source, former->h_dest, ETH_ALEN);
 	frame->eth.h_proto = bpf_htons(ETH_P_IP);
-	frame->ip = (struct iphdr){
-		.version = 4,
-		.ihl = 5,
-		.tos = ICMP_TOS,
-		.tot_len = bpf_htons(headers + quoted),
-		.frag_off = bpf_htons(IP_DONT_FRAGMENT),
-		.ttl = ICMP_HOP_LIMIT,
-		.protocol = IPPROTO_ICMP,
-		.saddr = frame->quoted.daddr,
-		.daddr = frame->quoted.saddr,
-	};
-	frame->ip.check = checksum_header(&frame->ip);
+	new_header(&frame->ip, ICMP_TOS, headers + quoted, IPPROTO_ICMP, frame->quoted.daddr, frame->quoted.saddr);
 	frame->icmp = (struct icmphdr){ .type = type, .code = code };
 	frame->icmp.un.gateway = detail;
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&frame->icmp, sizeof(frame->icmp) + quoted, 0);

@@ -11,6 +11,7 @@
 
 enum mode {
 	MODE_NAT = 1,
+	MODE_DSR_L2 = 2,
 	MODE_DSR_L3 = 3,
 };
 
@@ -172,6 +173,8 @@ enum verdict {
 	VERDICT_ENDPOINT_DISABLED = 13,	/* a reply of an endpoint that was cut off */
 	VERDICT_TOO_BIG_ANSWERED = 14,	/* dropped, too, but the sender knows why */
 	VERDICT_NO_HEADROOM = 15,	/* the driver left no room for another header */
+	VERDICT_NEIGHBOUR_UNKNOWN = 16,	/* dropped, but the kernel asks for the next hop's MAC */
+	VERDICT_OFF_LINK = 17,		/* the endpoint of dsr-l2 is behind a router */
 };
 
 BPF_PERCPU_ARRAY(verdicts, u64, 1);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Tunnels to endpoints: IP in IP (RFC 2003). */
 
-#define TUNNEL_TTL 64
+/* How much longer a packet gets. */
+#define TUNNEL_BYTES sizeof(struct iphdr)
 
 /* The outer source of a flow's packets: always the same for one flow. Zero if there is none. */
 static __always_inline __be32 tunnel_source(const struct client *client)
@@ -20,14 +21,12 @@ static __always_inline __be32 tunnel_source(const struct client *client)
 
 /*
  * Put an outer header before a packet. Returns where the frame begins now, NULL if there is no room for it.
- *
- * The type of service is copied, and with it the ECN field (RFC 6040, normal mode). The outer header can't be
- * fragmented, so it needs no identification (RFC 6864, section 4.1).
+ * The type of service is copied, and with it the ECN field (RFC 6040, normal mode).
  */
 static __always_inline struct ethhdr *encapsulate(struct xdp_md *ctx, const struct packet *packet, __be32 source,
 						  __be32 destination)
 {
-	u16 bytes = packet->ip_bytes + sizeof(struct iphdr);
+	u16 bytes = packet->ip_bytes + TUNNEL_BYTES;
 	u8 tos = packet->ip->tos;
 	struct ethhdr *eth, *former;
 	struct iphdr *outer;
@@ -40,17 +39,6 @@ static __always_inline struct ethhdr *encapsulate(struct xdp_md *ctx, const stru
 	if ((void *)(former + 1) > (void *)(long)ctx->data_end)
 		return NULL;
 	*eth = *former;
-	*outer = (struct iphdr){
-		.version = 4,
-		.ihl = 5,
-		.tos = tos,
-		.tot_len = bpf_htons(bytes),
-		.frag_off = bpf_htons(IP_DONT_FRAGMENT),
-		.ttl = TUNNEL_TTL,
-		.protocol = IPPROTO_IPIP,
-		.saddr = source,
-		.daddr = destination,
-	};
-	outer->check = checksum_header(outer);
+	new_header(outer, tos, bytes, IPPROTO_IPIP, source, destination);
 	return eth;
 }

@@ -78,6 +78,7 @@ MAPS = {
 
 class ModeCode(IntEnum):
     NAT = 1
+    DSR_L2 = 2
     DSR_L3 = 3
 
 
@@ -134,6 +135,8 @@ class Verdict(IntEnum):
     ENDPOINT_DISABLED = 13 # dropped: a reply of an endpoint that is disabled
     TOO_BIG_ANSWERED = 14  # dropped: longer than the MTU of the way out, and the sender was told
     NO_HEADROOM = 15       # dropped: the driver left no room for another header
+    NEIGHBOUR_UNKNOWN = 16 # dropped: nobody knows the endpoint's MAC, for which the kernel asks now
+    OFF_LINK = 17          # dropped: dsr-l2 reaches an endpoint only on a network of the node itself
 
 
 def code(codes: type[IntEnum], name: str) -> int:

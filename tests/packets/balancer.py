@@ -46,7 +46,7 @@ from reconciler.kernel.layout import (
 from reconciler.kernel.port import Kernel, Row
 from tests.packets.frames import At, forwarded, translated, tunnelled
 
-FEATURES = ("NAT", "DSR_L3", "UDP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV")
+FEATURES = ("NAT", "DSR_L2", "DSR_L3", "UDP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV")
 """All that the program has."""
 
 TCP, UDP = 6, 17
@@ -93,6 +93,11 @@ def to_endpoint(content: bytes, server: At, next_hop: str = "") -> bytes:
 def to_client(content: bytes, vip: At, next_hop: str = CLIENT.address) -> bytes:
     """What an endpoint's frame must be when it leaves for the client, by a router or directly."""
     return forwarded(translated(content, source=vip), macs_towards(next_hop))
+
+
+def by_mac(content: bytes, endpoint: str) -> bytes:
+    """What a client's frame must be when it leaves for this endpoint with nothing but other MACs."""
+    return forwarded(content, macs_towards(endpoint))
 
 
 def through_tunnel(content: bytes, endpoint: str, source: str, next_hop: str = "") -> bytes:

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* New IP headers, for tunnels and for answers. */
+
+#define NEW_TTL 64
+
+/*
+ * Write an IPv4 header without options. The packet can't be fragmented on its way, so it needs no
+ * identification (RFC 6864, section 4.1).
+ */
+static __always_inline void new_header(struct iphdr *ip, u8 tos, u16 bytes, u8 protocol, __be32 source,
+				       __be32 destination)
+{
+	const __be16 *words = (const void *)ip;
+	u32 sum = 0, i;
+
+	*ip = (struct iphdr){
+		.version = 4,
+		.ihl = 5,
+		.tos = tos,
+		.tot_len = bpf_htons(bytes),
+		.frag_off = bpf_htons(IP_DONT_FRAGMENT),
+		.ttl = NEW_TTL,
+		.protocol = protocol,
+		.saddr = source,
+		.daddr = destination,
+	};
+#pragma unroll
+	for (i = 0; i < sizeof(*ip) / sizeof(*words); i++)
+		sum += words[i];
+	ip->check = checksum_update(0xffff, sum);
+}
