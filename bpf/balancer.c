@@ -4,7 +4,8 @@
  *
  * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
  * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT,
- * DSR_L2 and DSR_L3, the protocol UDP (TCP always is), the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV.
+ * DSR_L2 and DSR_L3, the protocols UDP and
+ * SCTP (TCP always is), the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
  * text. They stand in the order in which they need each other and include nothing themselves.
@@ -72,6 +73,30 @@ int lbctl_balance(struct xdp_md *ctx)
 	if (kind == PACKET_NOT_IPV4)
 		return XDP_PASS;
 
+#ifdef DSR
+	/*
+	 * An error about a packet that an endpoint sent to a client. The addresses are those of a request the
+	 * other way round, so it goes where the requests of that client go.
+	 */
+	if (kind == PACKET_ICMP_ERROR) {
+		struct service_key asked = {
+			.vip = packet.quoted->saddr,
+			.port = packet.ports->source,
+			.protocol = packet.quoted->protocol,
+		};
+		struct service *service = services.lookup(&asked);
+
+		if (service && is_dsr(service)) {
+			struct client client = {
+				.address = bpf_ntohl(packet.quoted->daddr),
+				.port = bpf_ntohs(packet.ports->destination),
+				.protocol = packet.quoted->protocol,
+			};
+
+			return dsr(ctx, &packet, service, &client, VERDICT_ICMP_ERROR);
+		}
+	}
+#endif
 	if (kind == PACKET_TCP || kind == PACKET_DATAGRAM) {
 		struct service_key asked = {
 			.vip = packet.ip->daddr,
@@ -81,14 +106,14 @@ int lbctl_balance(struct xdp_md *ctx)
 		struct service *service = services.lookup(&asked);
 
 #ifdef DSR
-		if (service && service->mode != MODE_NAT) {
+		if (service && is_dsr(service)) {
 			struct client client = {
 				.address = bpf_ntohl(packet.ip->saddr),
 				.port = bpf_ntohs(packet.ports->source),
 				.protocol = packet.ip->protocol,
 			};
 
-			return dsr(ctx, &packet, service, &client);
+			return dsr(ctx, &packet, service, &client, VERDICT_REQUEST);
 		}
 #endif
 #ifdef NAT

@@ -25,6 +25,11 @@ static __always_inline u32 find_endpoint(const struct service *service, const st
 	return 0;
 }
 
+static __always_inline bool is_dsr(const struct service *service)
+{
+	return service->mode == MODE_DSR_L2 || service->mode == MODE_DSR_L3;
+}
+
 static __always_inline bool is_tunnelled(const struct service *service)
 {
 #if defined(DSR_L2) && defined(DSR_L3)
@@ -63,13 +68,14 @@ static __always_inline int ask_for_neighbour(struct xdp_md *ctx, const struct pa
 #endif
 
 /*
- * Forward a request to the endpoint that its client has: through a tunnel, or by nothing but another MAC.
+ * Forward a packet to the endpoint that its client has: through a tunnel, or by nothing but another MAC. The
+ * verdict says what it is: VERDICT_REQUEST or VERDICT_ICMP_ERROR.
  *
  * Its TTL is decremented in both cases (for tunnels: RFC 2003, section 3.1), so what an endpoint sends back by
  * mistake doesn't go round for ever.
  */
 static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, const struct service *service,
-			       const struct client *client)
+			       const struct client *client, enum verdict verdict)
 {
 	bool tunnelled = is_tunnelled(service), via_kernel = false;
 	u32 bytes = packet->ip_bytes, id;
@@ -100,9 +106,11 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, const 
 		route.tot_len += TUNNEL_BYTES;
 	} else {
 		route.ipv4_src = packet->ip->saddr;
-		route.l4_protocol = client->protocol;
-		route.sport = packet->ports->source;
-		route.dport = packet->ports->destination;
+		route.l4_protocol = packet->ip->protocol;
+		if (verdict == VERDICT_REQUEST) {
+			route.sport = packet->ports->source;
+			route.dport = packet->ports->destination;
+		}
 	}
 
 	switch (bpf_fib_lookup(ctx, &route, sizeof(route), 0)) {
@@ -112,6 +120,8 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, const 
 		via_kernel = true;
 		break;
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		if (verdict == VERDICT_ICMP_ERROR)
+			return drop(VERDICT_TOO_BIG);
 		return too_big(ctx, packet, route.mtu_result - (tunnelled ? TUNNEL_BYTES : 0));
 	default:
 		return drop(VERDICT_NO_ROUTE);
@@ -143,5 +153,5 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, const 
 	count_request(service->index, id, bytes);
 	if (via_kernel)
 		return count(VERDICT_VIA_KERNEL, XDP_PASS);
-	return send(ctx, eth, &route, VERDICT_REQUEST);
+	return send(ctx, eth, &route, verdict);
 }

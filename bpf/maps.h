@@ -175,6 +175,7 @@ enum verdict {
 	VERDICT_NO_HEADROOM = 15,	/* the driver left no room for another header */
 	VERDICT_NEIGHBOUR_UNKNOWN = 16,	/* dropped, but the kernel asks for the next hop's MAC */
 	VERDICT_OFF_LINK = 17,		/* the endpoint of dsr-l2 is behind a router */
+	VERDICT_ICMP_ERROR = 18,	/* about a flow, forwarded to the endpoint that has it */
 };
 
 BPF_PERCPU_ARRAY(verdicts, u64, 1);

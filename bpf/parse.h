@@ -13,6 +13,7 @@ enum packet_kind {
 	PACKET_NOT_IPV4,	/* ARP, IPv6, a VLAN tag, or too short for an IPv4 header */
 	PACKET_TCP,		/* whole headers of all layers, and no reason to doubt them */
 	PACKET_DATAGRAM,	/* the same of another protocol that has ports */
+	PACKET_ICMP_ERROR,	/* about a packet whose ports are in the quote */
 	PACKET_OTHER,		/* of a protocol that nothing is balanced by */
 	PACKET_MALFORMED,	/* lengths that contradict each other, a header that is cut off */
 	PACKET_OPTIONS,		/* IP options: the ports are not where they always are */
@@ -25,10 +26,18 @@ struct ports {
 	__be16 destination;
 };
 
+/* The common header, RFC 9260, section 3.1. */
+struct sctp {
+	struct ports ports;
+	__be32 tag;
+	__le32 checksum;
+};
+
 struct packet {
 	struct ethhdr *eth;
 	struct iphdr *ip;
-	struct ports *ports;	/* of PACKET_TCP and PACKET_DATAGRAM only */
+	struct iphdr *quoted;	/* of PACKET_ICMP_ERROR only */
+	struct ports *ports;	/* of PACKET_TCP and PACKET_DATAGRAM; of PACKET_ICMP_ERROR those of the quote */
 	struct tcphdr *tcp;	/* of PACKET_TCP only */
 	u32 ip_bytes;
 	bool opens;		/* it is a TCP segment that asks for a new connection */
@@ -39,6 +48,31 @@ static __always_inline bool is_opening(const struct tcphdr *tcp)
 {
 	return tcp->syn && !tcp->ack && !tcp->fin && !tcp->rst;
 }
+
+#ifdef DSR
+/*
+ * ICMP errors that tell an endpoint about a packet that it sent: RFC 792. What they quote was cut off at will,
+ * so its lengths mean nothing.
+ */
+static __always_inline enum packet_kind parse_icmp(struct packet *packet, u32 bytes, void *end)
+{
+	struct icmphdr *icmp = (void *)packet->ports;
+	struct iphdr *quoted = (void *)(icmp + 1);
+	struct ports *ports = (void *)(quoted + 1);
+
+	/* All errors quote the eight bytes that hold the ports. */
+	if ((void *)(ports + 2) > end || bytes < sizeof(*icmp) + sizeof(*quoted) + 8)
+		return PACKET_OTHER;
+	if (icmp->type != ICMP_DEST_UNREACH && icmp->type != ICMP_TIME_EXCEEDED && icmp->type != ICMP_PARAMETERPROB)
+		return PACKET_OTHER;
+	if (quoted->version != 4 || quoted->ihl != 5 || quoted->frag_off & bpf_htons(IP_FRAGMENT_OFFSET) ||
+	    quoted->saddr != packet->ip->daddr)
+		return PACKET_OTHER;
+	packet->quoted = quoted;
+	packet->ports = ports;
+	return PACKET_ICMP_ERROR;
+}
+#endif
 
 /* What follows the IP header: `bytes` of it belong to the packet, `end` is where the frame ends. */
 static __always_inline enum packet_kind parse_transport(struct packet *packet, u8 protocol, u32 bytes, void *end)
@@ -59,6 +93,19 @@ static __always_inline enum packet_kind parse_transport(struct packet *packet, u
 			return PACKET_MALFORMED;
 		return PACKET_DATAGRAM;
 	}
+#endif
+#ifdef SCTP
+	if (protocol == IPPROTO_SCTP) {
+		struct sctp *sctp = (void *)packet->ports;
+
+		if ((void *)(sctp + 1) > end || bytes < sizeof(*sctp))
+			return PACKET_MALFORMED;
+		return PACKET_DATAGRAM;
+	}
+#endif
+#ifdef DSR
+	if (protocol == IPPROTO_ICMP)
+		return parse_icmp(packet, bytes, end);
 #endif
 	return PACKET_OTHER;
 }

@@ -137,6 +137,7 @@ class Verdict(IntEnum):
     NO_HEADROOM = 15       # dropped: the driver left no room for another header
     NEIGHBOUR_UNKNOWN = 16 # dropped: nobody knows the endpoint's MAC, for which the kernel asks now
     OFF_LINK = 17          # dropped: dsr-l2 reaches an endpoint only on a network of the node itself
+    ICMP_ERROR = 18        # an ICMP error about a flow, forwarded to the endpoint that has it
 
 
 def code(codes: type[IntEnum], name: str) -> int:

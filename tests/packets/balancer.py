@@ -46,10 +46,10 @@ from reconciler.kernel.layout import (
 from reconciler.kernel.port import Kernel, Row
 from tests.packets.frames import At, forwarded, translated, tunnelled
 
-FEATURES = ("NAT", "DSR_L2", "DSR_L3", "UDP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV")
+FEATURES = ("NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV")
 """All that the program has."""
 
-TCP, UDP = 6, 17
+TCP, UDP, SCTP = 6, 17, 132
 VIP = "20.20.20.1"
 WEB = At(VIP, 80)
 CLIENT = At("10.1.0.2", 40_000)

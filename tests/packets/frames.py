@@ -8,6 +8,7 @@ from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
@@ -34,6 +35,13 @@ def tcp(source: At, destination: At, flags: str = "S", payload: bytes = b"", /, 
 
 def udp(source: At, destination: At, **ip: object) -> bytes:
     return frame(source.address, destination.address, UDP(sport=source.port, dport=destination.port) / b"hello", **ip)
+
+
+def sctp(source: At, destination: At, **ip: object) -> bytes:
+    """A frame with an SCTP packet that opens an association."""
+    return frame(source.address, destination.address, SCTP(
+        sport=source.port, dport=destination.port, tag=0,
+    ) / SCTPChunkInit(init_tag=7), **ip)  # fmt: skip
 
 
 def echo(source: str, destination: str, **ip: object) -> bytes:

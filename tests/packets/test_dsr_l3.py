@@ -15,7 +15,7 @@ from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.layout import AlgorithmCode, EndpointRowState, ModeCode, TooBigCode, Verdict
 from tests.packets import balancer as lab
 from tests.packets.balancer import CLIENT, ENDPOINTS_AT, ROUTER, STRANGER, VIP, WEB, Balancer, Traffic, through_tunnel
-from tests.packets.frames import ETHERNET, IPV4, MACS, At, answered, frame, padded, tcp, udp
+from tests.packets.frames import ETHERNET, IPV4, MACS, At, answered, frame, padded, sctp, tcp, udp
 from tests.packets.test_forward import NOWHERE
 from tests.packets.test_others import HOSTILE, dropped_as
 from tests.packets.test_schedule import clients, maglev_slot
@@ -151,6 +151,25 @@ BROKEN_UDP = {
 def test_a_broken_datagram_is_malformed(balancer: Balancer, transport: UDP) -> None:
     serve(balancer, [1], DNS, lab.UDP)
     assert dropped_as(balancer, padded(frame(CLIENT.address, VIP, transport, proto=17))) == [Verdict.MALFORMED]
+
+
+# --- SCTP --------------------------------------------------------------------------------------------------------
+def test_an_sctp_packet_leaves_as_it_came_whatever_its_checksum(balancer: Balancer) -> None:
+    serve(balancer, [1], WEB, lab.SCTP, index=2)
+    content = sctp(CLIENT, WEB)
+    for changed in (content, content[:-1] + b"?", padded(content, 80)):
+        assert balancer.send(changed).frame == through_tunnel(changed, SERVER, OWN)
+    assert balancer.traffic_of_services() == {2: Traffic(0, 3, 3 * (len(content) - ETHERNET))}
+
+
+def test_an_sctp_header_that_is_cut_off_is_malformed(balancer: Balancer) -> None:
+    serve(balancer, [1], WEB, lab.SCTP)
+    header = struct.pack(">HHII", 40_000, 80, 0, 0)
+    assert balancer.send(padded(frame(CLIENT.address, VIP, Raw(header), proto=132))).verdict == XdpVerdict.REDIRECT
+    for length in range(12):
+        content = padded(frame(CLIENT.address, VIP, Raw(header[:length]), proto=132))
+        assert balancer.send(content).verdict == XdpVerdict.DROP
+    assert balancer.verdicts() == {Verdict.REQUEST: 1, Verdict.MALFORMED: 12}
 
 
 # --- hostile -----------------------------------------------------------------------------------------------------
