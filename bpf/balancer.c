@@ -5,7 +5,8 @@
  * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
  * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT,
  * DSR_L2 and DSR_L3, the protocols UDP and
- * SCTP (TCP always is), the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV.
+ * SCTP (TCP always is), the algorithms ROUND_ROBIN, SOURCE_HASH,
+ * MAGLEV, and REJECT for undefined traffic.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
  * text. They stand in the order in which they need each other and include nothing themselves.
@@ -33,15 +34,20 @@
 #include "flow.h"
 #include "nat.h"
 #endif
-#ifdef DSR
+#if defined(DSR) || defined(REJECT)
 #include "header.h"
 #include "icmp.h"
+#endif
+#ifdef REJECT
+#include "reject.h"
+#endif
+#ifdef DSR
 #include "tunnel.h"
 #include "dsr.h"
 #endif
 
 /* A packet that no service and no connection claims. */
-static __always_inline int leftover(struct packet *packet, enum packet_kind kind)
+static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind)
 {
 	__be32 address = packet->ip->daddr;
 	struct vip *vip = vips.lookup(&address);
@@ -61,8 +67,15 @@ static __always_inline int leftover(struct packet *packet, enum packet_kind kind
 	case PACKET_FRAGMENT:
 		return drop(VERDICT_FRAGMENT);
 	default:
-		return vip->undefined == UNDEFINED_PASS ? XDP_PASS : drop(VERDICT_UNDEFINED);
+		break;
 	}
+	if (vip->undefined == UNDEFINED_PASS)
+		return XDP_PASS;
+#ifdef REJECT
+	if (vip->undefined == UNDEFINED_REJECT)
+		return reject(ctx, packet, kind);
+#endif
+	return drop(VERDICT_UNDEFINED);
 }
 
 int lbctl_balance(struct xdp_md *ctx)
@@ -141,5 +154,5 @@ int lbctl_balance(struct xdp_md *ctx)
 		}
 #endif
 	}
-	return leftover(&packet, kind);
+	return leftover(ctx, &packet, kind);
 }

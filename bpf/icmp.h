@@ -68,6 +68,7 @@ static __always_inline int answer(struct xdp_md *ctx, u8 type, u8 code, __be32 d
 	return count(verdict, XDP_TX);
 }
 
+#ifdef DSR
 /*
  * A packet that is longer than `mtu`. It is answered whether or not it may be fragmented, since nobody here
  * does that, and silence helps no sender.
@@ -83,3 +84,4 @@ static __always_inline int too_big(struct xdp_md *ctx, const struct packet *pack
 	return answer(ctx, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, bpf_htonl(mtu), QUOTED_BYTES,
 		      VERDICT_TOO_BIG_ANSWERED);
 }
+#endif

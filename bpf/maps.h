@@ -42,6 +42,7 @@ BPF_HASH(services, struct service_key, struct service, 1);
 enum undefined {
 	UNDEFINED_DROP = 0,
 	UNDEFINED_PASS = 1,
+	UNDEFINED_REJECT = 2,	/* dropped, and the sender is told */
 };
 
 struct vip {
@@ -176,6 +177,7 @@ enum verdict {
 	VERDICT_NEIGHBOUR_UNKNOWN = 16,	/* dropped, but the kernel asks for the next hop's MAC */
 	VERDICT_OFF_LINK = 17,		/* the endpoint of dsr-l2 is behind a router */
 	VERDICT_ICMP_ERROR = 18,	/* about a flow, forwarded to the endpoint that has it */
+	VERDICT_REJECTED = 19,		/* undefined, and the sender knows */
 };
 
 BPF_PERCPU_ARRAY(verdicts, u64, 1);

@@ -98,6 +98,7 @@ class EndpointRowState(IntEnum):
 class UndefinedCode(IntEnum):
     DROP = 0
     PASS = 1
+    REJECT = 2       # dropped, and the sender is told
 
 
 class TooBigCode(IntEnum):
@@ -138,6 +139,7 @@ class Verdict(IntEnum):
     NEIGHBOUR_UNKNOWN = 16 # dropped: nobody knows the endpoint's MAC, for which the kernel asks now
     OFF_LINK = 17          # dropped: dsr-l2 reaches an endpoint only on a network of the node itself
     ICMP_ERROR = 18        # an ICMP error about a flow, forwarded to the endpoint that has it
+    REJECTED = 19          # dropped: to a VIP, but to none of its services, and the sender was told
 
 
 def code(codes: type[IntEnum], name: str) -> int:

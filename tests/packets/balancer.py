@@ -46,7 +46,7 @@ from reconciler.kernel.layout import (
 from reconciler.kernel.port import Kernel, Row
 from tests.packets.frames import At, forwarded, translated, tunnelled
 
-FEATURES = ("NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV")
+FEATURES = ("NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT")
 """All that the program has."""
 
 TCP, UDP, SCTP = 6, 17, 132

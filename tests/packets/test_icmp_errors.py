@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
@@ -13,7 +13,7 @@ from reconciler.kernel.layout import AlgorithmCode, ModeCode, Verdict
 from tests.packets import balancer as lab
 from tests.packets.balancer import ENDPOINTS_AT, STRANGER, VIP, WEB, Balancer, Traffic, by_mac, through_tunnel
 from tests.packets.frames import ETHERNET, At, frame, padded
-from tests.packets.test_others import passes_untouched
+from tests.packets.test_others import RECORD_ROUTE, passes_untouched
 from tests.packets.test_schedule import clients, maglev_slot
 
 pytestmark = pytest.mark.kernel
@@ -31,7 +31,8 @@ def about(reply: Packet, kind: Packet = FRAG_NEEDED, to: str = VIP, quoted: int 
 
 def reply(client: At, transport: type[Packet] = TCP, **ip: object) -> Packet:
     """What an endpoint sent."""
-    return IP(**({"src": VIP, "dst": client.address} | ip)) / transport(sport=WEB.port, dport=client.port) / Raw(b"x" * 40)
+    ip = {"src": VIP, "dst": client.address} | ip
+    return IP(**ip) / transport(sport=WEB.port, dport=client.port) / Raw(b"x" * 40)
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +91,7 @@ KERNELS = {
     "about a packet of the client's": about(IP(src=CLIENT.address, dst=VIP) / TCP(sport=80, dport=80)),
     "about somebody else's packet": about(reply(CLIENT, src="10.2.0.11")),
     "about a later fragment": about(reply(CLIENT, frag=1)),
-    "about a packet with options": about(reply(CLIENT, options=[IPOption_RR(length=7, routers=["0.0.0.0"])]), quoted=40),
+    "about a packet with options": about(reply(CLIENT, options=RECORD_ROUTE), quoted=40),
     "about IPv6": about(reply(CLIENT, version=6)),
     "ports cut off": about(reply(CLIENT), quoted=27),
     "quote cut off": about(reply(CLIENT), quoted=19),
@@ -99,7 +100,7 @@ KERNELS = {
     "source quench": about(reply(CLIENT), ICMP(type=4)),
     "a ping that looks like an error inside": about(reply(CLIENT), ICMP(type=8)),
     "a fragment": about(reply(CLIENT), flags="MF"),
-    "IP options": about(reply(CLIENT), options=[IPOption_RR(length=7, routers=["0.0.0.0"])]),
+    "IP options": about(reply(CLIENT), options=RECORD_ROUTE),
 }
 
 

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Answers to packets that a VIP has no service for: what a host says whose port is closed. */
+
+/* What every ICMP error quotes: an IP header and the eight bytes that hold the ports (RFC 792). */
+#define LEAST_QUOTED 28
+
+/* A reset for a segment that is no reset itself: RFC 9293, section 3.10.7.1. */
+static __always_inline int reset(struct xdp_md *ctx, const struct packet *packet)
+{
+	struct {
+		struct ethhdr eth;
+		struct iphdr ip;
+		struct tcphdr tcp;
+	} __attribute__((packed)) *frame = (void *)packet->eth;
+	const struct tcphdr *tcp = packet->tcp;
+	struct tcphdr reset = { .doff = sizeof(reset) / 4, .rst = 1 };
+	__be32 source = packet->ip->saddr, destination = packet->ip->daddr;
+	const __be16 *words = (const void *)&reset;
+	u32 bytes = packet->ip_bytes - sizeof(struct iphdr) - tcp->doff * 4, sum, i;
+	u8 mac[ETH_ALEN];
+
+	reset.source = tcp->dest;
+	reset.dest = tcp->source;
+	if (tcp->ack) {
+		reset.seq = tcp->ack_seq;
+	} else {
+		reset.ack = 1;
+		reset.ack_seq = bpf_htonl(bpf_ntohl(tcp->seq) + bytes + tcp->syn + tcp->fin);
+	}
+
+	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(*frame) - (int)(ctx->data_end - ctx->data)))
+		return drop(VERDICT_UNDEFINED);
+	frame = (void *)(long)ctx->data;
+	if ((void *)(frame + 1) > (void *)(long)ctx->data_end)
+		return drop(VERDICT_UNDEFINED);
+
+	__builtin_memcpy(mac, frame->eth.h_dest, ETH_ALEN);
+	__builtin_memcpy(frame->eth.h_dest, frame->eth.h_source, ETH_ALEN);
+	__builtin_memcpy(frame->eth.h_source, mac, ETH_ALEN);
+	new_header(&frame->ip, 0, sizeof(frame->ip) + sizeof(frame->tcp), IPPROTO_TCP, destination, source);
+	sum = checksum_change32(0, source) + checksum_change32(0, destination) + bpf_htons(IPPROTO_TCP) +
+	      bpf_htons(sizeof(reset));
+#pragma unroll
+	for (i = 0; i < sizeof(reset) / sizeof(*words); i++)
+		sum += words[i];
+	reset.check = checksum_update(0xffff, sum);
+	frame->tcp = reset;
+	return count(VERDICT_REJECTED, XDP_TX);
+}
+
+/* A packet to a VIP, of a protocol other than ICMP. What can't be answered is dropped in silence. */
+static __always_inline int reject(struct xdp_md *ctx, const struct packet *packet, enum packet_kind kind)
+{
+	u8 protocol = packet->ip->protocol;
+	bool has_ports = protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+
+	if (!may_answer(packet->eth, packet->ip->saddr))
+		return drop(VERDICT_UNDEFINED);
+	if (kind == PACKET_TCP)
+		return packet->tcp->rst ? drop(VERDICT_UNDEFINED) : reset(ctx, packet);
+	if (packet->ip_bytes < LEAST_QUOTED)
+		return drop(VERDICT_UNDEFINED);
+	return answer(ctx, ICMP_DEST_UNREACH, has_ports ? ICMP_PORT_UNREACH : ICMP_PROT_UNREACH, 0, LEAST_QUOTED,
+		      VERDICT_REJECTED);
+}
