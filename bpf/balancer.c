@@ -3,10 +3,9 @@
  * A layer-4 load balancer in XDP.
  *
  * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
- * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT,
- * DSR_L2 and DSR_L3, the protocols UDP and
- * SCTP (TCP always is), the algorithms ROUND_ROBIN, SOURCE_HASH,
- * MAGLEV, and REJECT for undefined traffic.
+ * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT, DSR_L2 and DSR_L3, the
+ * protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH and MAGLEV, and
+ * REJECT for undefined traffic.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
  * text. They stand in the order in which they need each other and include nothing themselves.
@@ -14,9 +13,11 @@
 
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/icmp.h>
+#include <uapi/linux/icmpv6.h>
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
 #include <uapi/linux/tcp.h>
 #include <uapi/linux/udp.h>
 
@@ -27,6 +28,9 @@
 #include "maps.h"
 #include "count.h"
 #include "parse.h"
+#ifdef IPV6
+#include "parse6.h"
+#endif
 #include "checksum.h"
 #include "forward.h"
 #include "schedule.h"
@@ -42,8 +46,16 @@
 #include "reject.h"
 #endif
 #ifdef DSR
+#include "mode.h"
 #include "tunnel.h"
+#ifdef IPV6
+#include "icmp6.h"
+#include "dsr6.h"
+#endif
 #include "dsr.h"
+#endif
+#ifdef IPV6
+#include "balance6.h"
 #endif
 
 /* A packet that no service and no connection claims. */
@@ -83,8 +95,12 @@ int lbctl_balance(struct xdp_md *ctx)
 	struct packet packet = {};
 	enum packet_kind kind = parse(ctx, &packet);
 
-	if (kind == PACKET_NOT_IPV4)
+	if (kind == PACKET_NOT_IP)
+#ifdef IPV6
+		return balance6(ctx);
+#else
 		return XDP_PASS;
+#endif
 
 #ifdef DSR
 	/*

@@ -4,43 +4,6 @@
  * balancer. There is no memory: as long as a ring stands still, it gives a client the same endpoint each time.
  */
 
-/*
- * The id of the endpoint that a client's packets go to, 0 if there is none. A retired one is as good: which
- * packets are new ones' is not known here, and a ring names retired ones only while it is being written.
- */
-static __always_inline u32 find_endpoint(const struct service *service, const struct client *client,
-					 struct endpoint **found)
-{
-	u32 try;
-
-	for (try = 0; try < MAX_TRIES; try++) {
-		u32 id = choose_endpoint(service, client, try);
-		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
-
-		if (endpoint && (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED)) {
-			*found = endpoint;
-			return id;
-		}
-	}
-	return 0;
-}
-
-static __always_inline bool is_dsr(const struct service *service)
-{
-	return service->mode == MODE_DSR_L2 || service->mode == MODE_DSR_L3;
-}
-
-static __always_inline bool is_tunnelled(const struct service *service)
-{
-#if defined(DSR_L2) && defined(DSR_L3)
-	return service->mode == MODE_DSR_L3;
-#elif defined(DSR_L3)
-	return true;
-#else
-	return false;
-#endif
-}
-
 #ifdef DSR_L2
 /*
  * Have the kernel ask for the MAC of an endpoint. The packet itself can't be what it sends there, since it is
@@ -89,6 +52,10 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, const 
 	id = find_endpoint(service, client, &endpoint);
 	if (!endpoint)
 		return drop(VERDICT_NO_ENDPOINT);
+#ifdef IPV6
+	if (!endpoint->address)
+		return dsr_to6(ctx, packet, false, service, client, id, verdict);
+#endif
 	address = endpoint->address;
 
 	route.family = AF_INET;

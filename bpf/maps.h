@@ -38,6 +38,22 @@ struct service {
 
 BPF_HASH(services, struct service_key, struct service, 1);
 
+#ifdef IPV6
+struct address6 {
+	__be32 words[4];
+};
+
+/* The same for IPv6 in maps of their own: the keys of IPv4 stay as short as they are. */
+struct service6_key {
+	__be32 vip[4];
+	__be16 port;
+	u8 protocol;
+	u8 pad;
+};
+
+BPF_HASH(services6, struct service6_key, struct service, 1);
+#endif
+
 /* What becomes of packets to a VIP that belong to none of its services. */
 enum undefined {
 	UNDEFINED_DROP = 0,
@@ -52,6 +68,10 @@ struct vip {
 
 BPF_HASH(vips, __be32, struct vip, 1);
 
+#ifdef IPV6
+BPF_HASH(vips6, struct address6, struct vip, 1);
+#endif
+
 enum endpoint_state {
 	ENDPOINT_FREE = 0,
 	ENDPOINT_USABLE = 1,
@@ -60,7 +80,7 @@ enum endpoint_state {
 };
 
 struct endpoint {
-	__be32 address;
+	__be32 address;		/* zero: the endpoint has an IPv6 address, which is in endpoints6 */
 	__be16 port;		/* 0: the target port of the service */
 	u8 state;
 	u8 pad;
@@ -68,6 +88,11 @@ struct endpoint {
 
 /* By endpoint id. Id 0 is never an endpoint. */
 BPF_ARRAY(endpoints, struct endpoint, 1);
+
+#ifdef IPV6
+/* By endpoint id, too. Written before the row in `endpoints` that says so. */
+BPF_ARRAY(endpoints6, struct address6, 1);
+#endif
 
 /*
  * The order in which a pool's endpoints are chosen, made by user space: element 0 is the count of slots n,

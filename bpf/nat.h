@@ -20,7 +20,8 @@ static __always_inline enum verdict open_connection(const struct service *servic
 		u32 id = choose_endpoint(service, &client, try);
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 
-		if (!endpoint || endpoint->state != ENDPOINT_USABLE)
+		/* Without an address it is one of IPv6, and no endpoint for NAT. */
+		if (!endpoint || endpoint->state != ENDPOINT_USABLE || !endpoint->address)
 			continue;
 		flow->endpoint = id;
 		flow->address = endpoint->address;

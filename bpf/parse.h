@@ -10,13 +10,13 @@
 #define IP_DONT_FRAGMENT 0x4000
 
 enum packet_kind {
-	PACKET_NOT_IPV4,	/* ARP, IPv6, a VLAN tag, or too short for an IPv4 header */
+	PACKET_NOT_IP,		/* ARP, a VLAN tag, another version of IP, or too short for its header */
 	PACKET_TCP,		/* whole headers of all layers, and no reason to doubt them */
 	PACKET_DATAGRAM,	/* the same of another protocol that has ports */
 	PACKET_ICMP_ERROR,	/* about a packet whose ports are in the quote */
 	PACKET_OTHER,		/* of a protocol that nothing is balanced by */
 	PACKET_MALFORMED,	/* lengths that contradict each other, a header that is cut off */
-	PACKET_OPTIONS,		/* IP options: the ports are not where they always are */
+	PACKET_OPTIONS,		/* IP options, IPv6 extension headers: the ports are not where they always are */
 	PACKET_FRAGMENT,	/* a part of a packet: only the first one has ports */
 };
 
@@ -35,8 +35,14 @@ struct sctp {
 
 struct packet {
 	struct ethhdr *eth;
-	struct iphdr *ip;
-	struct iphdr *quoted;	/* of PACKET_ICMP_ERROR only */
+	union {
+		struct iphdr *ip;
+		struct ipv6hdr *ip6;
+	};
+	union {			/* of PACKET_ICMP_ERROR only */
+		struct iphdr *quoted;
+		struct ipv6hdr *quoted6;
+	};
 	struct ports *ports;	/* of PACKET_TCP and PACKET_DATAGRAM; of PACKET_ICMP_ERROR those of the quote */
 	struct tcphdr *tcp;	/* of PACKET_TCP only */
 	u32 ip_bytes;
@@ -103,10 +109,6 @@ static __always_inline enum packet_kind parse_transport(struct packet *packet, u
 		return PACKET_DATAGRAM;
 	}
 #endif
-#ifdef DSR
-	if (protocol == IPPROTO_ICMP)
-		return parse_icmp(packet, bytes, end);
-#endif
 	return PACKET_OTHER;
 }
 
@@ -118,7 +120,7 @@ static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet 
 	struct iphdr *ip = (void *)(eth + 1);
 
 	if ((void *)(ip + 1) > data_end || eth->h_proto != bpf_htons(ETH_P_IP))
-		return PACKET_NOT_IPV4;
+		return PACKET_NOT_IP;
 
 	packet->eth = eth;
 	packet->ip = ip;
@@ -134,5 +136,9 @@ static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet 
 		return PACKET_OPTIONS;
 	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))
 		return PACKET_FRAGMENT;
+#ifdef DSR
+	if (ip->protocol == IPPROTO_ICMP)
+		return parse_icmp(packet, packet->ip_bytes - sizeof(*ip), data_end);
+#endif
 	return parse_transport(packet, ip->protocol, packet->ip_bytes - sizeof(*ip), data_end);
 }

@@ -49,6 +49,11 @@ SERVICES = MapSpec("services", MapType.HASH, "=4s2sBx", "=II2sBB", 16_384)
 VIPS = MapSpec("vips", MapType.HASH, "=4s", "=Bxxx", 16_384)
 # id (0 is never used) → address, port (0: as asked), state (EndpointRowState below), padding
 ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", 131_072)
+# the same for IPv6: vip, port, protocol, padding → as in services; vip → as in vips; id → address of an
+# endpoint whose address in `endpoints` is zero
+SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", 16_384)
+VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=Bxxx", 16_384)
+ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", 131_072)
 # index → array of unsigned 32-bit numbers: the count of slots n, then n endpoint ids
 RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384)
 # index of a ring → how many connections were scheduled by it; round-robin takes its turn from this
@@ -70,7 +75,7 @@ SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
 MAPS = {
     spec.name: spec
     for spec in (
-        SERVICES, VIPS, ENDPOINTS, RINGS, RING_TURNS, RING_NAMES, FLOWS,
+        SERVICES, VIPS, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_TURNS, RING_NAMES, FLOWS,
         SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
     )
 }  # fmt: skip

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +24,17 @@ from reconciler.kernel import bpf
 from reconciler.kernel.layout import (
     ENDPOINT_COUNTERS,
     ENDPOINTS,
+    ENDPOINTS6,
     FLOWS,
     MAPS,
     RING_TURNS,
     SERVICE_COUNTERS,
     SERVICES,
+    SERVICES6,
     SETTINGS,
     VERDICTS,
     VIPS,
+    VIPS6,
     AlgorithmCode,
     Direction,
     EndpointRowState,
@@ -46,7 +49,9 @@ from reconciler.kernel.layout import (
 from reconciler.kernel.port import Kernel, Row
 from tests.packets.frames import At, forwarded, translated, tunnelled
 
-FEATURES = ("NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT")
+FEATURES = (
+    "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT",
+)  # fmt: skip
 """All that the program has."""
 
 TCP, UDP, SCTP = 6, 17, 132
@@ -55,6 +60,8 @@ WEB = At(VIP, 80)
 CLIENT = At("10.1.0.2", 40_000)
 ROUTER = "10.1.0.254"
 ENDPOINTS_AT = {1: "10.2.0.11", 2: "10.2.0.12", 3: "10.2.0.13", 4: "10.2.0.14"}
+ENDPOINTS6_AT = {5: "2001:db8:2::15", 6: "2001:db8:2::16", 7: "2001:db8:2::17"}
+CLIENT6, ROUTER6, STRANGER6 = "2001:db8:1::2", "2001:db8:1::fe", "2001:db8:2::99"
 STRANGER = "10.2.0.99"
 """On the endpoints' network, with a MAC that nobody knows."""
 
@@ -65,8 +72,8 @@ NO_WAY = {
 
 NODE_MACS = {"front": "02:0f:00:00:00:01", "back": "02:0f:00:00:00:02"}
 NEIGHBOURS = {CLIENT.address: ("front", "02:01:00:00:00:02"), ROUTER: ("front", "02:01:00:00:00:fe")} | {
-    address: ("back", f"02:02:00:00:00:{id:02x}") for id, address in ENDPOINTS_AT.items()
-}
+    address: ("back", f"02:02:00:00:00:{id:02x}") for id, address in (ENDPOINTS_AT | ENDPOINTS6_AT).items()
+} | {ROUTER6: ("front", "02:01:00:00:00:f6")}
 """Address → the interface that it is reached by, its MAC."""
 
 DETOURS = (
@@ -113,30 +120,36 @@ def macs_towards(neighbour: str) -> tuple[str, str]:
 @contextmanager
 def namespace(name: str) -> Iterator[None]:
     """A network namespace as in the picture above."""
-    _ip("netns", "add", name)
+    ip("netns", "add", name)
     try:
         with inside(name):
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-        for device, address in (("front", "10.1.0.1/24"), ("back", "10.2.0.1/24")):
+            Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+        for device, address, address6 in (
+            ("front", "10.1.0.1/24", "2001:db8:1::1/64"), ("back", "10.2.0.1/24", "2001:db8:2::1/64"),
+        ):  # fmt: skip
             far = f"{device}-far"
-            _ip("-n", name, "link", "add", device, "address", NODE_MACS[device], "type", "veth", "peer", far)
-            _ip("-n", name, "address", "add", address, "dev", device)
-            _ip("-n", name, "link", "set", device, "up")
-            _ip("-n", name, "link", "set", far, "up")
+            ip("-n", name, "link", "add", device, "address", NODE_MACS[device], "type", "veth", "peer", far)
+            ip("-n", name, "address", "add", address, "dev", device)
+            ip("-n", name, "address", "add", address6, "dev", device, "nodad")
+            ip("-n", name, "link", "set", device, "up")
+            ip("-n", name, "link", "set", far, "up")
         for address, (device, mac) in NEIGHBOURS.items():
-            _ip("-n", name, "neigh", "add", address, "lladdr", mac, "dev", device, "nud", "permanent")
-        _ip("-n", name, "route", "add", "default", "via", ROUTER)
+            ip("-n", name, "neigh", "add", address, "lladdr", mac, "dev", device, "nud", "permanent")
+        ip("-n", name, "route", "add", "default", "via", ROUTER)
+        ip("-n", name, "route", "add", "default", "via", ROUTER6)
+        ip("-n", name, "route", "add", "blackhole", "2001:db8:9::/64")
         for kind, network in NO_WAY.items():
-            _ip("-n", name, "route", "add", kind, network)
-        _ip("-n", name, "route", "add", "default", "via", ENDPOINTS_AT[4], "table", "77")
+            ip("-n", name, "route", "add", kind, network)
+        ip("-n", name, "route", "add", "default", "via", ENDPOINTS_AT[4], "table", "77")
         for rule in DETOURS:
-            _ip("-n", name, "rule", "add", *rule.split(), "table", "77")
+            ip("-n", name, "rule", "add", *rule.split(), "table", "77")
         yield
     finally:
-        _ip("netns", "del", name)
+        ip("netns", "del", name)
 
 
-def _ip(*arguments: str) -> None:
+def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, timeout=30)
 
 
@@ -208,23 +221,31 @@ class Balancer:
         protocol: int = TCP,
     ) -> None:  # fmt: skip
         value = struct.pack(SERVICES.value, index, index, _port(target_port), mode, algorithm)
-        self._write(SERVICES, (_service_key(at, protocol), value))
+        self._write(SERVICES6 if ":" in at.address else SERVICES, (_service_key(at, protocol), value))
 
-    def settings(self, source: str, spread: str = "0.0.0.0", too_big: TooBigCode = TooBigCode.ANSWER) -> None:
+    def settings(
+        self, source: str, spread: str = "0.0.0.0", too_big: TooBigCode = TooBigCode.ANSWER, *,
+        source6: str = "::", spread6: str = "::",
+    ) -> None:  # fmt: skip
         """What tunnels have for a source address, and which of its bits a hash of the flow replaces."""
-        row = struct.pack(SETTINGS.value, _packed(source), _packed(spread), bytes(16), bytes(16), too_big)
+        addresses = map(_packed, (source, spread, source6, spread6))
+        row = struct.pack(SETTINGS.value, *addresses, too_big)
         self._write(SETTINGS, (struct.pack(SETTINGS.key, 0), row))
 
     def withdraw(self, at: At) -> None:
         self.kernel.delete(SERVICES.name, [_service_key(at)])
 
     def vip(self, address: str, undefined: UndefinedCode = UndefinedCode.DROP) -> None:
-        self._write(VIPS, (_packed(address), struct.pack(VIPS.value, undefined)))
+        self._write(VIPS6 if ":" in address else VIPS, (_packed(address), struct.pack(VIPS.value, undefined)))
 
     def endpoint(
         self, id: int, address: str = "", port: int = 0, state: EndpointRowState = EndpointRowState.USABLE
     ) -> None:
-        row = struct.pack(ENDPOINTS.value, _packed(address or ENDPOINTS_AT[id]), _port(port), state)
+        packed = _packed(address or (ENDPOINTS_AT | ENDPOINTS6_AT)[id])
+        if len(packed) == len(bytes(16)):
+            self._write(ENDPOINTS6, (struct.pack(ENDPOINTS6.key, id), packed))
+            packed = bytes(4)
+        row = struct.pack(ENDPOINTS.value, packed, _port(port), state)
         self._write(ENDPOINTS, (struct.pack(ENDPOINTS.key, id), row))
 
     def ring(self, index: int, ids: Sequence[int]) -> None:
@@ -298,7 +319,7 @@ class Balancer:
 
 
 def _packed(address: str) -> bytes:
-    return IPv4Address(address).packed
+    return ip_address(address).packed
 
 
 def _port(number: int) -> bytes:
@@ -310,7 +331,8 @@ def _at(address: bytes, port: bytes) -> At:
 
 
 def _service_key(at: At, protocol: int = TCP) -> bytes:
-    return struct.pack(SERVICES.key, _packed(at.address), _port(at.port), protocol)
+    spec = SERVICES6 if ":" in at.address else SERVICES
+    return struct.pack(spec.key, _packed(at.address), _port(at.port), protocol)
 
 
 def _flow_key(key: FlowKey) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
@@ -14,7 +15,7 @@ from scapy.packet import Packet, Raw
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 """Of the frames that come in. The program looks at neither."""
 
-ETHERNET, IPV4 = 14, 20
+ETHERNET, IPV4, IPV6 = 14, 20, 40
 """Bytes of the headers."""
 
 
@@ -53,6 +54,17 @@ def frame(source: str, destination: str, transport: Packet, **ip: object) -> byt
     return bytes(ether() / IP(**({"src": source, "dst": destination, "id": 0x1234} | ip)) / transport)
 
 
+def frame6(source: str, destination: str, transport: Packet, **ip: object) -> bytes:
+    return bytes(ether() / IPv6(**({"src": source, "dst": destination} | ip)) / transport)
+
+
+def tcp6(source: At, destination: At, flags: str = "S", payload: bytes = b"", /, **ip: object) -> bytes:
+    """As `tcp`, for IPv6."""
+    return frame6(source.address, destination.address, TCP(
+        sport=source.port, dport=destination.port, flags=flags, seq=0x1000, ack=0x2000, window=0xFAF0,
+    ) / Raw(payload), **ip)  # fmt: skip
+
+
 def ether(**fields: Any) -> Packet:
     return Ether(src=MACS[0], dst=MACS[1], **fields)
 
@@ -76,8 +88,11 @@ def forwarded(content: bytes, macs: tuple[str, str]) -> bytes:
     """What the frame is after one hop: new MACs (source, destination) and a TTL less by one."""
     packet = Ether(content)
     packet.src, packet.dst = macs
-    packet[IP].ttl -= 1
-    del packet[IP].chksum
+    if IPv6 in packet:
+        packet[IPv6].hlim -= 1
+    else:
+        packet[IP].ttl -= 1
+        del packet[IP].chksum
     return bytes(packet)
 
 
@@ -89,6 +104,25 @@ def tunnelled(content: bytes, source: str, destination: str, macs: tuple[str, st
         src=source, dst=destination, tos=packet.tos, len=IPV4 + packet.len, id=0, flags="DF", ttl=64, proto=4,
     )  # fmt: skip
     return inner[:ETHERNET] + bytes(outer) + inner[ETHERNET:]
+
+
+def tunnelled6(content: bytes, source: str, destination: str, macs: tuple[str, str], label: int) -> bytes:
+    """What the frame, of IPv4 or IPv6, is after a hop into an IPv6 tunnel."""
+    inner = Ether(forwarded(content, macs))
+    if IPv6 in inner:
+        number, tos, length = 41, inner[IPv6].tc, IPV6 + inner[IPv6].plen
+    else:
+        number, tos, length = 4, inner[IP].tos, inner[IP].len
+    outer = IPv6(src=source, dst=destination, tc=tos, fl=label, plen=length, nh=number, hlim=64)
+    return bytes(Ether(src=macs[0], dst=macs[1], type=0x86DD)) + bytes(outer) + bytes(inner)[ETHERNET:]
+
+
+def answered6(content: bytes, icmp: Packet, quoted: int) -> bytes:
+    """As `answered`, for IPv6."""
+    packet = Ether(content)
+    quote = content[ETHERNET:][:quoted]
+    answer = IPv6(src=packet[IPv6].dst, dst=packet[IPv6].src, hlim=64) / icmp / Raw(quote)
+    return bytes(Ether(src=packet.dst, dst=packet.src) / answer)
 
 
 def answered(content: bytes, icmp: Packet, quoted: int) -> bytes:

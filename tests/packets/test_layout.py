@@ -16,6 +16,8 @@ from reconciler.kernel.layout import (
     MAPS,
     RING_NAMES,
     RINGS,
+    SERVICES6,
+    VIPS6,
     AlgorithmCode,
     Direction,
     EndpointRowState,
@@ -158,4 +160,6 @@ def test_every_set_of_features_loads_and_has_the_maps_that_it_needs(features: tu
     assert ("flows" in compiled) == ("NAT" in features)
     assert (RINGS.name in compiled) == balances
     assert ("ring_turns" in compiled) == (balances and "ROUND_ROBIN" in features)
+    assert (SERVICES6.name in compiled) == ("IPV6" in features and bool({"DSR_L2", "DSR_L3"} & set(features)))
+    assert (VIPS6.name in compiled) == ("IPV6" in features)
     assert ("settings" in compiled) == bool({"DSR_L2", "DSR_L3"} & set(features))

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What becomes of an IPv6 packet. There is no NAT for IPv6. */
+
+/* A packet that no service claims, as leftover() in balancer.c. Nothing is rejected, only dropped. */
+static __always_inline int leftover6(struct packet *packet, enum packet_kind kind)
+{
+	struct address6 address;
+	struct vip *vip;
+
+	__builtin_memcpy(&address, &packet->ip6->daddr, sizeof(address));
+	vip = vips6.lookup(&address);
+	if (!vip)
+		return XDP_PASS;
+
+	/* Pings, errors, and the kernel's own search for neighbours. */
+	if (packet->ip6->nexthdr == IPPROTO_ICMPV6)
+		return XDP_PASS;
+
+	switch (kind) {
+	case PACKET_MALFORMED:
+		return drop(VERDICT_MALFORMED);
+	case PACKET_OPTIONS:
+		return drop(VERDICT_IP_OPTIONS);
+	case PACKET_FRAGMENT:
+		return drop(VERDICT_FRAGMENT);
+	default:
+		return vip->undefined == UNDEFINED_PASS ? XDP_PASS : drop(VERDICT_UNDEFINED);
+	}
+}
+
+static __always_inline int balance6(struct xdp_md *ctx)
+{
+	struct packet packet = {};
+	enum packet_kind kind = parse6(ctx, &packet);
+
+	if (kind == PACKET_NOT_IP)
+		return XDP_PASS;
+
+#ifdef DSR
+	if (kind == PACKET_ICMP_ERROR) {
+		struct service6_key asked = {
+			.port = packet.ports->source,
+			.protocol = packet.quoted6->nexthdr,
+		};
+		struct service *service;
+
+		__builtin_memcpy(asked.vip, &packet.quoted6->saddr, sizeof(asked.vip));
+		service = services6.lookup(&asked);
+		if (service && is_dsr(service)) {
+			struct client client = {
+				.address = fold_address(&packet.quoted6->daddr),
+				.port = bpf_ntohs(packet.ports->destination),
+				.protocol = asked.protocol,
+			};
+
+			return dsr6(ctx, &packet, service, &client, VERDICT_ICMP_ERROR);
+		}
+	}
+	if (kind == PACKET_TCP || kind == PACKET_DATAGRAM) {
+		struct service6_key asked = {
+			.port = packet.ports->destination,
+			.protocol = packet.ip6->nexthdr,
+		};
+		struct service *service;
+
+		__builtin_memcpy(asked.vip, &packet.ip6->daddr, sizeof(asked.vip));
+		service = services6.lookup(&asked);
+		if (service && is_dsr(service)) {
+			struct client client = {
+				.address = fold_address(&packet.ip6->saddr),
+				.port = bpf_ntohs(packet.ports->source),
+				.protocol = asked.protocol,
+			};
+
+			return dsr6(ctx, &packet, service, &client, VERDICT_REQUEST);
+		}
+	}
+#endif
+	return leftover6(&packet, kind);
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What the modes of direct server return have in common. */
+
+static __always_inline bool is_dsr(const struct service *service)
+{
+	return service->mode == MODE_DSR_L2 || service->mode == MODE_DSR_L3;
+}
+
+static __always_inline bool is_tunnelled(const struct service *service)
+{
+#if defined(DSR_L2) && defined(DSR_L3)
+	return service->mode == MODE_DSR_L3;
+#elif defined(DSR_L3)
+	return true;
+#else
+	return false;
+#endif
+}
+
+/*
+ * The id of the endpoint that a client's packets go to, 0 if there is none. A retired one is as good: which
+ * packets are new ones' is not known here, and a ring names retired ones only while it is being written.
+ */
+static __always_inline u32 find_endpoint(const struct service *service, const struct client *client,
+					 struct endpoint **found)
+{
+	u32 try;
+
+	for (try = 0; try < MAX_TRIES; try++) {
+		u32 id = choose_endpoint(service, client, try);
+		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
+
+		if (endpoint && (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED)) {
+			*found = endpoint;
+			return id;
+		}
+	}
+	return 0;
+}

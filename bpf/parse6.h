@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * IPv6: RFC 8200. Extension headers are what IPv4 has options and fragments for, and are treated the same: the
+ * transport header must follow at once.
+ */
+
+static __always_inline bool is_extension(u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
+	       next == IPPROTO_AH || next == IPPROTO_ESP || next == IPPROTO_MH || next == 139 || next == 140;
+}
+
+static __always_inline bool is_same6(const struct in6_addr *one, const struct in6_addr *two)
+{
+	return one->s6_addr32[0] == two->s6_addr32[0] && one->s6_addr32[1] == two->s6_addr32[1] &&
+	       one->s6_addr32[2] == two->s6_addr32[2] && one->s6_addr32[3] == two->s6_addr32[3];
+}
+
+/* ICMPv6 errors, types 1 to 4 (RFC 4443), as parse_icmp() has it for IPv4. */
+static __always_inline enum packet_kind parse_icmp6(struct packet *packet, u32 bytes, void *end)
+{
+	struct icmp6hdr *icmp = (void *)packet->ports;
+	struct ipv6hdr *quoted = (void *)(icmp + 1);
+	struct ports *ports = (void *)(quoted + 1);
+
+	if ((void *)(ports + 2) > end || bytes < sizeof(*icmp) + sizeof(*quoted) + 8)
+		return PACKET_OTHER;
+	if (icmp->icmp6_type < ICMPV6_DEST_UNREACH || icmp->icmp6_type > ICMPV6_PARAMPROB)
+		return PACKET_OTHER;
+	/* A quoted extension header is a protocol that has no services. */
+	if (quoted->version != 6 || !is_same6(&quoted->saddr, &packet->ip6->daddr))
+		return PACKET_OTHER;
+	packet->quoted6 = quoted;
+	packet->ports = ports;
+	return PACKET_ICMP_ERROR;
+}
+
+static __always_inline enum packet_kind parse6(struct xdp_md *ctx, struct packet *packet)
+{
+	void *data = (void *)(long)ctx->data;
+	void *data_end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct ipv6hdr *ip = (void *)(eth + 1);
+	u32 bytes;
+
+	if ((void *)(ip + 1) > data_end || eth->h_proto != bpf_htons(ETH_P_IPV6))
+		return PACKET_NOT_IP;
+
+	bytes = bpf_ntohs(ip->payload_len);
+	packet->eth = eth;
+	packet->ip6 = ip;
+	packet->ports = (void *)(ip + 1);
+	packet->tcp = (void *)(ip + 1);
+	packet->ip_bytes = sizeof(*ip) + bytes;
+
+	if (ip->version != 6 || packet->ip_bytes > data_end - (void *)ip)
+		return PACKET_MALFORMED;
+	if (ip->nexthdr == IPPROTO_FRAGMENT)
+		return PACKET_FRAGMENT;
+	if (is_extension(ip->nexthdr))
+		return PACKET_OPTIONS;
+	if (ip->nexthdr == IPPROTO_ICMPV6)
+		return parse_icmp6(packet, bytes, data_end);
+	return parse_transport(packet, ip->nexthdr, bytes, data_end);
+}
