@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What becomes of an IPv6 packet. There is no NAT for IPv6. */
 
-/* A packet that no service claims, as leftover() in balancer.c. Nothing is rejected, only dropped. */
-static __always_inline int leftover6(struct packet *packet, enum packet_kind kind)
+/* A packet that no service claims, as leftover() in balancer.c. */
+static __always_inline int leftover6(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind)
 {
 	struct address6 address;
 	struct vip *vip;
@@ -24,8 +24,15 @@ static __always_inline int leftover6(struct packet *packet, enum packet_kind kin
 	case PACKET_FRAGMENT:
 		return drop(VERDICT_FRAGMENT);
 	default:
-		return vip->undefined == UNDEFINED_PASS ? XDP_PASS : drop(VERDICT_UNDEFINED);
+		break;
 	}
+	if (vip->undefined == UNDEFINED_PASS)
+		return XDP_PASS;
+#ifdef REJECT
+	if (vip->undefined == UNDEFINED_REJECT)
+		return reject6(ctx, packet, kind);
+#endif
+	return drop(VERDICT_UNDEFINED);
 }
 
 static __always_inline int balance6(struct xdp_md *ctx)
@@ -76,5 +83,5 @@ static __always_inline int balance6(struct xdp_md *ctx)
 		}
 	}
 #endif
-	return leftover6(&packet, kind);
+	return leftover6(ctx, &packet, kind);
 }

@@ -41,15 +41,20 @@
 #if defined(DSR) || defined(REJECT)
 #include "header.h"
 #include "icmp.h"
+#ifdef IPV6
+#include "icmp6.h"
+#endif
 #endif
 #ifdef REJECT
 #include "reject.h"
+#ifdef IPV6
+#include "reject6.h"
+#endif
 #endif
 #ifdef DSR
 #include "mode.h"
 #include "tunnel.h"
 #ifdef IPV6
-#include "icmp6.h"
 #include "dsr6.h"
 #endif
 #include "dsr.h"

@@ -76,6 +76,7 @@ static __always_inline int answer6(struct xdp_md *ctx, u8 type, u8 code, __be32 
 	return count(verdict, XDP_TX);
 }
 
+#ifdef DSR
 /* A packet that is longer than `mtu`. */
 static __always_inline int too_big6(struct xdp_md *ctx, const struct packet *packet, u32 mtu)
 {
@@ -87,3 +88,4 @@ static __always_inline int too_big6(struct xdp_md *ctx, const struct packet *pac
 		return drop(VERDICT_TOO_BIG);
 	return answer6(ctx, ICMPV6_PKT_TOOBIG, 0, bpf_htonl(mtu), QUOTED_BYTES6, VERDICT_TOO_BIG_ANSWERED);
 }
+#endif

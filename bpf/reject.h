@@ -4,45 +4,66 @@
 /* What every ICMP error quotes: an IP header and the eight bytes that hold the ports (RFC 792). */
 #define LEAST_QUOTED 28
 
-/* A reset for a segment that is no reset itself: RFC 9293, section 3.10.7.1. */
+/*
+ * The reset for a segment that is no reset itself: RFC 9293, section 3.10.7.1. `bytes` are those of the segment
+ * with its header. The checksum is left to the caller.
+ */
+static __always_inline void new_reset(struct tcphdr *reset, const struct tcphdr *tcp, u32 bytes)
+{
+	*reset = (struct tcphdr){ .doff = sizeof(*reset) / 4, .rst = 1 };
+	reset->source = tcp->dest;
+	reset->dest = tcp->source;
+	if (tcp->ack) {
+		reset->seq = tcp->ack_seq;
+	} else {
+		reset->ack = 1;
+		reset->ack_seq = bpf_htonl(bpf_ntohl(tcp->seq) + bytes - tcp->doff * 4 + tcp->syn + tcp->fin);
+	}
+}
+
+static __always_inline void swap_macs(struct ethhdr *eth)
+{
+	u8 mac[ETH_ALEN];
+
+	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
+}
+
+/* The sum of whole 16-bit words. */
+static __always_inline u32 sum_words(const void *data, u32 bytes)
+{
+	const __be16 *words = data;
+	u32 sum = 0, i;
+
+#pragma unroll
+	for (i = 0; i < bytes / sizeof(*words); i++)
+		sum += words[i];
+	return sum;
+}
+
 static __always_inline int reset(struct xdp_md *ctx, const struct packet *packet)
 {
 	struct {
 		struct ethhdr eth;
 		struct iphdr ip;
 		struct tcphdr tcp;
-	} __attribute__((packed)) *frame = (void *)packet->eth;
-	const struct tcphdr *tcp = packet->tcp;
-	struct tcphdr reset = { .doff = sizeof(reset) / 4, .rst = 1 };
+	} __attribute__((packed)) *frame;
 	__be32 source = packet->ip->saddr, destination = packet->ip->daddr;
-	const __be16 *words = (const void *)&reset;
-	u32 bytes = packet->ip_bytes - sizeof(struct iphdr) - tcp->doff * 4, sum, i;
-	u8 mac[ETH_ALEN];
+	struct tcphdr reset;
+	u32 sum;
 
-	reset.source = tcp->dest;
-	reset.dest = tcp->source;
-	if (tcp->ack) {
-		reset.seq = tcp->ack_seq;
-	} else {
-		reset.ack = 1;
-		reset.ack_seq = bpf_htonl(bpf_ntohl(tcp->seq) + bytes + tcp->syn + tcp->fin);
-	}
-
+	new_reset(&reset, packet->tcp, packet->ip_bytes - sizeof(struct iphdr));
 	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(*frame) - (int)(ctx->data_end - ctx->data)))
 		return drop(VERDICT_UNDEFINED);
 	frame = (void *)(long)ctx->data;
 	if ((void *)(frame + 1) > (void *)(long)ctx->data_end)
 		return drop(VERDICT_UNDEFINED);
 
-	__builtin_memcpy(mac, frame->eth.h_dest, ETH_ALEN);
-	__builtin_memcpy(frame->eth.h_dest, frame->eth.h_source, ETH_ALEN);
-	__builtin_memcpy(frame->eth.h_source, mac, ETH_ALEN);
+	swap_macs(&frame->eth);
 	new_header(&frame->ip, 0, sizeof(frame->ip) + sizeof(frame->tcp), IPPROTO_TCP, destination, source);
-	sum = checksum_change32(0, source) + checksum_change32(0, destination) + bpf_htons(IPPROTO_TCP) +
-	      bpf_htons(sizeof(reset));
-#pragma unroll
-	for (i = 0; i < sizeof(reset) / sizeof(*words); i++)
-		sum += words[i];
+	sum = sum_words(&source, sizeof(source)) + sum_words(&destination, sizeof(destination)) +
+	      bpf_htons(IPPROTO_TCP) + bpf_htons(sizeof(reset)) + sum_words(&reset, sizeof(reset));
 	reset.check = checksum_update(0xffff, sum);
 	frame->tcp = reset;
 	return count(VERDICT_REJECTED, XDP_TX);

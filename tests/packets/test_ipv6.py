@@ -390,11 +390,6 @@ def test_every_cut_of_a_frame_is_dropped_or_none_of_our_business(balancer: Balan
     assert balancer.verdicts() == {Verdict.MALFORMED: 20}
 
 
-def test_undefined_traffic_is_dropped_in_silence_where_it_should_be_rejected(balancer: Balancer) -> None:
-    balancer.vip(VIP, UndefinedCode.REJECT)
-    assert dropped_as(balancer, tcp6(SOURCE, At(VIP, 81))) == [Verdict.UNDEFINED]
-
-
 def test_undefined_traffic_passes_if_the_node_says_so(balancer: Balancer) -> None:
     balancer.vip(VIP, UndefinedCode.PASS)
     assert passes_untouched(balancer, tcp6(SOURCE, At(VIP, 81)))

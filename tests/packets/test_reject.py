@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6ParamProblem, IPv6
 from scapy.layers.l2 import Ether
-from scapy.packet import Raw
+from scapy.layers.sctp import SCTP
+from scapy.packet import Packet, Raw
 
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.layout import UndefinedCode, Verdict
-from tests.packets.balancer import CLIENT, VIP, WEB, Balancer
-from tests.packets.frames import MACS, At, answered, echo, frame, padded, sctp, tcp, udp
+from tests.packets.balancer import CLIENT, CLIENT6, VIP, WEB, Balancer
+from tests.packets.frames import MACS, At, answered, answered6, echo, frame, frame6, padded, sctp, tcp, tcp6, udp
 from tests.packets.test_others import HOSTILE, dropped_as, passes_untouched
 
 pytestmark = pytest.mark.kernel
@@ -109,6 +111,78 @@ def test_what_came_to_many_gets_no_answer(balancer: Balancer) -> None:
 def test_hostile_packets_are_dropped_in_silence(balancer: Balancer, name: str) -> None:
     make, reason = HOSTILE[name]
     assert dropped_as(balancer, make(VIP)) == [reason]
+
+
+# --- IPv6 --------------------------------------------------------------------------------------------------------
+VIP6 = "2001:db8:20::1"
+CLOSED6 = At(VIP6, 81)
+SOURCE6 = At(CLIENT6, 40_000)
+LEAST6 = 48
+
+
+@pytest.fixture
+def _vip6(balancer: Balancer) -> None:
+    balancer.vip(VIP6, UndefinedCode.REJECT)
+
+
+def reset6(segment: bytes) -> bytes:
+    """As `reset`, in IPv6."""
+    packet = Ether(segment)
+    tcp = packet[TCP]
+    length = packet[IPv6].plen - tcp.dataofs * 4 + ("S" in tcp.flags) + ("F" in tcp.flags)
+    fields = {"flags": "R", "seq": tcp.ack} if "A" in tcp.flags else {
+        "flags": "RA", "seq": 0, "ack": (tcp.seq + length) % 2**32
+    }  # fmt: skip
+    back = IPv6(src=packet[IPv6].dst, dst=packet[IPv6].src, hlim=64)
+    return bytes(
+        Ether(src=MACS[1], dst=MACS[0]) / back / TCP(sport=tcp.dport, dport=tcp.sport, window=0, **fields)
+    )
+
+
+@pytest.mark.usefixtures("_vip6")
+def test_a_segment_in_ipv6_is_reset(balancer: Balancer) -> None:
+    segments = [
+        tcp6(SOURCE6, CLOSED6, flags, payload, tc=9, fl=9)
+        for flags in ("S", "A", "PA", "FA", "F", "SA", "", "SF") for payload in (b"", b"x", b"data" * 300)
+    ]  # fmt: skip
+    segments += [tcp6(At(f"2001:db8::{i:x}", 1 + i * 60), CLOSED6, "S") for i in range(1000)]
+    for segment in segments:
+        assert balancer.send(segment) == (XdpVerdict.TX, reset6(segment))
+    assert balancer.verdicts() == {Verdict.REJECTED: len(segments)}
+
+
+@pytest.mark.usefixtures("_vip6")
+@pytest.mark.parametrize(
+    ("transport", "icmp"),
+    [
+        (UDP(sport=1, dport=2) / Raw(b"hello"), ICMPv6DestUnreach(code=4)),
+        (UDP(sport=1, dport=2) / Raw(b"x" * 1400), ICMPv6DestUnreach(code=4)),
+        (SCTP(sport=1, dport=2), ICMPv6DestUnreach(code=4)),
+        (IPv6() / UDP(), ICMPv6ParamProblem(code=1, ptr=6)),
+    ],
+    ids=["UDP", "large UDP", "SCTP", "IPv6 in IPv6"],
+)
+def test_another_protocol_in_ipv6_is_answered_as_unreachable(
+    balancer: Balancer, transport: Packet, icmp: Packet
+) -> None:
+    content = padded(frame6(CLIENT6, VIP6, transport), 120)
+    assert balancer.send(content) == (XdpVerdict.TX, answered6(content, icmp, LEAST6))
+    assert balancer.verdicts() == {Verdict.REJECTED: 1}
+
+
+@pytest.mark.usefixtures("_vip6")
+def test_what_must_not_be_answered_in_ipv6_is_dropped_in_silence(balancer: Balancer) -> None:
+    for source in ("::", "::1", "ff02::1"):
+        for content in (tcp6(At(source, 1), CLOSED6), frame6(source, VIP6, UDP(dport=81))):
+            assert balancer.send(content).verdict == XdpVerdict.DROP
+    for content in (
+        tcp6(SOURCE6, CLOSED6, "R"), tcp6(SOURCE6, CLOSED6, "RA"), frame6(CLIENT6, VIP6, Raw(bytes(7)), nh=253),
+        b"\x33\x33\x00\x00\x00\x01" + tcp6(SOURCE6, CLOSED6)[6:],
+    ):  # fmt: skip
+        assert balancer.send(content).verdict == XdpVerdict.DROP
+    assert balancer.verdicts() == {Verdict.UNDEFINED: 10}
+    ping = frame6(CLIENT6, VIP6, ICMPv6EchoRequest())
+    assert balancer.send(ping) == (XdpVerdict.PASS, ping)
 
 
 def test_pings_and_services_and_others_are_not_rejected(balancer: Balancer) -> None:
