@@ -34,8 +34,8 @@ MAX_SHOWN = 100
 ROLES = (Role.BALANCER,)
 MODES = (Mode.NAT,)
 PROTOCOLS = (Protocol.TCP,)
-ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH)
-UNDEFINED_TRAFFIC = (Undefined.DROP, Undefined.PASS)
+ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH, Algorithm.MAGLEV)
+UNDEFINED_TRAFFIC = tuple(Undefined)
 HEALTH_CHECKS = (CheckType.NONE,)
 
 

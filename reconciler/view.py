@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from reconciler.errors import UsageError
-from reconciler.model import Address, Fleet, Node, Pool, Service
+from reconciler.model import Address, Fleet, Node, Pool, Service, Undefined
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class NodeView:
         """What the program must be able to do for these services, and nothing else; sorted."""
         modes = {service.mode.name for service in self.services}
         algorithms = {service.algorithm.name for service in self.services}
-        return tuple(sorted(modes | algorithms))
+        undefined = {Undefined.REJECT.name} & {self.node.undefined_traffic.name} if self.services else set()
+        return tuple(sorted(modes | algorithms | undefined))
 
 
 def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:

@@ -174,8 +174,8 @@ V6 = "2001:db8::1"
 CASES = [
     (service(more="mode: dsr-l2"), pool(), node(), "a.yaml:5: mode dsr-l2 is not supported yet; supported: nat"),
     (service(more="protocol: udp"), pool(), node(), "a.yaml:5: protocol udp is not supported yet; supported: tcp"),
-    (service(more="algorithm: maglev"), pool(), node(),
-     "a.yaml:5: algorithm maglev is not supported yet; supported: round-robin, source-hash"),
+    (service(more="algorithm: least-connections"), pool(), node(),
+     "a.yaml:5: algorithm least-connections is not supported yet; supported: round-robin, source-hash, maglev"),
     (service(vip=V6), pool(), node(), f"a.yaml:5: the IPv6 address {V6} is not supported yet; supported: IPv4"),
     (service(more="affinity: {}"), pool(), node(), "a.yaml:5: affinity is not supported yet"),
     (service(more="idleTimeout: 15m"), pool(), node(), "a.yaml:5: idleTimeout is not supported yet"),
@@ -186,8 +186,7 @@ CASES = [
      f"b.yaml:5: the IPv6 address {V6} is not supported yet; supported: IPv4"),
     (service(), pool(), node(more="role: endpoint"),
      "c.yaml:5: role endpoint is not supported yet; supported: balancer"),
-    (service(), pool(), node(more="undefinedTraffic: reject"),
-     "c.yaml:5: undefinedTraffic reject is not supported yet; supported: drop, pass"),
+    (service(), pool(), node(more="snatPorts: 2000-3000"), "c.yaml:5: snatPorts is not supported yet"),
     (service(), pool(), node(interfaces="{name: front, gateway: 10.1.0.254}"),
      "c.yaml:5: gateway is not supported yet"),
     (service(), pool(), node(more="snatAddresses: [10.1.0.9]"), "c.yaml:5: snatAddresses is not supported yet"),
@@ -212,13 +211,13 @@ def test_it_is_said_what_is_missing_and_where(case):
 def test_all_that_is_missing_is_said_at_once_in_the_order_of_lines():
     web = service(more="mode: fullnat, protocol: sctp")
     with pytest.raises(UnsupportedError) as raised:
-        desired_of(fleet_of(web, pool(more="healthCheck: {type: ping}"), node(more="undefinedTraffic: reject")), None)
+        desired_of(fleet_of(web, pool(more="healthCheck: {type: ping}"), node(more="snatPorts: 2000-3000")), None)
     assert raised.value.message.splitlines() == [
         "node lb1 is asked for what this version can't do:",
         "  a.yaml:5: mode fullnat is not supported yet; supported: nat",
         "  a.yaml:5: protocol sctp is not supported yet; supported: tcp",
         "  b.yaml:5: healthCheck ping is not supported yet; supported: none",
-        "  c.yaml:5: undefinedTraffic reject is not supported yet; supported: drop, pass",
+        "  c.yaml:5: snatPorts is not supported yet",
     ]
 
 

@@ -12,7 +12,7 @@ from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
-from reconciler.model import IcmpRedirects, Interface, Node, Role
+from reconciler.model import IcmpRedirects, Interface, Node, Role, Undefined
 from reconciler.view import view
 
 
@@ -68,3 +68,11 @@ def test_redirects_are_turned_off_unless_they_are_wanted(web_fleet):
         f"net/ipv4/conf/{name}/send_redirects": "0" for name in ("all", "front", "back")
     }
     assert redirects(IcmpRedirects.ON) == {}
+
+
+def test_the_program_rejects_undefined_traffic_only_where_a_node_asks_for_it(web_fleet):
+    (node,) = web_fleet.nodes
+    asks = replace(web_fleet, nodes=(replace(node, undefined_traffic=Undefined.REJECT),))
+    assert "REJECT" not in view(web_fleet, None, "host").features
+    assert "REJECT" in view(asks, None, "host").features
+    assert "REJECT" not in view(replace(asks, services=()), None, "host").features

@@ -27,7 +27,7 @@ def weights_of(rings: Sequence[Ring], rows: Mapping[str, EndpointRow]) -> tuple[
     """
     members = sorted({member for ring in rings for member in ring.members} & rows.keys())
     # Turns hold exact proportions, slots for hashes only rounded ones: those are asked first.
-    ordered = sorted(rings, key=lambda ring: _algorithm(ring) is not Algorithm.ROUND_ROBIN)
+    ordered = sorted(rings, key=lambda ring: ring.algorithm is not Algorithm.ROUND_ROBIN)
     guesses = [guess for ring in ordered if ring.members for guess in _guesses(ring)] or [{}]
     for guess in guesses:
         weights = {member: guess.get(member, 1) for member in members}
@@ -41,7 +41,7 @@ def _guesses(ring: Ring) -> Iterator[Weights]:
     exact = counts // np.gcd.reduce(counts)
     guesses = list(islice(_rounded(counts), MAX_TRIES))
     if exact.max() <= MAX_WEIGHT:
-        guesses.insert(0 if _algorithm(ring) is Algorithm.ROUND_ROBIN else len(guesses), exact)
+        guesses.insert(0 if ring.algorithm is Algorithm.ROUND_ROBIN else len(guesses), exact)
     for weights in guesses or [np.maximum(counts * MAX_WEIGHT // counts.max(), 1)]:
         yield dict(zip(ring.members, weights.tolist(), strict=True))
 
@@ -63,8 +63,4 @@ def _rebuild(ring: Ring, weights: Weights, rows: Mapping[str, EndpointRow]) -> R
     endpoints = tuple(
         model.Endpoint(rows[member].address, rows[member].port or None, weight) for member, weight in weights.items()
     )
-    return build(model.Pool(ring.name.rpartition("/")[0], endpoints), _algorithm(ring))
-
-
-def _algorithm(ring: Ring) -> Algorithm:
-    return Algorithm(ring.name.rpartition("/")[2])
+    return build(model.Pool(ring.name.rpartition("/")[0], endpoints), ring.algorithm)

@@ -67,21 +67,25 @@ class Ring(Resource):
             return "no new connection is accepted: the pool has no active endpoint"
         if not self.members:
             return "new connections are accepted again"
-        if self._keeps_clients(after):
+        if self._is_comparable(after) and after.algorithm is Algorithm.SOURCE_HASH:
             return f"{self.moved(after):.1%} of clients move with their next connection"
         return f"{self.moved(after):.1%} of new connections move; open connections stay"
 
     def moved(self, after: Ring) -> float:
         """The share of new connections that go to another endpoint once this is `after`, 0 to 1."""
-        if self._keeps_clients(after):
+        if self._is_comparable(after):
             before, now = np.array(self.members)[self.array], np.array(after.members)[after.array]
             return float(np.mean(before != now))
         former = self.shares
         return sum(max(0.0, share - former.get(member, 0.0)) for member, share in after.shares.items())
 
-    def _keeps_clients(self, after: Ring) -> bool:
-        """Whether the slots of both can be compared one by one, each standing for the same clients."""
-        hashed = after.name.endswith(Algorithm.SOURCE_HASH.value) and self.name.endswith(Algorithm.SOURCE_HASH.value)
+    @property
+    def algorithm(self) -> Algorithm:
+        return Algorithm(self.name.rpartition("/")[2])
+
+    def _is_comparable(self, after: Ring) -> bool:
+        """Whether each slot of both stands for the same hashes, so that they can be compared one by one."""
+        hashed = self.algorithm is after.algorithm and self.algorithm is not Algorithm.ROUND_ROBIN
         return hashed and bool(self.members and after.members) and len(after.slots) == len(self.slots)
 
 
