@@ -33,7 +33,8 @@ def prove_service(lab: Lab, name: str) -> None:
     """Check every port of every VIP of a service, as the lab's fleet describes it. Raises AssertionError.
 
     With round-robin each endpoint must answer its share of new connections; with source-hash every client must
-    keep its endpoint; with maglev connections are spread. Replies must enter the balancer behind the endpoint and leave it with the VIP's address.
+    keep its endpoint; with maglev connections are spread. Replies must enter the balancer behind the endpoint
+    and leave it with the VIP's address.
     """
     service = next(service for service in lab.fleet.services if service.name == name)
     for vip, port in product(ipv4(service.vips), service.ports):
