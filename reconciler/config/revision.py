@@ -18,7 +18,7 @@ from typing import IO
 
 from reconciler.config import source
 from reconciler.config.diagnostic import Diagnostic, Severity
-from reconciler.config.source import SUFFIXES, Tree, _name, _tree, _whole
+from reconciler.config.source import SUFFIXES, Tree, about_file, shown_name, tree_of
 from reconciler.errors import UsageError
 
 _LINK, _SUBMODULE = b"120000", b"160000"
@@ -98,7 +98,7 @@ def read_revision(revision: Revision) -> Tree:
     if not listing.requests and not listing.diagnostics:
         message = f"there is no manifest: no file here ends with {' or '.join(SUFFIXES)}"
         listing.diagnostics.append(_of_place(revision, "source-empty", message, Severity.WARNING))
-    return _tree(contents, listing.diagnostics)
+    return tree_of(contents, listing.diagnostics)
 
 
 @dataclass
@@ -119,14 +119,14 @@ def _list(revision: Revision) -> _Listing:
             mode, _, hash_ = about.split(b" ")
             if path.startswith(b".") or b"/." in path:
                 continue
-            name = _name("", os.fsdecode(path))
+            name = shown_name("", os.fsdecode(path))
             if mode == _SUBMODULE:
                 hint = "compare inside of it, or put the manifests themselves here"
-                warning = _whole(name, "source-submodule", "submodules are not read", hint, Severity.WARNING)
+                warning = about_file(name, "source-submodule", "submodules are not read", hint, Severity.WARNING)
                 listing.diagnostics.append(warning)
             elif mode == _LINK and b"\n" in path:
                 message = "this link can't be followed: its name holds a line break"
-                listing.diagnostics.append(_whole(name, "source-link", message))
+                listing.diagnostics.append(about_file(name, "source-link", message))
             elif mode == _LINK:
                 listing.links.add(name)
                 listing.requests[name] = b"%b:%b" % (revision.tree.encode(), path)
@@ -147,17 +147,17 @@ def _resolve(revision: Revision, listing: _Listing) -> None:
     ):
         if what == "tree":
             hint = "move the files here, or link each of them"
-            listing.diagnostics.append(_whole(name, "source-link", "links to directories are not followed", hint))
+            listing.diagnostics.append(about_file(name, "source-link", "links to directories are not followed", hint))
         elif not name.endswith(SUFFIXES):
             continue  # a link that is no manifest by its name
         elif what == "blob":
             listing.found[name] = (hash_, size)
         elif what == "symlink":
             message = "this link leads out of the directory"
-            listing.diagnostics.append(_whole(name, "source-link", message, "put the file itself here"))
+            listing.diagnostics.append(about_file(name, "source-link", message, "put the file itself here"))
         else:
             reason = _BROKEN_LINKS.get(what, "the repository lacks it")
-            listing.diagnostics.append(_whole(name, "source-unreadable", f"this can't be read: {reason}"))
+            listing.diagnostics.append(about_file(name, "source-unreadable", f"this can't be read: {reason}"))
 
 
 def _look_up(revision: Revision, requests: Sequence[bytes]) -> Iterator[tuple[str, bytes, int]]:
@@ -186,7 +186,7 @@ def _read(revision: Revision, listing: _Listing) -> dict[str, bytes]:
             if room >= 0:
                 which, most = "this file", source.MAX_FILE_BYTES
             message = f"{which} is larger than {most >> 20} MiB"
-            listing.diagnostics.append(_whole(name, "source-too-large", message, "split it"))
+            listing.diagnostics.append(about_file(name, "source-too-large", message, "split it"))
             if room < 0:
                 break
         else:
@@ -225,7 +225,7 @@ def _tree_hash(place: Place, commit: str) -> str:
 
 
 def _of_place(revision: Revision, rule: str, message: str, severity: Severity = Severity.ERROR) -> Diagnostic:
-    return _whole(revision.place.path or ".", rule, message, severity=severity)
+    return about_file(revision.place.path or ".", rule, message, severity=severity)
 
 
 def _records(output: IO[bytes]) -> Iterator[bytes]:

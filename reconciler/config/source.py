@@ -81,19 +81,19 @@ def read_tree(directory: Path) -> Tree:
             break
     else:
         message = f"the directory still changed while it was read for the {MAX_ATTEMPTS}th time"
-        diagnostics.append(_whole(str(directory), "source-changing", message, "try again when it is at rest"))
+        diagnostics.append(about_file(str(directory), "source-changing", message, "try again when it is at rest"))
 
     diagnostics += listing.diagnostics
     if not listing.files and not diagnostics:
         message = f"there is no manifest: no file here ends with {' or '.join(SUFFIXES)}"
-        diagnostics.append(_whole(str(directory), "source-empty", message, severity=Severity.WARNING))
-    return _tree(contents, diagnostics)
+        diagnostics.append(about_file(str(directory), "source-empty", message, severity=Severity.WARNING))
+    return tree_of(contents, diagnostics)
 
 
 def read_files(paths: Mapping[str, Path]) -> Tree:
     """Single files, by the names that they are to have in messages. What lies around them is not looked at."""
     listing = _Listing({name: os.path.realpath(path) for name, path in paths.items()})
-    return replace(_tree(*_read(listing)), partial=True)
+    return replace(tree_of(*_read(listing)), partial=True)
 
 
 def renamed(tree: Tree, directory: Path, shown: str) -> Tree:
@@ -110,7 +110,8 @@ def renamed(tree: Tree, directory: Path, shown: str) -> Tree:
     )
 
 
-def _tree(contents: Mapping[str, bytes], diagnostics: list[Diagnostic]) -> Tree:
+def tree_of(contents: Mapping[str, bytes], diagnostics: list[Diagnostic]) -> Tree:
+    """The tree of these files by name, with what is wrong with their bytes and what was known before."""
     files, texts, diagnostics = [], {}, list(diagnostics)
     for name, content in contents.items():
         text, problem = _decode(name, content)
@@ -127,10 +128,10 @@ def _list(directory: Path) -> _Listing:
     try:
         root = os.path.realpath(directory, strict=True)
         if not Path(root).is_dir():
-            listing.diagnostics.append(_whole(str(directory), "source-missing", "this is no directory"))
+            listing.diagnostics.append(about_file(str(directory), "source-missing", "this is no directory"))
             return listing
     except OSError as error:
-        listing.diagnostics.append(_whole(str(directory), "source-missing", _reason(error)))
+        listing.diagnostics.append(about_file(str(directory), "source-missing", _reason(error)))
         return listing
     pending = [root]
     while pending:
@@ -142,10 +143,10 @@ def _list(directory: Path) -> _Listing:
                     entry.path for entry in entries if not entry.name.startswith(".") and _enter(listing, root, entry)
                 ]
         except OSError as error:
-            listing.diagnostics.append(_whole(_name(root, path), "source-unreadable", _reason(error)))
+            listing.diagnostics.append(about_file(shown_name(root, path), "source-unreadable", _reason(error)))
         if len(listing.files) > MAX_FILES:
             message = f"there are more than {MAX_FILES} manifests"
-            listing.diagnostics.append(_whole(str(directory), "source-too-large", message))
+            listing.diagnostics.append(about_file(str(directory), "source-too-large", message))
             break
     listing.files = dict(sorted(listing.files.items())[:MAX_FILES])
     listing.diagnostics.sort(key=lambda d: (d.span, d.rule))
@@ -156,24 +157,24 @@ def _enter(listing: _Listing, root: str, entry: os.DirEntry[str]) -> bool:
     """Take an entry of a directory down; True if it is a directory to go into."""
     if entry.is_dir(follow_symlinks=False):
         return True
-    name = _name(root, entry.path)
+    name = shown_name(root, entry.path)
     is_manifest = entry.name.endswith(SUFFIXES)
     if entry.is_symlink() and Path(entry.path).is_dir():
         hint = "move the files here, or link each of them"
-        listing.diagnostics.append(_whole(name, "source-link", "links to directories are not followed", hint))
+        listing.diagnostics.append(about_file(name, "source-link", "links to directories are not followed", hint))
     elif is_manifest:
         try:
             target = os.path.realpath(entry.path, strict=True)
             state = Path(target).stat()
         except OSError as error:
-            listing.diagnostics.append(_whole(name, "source-unreadable", _reason(error)))
+            listing.diagnostics.append(about_file(name, "source-unreadable", _reason(error)))
             return False
         if os.path.commonpath((root, target)) != root:
             message = "this link leads out of the directory"
-            listing.diagnostics.append(_whole(name, "source-link", message, "put the file itself here"))
+            listing.diagnostics.append(about_file(name, "source-link", message, "put the file itself here"))
         elif not stat.S_ISREG(state.st_mode):
             message = f"this is {_KINDS.get(stat.S_IFMT(state.st_mode), 'something else')}, not a file"
-            listing.diagnostics.append(_whole(name, "source-not-a-file", message))
+            listing.diagnostics.append(about_file(name, "source-not-a-file", message))
         else:
             listing.files[name] = target
             listing.states[name] = _state(state)
@@ -196,13 +197,13 @@ def _read(listing: _Listing) -> tuple[dict[str, bytes], list[Diagnostic]]:
         try:
             content = _read_file(path)
         except OSError as error:
-            diagnostics.append(_whole(name, "source-unreadable", _reason(error)))
+            diagnostics.append(about_file(name, "source-unreadable", _reason(error)))
             continue
         room -= len(content)
         if len(content) > MAX_FILE_BYTES or room < 0:
             which, most = ("this file", MAX_FILE_BYTES) if room >= 0 else ("the directory", MAX_TREE_BYTES)
             message = f"{which} is larger than {most >> 20} MiB"
-            diagnostics.append(_whole(name, "source-too-large", message, "split it"))
+            diagnostics.append(about_file(name, "source-too-large", message, "split it"))
             if room < 0:
                 break
         else:
@@ -250,7 +251,7 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _name(root: str, path: str) -> str:
+def shown_name(root: str, path: str) -> str:
     """Relative to the root; what can't be printed is escaped, so that two names never become one."""
     name = path[len(root) :].lstrip("/") or "."
     return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in name)
@@ -260,9 +261,10 @@ def _reason(error: OSError) -> str:
     return f"this can't be read: {(error.strerror or str(error)).lower()}"
 
 
-def _whole(
+def about_file(
     file: str, rule: str, message: str, hint: str = "", severity: Severity = Severity.ERROR
 ) -> Diagnostic:
+    """A problem of a file as a whole, at no line of it."""
     return Diagnostic(severity, rule, message, Span(file, 0), hint)
 
 

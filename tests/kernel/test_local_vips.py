@@ -8,6 +8,7 @@ import socket
 import subprocess
 
 import pytest
+from pyroute2 import IPRoute
 
 from reconciler.errors import ForeignError
 from reconciler.kernel.port import LocalVip
@@ -52,6 +53,16 @@ def test_an_address_is_on_the_loopback_and_ours(kernel: RealKernel) -> None:
     assert kernel.foreign_addresses([ADDRESS.address]) == {}
     assert kernel.remove_local_vips([ADDRESS]) == [None]
     assert kernel.local_vips() == []
+
+
+def test_somebody_elses_reader_sees_our_mark_on_both_forms(kernel: RealKernel) -> None:
+    """pyroute2 speaks netlink by itself, and shows the protocol of addresses, which iproute2 6.1 does not."""
+    kernel.add_local_vips([ROUTE, ADDRESS])
+    with IPRoute() as reader:
+        marks = {a.get_attr("IFA_ADDRESS"): a.get_attr("IFA_PROTO") for a in reader.get_addr(family=socket.AF_INET)}
+        routes = {r.get_attr("RTA_DST") for r in reader.get_routes(family=socket.AF_INET, table=255, proto=251)}
+    assert marks[ADDRESS.address] == 251
+    assert ROUTE.address in routes
 
 
 def test_adding_twice_and_removing_what_is_absent_are_no_errors(kernel: RealKernel) -> None:
