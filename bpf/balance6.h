@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What becomes of an IPv6 packet. There is no NAT for IPv6. */
 
+/* A client's address as the one number that is hashed. */
+static __always_inline u32 fold_address(const struct in6_addr *address)
+{
+	u32 hash = mix(bpf_ntohl(address->s6_addr32[0]));
+
+	hash = mix(hash + bpf_ntohl(address->s6_addr32[1]));
+	hash = mix(hash + bpf_ntohl(address->s6_addr32[2]));
+	return hash + bpf_ntohl(address->s6_addr32[3]);
+}
+
 /* A packet that no service claims, as leftover() in balancer.c. */
 static __always_inline int leftover6(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind)
 {
@@ -58,9 +68,10 @@ static __always_inline int balance6(struct xdp_md *ctx)
 				.address = fold_address(&packet.quoted6->daddr),
 				.port = bpf_ntohs(packet.ports->destination),
 				.protocol = asked.protocol,
+				.address6 = &packet.quoted6->daddr,
 			};
 
-			return dsr6(ctx, &packet, service, &client, VERDICT_ICMP_ERROR);
+			return dsr(ctx, &packet, true, kind, service, &client);
 		}
 	}
 	if (kind == PACKET_TCP || kind == PACKET_DATAGRAM) {
@@ -77,9 +88,10 @@ static __always_inline int balance6(struct xdp_md *ctx)
 				.address = fold_address(&packet.ip6->saddr),
 				.port = bpf_ntohs(packet.ports->source),
 				.protocol = asked.protocol,
+				.address6 = &packet.ip6->saddr,
 			};
 
-			return dsr6(ctx, &packet, service, &client, VERDICT_REQUEST);
+			return dsr(ctx, &packet, true, kind, service, &client);
 		}
 	}
 #endif

@@ -52,10 +52,18 @@
 #endif
 #endif
 #ifdef DSR
+#include "remember.h"
+#include "transition.h"
 #include "mode.h"
+#include "next_hop.h"
+#ifdef DSR_L2
+#include "neighbour.h"
+#endif
+#ifdef DSR_L3
 #include "tunnel.h"
 #ifdef IPV6
-#include "dsr6.h"
+#include "tunnel6.h"
+#endif
 #endif
 #include "dsr.h"
 #endif
@@ -127,7 +135,7 @@ int lbctl_balance(struct xdp_md *ctx)
 				.protocol = packet.quoted->protocol,
 			};
 
-			return dsr(ctx, &packet, service, &client, VERDICT_ICMP_ERROR);
+			return dsr(ctx, &packet, false, kind, service, &client);
 		}
 	}
 #endif
@@ -147,7 +155,7 @@ int lbctl_balance(struct xdp_md *ctx)
 				.protocol = packet.ip->protocol,
 			};
 
-			return dsr(ctx, &packet, service, &client, VERDICT_REQUEST);
+			return dsr(ctx, &packet, false, kind, service, &client);
 		}
 #endif
 #ifdef NAT

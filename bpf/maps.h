@@ -38,11 +38,11 @@ struct service {
 
 BPF_HASH(services, struct service_key, struct service, 1);
 
-#ifdef IPV6
 struct address6 {
 	__be32 words[4];
 };
 
+#ifdef IPV6
 /* The same for IPv6 in maps of their own: the keys of IPv4 stay as short as they are. */
 struct service6_key {
 	__be32 vip[4];
@@ -67,6 +67,13 @@ struct vip {
 };
 
 BPF_HASH(vips, __be32, struct vip, 1);
+
+/* A bit for each 16-bit hash of an address: where it is not set, no VIP has the address. See vip.h. */
+struct vip_filter {
+	u8 bits[8192];
+};
+
+BPF_ARRAY(vip_filter, struct vip_filter, 1);
 
 #ifdef IPV6
 BPF_HASH(vips6, struct address6, struct vip, 1);
@@ -98,15 +105,62 @@ BPF_ARRAY(endpoints6, struct address6, 1);
  * The order in which a pool's endpoints are chosen, made by user space: element 0 is the count of slots n,
  * elements 1 to n are endpoint ids. Each ring has its own size; this one only gives BCC the shape.
  *
- * Ids take 17 bits. The highest bit of a slot is kept for marking slots whose flows must be told apart while
- * they move to another endpoint; what is known of such a slot belongs into a map of its own, so that a pool
- * that stands still pays for none of it.
+ * Ids take 17 bits. The highest bit marks a slot in transition, see `previous`.
  */
+#define SLOT_IN_TRANSITION (1U << 31)
+
 BPF_ARRAY(ring_template, u32, 1);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", 1);
 
 /* By index of the ring: how many connections were scheduled by it in turn. */
 BPF_ARRAY(ring_turns, u64, 1);
+
+#ifdef DSR
+/*
+ * What is known of a slot in transition, by index of the ring and number of the slot, counted from 0: who had
+ * it before. Times are in units of 2^30 ns of CLOCK_MONOTONIC, a little more than a second.
+ *
+ * A ring that stands still has no such array.
+ */
+struct previous {
+	u32 stream;		/* the endpoint of connections that are not remembered */
+	u32 datagram;		/* the endpoint of datagrams that are not remembered, until `learnt` */
+	u32 began;		/* what is remembered from before is of an earlier transition */
+	u32 learnt;
+	u32 used;		/* when anybody but the current endpoint was last chosen */
+	u8 pad[4];
+};
+
+BPF_ARRAY(previous_template, struct previous, 1);
+BPF_ARRAY_OF_MAPS(previous, "previous_template", 1);
+
+/* Flows that began in a slot in transition: remember.h. One bucket is one line of a processor's cache. */
+struct bucket {
+	u64 flows[8];
+};
+
+BPF_ARRAY(remembered, struct bucket, 1);
+
+/* A secret, so that nobody can tell which flows share a bucket. */
+struct seed {
+	u64 words[2];
+};
+
+BPF_ARRAY(seed, struct seed, 1);
+
+/* What the FIB said about the way to an endpoint, see next_hop.h. */
+struct next_hop {
+	u32 endpoint;
+	u32 moment;
+	u32 ifindex;
+	u16 mtu;
+	u16 tag;
+	u64 destination;	/* a MAC, and the tag above it */
+	u64 source;
+};
+
+BPF_ARRAY(next_hops, struct next_hop, 1);
+#endif
 
 /* What is done with a packet that fits no more once it is encapsulated. */
 enum too_big {

@@ -22,18 +22,22 @@ static __always_inline bool is_tunnelled(const struct service *service)
  * packets are new ones' is not known here, and a ring names retired ones only while it is being written.
  */
 static __always_inline u32 find_endpoint(const struct service *service, const struct client *client,
+					 const struct packet *packet, enum packet_kind kind,
 					 struct endpoint **found)
 {
-	u32 try;
+	u32 slot, try, id = read_slot(service, client, 0, &slot);
 
-	for (try = 0; try < MAX_TRIES; try++) {
-		u32 id = choose_endpoint(service, client, try);
+	if (id & SLOT_IN_TRANSITION)
+		id = choose_in_transition(service, client, packet, kind, slot, id & ~SLOT_IN_TRANSITION);
+	for (try = 1;; try++) {
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 
 		if (endpoint && (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED)) {
 			*found = endpoint;
 			return id;
 		}
+		if (try == MAX_TRIES)
+			return 0;
+		id = choose_endpoint(service, client, try);
 	}
-	return 0;
 }

@@ -33,6 +33,11 @@ struct sctp {
 	__le32 checksum;
 };
 
+/* Types of chunks, sections 3.2 and 3.3. */
+#define SCTP_INIT 1
+#define SCTP_ABORT 6
+#define SCTP_SHUTDOWN_COMPLETE 14
+
 struct packet {
 	struct ethhdr *eth;
 	union {
@@ -46,7 +51,8 @@ struct packet {
 	struct ports *ports;	/* of PACKET_TCP and PACKET_DATAGRAM; of PACKET_ICMP_ERROR those of the quote */
 	struct tcphdr *tcp;	/* of PACKET_TCP only */
 	u32 ip_bytes;
-	bool opens;		/* it is a TCP segment that asks for a new connection */
+	bool opens;		/* it asks for a new connection of TCP, or association of SCTP */
+	bool closes;		/* it ends one */
 };
 
 /* Whether a segment asks for a new connection. */
@@ -89,6 +95,7 @@ static __always_inline enum packet_kind parse_transport(struct packet *packet, u
 		if ((void *)(tcp + 1) > end || tcp->doff < 5 || bytes < tcp->doff * 4)
 			return PACKET_MALFORMED;
 		packet->opens = is_opening(tcp);
+		packet->closes = tcp->fin || tcp->rst;
 		return PACKET_TCP;
 	}
 #ifdef UDP
@@ -104,8 +111,14 @@ static __always_inline enum packet_kind parse_transport(struct packet *packet, u
 	if (protocol == IPPROTO_SCTP) {
 		struct sctp *sctp = (void *)packet->ports;
 
-		if ((void *)(sctp + 1) > end || bytes < sizeof(*sctp))
+		u8 *chunk = (void *)(sctp + 1);
+
+		if ((void *)chunk > end || bytes < sizeof(*sctp))
 			return PACKET_MALFORMED;
+		if ((void *)(chunk + 1) <= end && bytes > sizeof(*sctp)) {
+			packet->opens = *chunk == SCTP_INIT;
+			packet->closes = *chunk == SCTP_ABORT || *chunk == SCTP_SHUTDOWN_COMPLETE;
+		}
 		return PACKET_DATAGRAM;
 	}
 #endif

@@ -7,11 +7,12 @@
  */
 #define MAX_TRIES 4
 
-/* Whose packet it is. The address is in host byte order, so that all balancers hash the same number. */
+/* Whose packet it is. Numbers are in host byte order, so that all balancers hash the same ones. */
 struct client {
-	u32 address;
+	u32 address;		/* of IPv6: a hash of it */
 	u16 port;
 	u8 protocol;
+	const struct in6_addr *address6;	/* of IPv6 only */
 };
 
 /* The finalizer of MurmurHash3, in which each bit of the input flips half of the output's. */
@@ -55,8 +56,12 @@ static __always_inline u32 choose_slot(const struct service *service, const stru
 	return (u64)hash_client(service, client, try) * slots >> 32;
 }
 
-/* The id of the endpoint whose turn it is, 0 if there is none. */
-static __always_inline u32 choose_endpoint(const struct service *service, const struct client *client, u32 try)
+/*
+ * What is in the slot that is chosen: the id of an endpoint, 0 if there is none, and SLOT_IN_TRANSITION. The
+ * slot's number is left in `slot`.
+ */
+static __always_inline u32 read_slot(const struct service *service, const struct client *client, u32 try,
+				     u32 *slot)
 {
 	u32 index = service->ring, element = 0;
 	void *ring = rings.lookup(&index);
@@ -65,7 +70,16 @@ static __always_inline u32 choose_endpoint(const struct service *service, const 
 
 	if (!slots)
 		return 0;
-	element = 1 + choose_slot(service, client, slots, try);
+	*slot = choose_slot(service, client, slots, try);
+	element = 1 + *slot;
 	value = bpf_map_lookup_elem(ring, &element);
 	return value ? *value : 0;
+}
+
+/* The id of the endpoint whose turn it is, 0 if there is none. */
+static __always_inline u32 choose_endpoint(const struct service *service, const struct client *client, u32 try)
+{
+	u32 slot;
+
+	return read_slot(service, client, try, &slot) & ~SLOT_IN_TRANSITION;
 }

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Tunnels to endpoints: IP in IP (RFC 2003). */
 
-/* How much longer a packet gets. */
-#define TUNNEL_BYTES sizeof(struct iphdr)
+/* What the outer addresses of a flow's packets are chosen by: always the same for one flow. */
+static __always_inline u32 hash_for_tunnel(const struct client *client)
+{
+	return mix(mix(client->address) + ((u32)client->port << 8 | client->protocol));
+}
 
-/* The outer source of a flow's packets: always the same for one flow. Zero if there is none. */
-static __always_inline __be32 tunnel_source(const struct client *client)
+/* The outer source of a flow's packets. Zero if there is none. */
+static __always_inline __be32 tunnel_source(u32 hash)
 {
 	u32 row = 0;
 	struct settings *set = settings.lookup(&row);
-	u32 hash;
 
 	if (!set)
 		return 0;
-	if (!set->tunnel_spread)
-		return set->tunnel_source;
-	hash = mix(mix(client->address) + ((u32)client->port << 8 | client->protocol));
 	return (set->tunnel_source & ~set->tunnel_spread) | (bpf_htonl(hash) & set->tunnel_spread);
 }
 
@@ -26,7 +25,7 @@ static __always_inline __be32 tunnel_source(const struct client *client)
 static __always_inline struct ethhdr *encapsulate(struct xdp_md *ctx, const struct packet *packet, __be32 source,
 						  __be32 destination)
 {
-	u16 bytes = packet->ip_bytes + TUNNEL_BYTES;
+	u16 bytes = packet->ip_bytes + sizeof(struct iphdr);
 	u8 tos = packet->ip->tos;
 	struct ethhdr *eth, *former;
 	struct iphdr *outer;

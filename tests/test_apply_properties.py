@@ -14,7 +14,7 @@ from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
-from reconciler.kernel.layout import ENDPOINTS, RING_NAMES, SERVICES
+from reconciler.kernel.layout import ENDPOINTS, RING_NAMES, RINGS, SERVICES
 from reconciler.kernel.port import AttachedProgram, LocalVip
 from reconciler.live import read_live
 from reconciler.resource import Action, Key
@@ -59,7 +59,7 @@ def dangling(kernel):
     """Published services whose ring is missing or points to an endpoint that is not there."""
     endpoints = {struct.unpack("=I", key)[0] for key in kernel.maps.get(ENDPOINTS.name, {})}
     for key, value in kernel.maps.get(SERVICES.name, {}).items():
-        ring = kernel.rings.get(struct.unpack(SERVICES.value, value)[1])
+        ring = kernel.inner.get(RINGS.name, {}).get(struct.unpack(SERVICES.value, value)[1])
         if ring is None or not set(struct.unpack(f"={len(ring) // 4}I", ring)[1:]) <= endpoints:
             yield key
 

@@ -24,7 +24,7 @@ class FakeKernel:
 
     interfaces: tuple[str, ...] = ("front", "back")
     maps: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
-    rings: dict[int, bytes] = field(default_factory=dict)
+    inner: dict[str, dict[int, bytes]] = field(default_factory=dict)
     program: LoadedProgram | None = None
     attached: dict[str, AttachedProgram] = field(default_factory=dict)
     foreign_programs: dict[str, AttachedProgram] = field(default_factory=dict)
@@ -48,6 +48,8 @@ class FakeKernel:
 
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
+        if map_name in self.inner:
+            return [(struct.pack("=I", index), bytes(4)) for index in sorted(self.inner[map_name])]
         return list(self.maps.get(map_name, {}).items())
 
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
@@ -80,27 +82,30 @@ class FakeKernel:
             self._wrote("delete", (map_name, key))
         return None
 
-    # --- rings -----------------------------------------------------------------------------------------
-    def read_ring(self, index: int) -> bytes | None:
-        return self.rings.get(index)
+    # --- arrays of arrays ------------------------------------------------------------------------------
+    def read_inner(self, outer: str, index: int) -> bytes | None:
+        return self.inner.get(outer, {}).get(index)
 
-    def replace_rings(self, contents: Mapping[int, bytes]) -> list[Outcome]:
+    def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
+        if outer not in self.maps:
+            return [KernelError(f"map {outer} does not exist")] * len(contents)
         for index, content in contents.items():
-            self.rings[index] = content
-            self._wrote("replace_rings", index)
+            self.inner.setdefault(outer, {})[index] = content
+            self._wrote("replace_inner", (outer, index))
         return [None] * len(contents)
 
-    def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
-        content = bytearray(self.rings[index])
-        for slot, value in slots.items():
-            struct.pack_into("=I", content, 4 * slot, value)
-        self.rings[index] = bytes(content)
-        self._wrote("patch_ring", (index, tuple(slots)))
+    def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
+        content = bytearray(self.inner[outer][index])
+        for row, value in rows.items():
+            assert len(value) == struct.calcsize(MAPS[outer].inner), outer
+            content[row * len(value) : (row + 1) * len(value)] = value
+        self.inner[outer][index] = bytes(content)
+        self._wrote("patch_inner", (outer, index, tuple(rows)))
 
-    def remove_rings(self, indexes: Sequence[int]) -> list[Outcome]:
+    def remove_inner(self, outer: str, indexes: Sequence[int]) -> list[Outcome]:
         for index in indexes:
-            if self.rings.pop(index, None) is not None:
-                self._wrote("remove_rings", index)
+            if self.inner.get(outer, {}).pop(index, None) is not None:
+                self._wrote("remove_inner", (outer, index))
         return [None] * len(indexes)
 
     # --- the program -----------------------------------------------------------------------------------
@@ -109,7 +114,7 @@ class FakeKernel:
 
     def load_program(self, name: str, features: Sequence[str]) -> None:
         for spec in MAPS.values():
-            if not spec.feature or spec.feature in features:
+            if spec.is_used(features):
                 self.maps.setdefault(spec.name, {})
         self.program = LoadedProgram((self.program.id if self.program else 0) + 1, name)
         self._wrote("load_program", name)
@@ -117,7 +122,7 @@ class FakeKernel:
     def unload_program(self) -> None:
         self.program = None
         self.maps.clear()
-        self.rings.clear()
+        self.inner.clear()
         self._wrote("unload_program", None)
 
     def remove_instance(self) -> None:

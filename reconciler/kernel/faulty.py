@@ -32,19 +32,19 @@ class FaultyKernel(FakeKernel):
         up = super().delete
         return [self._row(lambda key=key: up(map_name, [key])) for key in keys]  # type: ignore[misc]
 
-    def replace_rings(self, contents: Mapping[int, bytes]) -> list[Outcome]:
-        up = super().replace_rings
-        return [self._row(lambda i=i, c=c: up({i: c})) for i, c in contents.items()]  # type: ignore[misc]
+    def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
+        up = super().replace_inner
+        return [self._row(lambda i=i, c=c: up(outer, {i: c})) for i, c in contents.items()]  # type: ignore[misc]
 
-    def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
+    def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
         if self.fails():
-            super().patch_ring(index, dict(list(slots.items())[: len(slots) // 2]))
+            super().patch_inner(outer, index, dict(list(rows.items())[: len(rows) // 2]))
             raise KernelError("injected fault")
-        super().patch_ring(index, slots)
+        super().patch_inner(outer, index, rows)
 
-    def remove_rings(self, indexes: Sequence[int]) -> list[Outcome]:
-        up = super().remove_rings
-        return [self._row(lambda index=index: up([index])) for index in indexes]  # type: ignore[misc]
+    def remove_inner(self, outer: str, indexes: Sequence[int]) -> list[Outcome]:
+        up = super().remove_inner
+        return [self._row(lambda index=index: up(outer, [index])) for index in indexes]  # type: ignore[misc]
 
     def load_program(self, name: str, features: Sequence[str]) -> None:
         self._call()

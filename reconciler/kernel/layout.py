@@ -8,6 +8,7 @@ are written as raw bytes ("4s", "2s"); everything else is in host byte order.
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -22,16 +23,25 @@ class MapType(IntEnum):
     ARRAY_OF_MAPS = 12
 
 
+MMAPABLE = 1 << 10
+"""BPF_F_MMAPABLE: user space can look at an array as at its own memory (Linux 5.5)."""
+
+
 @dataclass(frozen=True, slots=True)
 class MapSpec:
-    """One map. `feature` names the program feature without which the map is not made."""
+    """One map. It is made only where one of `features` is in the program; where there are none, always.
+
+    `inner` is the format of the rows of an array of arrays.
+    """
 
     name: str
     type: MapType
     key: str
     value: str
     capacity: int
-    feature: str = ""
+    features: tuple[str, ...] = ()
+    flags: int = 0
+    inner: str = ""
 
     @property
     def key_size(self) -> int:
@@ -42,27 +52,48 @@ class MapSpec:
         """Bytes of one value; for a per-CPU map, of one CPU's value."""
         return struct.calcsize(self.value)
 
+    def is_used(self, features: Collection[str]) -> bool:
+        """Whether a program with these features needs the map."""
+        return not self.features or not set(self.features).isdisjoint(features)
+
+
+_NAT = ("NAT",)
+_DSR = ("DSR_L2", "DSR_L3")
+_IPV6 = ("IPV6",)
 
 # vip, port, protocol, padding → index of its counters, ring, target port (0: as asked), mode, algorithm
 SERVICES = MapSpec("services", MapType.HASH, "=4s2sBx", "=II2sBB", 16_384)
 # vip → what becomes of undefined traffic (Undefined below), padding
 VIPS = MapSpec("vips", MapType.HASH, "=4s", "=Bxxx", 16_384)
+# 0 → a bit for each hash of an address (bpf/vip.h): where it is not set, no VIP has the address
+VIP_FILTER = MapSpec("vip_filter", MapType.ARRAY, "=I", "=8192s", 1)
 # id (0 is never used) → address, port (0: as asked), state (EndpointRowState below), padding
 ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", 131_072)
 # the same for IPv6: vip, port, protocol, padding → as in services; vip → as in vips; id → address of an
 # endpoint whose address in `endpoints` is zero
-SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", 16_384)
-VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=Bxxx", 16_384)
-ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", 131_072)
+SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", 16_384, _IPV6)
+VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=Bxxx", 16_384, _IPV6)
+ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", 131_072, _IPV6)
 # index → array of unsigned 32-bit numbers: the count of slots n, then n endpoint ids
-RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384)
+RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, inner="=I")
+# index of a ring → array with a row for each slot, only while slots of it are in transition: the endpoint that
+# unknown connections and the one that unknown datagrams go to, and three times in units of 2**30 ns of
+# CLOCK_MONOTONIC: the begin, the end of the time in which datagrams are learnt, the last use of another endpoint
+# than the current one
+PREVIOUS = MapSpec("previous", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, _DSR, inner="=5Ixxxx")
+# hash → eight flows that began in a transition, each as one number (bpf/remember.h)
+REMEMBERED = MapSpec("remembered", MapType.ARRAY, "=I", "=8Q", 131_072, _DSR, MMAPABLE)
+# 0 → the secret that the hashes of `remembered` depend on, made with the map
+SEED = MapSpec("seed", MapType.ARRAY, "=I", "=2Q", 1, _DSR)
+# a cache of the program's own: way out, by id of an endpoint
+NEXT_HOPS = MapSpec("next_hops", MapType.ARRAY, "=I", "=IIIHHQQ", 4_096, _DSR)
 # index of a ring → how many connections were scheduled by it; round-robin takes its turn from this
 RING_TURNS = MapSpec("ring_turns", MapType.ARRAY, "=I", "=Q", 16_384)
 # name of a ring, filled up with zeros → its index; the program has no use for it
 RING_NAMES = MapSpec("ring_names", MapType.HASH, "=128s", "=I", 16_384)
 # source, destination, source port, destination port, protocol, padding
 # → new address, new port, direction, state, endpoint id, index of the service's counters, last seen (ns)
-FLOWS = MapSpec("flows", MapType.LRU_HASH, "=4s4s2s2sBxxx", "=4s2sBBIIQ", 262_144, feature="NAT")
+FLOWS = MapSpec("flows", MapType.LRU_HASH, "=4s4s2s2sBxxx", "=4s2sBBIIQ", 262_144, _NAT)
 # index → connections, request packets, request bytes, reply packets, reply bytes
 SERVICE_COUNTERS = MapSpec("service_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", 16_384)
 ENDPOINT_COUNTERS = MapSpec("endpoint_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", 131_072)
@@ -75,8 +106,8 @@ SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
 MAPS = {
     spec.name: spec
     for spec in (
-        SERVICES, VIPS, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_TURNS, RING_NAMES, FLOWS,
-        SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
+        SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_TURNS, RING_NAMES,
+        PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
     )
 }  # fmt: skip
 

@@ -49,7 +49,10 @@ class Kernel(Protocol):
 
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
-        """All rows. Of an array: those that are not all zero. Of a per-CPU map: the values of all CPUs, joined."""
+        """All rows. Of an array: those that are not all zero. Of a per-CPU map: the values of all CPUs, joined.
+
+        Of an array of arrays: the indexes that have one, with a number that means nothing here.
+        """
         ...
 
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]: ...
@@ -58,20 +61,20 @@ class Kernel(Protocol):
         """Of an array: fills the rows with zeros."""
         ...
 
-    # --- rings: one array of unsigned 32-bit numbers each, swapped or patched --------------------------
-    def read_ring(self, index: int) -> bytes | None:
-        """The whole content in host byte order, or None if there is no such ring."""
+    # --- arrays of arrays (rings, previous): one array each, swapped or patched ------------------------
+    def read_inner(self, outer: str, index: int) -> bytes | None:
+        """All rows of an inner array, joined; None if there is no such array."""
         ...
 
-    def replace_rings(self, contents: Mapping[int, bytes]) -> list[Outcome]:
-        """Put new rings in the places of whatever is there, each in one atomic step."""
+    def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
+        """Put new inner arrays in the places of whatever is there, each in one atomic step."""
         ...
 
-    def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
-        """Overwrite some slots of a ring, each atomically."""
+    def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
+        """Overwrite some rows of an inner array; those of four or eight bytes atomically."""
         ...
 
-    def remove_rings(self, indexes: Sequence[int]) -> list[Outcome]: ...
+    def remove_inner(self, outer: str, indexes: Sequence[int]) -> list[Outcome]: ...
 
     # --- the program -----------------------------------------------------------------------------------
     def loaded_program(self) -> LoadedProgram | None: ...

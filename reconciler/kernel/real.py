@@ -18,7 +18,7 @@ from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import bpf, local_vips, maps, sysctl, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.instance import Instance
-from reconciler.kernel.layout import MAPS, RINGS, MapSpec, MapType
+from reconciler.kernel.layout import MAPS, MapSpec, MapType
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import AttachedProgram, LoadedProgram, LocalVip, Outcome, Row
 from reconciler.program import is_ours
@@ -26,9 +26,8 @@ from reconciler.program import is_ours
 RUN_DIR = Path("/run/lbctl")
 
 _PROGRAM = "program"
-_RINGS_A_CALL = 128  # each needs a file descriptor meanwhile, of which a process has 1,024 by default
+_INNER_A_CALL = 128  # each needs a file descriptor meanwhile, of which a process has 1,024 by default
 _INDEX = struct.Struct("=I")
-_RING_TEMPLATE = Shape(MapType.ARRAY, _INDEX.size, _INDEX.size, 1)
 
 
 class RealKernel:
@@ -75,55 +74,57 @@ class RealKernel:
                     )
                 yield opened
 
-    # --- rings -----------------------------------------------------------------------------------------
-    def read_ring(self, index: int) -> bytes | None:
-        with self._ring(index) as ring:
-            return maps.read_array(ring) if ring else None
+    # --- arrays of arrays ------------------------------------------------------------------------------
+    def read_inner(self, outer: str, index: int) -> bytes | None:
+        with self._inner(outer, index) as inner:
+            return maps.read_array(inner) if inner else None
 
-    def replace_rings(self, contents: Mapping[int, bytes]) -> list[Outcome]:
-        # Each call, not each ring, waits until no CPU runs on the former ones (8 ms): so many go in one.
+    def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
+        # Each call, not each array, waits until no CPU runs on the former ones (8 ms): so many go in one.
+        items = list(contents.items())
         return [
-            outcome for some in _chunks(list(contents.items()), _RINGS_A_CALL) for outcome in self._replace_rings(some)
-        ]
+            outcome for start in range(0, len(items), _INNER_A_CALL)
+            for outcome in self._replace_inner(outer, items[start : start + _INNER_A_CALL])
+        ]  # fmt: skip
 
-    def _replace_rings(self, contents: Sequence[tuple[int, bytes]]) -> list[Outcome]:
-        with self._map(RINGS.name) as rings, _refused("rings"), ExitStack() as stack:
-            if rings is None:
-                return [_no_map(RINGS.name)] * len(contents)
+    def _replace_inner(self, outer: str, contents: Sequence[tuple[int, bytes]]) -> list[Outcome]:
+        with self._map(outer) as opened, _refused(outer), ExitStack() as stack:
+            if opened is None:
+                return [_no_map(outer)] * len(contents)
+            template = inner_shape(MAPS[outer])
             rows = []
             for index, content in contents:
-                shape = replace(_RING_TEMPLATE, capacity=len(content) // _INDEX.size)
-                fd = stack.enter_context(bpf.closing(maps.create("lbctl_ring", shape, flags=maps.INNER_MAP)))
+                shape = replace(template, capacity=len(content) // template.value_size)
+                fd = stack.enter_context(bpf.closing(maps.create(f"lbctl_{outer}", shape, flags=maps.INNER_MAP)))
                 maps.write_array(maps.describe(fd), content)
                 rows.append((_INDEX.pack(index), _INDEX.pack(fd)))
-            return [outcome and _row_error(RINGS.name, rings, outcome) for outcome in maps.update(rings, rows)]
+            return [outcome and _row_error(outer, opened, outcome) for outcome in maps.update(opened, rows)]
 
-    def patch_ring(self, index: int, slots: Mapping[int, int]) -> None:
-        with self._ring(index) as ring:
-            if ring is None:
-                raise KernelError(f"there is no ring {index}")
-            rows = [(_INDEX.pack(slot), _INDEX.pack(value)) for slot, value in slots.items()]
-            for error in filter(None, maps.update(ring, rows)):
+    def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
+        with self._inner(outer, index) as inner:
+            if inner is None:
+                raise KernelError(f"{outer} has no array {index}")
+            for error in filter(None, maps.update(inner, [(_INDEX.pack(row), value) for row, value in rows.items()])):
                 raise error
 
-    def remove_rings(self, indexes: Sequence[int]) -> list[Outcome]:
+    def remove_inner(self, outer: str, indexes: Sequence[int]) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        with self._map(RINGS.name) as rings:
+        with self._map(outer) as opened:
             for index in indexes:  # arrays of maps know no batched delete
                 try:
-                    if rings:
-                        maps.delete_one(rings, _INDEX.pack(index))
+                    if opened:
+                        maps.delete_one(opened, _INDEX.pack(index))
                     outcomes.append(None)
                 except OSError as error:
-                    outcomes.append(KernelError(f"ring {index}: {error.strerror}"))
+                    outcomes.append(KernelError(f"{outer} {index}: {error.strerror}"))
         return outcomes
 
     @contextmanager
-    def _ring(self, index: int) -> Iterator[OpenMap | None]:
-        with self._map(RINGS.name) as rings, _refused(f"ring {index}"):
+    def _inner(self, outer: str, index: int) -> Iterator[OpenMap | None]:
+        with self._map(outer) as opened, _refused(f"{outer} {index}"):
             fd = None
-            # A ring that is replaced between the two steps is looked up again.
-            while fd is None and rings and (number := maps.lookup(rings, _INDEX.pack(index))):
+            # An array that is replaced between the two steps is looked up again.
+            while fd is None and opened and (number := maps.lookup(opened, _INDEX.pack(index))):
                 fd = bpf.open_map(_INDEX.unpack(number)[0])
             if fd is None:
                 yield None
@@ -143,7 +144,7 @@ class RealKernel:
 
     def load_program(self, name: str, features: Sequence[str]) -> None:
         image = build(features, self._source_dir)
-        specs = [spec for spec in MAPS.values() if not spec.feature or spec.feature in features]
+        specs = [spec for spec in MAPS.values() if spec.is_used(features)]
         _check(image, specs)
         with _refused(f"program {name}"), self._instance.mounted():
             before = set(self._instance.pinned())
@@ -170,9 +171,10 @@ class RealKernel:
         with ExitStack() as stack:
             inner = None
             if spec.type == MapType.ARRAY_OF_MAPS:
-                template = maps.create("lbctl_ring", _RING_TEMPLATE, flags=maps.INNER_MAP)
+                template = maps.create(f"lbctl_{spec.name}", inner_shape(spec), flags=maps.INNER_MAP)
                 inner = stack.enter_context(bpf.closing(template))
-            fd = stack.enter_context(bpf.closing(maps.create(spec.name, shape_of(spec), inner=inner)))
+            made = maps.create(spec.name, shape_of(spec), flags=spec.flags, inner=inner)
+            fd = stack.enter_context(bpf.closing(made))
             self._instance.pin(fd, spec.name)
             yield fd
 
@@ -270,14 +272,14 @@ class RealKernel:
         self._ledger.drop(name)
 
 
-def _chunks(items: Sequence[tuple[int, bytes]], size: int) -> Iterator[Sequence[tuple[int, bytes]]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
 def shape_of(spec: MapSpec) -> Shape:
     """The shape that the kernel must show for a map of the layout."""
     return Shape(spec.type, spec.key_size, spec.value_size, spec.capacity)
+
+
+def inner_shape(spec: MapSpec) -> Shape:
+    """The shape of the inner arrays of an array of arrays; they differ in their capacity alone."""
+    return Shape(MapType.ARRAY, _INDEX.size, struct.calcsize(spec.inner), 1)
 
 
 def _check(image: Image, specs: Sequence[MapSpec]) -> None:

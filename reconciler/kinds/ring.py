@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import RING_NAMES, RING_TURNS
+from reconciler.kernel.layout import RING_NAMES, RING_TURNS, RINGS
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.endpoint import EndpointRow, numbered_rows, row_of
@@ -135,8 +135,9 @@ class RingKind(Kind):
 
     def read(self, wanted: Collection[Key]) -> Reading:
         names = {r.number: r.row.id for r in numbered_rows(self.kernel)}
+        indexes = ring_indexes(self.kernel)
         return Reading(
-            tuple(_decode(name, self.kernel.read_ring(i), names) for name, i in ring_indexes(self.kernel).items())
+            tuple(_decode(name, self.kernel.read_inner(RINGS.name, index), names) for name, index in indexes.items())
         )
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
@@ -157,7 +158,7 @@ class RingKind(Kind):
                     whole[change.key] = (index, content.tobytes())
             except KernelError as error:
                 outcomes[change.key] = error
-        outcomes |= zip(whole, self.kernel.replace_rings(dict(whole.values())), strict=True)
+        outcomes |= zip(whole, self.kernel.replace_inner(RINGS.name, dict(whole.values())), strict=True)
         # The ring before its name: a name without a ring would read back as an empty ring.
         new = [key for key in whole if key.id not in indexes and not outcomes[key]]
         self.kernel.delete(RING_TURNS.name, [_INDEX.pack(whole[key][0]) for key in new])
@@ -165,19 +166,20 @@ class RingKind(Kind):
         outcomes |= zip(new, self.kernel.update(RING_NAMES.name, names), strict=True)
         # The name last: a ring whose removal was cut off is still there to be removed.
         gone = [change.key for change in changes if change.after is None and change.key.id in indexes]
-        outcomes |= zip(gone, self.kernel.remove_rings([indexes[key.id] for key in gone]), strict=True)
+        outcomes |= zip(gone, self.kernel.remove_inner(RINGS.name, [indexes[key.id] for key in gone]), strict=True)
         gone = [key for key in gone if not outcomes[key]]
         outcomes |= zip(gone, self.kernel.delete(RING_NAMES.name, [_name(key.id) for key in gone]), strict=True)
         return [outcomes.get(change.key) for change in changes]
 
     def _patch(self, index: int, content: Slots) -> bool:
         """Overwrite the slots that differ, if the ring that is there has as many."""
-        held = self.kernel.read_ring(index)
+        held = self.kernel.read_inner(RINGS.name, index)
         if held is None or len(held) != content.nbytes:
             return False
         differs = np.flatnonzero(np.frombuffer(held, np.uint32) != content)
         if differs.size:
-            self.kernel.patch_ring(index, dict(zip(differs.tolist(), content[differs].tolist(), strict=True)))
+            rows = {slot: content[slot].tobytes() for slot in differs.tolist()}
+            self.kernel.patch_inner(RINGS.name, index, rows)
         return True
 
 

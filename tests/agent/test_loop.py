@@ -65,7 +65,7 @@ def test_an_edited_weight_changes_exactly_one_ring(node):
     node.start()
     edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
     told = node.files_moved()
-    assert set(node.wrote()) <= {"patch_ring", "replace_rings"}
+    assert set(node.wrote()) <= {"patch_inner", "replace_inner"}
     assert re.match(r"~ ring web/round-robin +pools\.yaml:1\nApplied: 0 added, 1 changed, 0 removed", told)
 
 
@@ -438,14 +438,14 @@ def test_what_could_not_be_undone_is_named(node, monkeypatch):
     node.start()
     update = node.kernel.update
 
-    def refuse(indexes):
+    def refuse(outer, indexes):
         return [KernelError("stuck fast")] * len(indexes)
 
     def refuse_services(map_name, rows):
         return [KernelError("full")] * len(rows) if map_name == SERVICES.name else update(map_name, rows)
 
     monkeypatch.setattr(node.kernel, "update", refuse_services)
-    monkeypatch.setattr(node.kernel, "remove_rings", refuse)
+    monkeypatch.setattr(node.kernel, "remove_inner", refuse)
     edit(node.directory / "services.yaml", "source-hash", "round-robin")
     told = node.files_moved()
     assert "service 20.20.20.2:25/tcp: full" in told

@@ -190,11 +190,11 @@ def test_a_damaged_service_is_left_out_with_a_warning():
 
 def test_a_ring_that_no_weights_give_is_said_to_change(tmp_path):
     kernel, _ = imported_from(pool_of("web", (1, 1, 1)), service("a", 80, "web", Algorithm.SOURCE_HASH))
-    (index,) = kernel.rings
-    size, *slots = memoryview(kernel.rings[index]).cast("I")
+    (index,) = kernel.inner["rings"]
+    size, *slots = memoryview(kernel.inner["rings"][index]).cast("I")
     other = next(place for place, endpoint in enumerate(slots) if endpoint != slots[0])
     slots[0], slots[other] = slots[other], slots[0]
-    kernel.rings[index] = array("I", (size, *slots)).tobytes()
+    kernel.inner["rings"][index] = array("I", (size, *slots)).tobytes()
     imported = import_live(read_live(kernel), "lb1")
     assert [n.message for n in imported.warnings] == [
         "no weights give the shares that pool web has now: a plan will show how they change"

@@ -127,9 +127,9 @@ def test_a_vip_without_its_service_row_is_noticed(site):
 def test_a_ring_with_one_endpoint_is_noticed(site, algorithm):
     made = site(algorithm=algorithm)
     (index,) = ring_indexes(made.kernel).values()
-    ring = np.frombuffer(made.kernel.read_ring(index), np.uint32).copy()
+    ring = np.frombuffer(made.kernel.read_inner("rings", index), np.uint32).copy()
     ring[1:] = ring[1]
-    made.kernel.replace_rings({index: ring.tobytes()})
+    made.kernel.replace_inner("rings", {index: ring.tobytes()})
     unfair = r"answered (24 of 24 requests, its share is 12|0 of|none of 128 requests)"
     with pytest.raises(AssertionError, match=unfair):
         made.prove()
@@ -138,8 +138,8 @@ def test_a_ring_with_one_endpoint_is_noticed(site, algorithm):
 def test_weights_that_are_ignored_are_noticed(site):
     made = site()
     (index,) = ring_indexes(made.kernel).values()
-    ids = np.unique(np.frombuffer(made.kernel.read_ring(index), np.uint32)[1:])
-    made.kernel.replace_rings({index: np.array([ids.size, *ids], np.uint32).tobytes()})
+    ids = np.unique(np.frombuffer(made.kernel.read_inner("rings", index), np.uint32)[1:])
+    made.kernel.replace_inner("rings", {index: np.array([ids.size, *ids], np.uint32).tobytes()})
     with pytest.raises(AssertionError, match=f"{FIRST} answered 8 of 24 requests, its share is 12"):
         made.prove()
 

@@ -27,7 +27,9 @@ from reconciler.kernel.layout import (
     ENDPOINTS6,
     FLOWS,
     MAPS,
+    NEXT_HOPS,
     RING_TURNS,
+    RINGS,
     SERVICE_COUNTERS,
     SERVICES,
     SERVICES6,
@@ -250,7 +252,7 @@ class Balancer:
 
     def ring(self, index: int, ids: Sequence[int]) -> None:
         self._rings.add(index)
-        self.kernel.replace_rings({index: struct.pack(f"={1 + len(ids)}I", len(ids), *ids)})
+        self.kernel.replace_inner(RINGS.name, {index: struct.pack(f"={1 + len(ids)}I", len(ids), *ids)})
 
     def turn(self, ring: int, taken: int) -> None:
         """How many turns were taken already."""
@@ -270,12 +272,12 @@ class Balancer:
         """Forget everything that a test wrote or counted."""
         for spec in MAPS.values():
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
-                rows = range(min(ROWS_USED, spec.capacity))
+                rows = range(spec.capacity if spec is NEXT_HOPS else min(ROWS_USED, spec.capacity))
                 self.kernel.delete(spec.name, [struct.pack(spec.key, row) for row in rows])
             elif spec.type != MapType.ARRAY_OF_MAPS:
                 self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
         while self._rings:
-            self.kernel.remove_rings([self._rings.pop()])
+            self.kernel.remove_inner(RINGS.name, [self._rings.pop()])
 
     def _write(self, spec: MapSpec, row: Row) -> None:
         assert self.kernel.update(spec.name, [row]) == [None]

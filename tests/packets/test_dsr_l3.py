@@ -112,14 +112,18 @@ def test_an_endpoint_far_away_is_reached_by_the_router(balancer: Balancer) -> No
     assert balancer.send(syn).frame == through_tunnel(syn, "192.0.2.7", OWN, next_hop=ROUTER)
 
 
-def test_policy_routing_sees_the_outer_header(balancer: Balancer) -> None:
+def test_policy_routing_sees_the_outer_source(balancer: Balancer) -> None:
     balancer.endpoint(1, "192.0.2.7")
-    syn = tcp(CLIENT, WEB, tos=0x10)
-    assert balancer.send(syn).frame == through_tunnel(syn, "192.0.2.7", OWN, next_hop=ENDPOINTS_AT[4])
-    syn = tcp(At(CLIENT.address, 777), WEB)
-    assert balancer.send(syn).frame == through_tunnel(syn, "192.0.2.7", OWN, next_hop=ROUTER)
     balancer.settings("20.20.20.7")
+    syn = tcp(CLIENT, WEB)
     assert balancer.send(syn).frame == through_tunnel(syn, "192.0.2.7", "20.20.20.7", next_hop=ENDPOINTS_AT[4])
+
+
+def test_neither_ports_nor_the_type_of_service_choose_the_way(balancer: Balancer) -> None:
+    """There is one way to an endpoint, whatever comes in."""
+    balancer.endpoint(1, "192.0.2.7")
+    for syn in (tcp(CLIENT, WEB, tos=0x10), tcp(At(CLIENT.address, 777), WEB)):
+        assert balancer.send(syn).frame == through_tunnel(syn, "192.0.2.7", OWN, next_hop=ROUTER)
 
 
 # --- UDP ---------------------------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ def test_an_sctp_packet_leaves_as_it_came_whatever_its_checksum(balancer: Balanc
     content = sctp(CLIENT, WEB)
     for changed in (content, content[:-1] + b"?", padded(content, 80)):
         assert balancer.send(changed).frame == through_tunnel(changed, SERVER, OWN)
-    assert balancer.traffic_of_services() == {2: Traffic(0, 3, 3 * (len(content) - ETHERNET))}
+    assert balancer.traffic_of_services() == {2: Traffic(3, 3, 3 * (len(content) - ETHERNET))}
 
 
 def test_an_sctp_header_that_is_cut_off_is_malformed(balancer: Balancer) -> None:

@@ -14,6 +14,7 @@ import pytest
 from reconciler.kernel.build import build
 from reconciler.kernel.layout import (
     MAPS,
+    PREVIOUS,
     RING_NAMES,
     RINGS,
     SERVICES6,
@@ -48,10 +49,12 @@ ENUMS: dict[str, tuple[str, type[IntEnum]]] = {
     "verdict": ("VERDICT", Verdict),
 }
 
-FORMATS = {"__be128": "16s", "__be32": "4s", "__be16": "2s", "u8": "B", "u32": "I", "u64": "Q"}
+FORMATS = {
+    "__be128": "16s", "__be32": "4s", "__be16": "2s", "bitmap": "8192s", "u8": "B", "u16": "H", "u32": "I", "u64": "Q",
+}  # fmt: skip
 """The only types that rows are made of: what is in network byte order is bytes to user space."""
 
-ALIGNMENTS = {"__be128": 4}
+ALIGNMENTS = {"__be128": 4, "bitmap": 1}
 """Of types that are not aligned to their size."""
 
 MACROS = {
@@ -67,6 +70,8 @@ def structs() -> dict[str, list[tuple[str, str]]]:
     for name, body in re.findall(r"struct (\w+) \{(.*?)\};", HEADER, re.DOTALL):
         # An IPv6 address is four words to the program, and one value to user space.
         body = re.sub(r"__be32 (\w+)\[4\];", r"__be128 \1;", body)
+        # A bitmap is one value, too.
+        body = re.sub(r"u8 bits\[8192\];", "bitmap bits;", body)
         fields = re.findall(r"(\w+) (\w+)(?:\[(\d+)\])?;", body)
         found[name] = [(type_, field) for type_, field, count in fields for _ in range(int(count or 1))]
     return found
@@ -82,7 +87,7 @@ def declared() -> dict[str, tuple[MapType, str, str]]:
     }
     for key, value, name in re.findall(r'^BPF_TABLE\("lru_hash", ([^,]+), ([^,]+), (\w+), 1\);', HEADER, re.MULTILINE):
         found[name] = (MapType.LRU_HASH, key, value)
-    for name in re.findall(r'^BPF_ARRAY_OF_MAPS\((\w+), "ring_template", 1\);', HEADER, re.MULTILINE):
+    for name in re.findall(r'^BPF_ARRAY_OF_MAPS\((\w+), "\w+_template", 1\);', HEADER, re.MULTILINE):
         found[name] = (MapType.ARRAY_OF_MAPS, "u32", "u32")
     return found
 
@@ -113,12 +118,20 @@ SETS_OF_FEATURES = [
     *((mode, *(f for f in FEATURES if f not in MODES)) for mode in MODES),
 ]  # fmt: skip
 """None, each alone, all, each mode with all but the other modes."""
+TEMPLATES = {RINGS: "ring_template", PREVIOUS: "previous_template"}
+"""What BCC knows the shape of inner arrays by."""
 SHARED = [spec for spec in MAPS.values() if spec is not RING_NAMES]
 
 
 def test_both_sides_have_the_same_maps() -> None:
-    assert declared().keys() - {"ring_template"} == {spec.name for spec in SHARED}
-    assert declared()["ring_template"] == (MapType.ARRAY, "u32", "u32")
+    assert declared().keys() - TEMPLATES.values() == {spec.name for spec in SHARED}
+
+
+@pytest.mark.parametrize("spec", TEMPLATES, ids=lambda spec: spec.name)
+def test_inner_arrays_have_the_same_fields(spec: MapSpec) -> None:
+    type_, _, value = declared()[TEMPLATES[spec]]
+    assert type_ is MapType.ARRAY
+    assert as_format(value) == plain(spec.inner)
 
 
 @pytest.mark.parametrize("spec", SHARED, ids=lambda spec: spec.name)
@@ -149,7 +162,7 @@ def test_every_set_of_features_loads_and_has_the_maps_that_it_needs(features: tu
     for name, shape in compiled.items():
         spec = MAPS[name]
         assert shape == Shape(spec.type, spec.key_size, spec.value_size, 1)
-        assert not spec.feature or spec.feature in features
+        assert spec.is_used(features)
     instance = RealKernel(f"lbd-{os.getpid()}", tmp_path)
     try:
         instance.load_program(program_name(features), features)

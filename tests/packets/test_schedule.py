@@ -193,7 +193,7 @@ def test_an_empty_ring_has_no_endpoint_for_anybody(balancer: Balancer, algorithm
 @pytest.mark.parametrize("algorithm", AlgorithmCode)
 def test_a_ring_that_is_not_there_has_no_endpoint_for_anybody(balancer: Balancer, algorithm: AlgorithmCode) -> None:
     balancer.serve(ring=[1], algorithm=algorithm)
-    balancer.kernel.remove_rings([1])
+    balancer.kernel.remove_inner("rings", [1])
     assert refused(balancer, clients(3)) == {Verdict.NO_ENDPOINT: 3}
 
 

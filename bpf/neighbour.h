@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * How the kernel is made to ask for a MAC that nobody knows. A packet to a VIP can't be what it sends to the
+ * endpoint, since it is for an address of this node, so another one takes its place.
+ */
+
+/* An ICMP echo reply that nobody asked for: routers forward it, and hosts make nothing of it and never answer. */
+static __always_inline int ask_for_neighbour(struct xdp_md *ctx, const struct packet *packet, __be32 address)
+{
+	struct {
+		struct ethhdr eth;
+		struct iphdr ip;
+		struct icmphdr icmp;
+	} __attribute__((packed)) *frame;
+	__be32 source = packet->ip->saddr;
+
+	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(*frame) - (int)(ctx->data_end - ctx->data)))
+		return drop(VERDICT_NEIGHBOUR_UNKNOWN);
+	frame = (void *)(long)ctx->data;
+	if ((void *)(frame + 1) > (void *)(long)ctx->data_end)
+		return drop(VERDICT_NEIGHBOUR_UNKNOWN);
+	new_header(&frame->ip, 0, sizeof(frame->ip) + sizeof(frame->icmp), IPPROTO_ICMP, source, address);
+	frame->icmp = (struct icmphdr){ .type = ICMP_ECHOREPLY, .checksum = 0xffff };
+	return count(VERDICT_NEIGHBOUR_UNKNOWN, XDP_PASS);
+}
+
+#ifdef IPV6
+/* A packet that says by itself that there is nothing in it, which hosts ignore: RFC 8200, section 4.7. */
+static __always_inline int ask_for_neighbour6(struct xdp_md *ctx, const struct address6 *address)
+{
+	struct {
+		struct ethhdr eth;
+		struct ipv6hdr ip;
+	} __attribute__((packed)) *frame;
+
+	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(*frame) - (int)(ctx->data_end - ctx->data)))
+		return drop(VERDICT_NEIGHBOUR_UNKNOWN);
+	frame = (void *)(long)ctx->data;
+	if ((void *)(frame + 1) > (void *)(long)ctx->data_end)
+		return drop(VERDICT_NEIGHBOUR_UNKNOWN);
+	frame->ip.payload_len = 0;
+	frame->ip.nexthdr = IPPROTO_NONE;
+	frame->ip.hop_limit = NEW_TTL;
+	__builtin_memcpy(&frame->ip.daddr, address, sizeof(*address));
+	return count(VERDICT_NEIGHBOUR_UNKNOWN, XDP_PASS);
+}
+#endif

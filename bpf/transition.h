@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Slots in transition. While a ring stands still, a client's packets find the same endpoint each time, and
+ * nothing needs to be remembered. A slot that was given to another endpoint has flows of both: what begins goes
+ * to the current one and is remembered; what is unknown began before, and goes to the previous one.
+ *
+ * TCP and SCTP say what begins. UDP doesn't: for a while every unknown flow is taken for an old one and
+ * remembered with the previous endpoint; after that, unknown ones are new.
+ *
+ * User space ends a transition when nobody but the current endpoint was chosen for long enough (`used`).
+ */
+
+/* Whether packets may still be sent to an endpoint. */
+static __always_inline bool is_alive(u32 id)
+{
+	struct endpoint *endpoint = endpoints.lookup(&id);
+
+	return endpoint && (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED);
+}
+
+/* Note that somebody else than the current endpoint is in use. Mostly that is known already. */
+static __always_inline u32 note_use(struct previous *slot, u32 endpoint, u32 now)
+{
+	if (slot->used != now)
+		slot->used = now;
+	return endpoint;
+}
+
+/* Of the endpoint that a slot had before: whether a flow that was last seen then was seen in this transition. */
+static __always_inline bool is_of_this_transition(u64 flow, const struct previous *slot, u32 now)
+{
+	return age_of(flow, now) <= (now >> SEEN_UNIT_SHIFT) - (slot->began >> SEEN_UNIT_SHIFT);
+}
+
+/* The endpoint of a flow in a slot that is in transition and belongs to `holder` now. */
+static __always_inline u32 choose_in_transition(const struct service *service, const struct client *client,
+						const struct packet *packet, enum packet_kind kind, u32 index,
+						u32 holder)
+{
+	u32 ring = service->ring, now = bpf_ktime_get_coarse_ns() >> 30;
+	bool is_datagram = client->protocol == IPPROTO_UDP;
+	u32 idle = is_datagram ? DATAGRAM_IDLE : STREAM_IDLE;
+	void *slots = previous.lookup(&ring);
+	struct previous *slot = slots ? bpf_map_lookup_elem(slots, &index) : NULL;
+	u64 hash = hash_flow(service, client);
+	struct bucket *bucket = find_bucket(hash);
+	u32 endpoint, place;
+
+	if (!slot || !bucket)
+		return holder;
+	if (packet->opens) {
+		remember(bucket, new_flow(hash, holder, now, REMEMBERED_OPENING), now, idle);
+		return holder;
+	}
+
+	place = find_place(bucket, hash);
+	if (place < PLACES) {
+		u64 flow = bucket->flows[place], seen;
+
+		endpoint = endpoint_of(flow);
+		if (age_of(flow, now) <= idle && is_of_this_transition(flow, slot, now) && is_alive(endpoint)) {
+			enum remembered_state state = packet->closes ? REMEMBERED_CLOSING : state_of(flow);
+
+			if (state == REMEMBERED_OPENING)
+				state = REMEMBERED_OPEN;
+			seen = new_flow(hash, endpoint, now, state);
+			if (seen != flow && kind != PACKET_ICMP_ERROR)
+				bucket->flows[place] = seen;
+			return endpoint == holder ? endpoint : note_use(slot, endpoint, now);
+		}
+	}
+
+	if (!is_datagram)
+		endpoint = slot->stream;
+	else
+		endpoint = (s32)(slot->learnt - now) > 0 ? slot->datagram : holder;
+	if (endpoint != holder && !is_alive(endpoint))
+		endpoint = holder;	/* its connections are lost; whoever has the slot now says so */
+	if (is_datagram && kind != PACKET_ICMP_ERROR)
+		remember(bucket, new_flow(hash, endpoint, now, REMEMBERED_OPEN), now, idle);
+	return endpoint == holder ? endpoint : note_use(slot, endpoint, now);
+}
