@@ -105,9 +105,12 @@ BPF_ARRAY(endpoints6, struct address6, 1);
  * The order in which a pool's endpoints are chosen, made by user space: element 0 is the count of slots n,
  * elements 1 to n are endpoint ids. Each ring has its own size; this one only gives BCC the shape.
  *
- * Ids take 17 bits. The highest bit marks a slot in transition, see `previous`.
+ * Ids take 17 bits. The highest bit marks a slot in transition, see `previous`. That of the count says which of
+ * two arrays the rows of these slots are in, so that a ring of another size comes with its rows in one step.
  */
 #define SLOT_IN_TRANSITION (1U << 31)
+#define SECOND_BANK (1U << 31)
+#define RINGS 16384
 
 BPF_ARRAY(ring_template, u32, 1);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", 1);
@@ -117,8 +120,8 @@ BPF_ARRAY(ring_turns, u64, 1);
 
 #ifdef DSR
 /*
- * What is known of a slot in transition, by index of the ring and number of the slot, counted from 0: who had
- * it before. Times are in units of 2^30 ns of CLOCK_MONOTONIC, a little more than a second.
+ * What is known of a slot in transition, by index of the ring (in the second bank: and RINGS) and number of the
+ * slot, counted from 0: who had it before. Times are in units of 2^30 ns of CLOCK_MONOTONIC, a little more than a second.
  *
  * A ring that stands still has no such array.
  */

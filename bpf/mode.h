@@ -25,10 +25,11 @@ static __always_inline u32 find_endpoint(const struct service *service, const st
 					 const struct packet *packet, enum packet_kind kind,
 					 struct endpoint **found)
 {
-	u32 slot, try, id = read_slot(service, client, 0, &slot);
+	struct slot slot;
+	u32 try, id = read_slot(service, client, 0, &slot);
 
 	if (id & SLOT_IN_TRANSITION)
-		id = choose_in_transition(service, client, packet, kind, slot, id & ~SLOT_IN_TRANSITION);
+		id = choose_in_transition(service, client, packet, kind, &slot, id & ~SLOT_IN_TRANSITION);
 	for (try = 1;; try++) {
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 

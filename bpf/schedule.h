@@ -56,22 +56,26 @@ static __always_inline u32 choose_slot(const struct service *service, const stru
 	return (u64)hash_client(service, client, try) * slots >> 32;
 }
 
-/*
- * What is in the slot that is chosen: the id of an endpoint, 0 if there is none, and SLOT_IN_TRANSITION. The
- * slot's number is left in `slot`.
- */
+/* A slot: the index of the array of rows for transitions, and its number. */
+struct slot {
+	u32 rows;
+	u32 number;
+};
+
+/* What is in the slot that is chosen: the id of an endpoint, 0 if there is none, and SLOT_IN_TRANSITION. */
 static __always_inline u32 read_slot(const struct service *service, const struct client *client, u32 try,
-				     u32 *slot)
+				     struct slot *slot)
 {
 	u32 index = service->ring, element = 0;
 	void *ring = rings.lookup(&index);
 	u32 *value = ring ? bpf_map_lookup_elem(ring, &element) : NULL;
-	u32 slots = value ? *value : 0;
+	u32 slots = value ? *value & ~SECOND_BANK : 0;
 
 	if (!slots)
 		return 0;
-	*slot = choose_slot(service, client, slots, try);
-	element = 1 + *slot;
+	slot->rows = index + (*value & SECOND_BANK ? RINGS : 0);
+	slot->number = choose_slot(service, client, slots, try);
+	element = 1 + slot->number;
 	value = bpf_map_lookup_elem(ring, &element);
 	return value ? *value : 0;
 }
@@ -79,7 +83,7 @@ static __always_inline u32 read_slot(const struct service *service, const struct
 /* The id of the endpoint whose turn it is, 0 if there is none. */
 static __always_inline u32 choose_endpoint(const struct service *service, const struct client *client, u32 try)
 {
-	u32 slot;
+	struct slot slot;
 
 	return read_slot(service, client, try, &slot) & ~SLOT_IN_TRANSITION;
 }

@@ -19,34 +19,35 @@ static __always_inline bool is_alive(u32 id)
 }
 
 /* Note that somebody else than the current endpoint is in use. Mostly that is known already. */
-static __always_inline u32 note_use(struct previous *slot, u32 endpoint, u32 now)
+static __always_inline u32 note_use(struct previous *row, u32 endpoint, u32 now)
 {
-	if (slot->used != now)
-		slot->used = now;
+	if (row->used != now)
+		row->used = now;
 	return endpoint;
 }
 
-/* Of the endpoint that a slot had before: whether a flow that was last seen then was seen in this transition. */
-static __always_inline bool is_of_this_transition(u64 flow, const struct previous *slot, u32 now)
+/* Whether a flow was seen since a transition began. What was not is a remnant of an earlier one. */
+static __always_inline bool is_of_this_transition(u64 flow, const struct previous *row, u32 now)
 {
-	return age_of(flow, now) <= (now >> SEEN_UNIT_SHIFT) - (slot->began >> SEEN_UNIT_SHIFT);
+	return age_of(flow, now) <= (now >> SEEN_UNIT_SHIFT) - (row->began >> SEEN_UNIT_SHIFT);
 }
 
 /* The endpoint of a flow in a slot that is in transition and belongs to `holder` now. */
 static __always_inline u32 choose_in_transition(const struct service *service, const struct client *client,
-						const struct packet *packet, enum packet_kind kind, u32 index,
-						u32 holder)
+						const struct packet *packet, enum packet_kind kind,
+						const struct slot *slot, u32 holder)
 {
-	u32 ring = service->ring, now = bpf_ktime_get_coarse_ns() >> 30;
+	u32 now = bpf_ktime_get_coarse_ns() >> 30;
+	u32 index = slot->rows, number = slot->number;
 	bool is_datagram = client->protocol == IPPROTO_UDP;
 	u32 idle = is_datagram ? DATAGRAM_IDLE : STREAM_IDLE;
-	void *slots = previous.lookup(&ring);
-	struct previous *slot = slots ? bpf_map_lookup_elem(slots, &index) : NULL;
+	void *rows = previous.lookup(&index);
+	struct previous *row = rows ? bpf_map_lookup_elem(rows, &number) : NULL;
 	u64 hash = hash_flow(service, client);
 	struct bucket *bucket = find_bucket(hash);
 	u32 endpoint, place;
 
-	if (!slot || !bucket)
+	if (!row || !bucket)
 		return holder;
 	if (packet->opens) {
 		remember(bucket, new_flow(hash, holder, now, REMEMBERED_OPENING), now, idle);
@@ -58,7 +59,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 		u64 flow = bucket->flows[place], seen;
 
 		endpoint = endpoint_of(flow);
-		if (age_of(flow, now) <= idle && is_of_this_transition(flow, slot, now) && is_alive(endpoint)) {
+		if (age_of(flow, now) <= idle && is_of_this_transition(flow, row, now) && is_alive(endpoint)) {
 			enum remembered_state state = packet->closes ? REMEMBERED_CLOSING : state_of(flow);
 
 			if (state == REMEMBERED_OPENING)
@@ -66,17 +67,17 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 			seen = new_flow(hash, endpoint, now, state);
 			if (seen != flow && kind != PACKET_ICMP_ERROR)
 				bucket->flows[place] = seen;
-			return endpoint == holder ? endpoint : note_use(slot, endpoint, now);
+			return endpoint == holder ? endpoint : note_use(row, endpoint, now);
 		}
 	}
 
 	if (!is_datagram)
-		endpoint = slot->stream;
+		endpoint = row->stream;
 	else
-		endpoint = (s32)(slot->learnt - now) > 0 ? slot->datagram : holder;
+		endpoint = (s32)(row->learnt - now) > 0 ? row->datagram : holder;
 	if (endpoint != holder && !is_alive(endpoint))
 		endpoint = holder;	/* its connections are lost; whoever has the slot now says so */
 	if (is_datagram && kind != PACKET_ICMP_ERROR)
 		remember(bucket, new_flow(hash, endpoint, now, REMEMBERED_OPEN), now, idle);
-	return endpoint == holder ? endpoint : note_use(slot, endpoint, now);
+	return endpoint == holder ? endpoint : note_use(row, endpoint, now);
 }

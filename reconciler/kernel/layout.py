@@ -74,13 +74,13 @@ ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", 131_072)
 SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", 16_384, _IPV6)
 VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=Bxxx", 16_384, _IPV6)
 ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", 131_072, _IPV6)
-# index → array of unsigned 32-bit numbers: the count of slots n, then n endpoint ids
+# index → array of unsigned 32-bit numbers: the count of slots n, then n endpoint ids; see reconciler/slots.py
 RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, inner="=I")
-# index of a ring → array with a row for each slot, only while slots of it are in transition: the endpoint that
-# unknown connections and the one that unknown datagrams go to, and three times in units of 2**30 ns of
+# index of a ring, or 16,384 + that → array with a row for each slot, only while slots of it are in transition: the
+# endpoints that unknown connections and unknown datagrams go to, and three times in units of 2**30 ns of
 # CLOCK_MONOTONIC: the begin, the end of the time in which datagrams are learnt, the last use of another endpoint
 # than the current one
-PREVIOUS = MapSpec("previous", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, _DSR, inner="=5Ixxxx")
+PREVIOUS = MapSpec("previous", MapType.ARRAY_OF_MAPS, "=I", "=I", 2 * RINGS.capacity, _DSR, inner="=5Ixxxx")
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
 REMEMBERED = MapSpec("remembered", MapType.ARRAY, "=I", "=8Q", 131_072, _DSR, MMAPABLE)
 # 0 → the secret that the hashes of `remembered` depend on, made with the map

@@ -24,6 +24,9 @@ from reconciler.kinds.program import PROGRAM
 from reconciler.model import Algorithm, EndpointState, Pool
 from reconciler.resource import Change, Key, Live, Reading, Resource, Span
 from reconciler.ring import Slots, hash_ring, shares, turns
+from reconciler.ring_store import remove_rings, write_rings
+from reconciler.slots import held as slots_of
+from reconciler.slots import lost, moved, reduced
 from reconciler.view import NodeView
 
 _INDEX = struct.Struct(RING_NAMES.value)
@@ -67,30 +70,45 @@ class Ring(Resource):
             return "no new connection is accepted: the pool has no active endpoint"
         if not self.members:
             return "new connections are accepted again"
-        if self._is_comparable(after) and after.algorithm is Algorithm.SOURCE_HASH:
+        broken = self.lost(after)
+        stay = f"{broken:.1%} of open ones break, as the size changes" if broken else "open connections stay"
+        if self._is_comparable(after) and self.algorithm is Algorithm.SOURCE_HASH and not broken:
             return f"{self.moved(after):.1%} of clients move with their next connection"
-        return f"{self.moved(after):.1%} of new connections move; open connections stay"
+        return f"{self.moved(after):.1%} of new connections move; {stay}"
 
     def moved(self, after: Ring) -> float:
         """The share of new connections that go to another endpoint once this is `after`, 0 to 1."""
         if self._is_comparable(after):
-            before, now = np.array(self.members)[self.array], np.array(after.members)[after.array]
-            return float(np.mean(before != now))
+            return moved(*_as_names(self, after))
         former = self.shares
         return sum(max(0.0, share - former.get(member, 0.0)) for member, share in after.shares.items())
 
     @property
     def algorithm(self) -> Algorithm:
-        return Algorithm(self.name.rpartition("/")[2])
+        return name_algorithm(self.name)
+
+    def lost(self, after: Ring) -> float:
+        """The share of open connections without memory that break once this is `after`, 0 to 1."""
+        return lost(*_as_names(self, after)) if self._is_comparable(after) else 0.0
 
     def _is_comparable(self, after: Ring) -> bool:
-        """Whether each slot of both stands for the same hashes, so that they can be compared one by one."""
+        """Whether both say where a hash goes."""
         hashed = self.algorithm is after.algorithm and self.algorithm is not Algorithm.ROUND_ROBIN
-        return hashed and bool(self.members and after.members) and len(after.slots) == len(self.slots)
+        return hashed and bool(self.members and after.members)
+
+
+def _as_names(*rings: Ring) -> list[Slots]:
+    """The slots of rings as numbers that stand for the same members in all of them."""
+    numbers = {member: number for number, member in enumerate(dict.fromkeys(m for r in rings for m in r.members))}
+    return [np.array([numbers[member] for member in ring.members], np.uint32)[ring.array] for ring in rings]
 
 
 def ring_name(pool: str, algorithm: Algorithm) -> str:
     return f"{pool}/{algorithm.value}"
+
+
+def name_algorithm(name: str) -> Algorithm:
+    return Algorithm(name.rpartition("/")[2])
 
 
 _in_use: WeakValueDictionary[tuple[Pool, Algorithm], Ring] = WeakValueDictionary()
@@ -113,9 +131,10 @@ def _build(pool: Pool, algorithm: Algorithm) -> Ring:
     }
     members = tuple(sorted(weights))
     ordered = [weights[member] for member in members]
-    slots = turns(ordered) if algorithm is Algorithm.ROUND_ROBIN else hash_ring(members, ordered)
+    # A hash ring may stand in the kernel larger than it is here; in turns, the order is all there is.
+    ring = turns(ordered) if algorithm is Algorithm.ROUND_ROBIN else reduced(hash_ring(members, ordered))
     # A member whose share is less than half a slot may hold none: in the kernel it would leave no trace.
-    held, ranks = np.unique(slots, return_inverse=True)
+    held, ranks = np.unique(ring, return_inverse=True)
     return Ring(ring_name(pool.name, algorithm), tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
 
 
@@ -145,52 +164,40 @@ class RingKind(Kind):
         indexes = ring_indexes(self.kernel)
         free = iter(sorted(set(range(1, RING_NAMES.capacity)) - set(indexes.values())))
         outcomes: dict[Key, Outcome] = {}
-        whole: dict[Key, tuple[int, bytes]] = {}
+        wanted: dict[Key, tuple[int, Slots]] = {}
         for change in changes:
             if not isinstance(change.after, Ring):
                 continue
             try:
-                content = _encode(change.after, numbers)
                 index = indexes.get(change.key.id) or next(free, None)
                 if index is None:
                     raise KernelError(f"no room for {change.key}: all {RING_NAMES.capacity - 1:,} rings are in use")
-                if change.key.id not in indexes or not self._patch(index, content):
-                    whole[change.key] = (index, content.tobytes())
+                wanted[change.key] = index, _encode(change.after, numbers)
             except KernelError as error:
                 outcomes[change.key] = error
-        outcomes |= zip(whole, self.kernel.replace_inner(RINGS.name, dict(whole.values())), strict=True)
+        # What is left of a ring whose name was never written is none that anybody uses.
+        written = write_rings(self.kernel, dict(wanted.values()), known=set(indexes.values()))
+        outcomes |= {key: written[index] for key, (index, _) in wanted.items()}
         # The ring before its name: a name without a ring would read back as an empty ring.
-        new = [key for key in whole if key.id not in indexes and not outcomes[key]]
-        self.kernel.delete(RING_TURNS.name, [_INDEX.pack(whole[key][0]) for key in new])
-        names = [(_name(key.id), _INDEX.pack(whole[key][0])) for key in new]
+        new = [key for key in wanted if key.id not in indexes and not outcomes[key]]
+        self.kernel.delete(RING_TURNS.name, [_INDEX.pack(wanted[key][0]) for key in new])
+        names = [(_name(key.id), _INDEX.pack(wanted[key][0])) for key in new]
         outcomes |= zip(new, self.kernel.update(RING_NAMES.name, names), strict=True)
         # The name last: a ring whose removal was cut off is still there to be removed.
         gone = [change.key for change in changes if change.after is None and change.key.id in indexes]
-        outcomes |= zip(gone, self.kernel.remove_inner(RINGS.name, [indexes[key.id] for key in gone]), strict=True)
+        outcomes |= zip(gone, remove_rings(self.kernel, [indexes[key.id] for key in gone]), strict=True)
         gone = [key for key in gone if not outcomes[key]]
         outcomes |= zip(gone, self.kernel.delete(RING_NAMES.name, [_name(key.id) for key in gone]), strict=True)
         return [outcomes.get(change.key) for change in changes]
 
-    def _patch(self, index: int, content: Slots) -> bool:
-        """Overwrite the slots that differ, if the ring that is there has as many."""
-        held = self.kernel.read_inner(RINGS.name, index)
-        if held is None or len(held) != content.nbytes:
-            return False
-        differs = np.flatnonzero(np.frombuffer(held, np.uint32) != content)
-        if differs.size:
-            rows = {slot: content[slot].tobytes() for slot in differs.tolist()}
-            self.kernel.patch_inner(RINGS.name, index, rows)
-        return True
-
 
 def _encode(ring: Ring, numbers: Mapping[str, int]) -> Slots:
-    """The ring as the kernel holds it: the count of slots, then the number of an endpoint for each."""
+    """The number of an endpoint for each slot."""
     missing = [member for member in ring.members if member not in numbers]
     if missing:
         raise KernelError(f"{ring.key} needs endpoints that are not there: {', '.join(missing)}")
     by_member = np.array([numbers[member] for member in ring.members], np.uint32)
-    slots = by_member[ring.array] if ring.members else np.zeros(0, np.uint32)
-    return np.concatenate((np.array([slots.size], np.uint32), slots))
+    return by_member[ring.array] if ring.members else np.zeros(0, np.uint32)
 
 
 def ring_indexes(kernel: Kernel) -> dict[str, int]:
@@ -200,8 +207,10 @@ def ring_indexes(kernel: Kernel) -> dict[str, int]:
 
 
 def _decode(name: str, content: bytes | None, endpoint_names: Mapping[int, str]) -> Ring:
-    held = np.frombuffer(content or bytes(4), np.uint32)
-    numbers, inverse = np.unique(held[1 : 1 + int(held[0])], return_inverse=True)
+    held = slots_of(content or bytes(4)).endpoints
+    if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
+        held = reduced(held)
+    numbers, inverse = np.unique(held, return_inverse=True)
     names = np.array([endpoint_names.get(int(n), f"lost endpoint {n}") for n in numbers], object)
     order = np.argsort(names) if names.size else np.zeros(0, np.int64)
     rank = np.empty_like(order)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rings in the kernel: how they are read and written, and how their transitions end.
+
+A slot that changes hands is in transition for as long as open connections may need its former endpoint. Rows are
+written before the slots that point the program to them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from reconciler import slots
+from reconciler.errors import KernelError
+from reconciler.kernel.layout import PREVIOUS, RINGS, SERVICES, SERVICES6, ModeCode
+from reconciler.kernel.port import Kernel, Outcome
+from reconciler.ring import Slots
+from reconciler.slots import Held
+
+UDP = 17
+_INDEX = struct.Struct(PREVIOUS.key)
+
+
+def read_ring(kernel: Kernel, index: int) -> Held | None:
+    """A ring and the rows of its slots in transition; None if there is no such ring."""
+    content = kernel.read_inner(RINGS.name, index)
+    if content is None:
+        return None
+    ring = slots.held(content)
+    if not ring.moving.any():
+        return ring
+    return slots.held(content, kernel.read_inner(PREVIOUS.name, _rows_index(index, ring.bank)))
+
+
+def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[int]) -> dict[int, Outcome]:
+    """Give rings the endpoints `wanted`, by index; those not in `known` are new. One outcome each.
+
+    Slots that change hands go into transition where connections are not remembered one by one.
+    """
+    direct = protocols(kernel).keys()
+    outcomes: dict[int, Outcome] = {}
+    whole: dict[int, Held] = {}
+    for index, endpoints in wanted.items():
+        try:
+            after = slots.still(endpoints)
+            before = read_ring(kernel, index) if index in known else None
+            if before and before.endpoints.size and endpoints.size and index in direct:
+                after = slots.changed(*slots.fitted(before, endpoints), slots.now())
+            if after.moving.any():
+                _write_rows(kernel, index, after)
+            if not _patch(kernel, index, after):
+                whole[index] = after
+            outcomes[index] = None
+        except KernelError as error:
+            outcomes[index] = error
+    contents = {index: after.content for index, after in whole.items()}
+    outcomes |= zip(contents, kernel.replace_inner(RINGS.name, contents), strict=True)
+    stale = [
+        _rows_index(index, bank) for index, after in whole.items() for bank in (0, 1)
+        if not outcomes[index] and (bank != after.bank or not after.moving.any())
+    ]  # fmt: skip
+    kernel.remove_inner(PREVIOUS.name, stale)
+    return outcomes
+
+
+def remove_rings(kernel: Kernel, indexes: Sequence[int]) -> list[Outcome]:
+    """Remove rings and their rows; one outcome each."""
+    outcomes = kernel.remove_inner(RINGS.name, indexes)
+    gone = [index for index, outcome in zip(indexes, outcomes, strict=True) if not outcome]
+    kernel.remove_inner(PREVIOUS.name, [_rows_index(index, bank) for index in gone for bank in (0, 1)])
+    return outcomes
+
+
+def in_transition(kernel: Kernel) -> dict[int, Held]:
+    """The rings that have slots in transition, or rows for some, by index."""
+    indexes = {_INDEX.unpack(key)[0] % RINGS.capacity for key, _ in kernel.dump(PREVIOUS.name)}
+    rings = {index: read_ring(kernel, index) for index in sorted(indexes)}
+    return {index: ring or slots.still(np.zeros(0, np.uint32)) for index, ring in rings.items()}
+
+
+def settle(kernel: Kernel, now: int) -> int:
+    """End the transitions that nobody needs any more; returns how many slots that were. Raises KernelError."""
+    used_by = protocols(kernel)
+    ended = 0
+    for index, ring in in_transition(kernel).items():
+        after = slots.settled(ring, idle(used_by.get(index, ())), now)
+        ended += int(ring.moving.sum() - after.moving.sum())
+        _patch(kernel, index, after)
+        if not after.moving.any():
+            kernel.remove_inner(PREVIOUS.name, [_rows_index(index, bank) for bank in (0, 1)])
+    return ended
+
+
+def idle(protocols_: Iterable[int]) -> int:
+    """For how long nobody must have used a former endpoint, in the unit of `slots`, by the protocols of the services.
+
+    Where there are none, nobody can.
+    """
+    return max((slots.DATAGRAM_IDLE if number == UDP else slots.STREAM_IDLE for number in protocols_), default=0)
+
+
+def protocols(kernel: Kernel) -> dict[int, set[int]]:
+    """The IP protocols of the services that use a ring in a mode of direct server return, by the ring's index.
+
+    Connections of other modes are remembered one by one, and need no help when a slot changes hands.
+    """
+    found: dict[int, set[int]] = {}
+    for spec in (SERVICES, SERVICES6):
+        key_format, row_format = struct.Struct(spec.key), struct.Struct(spec.value)
+        for key, value in kernel.dump(spec.name):
+            _, index, _, mode, _ = row_format.unpack(value)
+            if mode in (ModeCode.DSR_L2, ModeCode.DSR_L3):
+                found.setdefault(index, set()).add(key_format.unpack(key)[2])
+    return found
+
+
+def _patch(kernel: Kernel, index: int, after: Held) -> bool:
+    """Overwrite the slots that differ, if the ring that is there has the same size and bank."""
+    content = kernel.read_inner(RINGS.name, index)
+    before, array = (np.frombuffer(c or b"", np.uint32) for c in (content, after.content))
+    if before.size != array.size or before[0] != array[0]:
+        return False
+    differs = np.flatnonzero(before != array)
+    if differs.size:
+        kernel.patch_inner(RINGS.name, index, {int(slot): array[slot].tobytes() for slot in differs})
+    return True
+
+
+def _write_rows(kernel: Kernel, index: int, after: Held) -> None:
+    """Write the rows of slots in transition. Raises KernelError."""
+    array = _rows_index(index, after.bank)
+    content = kernel.read_inner(PREVIOUS.name, array)
+    if content is None or len(content) != after.rows.nbytes:
+        (outcome,) = kernel.replace_inner(PREVIOUS.name, {array: after.rows.tobytes()})
+        if outcome:
+            raise outcome
+        return
+    differs = np.flatnonzero(after.moving & (np.frombuffer(content, slots.ROW) != after.rows))
+    if differs.size:
+        kernel.patch_inner(PREVIOUS.name, array, {int(row): after.rows[row].tobytes() for row in differs})
+
+
+def _rows_index(index: int, bank: int) -> int:
+    """Where the rows of a ring are among the arrays of `previous`."""
+    return index + bank * RINGS.capacity

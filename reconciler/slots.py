@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The slots of a ring as the kernel holds them, and what becomes of open connections when a slot changes hands.
+
+A hash of the client falls into a slot, and the slot has an endpoint. While a slot is in transition it also has a
+row that says who had it before (bpf/transition.h says what the program makes of it). Times are in units of 2**30 ns
+of CLOCK_MONOTONIC, as the program has them.
+
+Two rings say the same if they send each hash to the same endpoint, whatever their sizes: a ring of twice the slots,
+each slot twice, is the same ring. So a ring may be held larger than it was asked for, and grows without losing
+track of who had what.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconciler.ring import Slots
+
+ROW = np.dtype([(name, "<u4") for name in ("stream", "datagram", "began", "learnt", "used", "pad")])
+Rows = NDArray[np.void]
+"""An array of `ROW`s: `struct previous` of bpf/maps.h."""
+
+IN_TRANSITION = np.uint32(1 << 31)
+"""Of a slot; of the count of slots, the bank: which of two arrays of rows belongs to this ring."""
+
+LEARNING = 112
+"""Two minutes: within this time a UDP flow should send something (RFC 4787, REQ-5)."""
+STREAM_IDLE = 434 * 16
+"""2 hours 4 minutes, for which a TCP connection may be silent (RFC 5382, REQ-5)."""
+DATAGRAM_IDLE = 18 * 16
+"""Five minutes, for which a UDP flow may be silent (RFC 4787, REQ-5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A ring in the kernel: for each slot the number of its endpoint, whether it is in transition, and its row."""
+
+    endpoints: Slots
+    moving: NDArray[np.bool_]
+    rows: Rows
+    bank: int = 0
+
+    @property
+    def content(self) -> bytes:
+        """The array as the program reads it: the count of slots and the bank, then the slots."""
+        count = np.uint32(self.endpoints.size) | (IN_TRANSITION if self.bank else np.uint32(0))
+        return np.concatenate(([count], self.slots)).astype("<u4").tobytes()
+
+    @property
+    def slots(self) -> Slots:
+        return np.where(self.moving, self.endpoints | IN_TRANSITION, self.endpoints)
+
+
+def held(content: bytes, rows: bytes | None = None) -> Held:
+    """The ring that an array holds, and the rows that belong to it; None if there are none."""
+    array = np.frombuffer(content, np.uint32)
+    count = int(array[0] & ~IN_TRANSITION)
+    slots = array[1 : 1 + count]
+    moving = (slots & IN_TRANSITION) != 0
+    known = np.zeros(slots.size, ROW)
+    if rows:
+        found = np.frombuffer(rows, ROW)[: slots.size]
+        known[: found.size] = found
+    return Held(slots & ~IN_TRANSITION, moving, known, int(array[0] >> np.uint32(31)))
+
+
+def still(endpoints: Slots) -> Held:
+    """A ring of which no slot is in transition."""
+    return Held(endpoints, np.zeros(endpoints.size, np.bool_), np.zeros(endpoints.size, ROW))
+
+
+def reduced(slots: Slots) -> Slots:
+    """The shortest ring that says the same."""
+    changes = np.flatnonzero(np.diff(slots)) + 1
+    return slots[:: np.gcd.reduce([slots.size, *changes])] if slots.size else slots
+
+
+def fitted(ring: Held, wanted: Slots) -> tuple[Held, Slots]:
+    """Both at one size, so that each slot of one stands for a slot of the other.
+
+    Where neither size is a multiple of the other, a slot has the former endpoint of most of its hashes.
+    """
+    if ring.endpoints.size % wanted.size == 0:
+        return ring, wanted.repeat(ring.endpoints.size // wanted.size)
+    former = _midpoints(wanted.size, ring.endpoints.size)
+    # The rows that belong to the other size stay readable until the ring itself is swapped.
+    return Held(ring.endpoints[former], ring.moving[former], ring.rows[former], 1 - ring.bank), wanted
+
+
+def changed(ring: Held, wanted: Slots, now: int) -> Held:
+    """The ring once its slots have the endpoints `wanted`; both have the same size.
+
+    A slot that changes hands is in transition from then on. If it is already, connections that nobody remembered
+    still belong to the first of its former endpoints. Datagrams belong to the last that was there for longer than
+    it takes to learn them.
+    """
+    moves = ring.endpoints != wanted
+    rows = ring.rows.copy()
+    fresh = moves & ~ring.moving
+    rows["stream"][fresh] = ring.endpoints[fresh]
+    rows["began"][fresh] = now
+    learnt = fresh | (moves & (rows["learnt"] <= now))
+    rows["datagram"][learnt] = ring.endpoints[learnt]
+    rows["learnt"][moves] = now + LEARNING
+    rows["used"][moves] = now
+    return Held(wanted, ring.moving | moves, rows, ring.bank)
+
+
+def settled(ring: Held, idle: int, now: int) -> Held:
+    """The ring without the transitions in which nobody but the current endpoint was used for `idle`."""
+    return replace(ring, moving=ring.moving & (now - ring.rows["used"].astype(np.int64) < idle))
+
+
+def lost(before: Slots, after: Slots) -> float:
+    """The share of open connections that the change of a ring cuts off although their endpoints live, 0 to 1.
+
+    Nothing, unless neither size is a multiple of the other.
+    """
+    if not before.size or not after.size:
+        return 0.0
+    return moved(before, fitted(still(before), after)[0].endpoints)
+
+
+def moved(before: Slots, after: Slots) -> float:
+    """The share of hashes that two rings, neither of them empty, send to different endpoints, 0 to 1."""
+    edges = np.union1d(np.arange(before.size + 1) / before.size, np.arange(after.size + 1) / after.size)
+    middle = (edges[:-1] + edges[1:]) / 2
+    one, other = (middle * before.size).astype(np.intp), (middle * after.size).astype(np.intp)
+    return float(np.diff(edges)[before[one] != after[other]].sum())
+
+
+def now() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> 30
+
+
+def _midpoints(size: int, former: int) -> NDArray[np.intp]:
+    """For each of `size` slots, the slot of a ring of `former` slots that its middle falls into."""
+    return (2 * np.arange(size) + 1) * former // (2 * size)
