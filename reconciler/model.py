@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_network
 
 from reconciler.resource import Span
 
@@ -101,6 +101,13 @@ class Undefined(StrEnum):
     REJECT = "reject"
 
 
+class PacketTooBig(StrEnum):
+    """What becomes of a packet of direct server return that the way to its endpoint can't carry."""
+
+    ANSWER = "answer"        # the sender is told how big it may be
+    DROP = "drop"
+
+
 class VipBinding(StrEnum):
     """How a VIP is made the node's own: a `local` route, or an address on the loopback."""
 
@@ -150,9 +157,12 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
+    """`ring_size` is how many slots hash rings of this pool have; None means: chosen by the number of members."""
+
     name: str
     endpoints: tuple[Endpoint, ...]
     health_check: HealthCheck = HealthCheck()
+    ring_size: int | None = None
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)
@@ -215,12 +225,21 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
+class TunnelSource:
+    """Where tunnels come from, by the family of the endpoint; None means: nobody said. Of a network of more than one
+    address a hash of the flow chooses."""
+
+    ipv4: IPv4Network | None = None
+    ipv6: IPv6Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A machine. `address` is what pools name an endpoint by; None means: the addresses of its interfaces.
 
     `snat_addresses` are the balancer's own source addresses for fullnat, each with the ports `snat_ports`.
     `expected_flows` is how many connections at once these must suffice for; None means: nobody said. `multipath`
-    is how many equal paths a router may use; None means: one.
+    is how many equal paths a router may use; None means: one. See `tunnel_from` for `tunnel_source`.
     """
 
     name: str
@@ -235,9 +254,18 @@ class Node:
     expected_flows: int | None = None
     icmp_redirects: IcmpRedirects = IcmpRedirects.OFF
     multipath: int | None = None
+    tunnel_source: TunnelSource = TunnelSource()
+    packet_too_big: PacketTooBig = PacketTooBig.ANSWER
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)
+
+    def tunnel_from(self, version: int) -> Prefix | None:
+        """Where tunnels to endpoints of a family (4 or 6) come from: what is declared, else the first address of
+        that family that an interface has, except for addresses of a single link. None if there is neither."""
+        declared = self.tunnel_source.ipv4 if version == 4 else self.tunnel_source.ipv6
+        own = (a for interface in self.interfaces for a in interface.addresses if a.version == version)
+        return declared or next((ip_network(a.ip) for a in own if not a.is_link_local), None)
 
 
 @dataclass(frozen=True, slots=True)

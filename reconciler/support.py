@@ -32,8 +32,12 @@ MAX_SHOWN = 100
 """Lines of one error; a fleet of ten thousand services has no use for more."""
 
 ROLES = (Role.BALANCER,)
-MODES = (Mode.NAT,)
-PROTOCOLS = (Protocol.TCP,)
+MODES = (Mode.NAT, Mode.DSR_L2, Mode.DSR_L3)
+PROTOCOLS = {
+    Mode.NAT: (Protocol.TCP,),
+    Mode.DSR_L2: (Protocol.TCP, Protocol.UDP, Protocol.SCTP),
+    Mode.DSR_L3: (Protocol.TCP, Protocol.UDP, Protocol.SCTP),
+}
 ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH, Algorithm.MAGLEV)
 UNDEFINED_TRAFFIC = tuple(Undefined)
 HEALTH_CHECKS = (CheckType.NONE,)
@@ -91,8 +95,9 @@ def _of_node(node: Node) -> Iterator[Unsupported]:
 def _of_service(service: Service) -> Iterator[Unsupported]:
     if service.mode not in MODES:
         yield _value(service, "mode", service.mode, MODES)
-    if service.protocol not in PROTOCOLS:
-        yield _value(service, "protocol", service.protocol, PROTOCOLS)
+    protocols = PROTOCOLS.get(service.mode, tuple(Protocol))  # of another mode there is nothing to say
+    if service.protocol not in protocols:
+        yield _value(service, "protocol", service.protocol, protocols, f" in mode {service.mode}")
     # The algorithm that a mode brings with it is no wish of its own.
     if service.algorithm not in ALGORITHMS and (service.mode in MODES or "algorithm" in service.places):
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
@@ -119,8 +124,11 @@ def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:
             yield Unsupported(span, f"the IPv6 address {address} is not supported yet; supported: IPv4")
 
 
-def _value(item: Service | Pool | Node, key: str, value: StrEnum, supported: Collection[StrEnum]) -> Unsupported:
-    return Unsupported(_place(item, key), f"{key} {value} is not supported yet; supported: {', '.join(supported)}")
+def _value(
+    item: Service | Pool | Node, key: str, value: StrEnum, supported: Collection[StrEnum], where: str = ""
+) -> Unsupported:
+    message = f"{key} {value} is not supported{where} yet; supported: {', '.join(supported)}"
+    return Unsupported(_place(item, key), message)
 
 
 def _key(item: Service | Pool | Node, key: str) -> Unsupported:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from reconciler.errors import UsageError
-from reconciler.model import Address, Fleet, Node, Pool, Service, Undefined
+from reconciler.model import Address, Fleet, Node, Pool, Protocol, Service, Undefined
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class NodeView:
         modes = {service.mode.name for service in self.services}
         algorithms = {service.algorithm.name for service in self.services}
         undefined = {Undefined.REJECT.name} & {self.node.undefined_traffic.name} if self.services else set()
-        return tuple(sorted(modes | algorithms | undefined))
+        protocols = {service.protocol.name for service in self.services} - {Protocol.TCP.name}
+        return tuple(sorted(modes | algorithms | undefined | protocols))
 
 
 def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fleets of all shapes, for property tests: such as a node can hold, and such as the language can say."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 
 from hypothesis import strategies as st
@@ -19,16 +20,18 @@ from reconciler.model import (
     Interface,
     Mode,
     Node,
+    PacketTooBig,
     Pool,
     Protocol,
     Role,
     Service,
     Through,
+    TunnelSource,
     Undefined,
     VipBinding,
     XdpMode,
 )
-from reconciler.support import ALGORITHMS, UNDEFINED_TRAFFIC
+from reconciler.support import ALGORITHMS, MODES, PROTOCOLS, UNDEFINED_TRAFFIC
 
 endpoints = st.builds(
     Endpoint,
@@ -37,8 +40,13 @@ endpoints = st.builds(
     weight=st.integers(0, 3),
     state=st.sampled_from(EndpointState),
 )
+portless = endpoints.map(lambda endpoint: replace(endpoint, port=None))
 
-
+tunnel_sources = st.builds(
+    TunnelSource,
+    st.sampled_from([None, "10.200.0.0/24", "10.1.0.1"]).map(lambda text: text and ip_network(text)),
+    st.sampled_from([None, "2001:db8:f::/64", "2001:db8::7"]).map(lambda text: text and ip_network(text)),
+)
 _published = st.tuples(st.integers(1, 2), st.sampled_from((80, 443)))
 
 
@@ -49,22 +57,30 @@ def _distinct(items):
 @st.composite
 def fleets(draw):
     """What compiles for the node lb1: services that share pools and VIPs, some with more VIPs and ports."""
-    pools = {name: Pool(name, draw(_distinct(endpoints))) for name in ("red", "blue")}
+    sizes = st.sampled_from((None, 97))
+    pools = {name: Pool(name, draw(_distinct(endpoints)), ring_size=draw(sizes)) for name in ("red", "blue")}
+    direct = Pool("direct", draw(_distinct(portless)), ring_size=draw(sizes))  # of modes that translate no port
     services = []
     for i, (vip, port) in enumerate(draw(st.lists(_published, max_size=3, unique=True))):
-        target_port = draw(st.sampled_from((None, 9090)))
+        mode = draw(st.sampled_from(MODES))
+        target_port = None if mode.is_dsr else draw(st.sampled_from((None, 9090)))
         more_vips = [10 + i] if draw(st.booleans()) else []
         more_ports = [8000 + i] if target_port is None and draw(st.booleans()) else []
         services.append(Service(
             f"s{vip}-{port}",
-            tuple(IPv4Address(f"20.20.20.{last}") for last in [vip, *more_vips]), Protocol.TCP, (port, *more_ports),
-            draw(st.sampled_from(tuple(pools))), algorithm=draw(st.sampled_from(ALGORITHMS)), target_port=target_port,
+            tuple(IPv4Address(f"20.20.20.{last}") for last in [vip, *more_vips]),
+            draw(st.sampled_from(PROTOCOLS[mode])), (port, *more_ports),
+            direct.name if mode.is_dsr else draw(st.sampled_from(tuple(pools))), mode,
+            draw(st.sampled_from([a for a in ALGORITHMS if not (mode.is_dsr and a is Algorithm.ROUND_ROBIN)])),
+            target_port,
         ))  # fmt: skip
+    back = Interface("back", addresses=(ip_interface("10.2.0.254/24"),))
     node = Node(
-        "lb1", (Interface("front", draw(st.sampled_from(XdpMode))), Interface("back")),
+        "lb1", (Interface("front", draw(st.sampled_from(XdpMode))), back),
         draw(st.sampled_from(UNDEFINED_TRAFFIC)), draw(st.sampled_from(VipBinding)),
+        tunnel_source=draw(tunnel_sources), packet_too_big=draw(st.sampled_from(PacketTooBig)),
     )  # fmt: skip
-    return Fleet(tuple(services), tuple(pools.values()), (node,))
+    return Fleet(tuple(services), (*pools.values(), direct), (node,))
 
 
 addresses = st.sampled_from(["10.2.0.1", "10.2.0.2", "10.2.0.3", "2001:db8::1", "2001:db8::2"]).map(ip_address)
@@ -127,6 +143,8 @@ def any_nodes(draw):
             "snat_addresses": draw(some(addresses)),
             "snat_ports": draw(st.sampled_from([SNAT_PORTS, range(40_000, 40_001)])),
             "expected_flows": draw(limits),
+            "tunnel_source": draw(tunnel_sources),
+            "packet_too_big": draw(st.sampled_from(PacketTooBig)),
         }
     if role is Role.ENDPOINT:
         own["address"] = draw(st.none() | addresses)
@@ -143,7 +161,7 @@ def any_nodes(draw):
 
 
 any_pools = st.builds(
-    Pool, name=st.just("any"), health_check=health_checks(), labels=labels,
+    Pool, name=st.just("any"), health_check=health_checks(), labels=labels, ring_size=st.none() | st.just(65_537),
     endpoints=some(st.builds(Endpoint, addresses, st.none() | port_numbers, st.integers(0, 1000),
                              st.sampled_from(EndpointState))),
 )  # fmt: skip

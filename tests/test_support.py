@@ -96,9 +96,21 @@ AS_LEFT_OUT = {
         "Service.spec.mode": "nat", "Service.spec.protocol": "tcp", "Service.spec.algorithm": "round-robin",
         "Pool.spec.endpoints.0.state": "active", "Pool.spec.healthCheck.type": "none", "Node.spec.role": "balancer",
         "Node.spec.interfaces.0.xdp": "native", "Node.spec.undefinedTraffic": "drop", "Node.spec.vipBinding": "route",
-        "Node.spec.icmpRedirects": "off",
+        "Node.spec.icmpRedirects": "off", "Node.spec.packetTooBig": "answer",
     }.items()
 }  # fmt: skip
+
+
+# What a key is for is not in the base: it is tried with this, and against this.
+WITHIN = {
+    "Pool.spec.ringSize": {"Service.spec.algorithm": "maglev"},
+    "Node.spec.tunnelSource.ipv4": {"Service.spec.mode": "dsr-l3"},
+    "Node.spec.tunnelSource.ipv6": {"Service.spec.mode": "dsr-l3"},
+    "Node.spec.packetTooBig=answer": {"Service.spec.mode": "dsr-l2"},
+    "Node.spec.packetTooBig=drop": {"Service.spec.mode": "dsr-l2"},
+    "Service.spec.protocol=udp": {"Service.spec.mode": "dsr-l2"},
+    "Service.spec.protocol=sctp": {"Service.spec.mode": "dsr-l3"},
+}
 
 
 def put(documents, path, value):
@@ -127,20 +139,21 @@ def view_of(changes):
 
 
 @functools.cache
-def unchanged():
-    return compile_node(view_of([])).resources
+def resources(*changes):
+    return compile_node(view_of(changes)).resources
 
 
 def outcome(path):
     """What becomes of the base manifests with this key or value: `used`, `refused` or `ignored`."""
-    changes = [(path, LEAVES[path])]
+    within = tuple(WITHIN.get(path, {}).items())
+    changes = [*within, (path, LEAVES[path])]
     if path in BESIDES:
         changes.insert(0, BESIDES[path])
     try:
         desired = compile_node(view_of(changes))
     except UnsupportedError:
         return "refused"
-    return "ignored" if desired.resources == unchanged() else "used"
+    return "ignored" if desired.resources == resources(*within) else "used"
 
 
 @pytest.mark.parametrize("path", LEAVES)
@@ -152,7 +165,7 @@ def test_nothing_is_silently_ignored(path):
 
 
 def test_the_lists_name_what_there_is():
-    assert LEAVES.keys() >= {*BESIDES, *VALUES, *DECLARATIVE, *AS_LEFT_OUT}
+    assert LEAVES.keys() >= {*BESIDES, *VALUES, *DECLARATIVE, *AS_LEFT_OUT, *WITHIN}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +176,10 @@ def test_the_lists_name_what_there_is():
         "Pool.spec.endpoints.0.address", "Pool.spec.endpoints.0.port", "Pool.spec.endpoints.0.weight",
         "Pool.spec.endpoints.0.state=draining", "Pool.spec.endpoints.0.state=disabled", "Node.metadata.labels",
         "Node.spec.interfaces.0.name", "Node.spec.interfaces.0.xdp=generic", "Node.spec.undefinedTraffic=pass",
-        "Node.spec.vipBinding=address", "Node.spec.icmpRedirects=on",
+        "Node.spec.vipBinding=address", "Node.spec.icmpRedirects=on", "Service.spec.mode=dsr-l2",
+        "Service.spec.mode=dsr-l3", "Service.spec.protocol=udp", "Service.spec.protocol=sctp",
+        "Node.spec.tunnelSource.ipv4", "Node.spec.tunnelSource.ipv6", "Node.spec.packetTooBig=drop",
+        "Pool.spec.ringSize",
     ],
 )  # fmt: skip
 def test_what_is_supported_reaches_the_node(path):
@@ -172,8 +188,14 @@ def test_what_is_supported_reaches_the_node(path):
 
 V6 = "2001:db8::1"
 CASES = [
-    (service(more="mode: dsr-l2"), pool(), node(), "a.yaml:5: mode dsr-l2 is not supported yet; supported: nat"),
-    (service(more="protocol: udp"), pool(), node(), "a.yaml:5: protocol udp is not supported yet; supported: tcp"),
+    (service(more="mode: fullnat"), pool(), node(),
+     "a.yaml:5: mode fullnat is not supported yet; supported: nat, dsr-l2, dsr-l3"),
+    (service(more="protocol: udp"), pool(), node(),
+     "a.yaml:5: protocol udp is not supported in mode nat yet; supported: tcp"),
+    (service(more="protocol: sctp"), pool(), node(),
+     "a.yaml:5: protocol sctp is not supported in mode nat yet; supported: tcp"),
+    (service(ports="[]", more="protocol: icmp, mode: dsr-l3"), pool(), node(),
+     "a.yaml:5: protocol icmp is not supported in mode dsr-l3 yet; supported: tcp, udp, sctp"),
     (service(more="algorithm: least-connections"), pool(), node(),
      "a.yaml:5: algorithm least-connections is not supported yet; supported: round-robin, source-hash, maglev"),
     (service(vip=V6), pool(), node(), f"a.yaml:5: the IPv6 address {V6} is not supported yet; supported: IPv4"),
@@ -209,13 +231,13 @@ def test_it_is_said_what_is_missing_and_where(case):
 
 
 def test_all_that_is_missing_is_said_at_once_in_the_order_of_lines():
-    web = service(more="mode: fullnat, protocol: sctp")
+    web = service(more="mode: fullnat, protocol: sctp, idleTimeout: 15m")
     with pytest.raises(UnsupportedError) as raised:
         desired_of(fleet_of(web, pool(more="healthCheck: {type: ping}"), node(more="snatPorts: 2000-3000")), None)
     assert raised.value.message.splitlines() == [
         "node lb1 is asked for what this version can't do:",
-        "  a.yaml:5: mode fullnat is not supported yet; supported: nat",
-        "  a.yaml:5: protocol sctp is not supported yet; supported: tcp",
+        "  a.yaml:5: mode fullnat is not supported yet; supported: nat, dsr-l2, dsr-l3",
+        "  a.yaml:5: idleTimeout is not supported yet",
         "  b.yaml:5: healthCheck ping is not supported yet; supported: none",
         "  c.yaml:5: snatPorts is not supported yet",
     ]
@@ -227,16 +249,16 @@ spec:
   vip: 20.20.20.1
   ports: [80]
   pool: web
-  mode: dsr-l3""")
+  mode: fullnat""")
     found = unsupported(view(fleet_of(text, pool(), node()), None, ""))
     assert [item.span for item in found] == [Span("a.yaml", 9, 3)]
 
 
 def test_the_command_line_refuses_what_validate_accepts(capsys):
-    example = str(EXAMPLES / "dsr-l3")
+    example = str(EXAMPLES / "sctp-fullnat")
     assert main(["validate", example]) == 0
-    assert main(["plan", example, "--node", "lb4", "--live", "empty"]) == 1
-    assert ": mode dsr-l3 is not supported yet; supported: nat\n" in capsys.readouterr().err
+    assert main(["plan", example, "--node", "lb6", "--live", "empty"]) == 1
+    assert ": mode fullnat is not supported yet; supported: nat, dsr-l2, dsr-l3\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("example", ["dsr-l2", "dsr-l3", "sctp-fullnat", "udp-fleet"])

@@ -23,12 +23,14 @@ from reconciler.model import (
     Labels,
     Mode,
     Node,
+    PacketTooBig,
     Places,
     Pool,
     Protocol,
     Role,
     Service,
     Through,
+    TunnelSource,
     Undefined,
     VipBinding,
     XdpMode,
@@ -85,6 +87,7 @@ def _pool(document: Document) -> Pool:
             for item, event in zip(endpoints, endpoints.events, strict=True)
         ),
         health_check=HealthCheck(**_given(spec.get("healthCheck", {}), _HEALTH_CHECK)),
+        ring_size=spec.get("ringSize"),
         **_common(document),
     )
 
@@ -160,6 +163,10 @@ _INTERFACE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mtu": ("mtu_bytes", _as_is),
     "gateway": ("gateway", address),
 }
+_TUNNEL_SOURCE: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "ipv4": ("ipv4", ip_network),
+    "ipv6": ("ipv6", ip_network),
+}
 _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "role": ("role", Role),
     "address": ("address", address),
@@ -171,6 +178,8 @@ _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "expectedFlows": ("expected_flows", _as_is),
     "icmpRedirects": ("icmp_redirects", IcmpRedirects),
     "multipath": ("multipath", _as_is),
+    "tunnelSource": ("tunnel_source", lambda given: TunnelSource(**_given(given, _TUNNEL_SOURCE))),
+    "packetTooBig": ("packet_too_big", PacketTooBig),
 }
 
 _BUILDERS: dict[str, Callable[[Document], Object]] = {"Service": _service, "Pool": _pool, "Node": _node}

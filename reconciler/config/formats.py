@@ -148,6 +148,22 @@ def _prefix(text: str) -> Complaint | None:
     return None
 
 
+def _source(version: int) -> Callable[[str], Complaint | None]:
+    """What is wrong with a text that is to be an address, or a network, of a family."""
+    noun = _SOURCES[version]
+
+    def complaint(text: str) -> Complaint | None:
+        start, slash, _ = text.partition("/")
+        if not _is_address(start):
+            return Complaint("wrong-format", f"expected {noun}, got {quote(text)}")
+        if address(start).version != version:
+            hint = f"write it as ipv{address(start).version}"
+            return Complaint("wrong-format", f"expected {noun}, got {quote(text)}", hint)
+        return _prefix(text) if slash else None
+
+    return complaint
+
+
 def _with_prefix(text: str) -> InterfaceAddress | None:
     """An address with the length of its prefix, which Python would also take as a mask or let be left out."""
     start, _, length = text.partition("/")
@@ -171,6 +187,10 @@ def _is_address(text: str) -> bool:
 _ADDRESS = "an address like 10.2.0.11 or 2001:db8::11"
 _INTERFACE_ADDRESS = "an address with the length of its prefix, like 10.2.0.1/24"
 _PREFIX = "a network like 10.0.0.0/8"
+_SOURCES = {
+    4: "an IPv4 address or network, like 10.31.0.1 or 10.200.0.0/24",
+    6: "an IPv6 address or network, like 2001:db8::1 or 2001:db8:f::/64",
+}
 _PORT_RANGE = "a range of ports like 8000-8010"
 _DURATION_LIKE = "a duration like 500ms, 2s, 1m, 3h or 1d"
 _ADD_UNIT = "add a unit, s for seconds"
@@ -179,6 +199,8 @@ FORMATS = {
     "address": Format(_ADDRESS, _address),
     "interface-address": Format(_INTERFACE_ADDRESS, _interface_address),
     "prefix": Format(_PREFIX, _prefix),
+    "ipv4-source": Format(_SOURCES[4], _source(4)),
+    "ipv6-source": Format(_SOURCES[6], _source(6)),
     "port-range": Format(_PORT_RANGE, _port_range),
     "duration": Format(_DURATION_LIKE, _duration, _ADD_UNIT),
     "check-duration": Format(_DURATION_LIKE, _check_duration, _ADD_UNIT),

@@ -18,6 +18,10 @@ MAX_WEIGHT = 1000
 MAX_VIPS = 64
 _ONE_FAMILY = ("nat", "fullnat", "dsr-l2")
 _TRANSLATING = ("nat", "fullnat")
+_IMPOSSIBLE = {  # without replies, and without memory
+    "least-connections": "sees no replies and can't count connections",
+    "round-robin": "doesn't remember whose turn a connection was",
+}
 _CHECKS_WITH_PORT = ("tcp", "udp", "http", "https", "sctp")
 NODE_MISSING = "the input names no interfaces: add a Node with those that packets of clients and endpoints enter by"
 SNAT_MISSING = "fullnat needs snatAddresses: add the balancer's own source addresses to the Node"
@@ -132,11 +136,11 @@ def _by_vips(service: Service, notices: Notices) -> Iterator[Service]:
 
 def _with_possible_algorithm(service: Service, notices: Notices) -> Service:
     """The service with an algorithm that its mode can have."""
-    if service.mode not in _TRANSLATING and service.algorithm == "least-connections":
-        message = f"in mode {service.mode} the balancer sees no replies and can't count connections: maglev is written"
-        notices.add(service.line, f"{service}: {message}")
-        return replace(service, algorithm="maglev")
-    return service
+    reason = _IMPOSSIBLE.get(service.algorithm)
+    if service.mode in _TRANSLATING or reason is None:
+        return service
+    notices.add(service.line, f"{service}: in mode {service.mode} the balancer {reason}: maglev is written")
+    return replace(service, algorithm="maglev")
 
 
 def _reachable(service: Service, vips: set[Address], notices: Notices) -> list[Endpoint]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from reconciler.importers import manifests
 from reconciler.importers.assemble import NODE_MISSING, default_name
 from reconciler.importers.draft import Endpoint, Imported, Manifest, Notices, Service
-from reconciler.importers.live_weights import weights_of
+from reconciler.importers.live_weights import ring_size, weights_of
 from reconciler.importers.names import Names, label
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.attachment import Attachment
@@ -23,6 +23,7 @@ from reconciler.kinds.endpoint import EndpointRow
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.settings import NOTHING, Settings, is_source
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
 from reconciler.live import read_live, with_connections
@@ -47,11 +48,12 @@ def import_live(live: Live, node_name: str) -> Imported:
     used = [rings[name] for name in sorted({row.ring for row in rows})]
     for name in sorted(rings.keys() - {ring.name for ring in used}):
         notices.add(0, f"no service uses ring {name}: it is left out")
+    sizes = {name: ring_size(list(group)) for name, group in groupby(used, key=lambda ring: _pool_of(ring.name))}
     pools = _members(used, {row.id: row for row in _of(live, EndpointRow)}, notices)
     _add_idle(pools, rows, live, notices)
     documents = (
         *_node(live, node_name, rows, notices),
-        *(manifests.pool(name, pools[name].values()) for name in pools),
+        *(manifests.pool(name, pools[name].values(), ring_size=sizes[name]) for name in pools),
         *_services(rows),
     )
     return Imported(documents, tuple(sorted(set(notices))))
@@ -106,16 +108,18 @@ def _add_idle(
             open_in.setdefault(endpoint, Counter())[pool_of_service[service]] += count
     found = [row for row in _of(live, EndpointRow) if row.id not in active]
     likely = {name: list(pool.values()) for name, pool in pools.items()}
+    direct = {_pool_of(row.ring) for row in services if row.mode in (Mode.DSR_L2, Mode.DSR_L3)}
     for row in found:
+        fitting = [name for name in pools if not (row.port and name in direct)]  # there no port is translated
         state = "disabled" if row.disabled else "draining"
         if row.id in open_in:
             name = min(open_in[row.id].items(), key=lambda item: (-item[1], item[0]))[0]
-        elif not pools:
+        elif not fitting:
             notices.add(0, f"no service uses {row.key}: it is left out")
             continue
         else:
-            name = min(likely, key=lambda name: _distance(row, likely[name]))
-            if len(pools) > 1:
+            name = min(fitting, key=lambda name: _distance(row, likely[name]))
+            if len(fitting) > 1:
                 notices.add(0, f"{row.key} is {state}, and nothing says in which pool: {name} is written")
         pools[name][row.id] = _endpoint(row, state=state)
 
@@ -178,7 +182,25 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
         undefinedTraffic=_common("undefined traffic", [row.undefined_traffic for row in rows], notices),
         vipBinding=_common("binding", [row.form for row in bindings if row.form in list(VipBinding)], notices),
         icmpRedirects="on" if services and sends_redirects else None,
+        **_tunnels(live, services, notices),
     )
+
+
+def _tunnels(live: Live, services: Sequence[ServiceRow], notices: Notices) -> Manifest:
+    """What a node says of tunnels; nothing where no service needs one, or it is as it would be anyway."""
+    held = next(iter(_of(live, Settings)), None)
+    if held is None or not any(row.mode in (Mode.DSR_L2, Mode.DSR_L3) for row in services):
+        return {}
+    sources = {}
+    for key, source in (("ipv4", held.tunnel_source), ("ipv6", held.tunnel_source6)):
+        if is_source(source):
+            sources[key] = source
+        elif source != NOTHING:
+            notices.add(0, f"tunnels come from {source}, which no manifest can say: it is left out")
+    return {
+        "tunnelSource": sources or None,
+        "packetTooBig": "drop" if held.packet_too_big == "drop" else None,
+    }
 
 
 def _redirects_of(interface: str) -> str:

@@ -13,6 +13,7 @@ from reconciler import model
 from reconciler.kinds.endpoint import EndpointRow
 from reconciler.kinds.ring import Ring, build
 from reconciler.model import Algorithm
+from reconciler.ring import default_size
 
 MAX_WEIGHT = 1000
 MAX_TRIES = 40  # of one ring: several weights give the shares that it has, and building a large ring takes its time
@@ -63,4 +64,10 @@ def _rebuild(ring: Ring, weights: Weights, rows: Mapping[str, EndpointRow]) -> R
     endpoints = tuple(
         model.Endpoint(rows[member].address, rows[member].port or None, weight) for member, weight in weights.items()
     )
-    return build(model.Pool(ring.name.rpartition("/")[0], endpoints), ring.algorithm)
+    return build(model.Pool(ring.name.rpartition("/")[0], endpoints, ring_size=ring_size([ring])), ring.algorithm)
+
+
+def ring_size(rings: Sequence[Ring]) -> int | None:
+    """The size that hash rings of a pool were asked to have, None if it is the one that they would have anyway."""
+    hashed = [r for r in rings if r.members and r.algorithm is not Algorithm.ROUND_ROBIN]
+    return next((r.array.size for r in hashed if r.array.size != default_size(len(r.members))), None)

@@ -39,15 +39,18 @@ def service(
     })  # fmt: skip
 
 
-def pool(name: str, endpoints: Iterable[Endpoint], check: Mapping[str, Any] | None = None) -> Manifest:
+def pool(
+    name: str, endpoints: Iterable[Endpoint], check: Mapping[str, Any] | None = None, ring_size: int | None = None
+) -> Manifest:
     return manifest("Pool", name, {
         "endpoints": [_endpoint(endpoint) for endpoint in endpoints],
+        "ringSize": ring_size,
         "healthCheck": dict(check) if check else None,
     })  # fmt: skip
 
 
 def node(name: str, interfaces: Sequence[Mapping[str, Any]], **more: Any) -> Manifest:
-    """A Node; `more` are undefinedTraffic, vipBinding, capacity."""
+    """A Node; `more` are undefinedTraffic, vipBinding and what else it may have; None leaves a key out."""
     return manifest("Node", name, {"interfaces": [dict(interface) for interface in interfaces], **more})
 
 

@@ -132,7 +132,10 @@ def _build(pool: Pool, algorithm: Algorithm) -> Ring:
     members = tuple(sorted(weights))
     ordered = [weights[member] for member in members]
     # A hash ring may stand in the kernel larger than it is here; in turns, the order is all there is.
-    ring = turns(ordered) if algorithm is Algorithm.ROUND_ROBIN else reduced(hash_ring(members, ordered))
+    if algorithm is Algorithm.ROUND_ROBIN:
+        ring = turns(ordered)
+    else:
+        ring = reduced(hash_ring(members, ordered, pool.ring_size or 0))
     # A member whose share is less than half a slot may hold none: in the kernel it would leave no trace.
     held, ranks = np.unique(ring, return_inverse=True)
     return Ring(ring_name(pool.name, algorithm), tuple(members[i] for i in held), ranks.astype("<u4").tobytes())

@@ -16,13 +16,15 @@ from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.endpoint import connections_end
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_indexes, ring_name
+from reconciler.kinds.settings import SETTINGS_KEY
+from reconciler.model import Mode
 from reconciler.resource import Change, Key, Live, Reading, Resource
 from reconciler.view import NodeView, ipv4
 
 _KEY = struct.Struct(SERVICES.key)
 _ROW = struct.Struct(SERVICES.value)
 _INDEX = struct.Struct(SERVICE_COUNTERS.key)
-_PROTOCOLS = {"tcp": 6}  # RFC 5237, IANA protocol numbers
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}  # RFC 5237, IANA protocol numbers
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 
 
@@ -46,7 +48,8 @@ class ServiceRow(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (PROGRAM, Key(Ring.kind, self.ring))
+        settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # where tunnels come from
+        return (PROGRAM, *settings, Key(Ring.kind, self.ring))
 
     def describe(self) -> dict[str, str]:
         shown = {"mode": self.mode, "algorithm": self.algorithm, "ring": self.ring}

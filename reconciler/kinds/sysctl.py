@@ -10,7 +10,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.model import IcmpRedirects
+from reconciler.model import IcmpRedirects, Mode
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
 
@@ -44,6 +44,7 @@ class SysctlKind(Kind):
         yield Sysctl("net/ipv4/ip_forward", "1"), view.node.span
         # Redirects would tell clients and endpoints on a shared segment to go past the balancer. The kernel
         # sends them if either the interface's setting or that of `all` is on.
+        has_nat = any(service.mode is Mode.NAT for service in view.services)
         redirects_off = view.node.icmp_redirects is IcmpRedirects.OFF
         if redirects_off:
             yield Sysctl("net/ipv4/conf/all/send_redirects", "0"), view.node.span
@@ -51,10 +52,12 @@ class SysctlKind(Kind):
             conf = f"net/ipv4/conf/{interface.name}"
             if redirects_off:
                 yield Sysctl(f"{conf}/send_redirects", "0"), interface.span
-            # Replies whose next hop has no known MAC go through the kernel, with a VIP of ours as their
-            # source. It forwards these only with accept_local, and with no strict reverse-path check
+            # Packets whose next hop has no known MAC go through the kernel: requests with the client's address
+            # for a source, which may have its way back elsewhere, and replies of NAT with a VIP of ours. It
+            # forwards these only with no strict reverse-path check, and VIPs only with accept_local
             # (fib_validate_source in net/ipv4/fib_frontend.c).
-            yield Sysctl(f"{conf}/accept_local", "1"), interface.span
+            if has_nat:
+                yield Sysctl(f"{conf}/accept_local", "1"), interface.span
             yield Sysctl(f"{conf}/rp_filter", "2"), interface.span
 
     def read(self, wanted: Collection[Key]) -> Reading:

@@ -58,7 +58,8 @@ def _pool(p):
         {"address": str(e.address), "weight": e.weight, "state": e.state} | ({"port": e.port} if e.port else {})
         for e in p.endpoints
     ]
-    return {"endpoints": endpoints, "healthCheck": {key: value for key, value in check.items() if value is not None}}
+    check = {key: value for key, value in check.items() if value is not None}
+    return {"endpoints": endpoints, "ringSize": p.ring_size, "healthCheck": check}
 
 
 def _node(n):
@@ -76,7 +77,11 @@ def _node(n):
         spec |= {
             "undefinedTraffic": n.undefined_traffic, "capacity": capacity,
             "snatAddresses": _texts(n.snat_addresses), "snatPorts": f"{n.snat_ports[0]}-{n.snat_ports[-1]}",
-            "expectedFlows": n.expected_flows,
+            "expectedFlows": n.expected_flows, "packetTooBig": n.packet_too_big,
+            "tunnelSource": {
+                key: str(source)
+                for key, source in dataclasses.asdict(n.tunnel_source).items() if source is not None
+            },
         }  # fmt: skip
     return spec
 

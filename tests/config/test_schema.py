@@ -116,7 +116,7 @@ def as_written(value):
         return next(text for text in ("1s", "2s", "3h") if seconds(text) == value)
     if isinstance(value, range):
         return f"{value[0]}-{value[-1]}"
-    if isinstance(value, model.HealthCheck | model.Capacity):
+    if isinstance(value, model.HealthCheck | model.Capacity | model.TunnelSource):
         return {"type": "none"} if isinstance(value, model.HealthCheck) else {}
     return list(value) if isinstance(value, tuple) else value
 
@@ -130,6 +130,7 @@ OF_EACH_CLASS = {
     model.Node: spec("Node"),
     model.Interface: spec("Node", "interfaces", "*"),
     model.Capacity: spec("Node", "capacity"),
+    model.TunnelSource: spec("Node", "tunnelSource"),
 }
 NOT_IN_A_SPEC = {"span", "places", "name", "labels"}
 SAID_OTHERWISE = {

@@ -15,6 +15,7 @@ from reconciler.config.rules import (  # noqa: F401  importing a module register
     sources,
     timeouts,
     topology,
+    tunnels,
 )
 from reconciler.config.rules.draft import RULES, Draft, Finding, Rule
 

@@ -40,6 +40,10 @@ def _address_not_unicast(draft: Draft) -> Iterator[Finding]:
             if reason := _not_unicast(address):
                 message = f"{address} can't be a source address: it is {reason}"
                 yield Finding(node.span, ("spec", "snatAddresses", i), message, _TAKE_UNICAST)
+        for key, source in (("ipv4", node.tunnel_source.ipv4), ("ipv6", node.tunnel_source.ipv6)):
+            if source and (reason := _not_unicast(source[0]) or _not_unicast(source[-1])):
+                message = f"{source} can't be a source of tunnels: it is, or holds, {reason}"
+                yield Finding(node.span, ("spec", "tunnelSource", key), message, _TAKE_UNICAST)
         if node.address and (reason := _not_unicast(node.address)):
             message = f"{node.address} can't be the address of an endpoint: it is {reason}"
             yield Finding(node.span, ("spec", "address"), message, _TAKE_UNICAST)

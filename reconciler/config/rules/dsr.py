@@ -103,20 +103,20 @@ def _dsr_least_connections(draft: Draft) -> Iterator[Finding]:
             yield Finding(service.span, ("spec", "algorithm"), message, hint)
 
 
-@rule("dsr-round-robin", Severity.WARNING)
+@rule("dsr-round-robin")
 def _dsr_round_robin(draft: Draft) -> Iterator[Finding]:
     """The algorithm round-robin in mode dsr-l2 or dsr-l3.
 
-    Whose turn it was can't be found out again from a packet. So the balancer has to remember each connection, a
-    cost that these modes are chosen to avoid; and connections break whenever a router moves them to another
-    balancer, or the balancer restarts. A hash gives the same answer everywhere, without any memory.
+    Whose turn it was can't be found out again from a packet, and the balancer remembers no connection in these
+    modes: each packet would be somebody else's turn. A hash gives the same answer for all packets of a connection,
+    on every balancer, without any memory.
 
     The way out: `maglev`, the default of these modes, or `source-hash`.
     """
     for service in draft.services:
         if service.mode.is_dsr and service.algorithm is Algorithm.ROUND_ROBIN:
-            message = f"round-robin in mode {service.mode} makes the balancer remember each connection"
-            hint = "use maglev or source-hash, which need no memory and survive the loss of a balancer"
+            message = f"in mode {service.mode} the balancer doesn't remember whose turn a connection was"
+            hint = "use maglev or source-hash, which find the endpoint again from the packet alone"
             yield Finding(service.span, ("spec", "algorithm"), message, hint)
 
 

@@ -38,6 +38,21 @@ def _zero_total_weight(draft: Draft) -> Iterator[Finding]:
             yield Finding(pool.span, _ENDPOINTS, message, "give one of them a weight, or make it active")
 
 
+@rule("ring-too-small")
+def _ring_too_small(draft: Draft) -> Iterator[Finding]:
+    """A pool has more endpoints that take new connections than its `ringSize` has slots.
+
+    Each slot is one endpoint's, so some would never get a connection.
+
+    The way out: at least a hundred slots for each endpoint, or no `ringSize`: the default grows with the pool.
+    """
+    for pool in draft.pools:
+        members = sum(e.weight > 0 and e.state is EndpointState.ACTIVE for e in pool.endpoints)
+        if pool.ring_size is not None and pool.ring_size < members:
+            message = f"{pool.ring_size:,} slots are too few for {members:,} endpoints"
+            yield Finding(pool.span, ("spec", "ringSize"), message, "leave it out, or raise it")
+
+
 @rule("duplicate-endpoint")
 def _duplicate_endpoint(draft: Draft) -> Iterator[Finding]:
     """A pool lists the same address and port twice.

@@ -132,8 +132,9 @@ def test_tunnel_needs_room_for_its_outer_header(write, address, back, needed):
 
 def test_tunnel_on_a_stick_shares_the_interface_with_the_clients(write):
     text = web("dsr-l3", endpoints="{address: 10.9.0.11}")
-    assert [rule for rule, _ in found(write, text + node(interfaces="{name: eth0}"))] == ["tunnel-mtu"]
-    assert found(write, text + node(interfaces="{name: eth0, mtu: 1520}")) == []
+    stick = "{name: eth0, addresses: [10.1.0.1/24], mtu: %d}"
+    assert [rule for rule, _ in found(write, text + node(interfaces=stick % 1519))] == ["tunnel-mtu"]
+    assert found(write, text + node(interfaces=stick % 1520)) == []
 
 
 def test_smaller_packets_of_clients_fit_into_the_tunnel(write):

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for the whole data plane: where its tunnels come from, and what becomes of packets too big for them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import ClassVar
+
+from reconciler.kernel.layout import SETTINGS, TooBigCode, code, word
+from reconciler.kernel.port import Outcome
+from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.program import PROGRAM
+from reconciler.model import Address, Mode, Prefix
+from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.view import NodeView
+
+_ROW = struct.Struct(SETTINGS.value)
+_INDEX = struct.Struct(SETTINGS.key)
+
+NOTHING = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(Resource):
+    """Sources are addresses, networks of which a hash of the flow chooses an address, or `none`; one for tunnels to
+    IPv4 endpoints, one for those to IPv6 endpoints. `packet_too_big`: answer or drop."""
+
+    kind: ClassVar[str] = "settings"
+
+    tunnel_source: str = NOTHING
+    tunnel_source6: str = NOTHING
+    packet_too_big: str = "answer"
+
+    @property
+    def id(self) -> str:
+        return "balancer"
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (PROGRAM,)
+
+    def describe(self) -> dict[str, str]:
+        shown = {"tunnels from": self.tunnel_source, "IPv6 tunnels from": self.tunnel_source6}
+        shown = {name: source for name, source in shown.items() if source != NOTHING}
+        return shown | {"packets too big": self.packet_too_big}
+
+    def effect(self, after: Resource | None, live: Live) -> str:
+        if not isinstance(after, Settings):
+            return ""
+        sources = [(self.tunnel_source, after.tunnel_source), (self.tunnel_source6, after.tunnel_source6)]
+        if any(before not in (NOTHING, now) for before, now in sources):
+            return "endpoints get what comes in tunnels from another address; connections stay"
+        return ""
+
+
+SETTINGS_KEY = Settings().key
+
+
+class SettingsKind(Kind):
+    """Where every setting is as it is in a row of zeros, no row is wanted: it would look like none."""
+
+    phase = 15
+    resource = Settings
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        modes = {service.mode for service in view.services}
+        if not any(mode.is_dsr for mode in modes):
+            return
+        source, source6 = (_text(view.node.tunnel_from(version)) for version in (4, 6))
+        settings = Settings(packet_too_big=view.node.packet_too_big.value)
+        if Mode.DSR_L3 in modes:
+            settings = replace(settings, tunnel_source=source, tunnel_source6=source6)
+        if settings != Settings():
+            yield settings, view.node.span
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        return Reading(tuple(_decode(value) for _, value in self.kernel.dump(SETTINGS.name)))
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        rows = [(_INDEX.pack(0), _encode(c.after)) for c in changes if isinstance(c.after, Settings)]
+        if rows:
+            return self.kernel.update(SETTINGS.name, rows)
+        return self.kernel.delete(SETTINGS.name, [_INDEX.pack(0)])
+
+
+def is_source(text: str) -> bool:
+    """Whether a manifest could say this source of tunnels, unlike `none`, and what a damaged row holds."""
+    try:
+        return ip_network(text) is not None
+    except ValueError:
+        return False
+
+
+def _text(source: Prefix | None) -> str:
+    if source is None:
+        return NOTHING
+    return str(source.network_address if source.num_addresses == 1 else source)
+
+
+def _encode(settings: Settings) -> bytes:
+    fields = []
+    for source, length in ((settings.tunnel_source, 4), (settings.tunnel_source6, 16)):
+        network = None if source == NOTHING else ip_network(source)
+        fields += [network.network_address.packed, network.hostmask.packed] if network else [bytes(length)] * 2
+    return _ROW.pack(*fields, code(TooBigCode, settings.packet_too_big))
+
+
+def _decode(value: bytes) -> Settings:
+    source, spread, source6, spread6, too_big = _ROW.unpack(value)
+    return Settings(
+        _source(IPv4Address(source), IPv4Address(spread)),
+        _source(IPv6Address(source6), IPv6Address(spread6)),
+        word(TooBigCode, too_big),
+    )
+
+
+def _source(address: Address, spread: Address) -> str:
+    """As `_text`; what no manifest can ask for reads as what it is."""
+    if not int(address) and not int(spread):
+        return NOTHING
+    length = address.max_prefixlen - int(spread).bit_length()
+    try:
+        network = ip_network((address, length))
+    except ValueError:
+        return f"{address} spread {spread}"
+    return _text(network) if network.hostmask == spread else f"{address} spread {spread}"
+
+
+KIND = SettingsKind

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for the whole data plane, and what else direct server return asks of a balancer."""
+
+import struct
+from dataclasses import replace
+from ipaddress import ip_interface, ip_network
+
+import pytest
+
+from reconciler import plan as planning
+from reconciler.apply import apply
+from reconciler.compile import compile_node
+from reconciler.kernel.fake import FakeKernel
+from reconciler.kernel.layout import SETTINGS, TooBigCode
+from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.settings import SETTINGS_KEY, Settings
+from reconciler.kinds.sysctl import Sysctl
+from reconciler.live import read_live
+from reconciler.model import Algorithm, Interface, Mode, PacketTooBig, Protocol, TunnelSource
+from reconciler.resource import Change, Key, Live
+from reconciler.snapshot import live_from_json, live_to_json
+from reconciler.view import view
+
+OWN = tuple(map(ip_interface, ("fe80::1/64", "10.1.0.1/24", "2001:db8:1::1/64")))
+
+
+@pytest.fixture(autouse=True)
+def fixed_source(monkeypatch):
+    monkeypatch.setattr("reconciler.program.source", lambda: "")
+
+
+@pytest.fixture
+def fleet_of(web_fleet):
+    """The fleet in a mode, on a node with addresses and these wishes."""
+
+    def make(mode, **wishes):
+        service = replace(web_fleet.services[0], mode=mode, algorithm=Algorithm.MAGLEV)
+        node = replace(web_fleet.nodes[0], interfaces=(Interface("front", addresses=OWN), Interface("back")), **wishes)
+        return replace(web_fleet, services=(service,), nodes=(node,))
+
+    return make
+
+
+def desired_of(fleet):
+    return compile_node(view(fleet, None, "host"))
+
+
+def plan_for(kernel, desired):
+    return planning.plan(desired, read_live(kernel, desired.resources))
+
+
+def settings_of(fleet):
+    return desired_of(fleet).resources.get(SETTINGS_KEY)
+
+
+def test_tunnels_come_from_the_first_address_of_each_family_that_others_can_know(fleet_of):
+    assert settings_of(fleet_of(Mode.DSR_L3)) == Settings("10.1.0.1", "2001:db8:1::1")
+
+
+def test_a_declared_source_comes_before_the_address_of_an_interface(fleet_of):
+    source = TunnelSource(ipv6=ip_network("2001:db8:f::/64"))
+    assert settings_of(fleet_of(Mode.DSR_L3, tunnel_source=source)) == Settings("10.1.0.1", "2001:db8:f::/64")
+
+
+def test_what_nobody_uses_is_not_there(fleet_of):
+    assert settings_of(fleet_of(Mode.NAT, packet_too_big=PacketTooBig.DROP)) is None
+    assert settings_of(fleet_of(Mode.DSR_L2, tunnel_source=TunnelSource(ip_network("10.200.0.0/24")))) is None
+    assert settings_of(fleet_of(Mode.DSR_L2, packet_too_big=PacketTooBig.DROP)) == Settings(packet_too_big="drop")
+
+
+def test_the_row_holds_source_and_spread(fleet_of):
+    kernel = FakeKernel()
+    source = TunnelSource(ip_network("10.200.0.0/23"), ip_network("2001:db8:f::/64"))
+    desired = desired_of(fleet_of(Mode.DSR_L3, tunnel_source=source, packet_too_big=PacketTooBig.DROP))
+    apply(plan_for(kernel, desired), kernel).raise_if_failed()
+    assert struct.unpack(SETTINGS.value, kernel.maps[SETTINGS.name][bytes(4)]) == (
+        bytes((10, 200, 0, 0)), bytes((0, 0, 1, 255)),
+        bytes.fromhex("20010db8000f0000") + bytes(8), bytes(8) + b"\xff" * 8, TooBigCode.DROP,
+    )  # fmt: skip
+    assert plan_for(kernel, desired).changes == ()
+
+
+def test_a_row_that_no_manifest_can_ask_for_is_shown_as_it_is_and_mended(fleet_of):
+    kernel = FakeKernel()
+    desired = desired_of(fleet_of(Mode.DSR_L3))
+    apply(plan_for(kernel, desired), kernel).raise_if_failed()
+    damage = (bytes((10, 9, 9, 9)), bytes((0, 255, 0, 255)), b"\xff" * 16, bytes(16), 7)
+    kernel.maps[SETTINGS.name][bytes(4)] = struct.pack(SETTINGS.value, *damage)
+    (change,) = plan_for(kernel, desired).changes
+    assert change.before.describe()["tunnels from"] == "10.9.9.9 spread 0.255.0.255"
+    assert change.before.packet_too_big == "unknown 7"
+    apply(plan_for(kernel, desired), kernel).raise_if_failed()
+    assert plan_for(kernel, desired).changes == ()
+
+
+def test_settings_are_there_before_the_service_that_needs_them_and_go_after_it(fleet_of):
+    order = [change.key.kind for change in planning.plan(desired_of(fleet_of(Mode.DSR_L3)), Live()).changes]
+    assert order.index("settings") < order.index("service")
+    kernel = FakeKernel()
+    apply(plan_for(kernel, desired_of(fleet_of(Mode.DSR_L3))), kernel).raise_if_failed()
+    gone = plan_for(kernel, desired_of(replace(fleet_of(Mode.DSR_L3), services=())))
+    order = [change.key.kind for change in gone.changes]
+    assert order.index("service") < order.index("settings")
+    apply(gone, kernel).raise_if_failed()
+    assert kernel.maps[SETTINGS.name] == {}
+
+
+def test_a_service_with_tunnels_is_not_published_without_their_source(fleet_of):
+    kernel = FakeKernel()
+    update = kernel.update
+    kernel.update = lambda name, rows: (
+        [OSError("no")] * len(rows) if name == SETTINGS.name else update(name, rows)
+    )  # fmt: skip
+    result = apply(plan_for(kernel, desired_of(fleet_of(Mode.DSR_L3))), kernel)
+    assert set(result.failed) == {SETTINGS_KEY}
+    assert not any(isinstance(found, ServiceRow) for found in read_live(kernel).resources.values())
+
+
+def test_another_source_is_said_to_reach_endpoints():
+    before, after = Settings("10.1.0.1"), Settings("10.200.0.0/24")
+    assert "another address" in before.effect(after, Live())
+    assert Settings(packet_too_big="drop").effect(after, Live()) == ""
+
+
+def test_settings_read_back_equal_from_a_snapshot():
+    held = Settings("10.200.0.0/24", "2001:db8::1", "drop")
+    live = Live({held.key: held})
+    assert live_from_json(live_to_json(live)) == live
+
+
+@pytest.mark.parametrize("mode", [Mode.NAT, Mode.DSR_L2, Mode.DSR_L3])
+def test_vips_need_to_pass_as_sources_only_where_replies_come_through(fleet_of, mode):
+    names = {r.name for r in desired_of(fleet_of(mode)).resources.values() if isinstance(r, Sysctl)}
+    assert {"net/ipv4/ip_forward", "net/ipv4/conf/front/rp_filter", "net/ipv4/conf/all/send_redirects"} <= names
+    assert ("net/ipv4/conf/front/accept_local" in names) == (mode is Mode.NAT)
+
+
+def test_the_program_has_the_modes_and_protocols_of_its_services(fleet_of):
+    fleet = fleet_of(Mode.DSR_L2)
+    (service,) = fleet.services
+    both = (replace(service, protocol=Protocol.UDP), replace(service, mode=Mode.DSR_L3, protocol=Protocol.SCTP))
+    assert view(fleet, None, "").features == ("DSR_L2", "MAGLEV")
+    assert view(replace(fleet, services=both), None, "").features == ("DSR_L2", "DSR_L3", "MAGLEV", "SCTP", "UDP")
+
+
+def test_slots_are_as_many_as_the_pool_asks_for(fleet_of):
+    fleet = fleet_of(Mode.DSR_L2)
+    fleet = replace(fleet, pools=(replace(fleet.pools[0], ring_size=65_537),))
+    ring = desired_of(fleet).resources[Key("ring", "web/maglev")]
+    assert ring.array.size == 65_537
+    assert Change(ring.key, None, ring).after.describe()["slots"] == "65,537"
