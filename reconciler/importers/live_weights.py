@@ -70,4 +70,4 @@ def _rebuild(ring: Ring, weights: Weights, rows: Mapping[str, EndpointRow]) -> R
 def ring_size(rings: Sequence[Ring]) -> int | None:
     """The size that hash rings of a pool were asked to have, None if it is the one that they would have anyway."""
     hashed = [r for r in rings if r.members and r.algorithm is not Algorithm.ROUND_ROBIN]
-    return next((r.array.size for r in hashed if r.array.size != default_size(len(r.members))), None)
+    return next((r.array.size for r in hashed if default_size(len(r.members)) % r.array.size), None)
