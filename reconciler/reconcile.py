@@ -6,14 +6,16 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from reconciler import record
+from reconciler import record, slots
 from reconciler.apply import Notify, Result, apply
 from reconciler.compile import compile_node
 from reconciler.kernel.port import Kernel
 from reconciler.live import read_live
+from reconciler.lock import apply_lock
 from reconciler.model import Fleet
 from reconciler.plan import Plan, plan
 from reconciler.resource import Desired
+from reconciler.ring_store import in_transition, settle
 from reconciler.view import view
 
 RECORD = "applied.json"
@@ -30,11 +32,20 @@ def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:
     return plan(desired, live, record.load(instance_dir / RECORD))
 
 
+def settle_transitions(kernel: Kernel, instance_dir: Path) -> int:
+    """End the transitions of slots that are over; returns how many slots that were."""
+    if not in_transition(kernel):
+        return 0
+    with apply_lock(instance_dir):
+        return settle(kernel, slots.now())
+
+
 def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify) -> Result:
-    """Apply a plan and write down what is in place now."""
+    """Apply a plan and write down what is in place now. Ends the transitions that are over, too."""
     result = apply(planned, kernel, notify)
     done = set(result.done)
     left = {change.key: change for change in planned.changes if change not in done}
     path = instance_dir / RECORD
     record.save(path, planned.desired, record.load(path), left)
+    settle(kernel, slots.now())
     return result

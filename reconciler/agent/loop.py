@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reconciler import slots
 from reconciler.agent.fights import FIGHT, PAUSE_S, WINDOW_S, Fights
 from reconciler.agent.report import Report
 from reconciler.agent.wake import Wake
@@ -24,6 +25,7 @@ from reconciler.lock import apply_lock
 from reconciler.plan import Plan, guard
 from reconciler.reconcile import carry_out, desired_of, plan_node
 from reconciler.resource import Change, Desired, Reason
+from reconciler.ring_store import settle
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 60.0
@@ -139,6 +141,8 @@ class Agent:
             planned = self._plan()
             if planned is None:
                 return
+            if settled := settle(self.kernel, slots.now()):
+                self.report.say(f"{settled:,} slots of rings have settled: nobody used their former endpoints.")
             is_new = self.desired is offered
             if planned.changes or planned.blocked or is_new:
                 self._carry_out(planned)

@@ -40,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from reconciler.live import with_connections
+    from reconciler.reconcile import settle_transitions
 
     style = stdout_style(args)
     desired = None
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     planned = replace(planned, live=with_connections(planned.live, kernel))
     if not planned.changes and not planned.blocked:
         print(plan_text(planned, style))
+        settle_transitions(kernel, instance_dir(args))
         return 0
     # Who approves beforehand sees each change as it is made; who is asked sees all of it first.
     print(summary(planned) if args.auto_approve else plan_text(planned, style), end="\n\n")

@@ -18,6 +18,7 @@ examples:
   lbctl get services
   lbctl get endpoints -o wide
   lbctl get flows -o json
+  lbctl get transitions           # slots of rings that changed hands, and until when that matters
   lbctl get verdicts              # packets by what became of them, drops by reason
 
 exit codes: 0 done, 1 failed
@@ -85,6 +86,12 @@ def _flows(kernel: Kernel) -> list[Row]:
     return [asdict(flow) for flow in sorted(flows(kernel), key=lambda flow: (flow.service, flow.client))]
 
 
+def _transitions(kernel: Kernel) -> list[Row]:
+    from reconciler.transitions import transitions
+
+    return [{**asdict(t), "former": ", ".join(t.former)} for t in transitions(kernel)]
+
+
 def _verdicts(kernel: Kernel) -> list[Row]:
     from reconciler.counters import verdicts
 
@@ -97,5 +104,6 @@ _TABLES: dict[str, tuple[Callable[[Kernel], list[Row]], list[str], list[str]]] =
     "services": (_services, ["service", "mode", "algorithm", "endpoints", "open", *_TRAFFIC], ["ring", *_BYTES]),
     "endpoints": (_endpoints, ["endpoint", "state", "open", *_TRAFFIC], ["number", *_BYTES]),
     "flows": (_flows, ["client", "service", "endpoint", "state", "idle_s"], []),
+    "transitions": (_transitions, ["ring", "moving", "slots", "began_s", "used_s", "settles_s"], ["former"]),
     "verdicts": (_verdicts, ["verdict", "packets"], []),
 }

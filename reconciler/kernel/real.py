@@ -8,6 +8,7 @@ Interfaces, VIPs and settings are those of the network namespace that the callin
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import bpf, local_vips, maps, sysctl, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.instance import Instance
-from reconciler.kernel.layout import MAPS, MapSpec, MapType
+from reconciler.kernel.layout import MAPS, SEED, MapSpec, MapType
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import AttachedProgram, LoadedProgram, LocalVip, Outcome, Row
 from reconciler.program import is_ours
@@ -175,6 +176,8 @@ class RealKernel:
                 inner = stack.enter_context(bpf.closing(template))
             made = maps.create(spec.name, shape_of(spec), flags=spec.flags, inner=inner)
             fd = stack.enter_context(bpf.closing(made))
+            if spec is SEED:
+                maps.write_array(maps.describe(fd), os.urandom(spec.value_size))
             self._instance.pin(fd, spec.name)
             yield fd
 

@@ -306,6 +306,13 @@ def test_rings_of_any_size_are_replaced_patched_and_removed(kernel: RealKernel) 
     assert kernel.read_inner("rings", RINGS.capacity - 1) == ring(*range(1, 65_538))
 
 
+def test_the_indexes_of_inner_arrays_can_be_listed(kernel: RealKernel) -> None:
+    loaded(kernel)
+    assert kernel.dump("rings") == []
+    kernel.replace_inner("rings", {1: ring(11), 700: ring(12), RINGS.capacity - 1: ring()})
+    assert [struct.unpack("=I", key)[0] for key, _ in kernel.dump("rings")] == [1, 700, RINGS.capacity - 1]
+
+
 def test_what_is_no_ring_can_not_be_patched(kernel: RealKernel) -> None:
     loaded(kernel)
     with pytest.raises(KernelError, match="rings has no array 5"):

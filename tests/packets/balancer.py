@@ -28,6 +28,8 @@ from reconciler.kernel.layout import (
     FLOWS,
     MAPS,
     NEXT_HOPS,
+    PREVIOUS,
+    REMEMBERED,
     RING_TURNS,
     RINGS,
     SERVICE_COUNTERS,
@@ -220,9 +222,10 @@ class Balancer:
 
     def service(
         self, at: At, *, index: int, target_port: int, algorithm: AlgorithmCode, mode: ModeCode = ModeCode.NAT,
-        protocol: int = TCP,
+        protocol: int = TCP, ring: int = 0,
     ) -> None:  # fmt: skip
-        value = struct.pack(SERVICES.value, index, index, _port(target_port), mode, algorithm)
+        """A service whose ring, until told otherwise, has its own index."""
+        value = struct.pack(SERVICES.value, index, ring or index, _port(target_port), mode, algorithm)
         self._write(SERVICES6 if ":" in at.address else SERVICES, (_service_key(at, protocol), value))
 
     def settings(
@@ -234,8 +237,8 @@ class Balancer:
         row = struct.pack(SETTINGS.value, *addresses, too_big)
         self._write(SETTINGS, (struct.pack(SETTINGS.key, 0), row))
 
-    def withdraw(self, at: At) -> None:
-        self.kernel.delete(SERVICES.name, [_service_key(at)])
+    def withdraw(self, at: At, protocol: int = TCP) -> None:
+        self.kernel.delete((SERVICES6 if ":" in at.address else SERVICES).name, [_service_key(at, protocol)])
 
     def vip(self, address: str, undefined: UndefinedCode = UndefinedCode.DROP) -> None:
         self._write(VIPS6 if ":" in address else VIPS, (_packed(address), struct.pack(VIPS.value, undefined)))
@@ -276,8 +279,15 @@ class Balancer:
                 self.kernel.delete(spec.name, [struct.pack(spec.key, row) for row in rows])
             elif spec.type != MapType.ARRAY_OF_MAPS:
                 self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
+        self.forget()
         while self._rings:
             self.kernel.remove_inner(RINGS.name, [self._rings.pop()])
+
+    def forget(self) -> None:
+        """Forget all transitions, and the flows that began in them."""
+        if indexes := [struct.unpack(PREVIOUS.key, key)[0] for key, _ in self.kernel.dump(PREVIOUS.name)]:
+            self.kernel.remove_inner(PREVIOUS.name, indexes)
+            self.kernel.delete(REMEMBERED.name, [key for key, _ in self.kernel.dump(REMEMBERED.name)])
 
     def _write(self, spec: MapSpec, row: Row) -> None:
         assert self.kernel.update(spec.name, [row]) == [None]

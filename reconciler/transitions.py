@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rings whose slots changed hands not long ago, for people: who had them, and how long that still matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from reconciler import slots
+from reconciler.kernel.port import Kernel
+from reconciler.kinds.endpoint import numbered_rows
+from reconciler.kinds.ring import ring_indexes
+from reconciler.ring_store import idle, in_transition, protocols
+
+_UNIT_S = 2**30 / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The slots of a ring that are in transition. Times are in seconds.
+
+    `former` are the endpoints that connections from before still go to; none where all of these died or are back.
+    `used_s` is how long ago anybody but the current endpoint was last chosen, `settles_s` when the last slot settles
+    if that does not happen again.
+    """
+
+    ring: str
+    moving: int
+    slots: int
+    former: tuple[str, ...]
+    began_s: int
+    used_s: int
+    settles_s: int
+
+
+def transitions(kernel: Kernel, now: int | None = None) -> Iterator[Transition]:
+    """What is under way, by name of the ring. `now` is in the unit of `slots`, None for the present."""
+    at = slots.now() if now is None else now
+    names = {index: name for name, index in ring_indexes(kernel).items()}
+    endpoints = {row.number: row.row.id for row in numbered_rows(kernel)}
+    used_by = protocols(kernel)
+    rings = {names.get(index, f"lost ring {index}"): (index, ring) for index, ring in in_transition(kernel).items()}
+    for name, (index, ring) in sorted(rings.items()):
+        rows = ring.rows[ring.moving]
+        if not rows.size:
+            continue
+        current = ring.endpoints[ring.moving]
+        numbers = np.concatenate([rows[column][rows[column] != current] for column in ("stream", "datagram")])
+        silent = at - int(rows["used"].max())
+        yield Transition(
+            name, rows.size, ring.endpoints.size,
+            tuple(sorted(endpoints.get(int(n), f"removed endpoint {n}") for n in np.unique(numbers))),
+            _seconds(at - int(rows["began"].min())), _seconds(silent),
+            _seconds(max(0, idle(used_by.get(index, ())) - silent)),
+        )  # fmt: skip
+
+
+def _seconds(units: int) -> int:
+    return round(units * _UNIT_S)

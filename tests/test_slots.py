@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of the slots of a ring when they change hands."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler import slots
+from reconciler.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE, changed, fitted, held, lost, moved, reduced, still
+
+endpoints = st.lists(st.integers(1, 4), min_size=1, max_size=24)
+
+
+def ring(*numbers):
+    return np.array(numbers, np.uint32)
+
+
+def row(state, slot):
+    names = ("stream", "datagram", "began", "learnt", "used")
+    return tuple(int(state.rows[slot][name]) for name in names)
+
+
+def test_only_slots_that_change_hands_go_into_transition():
+    after = changed(still(ring(1, 2, 3)), ring(1, 4, 3), 1_000)
+    assert after.endpoints.tolist() == [1, 4, 3]
+    assert after.moving.tolist() == [False, True, False]
+    assert row(after, 1) == (2, 2, 1_000, 1_000 + LEARNING, 1_000)
+
+
+def test_a_slot_that_moves_again_while_flows_are_learnt_keeps_both_former_endpoints():
+    once = changed(still(ring(1)), ring(2), 1_000)
+    twice = changed(once, ring(3), 1_000 + LEARNING - 1)
+    assert row(twice, 0) == (1, 1, 1_000, 1_000 + LEARNING - 1 + LEARNING, 1_000 + LEARNING - 1)
+
+
+def test_once_flows_are_learnt_unknown_datagrams_belong_to_the_last_endpoint_and_connections_to_the_first():
+    once = changed(still(ring(1)), ring(2), 1_000)
+    twice = changed(once, ring(3), 1_000 + LEARNING)
+    assert row(twice, 0)[:3] == (1, 2, 1_000)
+
+
+def test_back_to_the_former_endpoint_is_still_a_transition():
+    back = changed(changed(still(ring(1)), ring(2), 1_000), ring(1), 1_001)
+    assert back.moving.all()
+    assert row(back, 0)[0] == 1
+
+
+@pytest.mark.parametrize("idle", [DATAGRAM_IDLE, STREAM_IDLE])
+def test_a_transition_ends_when_nobody_else_was_used_for_long_enough(idle):
+    under_way = changed(still(ring(1, 1)), ring(2, 1), 1_000)
+    under_way.rows["used"][0] = 5_000
+    assert slots.settled(under_way, idle, 5_000 + idle - 1).moving.tolist() == [True, False]
+    assert slots.settled(under_way, idle, 5_000 + idle).moving.tolist() == [False, False]
+
+
+@given(endpoints, st.integers(1, 5))
+def test_a_ring_and_its_larger_copies_have_one_shortest_form(numbers, times):
+    short = reduced(ring(*numbers))
+    assert np.array_equal(reduced(ring(*numbers).repeat(times)), short)
+    assert np.array_equal(short.repeat(len(numbers) // short.size), ring(*numbers))
+
+
+@given(endpoints, endpoints)
+def test_a_change_of_size_loses_nothing_where_one_size_is_a_multiple_of_the_other(before, after):
+    if len(before) % len(after) == 0 or len(after) % len(before) == 0:
+        assert lost(ring(*before), ring(*after)) == 0
+
+
+def test_a_change_to_a_size_without_a_common_measure_says_what_it_loses():
+    """The hashes from 1/3 to 1/2 had endpoint 1, and fall into a slot whose former endpoint is taken to be 2."""
+    assert lost(ring(1, 2), ring(1, 2, 2)) == pytest.approx(1 / 6)
+
+
+def test_the_share_that_moves_is_measured_over_hashes_whatever_the_sizes():
+    assert moved(ring(1, 2), ring(1, 1, 2, 2)) == 0
+    assert moved(ring(1, 2), ring(1, 3, 2, 2)) == 0.25
+    assert moved(ring(1, 2, 3), ring(1, 3)) == pytest.approx(1 / 3)
+
+
+@given(endpoints, endpoints, st.booleans())
+def test_a_ring_reads_back_as_it_was_written(before, after, grown):
+    start = still(ring(*before).repeat(2 if grown else 1))
+    state = changed(*fitted(start, ring(*after)), 1_000)
+    again = held(state.content, state.rows.tobytes())
+    assert again.bank == state.bank
+    assert np.array_equal(again.slots, state.slots)
+    assert np.array_equal(again.rows, state.rows)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.data())
+def test_a_ring_that_grows_keeps_every_former_endpoint_and_swaps_its_bank(size, times, data):
+    numbers = st.integers(1, 4)
+    before = still(ring(*data.draw(st.lists(numbers, min_size=size, max_size=size))))
+    wanted = ring(*data.draw(st.lists(numbers, min_size=size * times, max_size=size * times)))
+    fit, asked = fitted(before, wanted)
+    after = changed(fit, asked, 1_000)
+    assert after.endpoints.tolist() == wanted.tolist()
+    former = np.where(after.moving, after.rows["stream"], after.endpoints)
+    assert np.array_equal(former, before.endpoints.repeat(times))
+    assert (fit.bank != before.bank) == (times > 1)
