@@ -11,6 +11,39 @@ static __always_inline u32 fold_address(const struct in6_addr *address)
 	return hash + bpf_ntohl(address->s6_addr32[3]);
 }
 
+#ifdef ECHO
+static __always_inline int echo6(struct xdp_md *ctx, struct packet *packet)
+{
+	struct address6 address;
+	struct vip *vip;
+
+	__builtin_memcpy(&address, &packet->ip6->daddr, sizeof(address));
+	vip = vips6.lookup(&address);
+	if (!vip)
+		return XDP_PASS;
+	if (vip->echo == ECHO_REPLY)
+		return reply_echo6(packet);
+#if defined(FORWARD_ECHO) && defined(DSR)
+	if (vip->echo == ECHO_ENDPOINT) {
+		struct service6_key asked = { .protocol = IPPROTO_ICMPV6 };
+		struct client client = {
+			.address = fold_address(&packet->ip6->saddr),
+			.protocol = IPPROTO_ICMPV6,
+			.address6 = &packet->ip6->saddr,
+		};
+		struct service *service;
+
+		__builtin_memcpy(asked.vip, &address, sizeof(asked.vip));
+		service = services6.lookup(&asked);
+		if (service && is_dsr(service))
+			return dsr(ctx, packet, true, PACKET_ECHO, service, &client);
+		return drop(VERDICT_NO_ENDPOINT);
+	}
+#endif
+	return drop(VERDICT_ECHO_DROPPED);
+}
+#endif
+
 /* A packet that no service claims, as leftover() in balancer.c. */
 static __always_inline int leftover6(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind)
 {
@@ -23,7 +56,11 @@ static __always_inline int leftover6(struct xdp_md *ctx, struct packet *packet, 
 		return XDP_PASS;
 
 	/* Pings, errors, and the kernel's own search for neighbours. */
+#ifdef ECHO
+	if (packet->ip6->nexthdr == IPPROTO_ICMPV6 && is_for_kernel(vip, kind))
+#else
 	if (packet->ip6->nexthdr == IPPROTO_ICMPV6)
+#endif
 		return XDP_PASS;
 
 	switch (kind) {
@@ -53,6 +90,10 @@ static __always_inline int balance6(struct xdp_md *ctx)
 	if (kind == PACKET_NOT_IP)
 		return XDP_PASS;
 
+#ifdef ECHO
+	if (kind == PACKET_ECHO)
+		return echo6(ctx, &packet);
+#endif
 #ifdef DSR
 	if (kind == PACKET_ICMP_ERROR) {
 		struct service6_key asked = {

@@ -4,8 +4,8 @@
  *
  * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
  * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT, DSR_L2 and DSR_L3, the
- * protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH and MAGLEV, and
- * REJECT for undefined traffic.
+ * protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH and MAGLEV, REJECT
+ * for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints answer.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
  * text. They stand in the order in which they need each other and include nothing themselves.
@@ -38,11 +38,17 @@
 #include "flow.h"
 #include "nat.h"
 #endif
-#if defined(DSR) || defined(REJECT)
+#if defined(DSR) || defined(REJECT) || defined(ECHO)
 #include "header.h"
 #include "icmp.h"
 #ifdef IPV6
 #include "icmp6.h"
+#endif
+#endif
+#ifdef ECHO
+#include "echo.h"
+#ifdef IPV6
+#include "echo6.h"
 #endif
 #endif
 #ifdef REJECT
@@ -71,6 +77,31 @@
 #include "balance6.h"
 #endif
 
+#ifdef ECHO
+static __always_inline int echo(struct xdp_md *ctx, struct packet *packet)
+{
+	__be32 address = packet->ip->daddr;
+	struct vip *vip = vips.lookup(&address);
+
+	if (!vip)
+		return XDP_PASS;
+	if (vip->echo == ECHO_REPLY)
+		return reply_echo(packet);
+#if defined(FORWARD_ECHO) && defined(DSR)
+	if (vip->echo == ECHO_ENDPOINT) {
+		struct service_key asked = { .vip = address, .protocol = IPPROTO_ICMP };
+		struct client client = { .address = bpf_ntohl(packet->ip->saddr), .protocol = IPPROTO_ICMP };
+		struct service *service = services.lookup(&asked);
+
+		if (service && is_dsr(service))
+			return dsr(ctx, packet, false, PACKET_ECHO, service, &client);
+		return drop(VERDICT_NO_ENDPOINT);
+	}
+#endif
+	return drop(VERDICT_ECHO_DROPPED);
+}
+#endif
+
 /* A packet that no service and no connection claims. */
 static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind)
 {
@@ -81,7 +112,11 @@ static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, e
 		return XDP_PASS;
 
 	/* The VIP is one of the node's own addresses, so the kernel answers pings and takes ICMP errors. */
+#ifdef ECHO
+	if (packet->ip->protocol == IPPROTO_ICMP && is_for_kernel(vip, kind))
+#else
 	if (packet->ip->protocol == IPPROTO_ICMP)
+#endif
 		return XDP_PASS;
 
 	switch (kind) {
@@ -115,6 +150,10 @@ int lbctl_balance(struct xdp_md *ctx)
 		return XDP_PASS;
 #endif
 
+#ifdef ECHO
+	if (kind == PACKET_ECHO)
+		return echo(ctx, &packet);
+#endif
 #ifdef DSR
 	/*
 	 * An error about a packet that an endpoint sent to a client. The addresses are those of a request the

@@ -15,7 +15,8 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 			       const struct service *service, const struct client *client)
 {
 	bool tunnelled = is_tunnelled(service), via_kernel = false;
-	enum verdict verdict = kind == PACKET_ICMP_ERROR ? VERDICT_ICMP_ERROR : VERDICT_REQUEST;
+	enum verdict verdict = kind == PACKET_ICMP_ERROR ? VERDICT_ICMP_ERROR :
+			       kind == PACKET_ECHO ? VERDICT_ECHO_FORWARDED : VERDICT_REQUEST;
 	u32 bytes = packet->ip_bytes, longer = 0, id;
 	const struct address6 *address6 = NULL;
 	struct endpoint *endpoint = NULL;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* New IP headers, for tunnels and for answers. */
+/* New headers, for tunnels and for answers. */
 
 #define NEW_TTL 64
 
@@ -28,4 +28,13 @@ static __always_inline void new_header(struct iphdr *ip, u8 tos, u16 bytes, u8 p
 	for (i = 0; i < sizeof(*ip) / sizeof(*words); i++)
 		sum += words[i];
 	ip->check = checksum_update(0xffff, sum);
+}
+
+static __always_inline void swap_macs(struct ethhdr *eth)
+{
+	u8 mac[ETH_ALEN];
+
+	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
 }

@@ -61,9 +61,17 @@ enum undefined {
 	UNDEFINED_REJECT = 2,	/* dropped, and the sender is told */
 };
 
+/* What becomes of pings of a VIP. */
+enum echo {
+	ECHO_REPLY = 0,		/* answered right here */
+	ECHO_ENDPOINT = 1,	/* for the endpoints of the service with protocol ICMP (or ICMPv6) and port 0 */
+	ECHO_DROP = 2,
+};
+
 struct vip {
 	u8 undefined;
-	u8 pad[3];
+	u8 echo;
+	u8 pad[2];
 };
 
 BPF_HASH(vips, __be32, struct vip, 1);
@@ -260,6 +268,9 @@ enum verdict {
 	VERDICT_OFF_LINK = 17,		/* the endpoint of dsr-l2 is behind a router */
 	VERDICT_ICMP_ERROR = 18,	/* about a flow, forwarded to the endpoint that has it */
 	VERDICT_REJECTED = 19,		/* undefined, and the sender knows */
+	VERDICT_ECHO_ANSWERED = 20,	/* a ping of a VIP */
+	VERDICT_ECHO_FORWARDED = 21,	/* to an endpoint */
+	VERDICT_ECHO_DROPPED = 22,
 };
 
 BPF_PERCPU_ARRAY(verdicts, u64, 1);

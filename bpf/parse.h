@@ -14,6 +14,7 @@ enum packet_kind {
 	PACKET_TCP,		/* whole headers of all layers, and no reason to doubt them */
 	PACKET_DATAGRAM,	/* the same of another protocol that has ports */
 	PACKET_ICMP_ERROR,	/* about a packet whose ports are in the quote */
+	PACKET_ECHO,		/* a ping */
 	PACKET_OTHER,		/* of a protocol that nothing is balanced by */
 	PACKET_MALFORMED,	/* lengths that contradict each other, a header that is cut off */
 	PACKET_OPTIONS,		/* IP options, IPv6 extension headers: the ports are not where they always are */
@@ -49,7 +50,11 @@ struct packet {
 		struct ipv6hdr *quoted6;
 	};
 	struct ports *ports;	/* of PACKET_TCP and PACKET_DATAGRAM; of PACKET_ICMP_ERROR those of the quote */
-	struct tcphdr *tcp;	/* of PACKET_TCP only */
+	union {
+		struct tcphdr *tcp;	/* of PACKET_TCP only */
+		struct icmphdr *icmp;	/* of PACKET_ECHO only */
+		struct icmp6hdr *icmp6;
+	};
 	u32 ip_bytes;
 	bool opens;		/* it asks for a new connection of TCP, or association of SCTP */
 	bool closes;		/* it ends one */
@@ -60,6 +65,14 @@ static __always_inline bool is_opening(const struct tcphdr *tcp)
 {
 	return tcp->syn && !tcp->ack && !tcp->fin && !tcp->rst;
 }
+
+#ifdef ECHO
+/* Of any code: the kernel, too, answers all of them. */
+static __always_inline bool is_echo(const struct packet *packet, u32 bytes, void *end)
+{
+	return (void *)(packet->icmp + 1) <= end && bytes >= sizeof(*packet->icmp) && packet->icmp->type == ICMP_ECHO;
+}
+#endif
 
 #ifdef DSR
 /*
@@ -149,6 +162,10 @@ static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet 
 		return PACKET_OPTIONS;
 	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))
 		return PACKET_FRAGMENT;
+#ifdef ECHO
+	if (ip->protocol == IPPROTO_ICMP && is_echo(packet, packet->ip_bytes - sizeof(*ip), data_end))
+		return PACKET_ECHO;
+#endif
 #ifdef DSR
 	if (ip->protocol == IPPROTO_ICMP)
 		return parse_icmp(packet, packet->ip_bytes - sizeof(*ip), data_end);

@@ -16,6 +16,14 @@ static __always_inline bool is_same6(const struct in6_addr *one, const struct in
 	       one->s6_addr32[2] == two->s6_addr32[2] && one->s6_addr32[3] == two->s6_addr32[3];
 }
 
+#ifdef ECHO
+static __always_inline bool is_echo6(const struct packet *packet, u32 bytes, void *end)
+{
+	return (void *)(packet->icmp6 + 1) <= end && bytes >= sizeof(*packet->icmp6) &&
+	       packet->icmp6->icmp6_type == ICMPV6_ECHO_REQUEST;
+}
+#endif
+
 /* ICMPv6 errors, types 1 to 4 (RFC 4443), as parse_icmp() has it for IPv4. */
 static __always_inline enum packet_kind parse_icmp6(struct packet *packet, u32 bytes, void *end)
 {
@@ -59,6 +67,10 @@ static __always_inline enum packet_kind parse6(struct xdp_md *ctx, struct packet
 		return PACKET_FRAGMENT;
 	if (is_extension(ip->nexthdr))
 		return PACKET_OPTIONS;
+#ifdef ECHO
+	if (ip->nexthdr == IPPROTO_ICMPV6 && is_echo6(packet, bytes, data_end))
+		return PACKET_ECHO;
+#endif
 	if (ip->nexthdr == IPPROTO_ICMPV6)
 		return parse_icmp6(packet, bytes, data_end);
 	return parse_transport(packet, ip->nexthdr, bytes, data_end);

@@ -21,15 +21,6 @@ static __always_inline void new_reset(struct tcphdr *reset, const struct tcphdr 
 	}
 }
 
-static __always_inline void swap_macs(struct ethhdr *eth)
-{
-	u8 mac[ETH_ALEN];
-
-	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
-}
-
 /* The sum of whole 16-bit words. */
 static __always_inline u32 sum_words(const void *data, u32 bytes)
 {

@@ -47,7 +47,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 	struct bucket *bucket = find_bucket(hash);
 	u32 endpoint, place;
 
-	if (!row || !bucket)
+	if (!row || !bucket || kind == PACKET_ECHO)	/* each ping stands for itself */
 		return holder;
 	if (packet->opens) {
 		remember(bucket, new_flow(hash, holder, now, REMEMBERED_OPENING), now, idle);

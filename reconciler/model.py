@@ -108,6 +108,14 @@ class PacketTooBig(StrEnum):
     DROP = "drop"
 
 
+class Echo(StrEnum):
+    """What becomes of pings of a VIP."""
+
+    REPLY = "reply"
+    ENDPOINT = "endpoint"
+    DROP = "drop"
+
+
 class VipBinding(StrEnum):
     """How a VIP is made the node's own: a `local` route, or an address on the loopback."""
 
@@ -179,7 +187,8 @@ class Affinity:
 @dataclass(frozen=True, slots=True)
 class Service:
     """`ports` are sorted, none for icmp. `allowed_sources` () means: everybody. `idle_timeout_s` None means: that
-    of the data plane. Without `node_selector` all balancers carry the service."""
+    of the data plane. `echo` None means: what other services say about pings of the VIP, else that they are
+    answered. Without `node_selector` all balancers carry the service."""
 
     name: str
     vips: tuple[Address, ...]
@@ -192,10 +201,16 @@ class Service:
     affinity: Affinity | None = None
     idle_timeout_s: float | None = None
     allowed_sources: tuple[Prefix, ...] = ()
+    echo: Echo | None = None
     node_selector: Labels = ()
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def takes_pings(self) -> bool:
+        """Whether pings of the VIPs go to its endpoints."""
+        return self.protocol is Protocol.ICMP or self.echo is Echo.ENDPOINT
 
     def runs_on(self, node: Node) -> bool:
         """Whether a node carries this service: a balancer with all labels that the service selects."""

@@ -35,8 +35,8 @@ ROLES = (Role.BALANCER,)
 MODES = (Mode.NAT, Mode.DSR_L2, Mode.DSR_L3)
 PROTOCOLS = {
     Mode.NAT: (Protocol.TCP,),
-    Mode.DSR_L2: (Protocol.TCP, Protocol.UDP, Protocol.SCTP),
-    Mode.DSR_L3: (Protocol.TCP, Protocol.UDP, Protocol.SCTP),
+    Mode.DSR_L2: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
+    Mode.DSR_L3: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
 }
 ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH, Algorithm.MAGLEV)
 UNDEFINED_TRAFFIC = tuple(Undefined)

@@ -26,8 +26,11 @@ class NodeView:
         modes = {service.mode.name for service in self.services}
         algorithms = {service.algorithm.name for service in self.services}
         undefined = {Undefined.REJECT.name} & {self.node.undefined_traffic.name} if self.services else set()
-        protocols = {service.protocol.name for service in self.services} - {Protocol.TCP.name}
-        return tuple(sorted(modes | algorithms | undefined | protocols))
+        protocols = {service.protocol.name for service in self.services} - {Protocol.TCP.name, Protocol.ICMP.name}
+        echo = {"ECHO"} if self.services else set()
+        if any(service.takes_pings for service in self.services):
+            echo.add("FORWARD_ECHO")
+        return tuple(sorted(modes | algorithms | undefined | protocols | echo))
 
 
 def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:

@@ -12,6 +12,7 @@ from reconciler.model import (
     Algorithm,
     Capacity,
     CheckType,
+    Echo,
     Endpoint,
     EndpointState,
     Fleet,
@@ -60,6 +61,7 @@ def fleets(draw):
     sizes = st.sampled_from((None, 97))
     pools = {name: Pool(name, draw(_distinct(endpoints)), ring_size=draw(sizes)) for name in ("red", "blue")}
     direct = Pool("direct", draw(_distinct(portless)), ring_size=draw(sizes))  # of modes that translate no port
+    pings = {vip: draw(st.sampled_from((None, Echo.REPLY, Echo.DROP))) for vip in (1, 2)}
     services = []
     for i, (vip, port) in enumerate(draw(st.lists(_published, max_size=3, unique=True))):
         mode = draw(st.sampled_from(MODES))
@@ -69,10 +71,11 @@ def fleets(draw):
         services.append(Service(
             f"s{vip}-{port}",
             tuple(IPv4Address(f"20.20.20.{last}") for last in [vip, *more_vips]),
-            draw(st.sampled_from(PROTOCOLS[mode])), (port, *more_ports),
+            draw(st.sampled_from([p for p in PROTOCOLS[mode] if p is not Protocol.ICMP])), (port, *more_ports),
             direct.name if mode.is_dsr else draw(st.sampled_from(tuple(pools))), mode,
             draw(st.sampled_from([a for a in ALGORITHMS if not (mode.is_dsr and a is Algorithm.ROUND_ROBIN)])),
             target_port,
+            echo=Echo.ENDPOINT if mode.is_dsr and i == 0 and not pings[vip] else pings[vip],
         ))  # fmt: skip
     back = Interface("back", addresses=(ip_interface("10.2.0.254/24"),))
     node = Node(
@@ -128,6 +131,7 @@ def any_services(draw):
         target_port=draw(st.none() | port_numbers) if has_ports else None,
         affinity=draw(st.none() | st.builds(Affinity, timeout_s=times_s)), idle_timeout_s=draw(st.none() | times_s),
         allowed_sources=draw(some(prefixes)), node_selector=draw(labels), labels=draw(labels),
+        echo=draw(st.none() | st.sampled_from(Echo)) if has_ports else None,
     )  # fmt: skip
 
 

@@ -96,7 +96,7 @@ AS_LEFT_OUT = {
         "Service.spec.mode": "nat", "Service.spec.protocol": "tcp", "Service.spec.algorithm": "round-robin",
         "Pool.spec.endpoints.0.state": "active", "Pool.spec.healthCheck.type": "none", "Node.spec.role": "balancer",
         "Node.spec.interfaces.0.xdp": "native", "Node.spec.undefinedTraffic": "drop", "Node.spec.vipBinding": "route",
-        "Node.spec.icmpRedirects": "off", "Node.spec.packetTooBig": "answer",
+        "Node.spec.icmpRedirects": "off", "Node.spec.packetTooBig": "answer", "Service.spec.echo": "reply",
     }.items()
 }  # fmt: skip
 

@@ -9,10 +9,10 @@ import pytest
 
 from reconciler.compile import compile_node
 from reconciler.kinds.loopback import LoopbackVip
-from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.service import ServiceKind, ServiceRow
 from reconciler.kinds.sysctl import Sysctl
-from reconciler.kinds.vip import VipRow
-from reconciler.model import IcmpRedirects, Interface, Node, Role, Undefined
+from reconciler.kinds.vip import VipKind, VipRow
+from reconciler.model import Echo, IcmpRedirects, Interface, Mode, Node, Role, Undefined
 from reconciler.view import view
 
 
@@ -76,3 +76,25 @@ def test_the_program_rejects_undefined_traffic_only_where_a_node_asks_for_it(web
     assert "REJECT" not in view(web_fleet, None, "host").features
     assert "REJECT" in view(asks, None, "host").features
     assert "REJECT" not in view(replace(asks, services=()), None, "host").features
+
+
+@pytest.mark.parametrize(("red", "blue", "expected"), [
+    (None, None, "reply"), (None, Echo.DROP, "drop"), (Echo.REPLY, None, "reply"), (Echo.ENDPOINT, None, "endpoint"),
+])  # fmt: skip
+def test_pings_of_a_vip_are_what_any_of_its_services_says(two_services, red, blue, expected):
+    first, second = two_services.services
+    second = replace(second, vips=first.vips, echo=blue, mode=Mode.DSR_L3)
+    asks = view(replace(two_services, services=(replace(first, echo=red, mode=Mode.DSR_L3), second)), None, "host")
+    assert {row.echo for row, _ in VipKind.desired(asks)} == {expected}
+    pings = {row.id: row for row, _ in ServiceKind.desired(asks) if row.protocol == "icmp"}
+    if red is Echo.ENDPOINT:
+        assert pings.keys() == {f"{vip}/icmp" for vip in first.vips}
+        assert {row.ring for row in pings.values()} == {f"{first.pool}/{first.algorithm}"}
+    else:
+        assert not pings
+    assert ("FORWARD_ECHO" in asks.features) == (red is Echo.ENDPOINT)
+
+
+def test_the_program_knows_pings_where_there_are_vips(web_fleet):
+    assert "ECHO" in view(web_fleet, None, "host").features
+    assert "ECHO" not in view(replace(web_fleet, services=()), None, "host").features

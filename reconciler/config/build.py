@@ -15,6 +15,7 @@ from reconciler.model import (
     Algorithm,
     Capacity,
     CheckType,
+    Echo,
     Endpoint,
     EndpointState,
     HealthCheck,
@@ -67,6 +68,7 @@ def _service(document: Document) -> Service:
         affinity=Affinity(**_given(spec["affinity"], _AFFINITY)) if "affinity" in spec else None,
         idle_timeout_s=seconds(spec["idleTimeout"]) if "idleTimeout" in spec else None,
         allowed_sources=tuple(map(ip_network, spec.get("allowedSources", ()))),
+        echo=Echo(spec["echo"]) if "echo" in spec else None,
         node_selector=_labels(spec.get("nodeSelector", {})),
         **_common(document),
     )

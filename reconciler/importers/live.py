@@ -27,7 +27,7 @@ from reconciler.kinds.settings import NOTHING, Settings, is_source
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
 from reconciler.live import read_live, with_connections
-from reconciler.model import Algorithm, Mode, VipBinding
+from reconciler.model import Address, Algorithm, Echo, Mode, VipBinding
 from reconciler.resource import Key, Live, Resource
 
 _Found = TypeVar("_Found", bound=Resource)
@@ -54,7 +54,7 @@ def import_live(live: Live, node_name: str) -> Imported:
     documents = (
         *_node(live, node_name, rows, notices),
         *(manifests.pool(name, pools[name].values(), ring_size=sizes[name]) for name in pools),
-        *_services(rows),
+        *_services(rows, {row.address: row.echo for row in _of(live, VipRow)}),
     )
     return Imported(documents, tuple(sorted(set(notices))))
 
@@ -133,8 +133,9 @@ def _distance(row: EndpointRow, endpoints: Sequence[Endpoint]) -> tuple[bool, in
     return min(gaps, default=(True, 1 << 128))
 
 
-def _services(rows: Sequence[ServiceRow]) -> Iterator[Manifest]:
-    """One service for the ports of a VIP that are treated alike."""
+def _services(rows: Sequence[ServiceRow], echo: Mapping[Address, str]) -> Iterator[Manifest]:
+    """One service for the ports of a VIP that are treated alike. Pings that endpoints answer are one of their own,
+    and what else becomes of the pings of a VIP is said by the first of its services."""
 
     def alike(row: ServiceRow) -> tuple[int, int, str, str, str, str, int, int]:
         # A target port is for one port only.
@@ -143,15 +144,18 @@ def _services(rows: Sequence[ServiceRow]) -> Iterator[Manifest]:
         return vip.version, int(vip), row.protocol, row.ring, row.mode, row.algorithm, row.target_port, own_port
 
     names = Names()
+    told: set[Address] = set()
     for _, group in groupby(sorted(rows, key=lambda row: (alike(row), row.port)), key=alike):
         found = list(group)
         first = found[0]
-        ports = tuple(_ranges([row.port for row in found]))
+        ports = tuple(_ranges([row.port for row in found if row.port]))
         draft = Service(0, (first.vip,), first.protocol, ports, first.mode, first.algorithm)
         yield manifests.service(
             names.take(default_name(draft)), draft.vips, draft.protocol, ports, draft.mode, draft.algorithm,
             _pool_of(first.ring), targetPort=first.target_port or None,
+            echo=None if first.vip in told or echo.get(first.vip) != Echo.DROP else Echo.DROP.value,
         )  # fmt: skip
+        told.add(first.vip)
 
 
 def _ranges(ports: Sequence[int]) -> Iterator[range]:

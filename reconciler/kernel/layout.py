@@ -63,8 +63,8 @@ _IPV6 = ("IPV6",)
 
 # vip, port, protocol, padding → index of its counters, ring, target port (0: as asked), mode, algorithm
 SERVICES = MapSpec("services", MapType.HASH, "=4s2sBx", "=II2sBB", 16_384)
-# vip → what becomes of undefined traffic (Undefined below), padding
-VIPS = MapSpec("vips", MapType.HASH, "=4s", "=Bxxx", 16_384)
+# vip → what becomes of undefined traffic and of pings (UndefinedCode, EchoCode below), padding
+VIPS = MapSpec("vips", MapType.HASH, "=4s", "=BBxx", 16_384)
 # 0 → a bit for each hash of an address (bpf/vip.h): where it is not set, no VIP has the address
 VIP_FILTER = MapSpec("vip_filter", MapType.ARRAY, "=I", "=8192s", 1)
 # id (0 is never used) → address, port (0: as asked), state (EndpointRowState below), padding
@@ -72,7 +72,7 @@ ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", 131_072)
 # the same for IPv6: vip, port, protocol, padding → as in services; vip → as in vips; id → address of an
 # endpoint whose address in `endpoints` is zero
 SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", 16_384, _IPV6)
-VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=Bxxx", 16_384, _IPV6)
+VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=BBxx", 16_384, _IPV6)
 ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", 131_072, _IPV6)
 # index → array of unsigned 32-bit numbers: the count of slots n, then n endpoint ids; see reconciler/slots.py
 RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, inner="=I")
@@ -137,6 +137,12 @@ class UndefinedCode(IntEnum):
     REJECT = 2       # dropped, and the sender is told
 
 
+class EchoCode(IntEnum):
+    REPLY = 0        # answered by the program
+    ENDPOINT = 1     # for the endpoints of the service with protocol ICMP (or ICMPv6) and port 0
+    DROP = 2
+
+
 class TooBigCode(IntEnum):
     ANSWER = 0       # the sender is told how big a packet may be
     DROP = 1
@@ -176,6 +182,9 @@ class Verdict(IntEnum):
     OFF_LINK = 17          # dropped: dsr-l2 reaches an endpoint only on a network of the node itself
     ICMP_ERROR = 18        # an ICMP error about a flow, forwarded to the endpoint that has it
     REJECTED = 19          # dropped: to a VIP, but to none of its services, and the sender was told
+    ECHO_ANSWERED = 20     # a ping of a VIP
+    ECHO_FORWARDED = 21    # a ping of a VIP, for an endpoint to answer
+    ECHO_DROPPED = 22      # dropped: a ping of a VIP, as its service wants it
 
 
 def code(codes: type[IntEnum], name: str) -> int:

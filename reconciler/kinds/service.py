@@ -17,20 +17,20 @@ from reconciler.kinds.endpoint import connections_end
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_indexes, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
-from reconciler.model import Mode
+from reconciler.model import Mode, Protocol
 from reconciler.resource import Change, Key, Live, Reading, Resource
 from reconciler.view import NodeView, ipv4
 
 _KEY = struct.Struct(SERVICES.key)
 _ROW = struct.Struct(SERVICES.value)
 _INDEX = struct.Struct(SERVICE_COUNTERS.key)
-_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}  # RFC 5237, IANA protocol numbers
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1}  # RFC 5237, IANA protocol numbers
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceRow(Resource):
-    """One VIP, protocol and port. `target_port` 0 stands for the port that the client asked for."""
+    """One VIP, protocol and port; pings have port 0. `target_port` 0 stands for the port that the client asked for."""
 
     kind: ClassVar[str] = "service"
 
@@ -44,7 +44,7 @@ class ServiceRow(Resource):
 
     @property
     def id(self) -> str:
-        return f"{self.vip}:{self.port}/{self.protocol}"
+        return f"{self.vip}:{self.port}/{self.protocol}" if self.port else f"{self.vip}/{self.protocol}"
 
     @property
     def needs(self) -> tuple[Key, ...]:
@@ -84,12 +84,14 @@ class ServiceKind(Kind):
     def desired(view: NodeView) -> Iterator[Wanted]:
         for s in view.services:
             for vip in ipv4(s.vips):
+                ring = ring_name(s.pool, s.algorithm)
                 for port in s.ports:
                     row = ServiceRow(
-                        vip, s.protocol.value, port, s.mode.value, s.algorithm.value,
-                        ring_name(s.pool, s.algorithm), s.target_port or 0,
+                        vip, s.protocol.value, port, s.mode.value, s.algorithm.value, ring, s.target_port or 0
                     )  # fmt: skip
                     yield row, s.span
+                if s.takes_pings:
+                    yield ServiceRow(vip, Protocol.ICMP.value, 0, s.mode.value, s.algorithm.value, ring), s.span
 
     def read(self, wanted: Collection[Key]) -> Reading:
         return Reading(tuple(indexed.row for indexed in indexed_rows(self.kernel)))

@@ -43,7 +43,7 @@ def _service(s):
         "vips": _texts(s.vips), "protocol": s.protocol, "ports": s.ports or None, "targetPort": s.target_port,
         "mode": s.mode, "algorithm": s.algorithm, "pool": s.pool, "affinity": affinity,
         "idleTimeout": _duration(s.idle_timeout_s), "allowedSources": _texts(s.allowed_sources) or None,
-        "nodeSelector": dict(s.node_selector),
+        "nodeSelector": dict(s.node_selector), "echo": s.echo,
     }  # fmt: skip
 
 

@@ -41,6 +41,7 @@ from reconciler.kernel.layout import (
     VIPS6,
     AlgorithmCode,
     Direction,
+    EchoCode,
     EndpointRowState,
     FlowState,
     MapSpec,
@@ -54,11 +55,13 @@ from reconciler.kernel.port import Kernel, Row
 from tests.packets.frames import At, forwarded, translated, tunnelled
 
 FEATURES = (
-    "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT",
+    "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT", "ECHO",
+    "FORWARD_ECHO",
 )  # fmt: skip
 """All that the program has."""
 
 TCP, UDP, SCTP = 6, 17, 132
+ICMP, ICMPV6 = 1, 58
 VIP = "20.20.20.1"
 WEB = At(VIP, 80)
 CLIENT = At("10.1.0.2", 40_000)
@@ -240,8 +243,10 @@ class Balancer:
     def withdraw(self, at: At, protocol: int = TCP) -> None:
         self.kernel.delete((SERVICES6 if ":" in at.address else SERVICES).name, [_service_key(at, protocol)])
 
-    def vip(self, address: str, undefined: UndefinedCode = UndefinedCode.DROP) -> None:
-        self._write(VIPS6 if ":" in address else VIPS, (_packed(address), struct.pack(VIPS.value, undefined)))
+    def vip(
+        self, address: str, undefined: UndefinedCode = UndefinedCode.DROP, echo: EchoCode = EchoCode.REPLY
+    ) -> None:
+        self._write(VIPS6 if ":" in address else VIPS, (_packed(address), struct.pack(VIPS.value, undefined, echo)))
 
     def endpoint(
         self, id: int, address: str = "", port: int = 0, state: EndpointRowState = EndpointRowState.USABLE

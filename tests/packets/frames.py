@@ -117,6 +117,25 @@ def tunnelled6(content: bytes, source: str, destination: str, macs: tuple[str, s
     return bytes(Ether(src=macs[0], dst=macs[1], type=0x86DD)) + bytes(outer) + bytes(inner)[ETHERNET:]
 
 
+def echoed(content: bytes) -> bytes:
+    """The reply to a ping, of either family: what a host would send, padding included."""
+    packet = Ether(content)
+    packet.src, packet.dst = packet.dst, packet.src
+    if IPv6 in packet:
+        ip = packet[IPv6]
+        ip.src, ip.dst, ip.hlim, ip.payload.type = ip.dst, ip.src, 64, 129
+        del ip.payload.cksum
+        return bytes(packet)
+    ip = packet[IP]
+    ip.src, ip.dst, ip.ttl, packet[ICMP].type = ip.dst, ip.src, 64, 0
+    del ip.chksum, packet[ICMP].chksum
+    whole = bytearray(bytes(packet))
+    check = slice(ETHERNET + IPV4 + 2, ETHERNET + IPV4 + 4)
+    if not any(whole[check]):  # the form of zero that is right also where all the rest is zero
+        whole[check] = b"\xff\xff"
+    return bytes(whole)
+
+
 def answered6(content: bytes, icmp: Packet, quoted: int) -> bytes:
     """As `answered`, for IPv6."""
     packet = Ether(content)

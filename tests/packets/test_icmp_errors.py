@@ -98,7 +98,6 @@ KERNELS = {
     "no quote": about(reply(CLIENT), quoted=0),
     "a redirect": about(reply(CLIENT), ICMP(type=5)),
     "source quench": about(reply(CLIENT), ICMP(type=4)),
-    "a ping that looks like an error inside": about(reply(CLIENT), ICMP(type=8)),
     "a fragment": about(reply(CLIENT), flags="MF"),
     "IP options": about(reply(CLIENT), options=RECORD_ROUTE),
 }

@@ -5,6 +5,7 @@ from reconciler.config.rules import (  # noqa: F401  importing a module register
     addresses,
     capacity,
     dsr,
+    echo,
     families,
     fullnat,
     health,

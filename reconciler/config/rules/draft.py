@@ -130,6 +130,11 @@ class Draft:
             self._carriers[service.node_selector] = found
         return found
 
+    def whereabouts(self, service: Service) -> Iterable[int | Labels]:
+        """What stands for the balancers that carry a service; if none is declared, what selects them."""
+        found = self.carriers(service)
+        return map(id, found) if found else (service.node_selector,)
+
     def reach(self, *modes: Mode) -> list[Reach]:
         """Which balancers send to which endpoints in one of these modes. A pool is in one group at most."""
         if modes not in self._reach:

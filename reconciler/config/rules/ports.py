@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,18 +108,12 @@ def _conflicts(draft: Draft, group: list[_Claim]) -> Iterator[tuple[_Claim, _Cla
     """
     farthest: dict[int | Labels, _Claim] = {}
     for claim in group:
-        for balancer in _whereabouts(draft, claim.service):
+        for balancer in draft.whereabouts(claim.service):
             other = farthest.get(balancer)
             if other and other.last >= claim.first and other.service is not claim.service:
                 yield (other, claim) if other.place < claim.place else (claim, other)
             if not other or other.last < claim.last:
                 farthest[balancer] = claim
-
-
-def _whereabouts(draft: Draft, service: Service) -> Iterable[int | Labels]:
-    """What stands for the balancers that carry a service; if none is declared, what selects them."""
-    found = draft.carriers(service)
-    return map(id, found) if found else (service.node_selector,)
 
 
 def _conflict(other: _Claim, claim: _Claim) -> Finding:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pings of VIPs: who has a say, and what can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.rules.draft import Draft, Finding, rule, title
+from reconciler.config.rules.segments import number
+from reconciler.model import Echo, Labels, Protocol, Service
+
+
+@rule("echo-nat")
+def _echo_nat(draft: Draft) -> Iterator[Finding]:
+    """`echo: endpoint` in mode nat or fullnat.
+
+    There the reply of the endpoint would come from an address that nobody pinged, and the balancer translates no
+    ICMP. So nobody would get an answer.
+
+    The way out: `echo: reply`, which the balancer itself answers, or mode dsr-l2 or dsr-l3.
+    """
+    for service in draft.services:
+        if service.echo is Echo.ENDPOINT and not service.mode.is_dsr:
+            message = f"mode {service.mode} can't hand pings to endpoints"
+            yield Finding(service.span, ("spec", "echo"), message, "use echo: reply, or mode dsr-l2 or dsr-l3")
+
+
+@rule("echo-conflict")
+def _echo_conflict(draft: Draft) -> Iterator[Finding]:
+    """Two services share a VIP, and differ in what becomes of its pings; or they both hand them to endpoints, of
+    different pools or in different ways.
+
+    A ping names no port, so a VIP has one answer to it. Whose wish counts, nobody could tell from the manifests.
+
+    The way out: say `echo` the same everywhere, or at one service of the VIP only. Services on different balancers
+    may differ. A service with `protocol: icmp` hands pings to its endpoints.
+    """
+    first: dict[tuple[int, int | Labels], Service] = {}
+    for service in draft.services:
+        if _wish(service) is None:
+            continue
+        told: set[int] = set()
+        for vip in service.vips:
+            others = [first.setdefault((number(vip), place), service) for place in draft.whereabouts(service)]
+            rival = next((other for other in others if _wish(other) != _wish(service)), None)
+            if rival and id(rival) not in told and not rival.protocol is service.protocol is Protocol.ICMP:
+                told.add(id(rival))
+                message = f"pings of {vip}: {_said(service)} here, but {_said(rival)} by {title(rival)} ({rival.span})"
+                if _said(service) == _said(rival):
+                    message = f"pings of {vip} go to the endpoints of {title(rival)} already ({rival.span})"
+                path = ("spec", "echo" if service.echo else "protocol")
+                yield Finding(service.span, path, message, "say it at one service of the VIP, or the same at all")
+
+
+def _wish(service: Service) -> tuple[object, ...] | None:
+    """What a service wants with pings: equal for services that agree, None if it has no opinion."""
+    if service.takes_pings:
+        return Echo.ENDPOINT, service.pool, service.mode, service.algorithm
+    return (service.echo,) if service.echo else None
+
+
+def _said(service: Service) -> str:
+    return f"echo: {service.echo}" if service.echo else f"protocol: {service.protocol}"
