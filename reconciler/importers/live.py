@@ -21,6 +21,7 @@ from reconciler.kernel.port import Kernel
 from reconciler.kinds.attachment import Attachment
 from reconciler.kinds.endpoint import EndpointRow
 from reconciler.kinds.loopback import LoopbackVip
+from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.settings import NOTHING, Settings, is_source
@@ -176,6 +177,8 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
     unused = ({row.address for row in rows} | {row.address for row in bindings}) - {row.vip for row in services}
     for address in sorted(unused, key=lambda address: (address.version, int(address))):
         notices.add(0, f"no service is at VIP {address}: it is left out")
+    for interface in sorted({found.interface for found in _of(live, Neighbour)}):
+        notices.add(0, f"neighbours on {interface} are kept fresh only where its `addresses` are declared: add them")
     settings = {found.name: found.value for found in _of(live, Sysctl)}
     sends_redirects = any(
         settings.get(_redirects_of(name), "0") != "0" for name in ("all", *(found.interface for found in attachments))

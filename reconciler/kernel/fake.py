@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.layout import MAPS, MapType
-from reconciler.kernel.port import AttachedProgram, LoadedProgram, LocalVip, Outcome, Row
+from reconciler.kernel.port import AttachedProgram, Link, LoadedProgram, LocalVip, Neighbour, Outcome, Row
 
 _FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY)
 
@@ -19,7 +19,8 @@ class FakeKernel:
     """`writes` lists every write, in order: the name of the method and what it was about.
 
     `foreign_vips` (address → owner) and `foreign_programs` (interface → program) stand for other people's
-    objects. `on_write` is called after each write: tests look there at every state that packets would see.
+    objects; `vlans` are interfaces, too: name → its trunk and tag. `on_write` is called after each write: tests
+    look there at every state that packets would see.
     """
 
     interfaces: tuple[str, ...] = ("front", "back")
@@ -32,6 +33,10 @@ class FakeKernel:
     foreign_vips: dict[str, str] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
     former: dict[str, str] = field(default_factory=dict)
+    can_keep: bool = True
+    kept: set[Neighbour] = field(default_factory=set)
+    others_neighbours: set[Neighbour] = field(default_factory=set)
+    vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
     writes: list[tuple[str, object]] = field(default_factory=list)
     on_write: Callable[[], None] = lambda: None
 
@@ -190,3 +195,34 @@ class FakeKernel:
 
     def forget_sysctl(self, name: str) -> None:
         self.former.pop(name, None)
+
+    # --- interfaces and neighbours ---------------------------------------------------------------------
+    def links(self) -> list[Link]:
+        indexes = {name: i for i, name in enumerate((*self.interfaces, *self.vlans), 2)}
+        return [Link(name, indexes[name]) for name in self.interfaces] + [
+            Link(name, indexes[name], indexes[trunk], tag) for name, (trunk, tag) in self.vlans.items()
+        ]
+
+    def keeps_neighbours(self) -> bool:
+        return self.can_keep
+
+    def neighbours(self) -> tuple[list[Neighbour], list[Neighbour]]:
+        return sorted(self.kept), sorted(self.others_neighbours)
+
+    def keep_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        return [self._keep(neighbour) for neighbour in wanted]
+
+    def _keep(self, neighbour: Neighbour) -> Outcome:
+        if neighbour.interface not in (*self.interfaces, *self.vlans):
+            return KernelError(f"there is no interface {neighbour.interface}")
+        if neighbour not in self.others_neighbours:
+            self.kept.add(neighbour)
+            self._wrote("keep_neighbour", neighbour)
+        return None
+
+    def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        for neighbour in wanted:
+            if neighbour in self.kept:
+                self.kept.remove(neighbour)
+                self._wrote("forget_neighbour", neighbour)
+        return [None] * len(wanted)

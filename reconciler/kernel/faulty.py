@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import LocalVip, Outcome, Row
+from reconciler.kernel.port import LocalVip, Neighbour, Outcome, Row
 
 
 @dataclass
@@ -73,3 +73,11 @@ class FaultyKernel(FakeKernel):
     def write_sysctl(self, name: str, value: str) -> None:
         self._call()
         super().write_sysctl(name, value)
+
+    def keep_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        up = super().keep_neighbours
+        return [self._row(lambda neighbour=neighbour: up([neighbour])) for neighbour in wanted]  # type: ignore[misc]
+
+    def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        up = super().forget_neighbours
+        return [self._row(lambda neighbour=neighbour: up([neighbour])) for neighbour in wanted]  # type: ignore[misc]

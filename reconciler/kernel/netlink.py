@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-ACK, EXCLUSIVE, CREATE, APPEND = 0x4, 0x200, 0x400, 0x800
+ACK, REPLACE, EXCLUSIVE, CREATE, APPEND = 0x4, 0x100, 0x200, 0x400, 0x800
 NESTED = 0x8000
 
 _REQUEST, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x300, 0x10

@@ -44,6 +44,24 @@ class LocalVip:
     form: str
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Neighbour:
+    """An address on a network of the node, and the interface that it is reached by."""
+
+    address: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Link:
+    """A network interface. A VLAN of another one has that one's index and the tag."""
+
+    name: str
+    index: int
+    trunk: int | None = None
+    tag: int | None = None
+
+
 class Kernel(Protocol):
     """One node. Every method raises KernelError where the kernel refuses the whole call."""
 
@@ -128,3 +146,20 @@ class Kernel(Protocol):
     def remember_sysctl(self, name: str, former: str) -> None: ...
 
     def forget_sysctl(self, name: str) -> None: ...
+
+    # --- interfaces and neighbours ---------------------------------------------------------------------
+    def links(self) -> list[Link]: ...
+
+    def keeps_neighbours(self) -> bool:
+        """Whether this kernel can keep neighbours resolved by itself."""
+        ...
+
+    def neighbours(self) -> tuple[list[Neighbour], list[Neighbour]]:
+        """Those that the kernel keeps for us, and those that others take care of."""
+        ...
+
+    def keep_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        """Have the kernel keep these resolved. Those that others take care of stay theirs, without an error."""
+        ...
+
+    def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]: ...

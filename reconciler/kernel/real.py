@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, local_vips, maps, sysctl, xdp
+from reconciler.kernel import bpf, links, local_vips, maps, neighbours, sysctl, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.layout import MAPS, SEED, MapSpec, MapType
 from reconciler.kernel.maps import OpenMap, Shape
-from reconciler.kernel.port import AttachedProgram, LoadedProgram, LocalVip, Outcome, Row
+from reconciler.kernel.port import AttachedProgram, Link, LoadedProgram, LocalVip, Neighbour, Outcome, Row
 from reconciler.program import is_ours
 
 RUN_DIR = Path("/run/lbctl")
@@ -273,6 +273,27 @@ class RealKernel:
 
     def forget_sysctl(self, name: str) -> None:
         self._ledger.drop(name)
+
+    # --- interfaces and neighbours ---------------------------------------------------------------------
+    def links(self) -> list[Link]:
+        with _refused("interfaces"):
+            return links.read()
+
+    def keeps_neighbours(self) -> bool:
+        with _refused("neighbours"):
+            return neighbours.can_keep()
+
+    def neighbours(self) -> tuple[list[Neighbour], list[Neighbour]]:
+        with _refused("neighbours"):
+            return neighbours.read()
+
+    def keep_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        with _refused("neighbours"):
+            return neighbours.keep(wanted)
+
+    def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        with _refused("neighbours"):
+            return neighbours.forget(wanted)
 
 
 def shape_of(spec: MapSpec) -> Shape:

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network interfaces, and which of them are VLANs of others. Works on the namespace of the calling thread.
+
+Layouts: include/uapi/linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+from reconciler.kernel import netlink
+from reconciler.kernel.port import Link
+
+_GET = 18
+_IFNAME, _LINK, _LINKINFO, _LINK_NETNSID = 3, 5, 18, 37
+_INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
+_HEADER = struct.Struct("=BxHiII")  # family, type, index, flags, change
+
+
+def read() -> list[Link]:
+    """All interfaces. OSError if the kernel refuses."""
+    with netlink.route() as route:
+        return [_link(answer) for answer in route.dump(_GET, _HEADER.pack(0, 0, 0, 0, 0))]
+
+
+def _link(answer: bytes) -> Link:
+    _, _, index, _, _ = _HEADER.unpack_from(answer)
+    found = netlink.attributes(answer[_HEADER.size :])
+    name = found[_IFNAME].rstrip(b"\0").decode()
+    info = netlink.attributes(found.get(_LINKINFO, b""))
+    if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"vlan" or _LINK not in found or _LINK_NETNSID in found:
+        return Link(name, index)
+    tag = netlink.attributes(info[_INFO_DATA])[_VLAN_ID]
+    return Link(name, index, int.from_bytes(found[_LINK], sys.byteorder), int.from_bytes(tag, sys.byteorder))

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neighbours that the kernel keeps fresh: endpoints and gateways on the node's own networks.
+
+The data plane sends to the MAC that the kernel knows, but the kernel does not see what it sends and has no reason
+to ask again. On a kernel that can't keep neighbours there are none of these, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import ClassVar
+
+from reconciler.kernel import port
+from reconciler.kernel.port import Outcome
+from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.model import Address, EndpointState, Node
+from reconciler.resource import Change, Key, Reading, Resource
+from reconciler.view import NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour(Resource):
+    """`interface` is the one that the neighbour is reached by."""
+
+    kind: ClassVar[str] = "neighbour"
+
+    address: Address
+    interface: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.address} {self.interface}"
+
+    def describe(self) -> dict[str, str]:
+        return {"kept": "fresh"}
+
+
+class NeighbourKind(Kind):
+    phase = 5
+    resource = Neighbour
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        if not view.services:
+            return
+        networks = list(_networks(view.node))
+        own = {address.ip for interface in view.node.interfaces for address in interface.addresses}
+        for pool in view.pools.values():
+            for endpoint in pool.endpoints if networks else ():
+                address, number = endpoint.address, int(endpoint.address)
+                if endpoint.state is EndpointState.DISABLED or address in own:
+                    continue
+                for version, first, last, interface in networks:
+                    if first <= number <= last and address.version == version:
+                        yield Neighbour(address, interface), endpoint.span
+                        break
+        for face in view.node.interfaces:
+            if face.gateway:
+                yield Neighbour(face.gateway, face.name), face.span
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        if not self.kernel.keeps_neighbours():
+            return Reading(tuple(_decode(key.id) for key in wanted))
+        ours, others = self.kernel.neighbours()
+        served = {f"{entry.address} {entry.interface}" for entry in others} & {key.id for key in wanted}
+        return Reading((
+            *(Neighbour(ip_address(entry.address), entry.interface) for entry in ours),
+            *map(_decode, sorted(served)),
+        ))  # fmt: skip
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        puts, gone = [c for c in changes if c.after], [c for c in changes if c.after is None]
+        outcomes = list(zip(puts, self.kernel.keep_neighbours([_entry(c.key) for c in puts]), strict=True))
+        outcomes += zip(gone, self.kernel.forget_neighbours([_entry(c.key) for c in gone]), strict=True)
+        return each(changes, outcomes)
+
+
+def _networks(node: Node) -> Iterator[tuple[int, int, int, str]]:
+    """The networks that a node is attached to: version, first and last number, interface."""
+    for interface in node.interfaces:
+        for address in interface.addresses:
+            network = address.network
+            yield address.version, int(network[0]), int(network[-1]), interface.name
+
+
+def _decode(id: str) -> Neighbour:
+    address, _, interface = id.partition(" ")
+    return Neighbour(ip_address(address), interface)
+
+
+def _entry(key: Key) -> port.Neighbour:
+    address, _, interface = key.id.partition(" ")
+    return port.Neighbour(address, interface)
+
+
+KIND = NeighbourKind

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which neighbours a node keeps fresh, and whose are left alone."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address, ip_interface
+
+import pytest
+
+from reconciler.apply import apply
+from reconciler.compile import compile_node
+from reconciler.kernel import port
+from reconciler.kernel.fake import FakeKernel
+from reconciler.kinds.neighbour import Neighbour
+from reconciler.live import read_live
+from reconciler.model import Endpoint, EndpointState, Interface
+from reconciler.plan import plan
+from reconciler.view import view
+
+FRONT = Interface("front", addresses=(ip_interface("10.1.0.1/24"),), gateway=None)
+BACK = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface("2001:db8:2::1/64")))
+
+
+@pytest.fixture(autouse=True)
+def fixed_source(monkeypatch):
+    monkeypatch.setattr("reconciler.program.source", lambda: "")
+
+
+def on(fleet, *interfaces):
+    (node,) = fleet.nodes
+    return replace(fleet, nodes=(replace(node, interfaces=interfaces),))
+
+
+def with_endpoints(fleet, *endpoints):
+    (pool,) = fleet.pools
+    return replace(fleet, pools=(replace(pool, endpoints=endpoints),))
+
+
+def neighbours(fleet):
+    resources = compile_node(view(fleet, None, "")).resources.values()
+    return {(str(n.address), n.interface) for n in resources if isinstance(n, Neighbour)}
+
+
+def bring(kernel, fleet):
+    desired = compile_node(view(fleet, None, ""))
+    planned = plan(desired, read_live(kernel, desired.resources))
+    apply(planned, kernel).raise_if_failed()
+    return [change.key.id for change in planned.changes if change.key.kind == Neighbour.kind]
+
+
+def test_endpoints_on_declared_networks_are_neighbours(web_fleet):
+    fleet = with_endpoints(
+        web_fleet,
+        Endpoint(IPv4Address("10.2.0.11")), Endpoint(IPv4Address("10.2.0.11"), 8080),
+        Endpoint(IPv4Address("10.2.0.12"), state=EndpointState.DRAINING),
+        Endpoint(IPv4Address("10.2.0.13"), state=EndpointState.DISABLED),
+        Endpoint(IPv4Address("10.2.0.254")),  # the balancer itself
+        Endpoint(IPv4Address("10.2.1.11")), Endpoint(IPv4Address("10.1.0.9")),
+    )  # fmt: skip
+    assert neighbours(on(fleet, FRONT, BACK)) == {
+        ("10.2.0.11", "back"), ("10.2.0.12", "back"), ("10.1.0.9", "front"),
+    }  # fmt: skip
+    assert neighbours(on(fleet, Interface("front"), Interface("back"))) == set()
+
+
+def test_a_node_without_services_keeps_none(web_fleet):
+    assert neighbours(replace(on(web_fleet, FRONT, BACK), services=())) == set()
+
+
+def test_a_change_of_endpoints_adds_and_removes_their_entries(web_fleet):
+    kernel = FakeKernel()
+    assert bring(kernel, on(web_fleet, FRONT, BACK)) == ["10.2.0.1 back", "10.2.0.2 back"]
+    assert kernel.kept == {port.Neighbour("10.2.0.1", "back"), port.Neighbour("10.2.0.2", "back")}
+    fewer = with_endpoints(web_fleet, Endpoint(IPv4Address("10.2.0.2")))
+    assert bring(kernel, on(fewer, FRONT, BACK)) == ["10.2.0.1 back"]
+    assert kernel.kept == {port.Neighbour("10.2.0.2", "back")}
+
+
+def test_what_others_take_care_of_needs_no_entry_and_stays(web_fleet):
+    static = port.Neighbour("10.2.0.1", "back")
+    kernel = FakeKernel(others_neighbours={static})
+    assert bring(kernel, on(web_fleet, FRONT, BACK)) == ["10.2.0.2 back"]
+    assert bring(kernel, on(with_endpoints(web_fleet), FRONT, BACK)) == ["10.2.0.2 back"]
+    assert kernel.others_neighbours == {static}
+    kernel.others_neighbours.clear()
+    assert bring(kernel, on(web_fleet, FRONT, BACK)) == ["10.2.0.1 back", "10.2.0.2 back"]
+
+
+def test_a_kernel_that_can_keep_none_is_asked_for_none(web_fleet):
+    kernel = FakeKernel(can_keep=False)
+    assert bring(kernel, on(web_fleet, FRONT, BACK)) == []
+    assert not kernel.kept
+
+
+def test_an_ipv6_neighbour_reads_back_as_it_was_written():
+    kernel = FakeKernel(kept={port.Neighbour("2001:db8:2::11", "back")})
+    (found,) = read_live(kernel, kinds=(Neighbour.kind,)).resources.values()
+    assert found == Neighbour(ip_address("2001:db8:2::11"), "back")
