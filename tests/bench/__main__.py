@@ -1,129 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench`: what takes how long, each as a ratio to a baseline of the same run."""
 
+from __future__ import annotations
+
+import argparse
 import json
-import statistics
-import subprocess
+import os
+import platform
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-EXAMPLE = CHECKOUT / "examples" / "configs" / "nat-tcp"
-RUNS = 15
+from reconciler.errors import LbctlError
+from tests.bench import dataplane, reconciler, report, rounds
+from tests.bench.cases import cases
 
-
-def median_s(run, runs=RUNS):
-    """Median seconds of a call."""
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+DEFAULT_JSON = Path("build/bench.json")
 
 
-def command(*words):
-    return lambda: subprocess.run(words, check=True, capture_output=True)
+@contextmanager
+def opened_bench(effort: dataplane.Effort) -> Iterator[dataplane.Bench]:
+    """All that is measured, on one CPU. Needs root."""
+    with ExitStack() as stack:
+        with _doing("compiling, and setting up a node with more than a thousand services"):
+            bench = dataplane.Bench(stack, effort, f"lbb-{os.getpid()}")
+        stack.enter_context(rounds.pinned())
+        yield bench
 
 
-def row(name, baseline_name, baseline_s, measured_s):
+def measure_data_plane(bench: dataplane.Bench, scale: int = 1) -> dict[str, Any]:
+    """Measure and print all cases; the figures as they go into the file."""
+    rows = []
+    print(report.HEAD)
+    for case in cases(scale):
+        with _doing(case.name):
+            measured = bench.rows(case)
+        rows += measured
+        print(*report.lines(measured), sep="\n", flush=True)
+    bars = report.bars(rows, bench.memory)
+    print("", *report.memory_lines(bench.memory), "", *map(report.bar_line, bars), sep="\n", flush=True)
     return {
-        "what": name, "ms": round(measured_s * 1000, 2),
-        "baseline": baseline_name, "baseline_ms": round(baseline_s * 1000, 2),
-        "ratio": round(measured_s / baseline_s, 2),
+        "packets_a_run": bench.effort.packets, "runs": bench.effort.runs, "rows": [row.as_json() for row in rows],
+        "memory": bench.memory, "bars": [bar.as_json() for bar in bars],
     }  # fmt: skip
 
 
-def startup():
-    """`lbctl validate` on a small directory, against an interpreter that does nothing."""
-    bare = median_s(command(sys.executable, "-c", "pass"))
-    validate = median_s(command(sys.executable, "-m", "reconciler.cli.main", "validate", str(EXAMPLE)))
-    yield row("lbctl validate nat-tcp", "python -c pass", bare, validate)
+@contextmanager
+def _doing(what: str) -> Iterator[None]:
+    """Say on a terminal what takes its time, until it is over."""
+    if not sys.stdout.isatty():
+        yield
+        return
+    print(f"… {what}", end="", flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", flush=True)
 
 
-def maglev(names, size):
-    """The member of each slot, a prime number of them, as in Eisenbud et al. (NSDI 2016), section 3.4."""
-    from hashlib import blake2b
-
-    hashes = [int.from_bytes(blake2b(name.encode()).digest(), "little") for name in names]
-    place, skip = [h % size for h in hashes], [(h >> 64) % (size - 1) + 1 for h in hashes]
-    owner, left = [-1] * size, size
-    while True:
-        for member in range(len(names)):
-            while owner[place[member]] >= 0:
-                place[member] = (place[member] + skip[member]) % size
-            owner[place[member]] = member
-            left -= 1
-            if not left:
-                return owner
+def machine() -> dict[str, Any]:
+    model = next((line.split(": ", 1)[1] for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.machine())  # fmt: skip
+    return {"cpu": model, "cpus": os.cpu_count(), "kernel": platform.release()}
 
 
-def rings():
-    """Rings of equal members and what the loss of one moves, as a multiple of what it held; against Maglev."""
-    import numpy as np
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, metavar="FILE", help=f"default: {DEFAULT_JSON}")
+    arguments = parser.parse_args()
 
-    from reconciler.ring import hash_ring
-
-    def moved(build, names, gone):
-        left = names[:gone] + names[gone + 1 :]
-        before, after = np.array(names)[build(names)], np.array(left)[build(left)]
-        return np.sum(before != after) / np.sum(before == names[gone])
-
-    for count, size in ((3, 4_099), (100, 4_099), (100, 65_537), (1_000, 65_537)):
-        names = [f"10.0.{i >> 8}.{i & 255}:80" for i in range(count)]
-        lost = range(0, count, -(-count // 5))
-        runs = {
-            "ring": lambda names, size=size: hash_ring(names, [1] * len(names), size),
-            "Maglev": lambda names, size=size: maglev(names, size),
-        }
-        seconds = {name: median_s(lambda run=run, names=names: run(names), 3) for name, run in runs.items()}
-        moves = {name: statistics.mean(moved(run, names, gone) for gone in lost) for name, run in runs.items()}
-        what = f"{count:,} endpoints in {size:,} slots, 1 lost: x{moves['ring']:.2f}"
-        yield row(what, f"Maglev, x{moves['Maglev']:.2f}", seconds["Maglev"], seconds["ring"])
-
-
-def no_op_plan():
-    """The plan of an unchanged node with 1,000 services, against comparing its two dictionaries."""
-    from ipaddress import IPv4Address
-
-    from reconciler import model
-    from reconciler.apply import apply
-    from reconciler.compile import compile_node
-    from reconciler.kernel.fake import FakeKernel
-    from reconciler.live import read_live
-    from reconciler.plan import plan
-    from reconciler.view import view
-
-    pools = tuple(
-        model.Pool(f"p{i}", tuple(model.Endpoint(IPv4Address((10 << 24) + 4 * i + j), 80) for j in range(4)))
-        for i in range(1000)
-    )
-    services = tuple(
-        model.Service(p.name, (IPv4Address(f"20.20.{i >> 8}.{i & 255}"),), model.Protocol.TCP, (80,), p.name)
-        for i, p in enumerate(pools)
-    )
-    fleet = model.Fleet(services, pools, (model.Node("lb1", (model.Interface("front"),)),))
-    desired = compile_node(view(fleet, None, "host"))
-    kernel = FakeKernel()
-    apply(plan(desired, read_live(kernel, desired.resources)), kernel).raise_if_failed()
-    live = read_live(kernel, desired.resources)
-    compare = median_s(lambda: live.resources == desired.resources)
-    assert not plan(desired, live).changes
-    yield row("plan, 1,000 services, no change", "dict == dict", compare, median_s(lambda: plan(desired, live)))
-    read = median_s(lambda: read_live(kernel, desired.resources), 5)
-    yield row("read live state, 1,000 services (fake kernel)", "dict == dict", compare, read)
-
-
-def main():
-    rows = []
-    for bench in (startup, rings, no_op_plan):
-        for result in bench():
-            rows.append(result)
-            print(f"{result['what']:<48} {result['ms']:>9} ms = {result['ratio']:>8} x {result['baseline']} ({result['baseline_ms']} ms)", flush=True)  # noqa: E501
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(rows, indent=2))
+    of_machine = machine()
+    print(f"{of_machine['cpu']}, {of_machine['cpus']} CPUs, Linux {of_machine['kernel']}\n")
+    print("The reconciler\n")
+    of_reconciler = []
+    for row in reconciler.rows():
+        of_reconciler.append(row)
+        print(reconciler.line(row), flush=True)
+    print("\nThe data plane\n")
+    try:
+        with opened_bench(dataplane.Effort()) as bench:
+            of_data_plane = measure_data_plane(bench)
+    except LbctlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(
+        {"machine": of_machine, "reconciler": of_reconciler, "data_plane": of_data_plane}, indent=2))  # fmt: skip
+    print(f"\nAll figures: {arguments.json}")
+    if void := [row for row in of_data_plane["rows"] if not row["valid"]]:
+        print(f"error: {len(void)} figures are void: packets got other verdicts than expected", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

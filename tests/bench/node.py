@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The balancer that is measured: a namespace with one way out, and maps as the reconciler would write them.
+
+    clients ── router ── front [node] back ── router ── endpoints of Group.BEHIND
+                 │
+                 endpoints of all others: in and out by one interface
+
+No policy routing and few routes, as on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from ipaddress import ip_address
+from pathlib import Path
+
+import numpy as np
+
+from reconciler import program
+from reconciler.kernel.instance import Instance
+from reconciler.kernel.layout import (
+    ENDPOINTS,
+    ENDPOINTS6,
+    MAPS,
+    PREVIOUS,
+    RINGS,
+    SERVICES,
+    SERVICES6,
+    SETTINGS,
+    VERDICTS,
+    VIPS,
+    VIPS6,
+    AlgorithmCode,
+    EndpointRowState,
+    MapSpec,
+    ModeCode,
+    UndefinedCode,
+    Verdict,
+)
+from reconciler.kernel.port import Row
+from reconciler.kernel.real import RealKernel
+from reconciler.ring import hash_ring
+from tests.bench.variants import FEATURES
+from tests.packets.balancer import inside, ip
+
+NODE_MAC, ROUTER_MAC = "02:0f:00:00:00:01", "02:01:00:00:00:fe"
+LINKS = {
+    "front": (("10.1.0.1/24", "10.1.0.254", "default"), ("2001:db8:1::1/64", "2001:db8:1::fe", "default")),
+    "back": (("10.2.0.1/24", "10.2.0.254", "10.9.0.0/16"),),
+}
+"""Interface → its addresses, each with a router on the same network and what is behind that."""
+
+PORT = 80
+TCP, UDP = 6, 17
+
+MANY_SERVICES = 512
+ENDPOINTS_A_SERVICE = 64
+IN_TRANSITION = 1 << 31
+"""The mark of a slot: SLOT_IN_TRANSITION of bpf/maps.h."""
+
+
+class Group(Enum):
+    """Services with VIPs and endpoints that are numbered: both first addresses, whether slots are in transition."""
+
+    STEADY = ("20.20.0.0", "10.8.0.0", False)
+    MOVING = ("20.21.0.0", "10.8.0.0", True)
+    BEHIND = ("20.22.0.0", "10.9.0.0", False)
+    STEADY6 = ("2001:db8:5::", "2001:db8:8::", False)
+    MOVING6 = ("2001:db8:6::", "2001:db8:8::", True)
+
+    def __init__(self, first_vip: str, first_endpoint: str, is_moving: bool) -> None:
+        self.first_vip = ip_address(first_vip)
+        self.first_endpoint = ip_address(first_endpoint)
+        self.is_moving = is_moving
+
+    @property
+    def is_ipv6(self) -> bool:
+        return self.first_vip.version == 6
+
+    @property
+    def services(self) -> int:
+        return MANY_SERVICES if self in (Group.STEADY, Group.MOVING) else 1
+
+    @property
+    def first_id(self) -> int:
+        """Of its endpoints. Who has the same addresses has the same ids."""
+        same = next(group for group in Group if group.first_endpoint == self.first_endpoint)
+        return 1 + list(Group).index(same) * MANY_SERVICES * ENDPOINTS_A_SERVICE
+
+    @property
+    def first_index(self) -> int:
+        """Of its services and their rings."""
+        return 1 + list(Group).index(self) * MANY_SERVICES
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[None]:
+    ip("netns", "add", name)
+    try:
+        with inside(name):
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+            Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+        for device, addresses in LINKS.items():
+            ip("-n", name, "link", "add", device, "address", NODE_MAC, "type", "veth", "peer", f"{device}-far")
+            for own, router, network in addresses:
+                ip("-n", name, "address", "add", own, "dev", device, *(["nodad"] if ":" in own else []))
+                ip("-n", name, "link", "set", device, "up")
+                ip("-n", name, "link", "set", f"{device}-far", "up")
+                ip("-n", name, "neigh", "add", router, "lladdr", ROUTER_MAC, "dev", device, "nud", "permanent")
+                ip("-n", name, "route", "add", network, "via", router)
+        yield
+    finally:
+        ip("netns", "del", name)
+
+
+class Node:
+    """The maps of one instance, with the data plane's program loaded; no VIP yet."""
+
+    def __init__(self, name: str, run_dir: Path) -> None:
+        self._kernel = RealKernel(name, run_dir)
+        self._instance = Instance(name, run_dir)
+        self._kernel.load_program(program.program_name(FEATURES), FEATURES)
+        with inside(name):
+            self.ifindex = socket.if_nametoindex("front")
+
+    def close(self) -> None:
+        self._kernel.unload_program()
+        self._kernel.remove_instance()
+
+    def open_maps(self) -> dict[str, int]:
+        """Name of each map → a descriptor, which the caller closes."""
+        opened = {name: self._instance.open(name) for name in MAPS}
+        return {name: descriptor for name, descriptor in opened.items() if descriptor is not None}
+
+    # --- what it is told -------------------------------------------------------------------------------
+    def tunnels(self) -> None:
+        """The outer source address has 8 or 16 bits of the flow's hash, so that receivers can spread by it."""
+        addresses = ("10.1.1.0", "0.0.0.255", "2001:db8:1:1::", "::ffff")
+        row = struct.pack(SETTINGS.value, *(ip_address(address).packed for address in addresses), 0)
+        self._write(SETTINGS, [(struct.pack(SETTINGS.key, 0), row)])
+
+    def serve(self, group: Group) -> None:
+        """Each service has a VIP, 64 endpoints and a ring of its own, and is there for TCP and UDP."""
+        ids = range(group.first_id, group.first_id + group.services * ENDPOINTS_A_SERVICE)
+        addresses = [(group.first_endpoint + n).packed for n in range(len(ids))]
+        if group.is_ipv6:
+            self._write(ENDPOINTS6, [(struct.pack("=I", id), a) for id, a in zip(ids, addresses, strict=True)])
+        self._write(ENDPOINTS, [
+            (struct.pack("=I", id), struct.pack(
+                ENDPOINTS.value, bytes(4) if group.is_ipv6 else address, bytes(2), EndpointRowState.USABLE))
+            for id, address in zip(ids, addresses, strict=True)
+        ])  # fmt: skip
+        self._rings(group)
+        vips = [(group.first_vip + n).packed for n in range(group.services)]
+        vip_map, service_map = (VIPS6, SERVICES6) if group.is_ipv6 else (VIPS, SERVICES)
+        self._write(vip_map, [(vip, struct.pack(vip_map.value, UndefinedCode.DROP)) for vip in vips])
+        self._write(service_map, [
+            (struct.pack(service_map.key, vip, PORT.to_bytes(2, "big"), protocol),
+             struct.pack(service_map.value, index, index, bytes(2), ModeCode.DSR_L3, AlgorithmCode.MAGLEV))
+            for index, vip in enumerate(vips, group.first_index) for protocol in (TCP, UDP)
+        ])  # fmt: skip
+
+    def _rings(self, group: Group) -> None:
+        """In transition, each slot belonged to the next endpoint before."""
+        slots = hash_ring([str(member) for member in range(ENDPOINTS_A_SERVICE)], [1] * ENDPOINTS_A_SERVICE)
+        now = time.monotonic_ns() >> 30
+        rings, previous = {}, {}
+        for n in range(group.services):
+            ids = slots + np.uint32(group.first_id + n * ENDPOINTS_A_SERVICE)
+            if group.is_moving:
+                former = (slots + 1) % ENDPOINTS_A_SERVICE + group.first_id + n * ENDPOINTS_A_SERVICE
+                previous[group.first_index + n] = b"".join(
+                    struct.pack(PREVIOUS.inner, id, id, now, now, now) for id in former.tolist()
+                )
+                ids |= np.uint32(IN_TRANSITION)
+            rings[group.first_index + n] = struct.pack("=I", ids.size) + ids.tobytes()
+        for spec, contents in ((PREVIOUS, previous), (RINGS, rings)):
+            assert not any(self._kernel.replace_inner(spec.name, contents))
+
+    def _write(self, spec: MapSpec, rows: Sequence[Row]) -> None:
+        assert not any(self._kernel.update(spec.name, rows))
+
+    # --- what it counted -------------------------------------------------------------------------------
+    def reasons(self) -> dict[Verdict, int]:
+        """How often each verdict was given, all CPUs together."""
+        return {
+            Verdict(struct.unpack(VERDICTS.key, key)[0]): sum(n for n, in struct.iter_unpack(VERDICTS.value, value))
+            for key, value in self._kernel.dump(VERDICTS.name)
+        }
+

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of the data plane as a table that people can read, and the bars that they should reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from tests.bench.cases import MOVING, NOTHING, OURS
+from tests.bench.dataplane import Row
+
+MB = 1e6
+HEAD = f"{'':<46}{'':<14}{'total':>8}{'net':>8}{'ratio':>8}{'Katran':>8}   verdicts"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What is asked for, and what was measured; None where it was not."""
+
+    what: str
+    target: float
+    unit: str
+    measured: float | None
+
+    @property
+    def reached(self) -> bool:
+        return self.measured is not None and self.measured <= self.target
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self) | {"reached": self.reached}
+
+
+def lines(rows: Sequence[Row]) -> Iterator[str]:
+    """The rows of one case. The empty program has a line only where nothing else was measured."""
+    shown = [row for row in rows if row.program != NOTHING] or rows
+    for number, row in enumerate(shown):
+        net = f"{row.net_ns:.0f}" if row.program != NOTHING else ""
+        ratio = f"{row.ratio:.2f} x" if row.ratio is not None else ""
+        katran = str(row.case.katran_ns) if row.case.katran_ns and row.program == OURS else ""
+        packets = sum(row.verdicts.values())
+        verdicts = ", ".join(f"{name} {n / packets:.0%}" for name, n in row.verdicts.items())
+        yield (
+            f"{row.case.name if not number else '':<46}{row.program:<14}{row.total_ns:>8.0f}{net:>8}{ratio:>8}"
+            f"{katran:>8}   {verdicts} of {packets:,}{'   VOID: ' + row.wrong if row.wrong else ''}"
+        )
+
+
+def memory_lines(memory: Mapping[str, int]) -> Iterator[str]:
+    ours, lru = memory["ours_before_the_first_vip_bytes"] / MB, memory["lru_before_the_first_vip_bytes"] / MB
+    yield f"memory before the first VIP: {ours:.1f} MB; with an LRU of {memory['lru_flows']:,} flows {lru:.1f} MB"
+    table, as_many = memory["table_bytes"] / MB, memory["lru_of_as_many_flows_bytes"] / MB
+    yield f"memory of {memory['table_flows']:,} flows: {table:.1f} MB; as an LRU {as_many:.1f} MB"
+
+
+def bars(rows: Iterable[Row], memory: Mapping[str, int]) -> list[Bar]:
+    """What the project asks of its data plane."""
+    by_name = {(row.case.name, row.program): row for row in rows if not row.wrong}
+
+    def ratio(case: str, program: str) -> float | None:
+        row = by_name.get((case, program))
+        return row.ratio if row else None
+
+    def net(case: str, program: str = OURS) -> float | None:
+        row = by_name.get((case, program))
+        return row.net_ns if row else None
+
+    steady, transition = "in the steady state", "with every slot in transition"
+    table = memory["table_bytes"] / memory["lru_of_as_many_flows_bytes"]
+    return [
+        Bar(f"known flow, 1M flows, {steady}", 0.3, "x LRU", ratio("known, 1M flows, IPv4", OURS)),
+        Bar(f"known flow, 1M flows, {transition}", 0.45, "x LRU", ratio("known, 1M flows, IPv4", MOVING)),
+        Bar(f"new flow, {steady}", 0.1, "x LRU", ratio("new (SYN), 16M flows, IPv4", OURS)),
+        Bar(f"new flow into a full table, {transition}", 0.3, "x LRU", ratio("new (SYN), 16M flows, IPv4", MOVING)),
+        Bar("known flow, 1 flow", 45, "ns", net("known, 1 flow, IPv4")),
+        Bar("not for a VIP, beyond the empty program", 12, "ns", net("not for a VIP, IPv4")),
+        Bar("memory before the first VIP", 20, "MB", memory["ours_before_the_first_vip_bytes"] / MB),
+        Bar(f"memory of {memory['table_flows']:,} flows", 0.1, "x LRU", table),
+    ]
+
+
+def bar_line(bar: Bar) -> str:
+    measured = "not measured" if bar.measured is None else f"{bar.measured:.2f} {bar.unit}"
+    verdict = "reached" if bar.reached else "NOT REACHED"
+    return f"{bar.what:<60}at most {bar.target:g} {bar.unit:<8}{measured:>16}  {verdict}"
