@@ -33,7 +33,7 @@ def opened_bench(effort: dataplane.Effort) -> Iterator[dataplane.Bench]:
 def measure_data_plane(bench: dataplane.Bench, scale: int = 1) -> dict[str, Any]:
     """Measure and print all cases; the figures as they go into the file."""
     rows = []
-    print(report.HEAD)
+    print(report.HEAD.format(runs=bench.effort.runs, packets=bench.effort.packets))
     for case in cases(scale):
         with _doing(case.name):
             measured = bench.rows(case)

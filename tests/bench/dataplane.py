@@ -30,7 +30,7 @@ class Effort:
     """
 
     packets: int = 1_000_000
-    runs: int = 15
+    runs: int = 11
     lru_flows: int = 4_000_000
 
 
@@ -38,7 +38,7 @@ class Effort:
 class Row:
     """What one program took in one case: medians of nanoseconds a packet. `net_ns` is without the wrapper.
 
-    `ratio` is that of `net_ns` to the LRU variant's. `wrong` says why the figures are void, if they are.
+    `ratio` is the median of those to the LRU variant's net, run by run. `wrong` says why the figures are void, if they are.
     """
 
     case: Case
@@ -124,16 +124,20 @@ class Bench:
 def _rows(
     case: Case, times: list[list[int]], actions: list[list[int]], packets: int, wrong: list[str]
 ) -> list[Row]:  # fmt: skip
-    names = [program.name for program in case.programs]
-    total = dict(zip(names, (statistics.median(runs) for runs in times), strict=True))
-    net = {name: total_ns - total[NOTHING] for name, total_ns in total.items()}
+    runs = dict(zip((program.name for program in case.programs), times, strict=True))
+    wrapper_ns = statistics.median(runs[NOTHING])
     rows = []
-    for name, runs, of_actions in zip(names, times, actions, strict=True):
+    for (name, of_program), of_actions in zip(runs.items(), actions, strict=True):
+        total_ns = statistics.median(of_program)
         verdicts = {XdpVerdict(number).name: n for number, n in enumerate(of_actions) if n}
         own = [] if verdicts == {case.action.name: packets} or name == NOTHING else [f"not {packets:,} verdicts"]
-        ratio = round(net[name] / net[LRU], 3) if net.get(LRU) and name != LRU else None
+        ratio = None
+        if LRU in runs and name not in (LRU, NOTHING):
+            # Of runs that came one after the other, so that what disturbed one disturbed the other.
+            pairs = zip(of_program, runs[LRU], strict=True)
+            ratio = round(statistics.median((one - wrapper_ns) / (lru - wrapper_ns) for one, lru in pairs), 3)
         rows.append(Row(
-            case, name, tuple(runs), total[name], net[name], ratio, verdicts, "; ".join(own + wrong),
+            case, name, tuple(of_program), total_ns, total_ns - wrapper_ns, ratio, verdicts, "; ".join(own + wrong),
         ))  # fmt: skip
     return rows
 
