@@ -38,7 +38,7 @@ class Effort:
 class Row:
     """What one program took in one case: medians of nanoseconds a packet. `net_ns` is without the wrapper.
 
-    `ratio` is the median of those to the LRU variant's net, run by run. `wrong` says why the figures are void, if they are.
+    `ratio` is the median of those to the LRU variant's net, run by run. `wrong` says why the figures are void.
     """
 
     case: Case
