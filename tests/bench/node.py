@@ -36,6 +36,7 @@ from reconciler.kernel.layout import (
     VIPS,
     VIPS6,
     AlgorithmCode,
+    EchoCode,
     EndpointRowState,
     MapSpec,
     ModeCode,
@@ -158,7 +159,7 @@ class Node:
         self._rings(group)
         vips = [(group.first_vip + n).packed for n in range(group.services)]
         vip_map, service_map = (VIPS6, SERVICES6) if group.is_ipv6 else (VIPS, SERVICES)
-        self._write(vip_map, [(vip, struct.pack(vip_map.value, UndefinedCode.DROP)) for vip in vips])
+        self._write(vip_map, [(vip, struct.pack(vip_map.value, UndefinedCode.DROP, EchoCode.REPLY)) for vip in vips])
         self._write(service_map, [
             (struct.pack(service_map.key, vip, PORT.to_bytes(2, "big"), protocol),
              struct.pack(service_map.value, index, index, bytes(2), ModeCode.DSR_L3, AlgorithmCode.MAGLEV))
