@@ -113,23 +113,32 @@ BPF_ARRAY(endpoints6, struct address6, 1);
  * The order in which a pool's endpoints are chosen, made by user space: element 0 is the count of slots n,
  * elements 1 to n are endpoint ids. Each ring has its own size; this one only gives BCC the shape.
  *
- * Ids take 17 bits. The highest bit marks a slot in transition, see `previous`. That of the count says which of
- * two arrays the rows of these slots are in, so that a ring of another size comes with its rows in one step.
+ * A slot has the id in its lowest bits, then the generation of the ring, and whether it is in transition (see
+ * `previous`). Element 0 has the count, then the generation, which is another one whenever the count is.
  */
+#define SLOT_ID_MASK 0x1ffff
+#define SLOT_GENERATION(slot) ((slot) >> 17 & 0x1fff)
 #define SLOT_IN_TRANSITION (1U << 31)
-#define SECOND_BANK (1U << 31)
+#define HEAD_SLOTS(head) ((head) & 0x7ffff)
+#define HEAD_GENERATION(head) ((head) >> 19)
 #define RINGS 16384
 
 BPF_ARRAY(ring_template, u32, 1);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", 1);
+
+/*
+ * Element 0 of each ring once more, since it is cheaper to read here. Rings are swapped one by one, and this is
+ * written afterwards, so it is right only for slots of the same generation.
+ */
+BPF_ARRAY(ring_heads, u32, 1);
 
 /* By index of the ring: how many connections were scheduled by it in turn. */
 BPF_ARRAY(ring_turns, u64, 1);
 
 #ifdef DSR
 /*
- * What is known of a slot in transition, by index of the ring (in the second bank: and RINGS) and number of the
- * slot, counted from 0: who had it before. Times are in units of 2^30 ns of CLOCK_MONOTONIC, a little more than a second.
+ * What is known of a slot in transition, by index of the ring (and RINGS, if its generation is odd, so that a ring
+ * of another size comes with its rows in one step) and number of the slot, counted from 0: who had it before. Times are in units of 2^30 ns of CLOCK_MONOTONIC, a little more than a second.
  *
  * A ring that stands still has no such array.
  */

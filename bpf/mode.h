@@ -26,10 +26,11 @@ static __always_inline u32 find_endpoint(const struct service *service, const st
 					 struct endpoint **found)
 {
 	struct slot slot;
-	u32 try, id = read_slot(service, client, 0, &slot);
+	u32 content = read_slot(service, client, 0, &slot);
+	u32 try, id = content & SLOT_ID_MASK;
 
-	if (id & SLOT_IN_TRANSITION)
-		id = choose_in_transition(service, client, packet, kind, &slot, id & ~SLOT_IN_TRANSITION);
+	if (content & SLOT_IN_TRANSITION)
+		id = choose_in_transition(service, client, packet, kind, &slot, id);
 	for (try = 1;; try++) {
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 

@@ -62,21 +62,31 @@ struct slot {
 	u32 number;
 };
 
-/* What is in the slot that is chosen: the id of an endpoint, 0 if there is none, and SLOT_IN_TRANSITION. */
+/* What is in the slot that is chosen: SLOT_… of maps.h, 0 if there is none. */
 static __always_inline u32 read_slot(const struct service *service, const struct client *client, u32 try,
 				     struct slot *slot)
 {
 	u32 index = service->ring, element = 0;
 	void *ring = rings.lookup(&index);
-	u32 *value = ring ? bpf_map_lookup_elem(ring, &element) : NULL;
-	u32 slots = value ? *value & ~SECOND_BANK : 0;
+	u32 *head = ring_heads.lookup(&index), *value = NULL;
 
-	if (!slots)
+	if (!ring)
 		return 0;
-	slot->rows = index + (*value & SECOND_BANK ? RINGS : 0);
-	slot->number = choose_slot(service, client, slots, try);
-	element = 1 + slot->number;
-	value = bpf_map_lookup_elem(ring, &element);
+	if (head && HEAD_SLOTS(*head)) {
+		slot->number = choose_slot(service, client, HEAD_SLOTS(*head), try);
+		element = 1 + slot->number;
+		value = bpf_map_lookup_elem(ring, &element);
+	}
+	if (!value || SLOT_GENERATION(*value) != HEAD_GENERATION(*head)) {
+		element = 0;
+		head = bpf_map_lookup_elem(ring, &element);
+		if (!head || !HEAD_SLOTS(*head))
+			return 0;
+		slot->number = choose_slot(service, client, HEAD_SLOTS(*head), try);
+		element = 1 + slot->number;
+		value = bpf_map_lookup_elem(ring, &element);
+	}
+	slot->rows = index + (HEAD_GENERATION(*head) & 1 ? RINGS : 0);
 	return value ? *value : 0;
 }
 
@@ -85,5 +95,5 @@ static __always_inline u32 choose_endpoint(const struct service *service, const 
 {
 	struct slot slot;
 
-	return read_slot(service, client, try, &slot) & ~SLOT_IN_TRANSITION;
+	return read_slot(service, client, try, &slot) & SLOT_ID_MASK;
 }

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from reconciler import slots
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import PREVIOUS, RINGS, SERVICES, SERVICES6, ModeCode
+from reconciler.kernel.layout import PREVIOUS, RING_HEADS, RINGS, SERVICES, SERVICES6, ModeCode
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.ring import Slots
 from reconciler.slots import Held
@@ -42,16 +43,18 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
     direct = protocols(kernel).keys()
     outcomes: dict[int, Outcome] = {}
     whole: dict[int, Held] = {}
+    after_heads: dict[int, int] = {}
     for index, endpoints in wanted.items():
         try:
-            after = slots.still(endpoints)
             before = read_ring(kernel, index) if index in known else None
-            if before and before.endpoints.size and endpoints.size and index in direct:
-                after = slots.changed(*slots.fitted(before, endpoints), slots.now())
+            after = _after(before, endpoints, is_direct=index in direct)
+            if before is None:
+                kernel.delete(RING_HEADS.name, [_INDEX.pack(index)])  # of another ring that had this index
             if after.moving.any():
                 _write_rows(kernel, index, after)
             if not _patch(kernel, index, after):
                 whole[index] = after
+            after_heads[index] = after.head
             outcomes[index] = None
         except KernelError as error:
             outcomes[index] = error
@@ -62,13 +65,32 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
         if not outcomes[index] and (bank != after.bank or not after.moving.any())
     ]  # fmt: skip
     kernel.remove_inner(PREVIOUS.name, stale)
-    return outcomes
+    held = heads(kernel)
+    wrong = {index: head for index, head in after_heads.items() if not outcomes[index] and held.get(index, 0) != head}
+    rows = [(_INDEX.pack(index), _INDEX.pack(head)) for index, head in wrong.items()]
+    return outcomes | dict(zip(wrong, kernel.update(RING_HEADS.name, rows), strict=True))
+
+
+def _after(before: Held | None, endpoints: Slots, *, is_direct: bool) -> Held:
+    """What becomes of a ring."""
+    if before is None:
+        return slots.still(endpoints)
+    if before.endpoints.size and endpoints.size and is_direct:
+        return slots.changed(*slots.fitted(before, endpoints), slots.now())
+    is_other_size = before.endpoints.size != endpoints.size
+    return replace(slots.still(endpoints), generation=(before.generation + is_other_size) % slots.GENERATIONS)
+
+
+def heads(kernel: Kernel) -> dict[int, int]:
+    """What the program takes for element 0 of each ring."""
+    return {_INDEX.unpack(key)[0]: _INDEX.unpack(value)[0] for key, value in kernel.dump(RING_HEADS.name)}
 
 
 def remove_rings(kernel: Kernel, indexes: Sequence[int]) -> list[Outcome]:
     """Remove rings and their rows; one outcome each."""
     outcomes = kernel.remove_inner(RINGS.name, indexes)
     gone = [index for index, outcome in zip(indexes, outcomes, strict=True) if not outcome]
+    kernel.delete(RING_HEADS.name, [_INDEX.pack(index) for index in gone])
     kernel.remove_inner(PREVIOUS.name, [_rows_index(index, bank) for index in gone for bank in (0, 1)])
     return outcomes
 
@@ -117,7 +139,7 @@ def protocols(kernel: Kernel) -> dict[int, set[int]]:
 
 
 def _patch(kernel: Kernel, index: int, after: Held) -> bool:
-    """Overwrite the slots that differ, if the ring that is there has the same size and bank."""
+    """Overwrite the slots that differ, if the ring that is there has the same size and generation."""
     content = kernel.read_inner(RINGS.name, index)
     before, array = (np.frombuffer(c or b"", np.uint32) for c in (content, after.content))
     if before.size != array.size or before[0] != array[0]:

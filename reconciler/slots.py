@@ -24,8 +24,12 @@ ROW = np.dtype([(name, "<u4") for name in ("stream", "datagram", "began", "learn
 Rows = NDArray[np.void]
 """An array of `ROW`s: `struct previous` of bpf/maps.h."""
 
+ENDPOINT_MASK = np.uint32(0x1FFFF)
+"""Of a slot: the number of its endpoint. Above it are the ring's generation and the mark of a transition."""
 IN_TRANSITION = np.uint32(1 << 31)
-"""Of a slot; of the count of slots, the bank: which of two arrays of rows belongs to this ring."""
+GENERATIONS = 1 << 13
+"""A ring of another size is of another generation: its slots can't be mistaken for those of its predecessor."""
+_SLOT_GENERATION, _HEAD_GENERATION = 17, 19
 
 LEARNING = 112
 """Two minutes: within this time a UDP flow should send something (RFC 4787, REQ-5)."""
@@ -42,30 +46,35 @@ class Held:
     endpoints: Slots
     moving: NDArray[np.bool_]
     rows: Rows
-    bank: int = 0
+    generation: int = 0
+
+    @property
+    def bank(self) -> int:
+        """Which of two arrays of rows belongs to this ring: those of the next generation are in the other."""
+        return self.generation % 2
+
+    @property
+    def head(self) -> int:
+        """Element 0: the count of slots and the generation."""
+        return self.endpoints.size | self.generation << _HEAD_GENERATION
 
     @property
     def content(self) -> bytes:
-        """The array as the program reads it: the count of slots and the bank, then the slots."""
-        count = np.uint32(self.endpoints.size) | (IN_TRANSITION if self.bank else np.uint32(0))
-        return np.concatenate(([count], self.slots)).astype("<u4").tobytes()
-
-    @property
-    def slots(self) -> Slots:
-        return np.where(self.moving, self.endpoints | IN_TRANSITION, self.endpoints)
+        """The array as the program reads it: the head, then the slots."""
+        marks = np.where(self.moving, IN_TRANSITION, 0) | self.generation << _SLOT_GENERATION
+        return np.concatenate(([self.head], self.endpoints | marks)).astype("<u4").tobytes()
 
 
 def held(content: bytes, rows: bytes | None = None) -> Held:
     """The ring that an array holds, and the rows that belong to it; None if there are none."""
     array = np.frombuffer(content, np.uint32)
-    count = int(array[0] & ~IN_TRANSITION)
+    generation, count = divmod(int(array[0]), 1 << _HEAD_GENERATION)
     slots = array[1 : 1 + count]
-    moving = (slots & IN_TRANSITION) != 0
     known = np.zeros(slots.size, ROW)
     if rows:
         found = np.frombuffer(rows, ROW)[: slots.size]
         known[: found.size] = found
-    return Held(slots & ~IN_TRANSITION, moving, known, int(array[0] >> np.uint32(31)))
+    return Held(slots & ENDPOINT_MASK, (slots & IN_TRANSITION) != 0, known, generation)
 
 
 def still(endpoints: Slots) -> Held:
@@ -87,8 +96,8 @@ def fitted(ring: Held, wanted: Slots) -> tuple[Held, Slots]:
     if ring.endpoints.size % wanted.size == 0:
         return ring, wanted.repeat(ring.endpoints.size // wanted.size)
     former = _midpoints(wanted.size, ring.endpoints.size)
-    # The rows that belong to the other size stay readable until the ring itself is swapped.
-    return Held(ring.endpoints[former], ring.moving[former], ring.rows[former], 1 - ring.bank), wanted
+    generation = (ring.generation + 1) % GENERATIONS
+    return Held(ring.endpoints[former], ring.moving[former], ring.rows[former], generation), wanted
 
 
 def changed(ring: Held, wanted: Slots, now: int) -> Held:
@@ -107,7 +116,7 @@ def changed(ring: Held, wanted: Slots, now: int) -> Held:
     rows["datagram"][learnt] = ring.endpoints[learnt]
     rows["learnt"][moves] = now + LEARNING
     rows["used"][moves] = now
-    return Held(wanted, ring.moving | moves, rows, ring.bank)
+    return Held(wanted, ring.moving | moves, rows, ring.generation)
 
 
 def settled(ring: Held, idle: int, now: int) -> Held:

@@ -15,7 +15,7 @@ from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
-from reconciler.kernel.layout import ENDPOINTS, PREVIOUS, RING_NAMES, RINGS, SERVICES
+from reconciler.kernel.layout import ENDPOINTS, PREVIOUS, RING_HEADS, RING_NAMES, RINGS, SERVICES
 from reconciler.kernel.port import AttachedProgram, LocalVip
 from reconciler.live import read_live
 from reconciler.resource import Action, Key
@@ -76,7 +76,8 @@ def bring_to(kernel, fleet):
 
 def writes_of_changes(kernel):
     """All writes but those of the rows that go with the slots of a ring."""
-    return [what for method, what in kernel.writes if "inner" not in method or what[0] != PREVIOUS.name]
+    rows = (PREVIOUS.name, RING_HEADS.name)
+    return [what for _, what in kernel.writes if not isinstance(what, tuple) or what[0] not in rows]
 
 
 def cost(plan):

@@ -74,8 +74,10 @@ ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", 131_072)
 SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", 16_384, _IPV6)
 VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=BBxx", 16_384, _IPV6)
 ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", 131_072, _IPV6)
-# index → array of unsigned 32-bit numbers: the count of slots n, then n endpoint ids; see reconciler/slots.py
+# index → array of unsigned 32-bit numbers: the count of slots n, then n endpoints; see reconciler/slots.py
 RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, inner="=I")
+# index → element 0 of the ring once more
+RING_HEADS = MapSpec("ring_heads", MapType.ARRAY, "=I", "=I", RINGS.capacity)
 # index of a ring, or 16,384 + that → array with a row for each slot, only while slots of it are in transition: the
 # endpoints that unknown connections and unknown datagrams go to, and three times in units of 2**30 ns of
 # CLOCK_MONOTONIC: the begin, the end of the time in which datagrams are learnt, the last use of another endpoint
@@ -106,7 +108,7 @@ SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
 MAPS = {
     spec.name: spec
     for spec in (
-        SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_TURNS, RING_NAMES,
+        SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_HEADS, RING_TURNS, RING_NAMES,
         PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
     )
 }  # fmt: skip

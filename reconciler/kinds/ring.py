@@ -24,7 +24,7 @@ from reconciler.kinds.program import PROGRAM
 from reconciler.model import Algorithm, EndpointState, Pool
 from reconciler.resource import Change, Key, Live, Reading, Resource, Span
 from reconciler.ring import Slots, hash_ring, shares, turns
-from reconciler.ring_store import remove_rings, write_rings
+from reconciler.ring_store import heads, remove_rings, write_rings
 from reconciler.slots import held as slots_of
 from reconciler.slots import lost, moved, reduced
 from reconciler.view import NodeView
@@ -157,10 +157,12 @@ class RingKind(Kind):
 
     def read(self, wanted: Collection[Key]) -> Reading:
         names = {r.number: r.row.id for r in numbered_rows(self.kernel)}
-        indexes = ring_indexes(self.kernel)
-        return Reading(
-            tuple(_decode(name, self.kernel.read_inner(RINGS.name, index), names) for name, index in indexes.items())
-        )
+        known = heads(self.kernel)
+        contents = {
+            name: (self.kernel.read_inner(RINGS.name, index), known.get(index, 0))
+            for name, index in ring_indexes(self.kernel).items()
+        }
+        return Reading(tuple(_decode(name, content, head, names) for name, (content, head) in contents.items()))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         numbers = {r.row.id: r.number for r in numbered_rows(self.kernel)}
@@ -209,8 +211,11 @@ def ring_indexes(kernel: Kernel) -> dict[str, int]:
     return {key.rstrip(b"\0").decode(): _INDEX.unpack(value)[0] for key, value in rows}
 
 
-def _decode(name: str, content: bytes | None, endpoint_names: Mapping[int, str]) -> Ring:
-    held = slots_of(content or bytes(4)).endpoints
+def _decode(name: str, content: bytes | None, head: int, endpoint_names: Mapping[int, str]) -> Ring:
+    ring = slots_of(content or bytes(4))
+    if ring.head != head:
+        return Ring(name, ("a ring of another size",), bytes(4))  # so the program takes it for one
+    held = ring.endpoints
     if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
         held = reduced(held)
     numbers, inverse = np.unique(held, return_inverse=True)

@@ -65,7 +65,7 @@ def test_an_edited_weight_changes_exactly_one_ring(node):
     node.start()
     edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
     told = node.files_moved()
-    assert set(node.wrote()) <= {"patch_inner", "replace_inner"}
+    assert set(node.wrote()) <= {"patch_inner", "replace_inner", "update"}
     assert re.match(r"~ ring web/round-robin +pools\.yaml:1\nApplied: 0 added, 1 changed, 0 removed", told)
 
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from ipaddress import ip_address
@@ -27,8 +26,6 @@ from reconciler.kernel.layout import (
     ENDPOINTS,
     ENDPOINTS6,
     MAPS,
-    PREVIOUS,
-    RINGS,
     SERVICES,
     SERVICES6,
     SETTINGS,
@@ -46,6 +43,7 @@ from reconciler.kernel.layout import (
 from reconciler.kernel.port import Row
 from reconciler.kernel.real import RealKernel
 from reconciler.ring import hash_ring
+from reconciler.ring_store import write_rings
 from tests.bench.variants import FEATURES
 from tests.packets.balancer import inside, ip
 
@@ -61,8 +59,6 @@ TCP, UDP = 6, 17
 
 MANY_SERVICES = 512
 ENDPOINTS_A_SERVICE = 64
-IN_TRANSITION = 1 << 31
-"""The mark of a slot: SLOT_IN_TRANSITION of bpf/maps.h."""
 
 
 class Group(Enum):
@@ -156,7 +152,7 @@ class Node:
                 ENDPOINTS.value, bytes(4) if group.is_ipv6 else address, bytes(2), EndpointRowState.USABLE))
             for id, address in zip(ids, addresses, strict=True)
         ])  # fmt: skip
-        self._rings(group)
+        self._rings(group, 0, known=())
         vips = [(group.first_vip + n).packed for n in range(group.services)]
         vip_map, service_map = (VIPS6, SERVICES6) if group.is_ipv6 else (VIPS, SERVICES)
         self._write(vip_map, [(vip, struct.pack(vip_map.value, UndefinedCode.DROP, EchoCode.REPLY)) for vip in vips])
@@ -165,23 +161,18 @@ class Node:
              struct.pack(service_map.value, index, index, bytes(2), ModeCode.DSR_L3, AlgorithmCode.MAGLEV))
             for index, vip in enumerate(vips, group.first_index) for protocol in (TCP, UDP)
         ])  # fmt: skip
+        if group.is_moving:
+            self._rings(group, 1, known=range(group.first_index, group.first_index + group.services))
 
-    def _rings(self, group: Group) -> None:
-        """In transition, each slot belonged to the next endpoint before."""
+    def _rings(self, group: Group, turn: int, known: Collection[int]) -> None:
+        """The rings of a group; each turn gives every slot to another endpoint."""
         slots = hash_ring([str(member) for member in range(ENDPOINTS_A_SERVICE)], [1] * ENDPOINTS_A_SERVICE)
-        now = time.monotonic_ns() >> 30
-        rings, previous = {}, {}
-        for n in range(group.services):
-            ids = slots + np.uint32(group.first_id + n * ENDPOINTS_A_SERVICE)
-            if group.is_moving:
-                former = (slots + 1) % ENDPOINTS_A_SERVICE + group.first_id + n * ENDPOINTS_A_SERVICE
-                previous[group.first_index + n] = b"".join(
-                    struct.pack(PREVIOUS.inner, id, id, now, now, now) for id in former.tolist()
-                )
-                ids |= np.uint32(IN_TRANSITION)
-            rings[group.first_index + n] = struct.pack("=I", ids.size) + ids.tobytes()
-        for spec, contents in ((PREVIOUS, previous), (RINGS, rings)):
-            assert not any(self._kernel.replace_inner(spec.name, contents))
+        slots = (slots + np.uint32(turn)) % np.uint32(ENDPOINTS_A_SERVICE)
+        rings = {
+            group.first_index + n: slots + np.uint32(group.first_id + n * ENDPOINTS_A_SERVICE)
+            for n in range(group.services)
+        }
+        assert not any(write_rings(self._kernel, rings, known).values())
 
     def _write(self, spec: MapSpec, rows: Sequence[Row]) -> None:
         assert not any(self._kernel.update(spec.name, rows))

@@ -20,6 +20,8 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from reconciler.kernel import bpf
 from reconciler.kernel.layout import (
     ENDPOINT_COUNTERS,
@@ -52,6 +54,7 @@ from reconciler.kernel.layout import (
     Verdict,
 )
 from reconciler.kernel.port import Kernel, Row
+from reconciler.ring_store import write_rings
 from tests.packets.frames import At, forwarded, translated, tunnelled
 
 FEATURES = (
@@ -260,7 +263,7 @@ class Balancer:
 
     def ring(self, index: int, ids: Sequence[int]) -> None:
         self._rings.add(index)
-        self.kernel.replace_inner(RINGS.name, {index: struct.pack(f"={1 + len(ids)}I", len(ids), *ids)})
+        assert write_rings(self.kernel, {index: np.array(ids, np.uint32)}, known=()) == {index: None}
 
     def turn(self, ring: int, taken: int) -> None:
         """How many turns were taken already."""
