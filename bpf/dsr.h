@@ -35,6 +35,8 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 			return drop(VERDICT_NO_ENDPOINT);
 	}
 #endif
+	/* Or the compiler asks the address in place of the pointer, and Linux 6.1 can't follow. */
+	asm volatile("" : "+r"(address6));
 	if (tunnelled)
 		longer = address6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	if (!tunnelled && address6 && !is_ipv6)

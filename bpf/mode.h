@@ -31,15 +31,16 @@ static __always_inline u32 find_endpoint(const struct service *service, const st
 
 	if (content & SLOT_IN_TRANSITION)
 		id = choose_in_transition(service, client, packet, kind, &slot, id);
-	for (try = 1;; try++) {
+#pragma unroll	/* Linux 6.1 refuses a loop whose last block falls through to its first */
+	for (try = 1; try <= MAX_TRIES; try++) {
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 
 		if (endpoint && (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED)) {
 			*found = endpoint;
 			return id;
 		}
-		if (try == MAX_TRIES)
-			return 0;
-		id = choose_endpoint(service, client, try);
+		if (try < MAX_TRIES)
+			id = choose_endpoint(service, client, try);
 	}
+	return 0;
 }
