@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: help setup demo test check fuzz bench clean
+.PHONY: help setup demo test test-vm check fuzz bench clean
 
 help:           ## show this
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 setup:          ## install what is missing: Debian packages and .venv
 	@tools/setup
@@ -10,8 +10,12 @@ setup:          ## install what is missing: Debian packages and .venv
 demo: setup     ## a balancer, a client and four servers in namespaces: see it reconcile a real edit
 	@.venv/bin/python -m reconciler.lab.demo examples/configs/nat-tcp
 
-test: setup     ## everything that is tested: needs root, leaves nothing behind
+test: setup     ## what this machine can test: needs root, leaves nothing behind
 	@.venv/bin/pytest
+
+test-vm: setup  ## what needs Debian's own kernel, in a virtual machine that boots it: a few minutes
+	@tools/setup-vm
+	@.venv/bin/python -m tests.vm
 
 check: setup    ## types, style, and the examples
 	@.venv/bin/ruff check
@@ -25,5 +29,5 @@ bench: setup    ## what takes how long, as ratios to a named baseline
 	@.venv/bin/python -m tests.bench
 
 clean:          ## remove what setup, tests and builds made in this directory
-	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf .venv .vm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +
