@@ -42,7 +42,7 @@ static __always_inline int answer(struct xdp_md *ctx, u8 type, u8 code, __be32 d
 	const int headers = sizeof(frame->ip) + sizeof(frame->icmp);
 	struct ethhdr *former;
 	void *data_end;
-	s64 sum;
+	u32 sum;	/* the helper returns 32 bits; kernels before 6.13 use all of them */
 
 	/* The new headers push the old packet to where it is quoted. */
 	if (bpf_xdp_adjust_head(ctx, -headers))

@@ -32,7 +32,7 @@ static __always_inline int answer6(struct xdp_md *ctx, u8 type, u8 code, __be32 
 	const u32 bytes = sizeof(frame->icmp) + quoted;
 	struct ethhdr *former;
 	void *data_end;
-	s64 sum = 0;
+	u32 sum = 0;	/* the helper returns 32 bits; kernels before 6.13 use all of them */
 	u32 i;
 
 	if (bpf_xdp_adjust_head(ctx, -headers))
