@@ -105,11 +105,18 @@ VERDICTS = MapSpec("verdicts", MapType.PERCPU_ARRAY, "=I", "=Q", 64)
 # packets that are too big to be encapsulated (TooBigCode below), padding
 SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
 
+# index → number of the inner array that is there. The program has no use for these, but before Linux 6.8 whoever asks
+# an array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)
+RING_IDS = MapSpec("ring_ids", MapType.ARRAY, "=I", "=I", RINGS.capacity)
+PREVIOUS_IDS = MapSpec("previous_ids", MapType.ARRAY, "=I", "=I", PREVIOUS.capacity, _DSR)
+INNER_IDS = {RINGS.name: RING_IDS, PREVIOUS.name: PREVIOUS_IDS}
+
 MAPS = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_HEADS, RING_TURNS, RING_NAMES,
         PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
+        RING_IDS, PREVIOUS_IDS,
     )
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import bpf, links, local_vips, maps, neighbours, sysctl, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.instance import Instance
-from reconciler.kernel.layout import MAPS, SEED, MapSpec, MapType
+from reconciler.kernel.layout import INNER_IDS, MAPS, SEED, MapSpec, MapType
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import AttachedProgram, Link, LoadedProgram, LocalVip, Neighbour, Outcome, Row
 from reconciler.program import is_ours
@@ -41,7 +41,7 @@ class RealKernel:
 
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
-        with self._map(map_name) as opened:
+        with self._map(INNER_IDS[map_name].name if map_name in INNER_IDS else map_name) as opened:
             return list(maps.dump(opened)) if opened else []
 
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
@@ -93,12 +93,17 @@ class RealKernel:
             if opened is None:
                 return [_no_map(outer)] * len(contents)
             template = inner_shape(MAPS[outer])
-            rows = []
+            rows, ids = [], []
             for index, content in contents:
                 shape = replace(template, capacity=len(content) // template.value_size)
                 fd = stack.enter_context(bpf.closing(maps.create(f"lbctl_{outer}", shape, flags=maps.INNER_MAP)))
-                maps.write_array(maps.describe(fd), content)
+                inner = maps.describe(fd)
+                maps.write_array(inner, content)
                 rows.append((_INDEX.pack(index), _INDEX.pack(fd)))
+                ids.append((_INDEX.pack(index), _INDEX.pack(inner.id)))
+            # Noted first: what is noted in vain is found out, what is not noted would never be seen again.
+            if any(noted := self.update(INNER_IDS[outer].name, ids)):
+                return noted
             return [outcome and _row_error(outer, opened, outcome) for outcome in maps.update(opened, rows)]
 
     def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
@@ -118,15 +123,19 @@ class RealKernel:
                     outcomes.append(None)
                 except OSError as error:
                     outcomes.append(KernelError(f"{outer} {index}: {error.strerror}"))
+        gone = [_INDEX.pack(index) for index, outcome in zip(indexes, outcomes, strict=True) if not outcome]
+        self.delete(INNER_IDS[outer].name, gone)
         return outcomes
 
     @contextmanager
     def _inner(self, outer: str, index: int) -> Iterator[OpenMap | None]:
-        with self._map(outer) as opened, _refused(f"{outer} {index}"):
-            fd = None
-            # An array that is replaced between the two steps is looked up again.
-            while fd is None and opened and (number := maps.lookup(opened, _INDEX.pack(index))):
-                fd = bpf.open_map(_INDEX.unpack(number)[0])
+        with self._map(outer) as opened, self._map(INNER_IDS[outer].name) as ids, _refused(f"{outer} {index}"):
+            number = maps.lookup(ids, _INDEX.pack(index)) if ids else None
+            fd = bpf.open_map(_INDEX.unpack(number)[0]) if number and any(number) else None
+            # Where the one that is noted is gone, it was replaced just now, or never got to its place.
+            while fd is None and opened and number and any(number):
+                number = maps.lookup(opened, _INDEX.pack(index))
+                fd = bpf.open_map(_INDEX.unpack(number)[0]) if number else None
             if fd is None:
                 yield None
                 return

@@ -13,6 +13,7 @@ import pytest
 
 from reconciler.kernel.build import build
 from reconciler.kernel.layout import (
+    INNER_IDS,
     MAPS,
     PREVIOUS,
     RING_NAMES,
@@ -122,7 +123,7 @@ SETS_OF_FEATURES = [
 """None, each alone, all, each mode with all but the other modes."""
 TEMPLATES = {RINGS: "ring_template", PREVIOUS: "previous_template"}
 """What BCC knows the shape of inner arrays by."""
-SHARED = [spec for spec in MAPS.values() if spec is not RING_NAMES]
+SHARED = [spec for spec in MAPS.values() if spec not in (RING_NAMES, *INNER_IDS.values())]
 
 
 def test_both_sides_have_the_same_maps() -> None:
