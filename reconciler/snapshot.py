@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from ipaddress import IPv4Address
+from dataclasses import fields
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
 from reconciler.errors import SnapshotError
 from reconciler.kinds import RESOURCES
+from reconciler.model import Address
 from reconciler.plan import Plan
 from reconciler.resource import Change, Desired, Key, Live, Reason, Resource, Span
 
@@ -119,19 +121,28 @@ def _span(text: str | None) -> Span | None:
 
 
 def _resource(resource: Resource) -> Json:
-    fields: Json = msgspec.to_builtins(resource, enc_hook=str)
-    return {"kind": resource.kind, **fields}
+    content: Json = msgspec.to_builtins(resource, enc_hook=str)
+    return {"kind": resource.kind, **content}
 
 
 def _parse(item: Mapping[str, Any]) -> Resource:
-    fields = {name: value for name, value in item.items() if name != "kind"}
-    return msgspec.convert(fields, RESOURCES[item["kind"]], dec_hook=_decode)
+    types = _FIELDS[item["kind"]]
+    given = {name: _decode(types[name], value) for name, value in item.items() if name != "kind"}
+    return RESOURCES[item["kind"]](**given)
 
 
-def _decode(type_: type, value: Any) -> Any:
-    if type_ is IPv4Address:
-        return IPv4Address(value)
-    raise NotImplementedError(type_)
+def _fields_of(cls: type[Resource]) -> Mapping[str, Any]:
+    """The fields of a kind of resources with their types."""
+    hints = get_type_hints(cls)
+    return {found.name: hints[found.name] for found in fields(cls)}
+
+
+_FIELDS = {kind: _fields_of(cls) for kind, cls in RESOURCES.items()}
+
+
+def _decode(type_: Any, value: Any) -> Any:
+    # msgspec takes no union of two types that are strange to it.
+    return ip_address(msgspec.convert(value, str)) if type_ == Address else msgspec.convert(value, type_)
 
 
 def _check_version(data: Any) -> None:

@@ -60,6 +60,9 @@ def unsupported(view: NodeView) -> list[Unsupported]:
     if view.node.role in ROLES:
         found += (item for service in view.services for item in _of_service(service))
         found += (item for pool in view.pools.values() for item in _of_pool(pool))
+        translated = {service.pool for service in view.services if service.mode is Mode.NAT}
+        endpoints = (endpoint for name in translated for endpoint in view.pools[name].endpoints)
+        found += (item for endpoint in endpoints for item in _ipv6((endpoint.address,), endpoint.span))
     return sorted(set(found))
 
 
@@ -101,8 +104,9 @@ def _of_service(service: Service) -> Iterator[Unsupported]:
     # The algorithm that a mode brings with it is no wish of its own.
     if service.algorithm not in ALGORITHMS and (service.mode in MODES or "algorithm" in service.places):
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
-    key = "vips" if "vips" in service.places else "vip"
-    yield from _ipv6(service.vips, service.places.get(key, service.span))
+    if service.mode is Mode.NAT:
+        key = "vips" if "vips" in service.places else "vip"
+        yield from _ipv6(service.vips, service.places.get(key, service.span))
     if service.affinity is not None:
         yield _key(service, "affinity")
     if service.idle_timeout_s is not None:
@@ -114,14 +118,12 @@ def _of_service(service: Service) -> Iterator[Unsupported]:
 def _of_pool(pool: Pool) -> Iterator[Unsupported]:
     if pool.health_check.type not in HEALTH_CHECKS:
         yield _value(pool, "healthCheck", pool.health_check.type, HEALTH_CHECKS)
-    for endpoint in pool.endpoints:
-        yield from _ipv6((endpoint.address,), endpoint.span)
 
 
 def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:
     for address in addresses:
         if address.version == 6:
-            yield Unsupported(span, f"the IPv6 address {address} is not supported yet; supported: IPv4")
+            yield Unsupported(span, f"the IPv6 address {address} is not supported in mode nat yet; supported: IPv4")
 
 
 def _value(

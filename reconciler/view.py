@@ -6,10 +6,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address
+from itertools import chain
 
 from reconciler.errors import UsageError
-from reconciler.model import Address, Fleet, Node, Pool, Protocol, Service, Undefined
+from reconciler.model import Fleet, Node, Pool, Protocol, Service, Undefined
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,15 @@ class NodeView:
         echo = {"ECHO"} if self.services else set()
         if any(service.takes_pings for service in self.services):
             echo.add("FORWARD_ECHO")
-        return tuple(sorted(modes | algorithms | undefined | protocols | echo))
+        ipv6 = {"IPV6"} if self.has_ipv6 else set()
+        return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6))
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether a VIP or an endpoint of these services has an IPv6 address."""
+        vips = (vip for service in self.services for vip in service.vips)
+        endpoints = (endpoint.address for pool in self.pools.values() for endpoint in pool.endpoints)
+        return any(type(address) is IPv6Address for address in chain(vips, endpoints))
 
 
 def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
@@ -61,10 +70,3 @@ def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
     services = tuple(service for service in fleet.services if service.runs_on(node))
     pools = {pool.name: pool for pool in fleet.pools}
     return NodeView(node, services, {service.pool: pools[service.pool] for service in services})
-
-
-def ipv4(addresses: tuple[Address, ...]) -> tuple[IPv4Address, ...]:
-    """The same addresses, all of the family that the kinds can hold: `support` lets no other pass."""
-    found = tuple(address for address in addresses if isinstance(address, IPv4Address))
-    assert found == addresses, addresses
-    return found

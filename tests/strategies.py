@@ -2,7 +2,7 @@
 """Fleets of all shapes, for property tests: such as a node can hold, and such as the language can say."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 
 from hypothesis import strategies as st
 
@@ -42,6 +42,7 @@ endpoints = st.builds(
     state=st.sampled_from(EndpointState),
 )
 portless = endpoints.map(lambda endpoint: replace(endpoint, port=None))
+portless6 = portless.map(lambda e: replace(e, address=IPv6Address(f"2001:db8:2::{int(e.address) & 0xff:x}")))
 
 tunnel_sources = st.builds(
     TunnelSource,
@@ -58,32 +59,50 @@ def _distinct(items):
 @st.composite
 def fleets(draw):
     """What compiles for the node lb1: services that share pools and VIPs, some with more VIPs and ports."""
-    sizes = st.sampled_from((None, 97))
-    pools = {name: Pool(name, draw(_distinct(endpoints)), ring_size=draw(sizes)) for name in ("red", "blue")}
-    direct = Pool("direct", draw(_distinct(portless)), ring_size=draw(sizes))  # of modes that translate no port
+    pools = {
+        name: Pool(name, draw(_distinct(members)), ring_size=draw(st.sampled_from((None, 97))))
+        for name, members in (
+            # Of modes that translate no port, by the family of the endpoints.
+            ("red", endpoints), ("blue", endpoints), ("direct", portless), ("direct6", portless6),
+            ("mixed", portless | portless6),
+        )
+    }  # fmt: skip
     pings = {vip: draw(st.sampled_from((None, Echo.REPLY, Echo.DROP))) for vip in (1, 2)}
     services = []
     for i, (vip, port) in enumerate(draw(st.lists(_published, max_size=3, unique=True))):
         mode = draw(st.sampled_from(MODES))
+        pool, families = draw(st.sampled_from(_POOLS[mode]))
         target_port = None if mode.is_dsr else draw(st.sampled_from((None, 9090)))
-        more_vips = [10 + i] if draw(st.booleans()) else []
+        vips = [vip, 10 + i] if draw(st.booleans()) else [vip]
         more_ports = [8000 + i] if target_port is None and draw(st.booleans()) else []
         services.append(Service(
             f"s{vip}-{port}",
-            tuple(IPv4Address(f"20.20.20.{last}") for last in [vip, *more_vips]),
-            draw(st.sampled_from([p for p in PROTOCOLS[mode] if p is not Protocol.ICMP])), (port, *more_ports),
-            direct.name if mode.is_dsr else draw(st.sampled_from(tuple(pools))), mode,
+            tuple(_vip(last, families[place % len(families)]) for place, last in enumerate(vips)),
+            draw(st.sampled_from([p for p in PROTOCOLS[mode] if p is not Protocol.ICMP])), (port, *more_ports), pool,
+            mode,
             draw(st.sampled_from([a for a in ALGORITHMS if not (mode.is_dsr and a is Algorithm.ROUND_ROBIN)])),
             target_port,
             echo=Echo.ENDPOINT if mode.is_dsr and i == 0 and not pings[vip] else pings[vip],
         ))  # fmt: skip
-    back = Interface("back", addresses=(ip_interface("10.2.0.254/24"),))
+    back = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface("2001:db8:2::fe/64")))
     node = Node(
         "lb1", (Interface("front", draw(st.sampled_from(XdpMode))), back),
         draw(st.sampled_from(UNDEFINED_TRAFFIC)), draw(st.sampled_from(VipBinding)),
         tunnel_source=draw(tunnel_sources), packet_too_big=draw(st.sampled_from(PacketTooBig)),
     )  # fmt: skip
-    return Fleet(tuple(services), (*pools.values(), direct), (node,))
+    return Fleet(tuple(services), tuple(pools.values()), (node,))
+
+
+_POOLS = {
+    Mode.NAT: [("red", (4,)), ("blue", (4,))],
+    Mode.DSR_L2: [("direct", (4,)), ("direct6", (6,))],
+    Mode.DSR_L3: [("direct", (4,)), ("direct6", (6,)), ("direct6", (4, 6)), ("mixed", (4,))],
+}
+"""By mode: a pool, and the families that VIPs in front of it may have."""
+
+
+def _vip(last, version):
+    return ip_address(f"20.20.20.{last}" if version == 4 else f"2001:db8:20::{last:x}")
 
 
 addresses = st.sampled_from(["10.2.0.1", "10.2.0.2", "10.2.0.3", "2001:db8::1", "2001:db8::2"]).map(ip_address)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for the whole data plane, and what else direct server return asks of a balancer."""
 
+import json
 import struct
 from dataclasses import replace
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
 import pytest
 
@@ -11,12 +12,12 @@ from reconciler import plan as planning
 from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import SETTINGS, TooBigCode
+from reconciler.kernel.layout import ENDPOINTS, ENDPOINTS6, SETTINGS, TooBigCode
 from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.settings import SETTINGS_KEY, Settings
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.live import read_live
-from reconciler.model import Algorithm, Interface, Mode, PacketTooBig, Protocol, TunnelSource
+from reconciler.model import Algorithm, Endpoint, Interface, Mode, PacketTooBig, Protocol, TunnelSource
 from reconciler.resource import Change, Key, Live
 from reconciler.snapshot import live_from_json, live_to_json
 from reconciler.view import view
@@ -135,12 +136,71 @@ def test_vips_need_to_pass_as_sources_only_where_replies_come_through(fleet_of, 
     assert ("net/ipv4/conf/front/accept_local" in names) == (mode is Mode.NAT)
 
 
+def test_ipv6_is_forwarded_only_where_it_is_needed_and_the_plan_says_what_that_means(fleet_of):
+    name = Key(Sysctl.kind, "net/ipv6/conf/all/forwarding")
+    fleet = fleet_of(Mode.DSR_L3)
+    assert name not in desired_of(fleet).resources
+    assert "IPV6" not in view(fleet, None, "").features
+    pool = replace(fleet.pools[0], endpoints=(Endpoint(IPv6Address("2001:db8:2::11")),))
+    six = replace(fleet, pools=(pool,))
+    assert "IPV6" in view(six, None, "").features
+    (change,) = (c for c in plan_for(FakeKernel(), desired_of(six)).changes if c.key == name)
+    assert "accept_ra" in change.before.effect(change.after, Live())
+    kernel = FakeKernel(sysctls={name.id: "1"})
+    assert name not in {c.key for c in plan_for(kernel, desired_of(six)).changes}
+
+
+def test_rows_of_both_families_read_back_from_a_snapshot(fleet_of):
+    fleet = fleet_of(Mode.DSR_L3)
+    vips = (IPv4Address("20.20.20.1"), IPv6Address("2001:db8:20::1"))
+    endpoints = (Endpoint(IPv6Address("2001:db8:2::11")), Endpoint(IPv6Address("2001:db8:2::12"), 80))
+    fleet = replace(
+        fleet, services=(replace(fleet.services[0], vips=vips),), pools=(replace(fleet.pools[0], endpoints=endpoints),)
+    )
+    desired = desired_of(fleet)
+    assert {"[2001:db8:20::1]:80/tcp", "2001:db8:20::1", "[2001:db8:2::12]:80", "2001:db8:2::11"} <= {
+        key.id for key in desired.resources
+    }
+    live = Live(desired.resources)
+    assert live_from_json(json.loads(json.dumps(live_to_json(live)))) == live
+
+
+def test_a_row_that_lost_its_ipv6_address_is_nobodys_and_is_mended(fleet_of):
+    fleet = fleet_of(Mode.DSR_L3)
+    endpoints = tuple(Endpoint(IPv6Address(f"2001:db8:2::1{i}")) for i in (1, 2))
+    desired = desired_of(replace(fleet, pools=(replace(fleet.pools[0], endpoints=endpoints),)))
+    kernel = FakeKernel()
+    apply(plan_for(kernel, desired), kernel).raise_if_failed()
+    kernel.maps[ENDPOINTS6.name].clear()
+    changed = {c.key.kind for c in plan_for(kernel, desired).changes}
+    assert changed == {"endpoint", "ring"}
+    apply(plan_for(kernel, desired), kernel).raise_if_failed()
+    assert plan_for(kernel, desired).changes == ()
+
+
+def test_an_address_that_can_not_be_written_makes_no_row(fleet_of):
+    fleet = fleet_of(Mode.DSR_L3)
+    endpoints = (Endpoint(IPv6Address("2001:db8:2::11")), Endpoint(IPv4Address("10.2.0.11")))
+    desired = desired_of(replace(fleet, pools=(replace(fleet.pools[0], endpoints=endpoints),)))
+    kernel = FakeKernel()
+    update = kernel.update
+    kernel.update = lambda name, rows: (
+        [OSError("no")] * len(rows) if name == ENDPOINTS6.name else update(name, rows)
+    )  # fmt: skip
+    seen = []
+    kernel.on_write = lambda: seen.append(len(kernel.maps.get(ENDPOINTS.name, {})))
+    result = apply(plan_for(kernel, desired), kernel)
+    assert set(result.failed) == {Key("endpoint", "2001:db8:2::11")}
+    assert max(seen) == 1  # that of the IPv4 endpoint
+
+
 def test_the_program_has_the_modes_and_protocols_of_its_services(fleet_of):
     fleet = fleet_of(Mode.DSR_L2)
     (service,) = fleet.services
     both = (replace(service, protocol=Protocol.UDP), replace(service, mode=Mode.DSR_L3, protocol=Protocol.SCTP))
-    assert view(fleet, None, "").features == ("DSR_L2", "MAGLEV")
-    assert view(replace(fleet, services=both), None, "").features == ("DSR_L2", "DSR_L3", "MAGLEV", "SCTP", "UDP")
+    assert view(fleet, None, "").features == ("DSR_L2", "ECHO", "MAGLEV")
+    both_have = ("DSR_L2", "DSR_L3", "ECHO", "MAGLEV", "SCTP", "UDP")
+    assert view(replace(fleet, services=both), None, "").features == both_have
 
 
 def test_slots_are_as_many_as_the_pool_asks_for(fleet_of):

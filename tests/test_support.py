@@ -194,18 +194,19 @@ CASES = [
      "a.yaml:5: protocol udp is not supported in mode nat yet; supported: tcp"),
     (service(more="protocol: sctp"), pool(), node(),
      "a.yaml:5: protocol sctp is not supported in mode nat yet; supported: tcp"),
-    (service(ports="[]", more="protocol: icmp, mode: dsr-l3"), pool(), node(),
-     "a.yaml:5: protocol icmp is not supported in mode dsr-l3 yet; supported: tcp, udp, sctp"),
+    (service(ports="[]", more="protocol: icmp"), pool(), node(),
+     "a.yaml:5: protocol icmp is not supported in mode nat yet; supported: tcp"),
     (service(more="algorithm: least-connections"), pool(), node(),
      "a.yaml:5: algorithm least-connections is not supported yet; supported: round-robin, source-hash, maglev"),
-    (service(vip=V6), pool(), node(), f"a.yaml:5: the IPv6 address {V6} is not supported yet; supported: IPv4"),
+    (service(vip=V6), pool(), node(),
+     f"a.yaml:5: the IPv6 address {V6} is not supported in mode nat yet; supported: IPv4"),
     (service(more="affinity: {}"), pool(), node(), "a.yaml:5: affinity is not supported yet"),
     (service(more="idleTimeout: 15m"), pool(), node(), "a.yaml:5: idleTimeout is not supported yet"),
     (service(more="allowedSources: [10.0.0.0/8]"), pool(), node(), "a.yaml:5: allowedSources is not supported yet"),
     (service(), pool(more="healthCheck: {type: tcp}"), node(),
      "b.yaml:5: healthCheck tcp is not supported yet; supported: none"),
     (service(), pool(endpoints=f"{{address: '{V6}'}}"), node(),
-     f"b.yaml:5: the IPv6 address {V6} is not supported yet; supported: IPv4"),
+     f"b.yaml:5: the IPv6 address {V6} is not supported in mode nat yet; supported: IPv4"),
     (service(), pool(), node(more="role: endpoint"),
      "c.yaml:5: role endpoint is not supported yet; supported: balancer"),
     (service(), pool(), node(more="snatPorts: 2000-3000"), "c.yaml:5: snatPorts is not supported yet"),
@@ -259,6 +260,13 @@ def test_the_command_line_refuses_what_validate_accepts(capsys):
     assert main(["validate", example]) == 0
     assert main(["plan", example, "--node", "lb6", "--live", "empty"]) == 1
     assert ": mode fullnat is not supported yet; supported: nat, dsr-l2, dsr-l3\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("example", ["nat-tcp", "nat-one-arm", "dsr-l3-ipv6"])
+def test_examples_that_can_run_say_nothing_else(example):
+    fleet = load(EXAMPLES / example).fleet
+    assert not any(unsupported(view(fleet, found.name, "")) for found in fleet.nodes if found.role is Role.BALANCER)
+    assert "don't support" not in (EXAMPLES / example / "services.yaml").read_text()
 
 
 @pytest.mark.parametrize("example", ["dsr-l2", "dsr-l3", "sctp-fullnat", "udp-fleet"])

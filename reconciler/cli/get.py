@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from reconciler.cli.common import open_kernel
 from reconciler.kernel.port import Kernel
+from reconciler.model import Address
 from reconciler.render.table import Row, as_json, as_yaml, table
 
 DESCRIPTION = "Show what the node holds, straight from its maps. Needs no manifests and no agent."
@@ -60,7 +61,7 @@ def _services(kernel: Kernel) -> list[Row]:
             "endpoints": len(rings[row.ring].members) if row.ring in rings else 0, "open": now_open[row.id],
             **asdict(traffic[row.id]),
         }
-        for row in sorted((r for r in live if isinstance(r, ServiceRow)), key=lambda row: (row.vip, row.port))
+        for row in sorted((r for r in live if isinstance(r, ServiceRow)), key=lambda row: (_order(row.vip), row.port))
     ]  # fmt: skip
 
 
@@ -76,8 +77,13 @@ def _endpoints(kernel: Kernel) -> list[Row]:
             "endpoint": numbered.row.id, "state": numbered.state.name.lower(), "open": now_open[numbered.row.id],
             "number": numbered.number, **asdict(traffic[numbered.row.id]),
         }
-        for numbered in sorted(numbered_rows(kernel), key=lambda n: (n.row.address, n.row.port))
+        for numbered in sorted(numbered_rows(kernel), key=lambda n: (_order(n.row.address), n.row.port))
     ]  # fmt: skip
+
+
+def _order(address: Address) -> tuple[int, int]:
+    """IPv4 before IPv6."""
+    return address.version, int(address)
 
 
 def _flows(kernel: Kernel) -> list[Row]:

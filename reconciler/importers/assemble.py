@@ -130,8 +130,12 @@ def _by_vips(service: Service, notices: Notices) -> Iterator[Service]:
                 reason = f"{service.mode} can't mix IPv4 and IPv6"
                 notices.add(service.line, f"{service}: VIP {vip} is left out: {reason}")
         vips = [vip for vip in vips if vip.version == vips[0].version]
-    for start in range(0, len(vips), MAX_VIPS):
-        yield replace(service, vips=tuple(vips[start : start + MAX_VIPS]))
+    groups = [vips]
+    if any(endpoint.address.version == 4 for endpoint in service.endpoints):  # tunnels bring them IPv4 only
+        groups = [[vip for vip in vips if vip.version == version] for version in (4, 6)]
+    for group in groups:
+        for start in range(0, len(group), MAX_VIPS):
+            yield replace(service, vips=tuple(group[start : start + MAX_VIPS]))
 
 
 def _with_possible_algorithm(service: Service, notices: Notices) -> Service:
@@ -153,6 +157,8 @@ def _reachable(service: Service, vips: set[Address], notices: Notices) -> list[E
             reason = "it is a VIP"
         if not reason and service.mode in _ONE_FAMILY and endpoint.address.version != service.vips[0].version:
             reason = f"{service.mode} can't mix IPv4 and IPv6"
+        if not reason and endpoint.address.version == 4 and service.vips[0].version == 6:
+            reason = f"{service.mode} can't bring IPv6 to IPv4 endpoints"
         if not reason and key in kept:
             reason = "it is there already"
         if reason:

@@ -109,9 +109,11 @@ def _add_idle(
             open_in.setdefault(endpoint, Counter())[pool_of_service[service]] += count
     found = [row for row in _of(live, EndpointRow) if row.id not in active]
     likely = {name: list(pool.values()) for name, pool in pools.items()}
-    direct = {_pool_of(row.ring) for row in services if row.mode in (Mode.DSR_L2, Mode.DSR_L3)}
+    users: dict[str, list[ServiceRow]] = {}
+    for user in services:
+        users.setdefault(_pool_of(user.ring), []).append(user)
     for row in found:
-        fitting = [name for name in pools if not (row.port and name in direct)]  # there no port is translated
+        fitting = [name for name in pools if all(_serves(row, user) for user in users.get(name, ()))]
         state = "disabled" if row.disabled else "draining"
         if row.id in open_in:
             name = min(open_in[row.id].items(), key=lambda item: (-item[1], item[0]))[0]
@@ -123,6 +125,13 @@ def _add_idle(
             if len(fitting) > 1:
                 notices.add(0, f"{row.key} is {state}, and nothing says in which pool: {name} is written")
         pools[name][row.id] = _endpoint(row, state=state)
+
+
+def _serves(row: EndpointRow, service: ServiceRow) -> bool:
+    """Whether an endpoint can be behind a service: as rules want ports, and families of addresses."""
+    tunnelled = service.mode == Mode.DSR_L3 and row.address.version == 6
+    translated = service.mode == Mode.NAT
+    return (tunnelled or row.address.version == service.vip.version) and (translated or not row.port)
 
 
 def _distance(row: EndpointRow, endpoints: Sequence[Endpoint]) -> tuple[bool, int]:

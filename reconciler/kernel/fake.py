@@ -42,7 +42,8 @@ class FakeKernel:
 
     def __post_init__(self) -> None:
         settings = ("send_redirects", "accept_local", "rp_filter")
-        self.sysctls.setdefault("net/ipv4/ip_forward", "0")
+        for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+            self.sysctls.setdefault(name, "0")
         for name in ("all", *self.interfaces):
             for setting in settings:
                 self.sysctls.setdefault(f"net/ipv4/conf/{name}/{setting}", "1" if setting == "send_redirects" else "0")

@@ -13,7 +13,7 @@ import struct
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import netlink
@@ -27,7 +27,10 @@ _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
 _LOOPBACK = 1  # The loopback is the first interface of every network namespace.
 _KERNEL = 2
-_TABLE_LOCAL, _TYPE_LOCAL, _SCOPE_HOST, _BITS = 255, 2, 254, 32
+_TABLE_LOCAL, _TYPE_LOCAL, _SCOPE_HOST = 255, 2, 254
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_BITS = {socket.AF_INET: 32, socket.AF_INET6: 128}
+_NO_DETECTION = 0x02  # IFA_F_NODAD: nobody else on the loopback could have the address
 _RTA_DST, _RTA_OIF = 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_PROTO = 1, 2, 11
 _PROTOCOL_NAMES = {0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 186: "bgp", 188: "ospf"}
@@ -103,13 +106,15 @@ def remove(vips: Sequence[LocalVip]) -> list[Outcome]:
 def _outcome(verb: str, vip: LocalVip, error: OSError | None, *harmless: int) -> Outcome:
     if error is None or error.errno in harmless:
         return None
-    return KernelError(f"can't {verb} the local {vip.form} {vip.address}: {error.strerror}")
+    hint = "ip link set lo up" if error.errno == errno.ENETDOWN else ""
+    return KernelError(f"can't {verb} the local {vip.form} {vip.address}: {error.strerror}", hint=hint)
 
 
 def _add_message(vip: LocalVip) -> Message:
     if vip.form == "address":
         return Message(_NEW_ADDRESS, netlink.CREATE | netlink.EXCLUSIVE, _address_body(vip))
-    # Not exclusive: a VIP that changes its form has the kernel's route for its address for a moment.
+    # Not exclusive: a VIP that changes its form has the kernel's route for its address for a moment. Of IPv6 ours is
+    # another route anyhow, by its metric: 1024, while the kernel's is 0.
     return Message(_NEW_ROUTE, netlink.CREATE | netlink.APPEND, _route_body(vip))
 
 
@@ -120,42 +125,49 @@ def _remove_message(vip: LocalVip) -> Message:
 
 
 def _route_body(vip: LocalVip) -> bytes:
+    address = ip_address(vip.address)
+    family = _FAMILIES[address.version]
     return (
-        _ROUTE.pack(socket.AF_INET, _BITS, 0, 0, _TABLE_LOCAL, PROTOCOL, _SCOPE_HOST, _TYPE_LOCAL, 0)
-        + netlink.attribute(_RTA_DST, IPv4Address(vip.address).packed)
+        _ROUTE.pack(family, _BITS[family], 0, 0, _TABLE_LOCAL, PROTOCOL, _SCOPE_HOST, _TYPE_LOCAL, 0)
+        + netlink.attribute(_RTA_DST, address.packed)
         + netlink.attribute(_RTA_OIF, struct.pack("=I", _LOOPBACK))
     )
 
 
 def _address_body(vip: LocalVip) -> bytes:
-    address = IPv4Address(vip.address).packed
+    address = ip_address(vip.address)
+    family = _FAMILIES[address.version]
     return (
-        _ADDRESS.pack(socket.AF_INET, _BITS, 0, _SCOPE_HOST, _LOOPBACK)
-        + netlink.attribute(_IFA_LOCAL, address)
-        + netlink.attribute(_IFA_ADDRESS, address)
+        _ADDRESS.pack(family, _BITS[family], _NO_DETECTION, _SCOPE_HOST, _LOOPBACK)
+        + netlink.attribute(_IFA_LOCAL, address.packed)
+        + netlink.attribute(_IFA_ADDRESS, address.packed)
         + netlink.attribute(_IFA_PROTO, bytes([PROTOCOL]))
     )
 
 
 def _routes(route: Route, protocol: int = 0) -> Iterator[tuple[str, _Holder]]:
     """Single addresses in the table `local`; `protocol` 0 means any."""
-    asked = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _TABLE_LOCAL, protocol, 0, _TYPE_LOCAL, 0)
-    try:
-        answers = route.dump(_GET_ROUTE, asked)
-    except FileNotFoundError:
-        return  # A namespace whose interfaces were never up has no such table yet.
-    for answer in answers:
-        _, bits, _, _, _, protocol_held, *_ = _ROUTE.unpack_from(answer)
-        found = netlink.attributes(answer[_ROUTE.size :])
-        if bits == _BITS and _RTA_OIF in found:
-            holder = _Holder("route", int.from_bytes(found[_RTA_OIF], sys.byteorder), protocol_held)
-            yield str(IPv4Address(found[_RTA_DST])), holder
+    for family, bits in _BITS.items():
+        asked = _ROUTE.pack(family, 0, 0, 0, _TABLE_LOCAL, protocol, 0, _TYPE_LOCAL, 0)
+        try:
+            answers = route.dump(_GET_ROUTE, asked)
+        except FileNotFoundError:
+            continue  # A namespace whose interfaces were never up has no such table yet.
+        for answer in answers:
+            family_held, bits_held, _, _, _, protocol_held, *_ = _ROUTE.unpack_from(answer)
+            found = netlink.attributes(answer[_ROUTE.size :])
+            # A kernel without IPv6 answers for all other families.
+            if (family_held, bits_held) == (family, bits) and _RTA_OIF in found:
+                holder = _Holder("route", int.from_bytes(found[_RTA_OIF], sys.byteorder), protocol_held)
+                yield str(ip_address(found[_RTA_DST])), holder
 
 
 def _addresses(route: Route, interface: int = 0) -> Iterator[tuple[str, _Holder]]:
     """Addresses of an interface; 0 means of all."""
-    for answer in route.dump(_GET_ADDRESS, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, interface)):
-        *_, index = _ADDRESS.unpack_from(answer)
-        found = netlink.attributes(answer[_ADDRESS.size :])
-        address = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
-        yield str(IPv4Address(address)), _Holder("address", index, found.get(_IFA_PROTO, b"\0")[0])
+    for family in _BITS:
+        for answer in route.dump(_GET_ADDRESS, _ADDRESS.pack(family, 0, 0, 0, interface)):
+            family_held, *_, index = _ADDRESS.unpack_from(answer)
+            found = netlink.attributes(answer[_ADDRESS.size :])
+            if family_held == family:
+                address = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+                yield str(ip_address(address)), _Holder("address", index, found.get(_IFA_PROTO, b"\0")[0])

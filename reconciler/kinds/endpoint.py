@@ -9,17 +9,17 @@ back. Only when no number is left unused are retired rows without connections gi
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import ENDPOINT_COUNTERS, ENDPOINTS, FLOWS, EndpointRowState
+from reconciler.kernel.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Endpoint, EndpointState
+from reconciler.model import Address, Endpoint, EndpointState
 from reconciler.resource import Change, Key, Live, Reading, Resource, Span
 from reconciler.view import NodeView
 
@@ -34,13 +34,15 @@ class EndpointRow(Resource):
 
     kind: ClassVar[str] = "endpoint"
 
-    address: IPv4Address
+    address: Address
     port: int = 0
     disabled: bool = False
 
     @property
     def id(self) -> str:
-        return f"{self.address}:{self.port}" if self.port else str(self.address)
+        if not self.port:
+            return str(self.address)
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
 
     @property
     def needs(self) -> tuple[Key, ...]:
@@ -75,7 +77,6 @@ def _connections(count: int | None) -> str:
 
 
 def row_of(endpoint: Endpoint) -> EndpointRow:
-    assert isinstance(endpoint.address, IPv4Address), endpoint  # `support` lets no other pass
     return EndpointRow(endpoint.address, endpoint.port or 0, endpoint.state is EndpointState.DISABLED)
 
 
@@ -90,13 +91,14 @@ class NumberedRow:
 
 def numbered_rows(kernel: Kernel) -> list[NumberedRow]:
     """Every row in use, retired ones too."""
+    held = [(key, *_ROW.unpack(value)) for key, value in kernel.dump(ENDPOINTS.name)]
+    # An array of 2 MB, which most nodes have no use for.
+    addresses6 = dict(kernel.dump(ENDPOINTS6.name)) if any(not any(address) for _, address, _, _ in held) else {}
     rows = []
-    for key, value in kernel.dump(ENDPOINTS.name):
-        address, port, state = _ROW.unpack(value)
-        if state != EndpointRowState.FREE:
-            row = EndpointRow(
-                IPv4Address(address), int.from_bytes(port), state == EndpointRowState.DISABLED
-            )
+    for key, address, port, state in held:
+        full = address if any(address) else addresses6.get(key, b"")  # without any, it was damaged: nobody's
+        if state != EndpointRowState.FREE and full:
+            row = EndpointRow(ip_address(full), int.from_bytes(port), state == EndpointRowState.DISABLED)
             rows.append(NumberedRow(_ID.unpack(key)[0], row, EndpointRowState(state)))
     return rows
 
@@ -126,8 +128,10 @@ class EndpointKind(Kind):
         numbers = {r.row.id: r.number for r in rows}
         new = [change for change in changes if change.after and change.key.id not in numbers]
         free = self._free_numbers(len(new), rows) if new else []
-        numbers |= {change.key.id: number for change, number in zip(new, free, strict=False)}
-        outcomes: list[tuple[Change, Outcome]] = []
+        given = {change.key.id: number for change, number in zip(new, free, strict=False)}
+        numbers |= given
+        outcomes: list[tuple[Change, Outcome]] = self._write_addresses6(new, given)
+        failed = {change.key for change, _ in outcomes}
         writes: list[tuple[Change, Row]] = []
         for change in changes:
             number = numbers.get(change.key.id)
@@ -139,10 +143,21 @@ class EndpointKind(Kind):
                     )
                     outcomes.append((change, error))
                 continue
-            writes.append((change, (_ID.pack(number), _encode(change))))
+            if change.key not in failed:
+                writes.append((change, (_ID.pack(number), _encode(change))))
         results = self.kernel.update(ENDPOINTS.name, [row for _, row in writes])
         outcomes += zip((change for change, _ in writes), results, strict=True)
         return each(changes, outcomes)
+
+    def _write_addresses6(self, new: Sequence[Change], numbers: Mapping[str, int]) -> list[tuple[Change, Outcome]]:
+        """Where the rows will look for their addresses, before they do. Returns what failed."""
+        rows = [
+            (change, (_ID.pack(numbers[change.key.id]), change.after.address.packed))
+            for change in new
+            if isinstance(change.after, EndpointRow) and change.after.address.version == 6 and change.key.id in numbers
+        ]
+        done = self.kernel.update(ENDPOINTS6.name, [row for _, row in rows])
+        return [(change, outcome) for (change, _), outcome in zip(rows, done, strict=True) if outcome]
 
     def _free_numbers(self, count: int, rows: list[NumberedRow]) -> list[int]:
         """Numbers for new rows: never used ones, then those of retired rows that no connection uses."""
@@ -166,7 +181,7 @@ def _encode(change: Change) -> bytes:
             state = EndpointRowState.DISABLED if disabled else EndpointRowState.USABLE
             if change.after is None:
                 state = EndpointRowState.RETIRED
-            return _ROW.pack(address.packed, port.to_bytes(2), state)
+            return _ROW.pack(address.packed if address.version == 4 else bytes(4), port.to_bytes(2), state)
     raise TypeError(f"not an endpoint: {change}")
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VIPs on the loopback: the node takes packets to them for its own and answers ARP for them.
+"""VIPs on the loopback: the node takes packets to them for its own, and answers ARP for those of IPv4. Nobody asks
+the kernel's neighbour discovery for an address of the loopback, so IPv6 VIPs must be routed to the node.
 
 The default form is a `local` route with our protocol number; adding addresses to a link is quadratic in the
 kernel (50,000: 81 s against 0.8 s as routes).
@@ -9,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.service import ServiceKind, ServiceRow
-from reconciler.model import VipBinding
+from reconciler.model import Address, VipBinding
 from reconciler.resource import Change, Key, Live, Reading, Resource
 from reconciler.view import NodeView
 
@@ -26,7 +27,7 @@ class LoopbackVip(Resource):
 
     kind: ClassVar[str] = "loopback"
 
-    address: IPv4Address
+    address: Address
     form: str
     services: tuple[str, ...] = field(default=(), compare=False)
 
@@ -52,7 +53,7 @@ class LoopbackKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        published: dict[IPv4Address, list[Wanted]] = {}
+        published: dict[Address, list[Wanted]] = {}
         for row, span in ServiceKind.desired(view):
             if isinstance(row, ServiceRow):
                 published.setdefault(row.vip, []).append((row, span))
@@ -66,7 +67,7 @@ class LoopbackKind(Kind):
             forms.setdefault(vip.address, []).append(vip.form)
         foreign = self.kernel.foreign_addresses([key.id for key in wanted])
         return Reading(
-            tuple(LoopbackVip(IPv4Address(a), " and ".join(sorted(held))) for a, held in forms.items()),
+            tuple(LoopbackVip(ip_address(a), " and ".join(sorted(held))) for a, held in forms.items()),
             {Key(LoopbackVip.kind, address): owner for address, owner in foreign.items()},
         )
 

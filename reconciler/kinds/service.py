@@ -6,26 +6,30 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import SERVICE_COUNTERS, SERVICES, AlgorithmCode, ModeCode, code, word
+from reconciler.kernel.layout import SERVICE_COUNTERS, SERVICES, SERVICES6, AlgorithmCode, ModeCode, code, word
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.endpoint import connections_end
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_indexes, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
-from reconciler.model import Mode, Protocol
+from reconciler.model import Address, Mode, Protocol
 from reconciler.resource import Change, Key, Live, Reading, Resource
-from reconciler.view import NodeView, ipv4
+from reconciler.view import NodeView
 
-_KEY = struct.Struct(SERVICES.key)
+_MAPS = {4: SERVICES, 6: SERVICES6}  # by family of the VIP; their rows share the indexes of counters
+_KEYS = {version: struct.Struct(spec.key) for version, spec in _MAPS.items()}
 _ROW = struct.Struct(SERVICES.value)
 _INDEX = struct.Struct(SERVICE_COUNTERS.key)
-_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1}  # RFC 5237, IANA protocol numbers
-_PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+_PROTOCOLS = {  # RFC 5237, IANA protocol numbers; pings have another one in each family
+    4: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1},
+    6: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 58},
+}
+_PROTOCOL_NAMES = {version: {n: name for name, n in numbers.items()} for version, numbers in _PROTOCOLS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class ServiceRow(Resource):
 
     kind: ClassVar[str] = "service"
 
-    vip: IPv4Address
+    vip: Address
     protocol: str
     port: int
     mode: str
@@ -44,7 +48,8 @@ class ServiceRow(Resource):
 
     @property
     def id(self) -> str:
-        return f"{self.vip}:{self.port}/{self.protocol}" if self.port else f"{self.vip}/{self.protocol}"
+        host = f"[{self.vip}]" if self.vip.version == 6 and self.port else str(self.vip)
+        return f"{host}:{self.port}/{self.protocol}" if self.port else f"{host}/{self.protocol}"
 
     @property
     def needs(self) -> tuple[Key, ...]:
@@ -73,7 +78,10 @@ class IndexedRow:
 
 def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     rings = {index: name for name, index in ring_indexes(kernel).items()}
-    return [IndexedRow(_ROW.unpack(value)[0], _decode(key, value, rings)) for key, value in kernel.dump(SERVICES.name)]
+    return [
+        IndexedRow(_ROW.unpack(value)[0], _decode(version, key, value, rings))
+        for version, spec in _MAPS.items() for key, value in kernel.dump(spec.name)
+    ]  # fmt: skip
 
 
 class ServiceKind(Kind):
@@ -83,7 +91,7 @@ class ServiceKind(Kind):
     @staticmethod
     def desired(view: NodeView) -> Iterator[Wanted]:
         for s in view.services:
-            for vip in ipv4(s.vips):
+            for vip in s.vips:
                 ring = ring_name(s.pool, s.algorithm)
                 for port in s.ports:
                     row = ServiceRow(
@@ -101,8 +109,11 @@ class ServiceKind(Kind):
         rings = ring_indexes(self.kernel)
         free = iter(sorted(set(range(SERVICES.capacity)) - set(indexes.values())))
         outcomes: list[tuple[Change, Outcome]] = []
-        rows: list[tuple[Change, Row]] = []
+        rows: dict[int, list[tuple[Change, Row]]] = {version: [] for version in _MAPS}
+        gone: dict[int, list[tuple[Change, bytes]]] = {version: [] for version in _MAPS}
         for change in changes:
+            if isinstance(change.before, ServiceRow) and change.after is None:
+                gone[change.before.vip.version].append((change, _pack_key(change.before)))
             if not isinstance(change.after, ServiceRow):
                 continue
             index, ring = indexes.get(change.key.id), rings.get(change.after.ring)
@@ -117,17 +128,18 @@ class ServiceKind(Kind):
                     outcomes.append((change, error))
                     continue
                 self.kernel.delete(SERVICE_COUNTERS.name, [_INDEX.pack(index)])
-            rows.append((change, (_pack_key(change.after), _encode(change.after, index, ring))))
-        results = self.kernel.update(SERVICES.name, [row for _, row in rows])
-        outcomes += zip((change for change, _ in rows), results, strict=True)
-        gone = [change for change in changes if change.after is None]
-        keys = [_pack_key(change.before) for change in gone if isinstance(change.before, ServiceRow)]
-        outcomes += zip(gone, self.kernel.delete(SERVICES.name, keys), strict=True)
+            row = _pack_key(change.after), _encode(change.after, index, ring)
+            rows[change.after.vip.version].append((change, row))
+        for version, spec in _MAPS.items():
+            done = self.kernel.update(spec.name, [row for _, row in rows[version]])
+            outcomes += zip((change for change, _ in rows[version]), done, strict=True)
+            done = self.kernel.delete(spec.name, [key for _, key in gone[version]])
+            outcomes += zip((change for change, _ in gone[version]), done, strict=True)
         return each(changes, outcomes)
 
 
 def _pack_key(row: ServiceRow) -> bytes:
-    return _KEY.pack(row.vip.packed, row.port.to_bytes(2), _PROTOCOLS[row.protocol])
+    return _KEYS[row.vip.version].pack(row.vip.packed, row.port.to_bytes(2), _PROTOCOLS[row.vip.version][row.protocol])
 
 
 def _encode(row: ServiceRow, index: int, ring: int) -> bytes:
@@ -135,12 +147,12 @@ def _encode(row: ServiceRow, index: int, ring: int) -> bytes:
     return _ROW.pack(index, ring, row.target_port.to_bytes(2), mode, algorithm)
 
 
-def _decode(key: bytes, value: bytes, rings: Mapping[int, str]) -> ServiceRow:
-    vip, port, protocol = _KEY.unpack(key)
+def _decode(version: int, key: bytes, value: bytes, rings: Mapping[int, str]) -> ServiceRow:
+    vip, port, protocol = _KEYS[version].unpack(key)
     _, ring, target_port, mode, algorithm = _ROW.unpack(value)
     return ServiceRow(
-        IPv4Address(vip),
-        _PROTOCOL_NAMES.get(protocol, str(protocol)),
+        ip_address(vip),
+        _PROTOCOL_NAMES[version].get(protocol, str(protocol)),
         int.from_bytes(port),
         word(ModeCode, mode),
         word(AlgorithmCode, algorithm),

@@ -11,8 +11,10 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.model import IcmpRedirects, Mode
-from reconciler.resource import Change, Key, Reading, Resource
+from reconciler.resource import Change, Key, Live, Reading, Resource
 from reconciler.view import NodeView
+
+_FORWARDING6 = "net/ipv6/conf/all/forwarding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,12 @@ class Sysctl(Resource):
     def describe(self) -> dict[str, str]:
         return {"value": self.value}
 
+    def effect(self, after: Resource | None, live: Live) -> str:
+        # rt6_purge_dflt_routers in net/ipv6/route.c: a router learns no default route unless accept_ra is 2.
+        if self.name == _FORWARDING6 and self.value == "0" and isinstance(after, Sysctl):
+            return "default routes learnt from router advertisements go, but for interfaces whose accept_ra is 2"
+        return ""
+
 
 class SysctlKind(Kind):
     phase = 0
@@ -42,6 +50,8 @@ class SysctlKind(Kind):
             return
         # The FIB lookup of the data plane answers only where the kernel forwards.
         yield Sysctl("net/ipv4/ip_forward", "1"), view.node.span
+        if view.has_ipv6:
+            yield Sysctl(_FORWARDING6, "1"), view.node.span
         # Redirects would tell clients and endpoints on a shared segment to go past the balancer. The kernel
         # sends them if either the interface's setting or that of `all` is on.
         has_nat = any(service.mode is Mode.NAT for service in view.services)
@@ -85,7 +95,7 @@ class SysctlKind(Kind):
             return self._restore(name)
         current = self.kernel.read_sysctl(name)
         if current is None:
-            raise KernelError(f"the kernel has no setting {name}", hint="does the interface exist?")
+            raise KernelError(f"the kernel has no setting {name}", hint="does the interface exist, and the protocol?")
         if name not in former:
             self.kernel.remember_sysctl(name, current)  # before the write: a crash between them loses nothing
         return self.kernel.write_sysctl(name, value)

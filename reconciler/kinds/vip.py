@@ -6,17 +6,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.kernel.layout import VIPS, EchoCode, UndefinedCode, code, word
+from reconciler.kernel.layout import VIPS, VIPS6, EchoCode, UndefinedCode, code, word
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Echo
+from reconciler.model import Address, Echo
 from reconciler.resource import Change, Key, Reading, Resource
-from reconciler.view import NodeView, ipv4
+from reconciler.view import NodeView
 
+_MAPS = {4: VIPS, 6: VIPS6}  # by family
 _ROW = struct.Struct(VIPS.value)
 
 
@@ -26,7 +27,7 @@ class VipRow(Resource):
 
     kind: ClassVar[str] = "vip"
 
-    address: IPv4Address
+    address: Address
     undefined_traffic: str
     echo: str = Echo.REPLY.value
 
@@ -48,24 +49,26 @@ class VipKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        found = {vip: s.span for s in reversed(view.services) for vip in ipv4(s.vips)}
+        found = {vip: s.span for s in reversed(view.services) for vip in s.vips}
         echo = {vip: s.echo for s in view.services if s.echo for vip in s.vips}
         echo |= {vip: Echo.ENDPOINT for s in view.services if s.takes_pings for vip in s.vips}
         undefined = view.node.undefined_traffic.value
         return ((VipRow(vip, undefined, echo.get(vip, Echo.REPLY).value), span) for vip, span in found.items())
 
     def read(self, wanted: Collection[Key]) -> Reading:
-        rows = self.kernel.dump(VIPS.name)
+        rows = [row for spec in _MAPS.values() for row in self.kernel.dump(spec.name)]
         return Reading(tuple(_decode(key, value) for key, value in rows))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        puts = [(c, c.after) for c in changes if isinstance(c.after, VipRow)]
-        rows = [(row.address.packed, _encode(row)) for _, row in puts]
-        gone = [c for c in changes if c.after is None]
-        keys = [IPv4Address(c.key.id).packed for c in gone]
         outcomes: list[tuple[Change, Outcome]] = []
-        outcomes += zip((c for c, _ in puts), self.kernel.update(VIPS.name, rows), strict=True)
-        outcomes += zip(gone, self.kernel.delete(VIPS.name, keys), strict=True)
+        for version, spec in _MAPS.items():
+            own = [(c, address) for c in changes if (address := ip_address(c.key.id)).version == version]
+            puts = [(c, (a.packed, _encode(c.after))) for c, a in own if isinstance(c.after, VipRow)]
+            gone = [(c, a.packed) for c, a in own if c.after is None]
+            done = self.kernel.update(spec.name, [row for _, row in puts])
+            outcomes += zip((c for c, _ in puts), done, strict=True)
+            done = self.kernel.delete(spec.name, [key for _, key in gone])
+            outcomes += zip((c for c, _ in gone), done, strict=True)
         return each(changes, outcomes)
 
 
@@ -75,7 +78,7 @@ def _encode(row: VipRow) -> bytes:
 
 def _decode(key: bytes, value: bytes) -> VipRow:
     undefined, echo = _ROW.unpack(value)
-    return VipRow(IPv4Address(key), word(UndefinedCode, undefined), word(EchoCode, echo))
+    return VipRow(ip_address(key), word(UndefinedCode, undefined), word(EchoCode, echo))
 
 
 KIND = VipKind

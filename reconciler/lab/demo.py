@@ -33,10 +33,9 @@ from reconciler.lab.lab import PREFIX, Lab, signals_as_exit
 from reconciler.lab.load import Load
 from reconciler.lab.prove import check_shares, weights_of
 from reconciler.lab.stage import Output, Screen, run, start
-from reconciler.lab.topology import SWITCH
+from reconciler.lab.topology import SWITCH, ipv4
 from reconciler.lab.traffic import Outcome
 from reconciler.model import Endpoint, Fleet, Pool, Service
-from reconciler.view import ipv4
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "examples/configs/nat-tcp"
 REQUESTS = 300

@@ -16,9 +16,9 @@ from math import gcd
 
 from reconciler.lab.capture import Packet
 from reconciler.lab.lab import Lab
+from reconciler.lab.topology import ipv4
 from reconciler.lab.traffic import Outcome
 from reconciler.model import Algorithm, EndpointState, Fleet, Service
-from reconciler.view import ipv4
 
 _MIN_REQUESTS = 24
 _CLIENTS = 64

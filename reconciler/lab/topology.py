@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from reconciler.lab import LabError
-from reconciler.model import Fleet, Interface, Node
+from reconciler.model import Address, Fleet, Interface, Node
 from reconciler.support import require_supported
-from reconciler.view import ipv4, view
+from reconciler.view import view
 
 CLIENT, SWITCH = "client", "switch"
 HOST_DEVICE = "eth0"
@@ -121,6 +121,14 @@ def _ports(fleet: Fleet, spares: Collection[IPv4Address]) -> dict[IPv4Address, t
     for spare in spares:
         ports.setdefault(spare, every)
     return {address: tuple(sorted(ports[address])) for address in sorted(ports)}
+
+
+def ipv4(addresses: tuple[Address, ...]) -> tuple[IPv4Address, ...]:
+    """The same addresses. Raises LabError if one is of the family that the lab does not have."""
+    found = tuple(address for address in addresses if isinstance(address, IPv4Address))
+    if found != addresses:
+        raise LabError(f"the lab has no place for {', '.join(map(str, addresses))}", hint="it knows IPv4 only")
+    return found
 
 
 def _vips(fleet: Fleet) -> set[IPv4Address]:

@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("inside")]
 
 ROUTE = LocalVip("20.20.20.1", "route")
 ADDRESS = LocalVip("20.20.20.2", "address")
+ROUTE6 = LocalVip("2001:db8:20::1", "route")
+ADDRESS6 = LocalVip("2001:db8:20::2", "address")
 
 
 def ip(*arguments: str) -> str:
@@ -27,7 +29,8 @@ def ip(*arguments: str) -> str:
 
 def local_routes() -> dict[str, str]:
     """Destination → protocol."""
-    routes = json.loads(ip("-N", "-j", "route", "show", "table", "255", "type", "local"))
+    shown = (ip("-N", family, "-j", "route", "show", "table", "255", "type", "local") for family in ("-4", "-6"))
+    routes = [route for text in shown for route in json.loads(text or "[]")]
     return {route["dst"]: route.get("protocol", "boot") for route in routes}
 
 
@@ -55,37 +58,66 @@ def test_an_address_is_on_the_loopback_and_ours(kernel: RealKernel) -> None:
     assert kernel.local_vips() == []
 
 
-def test_somebody_elses_reader_sees_our_mark_on_both_forms(kernel: RealKernel) -> None:
-    """pyroute2 speaks netlink by itself, and shows the protocol of addresses, which iproute2 6.1 does not."""
-    kernel.add_local_vips([ROUTE, ADDRESS])
-    with IPRoute() as reader:
-        marks = {a.get_attr("IFA_ADDRESS"): a.get_attr("IFA_PROTO") for a in reader.get_addr(family=socket.AF_INET)}
-        routes = {r.get_attr("RTA_DST") for r in reader.get_routes(family=socket.AF_INET, table=255, proto=251)}
-    assert marks[ADDRESS.address] == 251
-    assert ROUTE.address in routes
+def test_an_ipv6_route_carries_our_protocol_and_makes_the_node_answer(kernel: RealKernel) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as server:
+        vip = (ROUTE6.address, server.getsockname()[1])
+        with pytest.raises(OSError, match="Network is unreachable"):
+            socket.create_connection(vip, timeout=10)
+        assert kernel.add_local_vips([ROUTE6]) == [None]
+        assert local_routes()[ROUTE6.address] == "251"
+        socket.create_connection(vip, timeout=10).close()
+        assert kernel.local_vips() == [ROUTE6]
+        assert kernel.remove_local_vips([ROUTE6]) == [None]
+        with pytest.raises(OSError, match="Network is unreachable"):
+            socket.create_connection(vip, timeout=10)
 
 
-def test_adding_twice_and_removing_what_is_absent_are_no_errors(kernel: RealKernel) -> None:
-    both = [ROUTE, ADDRESS]
-    assert kernel.add_local_vips([*both, *both]) == [None] * 4
-    assert kernel.add_local_vips(both) == [None, None]
-    assert sorted(kernel.local_vips()) == sorted(both)
-    assert kernel.remove_local_vips([*both, *both]) == [None] * 4
-    assert kernel.remove_local_vips(both) == [None, None]
+def test_an_ipv6_address_is_there_at_once_and_ours(kernel: RealKernel) -> None:
+    """Without the search for duplicates, during which nobody could use it."""
+    assert kernel.add_local_vips([ADDRESS6]) == [None]
+    (loopback,) = json.loads(ip("-6", "-j", "addr", "show", "dev", "lo"))
+    (found,) = (a for a in loopback["addr_info"] if a["local"] == ADDRESS6.address)
+    assert found["prefixlen"] == 128
+    assert not found.get("tentative")
+    assert kernel.local_vips() == [ADDRESS6]
+    assert kernel.foreign_addresses([ADDRESS6.address]) == {}
+    assert kernel.remove_local_vips([ADDRESS6]) == [None]
     assert kernel.local_vips() == []
 
 
+def test_somebody_elses_reader_sees_our_mark_on_both_forms(kernel: RealKernel) -> None:
+    """pyroute2 speaks netlink by itself, and shows the protocol of addresses, which iproute2 6.1 does not."""
+    kernel.add_local_vips([ROUTE, ADDRESS, ROUTE6, ADDRESS6])
+    for family, route, address in ((socket.AF_INET, ROUTE, ADDRESS), (socket.AF_INET6, ROUTE6, ADDRESS6)):
+        with IPRoute() as reader:
+            marks = {a.get_attr("IFA_ADDRESS"): a.get_attr("IFA_PROTO") for a in reader.get_addr(family=family)}
+            routes = {r.get_attr("RTA_DST") for r in reader.get_routes(family=family, table=255, proto=251)}
+        assert marks[address.address] == 251
+        assert route.address in routes
+
+
+def test_adding_twice_and_removing_what_is_absent_are_no_errors(kernel: RealKernel) -> None:
+    all_ = [ROUTE, ADDRESS, ROUTE6, ADDRESS6]
+    assert kernel.add_local_vips([*all_, *all_]) == [None] * 8
+    assert kernel.add_local_vips(all_) == [None] * 4
+    assert sorted(kernel.local_vips()) == sorted(all_)
+    assert kernel.remove_local_vips([*all_, *all_]) == [None] * 8
+    assert kernel.remove_local_vips(all_) == [None] * 4
+    assert kernel.local_vips() == []
+
+
+@pytest.mark.parametrize("address", ["20.20.20.3", "2001:db8:20::3"])
 @pytest.mark.parametrize(("old", "new"), [("route", "address"), ("address", "route")])
 def test_a_vip_can_hold_both_forms_while_it_changes_from_one_to_the_other(
-    kernel: RealKernel, old: str, new: str
+    kernel: RealKernel, old: str, new: str, address: str
 ) -> None:
-    before, after = LocalVip("20.20.20.3", old), LocalVip("20.20.20.3", new)
+    before, after = LocalVip(address, old), LocalVip(address, new)
     assert kernel.add_local_vips([before]) == [None]
     assert kernel.add_local_vips([after]) == [None]
     assert set(kernel.local_vips()) == {before, after}
     assert kernel.remove_local_vips([before]) == [None]
     assert kernel.local_vips() == [after]
-    assert "20.20.20.3" in local_routes()
+    assert address in local_routes()
 
 
 def test_other_peoples_addresses_and_routes_are_described_and_stay(kernel: RealKernel) -> None:
@@ -114,8 +146,33 @@ def test_other_peoples_addresses_and_routes_are_described_and_stay(kernel: RealK
     assert kernel.foreign_addresses(asked) == owners
 
 
+def test_other_peoples_ipv6_addresses_and_routes_are_described_and_stay(kernel: RealKernel) -> None:
+    ip("link", "add", "eth7", "type", "veth")
+    ip("link", "set", "eth7", "up")
+    ip("addr", "add", "2001:db8:20::10/64", "dev", "eth7", "nodad")
+    ip("addr", "add", "2001:db8:20::11/128", "dev", "lo")
+    ip("-6", "route", "add", "local", "2001:db8:20::12/128", "dev", "lo", "proto", "static", "table", "local")
+    asked = [f"2001:db8:20::{n}" for n in (10, 11, 12, 13)]
+    owners = {
+        "2001:db8:20::10": "address on eth7",
+        "2001:db8:20::11": "address on lo",
+        "2001:db8:20::12": "local route on lo, protocol static (4)",
+    }
+    assert kernel.foreign_addresses(asked) == owners
+    assert kernel.local_vips() == []
+    before = local_routes()
+    for form in ("route", "address"):
+        wanted = [LocalVip(address, form) for address in asked]
+        outcomes = kernel.add_local_vips(wanted)
+        assert [type(outcome) for outcome in outcomes] == [ForeignError] * 3 + [type(None)]
+        assert kernel.remove_local_vips(wanted) == [None] * 4
+    assert local_routes() == before
+    assert kernel.foreign_addresses(asked) == owners
+
+
 def test_thousands_in_one_call(kernel: RealKernel) -> None:
     vips = [LocalVip(f"30.{n >> 8}.{n & 255}.1", "route") for n in range(2_500)]
+    vips += [LocalVip(f"2001:db8:30::{n + 1:x}", "route") for n in range(2_500)]
     assert kernel.add_local_vips(vips) == [None] * len(vips)
     assert sorted(kernel.local_vips()) == sorted(vips)
     assert kernel.foreign_addresses([vip.address for vip in vips]) == {}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 
 from reconciler import plan as planning
@@ -20,13 +21,27 @@ from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.layout import RINGS, Verdict
 from reconciler.kernel.real import RealKernel
+from reconciler.kinds.endpoint import numbered_rows
 from reconciler.live import read_live
 from reconciler.model import Fleet
 from reconciler.reconcile import desired_of
 from reconciler.resource import Desired
 from tests.config.manifests import node, pool, service
-from tests.packets.balancer import CLIENT, ENDPOINTS_AT, WEB, Balancer, by_mac, inside, namespace, through_tunnel
-from tests.packets.frames import At, sctp, tcp, udp
+from tests.packets.balancer import (
+    CLIENT,
+    CLIENT6,
+    ENDPOINTS6_AT,
+    ENDPOINTS_AT,
+    WEB,
+    Balancer,
+    by_mac,
+    inside,
+    ip,
+    macs_towards,
+    namespace,
+    through_tunnel,
+)
+from tests.packets.frames import At, frame6, sctp, tcp, tcp6, tunnelled6, udp
 
 pytestmark = pytest.mark.kernel
 
@@ -43,6 +58,7 @@ def run_manifests(tmp_path: Path) -> Iterator[Apply]:
     (tmp_path / "run").mkdir()
     with ExitStack() as stack:
         stack.enter_context(namespace(name))
+        ip("-n", name, "link", "set", "lo", "up")
         stack.enter_context(inside(name))
 
         def run(text: str) -> Balancer:
@@ -107,6 +123,80 @@ def test_services_of_all_modes_and_protocols_stand_side_by_side(run_manifests: A
         assert balancer.send(content) == (XdpVerdict.REDIRECT, through_tunnel(content, SECOND, "10.1.0.1"))
     assert Ether(balancer.send(tcp(CLIENT, WEB)).frame)[IP].dst == FIRST
     assert balancer.verdicts() == {Verdict.REQUEST: 7}
+
+
+NODE6 = node(interfaces=(
+    "{name: front, addresses: [10.1.0.1/24, '2001:db8:1::1/64']}, "
+    "{name: back, addresses: [10.2.0.1/24, '2001:db8:2::1/64']}"
+))  # fmt: skip
+VIP6, SERVER6 = "2001:db8:20::1", ENDPOINTS6_AT[5]
+CLIENT6_AT = At(CLIENT6, 40_000)
+
+
+def test_ipv6_by_mac(run_manifests: Apply) -> None:
+    text = service(vip=f"'{VIP6}'", more="mode: dsr-l2") + pool(endpoints=f"{{address: '{SERVER6}'}}") + NODE6
+    balancer = run_manifests(text)
+    syn = tcp6(CLIENT6_AT, At(VIP6, 80))
+    assert balancer.send(syn) == (XdpVerdict.REDIRECT, by_mac(syn, SERVER6))
+
+
+def test_pings_of_an_ipv6_vip_are_answered_or_handed_to_an_endpoint(run_manifests: Apply) -> None:
+    text = service(vip=f"'{VIP6}'", more="mode: dsr-l2") + pool(endpoints=f"{{address: '{SERVER6}'}}") + NODE6
+    ping = frame6(CLIENT6, VIP6, ICMPv6EchoRequest(id=7, seq=1))
+    assert run_manifests(text).send(ping).verdict == XdpVerdict.TX
+    text = text.replace("mode: dsr-l2", "mode: dsr-l2, echo: endpoint")
+    assert run_manifests(text).send(ping) == (XdpVerdict.REDIRECT, by_mac(ping, SERVER6))
+
+
+def test_both_families_through_tunnels_to_ipv6_endpoints_beside_ipv4(run_manifests: Apply) -> None:
+    """A mixed pool gets IPv4 packets by IPv4 tunnels and by IPv6 tunnels."""
+    vips = f"vips: [20.20.20.1, '{VIP6}']"
+    both = f"{{address: {FIRST}}}, {{address: '{SERVER6}'}}"
+    balancer = run_manifests(
+        service(more="mode: dsr-l3").replace("vip: 20.20.20.1", vips) + pool(endpoints=f"{{address: '{SERVER6}'}}")
+        + service("mixed", ports="[81]", more="mode: dsr-l3", pool="mixed") + pool("mixed", endpoints=both) + NODE6
+    )  # fmt: skip
+    for content in (tcp6(CLIENT6_AT, At(VIP6, 80)), tcp(CLIENT, WEB)):
+        action, out = balancer.send(content)
+        assert action == XdpVerdict.REDIRECT
+        assert out == tunnelled6(content, "2001:db8:1::1", SERVER6, macs_towards(SERVER6), Ether(out)[IPv6].fl)
+    endpoints = []
+    for port in range(2_000, 2_032):
+        content = tcp(At(CLIENT.address, port), At(WEB.address, 81))
+        out = balancer.send(content).frame
+        if IPv6 in Ether(out):
+            assert out == tunnelled6(content, "2001:db8:1::1", SERVER6, macs_towards(SERVER6), Ether(out)[IPv6].fl)
+        else:
+            assert out == through_tunnel(content, FIRST, "10.1.0.1")
+        endpoints.append(IPv6 in Ether(out))
+    assert 6 <= sum(endpoints) <= 26
+
+
+def test_ipv6_tunnels_come_from_the_declared_network(run_manifests: Apply) -> None:
+    balancer = run_manifests(
+        service(vip=f"'{VIP6}'", more="mode: dsr-l3") + pool(endpoints=f"{{address: '{SERVER6}'}}")
+        + node(more="tunnelSource: {ipv6: '2001:db8:f::/64'}")
+    )  # fmt: skip
+    frames = [balancer.send(tcp6(At(CLIENT6, port), At(VIP6, 80))).frame for port in range(2_000, 2_032)]
+    sources = {ip_address(Ether(out)[IPv6].src) for out in frames}
+    assert len(sources) == len(frames)
+    assert all(source in ip_network("2001:db8:f::/64") for source in sources)
+
+
+def test_ipv6_comes_and_goes_beside_ipv4(run_manifests: Apply) -> None:
+    """The program learns and forgets a family under the rows of the other, and numbers stay what they are."""
+    ipv4 = service(more="mode: dsr-l2") + pool(endpoints=f"{{address: {FIRST}}}")
+    ipv6 = service("six", vip=f"'{VIP6}'", more="mode: dsr-l2", pool="six") + pool(
+        "six", endpoints=f"{{address: '{SERVER6}'}}"
+    )
+    syn, syn6 = tcp(CLIENT, WEB), tcp6(CLIENT6_AT, At(VIP6, 80))
+    for text, expected in ((ipv4, [syn]), (ipv4 + ipv6, [syn, syn6]), (ipv6, [syn6]), (ipv6 + ipv4, [syn, syn6])):
+        balancer = run_manifests(text + NODE6)
+        for content in expected:
+            server = FIRST if content == syn else SERVER6
+            assert balancer.send(content) == (XdpVerdict.REDIRECT, by_mac(content, server))
+    held = numbered_rows(balancer.kernel)
+    assert {row.number: row.row.id for row in held} == {1: FIRST, 2: SERVER6}
 
 
 @pytest.mark.parametrize("mode", ["dsr-l2", "dsr-l3"])

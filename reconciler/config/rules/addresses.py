@@ -234,6 +234,32 @@ def _vip_on_several_balancers(draft: Draft) -> Iterator[Finding]:
             yield Finding(service.span, vip_path(service, i), message, hint)
 
 
+@rule("vip-not-answered", Severity.WARNING)
+def _vip_not_answered(draft: Draft) -> Iterator[Finding]:
+    """An IPv6 VIP lies in a network that one of its balancers is attached to.
+
+    Every machine of that network, its router too, asks by neighbour discovery who has the VIP, and nobody answers: the
+    kernel does so only for addresses of the interface itself, while a VIP is on the loopback. (Of IPv4 it answers for
+    both.)
+
+    The way out: a VIP outside of all networks of the balancers, and a route to each of them.
+    """
+    told: set[int] = set()
+    for service in draft.services:
+        for i, vip in enumerate(service.vips):
+            if vip.version != 6 or number(vip) in told:
+                continue
+            for node in draft.carriers(service):
+                near = [s for s in draft.segments[id(node)] if s.first <= number(vip) <= s.last]
+                if near:
+                    told.add(number(vip))
+                    message = f"the VIP {vip} lies in {near[0].address.network}, a network of {title(node)}: nobody "
+                    message += "there answers neighbour solicitations for it"
+                    hint = "take a VIP outside of the balancer's networks, with a route to it"
+                    yield Finding(service.span, vip_path(service, i), message, hint)
+                    break
+
+
 def _shared(draft: Draft, nodes: tuple[Node, ...]) -> list[Range]:
     """The IPv4 addresses in networks of more than one of the nodes."""
     networks: dict[Range, set[int]] = {}

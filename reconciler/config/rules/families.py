@@ -18,7 +18,7 @@ def _vip_families(draft: Draft) -> Iterator[Finding]:
     VIPs.
 
     The way out: a service for each family, each with a pool of its own family; or mode dsr-l3, whose tunnel takes
-    packets of either family to endpoints of either.
+    packets of either family to IPv6 endpoints.
     """
     for service in draft.services:
         if len(service.vips) > 1 and service.mode is not Mode.DSR_L3:
@@ -27,24 +27,29 @@ def _vip_families(draft: Draft) -> Iterator[Finding]:
             if other is not None:
                 i = service.vips.index(other)
                 message = f"the VIPs {first} and {other} can't share a service in mode {service.mode}"
-                hint = "write a service, and a pool, for each of IPv4 and IPv6, or use mode dsr-l3"
+                hint = "write a service, and a pool, for each of IPv4 and IPv6, or use mode dsr-l3 and IPv6 endpoints"
                 yield Finding(service.span, vip_path(service, i), message, hint)
 
 
 @rule("family-mismatch")
 def _family_mismatch(draft: Draft) -> Iterator[Finding]:
-    """An endpoint is of another family than the VIP, IPv4 or IPv6, in a mode that can't turn one into the other.
+    """An endpoint is of another family than a VIP, IPv4 or IPv6, in a mode that can't bring packets of the one to
+    the other.
 
-    In the modes nat, fullnat and dsr-l2 packets keep their family. The endpoint would never get any, while its
-    share of the connections would be dropped.
+    In the modes nat, fullnat and dsr-l2 packets keep their family. The tunnel of dsr-l3 takes packets of either
+    family to IPv6 endpoints, but only IPv4 to IPv4 endpoints. The endpoint would never get any, while its share of
+    the connections would be dropped.
 
-    The way out: endpoints of the family of the VIP, one pool for each family, or mode dsr-l3, whose tunnel takes
-    packets of either family to endpoints of either.
+    The way out: endpoints of the family of the VIP, one pool for each family, or mode dsr-l3 and IPv6 endpoints.
     """
     others: dict[tuple[int, int], list[Endpoint]] = {}
     for service in draft.services:
         pool, vip = draft.pool.get(service.pool), service.vips[0]
-        if pool is None or service.mode is Mode.DSR_L3 or len({vip.version for vip in service.vips}) > 1:
+        if service.mode is Mode.DSR_L3:  # of its VIPs only those of IPv6 ask for a family of endpoints
+            vip = next((vip for vip in service.vips if vip.version == 6), vip)
+        elif len({vip.version for vip in service.vips}) > 1:
+            continue
+        if pool is None or (service.mode is Mode.DSR_L3 and vip.version == 4):
             continue
         first, last = draft.extent[id(pool)]
         if first > last or (last < IPV6 if vip.version == 4 else first >= IPV6):
@@ -57,5 +62,7 @@ def _family_mismatch(draft: Draft) -> Iterator[Finding]:
             f"{service.mode} can't bring packets for {vip} to the IPv{endpoint.address.version} endpoint "
             f"{endpoint.address} ({endpoint.span})" + more(len(others[key]), "endpoint")
         )
-        hint = f"name a pool of IPv{vip.version} endpoints, or use mode dsr-l3"
+        hint = f"name a pool of IPv{vip.version} endpoints"
+        if service.mode is not Mode.DSR_L3 and vip.version == 4:
+            hint += ", or use mode dsr-l3"
         yield Finding(service.span, ("spec", "pool"), message, hint)

@@ -5,6 +5,8 @@ from reconciler.config.load import load
 from tests.config.manifests import node, pool, service
 from tests.config.rules.parts import TWO_BALANCERS, labelled, web
 
+BACK6 = "{name: back, addresses: ['2001:db8:2::1/64']}"
+
 CASES = {
     "address-not-unicast": (
         web(vip="224.0.0.1"),
@@ -29,6 +31,10 @@ CASES = {
     "vip-on-several-balancers": (
         web("dsr-l2", vip="10.1.0.100") + TWO_BALANCERS,
         web("dsr-l2", vip="10.1.1.100") + TWO_BALANCERS,
+    ),
+    "vip-not-answered": (
+        web("dsr-l2", vip="'2001:db8:2::100'", endpoints="{address: '2001:db8:2::11'}") + node(interfaces=BACK6),
+        web("dsr-l2", vip="'2001:db8:20::1'", endpoints="{address: '2001:db8:2::11'}") + node(interfaces=BACK6),
     ),
     "duplicate-address": (
         node("lb1") + node("lb2", interfaces="{name: eth0, addresses: [10.3.0.1/24, 10.2.0.1/24]}"),

@@ -18,7 +18,8 @@ CASES = {
 
 
 def found(write, sources, vips="20.20.20.1"):
-    text = web("dsr-l3", more=f"allowedSources: [{sources}]").replace("vip: 20.20.20.1", f"vips: [{vips}]")
+    text = web("dsr-l3", endpoints="{address: '2001:db8::11'}", more=f"allowedSources: [{sources}]")
+    text = text.replace("vip: 20.20.20.1", f"vips: [{vips}]")
     return [(d.rule, d.message) for d in load(write({"all.yaml": text})).diagnostics]
 
 
