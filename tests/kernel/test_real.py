@@ -114,7 +114,7 @@ def test_maps_of_a_feature_are_made_only_with_it(kernel: RealKernel) -> None:
 def test_another_program_takes_over_the_maps_with_their_rows(kernel: RealKernel) -> None:
     kernel.load_program(program_name(()), ())
     first = kernel.loaded_program()
-    row = (b"\x14\x14\x14\x01", struct.pack(VIPS.value, 1))
+    row = (b"\x14\x14\x14\x01", struct.pack(VIPS.value, 1, 0))
     assert kernel.update(VIPS.name, [row]) == [None]
     loaded(kernel)
     second = kernel.loaded_program()
@@ -191,7 +191,7 @@ def test_per_cpu_counters_read_as_the_values_of_all_cpus_and_are_reset_by_deleti
 def test_a_full_map_says_which_and_how_many_and_the_rest_is_written(kernel: RealKernel) -> None:
     loaded(kernel)
     capacity = VIPS.capacity
-    drop, pass_ = struct.pack(VIPS.value, 0), struct.pack(VIPS.value, 1)
+    drop, pass_ = struct.pack(VIPS.value, 0, 0), struct.pack(VIPS.value, 1, 0)
     rows = [(struct.pack("=I", n), drop) for n in range(capacity + 2)]
     outcomes = kernel.update(VIPS.name, [*rows, (rows[0][0], pass_)])
     assert outcomes[:capacity] == [None] * capacity
@@ -214,7 +214,7 @@ def test_a_row_beyond_an_array_is_an_error_of_that_row(kernel: RealKernel) -> No
 
 def test_another_process_sees_the_same(kernel: RealKernel, run_dir: Path) -> None:
     loaded(kernel)
-    kernel.update(VIPS.name, [(b"\x14\x14\x14\x01", struct.pack(VIPS.value, 1))])
+    kernel.update(VIPS.name, [(b"\x14\x14\x14\x01", struct.pack(VIPS.value, 1, 0))])
     kernel.replace_inner("rings", {7: struct.pack("=3I", 2, 5, 6)})
     done = in_another_process(
         run_dir, "(kernel.loaded_program(), kernel.dump('vips'), kernel.read_inner('rings', 7))"
