@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VIP rows: which addresses are VIPs, and what becomes of pings, and of packets that no service wants."""
+"""VIP rows: which addresses are VIPs, and what becomes of pings, and of packets that no service wants.
+
+What the filter (`vip_filter`) does not let pass is no VIP to the program, whatever the rows say. So a row that it
+does not let pass counts as absent, and the filter is written before new rows and after rows that go.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,18 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.kernel.layout import VIPS, VIPS6, EchoCode, UndefinedCode, code, word
+from reconciler.kernel.layout import VIP_FILTER, VIPS, VIPS6, EchoCode, UndefinedCode, code, word
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Echo
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
+from reconciler.vip_filter import filter_of, let_pass
 
 _MAPS = {4: VIPS, 6: VIPS6}  # by family
 _ROW = struct.Struct(VIPS.value)
+_FILTER_KEY = struct.pack(VIP_FILTER.key, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +62,47 @@ class VipKind(Kind):
         return ((VipRow(vip, undefined, echo.get(vip, Echo.REPLY).value), span) for vip, span in found.items())
 
     def read(self, wanted: Collection[Key]) -> Reading:
-        rows = [row for spec in _MAPS.values() for row in self.kernel.dump(spec.name)]
-        return Reading(tuple(_decode(key, value) for key, value in rows))
+        rows = self._rows()
+        passing = let_pass(rows, self._filter())
+        return Reading(tuple(_decode(key, value) for key, value in rows.items() if key in passing))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        addresses = {c: ip_address(c.key.id) for c in changes}
+        wanted = {addresses[c].packed for c in changes if c.after}
+        rows = self._rows()
+        passing = let_pass(rows, self._filter())
+        self._remove(rows.keys() - passing - wanted)  # or their bits would bring them back
+        refusal = self._write_filter(passing | wanted)
         outcomes: list[tuple[Change, Outcome]] = []
         for version, spec in _MAPS.items():
-            own = [(c, address) for c in changes if (address := ip_address(c.key.id)).version == version]
-            puts = [(c, (a.packed, _encode(c.after))) for c, a in own if isinstance(c.after, VipRow)]
-            gone = [(c, a.packed) for c, a in own if c.after is None]
-            done = self.kernel.update(spec.name, [row for _, row in puts])
+            own = [(c, a.packed) for c, a in addresses.items() if a.version == version]
+            puts = [(c, (key, _encode(c.after))) for c, key in own if isinstance(c.after, VipRow)]
+            gone = [(c, key) for c, key in own if c.after is None]
+            done = [refusal] * len(puts) if refusal else self.kernel.update(spec.name, [row for _, row in puts])
             outcomes += zip((c for c, _ in puts), done, strict=True)
             done = self.kernel.delete(spec.name, [key for _, key in gone])
             outcomes += zip((c for c, _ in gone), done, strict=True)
-        return each(changes, outcomes)
+        refusal = refusal or self._write_filter(self._rows())
+        return [outcome or refusal for outcome in each(changes, outcomes)]
+
+    def _rows(self) -> dict[bytes, bytes]:
+        return {key: value for spec in _MAPS.values() for key, value in self.kernel.dump(spec.name)}
+
+    def _remove(self, keys: Collection[bytes]) -> None:
+        for spec in _MAPS.values() if keys else ():
+            self.kernel.delete(spec.name, [key for key in keys if len(key) == spec.key_size])
+
+    def _filter(self) -> bytes:
+        rows = dict(self.kernel.dump(VIP_FILTER.name))
+        return rows.get(_FILTER_KEY, bytes(VIP_FILTER.value_size))
+
+    def _write_filter(self, addresses: Collection[bytes]) -> Outcome:
+        """Let these addresses pass and no others, as far as hashes can tell."""
+        wanted = filter_of(addresses)
+        if wanted == self._filter():
+            return None
+        (outcome,) = self.kernel.update(VIP_FILTER.name, [(_FILTER_KEY, wanted)])
+        return outcome
 
 
 def _encode(row: VipRow) -> bytes:

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filter that spares packets for nobody's VIP all further lookups: one bit for each hash of an address.
+
+The same hashes as mix() of bpf/schedule.h and fold_address() of bpf/balance6.h have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconciler.kernel.layout import VIP_FILTER
+
+BITS = VIP_FILTER.value_size * 8
+_SHIFT = np.uint32(16)
+
+Words = NDArray[np.uint32]
+
+
+def filter_of(addresses: Collection[bytes]) -> bytes:
+    """The filter that lets these addresses pass, 4 or 16 bytes each in network byte order."""
+    bits = np.zeros(BITS, np.uint8)
+    for length in (4, 16):
+        bits[_numbers([address for address in addresses if len(address) == length], length)] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+def let_pass(addresses: Collection[bytes], content: bytes) -> set[bytes]:
+    """Those of the addresses that a filter lets pass."""
+    bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+    found: set[bytes] = set()
+    for length in (4, 16):
+        of_length = [address for address in addresses if len(address) == length]
+        passing = bits[_numbers(of_length, length)]
+        found.update(address for address, bit in zip(of_length, passing.tolist(), strict=True) if bit)
+    return found
+
+
+def _numbers(addresses: Collection[bytes], length: int) -> Words:
+    """The number of the bit of each address, all of one length."""
+    words = np.frombuffer(b"".join(addresses), ">u4").astype(np.uint32).reshape(-1, length // 4)
+    folded = words[:, 0].copy()
+    for following in words.T[1:]:
+        folded = _mix(folded) + following
+    return _mix(folded) >> _SHIFT
+
+
+def _mix(x: Words) -> Words:
+    """The finalizer of MurmurHash3."""
+    x = x ^ (x >> np.uint32(16))
+    x = x * np.uint32(0x85EBCA6B)
+    x = x ^ (x >> np.uint32(13))
+    x = x * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
