@@ -38,7 +38,7 @@ class Neighbour(Resource):
 
 
 class NeighbourKind(Kind):
-    phase = 5
+    phase = 25  # after the program is attached: many drivers reset the link, and its neighbours are lost
     resource = Neighbour
 
     @staticmethod
