@@ -84,7 +84,7 @@ static __always_inline int leftover6(struct xdp_md *ctx, struct packet *packet, 
 
 static __always_inline int balance6(struct xdp_md *ctx)
 {
-	struct packet packet = {};
+	struct packet packet = { .ingress = ctx->ingress_ifindex };
 	enum packet_kind kind = parse6(ctx, &packet);
 
 	if (kind == PACKET_NOT_IP)

@@ -5,7 +5,8 @@
  * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
  * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT, DSR_L2 and DSR_L3, the
  * protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH and MAGLEV, REJECT
- * for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints answer.
+ * for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints answer, and
+ * GATEWAY for interfaces with a next hop of their own.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
  * text. They stand in the order in which they need each other and include nothing themselves.
@@ -32,6 +33,15 @@
 #include "parse6.h"
 #endif
 #include "checksum.h"
+#if defined(DSR) || defined(REJECT) || defined(ECHO) || defined(GATEWAY)
+#include "header.h"
+#endif
+#if defined(DSR_L2) || defined(GATEWAY)
+#include "neighbour.h"
+#endif
+#ifdef GATEWAY
+#include "gateway.h"
+#endif
 #include "forward.h"
 #include "schedule.h"
 #ifdef NAT
@@ -39,7 +49,6 @@
 #include "nat.h"
 #endif
 #if defined(DSR) || defined(REJECT) || defined(ECHO)
-#include "header.h"
 #include "icmp.h"
 #ifdef IPV6
 #include "icmp6.h"
@@ -62,9 +71,6 @@
 #include "transition.h"
 #include "mode.h"
 #include "next_hop.h"
-#ifdef DSR_L2
-#include "neighbour.h"
-#endif
 #ifdef DSR_L3
 #include "tunnel.h"
 #ifdef IPV6
@@ -140,7 +146,7 @@ static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, e
 
 int lbctl_balance(struct xdp_md *ctx)
 {
-	struct packet packet = {};
+	struct packet packet = { .ingress = ctx->ingress_ifindex };
 	enum packet_kind kind = parse(ctx, &packet);
 
 	if (kind == PACKET_NOT_IP)

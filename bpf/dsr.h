@@ -44,7 +44,7 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 	if (bytes + longer > 0xffff)
 		return drop(VERDICT_TOO_BIG);
 
-	switch (find_way(ctx, id, endpoint->address, address6, bytes + longer, &hop)) {
+	switch (find_way(ctx, packet, id, endpoint->address, address6, bytes + longer, &hop)) {
 	case WAY_KNOWN:
 		break;
 	case WAY_UNRESOLVED:
@@ -71,7 +71,7 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 			return ask_for_neighbour6(ctx, address6);
 #endif
 		if (via_kernel)
-			return ask_for_neighbour(ctx, packet, endpoint->address);
+			return ask_for_neighbour(ctx, endpoint->address);
 	}
 #endif
 #ifdef DSR_L3
@@ -115,6 +115,11 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 		else
 			decrement_ttl(packet->ip);
 	}
+#ifdef GATEWAY
+	/* The kernel has routes of its own. It gets something to ask by in place of the packet. */
+	if (via_kernel && hop.ifindex & BY_GATEWAY)
+		return ask_for_gateway(ctx, packet);
+#endif
 	if (packet->opens)
 		count_connection(service->index, id);
 	count_request(service->index, id, bytes);

@@ -42,13 +42,26 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, en
 		.tot_len = packet->ip_bytes,	/* so that the MTU of the route is looked at, too */
 		.ipv4_src = ip->saddr,
 		.ipv4_dst = ip->daddr,
-		.ifindex = ctx->ingress_ifindex,
+		.ifindex = packet->ingress,
 	};
+	u32 flags = 0;
+#ifdef GATEWAY
+	struct gateway *gateway = find_gateway(ctx, packet, ip->daddr, NULL);
 
-	switch (bpf_fib_lookup(ctx, &route, sizeof(route), 0)) {
+	if (gateway) {
+		flags = BPF_FIB_LOOKUP_OUTPUT;
+		route.ipv4_dst = gateway->address[0];
+	}
+#endif
+
+	switch (bpf_fib_lookup(ctx, &route, sizeof(route), flags)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
+#ifdef GATEWAY
+		if (gateway)
+			return ask_for_gateway(ctx, packet);
+#endif
 		/* The kernel routes it once more, asks for the MAC and decrements the TTL. */
 		return count(VERDICT_VIA_KERNEL, XDP_PASS);
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:

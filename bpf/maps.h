@@ -208,6 +208,17 @@ struct settings {
 
 BPF_ARRAY(settings, struct settings, 1);
 
+#ifdef GATEWAY
+/* By interface: the next hop of what comes in there and is for no network of the node, see gateway.h. */
+struct gateway {
+	__be32 address[4];	/* of IPv4 the first word */
+	u8 is_ipv6;
+	u8 pad[3];
+};
+
+BPF_HASH(gateways, u32, struct gateway, 1);
+#endif
+
 #ifdef NAT
 enum direction {
 	DIRECTION_REQUEST = 0,	/* client to VIP: the new address is the endpoint's, for the destination */

@@ -15,7 +15,10 @@
 
 #define NEXT_HOPS 4096
 #define MAC_BITS 48
-#define OFF_LINK (1U << 31)	/* of next_hop.ifindex: a router is in between */
+/* Of next_hop.ifindex. */
+#define OFF_LINK (1U << 31)	/* a router is in between */
+#define BY_GATEWAY (1U << 30)	/* and it is the gateway of the interface */
+#define IFINDEX_MASK (BY_GATEWAY - 1)
 
 enum way {
 	WAY_KNOWN,
@@ -41,12 +44,15 @@ static __always_inline void write_mac(void *mac, u64 tagged)
 }
 
 /* Ask the kernel for the way of `bytes` to an address, an IPv6 one if that is given. */
-static __always_inline enum way ask_for_way(struct xdp_md *ctx, __be32 address, const struct address6 *address6,
-					    u32 bytes, struct next_hop *hop)
+static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct packet *packet, __be32 address,
+					    const struct address6 *address6, u32 bytes, struct next_hop *hop)
 {
-	struct bpf_fib_lookup route = { .ifindex = ctx->ingress_ifindex, .tot_len = bytes };
-	u32 row = 0;
+	struct bpf_fib_lookup route = { .ifindex = packet->ingress, .tot_len = bytes };
+	u32 row = 0, flags = 0;
 	struct settings *set = settings.lookup(&row);
+#ifdef GATEWAY
+	struct gateway *gateway;
+#endif
 	bool is_on_link;
 	int answer;
 
@@ -60,7 +66,17 @@ static __always_inline enum way ask_for_way(struct xdp_md *ctx, __be32 address, 
 		route.ipv4_dst = address;
 		route.ipv4_src = set ? set->tunnel_source : 0;
 	}
-	answer = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
+#ifdef GATEWAY
+	gateway = find_gateway(ctx, packet, address, address6);
+	if (gateway) {
+		flags = BPF_FIB_LOOKUP_OUTPUT;	/* by this interface and no other */
+		if (address6)
+			__builtin_memcpy(route.ipv6_dst, gateway->address, sizeof(route.ipv6_dst));
+		else
+			route.ipv4_dst = gateway->address[0];
+	}
+#endif
+	answer = bpf_fib_lookup(ctx, &route, sizeof(route), flags);
 	hop->mtu = route.mtu_result;
 	if (answer == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return WAY_TOO_NARROW;
@@ -72,6 +88,10 @@ static __always_inline enum way ask_for_way(struct xdp_md *ctx, __be32 address, 
 		is_on_link = route.ipv6_dst[0] == address6->words[0] && route.ipv6_dst[1] == address6->words[1] &&
 			     route.ipv6_dst[2] == address6->words[2] && route.ipv6_dst[3] == address6->words[3];
 	hop->ifindex = route.ifindex | (is_on_link ? 0 : OFF_LINK);
+#ifdef GATEWAY
+	if (gateway)
+		hop->ifindex |= BY_GATEWAY;
+#endif
 	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return WAY_UNRESOLVED;
 	hop->destination = tagged_mac(route.dmac, hop->tag);
@@ -83,10 +103,11 @@ static __always_inline enum way ask_for_way(struct xdp_md *ctx, __be32 address, 
  * Find the way of `bytes` to an endpoint. What was found out is in `hop`: of a way that is too narrow the MTU, of
  * one that is not resolved the interface.
  */
-static __always_inline enum way find_way(struct xdp_md *ctx, u32 endpoint, __be32 address,
-					 const struct address6 *address6, u32 bytes, struct next_hop *hop)
+static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet *packet, u32 endpoint,
+					 __be32 address, const struct address6 *address6, u32 bytes,
+					 struct next_hop *hop)
 {
-	u32 ingress = ctx->ingress_ifindex;
+	u32 ingress = packet->ingress;
 	u32 moment = bpf_jiffies64() >> MOMENT_SHIFT;
 	u32 who = address6 ? address6->words[3] : address;	/* an id may be given to another address */
 	u16 tag = endpoint * 31 + moment * 7 + ingress + who + (who >> 16);
@@ -104,7 +125,7 @@ static __always_inline enum way find_way(struct xdp_md *ctx, u32 endpoint, __be3
 	hop->endpoint = endpoint;
 	hop->moment = moment;
 	hop->tag = tag;
-	way = ask_for_way(ctx, address, address6, bytes, hop);
+	way = ask_for_way(ctx, packet, address, address6, bytes, hop);
 	if (way == WAY_KNOWN)
 		*row = *hop;
 	return way;
@@ -114,7 +135,7 @@ static __always_inline enum way find_way(struct xdp_md *ctx, u32 endpoint, __be3
 static __always_inline int leave(struct xdp_md *ctx, struct ethhdr *eth, const struct next_hop *hop,
 				 enum verdict verdict)
 {
-	u32 ifindex = hop->ifindex & ~OFF_LINK;
+	u32 ifindex = hop->ifindex & IFINDEX_MASK;
 
 	write_mac(eth->h_dest, hop->destination);
 	write_mac(eth->h_source, hop->source);

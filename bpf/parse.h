@@ -56,6 +56,7 @@ struct packet {
 		struct icmp6hdr *icmp6;
 	};
 	u32 ip_bytes;
+	u32 ingress;		/* the interface that it came in by */
 	bool opens;		/* it asks for a new connection of TCP, or association of SCTP */
 	bool closes;		/* it ends one */
 };

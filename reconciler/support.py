@@ -90,9 +90,6 @@ def _of_node(node: Node) -> Iterator[Unsupported]:
         yield _key(node, "snatAddresses")
     if node.snat_ports != SNAT_PORTS:
         yield _key(node, "snatPorts")
-    for interface in node.interfaces:
-        if interface.gateway is not None:
-            yield Unsupported(interface.span, "gateway is not supported yet")
 
 
 def _of_service(service: Service) -> Iterator[Unsupported]:

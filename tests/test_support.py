@@ -210,8 +210,6 @@ CASES = [
     (service(), pool(), node(more="role: endpoint"),
      "c.yaml:5: role endpoint is not supported yet; supported: balancer"),
     (service(), pool(), node(more="snatPorts: 2000-3000"), "c.yaml:5: snatPorts is not supported yet"),
-    (service(), pool(), node(interfaces="{name: front, gateway: 10.1.0.254}"),
-     "c.yaml:5: gateway is not supported yet"),
     (service(), pool(), node(more="snatAddresses: [10.1.0.9]"), "c.yaml:5: snatAddresses is not supported yet"),
     (service(), pool(), node(more="snatPorts: 40000-50000"), "c.yaml:5: snatPorts is not supported yet"),
 ]  # fmt: skip

@@ -104,6 +104,8 @@ VERDICTS = MapSpec("verdicts", MapType.PERCPU_ARRAY, "=I", "=Q", 64)
 # 0 → source of IPv4 tunnels, bits of it that a hash of the flow replaces, the same for IPv6, what becomes of
 # packets that are too big to be encapsulated (TooBigCode below), padding
 SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
+# ifindex → next hop of what comes in there and is for no network of the node (IPv4: 4 bytes), whether it is IPv6
+GATEWAYS = MapSpec("gateways", MapType.HASH, "=I", "=16sBxxx", 1_024, ("GATEWAY",))
 
 # index → number of the inner array that is there. The program has no use for these, but before Linux 6.8 whoever asks
 # an array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)
@@ -116,7 +118,7 @@ MAPS = {
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_HEADS, RING_TURNS, RING_NAMES,
         PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
-        RING_IDS, PREVIOUS_IDS,
+        GATEWAYS, RING_IDS, PREVIOUS_IDS,
     )
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ from reconciler.kernel.layout import (
     ENDPOINTS,
     ENDPOINTS6,
     FLOWS,
+    GATEWAYS,
     MAPS,
     NEXT_HOPS,
     PREVIOUS,
@@ -59,7 +60,7 @@ from tests.packets.frames import At, forwarded, translated, tunnelled
 
 FEATURES = (
     "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT", "ECHO",
-    "FORWARD_ECHO",
+    "FORWARD_ECHO", "GATEWAY",
 )  # fmt: skip
 """All that the program has."""
 
@@ -242,6 +243,11 @@ class Balancer:
         addresses = map(_packed, (source, spread, source6, spread6))
         row = struct.pack(SETTINGS.value, *addresses, too_big)
         self._write(SETTINGS, (struct.pack(SETTINGS.key, 0), row))
+
+    def gateway(self, interface: str, address: str) -> None:
+        packed = _packed(address)
+        value = struct.pack(GATEWAYS.value, packed, len(packed) > 4)
+        self._write(GATEWAYS, (struct.pack(GATEWAYS.key, self._ifindex[interface]), value))
 
     def withdraw(self, at: At, protocol: int = TCP) -> None:
         self.kernel.delete((SERVICES6 if ":" in at.address else SERVICES).name, [_service_key(at, protocol)])

@@ -17,6 +17,7 @@ from reconciler.config.rules import (  # noqa: F401  importing a module register
     timeouts,
     topology,
     tunnels,
+    ways,
 )
 from reconciler.config.rules.draft import RULES, Draft, Finding, Rule
 

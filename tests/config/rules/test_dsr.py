@@ -132,7 +132,7 @@ def test_tunnel_needs_room_for_its_outer_header(write, address, back, needed):
 
 def test_tunnel_on_a_stick_shares_the_interface_with_the_clients(write):
     text = web("dsr-l3", endpoints="{address: 10.9.0.11}")
-    stick = "{name: eth0, addresses: [10.1.0.1/24], mtu: %d}"
+    stick = "{name: eth0, addresses: [10.1.0.1/24], gateway: 10.1.0.254, mtu: %d}"
     assert [rule for rule, _ in found(write, text + node(interfaces=stick % 1519))] == ["tunnel-mtu"]
     assert found(write, text + node(interfaces=stick % 1520)) == []
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the interfaces of a balancer lead to its endpoints, as far as manifests can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.diagnostic import Severity
+from reconciler.config.rules.draft import Draft, Finding, more, rule, title
+from reconciler.config.rules.segments import outside
+from reconciler.model import Mode
+
+
+@rule("endpoint-way-unknown", Severity.WARNING)
+def _endpoint_way_unknown(draft: Draft) -> Iterator[Finding]:
+    """A balancer on one interface without a gateway has endpoints of mode dsr-l3 in other networks.
+
+    Its tunnels leave by the interface that packets come in by, and nothing in the manifests says to whom. If the
+    routes of the kernel don't happen to lead there, every packet is dropped.
+
+    The way out: the `gateway` of the interface. If routes are set up by other means, say by a routing daemon, you
+    may ignore this. A balancer whose interface declares no addresses is not checked.
+    """
+    for reach in draft.reach(Mode.DSR_L3):
+        for node in reach.balancers:
+            if len(node.interfaces) != 1 or node.interfaces[0].gateway:
+                continue
+            lost = set(outside(reach.numbers, draft.near(node)))
+            wrong = [(p, i) for p in reach.pools for i, value in enumerate(draft.numbers[id(p)]) if value in lost]
+            if wrong:
+                pool, i = wrong[0]
+                interface = node.interfaces[0].name
+                message = (
+                    f"nothing says how {title(node)} reaches {pool.endpoints[i].address}: it is in no network of "
+                    f"{interface}, which has no gateway{more(len(wrong), 'endpoint')}"
+                )
+                hint = "declare its `gateway`, or see to it that the kernel has a route"
+                yield Finding(node.span, ("spec", "interfaces", 0), message, hint)

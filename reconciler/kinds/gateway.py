@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gateways of interfaces: the next hop of what comes in there and is for no network of the node."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import ClassVar
+
+from reconciler.errors import KernelError
+from reconciler.kernel.layout import GATEWAYS
+from reconciler.kernel.port import Kernel, Outcome, Row
+from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.program import PROGRAM
+from reconciler.model import Address
+from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.view import NodeView
+
+_ROW = struct.Struct(GATEWAYS.value)
+_INDEX = struct.Struct(GATEWAYS.key)
+_GONE = "interface "
+"""What an interface is called that isn't there any more, before its number; no interface has a space in its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway(Resource):
+    kind: ClassVar[str] = "gateway"
+
+    interface: str
+    address: Address
+
+    @property
+    def id(self) -> str:
+        return self.interface
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (PROGRAM,)
+
+    def describe(self) -> dict[str, str]:
+        return {"address": str(self.address)}
+
+    def effect(self, after: Resource | None, live: Live) -> str:
+        if after is None:
+            return "packets follow the routes of the kernel"
+        return "packets leave to another router; connections stay"
+
+
+class GatewayKind(Kind):
+    phase = 15
+    resource = Gateway
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        if not view.services:
+            return
+        for interface in view.node.interfaces:
+            if interface.gateway:
+                yield Gateway(interface.name, interface.gateway), interface.span
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        rows = self.kernel.dump(GATEWAYS.name)
+        if not rows:
+            return Reading()
+        names = {link.index: link.name for link in self.kernel.links()}
+        return Reading(tuple(_decode(row, names) for row in rows))
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        indexes = _indexes(self.kernel)
+        outcomes: list[tuple[Change, Outcome]] = []
+        puts: list[tuple[Change, Row]] = []
+        for change in changes:
+            match change.after:
+                case Gateway(interface=interface, address=address) if interface in indexes:
+                    puts.append((change, (_INDEX.pack(indexes[interface]), _encode(address))))
+                case Gateway(interface=interface):
+                    outcomes.append((change, KernelError(f"there is no interface {interface}")))
+        gone = [c for c in changes if c.after is None and c.key.id in indexes]
+        outcomes += zip((c for c, _ in puts), self.kernel.update(GATEWAYS.name, [row for _, row in puts]), strict=True)
+        keys = [_INDEX.pack(indexes[c.key.id]) for c in gone]
+        outcomes += zip(gone, self.kernel.delete(GATEWAYS.name, keys), strict=True)
+        return each(changes, outcomes)
+
+
+def _indexes(kernel: Kernel) -> dict[str, int]:
+    """The number of each interface, and of those that are gone and still have a row."""
+    indexes = {link.name: link.index for link in kernel.links()}
+    held = (_INDEX.unpack(key)[0] for key, _ in kernel.dump(GATEWAYS.name))
+    return {f"{_GONE}{index}": index for index in held if index not in indexes.values()} | indexes
+
+
+def _encode(address: Address) -> bytes:
+    return _ROW.pack(address.packed, address.version == 6)
+
+
+def _decode(row: Row, names: Mapping[int, str]) -> Gateway:
+    (index,), (packed, is_ipv6) = _INDEX.unpack(row[0]), _ROW.unpack(row[1])
+    address = IPv6Address(packed) if is_ipv6 else IPv4Address(packed[:4])
+    return Gateway(names.get(index, f"{_GONE}{index}"), address)
+
+
+KIND = GatewayKind
