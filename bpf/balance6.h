@@ -82,59 +82,58 @@ static __always_inline int leftover6(struct xdp_md *ctx, struct packet *packet, 
 	return drop(VERDICT_UNDEFINED);
 }
 
-static __always_inline int balance6(struct xdp_md *ctx)
+static __always_inline int balance6(struct xdp_md *ctx, struct packet *packet)
 {
-	struct packet packet = { .ingress = ctx->ingress_ifindex };
-	enum packet_kind kind = parse6(ctx, &packet);
+	enum packet_kind kind = parse6(ctx, packet);
 
 	if (kind == PACKET_NOT_IP)
 		return XDP_PASS;
 
 #ifdef ECHO
 	if (kind == PACKET_ECHO)
-		return echo6(ctx, &packet);
+		return echo6(ctx, packet);
 #endif
 #ifdef DSR
 	if (kind == PACKET_ICMP_ERROR) {
 		struct service6_key asked = {
-			.port = packet.ports->source,
-			.protocol = packet.quoted6->nexthdr,
+			.port = packet->ports->source,
+			.protocol = packet->quoted6->nexthdr,
 		};
 		struct service *service;
 
-		__builtin_memcpy(asked.vip, &packet.quoted6->saddr, sizeof(asked.vip));
+		__builtin_memcpy(asked.vip, &packet->quoted6->saddr, sizeof(asked.vip));
 		service = services6.lookup(&asked);
 		if (service && is_dsr(service)) {
 			struct client client = {
-				.address = fold_address(&packet.quoted6->daddr),
-				.port = bpf_ntohs(packet.ports->destination),
+				.address = fold_address(&packet->quoted6->daddr),
+				.port = bpf_ntohs(packet->ports->destination),
 				.protocol = asked.protocol,
-				.address6 = &packet.quoted6->daddr,
+				.address6 = &packet->quoted6->daddr,
 			};
 
-			return dsr(ctx, &packet, true, kind, service, &client);
+			return dsr(ctx, packet, true, kind, service, &client);
 		}
 	}
 	if (kind == PACKET_TCP || kind == PACKET_DATAGRAM) {
 		struct service6_key asked = {
-			.port = packet.ports->destination,
-			.protocol = packet.ip6->nexthdr,
+			.port = packet->ports->destination,
+			.protocol = packet->ip6->nexthdr,
 		};
 		struct service *service;
 
-		__builtin_memcpy(asked.vip, &packet.ip6->daddr, sizeof(asked.vip));
+		__builtin_memcpy(asked.vip, &packet->ip6->daddr, sizeof(asked.vip));
 		service = services6.lookup(&asked);
 		if (service && is_dsr(service)) {
 			struct client client = {
-				.address = fold_address(&packet.ip6->saddr),
-				.port = bpf_ntohs(packet.ports->source),
+				.address = fold_address(&packet->ip6->saddr),
+				.port = bpf_ntohs(packet->ports->source),
 				.protocol = asked.protocol,
-				.address6 = &packet.ip6->saddr,
+				.address6 = &packet->ip6->saddr,
 			};
 
-			return dsr(ctx, &packet, true, kind, service, &client);
+			return dsr(ctx, packet, true, kind, service, &client);
 		}
 	}
 #endif
-	return leftover6(ctx, &packet, kind);
+	return leftover6(ctx, packet, kind);
 }

@@ -5,8 +5,8 @@
  * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
  * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT, DSR_L2 and DSR_L3, the
  * protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH and MAGLEV, REJECT
- * for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints answer, and
- * GATEWAY for interfaces with a next hop of their own.
+ * for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints answer, 
+ * GATEWAY for interfaces with a next hop of their own, and VLAN for trunks.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
  * text. They stand in the order in which they need each other and include nothing themselves.
@@ -41,6 +41,9 @@
 #endif
 #ifdef GATEWAY
 #include "gateway.h"
+#endif
+#ifdef VLAN
+#include "vlan.h"
 #endif
 #include "forward.h"
 #include "schedule.h"
@@ -144,21 +147,21 @@ static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, e
 	return drop(VERDICT_UNDEFINED);
 }
 
-int lbctl_balance(struct xdp_md *ctx)
+/* What becomes of a packet without a tag. */
+static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 {
-	struct packet packet = { .ingress = ctx->ingress_ifindex };
-	enum packet_kind kind = parse(ctx, &packet);
+	enum packet_kind kind = parse(ctx, packet);
 
 	if (kind == PACKET_NOT_IP)
 #ifdef IPV6
-		return balance6(ctx);
+		return balance6(ctx, packet);
 #else
 		return XDP_PASS;
 #endif
 
 #ifdef ECHO
 	if (kind == PACKET_ECHO)
-		return echo(ctx, &packet);
+		return echo(ctx, packet);
 #endif
 #ifdef DSR
 	/*
@@ -167,55 +170,55 @@ int lbctl_balance(struct xdp_md *ctx)
 	 */
 	if (kind == PACKET_ICMP_ERROR) {
 		struct service_key asked = {
-			.vip = packet.quoted->saddr,
-			.port = packet.ports->source,
-			.protocol = packet.quoted->protocol,
+			.vip = packet->quoted->saddr,
+			.port = packet->ports->source,
+			.protocol = packet->quoted->protocol,
 		};
 		struct service *service = services.lookup(&asked);
 
 		if (service && is_dsr(service)) {
 			struct client client = {
-				.address = bpf_ntohl(packet.quoted->daddr),
-				.port = bpf_ntohs(packet.ports->destination),
-				.protocol = packet.quoted->protocol,
+				.address = bpf_ntohl(packet->quoted->daddr),
+				.port = bpf_ntohs(packet->ports->destination),
+				.protocol = packet->quoted->protocol,
 			};
 
-			return dsr(ctx, &packet, false, kind, service, &client);
+			return dsr(ctx, packet, false, kind, service, &client);
 		}
 	}
 #endif
 	if (kind == PACKET_TCP || kind == PACKET_DATAGRAM) {
 		struct service_key asked = {
-			.vip = packet.ip->daddr,
-			.port = packet.ports->destination,
-			.protocol = packet.ip->protocol,
+			.vip = packet->ip->daddr,
+			.port = packet->ports->destination,
+			.protocol = packet->ip->protocol,
 		};
 		struct service *service = services.lookup(&asked);
 
 #ifdef DSR
 		if (service && is_dsr(service)) {
 			struct client client = {
-				.address = bpf_ntohl(packet.ip->saddr),
-				.port = bpf_ntohs(packet.ports->source),
-				.protocol = packet.ip->protocol,
+				.address = bpf_ntohl(packet->ip->saddr),
+				.port = bpf_ntohs(packet->ports->source),
+				.protocol = packet->ip->protocol,
 			};
 
-			return dsr(ctx, &packet, false, kind, service, &client);
+			return dsr(ctx, packet, false, kind, service, &client);
 		}
 #endif
 #ifdef NAT
 		if (kind == PACKET_TCP) {
 			struct flow_key key = {
-				.source = packet.ip->saddr,
-				.destination = packet.ip->daddr,
-				.source_port = packet.ports->source,
-				.destination_port = packet.ports->destination,
+				.source = packet->ip->saddr,
+				.destination = packet->ip->daddr,
+				.source_port = packet->ports->source,
+				.destination_port = packet->ports->destination,
 				.protocol = IPPROTO_TCP,
 			};
 			struct flow *flow;
 
 			if (service && service->mode == MODE_NAT)
-				return nat_request(ctx, &packet, service, &key);
+				return nat_request(ctx, packet, service, &key);
 
 			/*
 			 * A reply that is a fragment or has IP options comes not this far: its ports are
@@ -224,9 +227,26 @@ int lbctl_balance(struct xdp_md *ctx)
 			 */
 			flow = flows.lookup(&key);
 			if (flow && flow->direction == DIRECTION_REPLY)
-				return nat_reply(ctx, &packet, &key, flow);
+				return nat_reply(ctx, packet, &key, flow);
 		}
 #endif
 	}
-	return leftover(ctx, &packet, kind);
+	return leftover(ctx, packet, kind);
+}
+
+int lbctl_balance(struct xdp_md *ctx)
+{
+	struct packet packet = { .ingress = ctx->ingress_ifindex };
+#ifdef VLAN
+	int action;
+
+	if (!take_off_tag(ctx, &packet))
+		return XDP_PASS;
+	action = balance(ctx, &packet);
+	if (packet.tci & TAGGED && action != XDP_DROP && !put_on_tag(ctx, packet.tci))
+		return drop(VERDICT_NO_HEADROOM);
+	return action;
+#else
+	return balance(ctx, &packet);
+#endif
 }

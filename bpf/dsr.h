@@ -125,5 +125,5 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 	count_request(service->index, id, bytes);
 	if (via_kernel)
 		return count(VERDICT_VIA_KERNEL, XDP_PASS);
-	return leave(ctx, eth, &hop, verdict);
+	return leave(ctx, packet, eth, &hop, verdict);
 }

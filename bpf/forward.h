@@ -11,15 +11,15 @@ static __always_inline void decrement_ttl(struct iphdr *ip)
 	ip->check = checksum_update(ip->check, checksum_change16(before, *word));
 }
 
-/* Put a frame on the way that the FIB found. */
-static __always_inline int send(struct xdp_md *ctx, struct ethhdr *eth, const struct bpf_fib_lookup *route,
-				enum verdict verdict)
+/* Send a frame out of an interface, straight back where that is the one it came from. */
+static __always_inline int put_on_wire(struct xdp_md *ctx, struct packet *packet, u32 ifindex, enum verdict verdict)
 {
-	__builtin_memcpy(eth->h_source, route->smac, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, route->dmac, ETH_ALEN);
-	if (route->ifindex == ctx->ingress_ifindex)
+#ifdef VLAN
+	ifindex = find_trunk(packet, ifindex);
+#endif
+	if (ifindex == ctx->ingress_ifindex)
 		return count(verdict, XDP_TX);
-	return count(verdict, bpf_redirect(route->ifindex, 0));
+	return count(verdict, bpf_redirect(ifindex, 0));
 }
 
 /*
@@ -71,5 +71,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, en
 	}
 
 	decrement_ttl(ip);
-	return send(ctx, eth, &route, verdict);
+	__builtin_memcpy(eth->h_source, route.smac, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, route.dmac, ETH_ALEN);
+	return put_on_wire(ctx, packet, route.ifindex, verdict);
 }

@@ -208,6 +208,18 @@ struct settings {
 
 BPF_ARRAY(settings, struct settings, 1);
 
+#ifdef VLAN
+struct vlan {
+	u32 trunk;
+	u16 tag;		/* 1 to 4094 */
+	u8 pad[2];
+};
+
+/* The interface that stands for a VLAN of a trunk, and the other way round; see vlan.h. */
+BPF_HASH(vlans, struct vlan, u32, 1);
+BPF_HASH(trunks, u32, struct vlan, 1);
+#endif
+
 #ifdef GATEWAY
 /* By interface: the next hop of what comes in there and is for no network of the node, see gateway.h. */
 struct gateway {

@@ -132,14 +132,12 @@ static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet
 }
 
 /* Put a frame on its way. */
-static __always_inline int leave(struct xdp_md *ctx, struct ethhdr *eth, const struct next_hop *hop,
-				 enum verdict verdict)
+static __always_inline int leave(struct xdp_md *ctx, struct packet *packet, struct ethhdr *eth,
+				 const struct next_hop *hop, enum verdict verdict)
 {
 	u32 ifindex = hop->ifindex & IFINDEX_MASK;
 
 	write_mac(eth->h_dest, hop->destination);
 	write_mac(eth->h_source, hop->source);
-	if (ifindex == ctx->ingress_ifindex)
-		return count(verdict, XDP_TX);
-	return count(verdict, bpf_redirect(ifindex, 0));
+	return put_on_wire(ctx, packet, ifindex, verdict);
 }

@@ -10,7 +10,7 @@
 #define IP_DONT_FRAGMENT 0x4000
 
 enum packet_kind {
-	PACKET_NOT_IP,		/* ARP, a VLAN tag, another version of IP, or too short for its header */
+	PACKET_NOT_IP,		/* ARP, a VLAN tag (but see vlan.h), another version of IP, or too short for its header */
 	PACKET_TCP,		/* whole headers of all layers, and no reason to doubt them */
 	PACKET_DATAGRAM,	/* the same of another protocol that has ports */
 	PACKET_ICMP_ERROR,	/* about a packet whose ports are in the quote */
@@ -56,7 +56,10 @@ struct packet {
 		struct icmp6hdr *icmp6;
 	};
 	u32 ip_bytes;
-	u32 ingress;		/* the interface that it came in by */
+	u32 ingress;		/* the interface that it came in by; in a VLAN the one that stands for it */
+#ifdef VLAN
+	u32 tci;		/* of the tag that it came with, or leaves with; see vlan.h */
+#endif
 	bool opens;		/* it asks for a new connection of TCP, or association of SCTP */
 	bool closes;		/* it ends one */
 };

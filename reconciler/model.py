@@ -220,13 +220,15 @@ class Service:
 @dataclass(frozen=True, slots=True)
 class Interface:
     """An interface that takes part in balancing; `addresses` are declared, not configured. `gateway` is the next
-    hop of what leaves here, where the kernel's routes shall not be asked."""
+    hop of what comes in here and is for no network of the node. `trunk` is the interface that this one is a VLAN
+    of."""
 
     name: str
     xdp: XdpMode = XdpMode.NATIVE
     addresses: tuple[InterfaceAddress, ...] = ()
     mtu_bytes: int = 1500
     gateway: Address | None = None
+    trunk: str | None = None
     span: Span = field(default=NOWHERE, compare=False)
 
 
@@ -274,6 +276,12 @@ class Node:
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def attached(self) -> tuple[Interface, ...]:
+        """The interfaces that have a network: all but those that are nothing but the trunk of others."""
+        trunks = {interface.trunk for interface in self.interfaces}
+        return tuple(face for face in self.interfaces if face.addresses or face.name not in trunks)
 
     def tunnel_from(self, version: int) -> Prefix | None:
         """Where tunnels to endpoints of a family (4 or 6) come from: what is declared, else the first address of

@@ -32,7 +32,8 @@ class NodeView:
         if any(service.takes_pings for service in self.services):
             echo.add("FORWARD_ECHO")
         ipv6 = {"IPV6"} if self.has_ipv6 else set()
-        ways = {"GATEWAY"} if self.services and any(face.gateway for face in self.node.interfaces) else set()
+        faces = self.node.interfaces if self.services else ()
+        ways = {"GATEWAY" for face in faces if face.gateway} | {"VLAN" for face in faces if face.trunk}
         return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6 | ways))
 
     @property

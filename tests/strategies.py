@@ -49,6 +49,8 @@ tunnel_sources = st.builds(
     st.sampled_from([None, "10.200.0.0/24", "10.1.0.1"]).map(lambda text: text and ip_network(text)),
     st.sampled_from([None, "2001:db8:f::/64", "2001:db8::7"]).map(lambda text: text and ip_network(text)),
 )
+gateways = st.sampled_from((None, "10.1.0.254", "10.1.0.253")).map(lambda text: text and ip_address(text))
+
 _published = st.tuples(st.integers(1, 2), st.sampled_from((80, 443)))
 
 
@@ -86,7 +88,7 @@ def fleets(draw):
         ))  # fmt: skip
     back = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface("2001:db8:2::fe/64")))
     node = Node(
-        "lb1", (Interface("front", draw(st.sampled_from(XdpMode))), back),
+        "lb1", (Interface("front", draw(st.sampled_from(XdpMode)), gateway=draw(gateways)), back),
         draw(st.sampled_from(UNDEFINED_TRAFFIC)), draw(st.sampled_from(VipBinding)),
         tunnel_source=draw(tunnel_sources), packet_too_big=draw(st.sampled_from(PacketTooBig)),
     )  # fmt: skip
@@ -177,6 +179,7 @@ def any_nodes(draw):
         Interface, name=st.sampled_from(["front", "eth0.5"]), xdp=st.sampled_from(XdpMode),
         addresses=some(interface_addresses), mtu_bytes=st.sampled_from([1500, 9000]), gateway=st.none() | addresses,
     )  # fmt: skip
+    interfaces |= interfaces.map(lambda face: replace(face, xdp=XdpMode.NATIVE, trunk="eth0"))
     return Node(
         name="any", interfaces=draw(some(interfaces)), role=role, vip_binding=draw(st.sampled_from(VipBinding)),
         icmp_redirects=draw(st.sampled_from(IcmpRedirects)), labels=draw(labels), **own,

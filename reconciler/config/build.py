@@ -164,6 +164,7 @@ _INTERFACE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "addresses": ("addresses", lambda items: tuple(map(ip_interface, items))),
     "mtu": ("mtu_bytes", _as_is),
     "gateway": ("gateway", address),
+    "trunk": ("trunk", _as_is),
 }
 _TUNNEL_SOURCE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "ipv4": ("ipv4", ip_network),

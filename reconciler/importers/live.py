@@ -20,6 +20,7 @@ from reconciler.importers.names import Names, label
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.attachment import Attachment
 from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.gateway import Gateway
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.ring import Ring
@@ -27,6 +28,7 @@ from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.settings import NOTHING, Settings, is_source
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
+from reconciler.kinds.vlan import Vlan
 from reconciler.live import read_live, with_connections
 from reconciler.model import Address, Algorithm, Echo, Mode, VipBinding
 from reconciler.resource import Key, Live, Resource
@@ -186,7 +188,9 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
     unused = ({row.address for row in rows} | {row.address for row in bindings}) - {row.vip for row in services}
     for address in sorted(unused, key=lambda address: (address.version, int(address))):
         notices.add(0, f"no service is at VIP {address}: it is left out")
-    for interface in sorted({found.interface for found in _of(live, Neighbour)}):
+    gateways = {(found.interface, found.address) for found in _of(live, Gateway)}
+    kept = {(found.interface, found.address) for found in _of(live, Neighbour)} - gateways
+    for interface in sorted({interface for interface, _ in kept}):
         notices.add(0, f"neighbours on {interface} are kept fresh only where its `addresses` are declared: add them")
     settings = {found.name: found.value for found in _of(live, Sysctl)}
     sends_redirects = any(
@@ -194,7 +198,7 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
     )
     yield manifests.node(
         label(name) or "balancer",
-        [{"name": found.interface, "xdp": found.mode} for found in attachments],
+        [*_interfaces(live, attachments)],
         undefinedTraffic=_common("undefined traffic", [row.undefined_traffic for row in rows], notices),
         vipBinding=_common("binding", [row.form for row in bindings if row.form in list(VipBinding)], notices),
         icmpRedirects="on" if services and sends_redirects else None,
@@ -217,6 +221,16 @@ def _tunnels(live: Live, services: Sequence[ServiceRow], notices: Notices) -> Ma
         "tunnelSource": sources or None,
         "packetTooBig": "drop" if held.packet_too_big == "drop" else None,
     }
+
+
+def _interfaces(live: Live, attachments: Sequence[Attachment]) -> Iterator[Mapping[str, str]]:
+    gateways = {found.interface: {"gateway": str(found.address)} for found in _of(live, Gateway)}
+    for attachment in attachments:
+        name = attachment.interface
+        yield {"name": name, "xdp": attachment.mode} | gateways.get(name, {})
+        for vlan in _of(live, Vlan):
+            if vlan.trunk == name:
+                yield {"name": vlan.interface, "trunk": name} | gateways.get(vlan.interface, {})
 
 
 def _redirects_of(interface: str) -> str:

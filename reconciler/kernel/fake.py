@@ -37,6 +37,7 @@ class FakeKernel:
     kept: set[Neighbour] = field(default_factory=set)
     others_neighbours: set[Neighbour] = field(default_factory=set)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
+    strips_tags: bool = False
     writes: list[tuple[str, object]] = field(default_factory=list)
     on_write: Callable[[], None] = lambda: None
 
@@ -44,7 +45,7 @@ class FakeKernel:
         settings = ("send_redirects", "accept_local", "rp_filter")
         for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
             self.sysctls.setdefault(name, "0")
-        for name in ("all", *self.interfaces):
+        for name in ("all", *self.interfaces, *self.vlans):
             for setting in settings:
                 self.sysctls.setdefault(f"net/ipv4/conf/{name}/{setting}", "1" if setting == "send_redirects" else "0")
 
@@ -200,7 +201,7 @@ class FakeKernel:
     # --- interfaces and neighbours ---------------------------------------------------------------------
     def links(self) -> list[Link]:
         indexes = {name: i for i, name in enumerate((*self.interfaces, *self.vlans), 2)}
-        return [Link(name, indexes[name]) for name in self.interfaces] + [
+        return [Link(name, indexes[name], strips_tags=self.strips_tags) for name in self.interfaces] + [
             Link(name, indexes[name], indexes[trunk], tag) for name, (trunk, tag) in self.vlans.items()
         ]
 

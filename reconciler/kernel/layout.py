@@ -104,6 +104,9 @@ VERDICTS = MapSpec("verdicts", MapType.PERCPU_ARRAY, "=I", "=Q", 64)
 # 0 → source of IPv4 tunnels, bits of it that a hash of the flow replaces, the same for IPv6, what becomes of
 # packets that are too big to be encapsulated (TooBigCode below), padding
 SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
+# ifindex of a trunk, tag, padding → ifindex of the interface that stands for the VLAN; and the other way round
+VLANS = MapSpec("vlans", MapType.HASH, "=IHxx", "=I", 4_096, ("VLAN",))
+TRUNKS = MapSpec("trunks", MapType.HASH, "=I", "=IHxx", 4_096, ("VLAN",))
 # ifindex → next hop of what comes in there and is for no network of the node (IPv4: 4 bytes), whether it is IPv6
 GATEWAYS = MapSpec("gateways", MapType.HASH, "=I", "=16sBxxx", 1_024, ("GATEWAY",))
 
@@ -118,7 +121,7 @@ MAPS = {
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_HEADS, RING_TURNS, RING_NAMES,
         PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
-        GATEWAYS, RING_IDS, PREVIOUS_IDS,
+        VLANS, TRUNKS, GATEWAYS, RING_IDS, PREVIOUS_IDS,
     )
 }  # fmt: skip
 

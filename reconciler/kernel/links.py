@@ -6,8 +6,13 @@ Layouts: include/uapi/linux/if_link.h.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
+import socket
 import struct
 import sys
+from dataclasses import replace
 
 from reconciler.kernel import netlink
 from reconciler.kernel.port import Link
@@ -18,10 +23,25 @@ _INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
 _HEADER = struct.Struct("=BxHiII")  # family, type, index, flags, change
 
 
+_ETHTOOL, _GET_FLAGS, _RX_VLAN = 0x8946, 0x25, 1 << 8  # linux/sockios.h, linux/ethtool.h
+_REQUEST = struct.Struct("@16sP16x")  # struct ifreq
+_FLAGS = struct.Struct("=II")  # struct ethtool_value
+
+
 def read() -> list[Link]:
     """All interfaces. OSError if the kernel refuses."""
     with netlink.route() as route:
-        return [_link(answer) for answer in route.dump(_GET, _HEADER.pack(0, 0, 0, 0, 0))]
+        links = [_link(answer) for answer in route.dump(_GET, _HEADER.pack(0, 0, 0, 0, 0))]
+    trunks = {link.trunk for link in links}
+    return [replace(link, strips_tags=_strips_tags(link.name)) if link.index in trunks else link for link in links]
+
+
+def _strips_tags(name: str) -> bool:
+    """Whether an interface takes VLAN tags off what it receives (`ethtool -k`: rx-vlan-offload)."""
+    flags = ctypes.create_string_buffer(_FLAGS.pack(_GET_FLAGS, 0), _FLAGS.size)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        fcntl.ioctl(sock, _ETHTOOL, _REQUEST.pack(name.encode(), ctypes.addressof(flags)))
+    return bool(_FLAGS.unpack(flags.raw)[1] & _RX_VLAN)
 
 
 def _link(answer: bytes) -> Link:

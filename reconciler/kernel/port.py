@@ -54,12 +54,16 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Link:
-    """A network interface. A VLAN of another one has that one's index and the tag."""
+    """A network interface. A VLAN of another one has that one's index and the tag.
+
+    `strips_tags`, of a trunk: whether it takes tags out of frames before XDP sees these.
+    """
 
     name: str
     index: int
     trunk: int | None = None
     tag: int | None = None
+    strips_tags: bool = False
 
 
 class Kernel(Protocol):

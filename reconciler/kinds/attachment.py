@@ -53,7 +53,8 @@ class AttachmentKind(Kind):
     def desired(view: NodeView) -> Iterable[Wanted]:
         name = program_name(view.features)
         for interface in view.node.interfaces:
-            yield Attachment(interface.name, interface.xdp.value, name), interface.span
+            if interface.trunk is None:  # what comes in on a VLAN comes in by its trunk
+                yield Attachment(interface.name, interface.xdp.value, name), interface.span
 
     def read(self, wanted: Collection[Key]) -> Reading:
         attached = self.kernel.attached_programs([key.id for key in wanted])

@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from reconciler.errors import KernelError
 from reconciler.kernel.layout import GATEWAYS
-from reconciler.kernel.port import Kernel, Outcome, Row
+from reconciler.kernel.port import Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.indexes import index_of, name_of, names
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address
 from reconciler.resource import Change, Key, Live, Reading, Resource
@@ -20,8 +21,6 @@ from reconciler.view import NodeView
 
 _ROW = struct.Struct(GATEWAYS.value)
 _INDEX = struct.Struct(GATEWAYS.key)
-_GONE = "interface "
-"""What an interface is called that isn't there any more, before its number; no interface has a space in its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,43 +61,36 @@ class GatewayKind(Kind):
 
     def read(self, wanted: Collection[Key]) -> Reading:
         rows = self.kernel.dump(GATEWAYS.name)
-        if not rows:
-            return Reading()
-        names = {link.index: link.name for link in self.kernel.links()}
-        return Reading(tuple(_decode(row, names) for row in rows))
+        known = names(self.kernel) if rows else {}
+        return Reading(tuple(_decode(row, known) for row in rows))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        indexes = _indexes(self.kernel)
+        known = names(self.kernel)
         outcomes: list[tuple[Change, Outcome]] = []
         puts: list[tuple[Change, Row]] = []
+        gone: list[tuple[Change, bytes]] = []
         for change in changes:
+            index = index_of(change.key.id, known)
             match change.after:
-                case Gateway(interface=interface, address=address) if interface in indexes:
-                    puts.append((change, (_INDEX.pack(indexes[interface]), _encode(address))))
+                case Gateway(address=address) if index is not None:
+                    puts.append((change, (_INDEX.pack(index), _encode(address))))
                 case Gateway(interface=interface):
                     outcomes.append((change, KernelError(f"there is no interface {interface}")))
-        gone = [c for c in changes if c.after is None and c.key.id in indexes]
+                case None if index is not None:
+                    gone.append((change, _INDEX.pack(index)))
         outcomes += zip((c for c, _ in puts), self.kernel.update(GATEWAYS.name, [row for _, row in puts]), strict=True)
-        keys = [_INDEX.pack(indexes[c.key.id]) for c in gone]
-        outcomes += zip(gone, self.kernel.delete(GATEWAYS.name, keys), strict=True)
+        outcomes += zip((c for c, _ in gone), self.kernel.delete(GATEWAYS.name, [key for _, key in gone]), strict=True)
         return each(changes, outcomes)
-
-
-def _indexes(kernel: Kernel) -> dict[str, int]:
-    """The number of each interface, and of those that are gone and still have a row."""
-    indexes = {link.name: link.index for link in kernel.links()}
-    held = (_INDEX.unpack(key)[0] for key, _ in kernel.dump(GATEWAYS.name))
-    return {f"{_GONE}{index}": index for index in held if index not in indexes.values()} | indexes
 
 
 def _encode(address: Address) -> bytes:
     return _ROW.pack(address.packed, address.version == 6)
 
 
-def _decode(row: Row, names: Mapping[int, str]) -> Gateway:
+def _decode(row: Row, known: Mapping[int, str]) -> Gateway:
     (index,), (packed, is_ipv6) = _INDEX.unpack(row[0]), _ROW.unpack(row[1])
     address = IPv6Address(packed) if is_ipv6 else IPv4Address(packed[:4])
-    return Gateway(names.get(index, f"{_GONE}{index}"), address)
+    return Gateway(name_of(index, known), address)
 
 
 KIND = GatewayKind

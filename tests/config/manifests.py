@@ -64,8 +64,9 @@ def _pool(p):
 
 def _node(n):
     interfaces = [
-        {"name": i.name, "xdp": i.xdp, "addresses": _texts(i.addresses), "mtu": i.mtu_bytes}
+        {"name": i.name, "addresses": _texts(i.addresses), "mtu": i.mtu_bytes}
         | ({"gateway": str(i.gateway)} if i.gateway else {})
+        | ({"trunk": i.trunk} if i.trunk else {"xdp": i.xdp})
         for i in n.interfaces
     ]
     spec = {

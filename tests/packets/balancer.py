@@ -39,9 +39,11 @@ from reconciler.kernel.layout import (
     SERVICES,
     SERVICES6,
     SETTINGS,
+    TRUNKS,
     VERDICTS,
     VIPS,
     VIPS6,
+    VLANS,
     AlgorithmCode,
     Direction,
     EchoCode,
@@ -60,7 +62,7 @@ from tests.packets.frames import At, forwarded, translated, tunnelled
 
 FEATURES = (
     "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT", "ECHO",
-    "FORWARD_ECHO", "GATEWAY",
+    "FORWARD_ECHO", "GATEWAY", "VLAN",
 )  # fmt: skip
 """All that the program has."""
 
@@ -243,6 +245,13 @@ class Balancer:
         addresses = map(_packed, (source, spread, source6, spread6))
         row = struct.pack(SETTINGS.value, *addresses, too_big)
         self._write(SETTINGS, (struct.pack(SETTINGS.key, 0), row))
+
+    def vlan(self, trunk: str, tag: int, interface: str, *, egress_only: bool = False) -> None:
+        """An interface that stands for a VLAN of another one, whatever it is to the kernel."""
+        key, index = struct.pack(VLANS.key, self._ifindex[trunk], tag), struct.pack("=I", self._ifindex[interface])
+        if not egress_only:
+            self._write(VLANS, (key, index))
+        self._write(TRUNKS, (index, key))
 
     def gateway(self, interface: str, address: str) -> None:
         packed = _packed(address)

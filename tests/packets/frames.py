@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,11 @@ def tcp6(source: At, destination: At, flags: str = "S", payload: bytes = b"", /,
 
 def ether(**fields: Any) -> Packet:
     return Ether(src=MACS[0], dst=MACS[1], **fields)
+
+
+def tagged(content: bytes, tag: int, priority: int = 0, type_: int = 0x8100) -> bytes:
+    """The same frame in a VLAN: IEEE 802.1Q."""
+    return content[:12] + struct.pack(">HH", type_, priority << 13 | tag) + content[12:]
 
 
 def padded(content: bytes, length: int = 60) -> bytes:

@@ -42,6 +42,30 @@ def _duplicate_interface(draft: Draft) -> Iterator[Finding]:
                 yield Finding(node.span, ("spec", "interfaces", i, "name"), message, "list each interface once")
 
 
+@rule("trunk-missing")
+def _trunk_missing(draft: Draft) -> Iterator[Finding]:
+    """The trunk of an interface is not listed beside it, or is a VLAN of yet another one.
+
+    Packets of a VLAN come in by its trunk, with a tag. The program runs there, and takes off and puts on one tag.
+    Without the trunk it would see none of them.
+
+    The way out: list the trunk as an interface of the node, without `trunk`. It needs no addresses.
+    """
+    for node in draft.nodes:
+        listed = {interface.name: interface for interface in node.interfaces}
+        for i, interface in enumerate(node.interfaces):
+            if interface.trunk is None:
+                continue
+            trunk = listed.get(interface.trunk)
+            path = ("spec", "interfaces", i, "trunk")
+            if trunk is None:
+                message = f"the trunk {interface.trunk} of {interface.name} is no interface of {title(node)}"
+                yield Finding(node.span, path, message, f"list it: `{{name: {interface.trunk}}}`")
+            elif trunk.trunk is not None:
+                message = f"{interface.trunk} is a VLAN itself: {interface.name} would have two tags"
+                yield Finding(node.span, path, message, "name the interface that the wire is plugged into")
+
+
 @rule("gateway-unreachable")
 def _gateway_unreachable(draft: Draft) -> Iterator[Finding]:
     """The gateway of an interface is not another machine in one of the networks of the interface.

@@ -59,7 +59,7 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
 def near(node: Node, own: Sequence[Segment]) -> list[Range]:
     """The ranges of what is, or may be, in the networks of a node, whose segments are its own. All of a family may,
     if no address of that family is declared, and everything, if an interface has no address at all."""
-    if not all(interface.addresses for interface in node.interfaces):
+    if not all(interface.addresses for interface in node.attached):
         return [(0, BEHIND_IPV6)]
     ranges = [(segment.first, segment.last) for segment in own]
     if all(first >= IPV6 for first, _ in ranges):

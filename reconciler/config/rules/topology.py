@@ -26,7 +26,7 @@ def _nat_return_path(draft: Draft) -> Iterator[Finding]:
     for reach in draft.reach(Mode.NAT):
         yield from _out_of_reach(draft, reach.balancers, reach.numbers, reach.pools)
     for reach in draft.reach(Mode.NAT):
-        if all(face.addresses for node in reach.balancers for face in node.interfaces):
+        if all(face.addresses for node in reach.balancers for face in node.attached):
             yield from _other_gateways(draft, reach.balancers, reach.numbers)
 
 

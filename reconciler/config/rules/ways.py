@@ -23,16 +23,16 @@ def _endpoint_way_unknown(draft: Draft) -> Iterator[Finding]:
     """
     for reach in draft.reach(Mode.DSR_L3):
         for node in reach.balancers:
-            if len(node.interfaces) != 1 or node.interfaces[0].gateway:
+            if len(node.attached) != 1 or node.attached[0].gateway:
                 continue
             lost = set(outside(reach.numbers, draft.near(node)))
             wrong = [(p, i) for p in reach.pools for i, value in enumerate(draft.numbers[id(p)]) if value in lost]
             if wrong:
                 pool, i = wrong[0]
-                interface = node.interfaces[0].name
                 message = (
                     f"nothing says how {title(node)} reaches {pool.endpoints[i].address}: it is in no network of "
-                    f"{interface}, which has no gateway{more(len(wrong), 'endpoint')}"
+                    f"{node.attached[0].name}, which has no gateway{more(len(wrong), 'endpoint')}"
                 )
                 hint = "declare its `gateway`, or see to it that the kernel has a route"
-                yield Finding(node.span, ("spec", "interfaces", 0), message, hint)
+                path = ("spec", "interfaces", node.interfaces.index(node.attached[0]))
+                yield Finding(node.span, path, message, hint)

@@ -14,6 +14,10 @@ CASES = {
         node(interfaces="{name: front}, {name: front, xdp: generic}"),
         node("lb1", interfaces="{name: front}, {name: back}") + node("lb2", interfaces="{name: front}"),
     ),
+    "trunk-missing": (
+        node(interfaces="{name: eth0.100, trunk: eth0, addresses: [10.1.0.1/24]}"),
+        node(interfaces="{name: eth0}, {name: eth0.100, trunk: eth0, addresses: [10.1.0.1/24]}"),
+    ),
     "gateway-unreachable": (
         node(interfaces="{name: front, addresses: [10.1.0.1/24], gateway: 10.1.1.254}"),
         node(interfaces="{name: front, addresses: [10.9.0.1/24, 10.1.0.1/24], gateway: 10.1.0.254}"),
@@ -72,3 +76,23 @@ def test_address_of_an_endpoint_stands_for_those_of_its_interfaces(write):
 def test_pool_in_a_broken_document_may_name_the_endpoint(write):
     text = web() + endpoint("ep1", "10.2.0.21") + pool("b", endpoints="{address: 10.2.0.21, prot: 1}")
     assert rules_of(load(write({"all.yaml": text}))) == ["unknown-key"]
+
+
+def test_a_trunk_is_no_vlan_itself(write):
+    interfaces = "{name: eth0}, {name: eth0.7, trunk: eth0}, {name: eth0.7.9, trunk: eth0.7}, {name: v1, trunk: v1}"
+    found = load(write({"all.yaml": node(interfaces=interfaces)})).diagnostics
+    assert [d.message for d in found if d.rule == "trunk-missing"] == [
+        "eth0.7 is a VLAN itself: eth0.7.9 would have two tags", "v1 is a VLAN itself: v1 would have two tags",
+    ]  # fmt: skip
+
+
+def test_a_trunk_needs_no_addresses_for_networks_to_be_known(write):
+    interfaces = "{name: eth0}, {name: eth0.1, trunk: eth0, addresses: [10.1.0.1/24]}"
+    text = web("dsr-l2", endpoints="{address: 10.9.0.11}") + node(interfaces=interfaces)
+    assert [d.rule for d in load(write({"all.yaml": text})).diagnostics] == ["dsr-l2-segment"]
+
+
+def test_xdp_is_said_at_the_trunk(write):
+    text = node(interfaces="{name: eth0}, {name: eth0.1, trunk: eth0, xdp: generic}")
+    (found,) = load(write({"all.yaml": text})).diagnostics
+    assert "XDP runs on the trunk" in found.message

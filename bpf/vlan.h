@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * VLANs (IEEE 802.1Q) on a trunk, which the program runs on. The tag is taken off first and put on last, so nothing
+ * in between knows of it; the FIB, which speaks of the node's interfaces for single VLANs, says which one to put on.
+ *
+ * Tags of VLANs that the node has no interface for are left alone, with all that is inside; so are two tags.
+ */
+
+struct vlan_header {
+	__be16 tci;
+	__be16 protocol;
+};
+
+#define TAGGED (1U << 16)	/* of packet.tci */
+#define TAG_MASK 0x0fff
+#define PRIORITY_MASK 0xf000
+
+/* The MACs of a frame, as three words. */
+struct macs {
+	u32 words[3];
+};
+
+/*
+ * Take the tag off, if there is one, and note in `packet` what it said and which interface it means. False if
+ * that is none of ours: then the frame is as it was.
+ */
+static __always_inline bool take_off_tag(struct xdp_md *ctx, struct packet *packet)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct vlan_header *tag = (void *)(eth + 1);
+	struct vlan vlan = { .trunk = ctx->ingress_ifindex };
+	struct macs macs;
+	u32 *ifindex;
+
+	if ((void *)(tag + 1) > (void *)(long)ctx->data_end || eth->h_proto != bpf_htons(ETH_P_8021Q))
+		return true;
+	if (tag->protocol != bpf_htons(ETH_P_IP) && tag->protocol != bpf_htons(ETH_P_IPV6))
+		return false;
+	packet->tci = TAGGED | bpf_ntohs(tag->tci);
+	vlan.tag = packet->tci & TAG_MASK;
+	if (vlan.tag) {		/* 0 is a priority and no VLAN */
+		ifindex = vlans.lookup(&vlan);
+		if (!ifindex)
+			return false;
+		packet->ingress = *ifindex;
+	}
+	macs = *(struct macs *)eth;
+	if (bpf_xdp_adjust_head(ctx, sizeof(*tag)))
+		return false;
+	eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return false;
+	*(struct macs *)eth = macs;
+	return true;
+}
+
+/* Put a tag on. False if there is no room for it. */
+static __always_inline bool put_on_tag(struct xdp_md *ctx, u16 tci)
+{
+	struct vlan_header *tag;
+	struct ethhdr *eth;
+	struct macs macs;
+
+	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(*tag)))
+		return false;
+	eth = (void *)(long)ctx->data;
+	tag = (void *)(eth + 1);
+	if ((void *)(tag + 1) > (void *)(long)ctx->data_end)
+		return false;
+	macs = *(struct macs *)((void *)eth + sizeof(*tag));
+	*(struct macs *)eth = macs;
+	eth->h_proto = bpf_htons(ETH_P_8021Q);
+	tag->tci = bpf_htons(tci);
+	return true;
+}
+
+/* The interface that a packet for another one leaves by: for a VLAN its trunk, and the packet gets the tag. */
+static __always_inline u32 find_trunk(struct packet *packet, u32 ifindex)
+{
+	struct vlan *vlan = trunks.lookup(&ifindex);
+
+	if (!vlan) {
+		packet->tci = 0;
+		return ifindex;
+	}
+	packet->tci = TAGGED | (packet->tci & PRIORITY_MASK) | vlan->tag;
+	return vlan->trunk;
+}

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of maps that belong to interfaces, which the kernel knows by number and people by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reconciler.kernel.port import Kernel
+
+_GONE = "interface "
+"""What an interface is called that isn't there any more, before its number; no name has a space in it."""
+
+
+def names(kernel: Kernel) -> Mapping[int, str]:
+    """The name of each interface, by its number."""
+    return {link.index: link.name for link in kernel.links()}
+
+
+def name_of(index: int, known: Mapping[int, str]) -> str:
+    """The name of an interface, and something to call it by if it is gone: a row may outlive it."""
+    return known.get(index, f"{_GONE}{index}")
+
+
+def index_of(name: str, known: Mapping[int, str]) -> int | None:
+    """The reverse of `name_of`; None if there is no such interface."""
+    if name.startswith(_GONE):
+        return int(name.removeprefix(_GONE))
+    return next((index for index, found in known.items() if found == name), None)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VLANs: which interface of the node stands for which tag on which trunk.
+
+The tags are the kernel's to know: manifests say only which interface is a VLAN of which other.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from reconciler.errors import KernelError
+from reconciler.kernel.layout import TRUNKS, VLANS
+from reconciler.kernel.port import Link, Outcome
+from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.indexes import index_of, name_of
+from reconciler.kinds.program import PROGRAM
+from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.view import NodeView
+
+_VLAN = struct.Struct(VLANS.key)
+_INDEX = struct.Struct(VLANS.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Vlan(Resource):
+    """`is_current` is whether the rows say the same as the kernel."""
+
+    kind: ClassVar[str] = "vlan"
+
+    interface: str
+    trunk: str
+    is_current: bool = True
+    tag: int = field(default=0, compare=False)
+
+    @property
+    def id(self) -> str:
+        return self.interface
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (PROGRAM,)
+
+    def describe(self) -> dict[str, str]:
+        shown = {"trunk": self.trunk} | ({"tag": str(self.tag)} if self.tag else {})
+        return shown if self.is_current else shown | {"state": "not what the interface is"}
+
+    def effect(self, after: Resource | None, live: Live) -> str:
+        return "" if after else "packets of this VLAN are no longer balanced"
+
+
+class VlanKind(Kind):
+    phase = 15
+    resource = Vlan
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        if not view.services:
+            return
+        for interface in view.node.interfaces:
+            if interface.trunk:
+                yield Vlan(interface.name, interface.trunk), interface.span
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        rows = self.kernel.dump(TRUNKS.name)
+        if not rows:
+            return Reading()
+        links = {link.index: link for link in self.kernel.links()}
+        known = {index: link.name for index, link in links.items()}
+        tags = dict(self.kernel.dump(VLANS.name))
+        found = []
+        for key, value in rows:
+            (index,), (trunk, tag) = _INDEX.unpack(key), _VLAN.unpack(value)
+            link = links.get(index)
+            is_current = link is not None and (link.trunk, link.tag) == (trunk, tag) and tags.get(value) == key
+            found.append(Vlan(name_of(index, known), name_of(trunk, known), is_current, tag))
+        return Reading(tuple(found))
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        links = {link.name: link for link in self.kernel.links()}
+        known = {link.index: name for name, link in links.items()}
+        return [self._write(change, links, known) for change in changes]
+
+    def _write(self, change: Change, links: Mapping[str, Link], known: Mapping[int, str]) -> Outcome:
+        index = index_of(change.key.id, known)
+        if index is None:
+            return KernelError(f"there is no interface {change.key.id}") if change.after else None
+        key, value = _INDEX.pack(index), None
+        if isinstance(change.after, Vlan):
+            link = links.get(change.after.interface)
+            if link is None or link.trunk is None or known.get(link.trunk) != change.after.trunk:
+                interface, trunk = change.after.interface, change.after.trunk
+                hint = f"ip link add link {trunk} name {interface} type vlan id …"
+                return KernelError(f"{interface} is no VLAN of {trunk}", hint=hint)
+            if links[change.after.trunk].strips_tags:
+                return KernelError(
+                    f"{change.after.trunk} takes the tags off before XDP sees them",
+                    hint=f"ethtool -K {change.after.trunk} rxvlan off",
+                )
+            value = _VLAN.pack(link.trunk, link.tag)
+        # The row of `trunks`, which is what is read, comes first and goes last: what was cut off is seen.
+        stale = [row for row, held in self.kernel.dump(VLANS.name) if held == key and row != value]
+        outcomes = self.kernel.update(TRUNKS.name, [(key, value)]) if value else []
+        outcomes += self.kernel.delete(VLANS.name, stale)
+        if value:
+            outcomes += self.kernel.update(VLANS.name, [(value, key)])
+        elif not any(outcomes):
+            outcomes += self.kernel.delete(TRUNKS.name, [key])
+        return next(filter(None, outcomes), None)
+
+
+KIND = VlanKind
