@@ -143,7 +143,7 @@ def test_connections_and_pings_cross_from_one_vlan_to_another(site: Callable[...
             with connection:
                 connection.sendall(b"hello %d" % number)
                 connection.shutdown(socket.SHUT_WR)
-                answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+                answer = connection.makefile("rb").read()
             server.join()
             assert answer == (b"hello %d" % number)[::-1] + CLIENT.encode()
 
