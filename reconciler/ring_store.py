@@ -21,6 +21,8 @@ from reconciler.ring import Slots
 from reconciler.slots import Held
 
 UDP = 17
+PINGS = (1, 58)
+"""ICMP and ICMPv6."""
 _INDEX = struct.Struct(PREVIOUS.key)
 
 
@@ -126,15 +128,17 @@ def idle(protocols_: Iterable[int]) -> int:
 def protocols(kernel: Kernel) -> dict[int, set[int]]:
     """The IP protocols of the services that use a ring in a mode of direct server return, by the ring's index.
 
-    Connections of other modes are remembered one by one, and need no help when a slot changes hands.
+    Connections of other modes are remembered one by one, and need no help when a slot changes hands. Pings are no
+    connections at all.
     """
     found: dict[int, set[int]] = {}
     for spec in (SERVICES, SERVICES6):
         key_format, row_format = struct.Struct(spec.key), struct.Struct(spec.value)
         for key, value in kernel.dump(spec.name):
             _, index, _, mode, _ = row_format.unpack(value)
-            if mode in (ModeCode.DSR_L2, ModeCode.DSR_L3):
-                found.setdefault(index, set()).add(key_format.unpack(key)[2])
+            protocol = key_format.unpack(key)[2]
+            if mode in (ModeCode.DSR_L2, ModeCode.DSR_L3) and protocol not in PINGS:
+                found.setdefault(index, set()).add(protocol)
     return found
 
 

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 
 import numpy as np
 import pytest
+from scapy.layers.inet import ICMP as Icmp
 from scapy.layers.inet import TCP as Tcp
 from scapy.layers.inet import UDP as Udp
 from scapy.layers.l2 import Ether
@@ -19,9 +20,9 @@ from scapy.layers.sctp import SCTPChunkAbort, SCTPChunkData, SCTPChunkInit
 from scapy.packet import Packet
 
 from reconciler import slots
-from reconciler.kernel.layout import PREVIOUS, REMEMBERED, SEED, AlgorithmCode, EndpointRowState, ModeCode
+from reconciler.kernel.layout import PREVIOUS, REMEMBERED, SEED, AlgorithmCode, EchoCode, EndpointRowState, ModeCode
 from reconciler.ring import hash_ring
-from reconciler.ring_store import in_transition, read_ring, settle, write_rings
+from reconciler.ring_store import in_transition, protocols, read_ring, settle, write_rings
 from reconciler.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE
 from tests.packets import balancer as lab
 from tests.packets.balancer import ENDPOINTS6_AT, ENDPOINTS_AT, VIP, Balancer
@@ -476,3 +477,16 @@ def test_two_flows_are_mistaken_for_each_other_only_if_49_bits_of_their_hashes_a
 def write_flows_at(balancer: Balancer, bucket: int, flow: int) -> None:
     row = struct.pack("=8Q", *[0] * 7, flow)
     assert balancer.kernel.update(REMEMBERED.name, [(struct.pack("=I", bucket), row)]) == [None]
+
+
+# --- pings -------------------------------------------------------------------------------------------------------
+def test_a_ping_goes_to_whoever_has_the_slot_now_and_keeps_no_transition_open(balancer: Balancer) -> None:
+    """Each stands for itself: a monitor that pings for ever must not be taken for a flow that does not end."""
+    serve(balancer, At(VIP, 0), 5, lab.ICMP)
+    balancer.vip(VIP, echo=EchoCode.ENDPOINT)
+    edit(balancer, [2], ago=STREAM_IDLE + 1)
+    client = At("10.7.0.9", 0)
+    assert [endpoint_of(balancer, client, Icmp(id=1, seq=seq)) for seq in range(3)] == [2, 2, 2]
+    assert remembered(balancer) == []
+    assert lab.ICMP not in protocols(balancer.kernel)[RING]
+    assert settle(balancer.kernel, slots.now()) == 1
