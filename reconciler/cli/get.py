@@ -101,7 +101,10 @@ def _transitions(kernel: Kernel) -> list[Row]:
 def _verdicts(kernel: Kernel) -> list[Row]:
     from reconciler.counters import verdicts
 
-    return [{"verdict": v.name.lower().replace("_", " "), "packets": n} for v, n in sorted(verdicts(kernel).items())]
+    return [
+        {"verdict": v.name.lower().replace("_", " "), "packets": n, "meaning": v.meaning}
+        for v, n in sorted(verdicts(kernel).items())
+    ]
 
 
 _TRAFFIC = ["connections", "request_packets", "reply_packets"]
@@ -111,5 +114,5 @@ _TABLES: dict[str, tuple[Callable[[Kernel], list[Row]], list[str], list[str]]] =
     "endpoints": (_endpoints, ["endpoint", "state", "open", *_TRAFFIC], ["number", *_BYTES]),
     "flows": (_flows, ["client", "service", "endpoint", "state", "idle_s"], []),
     "transitions": (_transitions, ["ring", "moving", "slots", "began_s", "used_s", "settles_s"], ["former"]),
-    "verdicts": (_verdicts, ["verdict", "packets"], []),
+    "verdicts": (_verdicts, ["verdict", "packets"], ["meaning"]),
 }

@@ -174,31 +174,38 @@ class FlowState(IntEnum):
 
 
 class Verdict(IntEnum):
-    """Why a packet to or from a VIP went where it went; one counter each."""
+    """Why a packet to or from a VIP went where it went; one counter each. `meaning` says it to people."""
 
-    REQUEST = 0            # forwarded to an endpoint
-    REPLY = 1              # forwarded to a client
-    VIA_KERNEL = 2         # rewritten and given to the kernel, which finds out the next hop's MAC
-    CONNECTION_UNKNOWN = 3 # belongs to no connection and opens none: the kernel answers with a reset
-    UNDEFINED = 4          # dropped: to a VIP, but to none of its services
-    FRAGMENT = 5           # dropped: an IP fragment has no ports to balance by
-    IP_OPTIONS = 6         # dropped
-    TTL_EXPIRED = 7        # dropped
-    MALFORMED = 8          # dropped: lengths that contradict each other, a header that is cut off
-    NO_ENDPOINT = 9        # dropped: the pool has no active endpoint
-    NO_ROUTE = 10          # dropped: the FIB has no way to the next hop, or there is no source for a tunnel
-    TOO_BIG = 11           # dropped: longer than the MTU of the way out
-    ADDRESS_CLASH = 12     # dropped: every endpoint tried already talks to this client address and port
-    ENDPOINT_DISABLED = 13 # dropped: a reply of an endpoint that is disabled
-    TOO_BIG_ANSWERED = 14  # dropped: longer than the MTU of the way out, and the sender was told
-    NO_HEADROOM = 15       # dropped: the driver left no room for another header
-    NEIGHBOUR_UNKNOWN = 16 # dropped: nobody knows the endpoint's MAC, for which the kernel asks now
-    OFF_LINK = 17          # dropped: dsr-l2 reaches an endpoint only on a network of the node itself
-    ICMP_ERROR = 18        # an ICMP error about a flow, forwarded to the endpoint that has it
-    REJECTED = 19          # dropped: to a VIP, but to none of its services, and the sender was told
-    ECHO_ANSWERED = 20     # a ping of a VIP
-    ECHO_FORWARDED = 21    # a ping of a VIP, for an endpoint to answer
-    ECHO_DROPPED = 22      # dropped: a ping of a VIP, as its service wants it
+    meaning: str
+
+    def __new__(cls, number: int, meaning: str = "") -> Verdict:
+        self = int.__new__(cls, number)
+        self._value_, self.meaning = number, meaning
+        return self
+
+    REQUEST = 0, "forwarded to an endpoint"
+    REPLY = 1, "forwarded to a client"
+    VIA_KERNEL = 2, "rewritten and given to the kernel, which finds out the next hop's MAC"
+    CONNECTION_UNKNOWN = 3, "belongs to no connection and opens none: the kernel answers with a reset"
+    UNDEFINED = 4, "dropped: to a VIP, but to none of its services"
+    FRAGMENT = 5, "dropped: an IP fragment has no ports to balance by"
+    IP_OPTIONS = 6, "dropped: with IP options the ports are not where they always are"
+    TTL_EXPIRED = 7, "dropped: its TTL allows for no further hop"
+    MALFORMED = 8, "dropped: lengths that contradict each other, a header that is cut off"
+    NO_ENDPOINT = 9, "dropped: the pool has no active endpoint"
+    NO_ROUTE = 10, "dropped: the FIB has no way to the next hop, or there is no source for a tunnel"
+    TOO_BIG = 11, "dropped: longer than the MTU of the way out"
+    ADDRESS_CLASH = 12, "dropped: every endpoint tried already talks to this client address and port"
+    ENDPOINT_DISABLED = 13, "dropped: a reply of an endpoint that is disabled"
+    TOO_BIG_ANSWERED = 14, "dropped: longer than the MTU of the way out, and the sender was told"
+    NO_HEADROOM = 15, "dropped: the driver left no room for another header"
+    NEIGHBOUR_UNKNOWN = 16, "dropped: nobody knows the endpoint's MAC, for which the kernel asks now"
+    OFF_LINK = 17, "dropped: dsr-l2 reaches an endpoint only on a network of the node itself"
+    ICMP_ERROR = 18, "an ICMP error about a flow, forwarded to the endpoint that has it"
+    REJECTED = 19, "dropped: to a VIP, but to none of its services, and the sender was told"
+    ECHO_ANSWERED = 20, "a ping of a VIP, answered"
+    ECHO_FORWARDED = 21, "a ping of a VIP, forwarded to an endpoint, which answers"
+    ECHO_DROPPED = 22, "dropped: a ping of a VIP, as its service wants it"
 
 
 def code(codes: type[IntEnum], name: str) -> int:

@@ -157,6 +157,11 @@ def test_no_enum_is_left_out() -> None:
     assert set(re.findall(r"enum (\w+) \{", HEADER)) == set(ENUMS)
 
 
+def test_every_verdict_says_what_it_means_in_words_of_its_own() -> None:
+    assert all(verdict.meaning for verdict in Verdict)
+    assert len({verdict.meaning for verdict in Verdict}) == len(Verdict)
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("features", SETS_OF_FEATURES, ids=lambda features: "+".join(features) or "none")
 def test_every_set_of_features_loads_and_has_the_maps_that_it_needs(features: tuple[str, ...], tmp_path: Path) -> None:
