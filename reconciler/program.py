@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from reconciler.paths import data_dir
@@ -21,6 +22,8 @@ ENTRY = "lbctl_balance"
 MAIN_FILE = "balancer.c"
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"$')
+_ASKED_FOR = re.compile(r"^#ifn?def (\w+)|\bdefined\((\w+)\)", re.MULTILINE)
+_DEFINED = re.compile(r"^#define (\w+)", re.MULTILINE)
 
 
 @functools.cache
@@ -42,10 +45,38 @@ def source(directory: Path | None = None) -> str:
     return "\n".join([f'#line 1 "{MAIN_FILE}"', *lines, ""])
 
 
-def program_name(features: Sequence[str]) -> str:
-    """The name of the program with these features, e.g. `lbctl_3f9a12bc0`: 15 characters, all that fit."""
-    digest = hashlib.sha256(repr((source(), sorted(features))).encode()).hexdigest()
-    return (NAME_PREFIX + digest)[:15]
+def program_name(features: Collection[str]) -> str:
+    """The name of the program with these features, e.g. `lbctl_3f9a12bc0`: 15 characters, all that fit.
+
+    Features that the source never asks for make no other program, and no other name.
+    """
+    digest = _hashed_source().copy()
+    digest.update(repr(sorted(_asked_for().intersection(features))).encode())
+    return (NAME_PREFIX + digest.hexdigest())[:15]
+
+
+def features_of(name: str) -> tuple[str, ...] | None:
+    """The features that the program of this name was built with, None if it was built from another source.
+
+    Every choice among the features that the source asks for is tried: a few thousand, a few microseconds each.
+    """
+    for count in range(len(_asked_for()) + 1):
+        for features in itertools.combinations(sorted(_asked_for()), count):
+            if program_name(features) == name:
+                return features
+    return None
+
+
+@functools.cache
+def _hashed_source() -> hashlib._Hash:
+    return hashlib.sha256(source().encode())
+
+
+@functools.cache
+def _asked_for() -> frozenset[str]:
+    """What the source asks for by #ifdef and does not define itself."""
+    asked_for = {one or other for one, other in _ASKED_FOR.findall(source())}
+    return frozenset(asked_for - set(_DEFINED.findall(source())))
 
 
 def is_ours(name: str) -> bool:
