@@ -20,6 +20,9 @@ from pathlib import Path
 from reconciler.errors import KernelError, UsageError
 from reconciler.kernel import bpf
 
+PROGRAM = "program"
+"""The name by which the program is pinned."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _BPF_MAGIC = 0xCAFE4A11
 _MOUNT_FLAGS = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC

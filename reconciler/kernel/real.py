@@ -18,15 +18,15 @@ from pathlib import Path
 from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import bpf, links, local_vips, maps, neighbours, sysctl, xdp
 from reconciler.kernel.build import Image, build
-from reconciler.kernel.instance import Instance
+from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.layout import INNER_IDS, MAPS, SEED, MapSpec, MapType
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import AttachedProgram, Link, LoadedProgram, LocalVip, Neighbour, Outcome, Row
+from reconciler.kernel.refusal import refused
 from reconciler.program import is_ours
 
 RUN_DIR = Path("/run/lbctl")
 
-_PROGRAM = "program"
 _INNER_A_CALL = 128  # each needs a file descriptor meanwhile, of which a process has 1,024 by default
 _INDEX = struct.Struct("=I")
 
@@ -59,7 +59,7 @@ class RealKernel:
     @contextmanager
     def _map(self, name: str) -> Iterator[OpenMap | None]:
         """A pinned map that has the shape it should have; None if it was never made."""
-        with _refused(f"map {name}"):
+        with refused(f"map {name}"):
             fd = self._instance.open(name)
             if fd is None:
                 yield None
@@ -89,7 +89,7 @@ class RealKernel:
         ]  # fmt: skip
 
     def _replace_inner(self, outer: str, contents: Sequence[tuple[int, bytes]]) -> list[Outcome]:
-        with self._map(outer) as opened, _refused(outer), ExitStack() as stack:
+        with self._map(outer) as opened, refused(outer), ExitStack() as stack:
             if opened is None:
                 return [_no_map(outer)] * len(contents)
             template = inner_shape(MAPS[outer])
@@ -129,7 +129,7 @@ class RealKernel:
 
     @contextmanager
     def _inner(self, outer: str, index: int) -> Iterator[OpenMap | None]:
-        with self._map(outer) as opened, self._map(INNER_IDS[outer].name) as ids, _refused(f"{outer} {index}"):
+        with self._map(outer) as opened, self._map(INNER_IDS[outer].name) as ids, refused(f"{outer} {index}"):
             number = maps.lookup(ids, _INDEX.pack(index)) if ids else None
             fd = bpf.open_map(_INDEX.unpack(number)[0]) if number and any(number) else None
             # Where the one that is noted is gone, it was replaced just now, or never got to its place.
@@ -144,8 +144,8 @@ class RealKernel:
 
     # --- the program -----------------------------------------------------------------------------------
     def loaded_program(self) -> LoadedProgram | None:
-        with _refused("program"):
-            fd = self._instance.open(_PROGRAM)
+        with refused("program"):
+            fd = self._instance.open(PROGRAM)
             if fd is None:
                 return None
             with bpf.closing(fd):
@@ -156,7 +156,7 @@ class RealKernel:
         image = build(features, self._source_dir)
         specs = [spec for spec in MAPS.values() if spec.is_used(features)]
         _check(image, specs)
-        with _refused(f"program {name}"), self._instance.mounted():
+        with refused(f"program {name}"), self._instance.mounted():
             before = set(self._instance.pinned())
             try:
                 self._load(name, image, specs)
@@ -169,7 +169,7 @@ class RealKernel:
         with ExitStack() as stack:
             descriptors = {spec.name: stack.enter_context(self._made(spec)) for spec in specs}
             program = stack.enter_context(bpf.closing(bpf.load_program(name, image.linked(descriptors))))
-            self._instance.pin(program, _PROGRAM)
+            self._instance.pin(program, PROGRAM)
 
     @contextmanager
     def _made(self, spec: MapSpec) -> Iterator[int]:
@@ -191,38 +191,38 @@ class RealKernel:
             yield fd
 
     def unload_program(self) -> None:
-        with _refused(f"pins of instance {self._instance.name}"):
+        with refused(f"pins of instance {self._instance.name}"):
             if self._instance.pinned():
                 with self._instance.locked():
-                    for name in sorted(self._instance.pinned(), key=lambda name: name != _PROGRAM):
+                    for name in sorted(self._instance.pinned(), key=lambda name: name != PROGRAM):
                         self._instance.unpin(name)
 
     def remove_instance(self) -> None:
         """Remove the instance's directory. Raises KernelError if objects or former values are left in it."""
         if left := self.former_sysctls():
             raise KernelError(f"settings are not restored yet: {', '.join(left)}", hint="lbctl delete")
-        with _refused(f"directory {self._instance.directory}"):
+        with refused(f"directory {self._instance.directory}"):
             self._instance.remove()
 
     # --- the program on interfaces ---------------------------------------------------------------------
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
-        with _refused("interfaces"):
+        with refused("interfaces"):
             return [
                 AttachedProgram(r.interface, r.mode, r.id, r.program.name if r.program else "", r.owner)
                 for r in xdp.running() if r.interface in interfaces or self._is_mine(r)
             ]  # fmt: skip
 
     def attach(self, interface: str, mode: str, replaces: int | None) -> None:
-        with _refused(f"interface {interface}"):
+        with refused(f"interface {interface}"):
             self._check_expected(interface, mode, replaces)
-            program = self._instance.open(_PROGRAM)
+            program = self._instance.open(PROGRAM)
             if program is None:
                 raise KernelError(f"no program is loaded that {interface} could run", hint="lbctl apply")
             with bpf.closing(program), _expected(interface, replaces) as expected:
                 xdp.swap(interface, mode, program, expected)
 
     def detach(self, interface: str, mode: str, replaces: int) -> None:
-        with _refused(f"interface {interface}"):
+        with refused(f"interface {interface}"):
             self._check_expected(interface, mode, replaces)
             with _expected(interface, replaces) as expected:
                 xdp.swap(interface, mode, None, expected)
@@ -252,19 +252,19 @@ class RealKernel:
 
     # --- VIPs of the node ------------------------------------------------------------------------------
     def local_vips(self) -> list[LocalVip]:
-        with _refused("local addresses"):
+        with refused("local addresses"):
             return local_vips.read()
 
     def foreign_addresses(self, addresses: Collection[str]) -> dict[str, str]:
-        with _refused("local addresses"):
+        with refused("local addresses"):
             return local_vips.foreign(addresses)
 
     def add_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
-        with _refused("local addresses"):
+        with refused("local addresses"):
             return local_vips.add(vips)
 
     def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
-        with _refused("local addresses"):
+        with refused("local addresses"):
             return local_vips.remove(vips)
 
     # --- sysctls ---------------------------------------------------------------------------------------
@@ -285,23 +285,23 @@ class RealKernel:
 
     # --- interfaces and neighbours ---------------------------------------------------------------------
     def links(self) -> list[Link]:
-        with _refused("interfaces"):
+        with refused("interfaces"):
             return links.read()
 
     def keeps_neighbours(self) -> bool:
-        with _refused("neighbours"):
+        with refused("neighbours"):
             return neighbours.can_keep()
 
     def neighbours(self) -> tuple[list[Neighbour], list[Neighbour]]:
-        with _refused("neighbours"):
+        with refused("neighbours"):
             return neighbours.read()
 
     def keep_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
-        with _refused("neighbours"):
+        with refused("neighbours"):
             return neighbours.keep(wanted)
 
     def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
-        with _refused("neighbours"):
+        with refused("neighbours"):
             return neighbours.forget(wanted)
 
 
@@ -331,7 +331,7 @@ def _pinned_maps(instance: Instance) -> set[int]:
     """The numbers of the maps that an instance has pinned."""
     found = set()
     for name in instance.pinned():
-        fd = instance.open(name) if name != _PROGRAM else None
+        fd = instance.open(name) if name != PROGRAM else None
         if fd is not None:
             with bpf.closing(fd):
                 found.add(maps.describe(fd).id)
@@ -362,13 +362,3 @@ def _row_error(name: str, opened: OpenMap, error: OSError) -> KernelError:
     if error.errno == errno.E2BIG:
         return KernelError(f"map {name} is full: it has room for {capacity:,} rows")
     return KernelError(f"map {name}: {error.strerror}")
-
-
-@contextmanager
-def _refused(what: str) -> Iterator[None]:
-    """Turn what the kernel refuses into an error for people."""
-    try:
-        yield
-    except OSError as error:
-        hint = "run as root" if error.errno in (errno.EPERM, errno.EACCES) else ""
-        raise KernelError(f"{what}: {error.strerror or error}", hint=hint) from error
