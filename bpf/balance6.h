@@ -21,6 +21,8 @@ static __always_inline int echo6(struct xdp_md *ctx, struct packet *packet)
 	vip = vips6.lookup(&address);
 	if (!vip)
 		return XDP_PASS;
+
+	NOTE(vip, vip->undefined);
 	if (vip->echo == ECHO_REPLY)
 		return reply_echo6(packet);
 #if defined(FORWARD_ECHO) && defined(DSR)
@@ -55,6 +57,7 @@ static __always_inline int leftover6(struct xdp_md *ctx, struct packet *packet, 
 	if (!vip)
 		return XDP_PASS;
 
+	NOTE(vip, vip->undefined);
 	/* Pings, errors, and the kernel's own search for neighbours. */
 #ifdef ECHO
 	if (packet->ip6->nexthdr == IPPROTO_ICMPV6 && is_for_kernel(vip, kind))

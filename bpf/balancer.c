@@ -27,6 +27,7 @@
 #endif
 
 #include "maps.h"
+#include "explain.h"
 #include "count.h"
 #include "parse.h"
 #ifdef IPV6
@@ -94,6 +95,8 @@ static __always_inline int echo(struct xdp_md *ctx, struct packet *packet)
 
 	if (!vip)
 		return XDP_PASS;
+
+	NOTE(vip, vip->undefined);
 	if (vip->echo == ECHO_REPLY)
 		return reply_echo(packet);
 #if defined(FORWARD_ECHO) && defined(DSR)
@@ -120,6 +123,7 @@ static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, e
 	if (!vip)
 		return XDP_PASS;
 
+	NOTE(vip, vip->undefined);
 	/* The VIP is one of the node's own addresses, so the kernel answers pings and takes ICMP errors. */
 #ifdef ECHO
 	if (packet->ip->protocol == IPPROTO_ICMP && is_for_kernel(vip, kind))

@@ -23,6 +23,7 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 	struct ethhdr *eth = packet->eth;
 	struct next_hop hop;
 
+	NOTE(service, service->index);
 	if ((is_ipv6 ? packet->ip6->hop_limit : packet->ip->ttl) <= 1)
 		return drop(VERDICT_TTL_EXPIRED);
 	id = find_endpoint(service, client, packet, kind, &endpoint);

@@ -14,6 +14,7 @@ static __always_inline void decrement_ttl(struct iphdr *ip)
 /* Send a frame out of an interface, straight back where that is the one it came from. */
 static __always_inline int put_on_wire(struct xdp_md *ctx, struct packet *packet, u32 ifindex, enum verdict verdict)
 {
+	NOTE(egress, ifindex);
 #ifdef VLAN
 	ifindex = find_trunk(packet, ifindex);
 #endif
@@ -45,6 +46,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, en
 		.ifindex = packet->ingress,
 	};
 	u32 flags = 0;
+	int answer;
 #ifdef GATEWAY
 	struct gateway *gateway = find_gateway(ctx, packet, ip->daddr, NULL);
 
@@ -54,7 +56,9 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, en
 	}
 #endif
 
-	switch (bpf_fib_lookup(ctx, &route, sizeof(route), flags)) {
+	answer = bpf_fib_lookup(ctx, &route, sizeof(route), flags);
+	NOTE(fib, answer);
+	switch (answer) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:

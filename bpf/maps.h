@@ -306,3 +306,31 @@ enum verdict {
 };
 
 BPF_PERCPU_ARRAY(verdicts, u64, 1);
+
+#ifdef EXPLAIN
+/* Where the endpoint of a flow comes from whose slot is in transition. */
+enum memory {
+	MEMORY_BEGINS = 0,	/* the flow begins: the slot's current endpoint, which is remembered */
+	MEMORY_REMEMBERED = 1,
+	MEMORY_PREVIOUS = 2,	/* the flow is unknown: the endpoint that had the slot before */
+	MEMORY_CURRENT = 3,	/* unknown, too, but nobody had the slot before or is alive */
+};
+
+/* What was looked up for a packet, all ones where it never was. Indexes of arrays have the name of their map. */
+struct explained {
+	u32 vip;		/* what becomes of undefined traffic to it */
+	u32 service;		/* index of its counters */
+	u32 flow;		/* its state, of one that is in `flows` */
+	u32 rings;
+	u32 slots;
+	u32 slot;
+	u32 previous;
+	u32 holder;		/* the endpoint that holds the slot, where that is in transition */
+	u32 memory;
+	u32 endpoint;
+	u32 fib;		/* what bpf_fib_lookup() returned */
+	u32 egress;		/* index of the interface */
+};
+
+BPF_ARRAY(explained, struct explained, 1);
+#endif

@@ -35,6 +35,7 @@ static __always_inline u32 find_endpoint(const struct service *service, const st
 	for (try = 1; try <= MAX_TRIES; try++) {
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 
+		NOTE(endpoint, id);
 		if (endpoint && (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED)) {
 			*found = endpoint;
 			return id;

@@ -20,6 +20,7 @@ static __always_inline enum verdict open_connection(const struct service *servic
 		u32 id = choose_endpoint(service, &client, try);
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 
+		NOTE(endpoint, id);
 		/* Without an address it is one of IPv6, and no endpoint for NAT. */
 		if (!endpoint || endpoint->state != ENDPOINT_USABLE || !endpoint->address)
 			continue;
@@ -64,6 +65,7 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 	struct flow fresh = {}, *flow;
 	int action;
 
+	NOTE(service, service->index);
 	if (packet->ip->ttl <= 1)
 		return drop(VERDICT_TTL_EXPIRED);
 
@@ -79,6 +81,8 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 		flow = NULL;
 
 	if (flow) {
+		NOTE(flow, flow->state);
+		NOTE(endpoint, flow->endpoint);
 		follow(key, flow, tcp);
 	} else {
 		enum verdict verdict;
@@ -107,6 +111,9 @@ static __always_inline int nat_reply(struct xdp_md *ctx, struct packet *packet, 
 {
 	int action;
 
+	NOTE(service, flow->service);
+	NOTE(flow, flow->state);
+	NOTE(endpoint, flow->endpoint);
 	if (packet->ip->ttl <= 1)
 		return drop(VERDICT_TTL_EXPIRED);
 	if (!is_served(flow->endpoint, key->source)) {

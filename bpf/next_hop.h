@@ -77,6 +77,7 @@ static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct pac
 	}
 #endif
 	answer = bpf_fib_lookup(ctx, &route, sizeof(route), flags);
+	NOTE(fib, answer);
 	hop->mtu = route.mtu_result;
 	if (answer == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return WAY_TOO_NARROW;

@@ -70,6 +70,8 @@ static __always_inline u32 read_slot(const struct service *service, const struct
 	void *ring = rings.lookup(&index);
 	u32 *head = ring_heads.lookup(&index), *value = NULL;
 
+	NOTE(rings, index);
+	NOTE(slots, 0);
 	if (!ring)
 		return 0;
 	if (head && HEAD_SLOTS(*head)) {
@@ -86,6 +88,8 @@ static __always_inline u32 read_slot(const struct service *service, const struct
 		element = 1 + slot->number;
 		value = bpf_map_lookup_elem(ring, &element);
 	}
+	NOTE(slots, HEAD_SLOTS(*head));
+	NOTE(slot, slot->number);
 	slot->rows = index + (HEAD_GENERATION(*head) & 1 ? RINGS : 0);
 	return value ? *value : 0;
 }

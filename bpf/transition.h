@@ -47,9 +47,12 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 	struct bucket *bucket = find_bucket(hash);
 	u32 endpoint, place;
 
+	NOTE(previous, index);
+	NOTE(holder, holder);
 	if (!row || !bucket || kind == PACKET_ECHO)	/* each ping stands for itself */
 		return holder;
 	if (packet->opens) {
+		NOTE(memory, MEMORY_BEGINS);
 		remember(bucket, new_flow(hash, holder, now, REMEMBERED_OPENING), now, idle);
 		return holder;
 	}
@@ -62,6 +65,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 		if (age_of(flow, now) <= idle && is_of_this_transition(flow, row, now) && is_alive(endpoint)) {
 			enum remembered_state state = packet->closes ? REMEMBERED_CLOSING : state_of(flow);
 
+			NOTE(memory, MEMORY_REMEMBERED);
 			if (state == REMEMBERED_OPENING)
 				state = REMEMBERED_OPEN;
 			seen = new_flow(hash, endpoint, now, state);
@@ -77,6 +81,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 		endpoint = (s32)(row->learnt - now) > 0 ? row->datagram : holder;
 	if (endpoint != holder && !is_alive(endpoint))
 		endpoint = holder;	/* its connections are lost; whoever has the slot now says so */
+	NOTE(memory, endpoint == holder ? MEMORY_CURRENT : MEMORY_PREVIOUS);
 	if (is_datagram && kind != PACKET_ICMP_ERROR)
 		remember(bucket, new_flow(hash, endpoint, now, REMEMBERED_OPEN), now, idle);
 	return endpoint == holder ? endpoint : note_use(row, endpoint, now);

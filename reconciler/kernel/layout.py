@@ -109,6 +109,11 @@ VLANS = MapSpec("vlans", MapType.HASH, "=IHxx", "=I", 4_096, ("VLAN",))
 TRUNKS = MapSpec("trunks", MapType.HASH, "=I", "=IHxx", 4_096, ("VLAN",))
 # ifindex → next hop of what comes in there and is for no network of the node (IPv4: 4 bytes), whether it is IPv6
 GATEWAYS = MapSpec("gateways", MapType.HASH, "=I", "=16sBxxx", 1_024, ("GATEWAY",))
+# only in the program that explains: what it looked up for a packet, all ones where it never did; in this order
+EXPLANATION = (
+    "vip", "service", "flow", "rings", "slots", "slot", "previous", "holder", "memory", "endpoint", "fib", "egress",
+)  # fmt: skip
+EXPLAINED = MapSpec("explained", MapType.ARRAY, "=I", "=12I", 1, ("EXPLAIN",))
 
 # index → number of the inner array that is there. The program has no use for these, but before Linux 6.8 whoever asks
 # an array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)
@@ -121,7 +126,7 @@ MAPS = {
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_HEADS, RING_TURNS, RING_NAMES,
         PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
-        VLANS, TRUNKS, GATEWAYS, RING_IDS, PREVIOUS_IDS,
+        VLANS, TRUNKS, GATEWAYS, RING_IDS, PREVIOUS_IDS, EXPLAINED,
     )
 }  # fmt: skip
 
@@ -171,6 +176,15 @@ class FlowState(IntEnum):
     OPENING = 0      # nothing but SYNs
     OPEN = 1
     CLOSING = 2      # a FIN or a RST came by; a SYN starts afresh
+
+
+class Memory(IntEnum):
+    """Where the endpoint of a flow comes from whose slot is in transition."""
+
+    BEGINS = 0       # the flow begins: the slot's current endpoint, which is remembered
+    REMEMBERED = 1
+    PREVIOUS = 2     # the flow is unknown: the endpoint that had the slot before
+    CURRENT = 3      # unknown, too, but nobody had the slot before or is alive
 
 
 class Verdict(IntEnum):

@@ -13,6 +13,7 @@ import pytest
 
 from reconciler.kernel.build import build
 from reconciler.kernel.layout import (
+    EXPLANATION,
     INNER_IDS,
     MAPS,
     PREVIOUS,
@@ -27,6 +28,7 @@ from reconciler.kernel.layout import (
     FlowState,
     MapSpec,
     MapType,
+    Memory,
     ModeCode,
     TooBigCode,
     UndefinedCode,
@@ -50,6 +52,7 @@ ENUMS: dict[str, tuple[str, type[IntEnum]]] = {
     "direction": ("DIRECTION", Direction),
     "flow_state": ("FLOW", FlowState),
     "verdict": ("VERDICT", Verdict),
+    "memory": ("MEMORY", Memory),
 }
 
 FORMATS = {
@@ -120,7 +123,8 @@ SETS_OF_FEATURES = [
     (), *((feature,) for feature in FEATURES), FEATURES,
     *((mode, *(f for f in FEATURES if f not in MODES)) for mode in MODES),
 ]  # fmt: skip
-"""None, each alone, all, each mode with all but the other modes."""
+SETS_OF_FEATURES += [("EXPLAIN",), *((*features, "EXPLAIN") for features in SETS_OF_FEATURES[-4:])]
+"""None, each alone, all, each mode with all but the other modes; and the programs that explain the latter."""
 TEMPLATES = {RINGS: "ring_template", PREVIOUS: "previous_template"}
 """What BCC knows the shape of inner arrays by."""
 SHARED = [spec for spec in MAPS.values() if spec not in (RING_NAMES, *INNER_IDS.values())]
@@ -157,6 +161,10 @@ def test_no_enum_is_left_out() -> None:
     assert set(re.findall(r"enum (\w+) \{", HEADER)) == set(ENUMS)
 
 
+def test_the_fields_of_an_explanation_have_the_same_names() -> None:
+    assert tuple(field for _, field in structs()["explained"]) == EXPLANATION
+
+
 def test_every_verdict_says_what_it_means_in_words_of_its_own() -> None:
     assert all(verdict.meaning for verdict in Verdict)
     assert len({verdict.meaning for verdict in Verdict}) == len(Verdict)
@@ -178,6 +186,7 @@ def test_every_set_of_features_loads_and_has_the_maps_that_it_needs(features: tu
         instance.unload_program()
         instance.remove_instance()
     balances = bool(set(MODES) & set(features))
+    assert ("explained" in compiled) == ("EXPLAIN" in features)
     assert ("flows" in compiled) == ("NAT" in features)
     assert (RINGS.name in compiled) == balances
     assert ("ring_turns" in compiled) == (balances and "ROUND_ROBIN" in features)

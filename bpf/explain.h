@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * NOTE(field, value) writes what was looked up into the one row of `explained`, in the program that explains. In
+ * every other one it is nothing.
+ */
+
+#ifdef EXPLAIN
+static __always_inline struct explained *find_explained(void)
+{
+	u32 row = 0;
+
+	return explained.lookup(&row);
+}
+
+#define NOTE(field, value) do {				\
+	struct explained *noted = find_explained();	\
+							\
+	if (noted)					\
+		noted->field = (value);			\
+} while (0)
+#else
+#define NOTE(field, value) do { } while (0)
+#endif
