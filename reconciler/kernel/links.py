@@ -18,7 +18,7 @@ from reconciler.kernel import netlink
 from reconciler.kernel.port import Link
 
 _GET = 18
-_IFNAME, _LINK, _LINKINFO, _LINK_NETNSID = 3, 5, 18, 37
+_ADDRESS, _IFNAME, _LINK, _LINKINFO, _LINK_NETNSID = 1, 3, 5, 18, 37
 _INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
 _HEADER = struct.Struct("=BxHiII")  # family, type, index, flags, change
 
@@ -47,9 +47,10 @@ def _strips_tags(name: str) -> bool:
 def _link(answer: bytes) -> Link:
     _, _, index, _, _ = _HEADER.unpack_from(answer)
     found = netlink.attributes(answer[_HEADER.size :])
+    mac = found.get(_ADDRESS, b"")
     name = found[_IFNAME].rstrip(b"\0").decode()
     info = netlink.attributes(found.get(_LINKINFO, b""))
     if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"vlan" or _LINK not in found or _LINK_NETNSID in found:
-        return Link(name, index)
+        return Link(name, index, mac=mac)
     tag = netlink.attributes(info[_INFO_DATA])[_VLAN_ID]
-    return Link(name, index, int.from_bytes(found[_LINK], sys.byteorder), int.from_bytes(tag, sys.byteorder))
+    return Link(name, index, int.from_bytes(found[_LINK], sys.byteorder), int.from_bytes(tag, sys.byteorder), mac)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import mmap
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.kernel.bpf import NAME_BYTES, Command, call, memory, object_info
-from reconciler.kernel.layout import MapType
+from reconciler.kernel.layout import MMAPABLE, MapType
 
 INNER_MAP = 0x1000
 """BPF_F_INNER_MAP: an array that may stand in an array of maps whatever its size (Linux 5.10)."""
@@ -45,11 +46,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class OpenMap:
-    """A map that is open: its file descriptor, its number and its shape."""
+    """A map that is open: its file descriptor, its number, its shape and the flags that it was made with."""
 
     fd: int
     id: int
     shape: Shape
+    flags: int = 0
 
     @property
     def row_bytes(self) -> int:
@@ -76,8 +78,8 @@ def describe(fd: int) -> OpenMap:
     """The number and the shape of an open map."""
     info = memory(88)
     object_info(fd, info)
-    type_, number, key_size, value_size, capacity = struct.unpack_from("=5I", info)
-    return OpenMap(fd, number, Shape(type_, key_size, value_size, capacity))
+    type_, number, key_size, value_size, capacity, flags = struct.unpack_from("=6I", info)
+    return OpenMap(fd, number, Shape(type_, key_size, value_size, capacity), flags)
 
 
 def lookup(opened: OpenMap, key: bytes) -> bytes | None:
@@ -153,6 +155,29 @@ def write_array(opened: OpenMap, values: bytes) -> None:
     keys = array("I", range(len(values) // opened.row_bytes)).tobytes()
     for error in filter(None, _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)):
         raise error
+
+
+def read_whole(opened: OpenMap) -> list[Row]:
+    """All rows, as pairs of many joined keys and as many joined values: what `overwrite` takes."""
+    return list(_chunks(opened))
+
+
+def overwrite(opened: OpenMap, rows: Sequence[Row]) -> None:
+    """Make a map that nobody else uses hold these rows, as `read_whole` gives them, and no others.
+
+    Of an array, they are all rows; if user space can look at it as at memory, that is the way taken. OSError if a
+    row does not fit.
+    """
+    if opened.flags & MMAPABLE and opened.shape.value_size % 8 == 0:
+        values = b"".join(values for _, values in rows)
+        with mmap.mmap(opened.fd, -(-len(values) // mmap.PAGESIZE) * mmap.PAGESIZE) as memory_of_map:
+            memory_of_map[: len(values)] = values
+        return
+    if opened.shape.type != MapType.ARRAY:
+        delete(opened, [key for key, _ in dump(opened)])
+    for keys, values in rows:
+        for error in filter(None, _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)):
+            raise error
 
 
 def update(opened: OpenMap, rows: Sequence[Row]) -> list[OSError | None]:

@@ -10,7 +10,7 @@ nothing, so a node without a data plane reads as empty.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 Outcome = Exception | None
@@ -54,7 +54,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Link:
-    """A network interface. A VLAN of another one has that one's index and the tag.
+    """A network interface. A VLAN of another one has that one's index and the tag. `mac` is empty where none is.
 
     `strips_tags`, of a trunk: whether it takes tags out of frames before XDP sees these.
     """
@@ -64,6 +64,7 @@ class Link:
     trunk: int | None = None
     tag: int | None = None
     strips_tags: bool = False
+    mac: bytes = field(default=b"", compare=False)
 
 
 class Kernel(Protocol):

@@ -13,7 +13,7 @@ import pytest
 
 from reconciler.errors import BuildError
 from reconciler.kernel import bpf, maps
-from reconciler.kernel.layout import MapType
+from reconciler.kernel.layout import MMAPABLE, MapType
 
 pytestmark = pytest.mark.kernel
 
@@ -146,3 +146,20 @@ def test_possible_cpus_are_counted_across_gaps(
     (tmp_path / "possible").write_text(text)
     monkeypatch.setattr(maps, "_CPUS", tmp_path / "possible")
     assert maps.possible_cpus.__wrapped__() == count
+
+
+@pytest.mark.parametrize(("kind", "flags"), [(MapType.HASH, 0), (MapType.ARRAY, 0), (MapType.ARRAY, MMAPABLE)])
+@pytest.mark.parametrize("size", [4, 24])
+def test_a_map_that_is_overwritten_holds_the_rows_of_the_other_and_no_others(
+    make: Maker, kind: MapType, flags: int, size: int
+) -> None:
+    """Also where user space looks at the array as at memory, in which rows begin at multiples of eight bytes."""
+    shape = maps.Shape(kind, 4, size, 3_000)
+    source = make(shape)
+    maps.update(source, [(u32(n), bytes([1 + n % 255]) * size) for n in range(0, 3_000, 7)])
+    with bpf.closing(maps.create("lbk_test", shape, flags=flags)) as fd:
+        target = maps.describe(fd)
+        assert target.flags == flags
+        maps.update(target, [(u32(n), b"\x77" * size) for n in range(100)])
+        maps.overwrite(target, maps.read_whole(source))
+        assert sorted(maps.dump(target)) == sorted(maps.dump(source))
