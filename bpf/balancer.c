@@ -156,6 +156,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 {
 	enum packet_kind kind = parse(ctx, packet);
 
+	NOTE(bytes, ctx->data_end - ctx->data);
 	if (kind == PACKET_NOT_IP)
 #ifdef IPV6
 		return balance6(ctx, packet);

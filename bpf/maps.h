@@ -318,6 +318,7 @@ enum memory {
 
 /* What was looked up for a packet, all ones where it never was. Indexes of arrays have the name of their map. */
 struct explained {
+	u32 bytes;		/* of the frame, as far as the program can see it */
 	u32 vip;		/* what becomes of undefined traffic to it */
 	u32 service;		/* index of its counters */
 	u32 flow;		/* its state, of one that is in `flows` */

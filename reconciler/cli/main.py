@@ -29,6 +29,7 @@ VERBS = {
     "apply": "make the changes, verify them, undo what fails",
     "run": "keep the node as the manifests say: watch, plan, apply, for years",
     "get": "show services, endpoints or flows with their live counters",
+    "explain": "say what this node would do with a packet, and why",
     "import": "turn other tools' configuration, or what this node holds, into manifests",
     "export": "write a snapshot of live state, for `plan --live`",
     "delete": "take everything of ours off this node",

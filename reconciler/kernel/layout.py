@@ -111,9 +111,10 @@ TRUNKS = MapSpec("trunks", MapType.HASH, "=I", "=IHxx", 4_096, ("VLAN",))
 GATEWAYS = MapSpec("gateways", MapType.HASH, "=I", "=16sBxxx", 1_024, ("GATEWAY",))
 # only in the program that explains: what it looked up for a packet, all ones where it never did; in this order
 EXPLANATION = (
-    "vip", "service", "flow", "rings", "slots", "slot", "previous", "holder", "memory", "endpoint", "fib", "egress",
+    "bytes", "vip", "service", "flow", "rings", "slots", "slot", "previous", "holder", "memory", "endpoint", "fib",
+    "egress",
 )  # fmt: skip
-EXPLAINED = MapSpec("explained", MapType.ARRAY, "=I", "=12I", 1, ("EXPLAIN",))
+EXPLAINED = MapSpec("explained", MapType.ARRAY, "=I", "=13I", 1, ("EXPLAIN",))
 
 # index → number of the inner array that is there. The program has no use for these, but before Linux 6.8 whoever asks
 # an array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)

@@ -107,6 +107,17 @@ def test_somebody_elses_program_blocks_the_plan_and_is_named(lbctl, manifests, n
     assert "xdp" in ip("-n", netns, "link", "show", "front")
 
 
+def test_explain_asks_the_program_that_apply_loaded(lbctl, manifests):
+    assert "no program is loaded" in lbctl("explain", "198.51.100.7:40000", "20.20.20.1:80", code=1)
+    lbctl("apply", manifests, "--auto-approve")
+    text = lbctl("explain", "198.51.100.7:40000", "20.20.20.1:80")
+    assert text.startswith("no route: dropped")  # nothing in this namespace has an address
+    assert "service     20.20.20.1:80/tcp, nat, round-robin" in text
+    assert "ring        web/round-robin, slot 0 of 4" in text
+    assert "endpoint    10.2.0.11:8080, usable" in text
+    assert "not for a VIP" in lbctl("explain", "198.51.100.7:40000", "20.20.20.2:80")
+
+
 def test_settings_come_back_when_everything_is_deleted(lbctl, manifests, netns):
     setting = ["ip", "netns", "exec", netns, "cat", "/proc/sys/net/ipv4/ip_forward"]
     before = subprocess.run(setting, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl explain`: what the data plane would do with a packet, and why."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.cli.common import instance_name, open_kernel, stdout_style
+from reconciler.errors import KernelError, UsageError
+from reconciler.kernel.port import Kernel, Link
+
+if TYPE_CHECKING:
+    from reconciler.explain.capture import Captured
+
+DESCRIPTION = """\
+Say what the program of this node would do with a packet, and why: service, connection or slot of the ring,
+endpoint, the frame that would leave, or the reason of the drop. The very program that is loaded runs, on copies of
+its maps: connections, counters and turns stay as they are.
+
+Of TCP a SYN is explained, and in a line below what becomes of an ACK, as of a connection that is open already;
+--flags asks about others. The frames of a capture follow each other, so a reply finds the connection that
+a request before it opened."""
+EPILOG = """\
+examples:
+  lbctl explain 198.51.100.7:40000 20.20.20.1:80
+  lbctl explain --proto udp [2001:db8::7]:5353 [2001:db8:20::1]:53
+  lbctl explain --proto icmp 198.51.100.7 20.20.20.1
+  lbctl explain --flags ack --bytes 1500 198.51.100.7:40000 20.20.20.1:80   # does it fit?
+  lbctl explain --interface eth1 10.2.0.11:8080 198.51.100.7:40000          # a reply
+  lbctl explain capture.pcap --format json
+
+exit codes: 0 explained, 1 failed, 2 wrong usage
+"""
+
+_OPEN = ("ack",)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "packet", nargs="+", metavar="SOURCE DESTINATION | CAPTURE",
+        help="ADDRESS:PORT twice (of icmp ADDRESS), or a pcap or pcapng file",
+    )  # fmt: skip
+    parser.add_argument("--proto", choices=("tcp", "udp", "sctp", "icmp"), default="tcp", help="(tcp)")
+    parser.add_argument("--flags", metavar="FLAGS", help="of TCP, e.g. syn or psh,ack")
+    parser.add_argument("--bytes", metavar="N", type=int, help="length of the IP packet (the shortest that can be)")
+    parser.add_argument(
+        "--interface", metavar="NAME", help="where the packet comes in, or a VLAN of it (the first with the program)"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def run(args: argparse.Namespace) -> int:
+    from reconciler.explain.explanation import explain
+    from reconciler.kernel.instance import Instance
+    from reconciler.kernel.trial import trial
+    from reconciler.render.explain import explanation_json, explanation_text, headline
+
+    frames_to = _frames(args)
+    kernel = open_kernel(args)
+    link, tag = _ingress(kernel, args.interface)
+    with trial(Instance(instance_name(args), Path(args.run_dir))) as tried:
+        if not tried.is_same_code:
+            print("note: the loaded program came from the same source, but from another compiler", file=sys.stderr)
+        explained = [
+            explanation for series in frames_to(link.mac)
+            for explanation in explain(tried, [captured.tagged(tag) for captured in series], link)
+        ]  # fmt: skip
+    if args.format == "json":
+        print(explanation_json(explained))
+        return 0
+    style = stdout_style(args)
+    if len(args.packet) == 1:
+        for number, explanation in enumerate(explained, start=1):
+            print(f"{style.dim(f'#{number}')} {explanation_text(explanation, style)}", end="\n\n")
+        return 0
+    print(explanation_text(explained[0], style))
+    first = headline(explained[0], style)
+    for other in (headline(explanation, style) for explanation in explained[1:]):
+        print(f"\nwith --flags {','.join(_OPEN)}: {'the same' if other == first else other}")
+    return 0
+
+
+def _frames(args: argparse.Namespace) -> Callable[[bytes], list[list[Captured]]]:
+    """What makes the frames to be tried, of the MAC that they go to: lists of those that follow each other.
+
+    Raises UsageError for all that is wrong with the arguments.
+    """
+    from reconciler.explain.capture import Captured, read_capture
+    from reconciler.explain.packet import frame, parse_flags, parse_place
+
+    asked = {"--flags": args.flags, "--bytes": args.bytes}
+    if len(args.packet) > 2:
+        raise UsageError("a packet has one source and one destination", hint="lbctl explain --help")
+    if args.flags and args.proto != "tcp":
+        raise UsageError(f"{args.proto} has no flags", hint="leave --flags out")
+    if len(args.packet) == 1:
+        if given := [name for name, value in asked.items() if value is not None]:
+            raise UsageError(f"{given[0]} is of no use with a capture", hint="lbctl explain --help")
+        captured = read_capture(Path(args.packet[0]))
+        return lambda _mac: [captured]
+
+    source, destination = (parse_place(text, args.proto) for text in args.packet)
+    choices: list[Sequence[str]] = [()]
+    if args.proto == "tcp":
+        choices = [parse_flags(args.flags)] if args.flags else [("syn",), _OPEN]
+
+    def make(mac: bytes) -> list[list[Captured]]:
+        made = [frame(args.proto, source, destination, mac, flags=flags, length=args.bytes) for flags in choices]
+        return [[Captured(content, len(content))] for content in made]
+
+    make(bytes(6))  # finds mistakes before anybody has to be root
+    return make
+
+
+def _ingress(kernel: Kernel, asked: str | None) -> tuple[Link, int | None]:
+    """Where packets come in: an interface, and for a VLAN of it the tag. KernelError unless the program runs there."""
+    loaded = kernel.loaded_program()
+    if loaded is None:
+        raise KernelError("no program is loaded: the kernel gets every packet as it comes in", hint="lbctl apply")
+    links = {link.name: link for link in kernel.links()}
+    attached = {a.interface: a for a in kernel.attached_programs([asked] if asked else [])}
+    name, tag = asked or next(iter(attached), None), None
+    if asked in links and asked not in attached and links[asked].trunk is not None:
+        tag = links[asked].tag
+        name = next((link.name for link in links.values() if link.index == links[asked].trunk), None)
+    if name not in attached:
+        where = f"on {asked}" if asked else "on any interface of this network namespace"
+        hint = f"it runs on {', '.join(attached)}" if attached else "lbctl apply"
+        raise KernelError(f"no program runs {where}: the kernel gets every packet as it comes in", hint=hint)
+    runs = attached[name]
+    if runs.id != loaded.id:
+        raise KernelError(f"{name} runs {runs.owner}, not the program that is loaded", hint="lbctl apply")
+    return links[name], tag

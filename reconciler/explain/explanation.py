@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a frame fares as it does: what a trial saw, in the words of manifests and maps."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from reconciler.explain.capture import Captured
+from reconciler.explain.headers import Header, headers
+from reconciler.explain.packet import ICMP6, PROTOCOLS
+from reconciler.kernel.bpf import XdpVerdict
+from reconciler.kernel.layout import (
+    ENDPOINTS,
+    ENDPOINTS6,
+    RING_NAMES,
+    SERVICES,
+    SERVICES6,
+    VIPS,
+    VIPS6,
+    AlgorithmCode,
+    EchoCode,
+    EndpointRowState,
+    FlowState,
+    Memory,
+    ModeCode,
+    UndefinedCode,
+    word,
+)
+from reconciler.kernel.port import Link
+from reconciler.kernel.trial import Outcome, Trial
+
+_INDEX = struct.Struct("=I")
+_PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()} | {ICMP6: "icmp"}
+_ICMP = ("icmp", "icmp6")
+
+Fields = Mapping[str, str | int]
+
+FIB = {
+    0: "found", 1: "a blackhole route", 2: "an unreachable route", 3: "a prohibit route",
+    4: "no route that forwards: none at all, or to the node itself",
+    5: "forwarding is off on the interface that it came in by", 6: "a route with an encapsulation of its own",
+    7: "the MAC of the next hop is unknown", 8: "longer than the MTU of the way", 9: "no source address for the way",
+}  # fmt: skip
+"""What bpf_fib_lookup() says: BPF_FIB_LKUP_RET_* of include/uapi/linux/bpf.h."""
+
+MEMORY = {
+    Memory.BEGINS: "the connection begins: it goes to the new endpoint and is remembered",
+    Memory.REMEMBERED: "the connection is remembered",
+    Memory.PREVIOUS: "unknown, so it began before: it stays with the former endpoint",
+    Memory.CURRENT: "unknown, and nobody had the slot before: it goes to the new endpoint",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One packet. What the program never got to is None.
+
+    `reason` is a sentence; `verdict` the counter behind it, empty if none moved. `way` says how the packet leaves:
+    `interface`, `same-interface`, `kernel` or, empty, not at all. `egress` and `out`, the headers that it leaves
+    with, go with it. `missing` bytes of the packet are not in the capture that it was taken from.
+    """
+
+    verdict: str
+    reason: str
+    ingress: str
+    packet: Sequence[Header]
+    missing: int
+    vip: Fields | None
+    service: Fields | None
+    connection: Fields | None
+    slot: Fields | None
+    transition: Fields | None
+    endpoint: Fields | None
+    fib: str | None
+    way: str
+    egress: str
+    out: Sequence[Header]
+
+    @property
+    def is_dropped(self) -> bool:
+        return self.reason.startswith("dropped")
+
+
+def explain(trial: Trial, series: Sequence[Captured], ingress: Link) -> list[Explanation]:
+    """What becomes of frames that come in on an interface, each after those before it. Raises KernelError."""
+    outcomes = trial.run([captured.frame for captured in series], ingress.index)
+    names = _Names(_services(trial), _rings(trial))
+    return [
+        _explain(trial, names, captured, outcome, ingress.name)
+        for captured, outcome in zip(series, outcomes, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Services by the index of their counters, the names of rings by their index."""
+
+    services: Mapping[int, Fields]
+    rings: Mapping[int, str]
+
+
+def _explain(trial: Trial, names: _Names, captured: Captured, outcome: Outcome, ingress: str) -> Explanation:
+    seen, packet = outcome.seen, headers(captured.frame)
+    if seen["bytes"] < len(captured.frame):
+        seen, outcome = {}, replace(outcome, action=XdpVerdict.ABORTED, verdict=None)
+        reason = f"not explained: a trial takes frames of at most {outcome.seen['bytes']:,} bytes"
+    else:
+        reason = _reason(outcome, packet)
+    way, egress = _way(outcome, ingress)
+    return Explanation(
+        verdict=outcome.verdict.name.lower().replace("_", "-") if outcome.verdict is not None else "",
+        reason=reason,
+        ingress=ingress,
+        packet=packet,
+        missing=captured.length - len(captured.frame),
+        vip=_vip(trial, packet) if "vip" in seen else None,
+        service=names.services.get(seen["service"], {"service": "removed"}) if "service" in seen else None,
+        connection={"state": word(FlowState, seen["flow"])} if "flow" in seen else None,
+        slot=_slot(names, seen) if "slots" in seen else None,
+        transition=_transition(trial, seen) if "memory" in seen else None,
+        endpoint=_endpoint(trial, seen["endpoint"]) if seen.get("endpoint") else None,
+        fib=FIB.get(seen["fib"], "refused the question") if "fib" in seen else None,
+        way=way,
+        egress=egress,
+        out=headers(outcome.frame) if way else (),
+    )
+
+
+def _reason(outcome: Outcome, packet: Sequence[Header]) -> str:
+    if outcome.verdict is not None:
+        return outcome.verdict.meaning
+    if outcome.action != XdpVerdict.PASS:
+        return "dropped: the program gave up"
+    if "vip" not in outcome.seen and any(header["header"] == "vlan" for header in packet):
+        return "not for a VIP, or in a VLAN that is not the balancer's: left to the kernel as it came"
+    if "vip" not in outcome.seen:
+        return "not for a VIP: left to the kernel as it came"
+    if any(header["header"] in _ICMP for header in packet):
+        return "ICMP for a VIP, which is an address of the node: left to the kernel"
+    return "to a VIP, but to none of its services: left to the kernel"
+
+
+def _way(outcome: Outcome, ingress: str) -> tuple[str, str]:
+    match outcome.action:
+        case XdpVerdict.TX:
+            return "same-interface", ingress
+        case XdpVerdict.REDIRECT:
+            return "interface", _interface(outcome.seen.get("egress"))
+        case XdpVerdict.PASS:
+            return "kernel", ""
+    return "", ""
+
+
+def _interface(index: int | None) -> str:
+    try:
+        return socket.if_indextoname(index or 0)
+    except OSError:
+        return f"interface {index}"
+
+
+def _vip(trial: Trial, packet: Sequence[Header]) -> Fields:
+    vip = ip_address(next(header["destination"] for header in packet if "ttl" in header))
+    spec = VIPS if vip.version == 4 else VIPS6
+    undefined, echo = struct.unpack(spec.value, trial.row(spec.name, vip.packed) or bytes(spec.value_size))
+    return {"vip": str(vip), "undefined_traffic": word(UndefinedCode, undefined), "echo": word(EchoCode, echo)}
+
+
+def _services(trial: Trial) -> dict[int, Fields]:
+    found: dict[int, Fields] = {}
+    for spec in (SERVICES, SERVICES6):
+        for key, value in trial.rows(spec.name):
+            index, _, target_port, mode, algorithm = struct.unpack(spec.value, value)
+            vip, port, protocol = struct.unpack(spec.key, key)
+            service: dict[str, str | int] = {
+                "service": f"{_place(vip, port)}/{_PROTOCOL_NAMES.get(protocol, str(protocol))}",
+                "mode": word(ModeCode, mode), "algorithm": word(AlgorithmCode, algorithm),
+                "map": spec.name, "index": index,
+            }  # fmt: skip
+            found[index] = service | ({"target_port": int.from_bytes(target_port)} if any(target_port) else {})
+    return found
+
+
+def _rings(trial: Trial) -> dict[int, str]:
+    return {_INDEX.unpack(value)[0]: key.rstrip(b"\0").decode() for key, value in trial.rows(RING_NAMES.name)}
+
+
+def _slot(names: _Names, seen: Mapping[str, int]) -> Fields:
+    index = seen["rings"]
+    found: dict[str, str | int] = {
+        "ring": names.rings.get(index, f"ring {index}"), "index": index, "slots": seen["slots"],
+    }  # fmt: skip
+    return found | ({"slot": seen["slot"]} if "slot" in seen else {})
+
+
+def _transition(trial: Trial, seen: Mapping[str, int]) -> Fields:
+    memory = seen["memory"]
+    return {
+        "memory": word(Memory, memory),
+        "means": MEMORY[Memory(memory)],
+        "current": _endpoint(trial, seen["holder"])["endpoint"],
+    }
+
+
+def _endpoint(trial: Trial, number: int) -> Fields:
+    key = _INDEX.pack(number)
+    row = trial.row(ENDPOINTS.name, key) or bytes(ENDPOINTS.value_size)
+    address, port, state = struct.unpack(ENDPOINTS.value, row)
+    if not any(address):
+        address = trial.row(ENDPOINTS6.name, key) or address
+    return {"endpoint": _place(address, port), "state": word(EndpointRowState, state), "number": number}
+
+
+def _place(packed: bytes, port: bytes) -> str:
+    address, number = ip_address(packed), int.from_bytes(port)
+    if not number:
+        return str(address)
+    return f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loaded program would do with a frame: tried on copies of its maps, so that live traffic never notices.
+
+Each trial runs the very program that is loaded, and beside it the same source with the feature EXPLAIN, which
+writes what it looks up into the map `explained`. Both must do the same, so what the one writes down is why the
+other does what it does.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from reconciler.errors import KernelError
+from reconciler.kernel import bpf, maps
+from reconciler.kernel.build import Image, build
+from reconciler.kernel.instance import PROGRAM, Instance
+from reconciler.kernel.layout import (
+    EXPLAINED,
+    EXPLANATION,
+    MAPS,
+    MMAPABLE,
+    VERDICTS,
+    MapSpec,
+    MapType,
+    Verdict,
+)
+from reconciler.kernel.maps import OpenMap, Shape
+from reconciler.kernel.port import Row
+from reconciler.kernel.real import inner_shape, shape_of
+from reconciler.kernel.refusal import refused
+from reconciler.program import features_of
+
+EXPLAIN = "EXPLAIN"
+
+_NAME = "lbctl_explain"
+_INDEX = struct.Struct("=I")
+_NOT_LOOKED_UP = b"\xff" * EXPLAINED.value_size
+_COPIES = {MapType.LRU_HASH: MapType.HASH, MapType.PERCPU_ARRAY: MapType.ARRAY}
+"""A copy of an LRU must not evict while it is filled, and only one CPU runs a trial."""
+_LEFT_EMPTY = (MapType.PERCPU_ARRAY, MapType.ARRAY_OF_MAPS)
+"""Counters start from zero, and arrays of maps get only what is looked for."""
+_ARRAYS_OF_ARRAYS = {spec.name for spec in MAPS.values() if spec.type == MapType.ARRAY_OF_MAPS}
+_NO_PREALLOCATION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a frame. `action` and `frame` are what the program returned and made of it.
+
+    `verdict` is the counter that moved, None if none did. `seen` holds what the program looked up, by the names
+    of EXPLANATION; what it never got to is left out.
+    """
+
+    action: int
+    frame: bytes
+    verdict: Verdict | None
+    seen: Mapping[str, int]
+
+
+class Trial:
+    """A place to try frames: the loaded program with copies of its maps, made by `with trial(instance) as …`."""
+
+    def __init__(self, program: bpf.ProgramInfo, features: Sequence[str], live: _Maps, stack: ExitStack) -> None:
+        self.program = program
+        self._live = live
+        self._plain = self._rig(build(features), stack)
+        self._explaining = self._rig(build((*features, EXPLAIN)), stack)
+
+    @property
+    def is_same_code(self) -> bool:
+        """Whether the compiler made the same instructions of the source as for the loaded program."""
+        return bpf.program_info(self._plain.program).tag == self.program.tag
+
+    def rows(self, map_name: str) -> list[Row]:
+        """All rows that a map has after the last run; of arrays, those that are not all zero."""
+        opened = self._plain.maps.get(map_name)
+        return list(maps.dump(opened)) if opened else []
+
+    def row(self, map_name: str, key: bytes) -> bytes | None:
+        """One row that a map has after the last run, None if there is none."""
+        opened = self._plain.maps.get(map_name)
+        return maps.lookup(opened, key) if opened else None
+
+    def run(self, frames: Sequence[bytes], ifindex: int) -> list[Outcome]:
+        """What becomes of frames that come in on an interface, each after those before it.
+
+        Every call begins with what the live maps hold just now. Raises KernelError.
+        """
+        with refused("trial"):
+            held = _Held({name: maps.read_whole(opened) for name, opened in self._live.items()
+                          if MAPS[name].type not in _LEFT_EMPTY}, {})  # fmt: skip
+            explained = self._explained(frames, ifindex, held)
+            plain = _run(self._plain, frames, ifindex, held)
+        for one, other in zip(plain, explained, strict=True):
+            if replace(one, seen=other.seen) != other:
+                raise KernelError(
+                    f"the program and its explanation disagree: {_tell(one)} against {_tell(other)}",
+                    hint="the way to an endpoint may have changed just now: try again",
+                )
+        return explained
+
+    def _explained(self, frames: Sequence[bytes], ifindex: int, held: _Held) -> list[Outcome]:
+        """Arrays in arrays can be many and large, so only those are read that an attempt looked for."""
+        while True:
+            outcomes = _run(self._explaining, frames, ifindex, held)
+            sought = {(name, o.seen[name]) for o in outcomes for name in o.seen if name in _ARRAYS_OF_ARRAYS}
+            if sought <= held.arrays.keys():
+                return outcomes
+            for name, index in sought - held.arrays.keys():
+                held.arrays[name, index] = _read_array(self._live[name], index)
+
+    def _rig(self, image: Image, stack: ExitStack) -> _Rig:
+        descriptors = {name: stack.enter_context(bpf.closing(_create(MAPS[name], opened.shape)))
+                       for name, opened in self._live.items()}  # fmt: skip
+        program = stack.enter_context(bpf.closing(bpf.load_program(_NAME, image.linked(descriptors))))
+        return _Rig(program, {name: maps.describe(fd) for name, fd in descriptors.items()})
+
+
+def _run(rig: _Rig, frames: Sequence[bytes], ifindex: int, held: _Held) -> list[Outcome]:
+    for name, rows in held.rows.items():
+        maps.overwrite(rig.maps[name], rows)
+    with ExitStack() as stack:
+        for (name, index), content in held.arrays.items():
+            if content is not None:
+                _put_array(rig.maps[name], MAPS[name], index, content)
+                stack.callback(maps.delete_one, rig.maps[name], _INDEX.pack(index))
+        return [_run_one(rig, frame, ifindex) for frame in frames]
+
+
+def _run_one(rig: _Rig, frame: bytes, ifindex: int) -> Outcome:
+    verdicts, explained = rig.maps[VERDICTS.name], rig.maps[EXPLAINED.name]
+    maps.write_array(verdicts, bytes(VERDICTS.capacity * VERDICTS.value_size))
+    maps.write_array(explained, _NOT_LOOKED_UP)
+    action, after = bpf.test_run(rig.program, frame, ifindex)
+    counted = [_INDEX.unpack(key)[0] for key, _ in maps.dump(verdicts)]
+    fields = struct.unpack(EXPLAINED.value, maps.read_array(explained))
+    nothing = struct.unpack(EXPLAINED.value, _NOT_LOOKED_UP)
+    seen = {
+        name: value for name, value, none in zip(EXPLANATION, fields, nothing, strict=True) if value != none
+    }
+    return Outcome(action, after, Verdict(counted[-1]) if counted else None, seen)
+
+
+def _tell(outcome: Outcome) -> str:
+    verdict = outcome.verdict.name if outcome.verdict is not None else "no verdict"
+    return f"action {outcome.action}, {verdict}, {len(outcome.frame)} bytes"
+
+
+@contextmanager
+def trial(instance: Instance) -> Iterator[Trial]:
+    """Copies of the instance's maps to try frames on. Raises KernelError if its program can't be had again."""
+    with ExitStack() as stack, refused(f"instance {instance.name}"):
+        fd = instance.open(PROGRAM)
+        if fd is None:
+            raise KernelError(f"no program is loaded in instance {instance.name}", hint="lbctl apply")
+        with bpf.closing(fd):
+            program = bpf.program_info(fd)
+        features = features_of(program.name)
+        if features is None:
+            raise KernelError(
+                f"the loaded program, {program.name}, was made by another version of lbctl: only that can explain it",
+                hint="`lbctl apply` swaps this version's in under traffic",
+            )
+        live: _Maps = {}
+        for spec in MAPS.values():
+            if spec.is_used((*features, EXPLAIN)):
+                opened = _create(spec, shape_of(spec)) if spec is EXPLAINED else instance.open(spec.name)
+                if opened is None:
+                    raise KernelError(f"map {spec.name} of instance {instance.name} is not pinned any more")
+                live[spec.name] = maps.describe(stack.enter_context(bpf.closing(opened)))
+        yield Trial(program, features, live, stack)
+
+
+# --- copies --------------------------------------------------------------------------------------------
+_Maps = dict[str, OpenMap]
+"""Open maps by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the live maps held: rows by name; arrays in arrays by name and index, None where there is none."""
+
+    rows: dict[str, list[Row]]
+    arrays: dict[tuple[str, int], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rig:
+    """A program with copies of its own."""
+
+    program: int
+    maps: _Maps
+
+
+def _create(spec: MapSpec, shape: Shape) -> int:
+    """An empty map for a copy of a live one, which has this shape."""
+    copied = replace(shape, type=_COPIES.get(spec.type, spec.type))
+    if copied.type == MapType.HASH:
+        # Room for what the trial itself adds to a full table; what is not used takes no memory.
+        return maps.create(spec.name, replace(copied, capacity=2 * copied.capacity), flags=_NO_PREALLOCATION)
+    if copied.type == MapType.ARRAY:
+        return maps.create(spec.name, copied, flags=MMAPABLE)
+    with bpf.closing(maps.create(spec.name, inner_shape(spec), flags=maps.INNER_MAP)) as template:
+        return maps.create(spec.name, copied, inner=template)
+
+
+def _read_array(outer: OpenMap, index: int) -> bytes | None:
+    number = maps.lookup(outer, _INDEX.pack(index))
+    fd = bpf.open_map(_INDEX.unpack(number)[0]) if number else None
+    if fd is None:
+        return None
+    with bpf.closing(fd):
+        return maps.read_array(maps.describe(fd))
+
+
+def _put_array(outer: OpenMap, spec: MapSpec, index: int, content: bytes) -> None:
+    template = inner_shape(spec)
+    shape = replace(template, capacity=len(content) // template.value_size)
+    with bpf.closing(maps.create(spec.name, shape, flags=maps.INNER_MAP)) as fd:
+        maps.write_array(maps.describe(fd), content)
+        maps.update_one(outer, _INDEX.pack(index), _INDEX.pack(fd))

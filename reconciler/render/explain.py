@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Explanations for people, the reason first, and for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from reconciler.explain.explanation import Explanation
+from reconciler.explain.headers import Header
+from reconciler.render.style import Style
+
+_LABEL_WIDTH = 12
+_LAYER_WIDTH = 10
+_TRANSPORTS = ("tcp", "udp", "sctp", "icmp", "icmp6")
+_UNINTERESTING = ("header", "source", "destination", "source_port", "destination_port", "identification",
+                  "dont_fragment", "flags", "type", "chunk")  # fmt: skip
+
+
+def explanation_json(explanations: Sequence[Explanation]) -> str:
+    return json.dumps([asdict(explanation) for explanation in explanations], indent=2)
+
+
+def headline(explanation: Explanation, style: Style) -> str:
+    """The reason, and who gets the packet, on one line."""
+    verdict = explanation.verdict.replace("-", " ")
+    coloured = (style.bad if explanation.is_dropped else style.good)(verdict)
+    text = f"{coloured}: {explanation.reason}" if verdict else explanation.reason
+    if explanation.endpoint and not explanation.is_dropped:
+        text += f" ({explanation.endpoint['endpoint']})"
+    return text
+
+
+def explanation_text(explanation: Explanation, style: Style) -> str:
+    """The headline, and below it what led there."""
+    rows = list(_rows(explanation))
+    lines = (f"  {style.dim(label.ljust(_LABEL_WIDTH))}{text}" for label, text in rows)
+    return "\n".join([headline(explanation, style), *lines])
+
+
+def _rows(e: Explanation) -> Iterator[tuple[str, str]]:
+    missing = f", {e.missing:,} bytes of it were not captured" if e.missing else ""
+    yield "packet", f"{_packet(e.packet)}, in by {e.ingress}{missing}"
+    if e.vip:
+        yield "vip", f"{e.vip['vip']}, undefined traffic: {e.vip['undefined_traffic']}, echo: {e.vip['echo']}"
+    if e.service:
+        row = f" (row of {e.service['map']}, counters {e.service['index']})" if "map" in e.service else ""
+        facts = [str(e.service[name]) for name in ("mode", "algorithm") if name in e.service]
+        facts += [f"target port {e.service['target_port']}"] if "target_port" in e.service else []
+        yield "service", ", ".join([str(e.service["service"]), *facts]) + row
+    if e.connection:
+        yield "connection", f"known, {e.connection['state']} (row of flows)"
+    if e.slot:
+        where = "without slots"
+        if "slot" in e.slot:
+            where = f"slot {e.slot['slot']:,} of {e.slot['slots']:,}"
+            where += ", whose turn is next" if e.service and e.service.get("algorithm") == "round-robin" else ""
+        yield "ring", f"{e.slot['ring']}, {where} (row {e.slot['index']} of rings)"
+    if e.transition:
+        yield "transition", f"{e.transition['means']}; the slot belongs to {e.transition['current']} now"
+    if e.endpoint:
+        yield "endpoint", f"{e.endpoint['endpoint']}, {e.endpoint['state']} (row {e.endpoint['number']} of endpoints)"
+    if e.fib == "found" and e.verdict == "no-route":
+        yield "route", "found, but there is no source for the tunnel"
+    elif e.fib and e.fib != "found":
+        yield "route", e.fib
+    if e.way:
+        ways = {"interface": e.egress, "same-interface": f"{e.egress}, back out of the same interface",
+                "kernel": "given to the kernel"}  # fmt: skip
+        unchanged = e.way == "kernel" and e.out == e.packet
+        yield "out", ways[e.way] + (", as it came" if unchanged else "")
+        for layer in () if unchanged else e.out:
+            yield "", _layer(layer)
+
+
+def _packet(found: Sequence[Header]) -> str:
+    """The innermost addresses and ports of a packet that is no quote, e.g. `tcp syn 192.0.2.1:4000 → 192.0.2.2:80`."""
+    names = [header["header"] for header in found]
+    own = found[: names.index("quoted")] if "quoted" in names else found
+    network = next((header for header in reversed(own) if "ttl" in header), None)
+    if network is None:
+        return " ".join(str(name) for name in names)
+    last = own[-1] if own[-1]["header"] != "cut off" else own[-2]
+    words = [str(last["header"])]
+    words += [str(last[field]) for field in ("flags", "type", "chunk") if field in last]
+    source, destination = (_place(network[side], last.get(f"{side}_port")) for side in ("source", "destination"))
+    vlans = "".join(f", vlan {header['id']}" for header in own if header["header"] == "vlan")
+    return f"{' '.join(words)} {source} → {destination}, {network['length']} bytes{vlans}"
+
+
+def _place(address: str | int, port: str | int | None) -> str:
+    if port is None:
+        return str(address)
+    return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
+
+
+def _layer(header: Header) -> str:
+    """One header, e.g. `ipv4      192.0.2.1 → 192.0.2.2, ttl 63, length 40`."""
+    facts = []
+    for source, destination in (("source", "destination"), ("source_port", "destination_port")):
+        facts += [f"{header[source]} → {header[destination]}"] if source in header else []
+    facts += [str(header[field]) for field in ("type", "flags", "chunk") if field in header]
+    facts += [
+        f"{name.replace('_', ' ')} {value}" for name, value in header.items() if name not in _UNINTERESTING and value
+    ]
+    return f"{str(header['header']).ljust(_LAYER_WIDTH)}{', '.join(facts)}".rstrip()
