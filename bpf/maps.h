@@ -303,6 +303,13 @@ enum verdict {
 	VERDICT_ECHO_ANSWERED = 20,	/* a ping of a VIP */
 	VERDICT_ECHO_FORWARDED = 21,	/* to an endpoint */
 	VERDICT_ECHO_DROPPED = 22,
+
+	/* Of endpoints, where a program unpacks tunnels: what became of each that came in. */
+	VERDICT_DECAPSULATED = 48,
+	VERDICT_NOT_FOR_VIP = 49,	/* what is inside; passed on untouched, as all but the last one here */
+	VERDICT_TUNNEL_ELSEWHERE = 50,	/* the tunnel ends at another node */
+	VERDICT_TUNNEL_UNUSUAL = 51,	/* the outer packet is a fragment, has options or contradicts itself */
+	VERDICT_CONGESTED = 52,		/* dropped: marked for congestion, which the sender would not understand */
 };
 
 BPF_PERCPU_ARRAY(verdicts, u64, 1);

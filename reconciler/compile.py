@@ -14,7 +14,7 @@ def compile_node(view: NodeView) -> Desired:
     require_supported(view)
     resources: dict[Key, Resource] = {}
     origins: dict[Key, Span] = {}
-    for kind in KINDS:
+    for kind in (kind for kind in KINDS if view.node.role in kind.roles):
         for resource, origin in kind.desired(view):
             resources[resource.key] = resource
             origins[resource.key] = origin

@@ -213,7 +213,7 @@ class Service:
         return self.protocol is Protocol.ICMP or self.echo is Echo.ENDPOINT
 
     def runs_on(self, node: Node) -> bool:
-        """Whether a node carries this service: a balancer with all labels that the service selects."""
+        """Whether a node balances this service: a balancer with all labels that the service selects."""
         return node.role is Role.BALANCER and set(self.node_selector) <= set(node.labels)
 
 
@@ -282,6 +282,13 @@ class Node:
         """The interfaces that have a network: all but those that are nothing but the trunk of others."""
         trunks = {interface.trunk for interface in self.interfaces}
         return tuple(face for face in self.interfaces if face.addresses or face.name not in trunks)
+
+    @property
+    def endpoint_addresses(self) -> tuple[Address, ...]:
+        """What pools may name it by where it is an endpoint."""
+        if self.address:
+            return (self.address,)
+        return tuple(address.ip for interface in self.interfaces for address in interface.addresses)
 
     def tunnel_from(self, version: int) -> Prefix | None:
         """Where tunnels to endpoints of a family (4 or 6) come from: what is declared, else the first address of

@@ -70,14 +70,15 @@ def order(changes: Iterable[Change]) -> list[Change]:
 
 
 def guard(planned: Plan, *, allow_empty: bool) -> None:
-    """Refuse a plan that would take every service off the node. Raises LbctlError."""
-    held = {key for key in planned.live.resources if key.kind == "service"}
-    wanted = {key for key in planned.desired.resources if key.kind == "service"}
-    if held and not wanted and not allow_empty:
-        raise LbctlError(
-            f"the manifests ask for no service at all, and {len(held)} would be removed",
-            hint="if that is what you want, say --allow-empty",
-        )
+    """Refuse a plan that would take every service off a balancer, or every VIP off an endpoint. Raises LbctlError."""
+    for kind, noun in (("service", "service"), ("loopback", "VIP")):
+        held = sum(key.kind == kind for key in planned.live.resources)
+        wanted = any(key.kind == kind for key in planned.desired.resources)
+        if held and not wanted and not allow_empty:
+            raise LbctlError(
+                f"the manifests ask for no {noun} at all, and {held} would be removed",
+                hint="if that is what you want, say --allow-empty",
+            )
 
 
 def fingerprint(resource: Resource) -> str:

@@ -17,18 +17,31 @@ from pathlib import Path
 from reconciler.paths import data_dir
 
 NAME_PREFIX = "lbctl_"
-ENTRY = "lbctl_balance"
-"""The function of bpf/balancer.c that packets enter by."""
+DECAPSULATE = "DECAPSULATE"
+"""The feature that makes it another program: the one of endpoints whose kernel can't unpack tunnels."""
 MAIN_FILE = "balancer.c"
+
+_ENTRY = "lbctl_balance"
+_ENDPOINT_FILE, _ENDPOINT_ENTRY = "decap.c", "lbctl_decapsulate"
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"$')
 _ASKED_FOR = re.compile(r"^#ifn?def (\w+)|\bdefined\((\w+)\)", re.MULTILINE)
 _DEFINED = re.compile(r"^#define (\w+)", re.MULTILINE)
 
 
+def main_file(features: Collection[str]) -> str:
+    """The file of bpf/ that the program with these features begins with."""
+    return _ENDPOINT_FILE if DECAPSULATE in features else MAIN_FILE
+
+
+def entry(features: Collection[str]) -> str:
+    """The function that packets enter by."""
+    return _ENDPOINT_ENTRY if DECAPSULATE in features else _ENTRY
+
+
 @functools.cache
-def source(directory: Path | None = None) -> str:
-    """The whole source as one text: balancer.c of `directory` (None: bpf/), its headers pasted in.
+def source(directory: Path | None = None, main: str = MAIN_FILE) -> str:
+    """The whole source as one text: the file `main` of `directory` (None: bpf/), its headers pasted in.
 
     BCC turns map accesses into code in the main file alone: a program whose maps are used in an included
     header compiles and is then refused by the kernel. The #line marks keep the compiler's messages true.
@@ -36,13 +49,13 @@ def source(directory: Path | None = None) -> str:
     """
     bpf = directory or data_dir("bpf")
     lines: list[str] = []
-    for number, line in enumerate((bpf / MAIN_FILE).read_text().splitlines(), start=1):
+    for number, line in enumerate((bpf / main).read_text().splitlines(), start=1):
         if header := _INCLUDE.match(line):
             lines += [f'#line 1 "{header[1]}"', (bpf / header[1]).read_text().rstrip("\n")]
-            lines.append(f'#line {number + 1} "{MAIN_FILE}"')
+            lines.append(f'#line {number + 1} "{main}"')
         else:
             lines.append(line)
-    return "\n".join([f'#line 1 "{MAIN_FILE}"', *lines, ""])
+    return "\n".join([f'#line 1 "{main}"', *lines, ""])
 
 
 def program_name(features: Collection[str]) -> str:
@@ -50,33 +63,36 @@ def program_name(features: Collection[str]) -> str:
 
     Features that the source never asks for make no other program, and no other name.
     """
-    digest = _hashed_source().copy()
-    digest.update(repr(sorted(_asked_for().intersection(features))).encode())
+    main = main_file(features)
+    digest = _hashed_source(main).copy()
+    digest.update(repr(sorted(_asked_for(main).intersection(features))).encode())
     return (NAME_PREFIX + digest.hexdigest())[:15]
 
 
 def features_of(name: str) -> tuple[str, ...] | None:
-    """The features that the program of this name was built with, None if it was built from another source.
+    """The features that the balancer's program of this name was built with, None if it is no such program.
 
     Every choice among the features that the source asks for is tried: a few thousand, a few microseconds each.
     """
-    for count in range(len(_asked_for()) + 1):
-        for features in itertools.combinations(sorted(_asked_for()), count):
+    asked_for = sorted(_asked_for(MAIN_FILE))
+    for count in range(len(asked_for) + 1):
+        for features in itertools.combinations(asked_for, count):
             if program_name(features) == name:
                 return features
     return None
 
 
 @functools.cache
-def _hashed_source() -> hashlib._Hash:
-    return hashlib.sha256(source().encode())
+def _hashed_source(main: str) -> hashlib._Hash:
+    return hashlib.sha256(source(main=main).encode())
 
 
 @functools.cache
-def _asked_for() -> frozenset[str]:
+def _asked_for(main: str) -> frozenset[str]:
     """What the source asks for by #ifdef and does not define itself."""
-    asked_for = {one or other for one, other in _ASKED_FOR.findall(source())}
-    return frozenset(asked_for - set(_DEFINED.findall(source())))
+    text = source(main=main)
+    asked_for = {one or other for one, other in _ASKED_FOR.findall(text)}
+    return frozenset(asked_for - set(_DEFINED.findall(text)))
 
 
 def is_ours(name: str) -> bool:

@@ -4,26 +4,42 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler import record, slots
 from reconciler.apply import Notify, Result, apply
 from reconciler.compile import compile_node
 from reconciler.kernel.port import Kernel
+from reconciler.kinds.program import PROGRAM
+from reconciler.kinds.tunnel import forms_of
 from reconciler.live import read_live
 from reconciler.lock import apply_lock
 from reconciler.model import Fleet
 from reconciler.plan import Plan, plan
-from reconciler.resource import Desired
+from reconciler.resource import Desired, Live
 from reconciler.ring_store import in_transition, settle
 from reconciler.view import view
 
 RECORD = "applied.json"
 
 
-def desired_of(fleet: Fleet, node: str | None) -> Desired:
-    """What the fleet asks of this node. Raises UsageError if the node is not in it, UnsupportedError."""
-    return compile_node(view(fleet, node, socket.gethostname()))
+def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -> Desired:
+    """What the fleet asks of this node. Raises UsageError if the node is not in it, UnsupportedError, KernelError.
+
+    Where the kernel can't unpack tunnels, a program has to. So it is asked; with a snapshot in its place, what is
+    in there tells; with neither, it is taken to be able.
+    """
+    taken = view(fleet, node, socket.gethostname())
+    forms = sorted(forms_of(taken))
+    match on:
+        case None:
+            able = True
+        case Live():
+            able = PROGRAM not in on.resources
+        case _:
+            able = all(on.knows_tunnel(form) for form in forms)
+    return compile_node(replace(taken, decapsulates=bool(forms) and not able))
 
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:

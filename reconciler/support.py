@@ -31,7 +31,7 @@ from reconciler.view import NodeView
 MAX_SHOWN = 100
 """Lines of one error; a fleet of ten thousand services has no use for more."""
 
-ROLES = (Role.BALANCER,)
+ROLES = (Role.BALANCER, Role.ENDPOINT)
 MODES = (Mode.NAT, Mode.DSR_L2, Mode.DSR_L3)
 PROTOCOLS = {
     Mode.NAT: (Protocol.TCP,),
@@ -57,7 +57,9 @@ class Unsupported:
 def unsupported(view: NodeView) -> list[Unsupported]:
     """All that this node is asked for and this version can't do, in the order of files and lines."""
     found = list(_of_node(view.node))
-    if view.node.role in ROLES:
+    if view.node.role is Role.ENDPOINT:
+        found += _of_endpoint(view)
+    elif view.node.role in ROLES:
         found += (item for service in view.services for item in _of_service(service))
         found += (item for pool in view.pools.values() for item in _of_pool(pool))
         translated = {service.pool for service in view.services if service.mode is Mode.NAT}
@@ -83,6 +85,7 @@ def require_supported(view: NodeView) -> None:
 def _of_node(node: Node) -> Iterator[Unsupported]:
     if node.role not in ROLES:
         yield _value(node, "role", node.role, ROLES)
+    if node.role is not Role.BALANCER:
         return
     if node.undefined_traffic not in UNDEFINED_TRAFFIC:
         yield _value(node, "undefinedTraffic", node.undefined_traffic, UNDEFINED_TRAFFIC)
@@ -90,6 +93,12 @@ def _of_node(node: Node) -> Iterator[Unsupported]:
         yield _key(node, "snatAddresses")
     if node.snat_ports != SNAT_PORTS:
         yield _key(node, "snatPorts")
+
+
+def _of_endpoint(view: NodeView) -> Iterator[Unsupported]:
+    if view.decapsulates and not view.node.interfaces:
+        what = "this kernel can't unpack the tunnels of dsr-l3, and a program can only on `interfaces`: there are none"
+        yield Unsupported(view.node.span, what)
 
 
 def _of_service(service: Service) -> Iterator[Unsupported]:

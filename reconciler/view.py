@@ -10,20 +10,48 @@ from ipaddress import IPv6Address
 from itertools import chain
 
 from reconciler.errors import UsageError
-from reconciler.model import Fleet, Node, Pool, Protocol, Service, Undefined
+from reconciler.model import Address, Fleet, Mode, Node, Pool, Protocol, Role, Service, Undefined
+from reconciler.program import DECAPSULATE
+from reconciler.resource import Span
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """One balancer: itself, the services that it carries, the pools of these by name."""
+    """One node: itself, the services that it has a part in, the pools of these by name.
+
+    A balancer carries services; an endpoint serves those that reach it by direct server return. `decapsulates`:
+    the kernel of an endpoint can't unpack the tunnels that it gets, so a program of ours has to.
+    """
 
     node: Node
     services: tuple[Service, ...]
     pools: Mapping[str, Pool]
+    decapsulates: bool = False
+
+    @property
+    def runs_program(self) -> bool:
+        """Whether the interfaces of this node get a program."""
+        return bool(self.node.interfaces) and (self.node.role is Role.BALANCER or self.decapsulates)
+
+    @property
+    def tunnelled(self) -> tuple[Service, ...]:
+        """The services whose packets come, or leave, in tunnels."""
+        return tuple(service for service in self.services if service.mode is Mode.DSR_L3)
+
+    @property
+    def tunnel_ends(self) -> Mapping[Address, Span]:
+        """The addresses of this endpoint that packets in tunnels are sent to, each with the first place that says
+        so."""
+        own = set(self.node.endpoint_addresses)
+        pools = [self.pools[service.pool] for service in self.tunnelled]
+        return {e.address: e.span for pool in reversed(pools) for e in reversed(pool.endpoints) if e.address in own}
 
     @property
     def features(self) -> tuple[str, ...]:
         """What the program must be able to do for these services, and nothing else; sorted."""
+        if self.node.role is Role.ENDPOINT:
+            addresses = [*self.tunnel_ends, *(vip for service in self.tunnelled for vip in service.vips)]
+            return (DECAPSULATE, "IPV6") if any(a.version == 6 for a in addresses) else (DECAPSULATE,)
         modes = {service.mode.name for service in self.services}
         algorithms = {service.algorithm.name for service in self.services}
         undefined = {Undefined.REJECT.name} & {self.node.undefined_traffic.name} if self.services else set()
@@ -69,6 +97,11 @@ def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
             hint=f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(nodes)[:8])}",
         )
     node = nodes[node_name]
-    services = tuple(service for service in fleet.services if service.runs_on(node))
     pools = {pool.name: pool for pool in fleet.pools}
+    if node.role is Role.ENDPOINT:
+        own = set(node.endpoint_addresses)
+        named = {pool.name for pool in fleet.pools if any(endpoint.address in own for endpoint in pool.endpoints)}
+        services = tuple(service for service in fleet.services if service.mode.is_dsr and service.pool in named)
+    else:
+        services = tuple(service for service in fleet.services if service.runs_on(node))
     return NodeView(node, services, {service.pool: pools[service.pool] for service in services})

@@ -129,7 +129,7 @@ class Agent:
             raise ConfigError(text)
         if text:
             self.report.say(text)
-        self.offered = desired_of(loaded.fleet, self.node)
+        self.offered = desired_of(loaded.fleet, self.node, self.kernel)
         self.due, self.retry_s = 0.0, FIRST_RETRY_S
 
     def _reconcile(self) -> None:

@@ -43,17 +43,14 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.reconcile import settle_transitions
 
     style = stdout_style(args)
-    desired = None
     if args.source.is_dir():
-        from reconciler.reconcile import desired_of
+        from reconciler.reconcile import desired_of, plan_node
 
-        desired = desired_of(load_fleet(args.source, args), args.node)
-    kernel = open_kernel(args)
-    if desired is not None:
-        from reconciler.reconcile import plan_node
-
-        planned = plan_node(desired, kernel, instance_dir(args))
+        fleet = load_fleet(args.source, args)
+        kernel = open_kernel(args)
+        planned = plan_node(desired_of(fleet, args.node, kernel), kernel, instance_dir(args))
     else:
+        kernel = open_kernel(args)
         planned = _saved(args.source, kernel)
     planned = replace(planned, live=with_connections(planned.live, kernel))
     if not planned.changes and not planned.blocked:

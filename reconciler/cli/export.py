@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.resource import Desired
     from reconciler.snapshot import live_to_json
 
-    desired = desired_of(load_fleet(args.directory, args), args.node) if args.directory else Desired()
+    fleet = load_fleet(args.directory, args) if args.directory else None
     kernel = open_kernel(args)
+    desired = desired_of(fleet, args.node, kernel) if fleet else Desired()
     print(json.dumps(live_to_json(with_connections(read_live(kernel, desired.resources), kernel)), indent=2))
     return 0

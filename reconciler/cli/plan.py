@@ -11,8 +11,9 @@ from pathlib import Path
 from reconciler.cli.common import add_env, add_node, instance_dir, load_fleet, open_kernel, stdout_style
 from reconciler.errors import LbctlError
 from reconciler.files import write_atomically
+from reconciler.model import Fleet
 from reconciler.plan import Plan
-from reconciler.resource import Desired, Live
+from reconciler.resource import Live
 
 DESCRIPTION = "Compare the manifests with the node and show what `apply` would change. Changes nothing."
 EPILOG = """\
@@ -36,11 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from reconciler.reconcile import desired_of
     from reconciler.snapshot import plan_to_json
 
-    desired = desired_of(load_fleet(args.directory, args), args.node)
-    planned = _plan(args, desired)
+    planned = _plan(args, load_fleet(args.directory, args))
     if args.out:
         _write(args.out, json.dumps(plan_to_json(planned)))
     if args.format == "json":
@@ -56,18 +55,17 @@ def run(args: argparse.Namespace) -> int:
     return 2 if args.detailed_exitcode and (planned.changes or planned.blocked) else 0
 
 
-def _plan(args: argparse.Namespace, desired: Desired) -> Plan:
+def _plan(args: argparse.Namespace, fleet: Fleet) -> Plan:
     from reconciler.live import with_connections
     from reconciler.plan import plan
-    from reconciler.reconcile import plan_node
+    from reconciler.reconcile import desired_of, plan_node
     from reconciler.snapshot import live_from_json, read
 
-    if args.live == "empty":
-        return plan(desired, Live())
     if args.live:
-        return plan(desired, live_from_json(read(Path(args.live))))
+        live = Live() if args.live == "empty" else live_from_json(read(Path(args.live)))
+        return plan(desired_of(fleet, args.node, live), live)
     kernel = open_kernel(args)
-    planned = plan_node(desired, kernel, instance_dir(args))
+    planned = plan_node(desired_of(fleet, args.node, kernel), kernel, instance_dir(args))
     return replace(planned, live=with_connections(planned.live, kernel))
 
 

@@ -48,14 +48,16 @@ class Image:
         return bytes(code)
 
 
-def build(features: Sequence[str], source_dir: Path | None = None, entry: str = program.ENTRY) -> Image:
-    """Compile balancer.c with -D of each feature, or fetch what an earlier call compiled.
+def build(features: Sequence[str], source_dir: Path | None = None, entry: str | None = None) -> Image:
+    """Compile the program with -D of each feature, or fetch what an earlier call compiled.
 
-    `source_dir` holds balancer.c and its headers (None: lbctl's own). Raises BuildError with the compiler's
+    `source_dir` holds its main file and the headers (None: lbctl's own), `entry` is the function that packets enter
+    by (None: the program's own). Raises BuildError with the compiler's
     message if it does not compile, or if compiler or kernel headers are missing.
     """
     cache = cache_dir()
-    source = program.source(source_dir)
+    source = program.source(source_dir, program.main_file(features))
+    entry = entry or program.entry(features)
     identity = (_FORMAT, platform.machine(), entry, sorted(features), source)
     cached = cache / f"{hashlib.sha256(repr(identity).encode()).hexdigest()}.image"
     content = _read(cached)

@@ -5,11 +5,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.layout import MAPS, MapType
-from reconciler.kernel.port import AttachedProgram, Link, LoadedProgram, LocalVip, Neighbour, Outcome, Row
+from reconciler.kernel.port import (
+    AttachedProgram,
+    Link,
+    LoadedProgram,
+    LocalVip,
+    Neighbour,
+    Outcome,
+    Row,
+    TunnelDevice,
+)
 
 _FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY)
 
@@ -31,6 +40,8 @@ class FakeKernel:
     foreign_programs: dict[str, AttachedProgram] = field(default_factory=dict)
     vips: set[LocalVip] = field(default_factory=set)
     foreign_vips: dict[str, str] = field(default_factory=dict)
+    tunnel_forms: frozenset[str] = frozenset({"ipip", "sit", "ip6tnl"})
+    tunnel_devices: dict[str, TunnelDevice] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
     former: dict[str, str] = field(default_factory=dict)
     can_keep: bool = True
@@ -42,7 +53,7 @@ class FakeKernel:
     on_write: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        settings = ("send_redirects", "accept_local", "rp_filter")
+        settings = ("send_redirects", "accept_local", "rp_filter", "arp_ignore", "arp_announce")
         for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
             self.sysctls.setdefault(name, "0")
         for name in ("all", *self.interfaces, *self.vlans):
@@ -180,6 +191,28 @@ class FakeKernel:
                 self.vips.remove(vip)
                 self._wrote("remove_vip", vip)
         return [None] * len(vips)
+
+    # --- tunnels ---------------------------------------------------------------------------------------
+    def knows_tunnel(self, form: str) -> bool:
+        return form in self.tunnel_forms
+
+    def tunnels(self) -> list[TunnelDevice]:
+        return list(self.tunnel_devices.values())
+
+    def add_tunnel(self, device: TunnelDevice) -> None:
+        held = self.tunnel_devices.get(device.name)
+        if held and not held.is_ours:
+            raise ForeignError(f"{device.name} is there")
+        if device.form not in self.tunnel_forms:
+            raise KernelError(f"no {device.form} devices")
+        self.tunnel_devices[device.name] = replace(device, settings=())
+        self.sysctls |= dict(device.settings)
+        self._wrote("add_tunnel", device.name)
+
+    def remove_tunnel(self, name: str) -> None:
+        if name in self.tunnel_devices:
+            del self.tunnel_devices[name]
+            self._wrote("remove_tunnel", name)
 
     # --- sysctls ---------------------------------------------------------------------------------------
     def read_sysctl(self, name: str) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import LocalVip, Neighbour, Outcome, Row
+from reconciler.kernel.port import LocalVip, Neighbour, Outcome, Row, TunnelDevice
 
 
 @dataclass
@@ -69,6 +69,14 @@ class FaultyKernel(FakeKernel):
     def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
         up = super().remove_local_vips
         return [self._row(lambda vip=vip: up([vip])) for vip in vips]  # type: ignore[misc]
+
+    def add_tunnel(self, device: TunnelDevice) -> None:
+        self._call()
+        super().add_tunnel(device)
+
+    def remove_tunnel(self, name: str) -> None:
+        self._call()
+        super().remove_tunnel(name)
 
     def write_sysctl(self, name: str, value: str) -> None:
         self._call()

@@ -221,6 +221,12 @@ class Verdict(IntEnum):
     ECHO_ANSWERED = 20, "a ping of a VIP, answered"
     ECHO_FORWARDED = 21, "a ping of a VIP, forwarded to an endpoint, which answers"
     ECHO_DROPPED = 22, "dropped: a ping of a VIP, as its service wants it"
+    # Of endpoints, where a program unpacks tunnels: what became of each that came in.
+    DECAPSULATED = 48, "unpacked, for a VIP of the endpoint"
+    NOT_FOR_VIP = 49, "passed on untouched: what is inside is for nobody that the endpoint holds"
+    TUNNEL_ELSEWHERE = 50, "passed on untouched: the tunnel ends at another node"
+    TUNNEL_UNUSUAL = 51, "passed on untouched: the outer packet is a fragment, has options, contradicts itself"
+    CONGESTED = 52, "dropped: marked for congestion, which its sender would not understand (RFC 6040)"
 
 
 def code(codes: type[IntEnum], name: str) -> int:

@@ -53,4 +53,4 @@ def _link(answer: bytes) -> Link:
     if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"vlan" or _LINK not in found or _LINK_NETNSID in found:
         return Link(name, index, mac=mac)
     tag = netlink.attributes(info[_INFO_DATA])[_VLAN_ID]
-    return Link(name, index, int.from_bytes(found[_LINK], sys.byteorder), int.from_bytes(tag, sys.byteorder), mac)
+    return Link(name, index, int.from_bytes(found[_LINK], sys.byteorder), int.from_bytes(tag, sys.byteorder), mac=mac)

@@ -67,6 +67,22 @@ class Link:
     mac: bytes = field(default=b"", compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class TunnelDevice:
+    """A link that unpacks what is sent to `local` in tunnels of a form: "ipip", "sit" or "ip6tnl".
+
+    `settings` are those of sysctls that it gets before it is taken up; they are not read back with it.
+    """
+
+    name: str
+    form: str
+    local: str
+    mtu_bytes: int
+    settings: tuple[tuple[str, str], ...] = ()
+    is_up: bool = True
+    is_ours: bool = True
+
+
 class Kernel(Protocol):
     """One node. Every method raises KernelError where the kernel refuses the whole call."""
 
@@ -136,6 +152,21 @@ class Kernel(Protocol):
     def add_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]: ...
 
     def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]: ...
+
+    # --- tunnels ---------------------------------------------------------------------------------------
+    def knows_tunnel(self, form: str) -> bool:
+        """Whether devices of this form can be made. Makes none."""
+        ...
+
+    def tunnels(self) -> list[TunnelDevice]:
+        """All that take packets from any sender, whoever made them."""
+        ...
+
+    def add_tunnel(self, device: TunnelDevice) -> None:
+        """Make a device, or bring ours of this name to what it should be."""
+        ...
+
+    def remove_tunnel(self, name: str) -> None: ...
 
     # --- sysctls ---------------------------------------------------------------------------------------
     def read_sysctl(self, name: str) -> str | None:

@@ -16,14 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, links, local_vips, maps, neighbours, sysctl, xdp
+from reconciler.kernel import bpf, links, local_vips, maps, neighbours, sysctl, tunnels, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.layout import INNER_IDS, MAPS, SEED, MapSpec, MapType
 from reconciler.kernel.maps import OpenMap, Shape
-from reconciler.kernel.port import AttachedProgram, Link, LoadedProgram, LocalVip, Neighbour, Outcome, Row
+from reconciler.kernel.port import (
+    AttachedProgram,
+    Link,
+    LoadedProgram,
+    LocalVip,
+    Neighbour,
+    Outcome,
+    Row,
+    TunnelDevice,
+)
 from reconciler.kernel.refusal import refused
-from reconciler.program import is_ours
+from reconciler.program import DECAPSULATE, is_ours
 
 RUN_DIR = Path("/run/lbctl")
 
@@ -154,7 +163,7 @@ class RealKernel:
 
     def load_program(self, name: str, features: Sequence[str]) -> None:
         image = build(features, self._source_dir)
-        specs = [spec for spec in MAPS.values() if spec.is_used(features)]
+        specs = [spec for spec in MAPS.values() if _needed(spec, image, features)]
         _check(image, specs)
         with refused(f"program {name}"), self._instance.mounted():
             before = set(self._instance.pinned())
@@ -267,6 +276,23 @@ class RealKernel:
         with refused("local addresses"):
             return local_vips.remove(vips)
 
+    # --- tunnels ---------------------------------------------------------------------------------------
+    def knows_tunnel(self, form: str) -> bool:
+        with refused("tunnels"):
+            return tunnels.known(form)
+
+    def tunnels(self) -> list[TunnelDevice]:
+        with refused("tunnels"):
+            return tunnels.read()
+
+    def add_tunnel(self, device: TunnelDevice) -> None:
+        with refused(f"tunnel {device.name}"):
+            tunnels.add(device)
+
+    def remove_tunnel(self, name: str) -> None:
+        with refused(f"tunnel {name}"):
+            tunnels.remove(name)
+
     # --- sysctls ---------------------------------------------------------------------------------------
     def read_sysctl(self, name: str) -> str | None:
         return sysctl.read(name)
@@ -313,6 +339,13 @@ def shape_of(spec: MapSpec) -> Shape:
 def inner_shape(spec: MapSpec) -> Shape:
     """The shape of the inner arrays of an array of arrays; they differ in their capacity alone."""
     return Shape(MapType.ARRAY, _INDEX.size, struct.calcsize(spec.inner), 1)
+
+
+def _needed(spec: MapSpec, image: Image, features: Sequence[str]) -> bool:
+    """Whether a map is made: a balancer has those that user space alone uses as well."""
+    if DECAPSULATE in features:
+        return spec.name in image.maps
+    return spec.is_used(features)
 
 
 def _check(image: Image, specs: Sequence[MapSpec]) -> None:

@@ -11,6 +11,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import AttachedProgram, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.program import PROGRAM
+from reconciler.model import Role
 from reconciler.program import is_ours, program_name
 from reconciler.resource import Change, Key, Live, Reading, Resource
 from reconciler.view import NodeView
@@ -39,18 +40,21 @@ class Attachment(Resource):
 
     def effect(self, after: Resource | None, live: Live) -> str:
         if after is None:
-            return "packets are no longer balanced here"
+            return "packets are no longer handled here"
         if isinstance(after, Attachment) and after.mode != self.mode:
-            return "packets pass unbalanced for some milliseconds"
+            return "packets pass untouched for some milliseconds"
         return "swapped under traffic, no packet is lost"
 
 
 class AttachmentKind(Kind):
     phase = 20
+    roles = (Role.BALANCER, Role.ENDPOINT)
     resource = Attachment
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
+        if not view.runs_program:
+            return
         name = program_name(view.features)
         for interface in view.node.interfaces:
             if interface.trunk is None:  # what comes in on a VLAN comes in by its trunk

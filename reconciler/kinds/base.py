@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar
 
 from reconciler.kernel.port import Kernel, Outcome
+from reconciler.model import Role
 from reconciler.resource import Change, Key, Reading, Resource, Span
 from reconciler.view import NodeView
 
@@ -15,9 +16,13 @@ Wanted = tuple[Resource, Span]
 
 
 class Kind(ABC):
-    """One kind, bound to a kernel. `phase` orders writes: creates and updates ascend, deletes descend."""
+    """One kind, bound to a kernel. `phase` orders writes: creates and updates ascend, deletes descend.
+
+    Only nodes of one of the `roles` want anything of it.
+    """
 
     phase: ClassVar[int]
+    roles: ClassVar[tuple[Role, ...]] = (Role.BALANCER,)
     resource: ClassVar[type[Resource]]
 
     def __init__(self, kernel: Kernel) -> None:

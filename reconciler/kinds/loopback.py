@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VIPs on the loopback: the node takes packets to them for its own, and answers ARP for those of IPv4. Nobody asks
-the kernel's neighbour discovery for an address of the loopback, so IPv6 VIPs must be routed to the node.
+"""VIPs on the loopback: the node takes packets to them for its own. A balancer answers ARP for those of IPv4, an
+endpoint of direct server return never does. Neighbour discovery speaks for no address of the loopback, so IPv6 VIPs
+must be routed to the balancer.
 
 The default form is a `local` route with our protocol number; adding addresses to a link is quadratic in the
 kernel (50,000: 81 s against 0.8 s as routes).
@@ -16,24 +17,31 @@ from typing import ClassVar
 from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.service import ServiceKind, ServiceRow
-from reconciler.model import Address, VipBinding
+from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
+from reconciler.model import Address, Role, VipBinding
 from reconciler.resource import Change, Key, Live, Reading, Resource
 from reconciler.view import NodeView
 
 
 @dataclass(frozen=True, slots=True)
 class LoopbackVip(Resource):
-    """`form`: route or address. `services` are the ids of those that are published at it."""
+    """`form`: route or address. `services` are the ids of those that are published at it, `silence` are the names
+    of the settings that keep an endpoint from answering for it."""
 
     kind: ClassVar[str] = "loopback"
 
     address: Address
     form: str
     services: tuple[str, ...] = field(default=(), compare=False)
+    silence: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def id(self) -> str:
         return str(self.address)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return tuple(Key(Sysctl.kind, name) for name in self.silence)
 
     @property
     def needs_any(self) -> tuple[Key, ...]:
@@ -49,10 +57,14 @@ class LoopbackVip(Resource):
 
 class LoopbackKind(Kind):
     phase = 70
+    roles = (Role.BALANCER, Role.ENDPOINT)
     resource = LoopbackVip
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
+        if view.node.role is Role.ENDPOINT:
+            yield from _of_endpoint(view)
+            return
         published: dict[Address, list[Wanted]] = {}
         for row, span in ServiceKind.desired(view):
             if isinstance(row, ServiceRow):
@@ -66,8 +78,9 @@ class LoopbackKind(Kind):
         for vip in self.kernel.local_vips():
             forms.setdefault(vip.address, []).append(vip.form)
         foreign = self.kernel.foreign_addresses([key.id for key in wanted])
+        silence = tuple(name for name in self.kernel.former_sysctls() if is_silence(name))
         return Reading(
-            tuple(LoopbackVip(ip_address(a), " and ".join(sorted(held))) for a, held in forms.items()),
+            tuple(LoopbackVip(ip_address(a), " and ".join(sorted(f)), silence=silence) for a, f in forms.items()),
             {Key(LoopbackVip.kind, address): owner for address, owner in foreign.items()},
         )
 
@@ -85,6 +98,15 @@ class LoopbackKind(Kind):
         removed = self.kernel.remove_local_vips([vip for _, vip in takes])
         outcomes += [(c, outcome) for (c, _), outcome in zip(takes, removed, strict=True) if outcome]
         return each(changes, outcomes)
+
+
+def _of_endpoint(view: NodeView) -> Iterable[Wanted]:
+    silence = tuple(row.id for row, _ in SysctlKind.desired(view) if is_silence(row.id))
+    found = {vip: s.span for s in reversed(view.services) for vip in s.vips}
+    for vip, span in found.items():
+        # A server can't listen at an IPv6 address that is but a route (__inet6_bind in net/ipv6/af_inet6.c).
+        form = view.node.vip_binding if vip.version == 4 else VipBinding.ADDRESS
+        yield LoopbackVip(vip, form.value, silence=silence), span
 
 
 KIND = LoopbackKind

@@ -10,6 +10,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
+from reconciler.model import Role
 from reconciler.program import program_name
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -26,23 +27,24 @@ class Program(Resource):
 
     @property
     def id(self) -> str:
-        return "balancer"
+        return PROGRAM.id
 
     def describe(self) -> dict[str, str]:
         features = ", ".join(f.lower().replace("_", "-") for f in self.features)
         return {"build": self.name} | ({"features": features} if features else {})
 
 
-PROGRAM = Key("program", "balancer")
+PROGRAM = Key("program", "data-plane")
 
 
 class ProgramKind(Kind):
     phase = 10
+    roles = (Role.BALANCER, Role.ENDPOINT)
     resource = Program
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        if view.node.interfaces:
+        if view.runs_program:
             yield Program(program_name(view.features), view.features), view.node.span
 
     def read(self, wanted: Collection[Key]) -> Reading:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.model import IcmpRedirects, Mode
+from reconciler.model import IcmpRedirects, Mode, Role
 from reconciler.resource import Change, Key, Live, Reading, Resource
 from reconciler.view import NodeView
 
@@ -42,11 +42,15 @@ class Sysctl(Resource):
 
 class SysctlKind(Kind):
     phase = 0
+    roles = (Role.BALANCER, Role.ENDPOINT)
     resource = Sysctl
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
         if not view.services:
+            return
+        if view.node.role is Role.ENDPOINT:
+            yield from _of_endpoint(view)
             return
         # The FIB lookup of the data plane answers only where the kernel forwards.
         yield Sysctl("net/ipv4/ip_forward", "1"), view.node.span
@@ -107,6 +111,31 @@ class SysctlKind(Kind):
         if self.kernel.read_sysctl(name) is not None:  # the interface may be gone
             self.kernel.write_sysctl(name, former)
         self.kernel.forget_sysctl(name)
+
+
+def is_silence(name: str) -> bool:
+    """Whether a setting is one of those that keep a node from telling by ARP which VIPs it holds."""
+    return name.endswith(("/arp_ignore", "/arp_announce"))
+
+
+def _of_endpoint(view: NodeView) -> Iterable[Wanted]:
+    """What an endpoint needs that holds VIPs on its loopback while the balancer answers for them.
+
+    IPv6 needs nothing: its neighbour discovery speaks only for addresses of the interface that is asked.
+    The greater one of an interface's setting and that of `all` counts, so that of the interface suffices.
+    """
+    if not any(vip.version == 4 for service in view.services for vip in service.vips):
+        return
+    places = [(interface.name, interface.span) for interface in view.node.interfaces] or [("all", view.node.span)]
+    for name, span in places:
+        conf = f"net/ipv4/conf/{name}"
+        # Answer only who asks for an address of the interface itself; ask with such an address as the sender.
+        yield Sysctl(f"{conf}/arp_ignore", "1"), span
+        yield Sysctl(f"{conf}/arp_announce", "2"), span
+        # Requests come from the balancer, replies leave by whatever way leads to the client. A tunnel has an
+        # interface of its own, unless a program unpacks it.
+        if view.decapsulates or any(service.mode is Mode.DSR_L2 for service in view.services):
+            yield Sysctl(f"{conf}/rp_filter", "2"), span
 
 
 KIND = SysctlKind

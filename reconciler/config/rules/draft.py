@@ -22,7 +22,7 @@ from itertools import chain
 from reconciler.config.diagnostic import Severity, quote
 from reconciler.config.document import Path
 from reconciler.config.rules.segments import IPV6, Range, Segment, near, number, segments
-from reconciler.model import Address, Labels, Mode, Node, Pool, Role, Service
+from reconciler.model import Labels, Mode, Node, Pool, Role, Service
 from reconciler.resource import Span
 
 
@@ -104,7 +104,7 @@ class Draft:
             number(address): node
             for node in reversed(self.nodes)
             if node.role is Role.ENDPOINT
-            for address in _endpoint_addresses(node)
+            for address in node.endpoint_addresses
         }
 
     @cached_property
@@ -228,10 +228,3 @@ def more(count: int, noun: str) -> str:
     if count <= 1:
         return ""
     return f" (and {count - 1:,} more {noun}{'' if count == 2 else 's'})"
-
-
-def _endpoint_addresses(node: Node) -> list[Address]:
-    """What pools may name an endpoint by."""
-    if node.address:
-        return [node.address]
-    return [address.ip for interface in node.interfaces for address in interface.addresses]

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The endpoint's side of dsr-l3 where the kernel can't unpack tunnels: IPv4 and IPv6 in IPv4 (RFC 2003, RFC 4213)
+ * and, with the feature IPV6, in IPv6 (RFC 2473).
+ *
+ * Only what is inside a tunnel to this node and for a VIP that it holds is unpacked, and only that is judged; all
+ * else is passed on as it came. It is XDP rather than TC: before the kernel merges packets, so each has the
+ * lengths that its headers say, and swapped and found again like the program of a balancer.
+ *
+ * The headers are pasted in here before the compiler sees the text: see balancer.c.
+ */
+
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
+
+#include "maps.h"
+#include "count.h"
+#include "checksum.h"
+
+/* Of the field that holds the fragment offset: more fragments, and the offset itself. */
+#define IP_IS_FRAGMENT 0x3fff
+
+/* RFC 3168, section 5. */
+enum ecn {
+	ECN_NOT_ECT = 0,
+	ECN_ECT_1 = 1,
+	ECN_ECT_0 = 2,
+	ECN_CE = 3,
+	ECN_BITS = 3,
+};
+
+/* What a tunnel brought: where the inner packet begins, and how much of it the outer one holds. */
+struct load {
+	void *inner;
+	void *end;		/* of the frame */
+	u32 bytes;
+	u32 outer_bytes;	/* of the header that goes away */
+	u8 protocol;
+	u8 ecn;			/* of the outer header */
+};
+
+/*
+ * What the inner packet has to carry on: RFC 6040, section 4.2. Negative if it must be dropped: some router
+ * marked it for congestion, and its sender does not know what that means.
+ */
+static __always_inline int merged_ecn(u8 inner, u8 outer)
+{
+	if (inner == ECN_NOT_ECT)
+		return outer == ECN_CE ? -1 : ECN_NOT_ECT;
+	if (outer == ECN_CE || (outer == ECN_ECT_1 && inner == ECN_ECT_0))
+		return outer;
+	return inner;
+}
+
+/*
+ * Whether the outer destination is this node. Where the node forwards, the FIB says which addresses are its own;
+ * where it does not, the kernel drops what is for somebody else by itself.
+ */
+static __always_inline bool is_own(struct xdp_md *ctx, struct bpf_fib_lookup *route)
+{
+	long answer;
+
+	route->ifindex = ctx->ingress_ifindex;
+	answer = bpf_fib_lookup(ctx, route, sizeof(*route), 0);
+	return answer == BPF_FIB_LKUP_RET_NOT_FWDED || answer == BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
+/* Take the outer header away. */
+static __always_inline int unpack(struct xdp_md *ctx, const struct load *load, __be16 type)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data, kept;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return XDP_PASS;
+	kept = *eth;
+	kept.h_proto = type;
+	if (bpf_xdp_adjust_head(ctx, load->outer_bytes))
+		return drop(VERDICT_MALFORMED);
+	eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return drop(VERDICT_MALFORMED);
+	*eth = kept;
+	return count(VERDICT_DECAPSULATED, XDP_PASS);
+}
+
+static __always_inline int decapsulate4(struct xdp_md *ctx, struct load *load, struct bpf_fib_lookup *route)
+{
+	struct iphdr *ip = load->inner;
+	__be32 address;
+	u8 tos;
+	int ecn;
+
+	if ((void *)(ip + 1) > load->end)
+		return count(VERDICT_NOT_FOR_VIP, XDP_PASS);
+	address = ip->daddr;
+	if (!vips.lookup(&address))
+		return count(VERDICT_NOT_FOR_VIP, XDP_PASS);
+	if (!is_own(ctx, route))
+		return count(VERDICT_TUNNEL_ELSEWHERE, XDP_PASS);
+	if (ip->version != 4 || ip->ihl < 5 || bpf_ntohs(ip->tot_len) < ip->ihl * 4 ||
+	    bpf_ntohs(ip->tot_len) > load->bytes)
+		return drop(VERDICT_MALFORMED);
+	ecn = merged_ecn(ip->tos & ECN_BITS, load->ecn);
+	if (ecn < 0)
+		return drop(VERDICT_CONGESTED);
+	tos = (ip->tos & ~ECN_BITS) | ecn;
+	ip->check = checksum_update(ip->check, checksum_change16(bpf_htons(ip->tos), bpf_htons(tos)));
+	ip->tos = tos;
+	return unpack(ctx, load, bpf_htons(ETH_P_IP));
+}
+
+#ifdef IPV6
+static __always_inline int decapsulate6(struct xdp_md *ctx, struct load *load, struct bpf_fib_lookup *route)
+{
+	struct ipv6hdr *ip = load->inner;
+	struct address6 address;
+	__be32 *first = load->inner;
+	u32 words;
+	int ecn;
+
+	if ((void *)(ip + 1) > load->end)
+		return count(VERDICT_NOT_FOR_VIP, XDP_PASS);
+	__builtin_memcpy(&address, &ip->daddr, sizeof(address));
+	if (!vips6.lookup(&address))
+		return count(VERDICT_NOT_FOR_VIP, XDP_PASS);
+	if (!is_own(ctx, route))
+		return count(VERDICT_TUNNEL_ELSEWHERE, XDP_PASS);
+	if (ip->version != 6 || sizeof(*ip) + bpf_ntohs(ip->payload_len) > load->bytes)
+		return drop(VERDICT_MALFORMED);
+	words = bpf_ntohl(*first);	/* version, traffic class, flow label: RFC 8200, section 3 */
+	ecn = merged_ecn(words >> 20 & ECN_BITS, load->ecn);
+	if (ecn < 0)
+		return drop(VERDICT_CONGESTED);
+	*first = bpf_htonl((words & ~(u32)(ECN_BITS << 20)) | (u32)ecn << 20);
+	return unpack(ctx, load, bpf_htons(ETH_P_IPV6));
+}
+#endif
+
+static __always_inline int decapsulate(struct xdp_md *ctx, struct load *load, struct bpf_fib_lookup *route)
+{
+	if (load->protocol == IPPROTO_IPIP)
+		return decapsulate4(ctx, load, route);
+#ifdef IPV6
+	if (load->protocol == IPPROTO_IPV6)
+		return decapsulate6(ctx, load, route);
+#endif
+	return XDP_PASS;
+}
+
+int lbctl_decapsulate(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct bpf_fib_lookup route = {};
+	struct load load = { .end = end };
+
+	if ((void *)(ip + 1) > end)
+		return XDP_PASS;
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		if (ip->version != 4 || (ip->protocol != IPPROTO_IPIP && ip->protocol != IPPROTO_IPV6))
+			return XDP_PASS;
+		/* No balancer sends such; the kernel puts fragments together and says what it makes of them. */
+		if (ip->ihl != 5 || ip->frag_off & bpf_htons(IP_IS_FRAGMENT))
+			return count(VERDICT_TUNNEL_UNUSUAL, XDP_PASS);
+		if (bpf_ntohs(ip->tot_len) < sizeof(*ip) || bpf_ntohs(ip->tot_len) > end - (void *)ip)
+			return count(VERDICT_TUNNEL_UNUSUAL, XDP_PASS);
+		load.inner = ip + 1;
+		load.bytes = bpf_ntohs(ip->tot_len) - sizeof(*ip);
+		load.outer_bytes = sizeof(*ip);
+		load.protocol = ip->protocol;
+		load.ecn = ip->tos & ECN_BITS;
+		route.family = AF_INET;
+		route.tos = ip->tos;
+		route.ipv4_src = ip->saddr;
+		route.ipv4_dst = ip->daddr;
+		return decapsulate(ctx, &load, &route);
+	}
+#ifdef IPV6
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip6 = (void *)(eth + 1);
+
+		if ((void *)(ip6 + 1) > end || ip6->version != 6)
+			return XDP_PASS;
+		if (bpf_ntohs(ip6->payload_len) > end - (void *)(ip6 + 1))
+			return XDP_PASS;
+		load.inner = ip6 + 1;
+		load.bytes = bpf_ntohs(ip6->payload_len);
+		load.outer_bytes = sizeof(*ip6);
+		load.protocol = ip6->nexthdr;
+		load.ecn = bpf_ntohl(*(__be32 *)ip6) >> 20 & ECN_BITS;
+		route.family = AF_INET6;
+		__builtin_memcpy(route.ipv6_src, &ip6->saddr, sizeof(ip6->saddr));
+		__builtin_memcpy(route.ipv6_dst, &ip6->daddr, sizeof(ip6->daddr));
+		return decapsulate(ctx, &load, &route);
+	}
+#endif
+	return XDP_PASS;
+}

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tunnels that end at an endpoint of dsr-l3: devices of the kernel that unpack what balancers send.
+
+There is one for each address that pools name and each way of packing. A device takes packets from any sender to
+that address, so its settings let through only what is for the node itself: nothing is forwarded. Replies don't
+enter it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from reconciler.errors import KernelError
+from reconciler.kernel.port import Outcome, TunnelDevice
+from reconciler.kinds.base import Kind, Wanted
+from reconciler.model import Address, Node, Role
+from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.view import NodeView
+
+FORMS = ("ipip", "sit", "ip6tnl")
+"""IPv4 in IPv4 (RFC 2003), IPv6 in IPv4 (RFC 4213), either in IPv6 (RFC 2473)."""
+_OUTER_HEADER_BYTES = {"ipip": 20, "sit": 20, "ip6tnl": 40}
+_LEAST_MTU_BYTES = {"ipip": 576, "sit": 1280, "ip6tnl": 1280}
+_USUAL_MTU_BYTES = 1500
+_AS_DUE = "as they should be"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel(Resource):
+    """`address` is the node's own, which the tunnel ends at. `state`: up or down. `settings` names those of the
+    device that are not as they should be."""
+
+    kind: ClassVar[str] = "tunnel"
+
+    form: str
+    address: str
+    mtu_bytes: int
+    state: str = "up"
+    settings: str = _AS_DUE
+
+    @property
+    def id(self) -> str:
+        return f"{self.form} {self.address}"
+
+    @property
+    def device(self) -> str:
+        """The name of the link: at most 15 characters, the same for the same tunnel."""
+        return f"{self.form}-{hashlib.blake2b(self.address.encode(), digest_size=4).hexdigest()}"
+
+    def describe(self) -> dict[str, str]:
+        shown = {"device": self.device, "MTU": str(self.mtu_bytes)}
+        shown |= {} if self.state == "up" else {"state": self.state}
+        return shown | ({} if self.settings == _AS_DUE else {"settings": self.settings})
+
+    def effect(self, after: Resource | None, live: Live) -> str:
+        return "" if after else "packets in tunnels to this address are refused"
+
+
+def forms_of(view: NodeView) -> set[str]:
+    """The forms of tunnels that balancers send to this node, if it is an endpoint."""
+    return {form for _, form in _wanted(view)} if view.node.role is Role.ENDPOINT else set()
+
+
+class TunnelKind(Kind):
+    phase = 5
+    roles = (Role.ENDPOINT,)
+    resource = Tunnel
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        if not view.decapsulates:
+            for address, form in _wanted(view):
+                mtu = max(_mtu_bytes(view.node, address) - _OUTER_HEADER_BYTES[form], _LEAST_MTU_BYTES[form])
+                yield Tunnel(form, str(address), mtu), view.tunnel_ends[address]
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        ours, foreign = [], {}
+        for device in self.kernel.tunnels():
+            tunnel = Tunnel(device.form, device.local, device.mtu_bytes, "up" if device.is_up else "down")
+            if device.is_ours and device.name == tunnel.device:
+                ours.append(Tunnel(tunnel.form, tunnel.address, tunnel.mtu_bytes, tunnel.state, self._wrong(tunnel)))
+            elif tunnel.key in wanted:
+                foreign[tunnel.key] = f"{device.form} device {device.name}, which ends at {device.local} as well"
+        return Reading(tuple(ours), foreign)
+
+    def _wrong(self, tunnel: Tunnel) -> str:
+        held = [(name, self.kernel.read_sysctl(name), due) for name, due in _settings(tunnel)]
+        return ", ".join(f"{name} {value}" for name, value, due in held if value != due) or _AS_DUE
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        return [self._write(change) for change in changes]
+
+    def _write(self, change: Change) -> Outcome:
+        try:
+            match change.after, change.before:
+                case Tunnel() as tunnel, _:
+                    self.kernel.add_tunnel(TunnelDevice(
+                        tunnel.device, tunnel.form, tunnel.address, tunnel.mtu_bytes, _settings(tunnel)
+                    ))  # fmt: skip
+                case None, Tunnel() as tunnel:
+                    self.kernel.remove_tunnel(tunnel.device)
+        except KernelError as error:
+            return error
+        return None
+
+
+def _wanted(view: NodeView) -> Iterable[tuple[Address, str]]:
+    """The ends of tunnels and their forms."""
+    inner = {vip.version for service in view.tunnelled for vip in service.vips}
+    for address in view.tunnel_ends:
+        if address.version == 6:
+            yield address, "ip6tnl"
+        else:
+            yield from ((address, form) for form, version in (("ipip", 4), ("sit", 6)) if version in inner)
+
+
+def _mtu_bytes(node: Node, address: Address) -> int:
+    """That of the interface which has the address, as far as that is declared."""
+    own = [face.mtu_bytes for face in node.interfaces if address in (own.ip for own in face.addresses)]
+    return max(own or [face.mtu_bytes for face in node.interfaces], default=_USUAL_MTU_BYTES)
+
+
+def _settings(tunnel: Tunnel) -> tuple[tuple[str, str], ...]:
+    """What leaves the tunnel comes from clients, who are elsewhere, and must be for the node itself.
+
+    Of rp_filter the greater one of the device and of `all` counts, so 0 might not do, while 2 always asks for no
+    more than that there is a way to the client, by whatever interface.
+    """
+    found: tuple[tuple[str, str], ...] = ()
+    if tunnel.form != "sit":
+        conf = f"net/ipv4/conf/{tunnel.device}"
+        found += ((f"{conf}/rp_filter", "2"), (f"{conf}/forwarding", "0"))
+    if tunnel.form != "ipip":
+        found += ((f"net/ipv6/conf/{tunnel.device}/forwarding", "0"),)
+    return found
+
+
+KIND = TunnelKind
