@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from reconciler.kernel import xdp
 from reconciler.kernel.bpf import closing, load_program
 from reconciler.lab import LabError, netns
-from reconciler.lab.topology import HOST_DEVICE, SWITCH, Topology
+from reconciler.lab.topology import ROUTER, SWITCH, Topology
 
 _READY_WAIT_S = 15.0
 _UNUSED_PORT = 9
@@ -46,7 +46,8 @@ def build(topology: Topology, prefix: str) -> None:
     switch = netns.name(prefix, SWITCH)
     netns.ip(f"netns add {netns.name(prefix, host)}" for host in every)
     for host in every:
-        settings = _SYSCTLS | _HOST_SYSCTLS if host in plain_hosts else _SYSCTLS
+        settings = _SYSCTLS | (_HOST_SYSCTLS if host in plain_hosts else {})
+        settings |= {"net/ipv4/ip_forward": "1"} if host == ROUTER else {}
         netns.write_sysctls(netns.name(prefix, host), settings)
     netns.ip(
         f"link add {link.device} address {link.mac} netns {netns.name(prefix, link.host)}"
@@ -58,7 +59,8 @@ def build(topology: Topology, prefix: str) -> None:
     for host in topology.hosts:
         netns.ip(_host_lines(topology, host), netns.name(prefix, host))
     for host in plain_hosts:
-        _checksum_in_software(netns.name(prefix, host))
+        for device in (link.device for link in topology.links if link.host == host):
+            _checksum_in_software(netns.name(prefix, host), device)
     _await_balancers(topology, prefix)
 
 
@@ -70,27 +72,27 @@ def _attach_pass(topology: Topology) -> None:
 
 
 def _switch_lines(topology: Topology) -> Iterator[str]:
-    for segment in topology.segments:
-        yield f"link add {segment} type bridge"
+    for segment, mtu_bytes in topology.segments.items():
+        yield f"link add {segment} mtu {mtu_bytes} type bridge"
         yield f"link set {segment} up"
     for link in topology.links:
         yield f"link set {link.port} alias {link.host}/{link.device}"
-        yield f"link set {link.port} master {link.segment} up"
+        yield f"link set {link.port} mtu {link.segment_mtu_bytes} master {link.segment} up"
 
 
 def _host_lines(topology: Topology, host: str) -> Iterator[str]:
     yield "link set lo up"
     for link in topology.links:
         if link.host == host:
-            yield f"link set {link.device} up"
+            yield f"link set {link.device} mtu {link.mtu_bytes} up"
             yield from (f"address add {address} dev {link.device}" for address in link.addresses)
     for route in topology.routes:
         if route.host == host:
             yield f"route add {route.to} via {route.via}"
 
 
-def _checksum_in_software(namespace: str) -> None:
-    argv = ["ethtool", "-K", HOST_DEVICE, "tx", "off", "tx-checksum-sctp", "off"]
+def _checksum_in_software(namespace: str, device: str) -> None:
+    argv = ["ethtool", "-K", device, "tx", "off", "tx-checksum-sctp", "off"]
     done = subprocess.run(netns.command(namespace, argv), capture_output=True, text=True, check=False)
     if done.returncode:
         raise LabError(f"`ethtool` failed in {namespace}: {done.stderr.strip()}")

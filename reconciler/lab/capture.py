@@ -24,12 +24,13 @@ _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 64 << 20
 _SNAP_BYTES = 128
-_TCP = 6
+_TCP, _IPIP = 6, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A TCP segment. `to_balancer`: whether it was on its way to the balancer, or came from it."""
+    """A TCP segment. `to_balancer`: whether it was on its way to the balancer, or came from it. `mac` is that of the
+    frame's destination, `tunnel` the destination of the packet that the segment is in, if it is in one."""
 
     to_balancer: bool
     source: IPv4Address
@@ -39,6 +40,8 @@ class Packet:
     flags: int
     """The low byte of the TCP flags: FIN 1, SYN 2, RST 4, PSH 8, ACK 16."""
     ttl: int
+    mac: str
+    tunnel: IPv4Address | None
 
 
 class Capture:
@@ -82,14 +85,20 @@ def capture(switch: str, port: str, balancer_mac: str) -> Iterator[Capture]:
 
 
 def _decode(frame: bytes, to_balancer: bool) -> Iterator[Packet]:
-    """The TCP segment in an Ethernet frame, or nothing."""
-    if len(frame) < 54 or struct.unpack_from("!H", frame, 12)[0] != _ETH_P_IP or frame[23] != _TCP:
+    """The TCP segment in an Ethernet frame, be it in a tunnel of IP in IP, or nothing."""
+    if len(frame) < 34 or struct.unpack_from("!H", frame, 12)[0] != _ETH_P_IP:
         return
-    tcp = 14 + 4 * (frame[14] & 15)
+    ip, tunnel = 14, None
+    if frame[ip + 9] == _IPIP:
+        tunnel = IPv4Address(frame[ip + 16 : ip + 20])
+        ip += 4 * (frame[ip] & 15)
+    if len(frame) < ip + 20 or frame[ip + 9] != _TCP:
+        return
+    tcp = ip + 4 * (frame[ip] & 15)
     if len(frame) < tcp + 14:
         return
     source_port, destination_port = struct.unpack_from("!HH", frame, tcp)
     yield Packet(
-        to_balancer, IPv4Address(frame[26:30]), source_port, IPv4Address(frame[30:34]), destination_port,
-        flags=frame[tcp + 13], ttl=frame[22],
+        to_balancer, IPv4Address(frame[ip + 12 : ip + 16]), source_port, IPv4Address(frame[ip + 16 : ip + 20]),
+        destination_port, flags=frame[tcp + 13], ttl=frame[ip + 8], mac=frame[:6].hex(":"), tunnel=tunnel,
     )  # fmt: skip

@@ -106,14 +106,22 @@ class Lab(AbstractContextManager["Lab"]):
         """Start a command on a host. It ends with the lab, at the latest."""
         return self._start(netns.command(self.netns(host), argv), stdout=output or subprocess.DEVNULL)
 
-    def lbctl_argv(self, *args: str) -> list[str]:
-        """What a person types to run `args` on the balancer."""
+    def lbctl_argv(self, *args: str, host: str | None = None) -> list[str]:
+        """What a person types to run `args` on a host (None: the balancer)."""
         run_dir = [] if self.run_dir == RUN_DIR else ["--run-dir", str(self.run_dir)]
-        return ["lbctl", "--netns", self.balancer, *run_dir, *args]
+        return ["lbctl", "--netns", self.netns(host or self.topology.node.name), *run_dir, *args]
 
-    def lbctl(self, *args: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run lbctl on the balancer to its end, whatever its exit code is."""
-        return self._complete(_module(self.lbctl_argv(*args)), timeout_s)
+    def lbctl(self, *args: str, host: str | None = None, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run lbctl on a host (None: the balancer) to its end, whatever its exit code is."""
+        return self._complete(_module(self.lbctl_argv(*args, host=host)), timeout_s)
+
+    def apply(self, directory: Path) -> None:
+        """Apply manifests on every endpoint that is a Node, then on the balancer. Raises LabError."""
+        nodes = {str(address): name for address, name in self.topology.endpoint_nodes.items()}
+        for host, name in (nodes | {self.topology.node.name: self.topology.node.name}).items():
+            done = self.lbctl("apply", str(directory), "--node", name, "--auto-approve", host=host)
+            if done.returncode:
+                raise LabError(f"`lbctl apply` for node {name} failed:\n{done.stdout}{done.stderr}")
 
     def start_lbctl(self, *args: str, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
         """Start lbctl on the balancer, e.g. the agent. Both its streams go to `output` (None: nowhere)."""

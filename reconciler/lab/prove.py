@@ -18,7 +18,7 @@ from reconciler.lab.capture import Packet
 from reconciler.lab.lab import Lab
 from reconciler.lab.topology import ipv4
 from reconciler.lab.traffic import Outcome
-from reconciler.model import Algorithm, EndpointState, Fleet, Service
+from reconciler.model import Algorithm, EndpointState, Fleet, Mode, Service
 
 _MIN_REQUESTS = 24
 _CLIENTS = 64
@@ -34,14 +34,17 @@ def prove_service(lab: Lab, name: str) -> None:
 
     With round-robin each endpoint must answer its share of new connections; with source-hash every client must
     keep its endpoint; with maglev connections are spread. Replies must enter the balancer behind the endpoint
-    and leave it with the VIP's address.
+    and leave it with the VIP's address, or, with direct server return, not come near it.
     """
     service = next(service for service in lab.fleet.services if service.name == name)
     for vip, port in product(ipv4(service.vips), service.ports):
         weights = weights_of(lab.fleet, service, port)
         assert weights, f"{service.name} has no endpoint that could answer"
         outcomes, packets = _send(lab, service, vip, port, weights)
-        _check_way(lab, vip, port, packets)
+        if service.mode.is_dsr:
+            _check_direct_way(lab, service, vip, port, packets, outcomes)
+        else:
+            _check_way(lab, vip, port, packets)
         _check_answers(outcomes)
         answered = Counter(outcome.endpoint for outcome in outcomes)
         assert set(answered) <= set(weights), f"answers from {sorted(set(answered) - set(weights))}, not in the pool"
@@ -96,6 +99,25 @@ def _check_way(lab: Lab, vip: IPv4Address, port: int, packets: Sequence[Packet])
     for endpoint, requests in asked.items():
         assert replied[endpoint], f"{endpoint} got {requests} packets through the balancer, but replies past it"
     assert returned or not replied, f"the balancer forwarded no reply from {vip}:{port} to the client"
+
+
+def _check_direct_way(
+    lab: Lab, service: Service, vip: IPv4Address, port: int, packets: Sequence[Packet], outcomes: Sequence[Outcome]
+) -> None:
+    """Whoever answered must have been sent requests by the balancer, which must not have seen one reply."""
+    for packet in packets:
+        way = "to" if packet.to_balancer else "from"
+        replies = packet.source == vip and packet.source_port == port
+        assert not replies, f"a reply from {vip}:{port} went {way} the balancer"
+    sent = [p for p in packets if not p.to_balancer and (p.destination, p.destination_port) == (vip, port)]
+    if service.mode is Mode.DSR_L2:
+        macs = {lab.topology.link(str(address)).mac: address for address in lab.topology.endpoints}
+        asked = {macs[packet.mac] for packet in sent if packet.mac in macs and not packet.tunnel}
+    else:
+        asked = {packet.tunnel for packet in sent if packet.tunnel}
+    for name in {outcome.endpoint for outcome in outcomes if outcome.endpoint}:
+        address = IPv4Address(name.rpartition(":")[0])
+        assert address in asked, f"{name} answered what the balancer did not send it in mode {service.mode}"
 
 
 def _check_answers(outcomes: Sequence[Outcome]) -> None:

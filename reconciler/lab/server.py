@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """An endpoint: an HTTP server that says who it is. Run as a script, with nothing but the standard library.
 
-    server.py ADDRESS PORT [PORT …]
+    server.py NAME PORT [PORT …]
 
-Answers with `ADDRESS:PORT` as the header X-Endpoint and as the body, followed by whatever was posted.
-Connections are kept open until the client closes them. Prints "ready" as soon as all ports listen.
+Listens on all addresses of its host, VIPs too. Answers with `NAME:PORT` as the header X-Endpoint and as the body,
+followed by whatever was posted. Connections are kept open until the client closes them. Prints "ready" as soon as
+all ports listen.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import Any
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
 
     def do_GET(self) -> None:
-        host, port = self.request.getsockname()
-        name = f"{host}:{port}".encode()
+        name = f"{self.server.name}:{self.server.server_address[1]}".encode()
         body = name + self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(200)
         self.send_header("X-Endpoint", name.decode())
@@ -39,6 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     request_queue_size = 1024
+    name: str
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)  # That of HTTPServer looks the host's name up, which takes its time in a lab.
@@ -48,8 +50,10 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def main(address: str, *ports: str) -> None:
-    servers = [Server((address, int(port)), Handler) for port in ports]
+def main(name: str, *ports: str) -> None:
+    servers = [Server(("", int(port)), Handler) for port in ports]
+    for server in servers:
+        server.name = name
     for server in servers[1:]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     print("ready", flush=True)

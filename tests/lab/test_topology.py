@@ -8,8 +8,8 @@ import pytest
 
 from reconciler.errors import UsageError
 from reconciler.lab import LabError
-from reconciler.lab.topology import CLIENT, Route, topology
-from reconciler.model import Endpoint, Fleet, Node, Pool, Service
+from reconciler.lab.topology import CLIENT, ROUTER, Route, topology
+from reconciler.model import Algorithm, Endpoint, Fleet, Mode, Node, Pool, Role, Service
 
 from .conftest import ONE_ARM, TWO_ARMS, fleet_of, interface
 
@@ -90,3 +90,62 @@ def test_the_client_takes_only_addresses_that_nobody_has():
     assert lab.client == (IPv4Address("10.1.0.3"), IPv4Address("10.1.0.2"))
     with pytest.raises(LabError, match=r"10\.1\.0\.0/29 has no address left"):
         topology(fleet_of("10.1.0.5", ["10.1.0.4", "10.1.0.3", "10.1.0.2"], small))
+
+
+# --- endpoints that reply directly ---------------------------------------------------------------------------
+def direct_fleet(*endpoints, nodes=(), mode=Mode.DSR_L3, interfaces=ONE_ARM):
+    fleet = fleet_of("20.0.0.1", list(endpoints), *interfaces, mode=mode, algorithm=Algorithm.MAGLEV)
+    return replace(fleet, nodes=(*fleet.nodes, *nodes))
+
+
+def test_endpoints_beside_the_client_that_reply_directly_need_no_routes():
+    lab = topology(direct_fleet("10.3.0.11", mode=Mode.DSR_L2), "lb1")
+    assert set(lab.routes) == {Route(CLIENT, IPv4Network("20.0.0.1/32"), IPv4Address("10.3.0.1"))}
+    assert ROUTER not in lab.hosts
+
+
+def test_endpoints_elsewhere_that_reply_directly_have_a_router():
+    lab = topology(direct_fleet("10.7.0.11", "10.8.0.11"), "lb1")
+    everything = IPv4Network("0.0.0.0/0")
+    assert [link.addresses[0].with_prefixlen for link in lab.links if link.host == ROUTER] == [
+        "10.3.0.254/24", "10.7.0.254/24", "10.8.0.254/24",
+    ]  # fmt: skip
+    assert set(lab.routes) == {
+        Route(CLIENT, IPv4Network("20.0.0.1/32"), IPv4Address("10.3.0.1")),
+        *(Route(host, everything, IPv4Address("10.3.0.254")) for host in (CLIENT, "lb1")),
+        Route("10.7.0.11", everything, IPv4Address("10.7.0.254")),
+        Route("10.8.0.11", everything, IPv4Address("10.8.0.254")),
+    }
+
+
+def test_endpoints_on_another_arm_reply_directly_through_a_router_of_both():
+    lab = topology(direct_fleet("10.2.0.11", mode=Mode.DSR_L2, interfaces=TWO_ARMS), "lb1")
+    assert {link.segment for link in lab.links if link.host == ROUTER} == set(lab.segments)
+    assert Route("10.2.0.11", IPv4Network("0.0.0.0/0"), IPv4Address("10.2.0.254")) in lab.routes
+
+
+def test_nodes_say_names_of_devices_networks_mtus_and_the_router():
+    web = Node("web1", (replace(interface("ens3", "10.7.0.11/16"), mtu_bytes=9000),), role=Role.ENDPOINT)
+    router = Node("gate", (interface("eth0", "10.3.0.99/24"),), role=Role.ROUTER)
+    lab = topology(direct_fleet("10.7.0.11", nodes=(web, router)), "lb1")
+    link = lab.link("10.7.0.11")
+    assert (link.device, link.addresses[0].with_prefixlen, link.mtu_bytes) == ("ens3", "10.7.0.11/16", 9000)
+    assert lab.endpoint_nodes == {IPv4Address("10.7.0.11"): "web1"}
+    assert [link.addresses[0].with_prefixlen for link in lab.links if link.host == ROUTER] == [
+        "10.3.0.99/24", "10.7.255.254/16",
+    ]  # fmt: skip
+    assert lab.segments == {lab.link("lb1").segment: 1500, link.segment: 9000}
+    assert lab.balancers == ("lb1",) and set(lab.hosts) == {"lb1", "10.7.0.11", CLIENT, ROUTER}
+
+
+def test_an_endpoint_that_serves_in_another_mode_too_replies_through_the_balancer():
+    fleet = direct_fleet("10.3.0.11", mode=Mode.DSR_L2)
+    nat = Service("nat", (IPv4Address("20.0.0.2"),), fleet.services[0].protocol, (80,), "web")
+    lab = topology(replace(fleet, services=(*fleet.services, nat)), "lb1")
+    assert Route("10.3.0.11", IPv4Network("0.0.0.0/0"), IPv4Address("10.3.0.1")) in lab.routes
+
+
+def test_spares_reply_as_the_endpoints_do():
+    spare = IPv4Address("10.3.0.14")
+    lab = topology(direct_fleet("10.3.0.11", mode=Mode.DSR_L2), "lb1", spares=[spare])
+    assert not [route for route in lab.routes if route.host == str(spare)]
