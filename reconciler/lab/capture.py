@@ -24,13 +24,13 @@ _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 64 << 20
 _SNAP_BYTES = 128
-_TCP, _IPIP = 6, 4
+_IPIP, _TCP, _UDP = 4, 6, 17
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A TCP segment. `to_balancer`: whether it was on its way to the balancer, or came from it. `mac` is that of the
-    frame's destination, `tunnel` the destination of the packet that the segment is in, if it is in one."""
+    """A TCP segment or a UDP datagram. `to_balancer`: whether it was on its way to the balancer, or came from it.
+    `mac` is that of the frame's destination, `tunnel` the destination of the packet that it is in, if it is in one."""
 
     to_balancer: bool
     source: IPv4Address
@@ -38,7 +38,7 @@ class Packet:
     destination: IPv4Address
     destination_port: int
     flags: int
-    """The low byte of the TCP flags: FIN 1, SYN 2, RST 4, PSH 8, ACK 16."""
+    """The low byte of the TCP flags: FIN 1, SYN 2, RST 4, PSH 8, ACK 16; of a datagram 0."""
     ttl: int
     mac: str
     tunnel: IPv4Address | None
@@ -85,20 +85,22 @@ def capture(switch: str, port: str, balancer_mac: str) -> Iterator[Capture]:
 
 
 def _decode(frame: bytes, to_balancer: bool) -> Iterator[Packet]:
-    """The TCP segment in an Ethernet frame, be it in a tunnel of IP in IP, or nothing."""
+    """The packet in an Ethernet frame, be it in a tunnel of IP in IP, or nothing."""
     if len(frame) < 34 or struct.unpack_from("!H", frame, 12)[0] != _ETH_P_IP:
         return
     ip, tunnel = 14, None
     if frame[ip + 9] == _IPIP:
         tunnel = IPv4Address(frame[ip + 16 : ip + 20])
         ip += 4 * (frame[ip] & 15)
-    if len(frame) < ip + 20 or frame[ip + 9] != _TCP:
+    if len(frame) < ip + 20 or frame[ip + 9] not in (_TCP, _UDP):
         return
-    tcp = ip + 4 * (frame[ip] & 15)
-    if len(frame) < tcp + 14:
+    ports = ip + 4 * (frame[ip] & 15)
+    is_tcp = frame[ip + 9] == _TCP
+    if len(frame) < ports + (14 if is_tcp else 8):
         return
-    source_port, destination_port = struct.unpack_from("!HH", frame, tcp)
+    source_port, destination_port = struct.unpack_from("!HH", frame, ports)
     yield Packet(
         to_balancer, IPv4Address(frame[ip + 12 : ip + 16]), source_port, IPv4Address(frame[ip + 16 : ip + 20]),
-        destination_port, flags=frame[tcp + 13], ttl=frame[ip + 8], mac=frame[:6].hex(":"), tunnel=tunnel,
+        destination_port, flags=frame[ports + 13] if is_tcp else 0, ttl=frame[ip + 8], mac=frame[:6].hex(":"),
+        tunnel=tunnel,
     )  # fmt: skip

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -118,14 +119,20 @@ class Lab(AbstractContextManager["Lab"]):
     def apply(self, directory: Path) -> None:
         """Apply manifests on every endpoint that is a Node, then on the balancer. Raises LabError."""
         nodes = {str(address): name for address, name in self.topology.endpoint_nodes.items()}
-        for host, name in (nodes | {self.topology.node.name: self.topology.node.name}).items():
-            done = self.lbctl("apply", str(directory), "--node", name, "--auto-approve", host=host)
-            if done.returncode:
-                raise LabError(f"`lbctl apply` for node {name} failed:\n{done.stdout}{done.stderr}")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda host: self._apply(directory, host, nodes[host]), nodes))
+        self._apply(directory, self.topology.node.name, self.topology.node.name)
 
-    def start_lbctl(self, *args: str, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-        """Start lbctl on the balancer, e.g. the agent. Both its streams go to `output` (None: nowhere)."""
-        argv = _module(self.lbctl_argv(*args))
+    def _apply(self, directory: Path, host: str, node: str) -> None:
+        done = self.lbctl("apply", str(directory), "--node", node, "--auto-approve", host=host)
+        if done.returncode:
+            raise LabError(f"`lbctl apply` for node {node} failed:\n{done.stdout}{done.stderr}")
+
+    def start_lbctl(
+        self, *args: str, host: str | None = None, output: IO[bytes] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start lbctl on a host (None: the balancer), e.g. the agent. Its output goes to `output` (None: nowhere)."""
+        argv = _module(self.lbctl_argv(*args, host=host))
         return self._start(argv, stdout=output or subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
     # Ctrl-C is for the lab alone, which then ends its processes in order: hence process groups of their own.

@@ -22,6 +22,7 @@ from reconciler.model import Algorithm, EndpointState, Fleet, Mode, Service
 
 _MIN_REQUESTS = 24
 _CLIENTS = 64
+_AT_ONCE = 32
 _REQUESTS_PER_CLIENT = 2
 _TOLERANCE = 0.1
 _PAYLOAD_BYTES = 100_000
@@ -78,7 +79,7 @@ def _send(
         count, clients = _CLIENTS * _REQUESTS_PER_CLIENT, _CLIENTS
     with ExitStack() as stack:
         taps = [stack.enter_context(lab.capture(interface.name)) for interface in lab.topology.node.interfaces]
-        outcomes = lab.load(vip, port, count=count, concurrency=12, timeout_s=2, clients=clients).wait()
+        outcomes = lab.load(vip, port, count=count, concurrency=_AT_ONCE, timeout_s=2, clients=clients).wait()
         return outcomes, [packet for tap in taps for packet in tap.packets()]
 
 

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""dsr-l3 from YAML to packets on its own example, endpoints set up by lbctl, and what must not pass for it.
+
+Endpoints unpack by devices of the kernel where it has them, else by our program: the same is asked of both.
+"""
+
+import socket
+import struct
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from reconciler.kernel.real import RealKernel
+from reconciler.kinds.tunnel import Tunnel
+from reconciler.lab import netns
+from reconciler.lab.build import wait_until
+from reconciler.lab.lab import Lab
+from reconciler.lab.prove import prove_service
+from reconciler.lab.topology import CLIENT, ROUTER
+
+from .conftest import LabMaker
+from .direct import applied_on, check_spread, example, forget_services, udp_answers, udp_servers
+
+pytestmark = pytest.mark.kernel
+
+VIP = IPv4Address("20.20.20.31")
+FIRST, SECOND, THIRD = "10.32.0.11", "10.32.0.12", "10.33.0.11"
+SMALL = (r"mtu: 1520", "mtu: 1500")
+
+
+@pytest.fixture
+def site(start_lab: LabMaker, tmp_path: Path) -> Callable[..., Lab]:
+    """The example, applied on one of its balancers and its endpoints."""
+
+    def start(*changes: tuple[str, str]) -> Lab:
+        lab = start_lab(example("dsr-l3", tmp_path / "manifests", *changes), node_name="lb4")
+        lab.serve_http()
+        lab.apply(tmp_path / "manifests")
+        return lab
+
+    return start
+
+
+def by_program(lab: Lab) -> bool:
+    """Whether endpoints unpack by our program."""
+    return RealKernel(lab.netns(FIRST), lab.run_dir).loaded_program() is not None
+
+
+def stop_unpacking(lab: Lab, endpoint: str) -> None:
+    """Take away what unpacks, behind lbctl's back."""
+    if by_program(lab):
+        lab.run(endpoint, "ip", "link", "set", "dev", "eth0", "xdp", "off")
+    else:
+        lab.run(endpoint, "ip", "link", "del", Tunnel("ipip", endpoint, 0).device)
+
+
+def test_the_example_works_and_spreads_by_weight(site):
+    lab = site()
+    prove_service(lab, "portal")
+    check_spread(lab, VIP, 443)
+
+
+def test_udp_is_answered_by_the_endpoint_that_keeps_the_client(site):
+    lab = site((r"ports: \[80, 443\]", "protocol: udp\n  ports: [53]"))
+    with lab.capture("eth0") as tap, udp_servers(lab, VIP, 53):
+        answers = udp_answers(lab, VIP, 53)
+        packets = tap.packets()
+    assert {name for names in answers for name in names} == {FIRST, SECOND, THIRD}
+    assert all(len(set(names)) == 1 for names in answers)
+    assert [packet for packet in packets if packet.source == VIP] == []
+    assert {str(packet.tunnel) for packet in packets if packet.tunnel} == {FIRST, SECOND, THIRD}
+
+
+def test_another_balancer_takes_over_without_breaking_a_connection(site, tmp_path):
+    lab = site()
+    applied_on(lab, "lb5", "apply", str(tmp_path / "manifests"), "--node", "lb5", "--auto-approve")
+    kept = lab.load(VIP, 80, rate=100, concurrency=12, requests_per_connection=0, clients=12)
+    wait_until("all connections are open", lambda: sum(o.new_connection for o in kept.outcomes()) == 12)
+    lab.run(CLIENT, "ip", "route", "replace", f"{VIP}/32", "via", "10.31.0.2")
+    forget_services(lab)
+    before = len(kept.outcomes())
+    wait_until("connections go on", lambda: len(kept.outcomes()) > before + 36)
+    outcomes = kept.stop()
+    assert [o.error for o in outcomes if o.error] == []
+    assert sum(o.new_connection for o in outcomes) == 12
+    assert {o.endpoint for o in outcomes} == {f"{endpoint}:80" for endpoint in (FIRST, SECOND, THIRD)}
+
+
+# --- full packets ---------------------------------------------------------------------------------------------
+def upload_errors(lab: Lab) -> list[str]:
+    return [o.error for o in lab.load(VIP, 80, count=6, payload_bytes=200_000, timeout_s=4).wait() if o.error]
+
+
+def learned_mtu(lab: Lab) -> bool:
+    """Whether the client knows a smaller MTU towards the VIP: that of the network without the outer header."""
+    return "mtu 1480" in lab.run(CLIENT, "ip", "route", "get", str(VIP), "from", str(lab.topology.client[0]))
+
+
+def test_where_the_network_carries_them_full_packets_pass(site):
+    lab = site()
+    assert upload_errors(lab) == []
+    assert not learned_mtu(lab)
+
+
+def test_where_it_does_not_clients_are_told_and_go_on_with_smaller_ones(site):
+    lab = site(SMALL)
+    assert upload_errors(lab) == []
+    assert learned_mtu(lab)
+    assert "too big answered" in applied_on(lab, "lb4", "get", "verdicts")
+
+
+def test_where_nobody_tells_them_uploads_hang(site):
+    """Were clients to find out by themselves, the test above would prove nothing."""
+    lab = site(SMALL, (r"undefinedTraffic: reject", "undefinedTraffic: reject\n  packetTooBig: drop"))
+    assert len(upload_errors(lab)) == 6
+    assert not learned_mtu(lab)
+
+
+# --- what else comes in tunnels ---------------------------------------------------------------------------------
+def udp_packet(source: str, destination: str, port: int, payload: bytes) -> bytes:
+    """An IPv4 packet."""
+    total = 28 + len(payload)
+    addresses = map(socket.inet_aton, (source, destination))
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, total, 1, 0, 64, 17, 0, *addresses)
+    words = sum(struct.unpack("!10H", header))
+    words = (words & 0xFFFF) + (words >> 16)
+    header = header[:10] + struct.pack("!H", ~(words + (words >> 16)) & 0xFFFF) + header[12:]
+    return header + struct.pack("!4H", 9999, port, 8 + len(payload), 0) + payload
+
+
+def tunnel_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_RAW, 4)
+
+
+def listener_at(address: str) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((address, 7777))
+    made.settimeout(5)
+    return made
+
+
+def test_an_endpoint_unpacks_for_its_vip_and_sends_on_nothing(site):
+    """Even one that forwards: a tunnel must not lead strangers into the networks behind it."""
+    lab = site()
+    netns.write_sysctls(lab.netns(FIRST), {"net/ipv4/ip_forward": "1"})
+    lab.lbctl("apply", str(lab.run_dir.parent / "manifests"), "--node", "portal1", "--auto-approve", host=FIRST)
+    client = str(lab.topology.client[0])
+    with (
+        netns.inside(lab.netns(ROUTER), tunnel_socket) as sender,
+        netns.inside(lab.netns(FIRST), listener_at, str(VIP)) as at_vip,
+        netns.inside(lab.netns(SECOND), listener_at, SECOND) as behind,
+        netns.inside(lab.netns(SECOND), listener_at, str(VIP)) as other,
+    ):
+        for destination in (SECOND, str(VIP)):
+            sender.sendto(udp_packet(client, destination, 7777, destination.encode()), (FIRST, 0))
+        assert at_vip.recv(100) == str(VIP).encode()
+        # What came first could have been sent on by now; what follows it on the same way arrives.
+        with netns.inside(lab.netns(FIRST), socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as barrier:
+            barrier.sendto(b"barrier", (SECOND, 7777))
+        assert behind.recv(100) == b"barrier"
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.recv(100)
+
+
+# --- the proof fails where the service does ---------------------------------------------------------------------
+def test_a_dead_vip_is_noticed(site):
+    lab = site()
+    forget_services(lab)
+    with pytest.raises(AssertionError, match=f"a reply from {VIP}:80 went from the balancer"):  # which rejects
+        prove_service(lab, "portal")
+
+
+@pytest.mark.parametrize("lost", ["vip", "tunnel"])
+def test_an_endpoint_that_lost_its_vip_or_its_tunnel_is_noticed_and_mended(site, tmp_path, lost):
+    lab = site()
+    if lost == "vip":
+        lab.run(FIRST, "ip", "route", "del", "local", str(VIP), "dev", "lo")
+    else:
+        stop_unpacking(lab, FIRST)
+    with pytest.raises(AssertionError, match=r"\d+ of 128 requests failed: \d+ × "):
+        prove_service(lab, "portal")
+    args = (str(tmp_path / "manifests"), "--node", "portal1")
+    assert "drift" in applied_on(lab, FIRST, "plan", *args)
+    applied_on(lab, FIRST, "apply", *args, "--auto-approve")
+    prove_service(lab, "portal")
+
+
+def test_an_endpoint_that_replies_through_the_balancer_is_noticed(site):
+    lab = site()
+    lab.run(ROUTER, "ip", "rule", "add", "from", str(VIP), "lookup", "77")
+    lab.run(ROUTER, "ip", "route", "add", "default", "via", "10.31.0.1", "table", "77")
+    with pytest.raises(AssertionError, match=f"a reply from {VIP}:80 went to the balancer"):
+        prove_service(lab, "portal")
+
+
+# --- taken away -------------------------------------------------------------------------------------------------
+def test_delete_gives_an_endpoint_back_as_it_was(site):
+    lab = site()
+    applied_on(lab, FIRST, "delete", "--auto-approve")
+    links = lab.run(FIRST, "ip", "link")
+    assert "xdp" not in links and Tunnel("ipip", FIRST, 0).device not in links
+    assert str(VIP) not in lab.run(FIRST, "ip", "route", "show", "table", "all")
+    for name in ("arp_ignore", "arp_announce", "rp_filter"):
+        assert lab.run(FIRST, "cat", f"/proc/sys/net/ipv4/conf/eth0/{name}") == "0\n"
+    assert netns.instance_dirs(lab.netns(FIRST), lab.run_dir) == []
+    assert netns.mounts(lab.netns(FIRST), lab.run_dir) == []
