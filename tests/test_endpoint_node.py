@@ -64,9 +64,9 @@ def test_dsr_l2_needs_the_vip_and_silence_about_it():
 def test_dsr_l3_needs_a_tunnel_as_well_whose_mtu_leaves_room_for_the_outer_header():
     desired = desired_of(fleet(Mode.DSR_L3), "web1", FakeKernel())
     tunnel = desired.resources[Key("tunnel", "ipip 10.2.0.11")]
-    assert shown(desired) == {
-        "sysctl net/ipv4/conf/front/arp_ignore": "1", "sysctl net/ipv4/conf/front/arp_announce": "2",
-        "loopback 20.20.20.21": "route", "tunnel ipip 10.2.0.11": f"{tunnel.device}, 1500",
+    assert shown(desired) == SILENT | {
+        "sysctl net/ipv4/conf/all/rp_filter": "0", "loopback 20.20.20.21": "route",
+        "tunnel ipip 10.2.0.11": f"{tunnel.device}, 1500",
     }  # fmt: skip
     assert tunnel.mtu_bytes == 1500 and len(tunnel.device) <= 15
 
@@ -115,8 +115,10 @@ def test_pools_may_name_an_endpoint_by_the_address_of_an_interface():
 
 
 def test_an_endpoint_that_declares_no_interfaces_is_silent_on_all():
-    keys = desired_of(fleet(Mode.DSR_L2, interfaces=()), "web1").resources.keys()
-    assert Key("sysctl", "net/ipv4/conf/all/arp_ignore") in keys
+    for mode, reverse_path in ((Mode.DSR_L2, "2"), (Mode.DSR_L3, "0")):
+        settings = shown(desired_of(fleet(mode, interfaces=()), "web1"))
+        assert settings["sysctl net/ipv4/conf/all/arp_ignore"] == "1"
+        assert settings["sysctl net/ipv4/conf/all/rp_filter"] == reverse_path
 
 
 def test_an_endpoint_takes_none_of_what_balancers_hold():

@@ -122,7 +122,7 @@ def _of_endpoint(view: NodeView) -> Iterable[Wanted]:
     """What an endpoint needs that holds VIPs on its loopback while the balancer answers for them.
 
     IPv6 needs nothing: its neighbour discovery speaks only for addresses of the interface that is asked.
-    The greater one of an interface's setting and that of `all` counts, so that of the interface suffices.
+    The greater one of an interface's setting and that of `all` counts, so it suffices to raise that of the interface.
     """
     if not any(vip.version == 4 for service in view.services for vip in service.vips):
         return
@@ -132,10 +132,13 @@ def _of_endpoint(view: NodeView) -> Iterable[Wanted]:
         # Answer only who asks for an address of the interface itself; ask with such an address as the sender.
         yield Sysctl(f"{conf}/arp_ignore", "1"), span
         yield Sysctl(f"{conf}/arp_announce", "2"), span
-        # Requests come from the balancer, replies leave by whatever way leads to the client. A tunnel has an
-        # interface of its own, unless a program unpacks it.
-        if view.decapsulates or any(service.mode is Mode.DSR_L2 for service in view.services):
-            yield Sysctl(f"{conf}/rp_filter", "2"), span
+        # Requests come from the balancer, replies leave by whatever way leads to the client.
+        yield Sysctl(f"{conf}/rp_filter", "2"), span
+    if view.tunnelled and not view.decapsulates:
+        # Packets come out of a device without an address, where no reverse path will do but none at all
+        # (`no_addr` in __fib_validate_source); the device alone can't say so where `all` says more. Interfaces
+        # that are declared keep a check of their own.
+        yield Sysctl("net/ipv4/conf/all/rp_filter", "0"), view.node.span
 
 
 KIND = SysctlKind

@@ -124,15 +124,14 @@ def _mtu_bytes(node: Node, address: Address) -> int:
 
 
 def _settings(tunnel: Tunnel) -> tuple[tuple[str, str], ...]:
-    """What leaves the tunnel comes from clients, who are elsewhere, and must be for the node itself.
+    """What leaves the tunnel comes from clients, to whom no way leads through it, and must be for the node itself.
 
-    Of rp_filter the greater one of the device and of `all` counts, so 0 might not do, while 2 always asks for no
-    more than that there is a way to the client, by whatever interface.
+    Of rp_filter the greater one of the device and of `all` counts: see `sysctl`.
     """
     found: tuple[tuple[str, str], ...] = ()
     if tunnel.form != "sit":
         conf = f"net/ipv4/conf/{tunnel.device}"
-        found += ((f"{conf}/rp_filter", "2"), (f"{conf}/forwarding", "0"))
+        found += ((f"{conf}/rp_filter", "0"), (f"{conf}/forwarding", "0"))
     if tunnel.form != "ipip":
         found += ((f"net/ipv6/conf/{tunnel.device}/forwarding", "0"),)
     return found

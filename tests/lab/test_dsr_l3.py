@@ -27,15 +27,18 @@ pytestmark = pytest.mark.kernel
 
 VIP = IPv4Address("20.20.20.31")
 FIRST, SECOND, THIRD = "10.32.0.11", "10.32.0.12", "10.33.0.11"
+STRICT = {f"net/ipv4/conf/{name}/rp_filter": "1" for name in ("all", "default", "eth0")}
 SMALL = (r"mtu: 1520", "mtu: 1500")
 
 
 @pytest.fixture
 def site(start_lab: LabMaker, tmp_path: Path) -> Callable[..., Lab]:
-    """The example, applied on one of its balancers and its endpoints."""
+    """The example, applied on one of its balancers and its endpoints, which begin with strict settings."""
 
     def start(*changes: tuple[str, str]) -> Lab:
         lab = start_lab(example("dsr-l3", tmp_path / "manifests", *changes), node_name="lb4")
+        for address in lab.topology.endpoints:
+            netns.write_sysctls(lab.netns(str(address)), STRICT)
         lab.serve_http()
         lab.apply(tmp_path / "manifests")
         return lab
@@ -203,7 +206,8 @@ def test_delete_gives_an_endpoint_back_as_it_was(site):
     links = lab.run(FIRST, "ip", "link")
     assert "xdp" not in links and Tunnel("ipip", FIRST, 0).device not in links
     assert str(VIP) not in lab.run(FIRST, "ip", "route", "show", "table", "all")
-    for name in ("arp_ignore", "arp_announce", "rp_filter"):
-        assert lab.run(FIRST, "cat", f"/proc/sys/net/ipv4/conf/eth0/{name}") == "0\n"
+    for name, value in {"arp_ignore": "0", "arp_announce": "0", "rp_filter": "1"}.items():
+        held = lab.run(FIRST, "cat", *(f"/proc/sys/net/ipv4/conf/{of}/{name}" for of in ("all", "eth0")))
+        assert held.split() == [value, value]
     assert netns.instance_dirs(lab.netns(FIRST), lab.run_dir) == []
     assert netns.mounts(lab.netns(FIRST), lab.run_dir) == []
