@@ -74,7 +74,7 @@ def test_dsr_l3_needs_a_tunnel_as_well_whose_mtu_leaves_room_for_the_outer_heade
 def test_where_the_kernel_makes_no_tunnels_a_program_unpacks_them():
     desired = desired_of(fleet(Mode.DSR_L3), "web1", FakeKernel(tunnel_forms=frozenset()))
     assert shown(desired) == SILENT | {
-        "loopback 20.20.20.21": "route", "program data-plane": "decapsulate", "vip 20.20.20.21": "pass",
+        "loopback 20.20.20.21": "route", "program data-plane": "decapsulate", "vip 20.20.20.21": "pass, reply",
         "xdp front": "native",
     }  # fmt: skip
 
