@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The endpoint's side of dsr-l3 where the kernel can't unpack tunnels: IPv4 and IPv6 in IPv4 (RFC 2003, RFC 4213)
- * and, with the feature IPV6, in IPv6 (RFC 2473).
+ * The endpoint's side of dsr-l3 where the kernel can't unpack tunnels: IPv4 in IPv4 (RFC 2003) and, with the feature
+ * IPV6, IPv4 and IPv6 in IPv6 (RFC 2473).
  *
  * Only what is inside a tunnel to this node and for a VIP that it holds is unpacked, and only that is judged; all
  * else is passed on as it came. It is XDP rather than TC: before the kernel merges packets, so each has the
@@ -38,7 +38,6 @@ struct load {
 	void *end;		/* of the frame */
 	u32 bytes;
 	u32 outer_bytes;	/* of the header that goes away */
-	u8 protocol;
 	u8 ecn;			/* of the outer header */
 };
 
@@ -139,17 +138,6 @@ static __always_inline int decapsulate6(struct xdp_md *ctx, struct load *load, s
 }
 #endif
 
-static __always_inline int decapsulate(struct xdp_md *ctx, struct load *load, struct bpf_fib_lookup *route)
-{
-	if (load->protocol == IPPROTO_IPIP)
-		return decapsulate4(ctx, load, route);
-#ifdef IPV6
-	if (load->protocol == IPPROTO_IPV6)
-		return decapsulate6(ctx, load, route);
-#endif
-	return XDP_PASS;
-}
-
 int lbctl_decapsulate(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -161,7 +149,7 @@ int lbctl_decapsulate(struct xdp_md *ctx)
 	if ((void *)(ip + 1) > end)
 		return XDP_PASS;
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-		if (ip->version != 4 || (ip->protocol != IPPROTO_IPIP && ip->protocol != IPPROTO_IPV6))
+		if (ip->version != 4 || ip->protocol != IPPROTO_IPIP)
 			return XDP_PASS;
 		/* No balancer sends such; the kernel puts fragments together and says what it makes of them. */
 		if (ip->ihl != 5 || ip->frag_off & bpf_htons(IP_IS_FRAGMENT))
@@ -171,13 +159,12 @@ int lbctl_decapsulate(struct xdp_md *ctx)
 		load.inner = ip + 1;
 		load.bytes = bpf_ntohs(ip->tot_len) - sizeof(*ip);
 		load.outer_bytes = sizeof(*ip);
-		load.protocol = ip->protocol;
 		load.ecn = ip->tos & ECN_BITS;
 		route.family = AF_INET;
 		route.tos = ip->tos;
 		route.ipv4_src = ip->saddr;
 		route.ipv4_dst = ip->daddr;
-		return decapsulate(ctx, &load, &route);
+		return decapsulate4(ctx, &load, &route);
 	}
 #ifdef IPV6
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
@@ -190,12 +177,14 @@ int lbctl_decapsulate(struct xdp_md *ctx)
 		load.inner = ip6 + 1;
 		load.bytes = bpf_ntohs(ip6->payload_len);
 		load.outer_bytes = sizeof(*ip6);
-		load.protocol = ip6->nexthdr;
 		load.ecn = bpf_ntohl(*(__be32 *)ip6) >> 20 & ECN_BITS;
 		route.family = AF_INET6;
 		__builtin_memcpy(route.ipv6_src, &ip6->saddr, sizeof(ip6->saddr));
 		__builtin_memcpy(route.ipv6_dst, &ip6->daddr, sizeof(ip6->daddr));
-		return decapsulate(ctx, &load, &route);
+		if (ip6->nexthdr == IPPROTO_IPIP)
+			return decapsulate4(ctx, &load, &route);
+		if (ip6->nexthdr == IPPROTO_IPV6)
+			return decapsulate6(ctx, &load, &route);
 	}
 #endif
 	return XDP_PASS;

@@ -40,7 +40,7 @@ class FakeKernel:
     foreign_programs: dict[str, AttachedProgram] = field(default_factory=dict)
     vips: set[LocalVip] = field(default_factory=set)
     foreign_vips: dict[str, str] = field(default_factory=dict)
-    tunnel_forms: frozenset[str] = frozenset({"ipip", "sit", "ip6tnl"})
+    tunnel_forms: frozenset[str] = frozenset({"ipip", "ip6tnl"})
     tunnel_devices: dict[str, TunnelDevice] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
     former: dict[str, str] = field(default_factory=dict)

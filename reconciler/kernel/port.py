@@ -69,7 +69,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class TunnelDevice:
-    """A link that unpacks what is sent to `local` in tunnels of a form: "ipip", "sit" or "ip6tnl".
+    """A link that unpacks what is sent to `local` in tunnels of a form: "ipip" or "ip6tnl".
 
     `settings` are those of sysctls that it gets before it is taken up; they are not read back with it.
     """

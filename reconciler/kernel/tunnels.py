@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices that unpack tunnels: ipip (IPv4 in IPv4), sit (IPv6 in IPv4), ip6tnl (both in IPv6).
+"""Devices that unpack tunnels: ipip (IPv4 in IPv4) and ip6tnl (both in IPv6).
 
 Ours carry our alias, which is how they are told from everybody else's. Works on the network namespace of the
 calling thread. Layouts: include/uapi/linux/if_link.h, include/uapi/linux/if_tunnel.h.
@@ -27,7 +27,7 @@ _INFO_KIND, _INFO_DATA = 1, 2
 _LOCAL, _REMOTE, _PROTOCOL = 2, 3, 9  # IFLA_IPTUN_…
 _UP = 1
 _SKIP_STATISTICS = struct.pack("=I", 1 << 3)
-_PROTOCOLS = {"ipip": 4, "sit": 41, "ip6tnl": 0}  # what is inside: IPv4, IPv6, either
+_PROTOCOLS = {"ipip": 4, "ip6tnl": 0}  # what is inside: IPv4, either
 _NO_PROTOCOL = 255
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tunnels that end at an endpoint of dsr-l3: devices of the kernel that unpack what balancers send.
 
-There is one for each address that pools name and each way of packing. A device takes packets from any sender to
+There is one for each address that pools name. A device takes packets from any sender to
 that address, so its settings let through only what is for the node itself: nothing is forwarded. Replies don't
 enter it.
 """
@@ -20,10 +20,10 @@ from reconciler.model import Address, Node, Role
 from reconciler.resource import Change, Key, Live, Reading, Resource
 from reconciler.view import NodeView
 
-FORMS = ("ipip", "sit", "ip6tnl")
-"""IPv4 in IPv4 (RFC 2003), IPv6 in IPv4 (RFC 4213), either in IPv6 (RFC 2473)."""
-_OUTER_HEADER_BYTES = {"ipip": 20, "sit": 20, "ip6tnl": 40}
-_LEAST_MTU_BYTES = {"ipip": 576, "sit": 1280, "ip6tnl": 1280}
+_FORMS = {4: "ipip", 6: "ip6tnl"}
+"""By the family of the endpoint: IPv4 in IPv4 (RFC 2003), either in IPv6 (RFC 2473)."""
+_OUTER_HEADER_BYTES = {"ipip": 20, "ip6tnl": 40}
+_LEAST_MTU_BYTES = {"ipip": 576, "ip6tnl": 1280}
 _USUAL_MTU_BYTES = 1500
 _AS_DUE = "as they should be"
 
@@ -61,7 +61,7 @@ class Tunnel(Resource):
 
 def forms_of(view: NodeView) -> set[str]:
     """The forms of tunnels that balancers send to this node, if it is an endpoint."""
-    return {form for _, form in _wanted(view)} if view.node.role is Role.ENDPOINT else set()
+    return {_FORMS[address.version] for address in view.tunnel_ends} if view.node.role is Role.ENDPOINT else set()
 
 
 class TunnelKind(Kind):
@@ -72,9 +72,10 @@ class TunnelKind(Kind):
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
         if not view.decapsulates:
-            for address, form in _wanted(view):
+            for address, span in view.tunnel_ends.items():
+                form = _FORMS[address.version]
                 mtu = max(_mtu_bytes(view.node, address) - _OUTER_HEADER_BYTES[form], _LEAST_MTU_BYTES[form])
-                yield Tunnel(form, str(address), mtu), view.tunnel_ends[address]
+                yield Tunnel(form, str(address), mtu), span
 
     def read(self, wanted: Collection[Key]) -> Reading:
         ours, foreign = [], {}
@@ -107,16 +108,6 @@ class TunnelKind(Kind):
         return None
 
 
-def _wanted(view: NodeView) -> Iterable[tuple[Address, str]]:
-    """The ends of tunnels and their forms."""
-    inner = {vip.version for service in view.tunnelled for vip in service.vips}
-    for address in view.tunnel_ends:
-        if address.version == 6:
-            yield address, "ip6tnl"
-        else:
-            yield from ((address, form) for form, version in (("ipip", 4), ("sit", 6)) if version in inner)
-
-
 def _mtu_bytes(node: Node, address: Address) -> int:
     """That of the interface which has the address, as far as that is declared."""
     own = [face.mtu_bytes for face in node.interfaces if address in (own.ip for own in face.addresses)]
@@ -128,13 +119,9 @@ def _settings(tunnel: Tunnel) -> tuple[tuple[str, str], ...]:
 
     Of rp_filter the greater one of the device and of `all` counts: see `sysctl`.
     """
-    found: tuple[tuple[str, str], ...] = ()
-    if tunnel.form != "sit":
-        conf = f"net/ipv4/conf/{tunnel.device}"
-        found += ((f"{conf}/rp_filter", "0"), (f"{conf}/forwarding", "0"))
-    if tunnel.form != "ipip":
-        found += ((f"net/ipv6/conf/{tunnel.device}/forwarding", "0"),)
-    return found
+    conf = f"net/ipv4/conf/{tunnel.device}"
+    found = ((f"{conf}/rp_filter", "0"), (f"{conf}/forwarding", "0"))
+    return found if tunnel.form == "ipip" else (*found, (f"net/ipv6/conf/{tunnel.device}/forwarding", "0"))
 
 
 KIND = TunnelKind
