@@ -24,14 +24,25 @@ _PASS = bytes.fromhex("b700000002000000" "9500000000000000")
 """r0 = XDP_PASS; exit"""
 
 _SYSCTLS = {
-    # IPv6 would send packets of its own accord, and addresses would take time to become usable.
+    # IPv6 would send packets of its own accord.
     "net/ipv6/conf/all/disable_ipv6": "1",
     "net/ipv6/conf/default/disable_ipv6": "1",
+    "net/ipv6/conf/all/forwarding": "0",
     # IPv4 settings of a new namespace come from the host it is made on: put back what a plain kernel has.
     "net/ipv4/ip_forward": "0",
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
 }
+_IPV6_SYSCTLS = {
+    "net/ipv6/conf/all/disable_ipv6": "0",
+    "net/ipv6/conf/default/disable_ipv6": "0",
+    # Addresses would take time to become usable.
+    "net/ipv6/conf/all/accept_dad": "0",
+    "net/ipv6/conf/default/accept_dad": "0",
+    "net/ipv6/conf/all/router_solicitations": "0",
+    "net/ipv6/conf/default/router_solicitations": "0",
+}
+_ROUTER_SYSCTLS = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
 _HOST_SYSCTLS = {
     # A redirect would teach an endpoint the way to the client that bypasses the balancer.
     "net/ipv4/conf/all/accept_redirects": "0",
@@ -47,7 +58,8 @@ def build(topology: Topology, prefix: str) -> None:
     netns.ip(f"netns add {netns.name(prefix, host)}" for host in every)
     for host in every:
         settings = _SYSCTLS | (_HOST_SYSCTLS if host in plain_hosts else {})
-        settings |= {"net/ipv4/ip_forward": "1"} if host == ROUTER else {}
+        settings |= _IPV6_SYSCTLS if topology.has_ipv6 and host != SWITCH else {}
+        settings |= _ROUTER_SYSCTLS if host == ROUTER else {}
         netns.write_sysctls(netns.name(prefix, host), settings)
     netns.ip(
         f"link add {link.device} address {link.mac} netns {netns.name(prefix, link.host)}"
@@ -88,7 +100,8 @@ def _host_lines(topology: Topology, host: str) -> Iterator[str]:
             yield from (f"address add {address} dev {link.device}" for address in link.addresses)
     for route in topology.routes:
         if route.host == host:
-            yield f"route add {route.to} via {route.via}"
+            via = f"via {'inet6 ' if route.via.version != route.to.version else ''}{route.via}"
+            yield f"route add {route.to} {via} dev {topology.towards(route).device}"
 
 
 def _checksum_in_software(namespace: str, device: str) -> None:

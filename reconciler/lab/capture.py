@@ -12,19 +12,23 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
+from typing import NamedTuple
 
 from reconciler.lab import LabError
 from reconciler.lab.netns import inside
+from reconciler.model import Address
 
 _ETH_P_ALL = 3
-_ETH_P_IP = 0x0800
+_ETHERTYPES = {0x0800: 4, 0x86DD: 6}
 _PACKET_OUTGOING = 4
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 64 << 20
 _SNAP_BYTES = 128
-_IPIP, _TCP, _UDP = 4, 6, 17
+_TCP, _UDP = 6, 17
+_IN_TUNNELS = {4: 4, 41: 6}
+"""The version of IP that follows, by protocol number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +37,15 @@ class Packet:
     `mac` is that of the frame's destination, `tunnel` the destination of the packet that it is in, if it is in one."""
 
     to_balancer: bool
-    source: IPv4Address
+    source: Address
     source_port: int
-    destination: IPv4Address
+    destination: Address
     destination_port: int
     flags: int
     """The low byte of the TCP flags: FIN 1, SYN 2, RST 4, PSH 8, ACK 16; of a datagram 0."""
     ttl: int
     mac: str
-    tunnel: IPv4Address | None
+    tunnel: Address | None
 
 
 class Capture:
@@ -85,22 +89,40 @@ def capture(switch: str, port: str, balancer_mac: str) -> Iterator[Capture]:
 
 
 def _decode(frame: bytes, to_balancer: bool) -> Iterator[Packet]:
-    """The packet in an Ethernet frame, be it in a tunnel of IP in IP, or nothing."""
-    if len(frame) < 34 or struct.unpack_from("!H", frame, 12)[0] != _ETH_P_IP:
+    """The packet in an Ethernet frame, be it in a tunnel, or nothing."""
+    version = _ETHERTYPES.get(struct.unpack_from("!H", frame, 12)[0]) if len(frame) >= 14 else None
+    header = _header(frame, 14, version)
+    tunnel = None
+    if header and header.protocol in _IN_TUNNELS:
+        tunnel = header.destination
+        header = _header(frame, header.end, _IN_TUNNELS[header.protocol])
+    if header is None or header.protocol not in (_TCP, _UDP):
         return
-    ip, tunnel = 14, None
-    if frame[ip + 9] == _IPIP:
-        tunnel = IPv4Address(frame[ip + 16 : ip + 20])
-        ip += 4 * (frame[ip] & 15)
-    if len(frame) < ip + 20 or frame[ip + 9] not in (_TCP, _UDP):
+    is_tcp = header.protocol == _TCP
+    if len(frame) < header.end + (14 if is_tcp else 8):
         return
-    ports = ip + 4 * (frame[ip] & 15)
-    is_tcp = frame[ip + 9] == _TCP
-    if len(frame) < ports + (14 if is_tcp else 8):
-        return
-    source_port, destination_port = struct.unpack_from("!HH", frame, ports)
+    source_port, destination_port = struct.unpack_from("!HH", frame, header.end)
     yield Packet(
-        to_balancer, IPv4Address(frame[ip + 12 : ip + 16]), source_port, IPv4Address(frame[ip + 16 : ip + 20]),
-        destination_port, flags=frame[ports + 13] if is_tcp else 0, ttl=frame[ip + 8], mac=frame[:6].hex(":"),
-        tunnel=tunnel,
+        to_balancer, header.source, source_port, header.destination, destination_port,
+        flags=frame[header.end + 13] if is_tcp else 0, ttl=header.ttl, mac=frame[:6].hex(":"), tunnel=tunnel,
     )  # fmt: skip
+
+
+class _Header(NamedTuple):
+    """Of IP. `end` is where in the frame what it carries begins."""
+
+    protocol: int
+    source: Address
+    destination: Address
+    ttl: int
+    end: int
+
+
+def _header(frame: bytes, at: int, version: int | None) -> _Header | None:
+    """The header there, None if there is none. IPv6 extension headers are taken for the payload."""
+    ip = frame[at : at + 40]
+    if version == 4 and len(ip) >= 20:
+        return _Header(ip[9], ip_address(ip[12:16]), ip_address(ip[16:20]), ip[8], at + 4 * (ip[0] & 15))
+    if version == 6 and len(ip) == 40:
+        return _Header(ip[6], ip_address(ip[8:24]), ip_address(ip[24:40]), ip[7], at + 40)
+    return None

@@ -19,7 +19,6 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from ipaddress import IPv4Address
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Self
@@ -29,8 +28,8 @@ from reconciler.lab import LabError, netns, server, traffic
 from reconciler.lab.build import await_answer, build
 from reconciler.lab.capture import Capture, capture
 from reconciler.lab.load import Load
-from reconciler.lab.topology import CLIENT, SWITCH, topology
-from reconciler.model import Fleet
+from reconciler.lab.topology import CLIENT, SWITCH, host_of, topology
+from reconciler.model import Address, Fleet
 
 PREFIX = "lbctl-lab"
 
@@ -50,14 +49,14 @@ class Lab(AbstractContextManager["Lab"]):
         node_name: str | None = None,
         prefix: str = PREFIX,
         *,
-        spares: Collection[IPv4Address] = (),
+        spares: Collection[Address] = (),
         run_dir: Path = RUN_DIR,
     ) -> None:
         self.fleet = fleet
         self.topology = topology(fleet, node_name, spares)
         self.prefix = prefix
         self.run_dir = run_dir
-        self.servers: dict[IPv4Address, subprocess.Popen[bytes]] = {}
+        self.servers: dict[Address, subprocess.Popen[bytes]] = {}
         self._children: list[subprocess.Popen[bytes]] = []
         self._loads: list[Load] = []
         self._held = ExitStack()
@@ -118,7 +117,7 @@ class Lab(AbstractContextManager["Lab"]):
 
     def apply(self, directory: Path) -> None:
         """Apply manifests on every endpoint that is a Node, then on the balancer. Raises LabError."""
-        nodes = {str(address): name for address, name in self.topology.endpoint_nodes.items()}
+        nodes = {host_of(address): name for address, name in self.topology.endpoint_nodes.items()}
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda host: self._apply(directory, host, nodes[host]), nodes))
         self._apply(directory, self.topology.node.name, self.topology.node.name)
@@ -163,15 +162,15 @@ class Lab(AbstractContextManager["Lab"]):
         """Start a server on each endpoint, spares too, and wait until all of them answer."""
         for address, ports in self.topology.endpoints.items():
             argv = [sys.executable, "-IS", str(server.__file__), str(address), *map(str, ports)]
-            self.servers[address] = self.start(str(address), *argv)
+            self.servers[address] = self.start(host_of(address), *argv)
         for address, ports in self.topology.endpoints.items():
             what = f"the server on {address} starts"
             for port in ports:
-                netns.inside(self.netns(str(address)), await_answer, what, str(address), port, True)
+                netns.inside(self.netns(host_of(address)), await_answer, what, str(address), port, True)
 
     def load(
         self,
-        vip: IPv4Address,
+        vip: Address,
         port: int,
         *,
         count: int = 0,
@@ -195,7 +194,8 @@ class Lab(AbstractContextManager["Lab"]):
         }  # fmt: skip
         argv = [sys.executable, "-IS", str(traffic.__file__), str(vip), str(port)]
         argv += [f"--{name}={value}" for name, value in options.items()]
-        argv += [f"--source={address}" for address in self.topology.client[:clients]]
+        own = [address for address in self.topology.client if address.version == vip.version]
+        argv += [f"--source={address}" for address in own[:clients]]
         load = Load(lambda output: self.start(CLIENT, *argv, output=output))
         self._loads.append(load)
         return load

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from itertools import product
 from math import gcd
 
 from reconciler.lab.capture import Packet
 from reconciler.lab.lab import Lab
-from reconciler.lab.topology import ipv4
+from reconciler.lab.topology import host_of
 from reconciler.lab.traffic import Outcome
-from reconciler.model import Algorithm, EndpointState, Fleet, Mode, Service
+from reconciler.model import Address, Algorithm, EndpointState, Fleet, Mode, Service
 
 _MIN_REQUESTS = 24
 _CLIENTS = 64
@@ -38,7 +38,7 @@ def prove_service(lab: Lab, name: str) -> None:
     and leave it with the VIP's address, or, with direct server return, not come near it.
     """
     service = next(service for service in lab.fleet.services if service.name == name)
-    for vip, port in product(ipv4(service.vips), service.ports):
+    for vip, port in product(service.vips, service.ports):
         weights = weights_of(lab.fleet, service, port)
         assert weights, f"{service.name} has no endpoint that could answer"
         outcomes, packets = _send(lab, service, vip, port, weights)
@@ -69,7 +69,7 @@ def weights_of(fleet: Fleet, service: Service, port: int) -> dict[str, int]:
 
 
 def _send(
-    lab: Lab, service: Service, vip: IPv4Address, port: int, weights: dict[str, int]
+    lab: Lab, service: Service, vip: Address, port: int, weights: dict[str, int]
 ) -> tuple[list[Outcome], list[Packet]]:
     """One request on a connection of its own each; what became of them, and what passed the balancer."""
     if service.algorithm is Algorithm.ROUND_ROBIN:
@@ -83,11 +83,11 @@ def _send(
         return outcomes, [packet for tap in taps for packet in tap.packets()]
 
 
-def _check_way(lab: Lab, vip: IPv4Address, port: int, packets: Sequence[Packet]) -> None:
+def _check_way(lab: Lab, vip: Address, port: int, packets: Sequence[Packet]) -> None:
     """Whoever got requests from the balancer must have replied through it, and nobody else to the client."""
     clients, endpoints = set(lab.topology.client), lab.topology.endpoints
-    asked: Counter[IPv4Address] = Counter()
-    replied: Counter[IPv4Address] = Counter()
+    asked: Counter[Address] = Counter()
+    replied: Counter[Address] = Counter()
     returned = 0
     for packet in packets:
         if not packet.to_balancer and packet.source in clients and packet.destination in endpoints:
@@ -103,7 +103,7 @@ def _check_way(lab: Lab, vip: IPv4Address, port: int, packets: Sequence[Packet])
 
 
 def _check_direct_way(
-    lab: Lab, service: Service, vip: IPv4Address, port: int, packets: Sequence[Packet], outcomes: Sequence[Outcome]
+    lab: Lab, service: Service, vip: Address, port: int, packets: Sequence[Packet], outcomes: Sequence[Outcome]
 ) -> None:
     """Whoever answered must have been sent requests by the balancer, which must not have seen one reply."""
     for packet in packets:
@@ -112,12 +112,12 @@ def _check_direct_way(
         assert not replies, f"a reply from {vip}:{port} went {way} the balancer"
     sent = [p for p in packets if not p.to_balancer and (p.destination, p.destination_port) == (vip, port)]
     if service.mode is Mode.DSR_L2:
-        macs = {lab.topology.link(str(address)).mac: address for address in lab.topology.endpoints}
+        macs = {lab.topology.link(host_of(address)).mac: address for address in lab.topology.endpoints}
         asked = {macs[packet.mac] for packet in sent if packet.mac in macs and not packet.tunnel}
     else:
         asked = {packet.tunnel for packet in sent if packet.tunnel}
     for name in {outcome.endpoint for outcome in outcomes if outcome.endpoint}:
-        address = IPv4Address(name.rpartition(":")[0])
+        address = ip_address(name.rpartition(":")[0])
         assert address in asked, f"{name} answered what the balancer did not send it in mode {service.mode}"
 
 

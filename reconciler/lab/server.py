@@ -10,6 +10,7 @@ all ports listen.
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +41,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     request_queue_size = 1024
+    address_family = socket.AF_INET6  # and IPv4
     name: str
 
     def server_bind(self) -> None:

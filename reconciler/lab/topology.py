@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, ip_interface, ip_network
 
 from reconciler.lab import LabError
-from reconciler.model import Address, Fleet, Interface, Node, Role
+from reconciler.model import Address, Fleet, Interface, InterfaceAddress, Node, Prefix, Role
 from reconciler.support import require_supported
 from reconciler.view import view
 
@@ -27,8 +27,9 @@ HOST_DEVICE = "eth0"
 MAX_CLIENT_ADDRESSES = 64
 """The client has many addresses, so that one client can stand for many where addresses are hashed."""
 CLIENT_MTU_BYTES = 1500
-_PREFIX = 24
-"""Of networks that nobody declares."""
+_PREFIXES = {4: 24, 6: 64}
+"""Lengths, of networks that nobody declares."""
+_ANYWHERE: dict[int, Prefix] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Link:
     host: str
     device: str
     mac: str
-    addresses: tuple[IPv4Interface, ...]
+    addresses: tuple[InterfaceAddress, ...]
     segment: str
     port: str
     mtu_bytes: int
@@ -49,8 +50,8 @@ class Link:
 @dataclass(frozen=True, slots=True)
 class Route:
     host: str
-    to: IPv4Network
-    via: IPv4Address
+    to: Prefix
+    via: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,15 @@ class Topology:
 
     node: Node
     balancers: tuple[str, ...]
-    client: tuple[IPv4Address, ...]
-    endpoints: Mapping[IPv4Address, tuple[int, ...]]
-    endpoint_nodes: Mapping[IPv4Address, str]
+    client: tuple[Address, ...]
+    endpoints: Mapping[Address, tuple[int, ...]]
+    endpoint_nodes: Mapping[Address, str]
     links: tuple[Link, ...]
     routes: tuple[Route, ...]
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Every host, the switch excepted: balancers by name, endpoints by address, the client, maybe a router."""
+        """Every host, the switch excepted: balancers by name, endpoints by `host_of`, the client, maybe a router."""
         return tuple(dict.fromkeys(link.host for link in self.links))
 
     @property
@@ -83,7 +84,16 @@ class Topology:
                 return link
         raise KeyError(f"{host} has no device {device}")
 
-    def facing(self, address: IPv4Address) -> Link:
+    @property
+    def has_ipv6(self) -> bool:
+        return any(address.version == 6 for link in self.links for address in link.addresses)
+
+    def towards(self, route: Route) -> Link:
+        """The link that a route leaves by. Raises StopIteration if its next hop is on no network of the host."""
+        own = (link for link in self.links if link.host == route.host)
+        return next(link for link in own if any(route.via in address.network for address in link.addresses))
+
+    def facing(self, address: Address) -> Link:
         """The link of the chosen balancer that an address of one of its subnets is behind. Raises KeyError."""
         for link in self.links:
             if link.host == self.node.name and any(address in own.network for own in link.addresses):
@@ -91,7 +101,7 @@ class Topology:
         raise KeyError(f"{self.node.name} has no address in a subnet of {address}")
 
 
-def topology(fleet: Fleet, node_name: str | None = None, spares: Collection[IPv4Address] = ()) -> Topology:
+def topology(fleet: Fleet, node_name: str | None = None, spares: Collection[Address] = ()) -> Topology:
     """Work out the lab of a fleet around one balancer (None: the only node).
 
     `spares` are endpoints that no pool names yet; they listen on every port that any endpoint listens on.
@@ -121,7 +131,7 @@ class _Place:
 
     host: str
     device: str
-    addresses: tuple[IPv4Interface, ...]
+    addresses: tuple[InterfaceAddress, ...]
     mtu_bytes: int
 
 
@@ -131,34 +141,39 @@ class _Site:
 
     fleet: Fleet
     node: Node
-    endpoints: dict[IPv4Address, tuple[int, ...]]
+    endpoints: dict[Address, tuple[int, ...]]
 
     @cached_property
     def balancers(self) -> tuple[Node, ...]:
         return tuple(node for node in self.fleet.nodes if node.role is Role.BALANCER)
 
     @cached_property
-    def endpoint_nodes(self) -> dict[IPv4Address, Node]:
+    def endpoint_nodes(self) -> dict[Address, Node]:
         nodes = (node for node in self.fleet.nodes if node.role is Role.ENDPOINT)
-        return {a: node for node in nodes for a in node.endpoint_addresses if isinstance(a, IPv4Address)}
+        return {address: node for node in nodes for address in node.endpoint_addresses}
 
     @cached_property
-    def front(self) -> IPv4Interface:
-        """The chosen balancer's address in the client's network."""
-        return _first(self.node, self.node.interfaces[0])
+    def front(self) -> dict[int, InterfaceAddress]:
+        """The chosen balancer's addresses in the client's networks, by family: one for each that VIPs are of."""
+        first = self.node.interfaces[0]
+        own = {address.version: address for address in reversed(first.addresses)}
+        families = {vip.version for vip in _vips(self.fleet)} or own.keys()
+        for version in sorted(families - own.keys()):
+            raise _unplaced(self.node, first, f"IPv{version} address")
+        return {version: own[version] for version in sorted(families)}
 
     @cached_property
-    def direct(self) -> set[IPv4Address]:
+    def direct(self) -> set[Address]:
         """The endpoints that nobody asks for replies through the balancer; spares only where nobody is asked."""
         pools = {pool.name: pool for pool in self.fleet.pools}
-        found: dict[bool, set[IPv4Address]] = {True: set(), False: set()}
+        found: dict[bool, set[Address]] = {True: set(), False: set()}
         for service in self.fleet.services:
-            found[service.mode.is_dsr].update(ipv4(tuple(e.address for e in pools[service.pool].endpoints)))
+            found[service.mode.is_dsr].update(endpoint.address for endpoint in pools[service.pool].endpoints)
         everybody = set(self.endpoints) if found[True] and not found[False] else found[True]
         return everybody - found[False]
 
     @cached_property
-    def homes(self) -> dict[IPv4Address, IPv4Interface]:
+    def homes(self) -> dict[Address, InterfaceAddress]:
         """The endpoints with their networks: that of the balancer, else the declared one, else one around it."""
         homes = {}
         for address in self.endpoints:
@@ -169,37 +184,39 @@ class _Site:
                     f"endpoint {address} is in no subnet of {self.node.name} (they are {subnets})",
                     hint="its replies have to pass the balancer: give that an interface in the endpoint's subnet",
                 )
-            declared = [own.network for own in self._declared(address) if own.ip == address]
-            network = [*near, *declared, IPv4Network((address, _PREFIX), strict=False)][0]
-            homes[address] = IPv4Interface((address, network.prefixlen))
+            node = self.endpoint_nodes.get(address)
+            declared = [own.network for own in (_addresses(node) if node else []) if own.ip == address]
+            network = [*near, *declared, ip_network((address, _PREFIXES[address.version]), strict=False)][0]
+            homes[address] = _within(address, network)
         return homes
 
-    def _declared(self, address: IPv4Address) -> list[IPv4Interface]:
-        return _addresses(self.endpoint_nodes[address]) if address in self.endpoint_nodes else []
-
     @cached_property
-    def taken(self) -> set[IPv4Address]:
+    def taken(self) -> set[Address]:
         return {*self.endpoints, *_vips(self.fleet), *(a.ip for n in self.fleet.nodes for a in _addresses(n))}
 
     @cached_property
-    def clients(self) -> tuple[IPv4Address, ...]:
-        """Free addresses of the front network, downwards from the last host address but one."""
-        network = self.front.network
+    def clients(self) -> tuple[Address, ...]:
+        """Free addresses of each front network, downwards from the last host address but one."""
+        return tuple(client for own in self.front.values() for client in self._clients_in(own.network))
+
+    def _clients_in(self, network: Prefix) -> list[Address]:
         top = int(network.broadcast_address) - 2
-        candidates = (IPv4Address(n) for n in range(top, max(int(network.network_address), top - 2 * 256), -1))
+        last = max(int(network.network_address), top - 2 * 256)
+        candidates = (network.network_address + (n - int(network.network_address)) for n in range(top, last, -1))
         free = [address for address in candidates if address not in self.taken][:MAX_CLIENT_ADDRESSES]
         if not free:
             raise LabError(f"{network} has no address left for the client", hint="make the subnet larger")
-        return tuple(free)
+        return free
 
     @cached_property
-    def router(self) -> dict[IPv4Network, IPv4Interface]:
+    def router(self) -> dict[Prefix, Address]:
         """The addresses of the router, by network; none where it isn't needed."""
-        far = {home.network for address, home in self.homes.items() if address in self.direct}
-        networks = [self.front.network, *sorted(far - {self.front.network})] if far - {self.front.network} else []
-        return {network: IPv4Interface((self._router_in(network), network.prefixlen)) for network in networks}
+        fronts = [own.network for own in self.front.values()]
+        networks = [home.network for address, home in self.homes.items() if address in self.direct]
+        far = [network for network in dict.fromkeys(networks) if network not in fronts]
+        return {network: self._router_in(network) for network in ([*fronts, *far] if far else [])}
 
-    def _router_in(self, network: IPv4Network) -> IPv4Address:
+    def _router_in(self, network: Prefix) -> Address:
         routers = (node for node in self.fleet.nodes if node.role is Role.ROUTER)
         declared = [a.ip for node in routers for a in _addresses(node) if a.ip in network]
         free = (a for a in (network.broadcast_address - n for n in (1, 2)) if a not in {*self.taken, *self.clients})
@@ -210,35 +227,50 @@ class _Site:
 
     @cached_property
     def places(self) -> list[_Place]:
+        return [*self._hosts, *self._legs]
+
+    @cached_property
+    def _hosts(self) -> list[_Place]:
+        """All but the router."""
         places = []
         for balancer in self.balancers:
             for interface in balancer.interfaces:
-                _first(balancer, interface)
-                places.append(_Place(balancer.name, interface.name, _own(interface), interface.mtu_bytes))
+                if not interface.addresses:
+                    raise _unplaced(balancer, interface, "address")
+                places.append(_Place(balancer.name, interface.name, interface.addresses, interface.mtu_bytes))
         for address, home in self.homes.items():
             faces = self.endpoint_nodes[address].interfaces if address in self.endpoint_nodes else ()
             own = [face for face in faces if address in (a.ip for a in face.addresses)] or [*faces]
             device, mtu = (own[0].name, own[0].mtu_bytes) if own else (HOST_DEVICE, self._mtu_near(home.network))
-            places.append(_Place(str(address), device, (home,), mtu))
-        clients = tuple(IPv4Interface((a, self.front.network.prefixlen)) for a in self.clients)
-        mtu = min(CLIENT_MTU_BYTES, self._mtu_near(self.front.network))
+            places.append(_Place(host_of(address), device, (home,), mtu))
+        clients = tuple(_within(client, self.front[client.version].network) for client in self.clients)
+        mtu = min(CLIENT_MTU_BYTES, *(self._mtu_near(own.network) for own in self.front.values()))
         places.append(_Place(CLIENT, HOST_DEVICE, clients, mtu))
-        for number, (network, address) in enumerate(self.router.items()):
-            mtu = max(p.mtu_bytes for p in places if any(a.network == network for a in p.addresses))
-            places.append(_Place(ROUTER, f"eth{number}", (address,), mtu))
         return places
 
-    def _mtu_near(self, network: IPv4Network) -> int:
+    @cached_property
+    def _legs(self) -> list[_Place]:
+        """The router, one device for each segment that it is in."""
+        legs: dict[int, tuple[InterfaceAddress, ...]] = {}
+        for network, address in self.router.items():
+            number = next(n for n, networks in enumerate(self.segments) if network in networks)
+            legs[number] = (*legs.get(number, ()), _within(address, network))
+        return [
+            _Place(ROUTER, f"eth{index}", addresses, self.mtu_bytes(number))
+            for index, (number, addresses) in enumerate(legs.items())
+        ]
+
+    def _mtu_near(self, network: Prefix) -> int:
         """What the balancers declare for a network."""
         faces = (face for balancer in self.balancers for face in balancer.interfaces)
-        near = [face.mtu_bytes for face in faces if any(own.network == network for own in _own(face))]
+        near = [face.mtu_bytes for face in faces if any(own.network == network for own in face.addresses)]
         return max(near, default=CLIENT_MTU_BYTES)
 
     @cached_property
-    def segments(self) -> list[frozenset[IPv4Network]]:
+    def segments(self) -> list[frozenset[Prefix]]:
         """The subnets of each segment."""
-        segments: list[frozenset[IPv4Network]] = []
-        for place in self.places:
+        segments: list[frozenset[Prefix]] = []
+        for place in self._hosts:
             networks = frozenset(address.network for address in place.addresses)
             shared = [segment for segment in segments if segment & networks]
             segments = [s for s in segments if s not in shared] + [networks.union(*shared)]
@@ -248,27 +280,26 @@ class _Site:
         return next(n for n, networks in enumerate(self.segments) if place.addresses[0].network in networks)
 
     def mtu_bytes(self, segment: int) -> int:
-        return max(place.mtu_bytes for place in self.places if self.segment(place) == segment)
+        return max(place.mtu_bytes for place in self._hosts if self.segment(place) == segment)
 
     def routes(self) -> Iterator[Route]:
-        for vip in sorted(_vips(self.fleet) - {self.front.ip}):
-            yield Route(CLIENT, IPv4Network(vip), self.front.ip)
-        if self.router:
-            gateway = self.router[self.front.network].ip
-            for balancer in self.balancers:
-                if any(own.network == self.front.network for own in _addresses(balancer)):
-                    yield Route(balancer.name, IPv4Network("0.0.0.0/0"), gateway)
-            yield Route(CLIENT, IPv4Network("0.0.0.0/0"), gateway)
+        for version, own in self.front.items():
+            vips = {vip for vip in _vips(self.fleet) if vip.version == version} - {own.ip}
+            yield from (Route(CLIENT, ip_network(vip), own.ip) for vip in sorted(vips, key=int))
+            if self.router:
+                hosts = [b.name for b in self.balancers if any(a.network == own.network for a in _addresses(b))]
+                yield from (Route(host, _ANYWHERE[version], self.router[own.network]) for host in [*hosts, CLIENT])
         for address, home in self.homes.items():
+            host = host_of(address)
             if address in self.direct:
+                # Replies to clients of IPv4 may leave through a network that knows IPv6 only (RFC 8950).
                 if home.network in self.router:
-                    yield Route(str(address), IPv4Network("0.0.0.0/0"), self.router[home.network].ip)
+                    yield from (Route(host, _ANYWHERE[version], self.router[home.network]) for version in self.front)
                 continue
             via = next(own.ip for own in _addresses(self.node) if address in own.network)
-            yield Route(str(address), IPv4Network("0.0.0.0/0"), via)
+            yield Route(host, _ANYWHERE[via.version], via)
             # Clients on its own segment an endpoint would answer directly, past the balancer, without these.
-            near = [client for client in self.clients if client in home.network]
-            yield from (Route(str(address), IPv4Network(client), via) for client in near)
+            yield from (Route(host, ip_network(client), via) for client in self.clients if client in home.network)
 
 
 def _check_names(fleet: Fleet) -> None:
@@ -277,46 +308,45 @@ def _check_names(fleet: Fleet) -> None:
             raise LabError(f"a Node can't be named {node.name} in the lab", hint="the lab has a host of that name")
 
 
-def _ports(fleet: Fleet, spares: Collection[IPv4Address]) -> dict[IPv4Address, tuple[int, ...]]:
+def _ports(fleet: Fleet, spares: Collection[Address]) -> dict[Address, tuple[int, ...]]:
     """Where each endpoint listens: its own port, else the service's target port, else the port asked for."""
     pools = {pool.name: pool for pool in fleet.pools}
-    ports: dict[IPv4Address, set[int]] = {}
+    ports: dict[Address, set[int]] = {}
     for service in fleet.services:
         asked = {service.target_port} if service.target_port else set(service.ports)
         for endpoint in pools[service.pool].endpoints:
-            (address,) = ipv4((endpoint.address,))
-            ports.setdefault(address, set()).update({endpoint.port} if endpoint.port else asked)
+            ports.setdefault(endpoint.address, set()).update({endpoint.port} if endpoint.port else asked)
     every = set().union(*ports.values())
     for spare in spares:
         ports.setdefault(spare, every)
-    return {address: tuple(sorted(ports[address])) for address in sorted(ports)}
+    return {address: tuple(sorted(ports[address])) for address in sorted(ports, key=lambda a: (a.version, int(a)))}
 
 
 def ipv4(addresses: tuple[Address, ...]) -> tuple[IPv4Address, ...]:
-    """The same addresses. Raises LabError if one is of the family that the lab does not have."""
+    """The same addresses. Raises LabError if one is of the family that the demo does not know."""
     found = tuple(address for address in addresses if isinstance(address, IPv4Address))
     if found != addresses:
-        raise LabError(f"the lab has no place for {', '.join(map(str, addresses))}", hint="it knows IPv4 only")
+        raise LabError(f"the demo has no place for {', '.join(map(str, addresses))}", hint="it knows IPv4 only")
     return found
 
 
-def _vips(fleet: Fleet) -> set[IPv4Address]:
-    return {vip for service in fleet.services for vip in ipv4(service.vips)}
+def _unplaced(node: Node, interface: Interface, what: str) -> LabError:
+    message = f"{interface.span}: {interface.name} of {node.name} has no {what}, so its subnet is unknown"
+    return LabError(message, hint="declare them: `addresses: [10.1.0.1/24]`")
 
 
-def _addresses(node: Node) -> list[IPv4Interface]:
-    return [address for interface in node.interfaces for address in _own(interface)]
+def host_of(address: Address) -> str:
+    """The name of an endpoint's host: its address, fit for the names of namespaces and instances."""
+    return str(address).replace(":", "-")
 
 
-def _own(interface: Interface) -> tuple[IPv4Interface, ...]:
-    """The addresses of an interface that the lab can give it: those that balanced packets can have."""
-    return tuple(address for address in interface.addresses if isinstance(address, IPv4Interface))
+def _within(address: Address, network: Prefix) -> InterfaceAddress:
+    return ip_interface((address, network.prefixlen))
 
 
-def _first(node: Node, interface: Interface) -> IPv4Interface:
-    if not _own(interface):
-        raise LabError(
-            f"{interface.span}: {interface.name} of {node.name} has no IPv4 address, so its subnet is unknown",
-            hint="declare them: `addresses: [10.1.0.1/24]`",
-        )
-    return _own(interface)[0]
+def _vips(fleet: Fleet) -> set[Address]:
+    return {vip for service in fleet.services for vip in service.vips}
+
+
+def _addresses(node: Node) -> list[InterfaceAddress]:
+    return [address for interface in node.interfaces for address in interface.addresses]

@@ -4,7 +4,7 @@
 import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,23 @@ def test_udp_is_answered_by_the_endpoint_that_keeps_the_client(site):
     assert all(len(set(names)) == 1 for names in answers)
     assert [packet for packet in packets if packet.source == VIP] == []
     assert sum(packet.to_balancer for packet in packets) >= 3 * len(answers)
+
+
+IPV6 = (
+    (r"20\.20\.20\.21", "2001:db8:20::21"), (r"10\.21\.0\.(\d+)/24", r"2001:db8:21::\1/64"),
+    (r"address: 10\.21\.0\.", "address: 2001:db8:21::"),
+)  # fmt: skip
+VIP6 = IPv6Address("2001:db8:20::21")
+
+
+def test_ipv6_works_and_nobody_on_the_segment_speaks_for_the_vip(site):
+    lab = site(*IPV6)
+    prove_service(lab, "downloads")
+    check_spread(lab, VIP6, 443)
+    lab.run(CLIENT, "ip", "route", "replace", f"{VIP6}/128", "dev", "eth0")
+    assert {outcome.error for outcome in lab.load(VIP6, 80, count=2, timeout_s=8).wait()} == {
+        "OSError: [Errno 113] No route to host"
+    }  # fmt: skip
 
 
 # --- who speaks for the VIP ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ Endpoints unpack by devices of the kernel where it has them, else by our program
 import socket
 import struct
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from reconciler.lab import netns
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.prove import prove_service
-from reconciler.lab.topology import CLIENT, ROUTER
+from reconciler.lab.topology import CLIENT, ROUTER, host_of
 
 from .conftest import LabMaker
 from .direct import applied_on, check_spread, example, forget_services, udp_answers, udp_servers
@@ -35,10 +35,10 @@ SMALL = (r"mtu: 1520", "mtu: 1500")
 def site(start_lab: LabMaker, tmp_path: Path) -> Callable[..., Lab]:
     """The example, applied on one of its balancers and its endpoints, which begin with strict settings."""
 
-    def start(*changes: tuple[str, str]) -> Lab:
-        lab = start_lab(example("dsr-l3", tmp_path / "manifests", *changes), node_name="lb4")
+    def start(*changes: tuple[str, str], name: str = "dsr-l3", balancer: str = "lb4") -> Lab:
+        lab = start_lab(example(name, tmp_path / "manifests", *changes), node_name=balancer)
         for address in lab.topology.endpoints:
-            netns.write_sysctls(lab.netns(str(address)), STRICT)
+            netns.write_sysctls(lab.netns(host_of(address)), STRICT)
         lab.serve_http()
         lab.apply(tmp_path / "manifests")
         return lab
@@ -74,6 +74,17 @@ def test_udp_is_answered_by_the_endpoint_that_keeps_the_client(site):
     assert all(len(set(names)) == 1 for names in answers)
     assert [packet for packet in packets if packet.source == VIP] == []
     assert {str(packet.tunnel) for packet in packets if packet.tunnel} == {FIRST, SECOND, THIRD}
+
+
+def test_ipv6_endpoints_take_both_families(site):
+    lab = site(name="dsr-l3-ipv6", balancer="lb9")
+    prove_service(lab, "library")
+    for vip in map(ip_address, ("20.20.20.61", "2001:db8:20::61")):
+        check_spread(lab, vip, 443)
+        with udp_servers(lab, vip, 443):
+            answers = udp_answers(lab, vip, 443)
+        assert {name for names in answers for name in names} == {str(address) for address in lab.topology.endpoints}
+        assert all(len(set(names)) == 1 for names in answers)
 
 
 def test_another_balancer_takes_over_without_breaking_a_connection(site, tmp_path):

@@ -57,7 +57,7 @@ def test_an_endpoint_in_no_subnet_is_an_error_that_names_both():
 
 
 def test_an_interface_without_addresses_is_an_error():
-    with pytest.raises(LabError, match="back of lb1 has no IPv4 address"):
+    with pytest.raises(LabError, match="back of lb1 has no address"):
         topology(fleet_of("20.0.0.1", ["10.1.0.11"], interface("front", "10.1.0.1/24"), interface("back")))
 
 
