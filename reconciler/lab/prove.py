@@ -79,7 +79,7 @@ def _send(
         count, clients = _CLIENTS * _REQUESTS_PER_CLIENT, _CLIENTS
     with ExitStack() as stack:
         taps = [stack.enter_context(lab.capture(interface.name)) for interface in lab.topology.node.interfaces]
-        outcomes = lab.load(vip, port, count=count, concurrency=_AT_ONCE, timeout_s=2, clients=clients).wait()
+        outcomes = lab.load(vip, port, count=count, concurrency=_AT_ONCE, timeout_s=3, clients=clients).wait()
         return outcomes, [packet for tap in taps for packet in tap.packets()]
 
 
