@@ -88,14 +88,14 @@ static __always_inline int unpack(struct xdp_md *ctx, const struct load *load, _
 static __always_inline int decapsulate4(struct xdp_md *ctx, struct load *load, struct bpf_fib_lookup *route)
 {
 	struct iphdr *ip = load->inner;
-	__be32 address;
+	struct unpacked_key vip = { .version = 4 };
 	u8 tos;
 	int ecn;
 
 	if ((void *)(ip + 1) > load->end)
 		return count(VERDICT_NOT_FOR_VIP, XDP_PASS);
-	address = ip->daddr;
-	if (!vips.lookup(&address))
+	vip.address[0] = ip->daddr;
+	if (!unpacked.lookup(&vip))
 		return count(VERDICT_NOT_FOR_VIP, XDP_PASS);
 	if (!is_own(ctx, route))
 		return count(VERDICT_TUNNEL_ELSEWHERE, XDP_PASS);
@@ -115,15 +115,15 @@ static __always_inline int decapsulate4(struct xdp_md *ctx, struct load *load, s
 static __always_inline int decapsulate6(struct xdp_md *ctx, struct load *load, struct bpf_fib_lookup *route)
 {
 	struct ipv6hdr *ip = load->inner;
-	struct address6 address;
+	struct unpacked_key vip = { .version = 6 };
 	__be32 *first = load->inner;
 	u32 words;
 	int ecn;
 
 	if ((void *)(ip + 1) > load->end)
 		return count(VERDICT_NOT_FOR_VIP, XDP_PASS);
-	__builtin_memcpy(&address, &ip->daddr, sizeof(address));
-	if (!vips6.lookup(&address))
+	__builtin_memcpy(vip.address, &ip->daddr, sizeof(vip.address));
+	if (!unpacked.lookup(&vip))
 		return count(VERDICT_NOT_FOR_VIP, XDP_PASS);
 	if (!is_own(ctx, route))
 		return count(VERDICT_TUNNEL_ELSEWHERE, XDP_PASS);

@@ -231,6 +231,21 @@ struct gateway {
 BPF_HASH(gateways, u32, struct gateway, 1);
 #endif
 
+#ifdef DECAPSULATE
+/* Of endpoints: the VIPs that a program takes packets out of tunnels for. */
+struct unpacked_key {
+	__be32 address[4];	/* of IPv4 the first word; the others are zero */
+	u8 version;
+	u8 pad[3];
+};
+
+struct unpacked {
+	u8 pad[4];
+};
+
+BPF_HASH(unpacked, struct unpacked_key, struct unpacked, 1);
+#endif
+
 #ifdef NAT
 enum direction {
 	DIRECTION_REQUEST = 0,	/* client to VIP: the new address is the endpoint's, for the destination */

@@ -74,7 +74,7 @@ def test_dsr_l3_needs_a_tunnel_as_well_whose_mtu_leaves_room_for_the_outer_heade
 def test_where_the_kernel_makes_no_tunnels_a_program_unpacks_them():
     desired = desired_of(fleet(Mode.DSR_L3), "web1", FakeKernel(tunnel_forms=frozenset()))
     assert shown(desired) == SILENT | {
-        "loopback 20.20.20.21": "route", "program data-plane": "decapsulate", "vip 20.20.20.21": "pass, reply",
+        "loopback 20.20.20.21": "route", "program data-plane": "decapsulate", "unpacked 20.20.20.21": "",
         "xdp front": "native",
     }  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_the_program_unpacks_for_vips_of_dsr_l3_alone():
     l2 = replace(both.services[0], name="l2", vips=(OTHER_VIP,), mode=Mode.DSR_L2)
     kernel = FakeKernel(tunnel_forms=frozenset())
     keys = desired_of(replace(both, services=(*both.services, l2)), "web1", kernel).resources.keys()
-    assert {key.id for key in keys if key.kind == "vip"} == {str(VIP)}
+    assert {key.id for key in keys if key.kind == "unpacked"} == {str(VIP)}
     assert {key.id for key in keys if key.kind == "loopback"} == {str(VIP), str(OTHER_VIP)}
 
 
@@ -123,7 +123,7 @@ def test_an_endpoint_that_declares_no_interfaces_is_silent_on_all():
 
 def test_an_endpoint_takes_none_of_what_balancers_hold():
     kinds = {key.kind for key in desired_of(fleet(Mode.DSR_L2), "web1").resources}
-    assert kinds.isdisjoint({"service", "ring", "endpoint", "settings", "program", "xdp", "vip"})
+    assert kinds.isdisjoint({"service", "ring", "endpoint", "settings", "program", "xdp", "vip", "unpacked"})
 
 
 # --- applied ------------------------------------------------------------------------------------------------

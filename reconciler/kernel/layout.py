@@ -107,6 +107,9 @@ SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
 # ifindex of a trunk, tag, padding → ifindex of the interface that stands for the VLAN; and the other way round
 VLANS = MapSpec("vlans", MapType.HASH, "=IHxx", "=I", 4_096, ("VLAN",))
 TRUNKS = MapSpec("trunks", MapType.HASH, "=I", "=IHxx", 4_096, ("VLAN",))
+# of endpoints: a VIP that a program takes packets out of tunnels for, filled up with zeros; version of IP, padding
+# → padding
+UNPACKED = MapSpec("unpacked", MapType.HASH, "=16sBxxx", "=4x", 16_384, features=("DECAPSULATE",))
 # ifindex → next hop of what comes in there and is for no network of the node (IPv4: 4 bytes), whether it is IPv6
 GATEWAYS = MapSpec("gateways", MapType.HASH, "=I", "=16sBxxx", 1_024, ("GATEWAY",))
 # only in the program that explains: what it looked up for a packet, all ones where it never did; in this order
@@ -127,7 +130,7 @@ MAPS = {
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_HEADS, RING_TURNS, RING_NAMES,
         PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
-        VLANS, TRUNKS, GATEWAYS, RING_IDS, PREVIOUS_IDS, EXPLAINED,
+        VLANS, TRUNKS, GATEWAYS, RING_IDS, PREVIOUS_IDS, UNPACKED, EXPLAINED,
     )
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from reconciler.kernel.layout import VIP_FILTER, VIPS, VIPS6, EchoCode, Undefine
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Address, Echo, Role, Undefined
+from reconciler.model import Address, Echo
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
 from reconciler.vip_filter import filter_of, let_pass
@@ -51,13 +51,10 @@ class VipRow(Resource):
 
 class VipKind(Kind):
     phase = 60
-    roles = (Role.BALANCER, Role.ENDPOINT)
     resource = VipRow
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        if view.node.role is Role.ENDPOINT:
-            return _unpacked(view)
         found = {vip: s.span for s in reversed(view.services) for vip in s.vips}
         echo = {vip: s.echo for s in view.services if s.echo for vip in s.vips}
         echo |= {vip: Echo.ENDPOINT for s in view.services if s.takes_pings for vip in s.vips}
@@ -115,13 +112,6 @@ def _encode(row: VipRow) -> bytes:
 def _decode(key: bytes, value: bytes) -> VipRow:
     undefined, echo = _ROW.unpack(value)
     return VipRow(ip_address(key), word(UndefinedCode, undefined), word(EchoCode, echo))
-
-
-def _unpacked(view: NodeView) -> Iterable[Wanted]:
-    """For the program that takes packets for these VIPs out of their tunnels; it leaves all else to the kernel."""
-    services = view.tunnelled if view.decapsulates else ()
-    found = {vip: s.span for s in reversed(services) for vip in s.vips}
-    return ((VipRow(vip, Undefined.PASS.value), span) for vip, span in found.items())
 
 
 KIND = VipKind

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from scapy.packet import Packet
 from reconciler import program
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import MAPS, VERDICTS, VIPS, VIPS6, Verdict
+from reconciler.kernel.layout import MAPS, UNPACKED, VERDICTS, Verdict
 from reconciler.kernel.real import RealKernel
 from tests.packets.balancer import VIP, Balancer, inside, namespace
 from tests.packets.frames import ETHERNET, IPV4, IPV6, MACS, At, echo, ether, padded, tcp, tcp6, udp
@@ -58,12 +59,17 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
 @pytest.fixture
 def endpoint(loaded: Balancer) -> Iterator[Balancer]:
     """An endpoint that holds one VIP of each family."""
-    loaded.vip(VIP)
-    loaded.vip(VIP6)
+    rows = [(held(vip), bytes(UNPACKED.value_size)) for vip in (VIP, VIP6)]
+    assert loaded.kernel.update(UNPACKED.name, rows) == [None, None]
     yield loaded
-    loaded.kernel.delete(VIPS.name, [key for key, _ in loaded.kernel.dump(VIPS.name)])
-    loaded.kernel.delete(VIPS6.name, [key for key, _ in loaded.kernel.dump(VIPS6.name)])
+    loaded.kernel.delete(UNPACKED.name, [key for key, _ in loaded.kernel.dump(UNPACKED.name)])
     loaded.kernel.delete(VERDICTS.name, [struct.pack(VERDICTS.key, row) for row in range(VERDICTS.capacity)])
+
+
+def held(vip: str) -> bytes:
+    """The key of a VIP that is unpacked for."""
+    address = ip_address(vip)
+    return struct.pack(UNPACKED.key, address.packed, address.version)
 
 
 def outer4(destination: str = OWN, **fields: object) -> Packet:
@@ -188,8 +194,15 @@ def test_tunnels_that_end_at_another_node_are_left_alone(endpoint, outer, inner)
     assert_untouched(endpoint, packed(inner, outer(elsewhere)), Verdict.TUNNEL_ELSEWHERE)
 
 
+def test_an_ipv6_address_that_embeds_a_vip_of_ipv4_is_none(endpoint):
+    inner = tcp6(At("2001:db8:c::9", 1), At(f"::ffff:{VIP}", 80))
+    assert_untouched(endpoint, packed(inner, outer6()), Verdict.NOT_FOR_VIP)
+    zeros = tcp6(At("2001:db8:c::9", 1), At(str(IPv6Address(socket.inet_aton(VIP) + bytes(12))), 80))
+    assert endpoint.send(packed(zeros, outer6())) == (XdpVerdict.PASS, packed(zeros, outer6()))
+
+
 def test_a_vip_that_is_taken_away_is_no_longer_unpacked_for(endpoint):
-    endpoint.kernel.delete(VIPS.name, [socket.inet_aton(VIP)])
+    endpoint.kernel.delete(UNPACKED.name, [held(VIP)])
     assert_untouched(endpoint, packed(REQUEST, outer4()), Verdict.NOT_FOR_VIP)
 
 
@@ -282,4 +295,4 @@ def test_an_endpoint_holds_no_maps_but_those_of_its_program(tmp_path: Path, feat
     finally:
         kernel.unload_program()
         kernel.remove_instance()
-    assert made == {"vips", "verdicts"} | ({"vips6"} if "IPV6" in features else set())
+    assert made == {"unpacked", "verdicts"}

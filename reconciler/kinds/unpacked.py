@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VIPs that the program of an endpoint takes packets out of tunnels for. It leaves all others as they are."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import ClassVar
+
+from reconciler.kernel.layout import UNPACKED
+from reconciler.kernel.port import Outcome
+from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.program import PROGRAM
+from reconciler.model import Address, Role
+from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.view import NodeView
+
+_KEY = struct.Struct(UNPACKED.key)
+_ROW = struct.Struct(UNPACKED.value)
+_BYTES = {4: 4, 6: 16}
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked(Resource):
+    kind: ClassVar[str] = "unpacked"
+
+    address: Address
+
+    @property
+    def id(self) -> str:
+        return str(self.address)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (PROGRAM,)
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def effect(self, after: Resource | None, live: Live) -> str:
+        return "" if after else "packets for this VIP stay in their tunnels, which nobody understands"
+
+
+class UnpackedKind(Kind):
+    phase = 15
+    roles = (Role.ENDPOINT,)
+    resource = Unpacked
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        services = view.tunnelled if view.decapsulates else ()
+        found = {vip: service.span for service in reversed(services) for vip in service.vips}
+        return ((Unpacked(vip), span) for vip, span in found.items())
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        rows = (_KEY.unpack(key) for key, _ in self.kernel.dump(UNPACKED.name))
+        return Reading(tuple(Unpacked(ip_address(address[: _BYTES[version]])) for address, version in rows))
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        puts = [change for change in changes if change.after]
+        gone = [change for change in changes if change.after is None]
+        outcomes: list[tuple[Change, Outcome]] = []
+        done = self.kernel.update(UNPACKED.name, [(_key(change), bytes(_ROW.size)) for change in puts])
+        outcomes += zip(puts, done, strict=True)
+        outcomes += zip(gone, self.kernel.delete(UNPACKED.name, [_key(change) for change in gone]), strict=True)
+        return each(changes, outcomes)
+
+
+def _key(change: Change) -> bytes:
+    address = ip_address(change.key.id)
+    return _KEY.pack(address.packed, address.version)
+
+
+KIND = UnpackedKind
