@@ -26,7 +26,8 @@ OUTER, OUTER6 = 20, 40
 """Bytes that tunnels put before a frame."""
 
 CLIENT, CLIENT6, STRANGER, STRANGER6 = "198.18.0.0", "2001:db8:c::", "203.0.113.9", "2001:db8:7::"
-PAYLOAD = Raw(bytes(44))
+PING = bytes(44)
+PAYLOAD = Raw(PING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,17 @@ def cases(scale: int = 1) -> Iterator[Case]:
         name = f"empty program, {grows} bytes put before the frame" if grows else "empty program"
         yield Case(name, (_nothing(Stream(_request(Group.STEADY), grows=grows)),), XdpVerdict.TX)
 
-    yield _passed("not for a VIP, IPv4", IP(src=CLIENT, dst=STRANGER) / _tcp("A"), 22)
-    yield _passed("not for a VIP, IPv6", IPv6(src=CLIENT6, dst=STRANGER6) / _tcp("A"), 22)
+    passed, answered = (XdpVerdict.PASS, None), (XdpVerdict.TX, Verdict.ECHO_ANSWERED)
     vip, vip6 = (str(group.first_vip) for group in (Group.STEADY, Group.STEADY6))
-    yield _passed("echo, IPv4", IP(src=CLIENT, dst=vip) / ICMP(id=7, seq=1) / PAYLOAD, 9)
-    yield _passed("echo, IPv6", IPv6(src=CLIENT6, dst=vip6) / ICMPv6EchoRequest(id=7, seq=1, data=bytes(PAYLOAD)), 9)
+    for name, packet, (action, reason), katran_ns in (
+        ("not for a VIP, IPv4", IP(src=CLIENT, dst=STRANGER) / _tcp("A"), passed, 22),
+        ("not for a VIP, IPv6", IPv6(src=CLIENT6, dst=STRANGER6) / _tcp("A"), passed, 22),
+        ("echo, IPv4", IP(src=CLIENT, dst=vip) / ICMP(id=7, seq=1) / PAYLOAD, answered, 9),
+        ("echo, IPv6", IPv6(src=CLIENT6, dst=vip6) / ICMPv6EchoRequest(id=7, seq=1, data=PING), answered, 9),
+    ):
+        stream = Stream(_frame(packet))
+        programs = (Program(OURS, Variant.OURS, stream), _nothing(stream))
+        yield Case(name, programs, action, reason, katran_ns=katran_ns)
 
     for name, flows, services, is_ipv6, katran_ns in (
         ("1 flow, IPv4", 1, 1, False, 53),
@@ -128,12 +135,6 @@ def _new(name: str, flags: str, is_ipv6: bool, katran_ns: int | None, scale: int
         Program(LRU, Variant.LRU, stream(steady)),
         _nothing(stream(steady)),
     ), XdpVerdict.TX, Verdict.REQUEST, True, katran_ns)  # fmt: skip
-
-
-def _passed(name: str, packet: Packet, katran_ns: int) -> Case:
-    stream = Stream(_frame(packet))
-    programs = (Program(OURS, Variant.OURS, stream), _nothing(stream))
-    return Case(name, programs, XdpVerdict.PASS, katran_ns=katran_ns)
 
 
 def _nothing(stream: Stream) -> Program:

@@ -25,8 +25,8 @@ from reconciler.paths import data_dir
 
 HERE = Path(__file__).parent / "bpf"
 
-FEATURES = ("DSR_L3", "UDP", "IPV6", "MAGLEV")
-"""As many as Katran's default build has: tunnels, TCP and UDP, IPv4 and IPv6, a consistent hash."""
+FEATURES = ("DSR_L3", "UDP", "IPV6", "MAGLEV", "ECHO")
+"""As many as Katran's default build has: tunnels, TCP and UDP, IPv4 and IPv6, a consistent hash, answers to pings."""
 
 FLOW_BYTES = 8
 """What a flow takes in `remembered`."""
