@@ -17,7 +17,7 @@ from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.layout import Verdict
 from tests.bench import __main__ as command
 from tests.bench import dataplane, report
-from tests.bench.cases import BEFORE, LRU, MOVING, NOTHING, OURS, cases
+from tests.bench.cases import BEFORE, LRU, MOVING, NOTHING, OURS, Case, Program, cases
 from tests.bench.node import Group
 
 pytestmark = pytest.mark.kernel
@@ -83,6 +83,32 @@ def test_each_round_begins_with_a_frame_as_it_came_in(bench: dataplane.Bench) ->
         inner = Ether(after_many).payload.payload
         assert isinstance(inner, IP | IPv6)
         assert inner.sport == 1024 + 999
+
+
+def test_in_transition_flows_are_remembered_or_follow_the_previous_endpoint(bench: dataplane.Bench) -> None:
+    case = ALL["known, 1M flows, IPv4"]
+    bench.rows(case)
+    steady, moving, before = (endpoints_of(bench, program) for program in case.programs[:3])
+    assert not any(one == other for one, other in zip(moving, steady, strict=True))
+    assert before == endpoints_of(bench, as_steady(case))
+
+
+def endpoints_of(bench: dataplane.Bench, program: Program) -> list[str]:
+    """Where the first packets of a stream go."""
+    subject, found = bench.subject(program), []
+    subject.take(program.stream)
+    for _ in range(64):
+        subject.run(1)
+        found.append(Ether(subject.output)[IP].dst)
+    return found
+
+
+def as_steady(case: Case) -> Program:
+    """The clients of those that began before the transition, at a service that has none."""
+    ours, _, before, *_ = case.programs
+    packet = Ether(before.stream.frame)
+    packet[IP].dst = str(Group.STEADY.first_vip)
+    return replace(ours, stream=replace(before.stream, frame=bytes(packet)))
 
 
 def test_flows_and_services_vary_as_the_case_says(bench: dataplane.Bench) -> None:
