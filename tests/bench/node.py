@@ -30,6 +30,7 @@ from reconciler.kernel.layout import (
     SERVICES6,
     SETTINGS,
     VERDICTS,
+    VIP_FILTER,
     VIPS,
     VIPS6,
     AlgorithmCode,
@@ -44,6 +45,7 @@ from reconciler.kernel.port import Row
 from reconciler.kernel.real import RealKernel
 from reconciler.ring import hash_ring
 from reconciler.ring_store import write_rings
+from reconciler.vip_filter import filter_of
 from tests.bench.variants import FEATURES
 from tests.packets.balancer import inside, ip
 
@@ -121,6 +123,7 @@ class Node:
     def __init__(self, name: str, run_dir: Path) -> None:
         self._kernel = RealKernel(name, run_dir)
         self._instance = Instance(name, run_dir)
+        self._vips: list[bytes] = []
         self._kernel.load_program(program.program_name(FEATURES), FEATURES)
         with inside(name):
             self.ifindex = socket.if_nametoindex("front")
@@ -155,6 +158,8 @@ class Node:
         self._rings(group, 0, known=())
         vips = [(group.first_vip + n).packed for n in range(group.services)]
         vip_map, service_map = (VIPS6, SERVICES6) if group.is_ipv6 else (VIPS, SERVICES)
+        self._vips += vips
+        self._write(VIP_FILTER, [(struct.pack(VIP_FILTER.key, 0), filter_of(self._vips))])
         self._write(vip_map, [(vip, struct.pack(vip_map.value, UndefinedCode.DROP, EchoCode.REPLY)) for vip in vips])
         self._write(service_map, [
             (struct.pack(service_map.key, vip, PORT.to_bytes(2, "big"), protocol),
