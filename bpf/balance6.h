@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What becomes of an IPv6 packet. There is no NAT for IPv6. */
 
-/* A client's address as the one number that is hashed. */
+/* An address as the one number that is hashed. Both halves are multiplied at the same time. */
 static __always_inline u32 fold_address(const struct in6_addr *address)
 {
-	u32 hash = mix(bpf_ntohl(address->s6_addr32[0]));
+	u64 high = (u64)bpf_ntohl(address->s6_addr32[0]) << 32 | bpf_ntohl(address->s6_addr32[1]);
+	u64 low = (u64)bpf_ntohl(address->s6_addr32[2]) << 32 | bpf_ntohl(address->s6_addr32[3]);
 
-	hash = mix(hash + bpf_ntohl(address->s6_addr32[1]));
-	hash = mix(hash + bpf_ntohl(address->s6_addr32[2]));
-	return hash + bpf_ntohl(address->s6_addr32[3]);
+	high = (high ^ high >> 29) * 0xff51afd7ed558ccdULL;
+	low = (low ^ low >> 29) * 0xc4ceb9fe1a85ec53ULL;
+	return (high ^ low) >> 32;
 }
 
 #ifdef ECHO
@@ -89,7 +90,7 @@ static __always_inline int balance6(struct xdp_md *ctx, struct packet *packet)
 {
 	enum packet_kind kind = parse6(ctx, packet);
 
-	if (kind == PACKET_NOT_IP)
+	if (kind == PACKET_NOT_IP || !may_be_vip(fold_address(&packet->ip6->daddr)))
 		return XDP_PASS;
 
 #ifdef ECHO

@@ -48,6 +48,7 @@
 #endif
 #include "forward.h"
 #include "schedule.h"
+#include "vip.h"
 #ifdef NAT
 #include "flow.h"
 #include "nat.h"
@@ -155,6 +156,7 @@ static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, e
 static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 {
 	enum packet_kind kind = parse(ctx, packet);
+	bool is_for_vip;
 
 	NOTE(bytes, ctx->data_end - ctx->data);
 	if (kind == PACKET_NOT_IP)
@@ -163,6 +165,14 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 #else
 		return XDP_PASS;
 #endif
+
+	is_for_vip = may_be_vip(bpf_ntohl(packet->ip->daddr));
+#ifdef NAT
+	if (!is_for_vip && kind != PACKET_TCP)	/* which may be a reply */
+#else
+	if (!is_for_vip)
+#endif
+		return XDP_PASS;
 
 #ifdef ECHO
 	if (kind == PACKET_ECHO)
@@ -198,7 +208,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 			.port = packet->ports->destination,
 			.protocol = packet->ip->protocol,
 		};
-		struct service *service = services.lookup(&asked);
+		struct service *service = is_for_vip ? services.lookup(&asked) : NULL;
 
 #ifdef DSR
 		if (service && is_dsr(service)) {
@@ -236,7 +246,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 		}
 #endif
 	}
-	return leftover(ctx, packet, kind);
+	return is_for_vip ? leftover(ctx, packet, kind) : XDP_PASS;
 }
 
 int lbctl_balance(struct xdp_md *ctx)

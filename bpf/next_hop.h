@@ -13,7 +13,7 @@
 /* How long an answer is good: 32 ticks of the kernel's clock, which are 32 to 320 ms. */
 #define MOMENT_SHIFT 5
 
-#define NEXT_HOPS 4096
+#define NEXT_HOPS 65536
 #define MAC_BITS 48
 /* Of next_hop.ifindex. */
 #define OFF_LINK (1U << 31)	/* a router is in between */

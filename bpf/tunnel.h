@@ -18,6 +18,18 @@ static __always_inline __be32 tunnel_source(u32 hash)
 	return (set->tunnel_source & ~set->tunnel_spread) | (bpf_htonl(hash) & set->tunnel_spread);
 }
 
+/* By words of two bytes: Ethernet headers are aligned to no more, and the compiler would move single bytes. */
+static __always_inline void move_header(struct ethhdr *to, const struct ethhdr *from)
+{
+	const u16 *source = (const void *)from;
+	u16 *target = (void *)to;
+	u32 i;
+
+#pragma unroll
+	for (i = 0; i < sizeof(*to) / sizeof(*target); i++)
+		target[i] = source[i];
+}
+
 /*
  * Put an outer header before a packet. Returns where the frame begins now, NULL if there is no room for it.
  * The type of service is copied, and with it the ECN field (RFC 6040, normal mode).
@@ -37,7 +49,7 @@ static __always_inline struct ethhdr *encapsulate(struct xdp_md *ctx, const stru
 	former = (void *)eth + sizeof(*outer);
 	if ((void *)(former + 1) > (void *)(long)ctx->data_end)
 		return NULL;
-	*eth = *former;
+	move_header(eth, former);
 	new_header(outer, tos, bytes, IPPROTO_IPIP, source, destination);
 	return eth;
 }

@@ -20,7 +20,7 @@ static __always_inline bool tunnel_source6(u32 hash, __be32 *source)
 	for (i = 0; i < 4; i++) {
 		source[i] = (set->tunnel_source6[i] & ~set->tunnel_spread6[i]) |
 			    (bpf_htonl(hash) & set->tunnel_spread6[i]);
-		hash = mix(hash + 1);
+		hash = hash << 7 | hash >> 25;
 	}
 	return source[0] || source[1] || source[2] || source[3];
 }
@@ -44,7 +44,7 @@ static __always_inline struct ethhdr *encapsulate6(struct xdp_md *ctx, const str
 	former = (void *)eth + sizeof(*outer);
 	if ((void *)(former + 1) > (void *)(long)ctx->data_end)
 		return NULL;
-	*eth = *former;
+	move_header(eth, former);
 	eth->h_proto = bpf_htons(ETH_P_IPV6);
 	*(__be32 *)outer = bpf_htonl(6 << 28 | tos << 20 | (hash & FLOW_LABEL));
 	outer->payload_len = bpf_htons(bytes);

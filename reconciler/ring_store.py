@@ -45,7 +45,8 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
     direct = protocols(kernel).keys()
     outcomes: dict[int, Outcome] = {}
     whole: dict[int, Held] = {}
-    after_heads: dict[int, int] = {}
+    new_rows: dict[int, bytes] = {}
+    after_rings: dict[int, Held] = {}
     for index, endpoints in wanted.items():
         try:
             before = read_ring(kernel, index) if index in known else None
@@ -53,10 +54,19 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
             if before is None:
                 kernel.delete(RING_HEADS.name, [_INDEX.pack(index)])  # of another ring that had this index
             if after.moving.any():
-                _write_rows(kernel, index, after)
+                new_rows |= _patch_rows(kernel, index, after)
+            after_rings[index] = after
+        except KernelError as error:
+            outcomes[index] = error
+    # Each replacement waits until no CPU reads what was there, so all go at once.
+    made = kernel.replace_inner(PREVIOUS.name, new_rows)
+    outcomes |= {array % RINGS.capacity: outcome for array, outcome in zip(new_rows, made, strict=True) if outcome}
+    for index, after in after_rings.items():
+        try:
+            if index in outcomes:
+                continue
             if not _patch(kernel, index, after):
                 whole[index] = after
-            after_heads[index] = after.head
             outcomes[index] = None
         except KernelError as error:
             outcomes[index] = error
@@ -68,7 +78,8 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
     ]  # fmt: skip
     kernel.remove_inner(PREVIOUS.name, stale)
     held = heads(kernel)
-    wrong = {index: head for index, head in after_heads.items() if not outcomes[index] and held.get(index, 0) != head}
+    right = {index: after.head for index, after in after_rings.items() if not outcomes[index]}
+    wrong = {index: head for index, head in right.items() if held.get(index, 0) != head}
     rows = [(_INDEX.pack(index), _INDEX.pack(head)) for index, head in wrong.items()]
     return outcomes | dict(zip(wrong, kernel.update(RING_HEADS.name, rows), strict=True))
 
@@ -154,18 +165,16 @@ def _patch(kernel: Kernel, index: int, after: Held) -> bool:
     return True
 
 
-def _write_rows(kernel: Kernel, index: int, after: Held) -> None:
-    """Write the rows of slots in transition. Raises KernelError."""
+def _patch_rows(kernel: Kernel, index: int, after: Held) -> dict[int, bytes]:
+    """Write the rows of slots in transition, or give the array that must be made for them. Raises KernelError."""
     array = _rows_index(index, after.bank)
     content = kernel.read_inner(PREVIOUS.name, array)
     if content is None or len(content) != after.rows.nbytes:
-        (outcome,) = kernel.replace_inner(PREVIOUS.name, {array: after.rows.tobytes()})
-        if outcome:
-            raise outcome
-        return
+        return {array: after.rows.tobytes()}
     differs = np.flatnonzero(after.moving & (np.frombuffer(content, slots.ROW) != after.rows))
     if differs.size:
         kernel.patch_inner(PREVIOUS.name, array, {int(row): after.rows[row].tobytes() for row in differs})
+    return {}
 
 
 def _rows_index(index: int, bank: int) -> int:

@@ -15,6 +15,7 @@ from reconciler.kernel.layout import VIP_FILTER
 
 BITS = VIP_FILTER.value_size * 8
 _SHIFT = np.uint32(16)
+_FACTORS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)
 
 Words = NDArray[np.uint32]
 
@@ -40,11 +41,12 @@ def let_pass(addresses: Collection[bytes], content: bytes) -> set[bytes]:
 
 def _numbers(addresses: Collection[bytes], length: int) -> Words:
     """The number of the bit of each address, all of one length."""
-    words = np.frombuffer(b"".join(addresses), ">u4").astype(np.uint32).reshape(-1, length // 4)
-    folded = words[:, 0].copy()
-    for following in words.T[1:]:
-        folded = _mix(folded) + following
-    return _mix(folded) >> _SHIFT
+    joined = b"".join(addresses)
+    if length == 4:
+        return _mix(np.frombuffer(joined, ">u4").astype(np.uint32)) >> _SHIFT
+    halves = np.frombuffer(joined, ">u8").astype(np.uint64).reshape(-1, 2)
+    halves = (halves ^ (halves >> np.uint64(29))) * _FACTORS
+    return _mix(((halves[:, 0] ^ halves[:, 1]) >> np.uint64(32)).astype(np.uint32)) >> _SHIFT
 
 
 def _mix(x: Words) -> Words:

@@ -23,6 +23,8 @@ class MapType(IntEnum):
     ARRAY_OF_MAPS = 12
 
 
+NO_PREALLOC = 1 << 0
+"""BPF_F_NO_PREALLOC: rows of a hash take memory only once they are there."""
 MMAPABLE = 1 << 10
 """BPF_F_MMAPABLE: user space can look at an array as at its own memory (Linux 5.5)."""
 
@@ -40,7 +42,7 @@ class MapSpec:
     value: str
     capacity: int
     features: tuple[str, ...] = ()
-    flags: int = 0
+    is_mmapable: bool = False
     inner: str = ""
 
     @property
@@ -51,6 +53,11 @@ class MapSpec:
     def value_size(self) -> int:
         """Bytes of one value; for a per-CPU map, of one CPU's value."""
         return struct.calcsize(self.value)
+
+    @property
+    def flags(self) -> int:
+        """What the map is made with."""
+        return (NO_PREALLOC if self.type == MapType.HASH else 0) | (MMAPABLE if self.is_mmapable else 0)
 
     def is_used(self, features: Collection[str]) -> bool:
         """Whether a program with these features needs the map."""
@@ -84,11 +91,11 @@ RING_HEADS = MapSpec("ring_heads", MapType.ARRAY, "=I", "=I", RINGS.capacity)
 # than the current one
 PREVIOUS = MapSpec("previous", MapType.ARRAY_OF_MAPS, "=I", "=I", 2 * RINGS.capacity, _DSR, inner="=5Ixxxx")
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
-REMEMBERED = MapSpec("remembered", MapType.ARRAY, "=I", "=8Q", 131_072, _DSR, MMAPABLE)
+REMEMBERED = MapSpec("remembered", MapType.ARRAY, "=I", "=8Q", 131_072, _DSR, is_mmapable=True)
 # 0 → the secret that the hashes of `remembered` depend on, made with the map
 SEED = MapSpec("seed", MapType.ARRAY, "=I", "=2Q", 1, _DSR)
 # a cache of the program's own: way out, by id of an endpoint
-NEXT_HOPS = MapSpec("next_hops", MapType.ARRAY, "=I", "=IIIHHQQ", 4_096, _DSR)
+NEXT_HOPS = MapSpec("next_hops", MapType.ARRAY, "=I", "=IIIHHQQ", 65_536, _DSR)
 # index of a ring → how many connections were scheduled by it; round-robin takes its turn from this
 RING_TURNS = MapSpec("ring_turns", MapType.ARRAY, "=I", "=Q", 16_384)
 # name of a ring, filled up with zeros → its index; the program has no use for it

@@ -161,6 +161,8 @@ class Node:
         self._vips += vips
         self._write(VIP_FILTER, [(struct.pack(VIP_FILTER.key, 0), filter_of(self._vips))])
         self._write(vip_map, [(vip, struct.pack(vip_map.value, UndefinedCode.DROP, EchoCode.REPLY)) for vip in vips])
+        known = [key for spec in (VIPS, VIPS6) for key, _ in self._kernel.dump(spec.name)]
+        self._write(VIP_FILTER, [(struct.pack(VIP_FILTER.key, 0), filter_of(known))])
         self._write(service_map, [
             (struct.pack(service_map.key, vip, PORT.to_bytes(2, "big"), protocol),
              struct.pack(service_map.value, index, index, bytes(2), ModeCode.DSR_L3, AlgorithmCode.MAGLEV))

@@ -41,6 +41,7 @@ from reconciler.kernel.layout import (
     SETTINGS,
     TRUNKS,
     VERDICTS,
+    VIP_FILTER,
     VIPS,
     VIPS6,
     VLANS,
@@ -58,6 +59,7 @@ from reconciler.kernel.layout import (
 )
 from reconciler.kernel.port import Kernel, Row
 from reconciler.ring_store import write_rings
+from reconciler.vip_filter import filter_of
 from tests.packets.frames import At, forwarded, translated, tunnelled
 
 FEATURES = (
@@ -265,6 +267,8 @@ class Balancer:
         self, address: str, undefined: UndefinedCode = UndefinedCode.DROP, echo: EchoCode = EchoCode.REPLY
     ) -> None:
         self._write(VIPS6 if ":" in address else VIPS, (_packed(address), struct.pack(VIPS.value, undefined, echo)))
+        addresses = [key for spec in (VIPS, VIPS6) for key, _ in self.kernel.dump(spec.name)]
+        self._write(VIP_FILTER, (struct.pack(VIP_FILTER.key, 0), filter_of(addresses)))
 
     def endpoint(
         self, id: int, address: str = "", port: int = 0, state: EndpointRowState = EndpointRowState.USABLE
@@ -298,19 +302,20 @@ class Balancer:
         """Forget everything that a test wrote or counted."""
         for spec in MAPS.values():
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
-                rows = range(spec.capacity if spec is NEXT_HOPS else min(ROWS_USED, spec.capacity))
+                rows = range(min(ROWS_USED, spec.capacity))
                 self.kernel.delete(spec.name, [struct.pack(spec.key, row) for row in rows])
             elif spec.type != MapType.ARRAY_OF_MAPS:
                 self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
+        self.kernel.delete(NEXT_HOPS.name, [key for key, _ in self.kernel.dump(NEXT_HOPS.name)])
         self.forget()
         while self._rings:
             self.kernel.remove_inner(RINGS.name, [self._rings.pop()])
 
     def forget(self) -> None:
         """Forget all transitions, and the flows that began in them."""
-        if indexes := [struct.unpack(PREVIOUS.key, key)[0] for key, _ in self.kernel.dump(PREVIOUS.name)]:
-            self.kernel.remove_inner(PREVIOUS.name, indexes)
-            self.kernel.delete(REMEMBERED.name, [key for key, _ in self.kernel.dump(REMEMBERED.name)])
+        indexes = [struct.unpack(PREVIOUS.key, key)[0] for key, _ in self.kernel.dump(PREVIOUS.name)]
+        self.kernel.remove_inner(PREVIOUS.name, indexes)
+        self.kernel.delete(REMEMBERED.name, [key for key, _ in self.kernel.dump(REMEMBERED.name)])
 
     def _write(self, spec: MapSpec, row: Row) -> None:
         assert self.kernel.update(spec.name, [row]) == [None]

@@ -69,11 +69,10 @@ RING = [5, 6, 7, 6, 5]
 def folded(address: str) -> int:
     """The one number that is hashed for an address."""
     packed = IPv6Address(address).packed
-    words = [int.from_bytes(packed[i : i + 4], "big") for i in range(0, 16, 4)]
-    number = mixed(words[0])
-    for word in words[1:3]:
-        number = mixed((number + word) % 2**32)
-    return (number + words[3]) % 2**32
+    high, low = int.from_bytes(packed[:8]), int.from_bytes(packed[8:])
+    high = (high ^ high >> 29) * 0xFF51AFD7ED558CCD % 2**64
+    low = (low ^ low >> 29) * 0xC4CEB9FE1A85EC53 % 2**64
+    return (high ^ low) >> 32
 
 
 def hashed(address: int, port: int, protocol: int = lab.TCP) -> int:
