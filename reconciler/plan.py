@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from reconciler.errors import LbctlError
 from reconciler.kinds import PHASES
-from reconciler.resource import Action, Change, Desired, Key, Live, Reason, Resource
+from reconciler.resource import Action, Change, Context, Desired, Key, Live, Reason, Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,12 @@ class Plan:
 
     def count(self, action: Action) -> int:
         return sum(change.action is action for change in self.changes)
+
+    def effects(self) -> dict[Key, str]:
+        """What each change does to traffic; those that do nothing are left out."""
+        context = Context(self.live, self.desired.resources)
+        texts = {change.key: change.before.effect(change.after, context) for change in self.changes if change.before}
+        return {key: text for key, text in texts.items() if text}
 
     @property
     def drifted(self) -> int:

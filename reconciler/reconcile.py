@@ -19,9 +19,14 @@ from reconciler.model import Fleet
 from reconciler.plan import Plan, plan
 from reconciler.resource import Desired, Live
 from reconciler.ring_store import in_transition, settle
-from reconciler.view import view
+from reconciler.view import NodeView, view
 
 RECORD = "applied.json"
+
+
+def view_of(fleet: Fleet, node: str | None) -> NodeView:
+    """What this node takes of the fleet (None: that of this host, or the only one). Raises UsageError."""
+    return view(fleet, node, socket.gethostname())
 
 
 def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -> Desired:
@@ -30,7 +35,7 @@ def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) 
     Where the kernel can't unpack tunnels, a program has to. So it is asked; with a snapshot in its place, what is
     in there tells; with neither, it is taken to be able.
     """
-    taken = view(fleet, node, socket.gethostname())
+    taken = view_of(fleet, node)
     forms = sorted(forms_of(taken))
     match on:
         case None:

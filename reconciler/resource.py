@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 from typing import ClassVar
 
 
@@ -69,7 +70,12 @@ class Resource:
         """The fields as a person reads them, in the order of a plan."""
         return {f.name: str(getattr(self, f.name)) for f in fields(self)}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    @property
+    def remembers(self) -> bool:
+        """Whether each open connection by way of this is remembered, and so can be counted."""
+        return True
+
+    def effect(self, after: Resource | None, context: Context) -> str:
         """What happens to traffic when this becomes `after` (None: is removed); empty if nothing does."""
         return ""
 
@@ -137,3 +143,34 @@ class Live:
     foreign: Mapping[Key, str] = field(default_factory=dict)
     connections: Mapping[tuple[str, str], int] | None = None
     """Open connections by (service id, endpoint id); None where nobody counted them."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a change is part of: what the node holds before all changes, and what it will hold after them."""
+
+    live: Live = Live()
+    desired: Mapping[Key, Resource] = field(default_factory=dict)
+
+    def users(self, key: Key) -> list[Resource]:
+        """What the node holds that stands on this, directly or not."""
+        found: dict[Key, Resource] = {}
+        left = [key]
+        while left:
+            for user in self._users.get(left.pop(), ()):
+                if user.key not in found:
+                    found[user.key] = user
+                    left.append(user.key)
+        return list(found.values())
+
+    def remembers(self, key: Key) -> bool:
+        """Whether all that stand on this remember their connections; all that there is, if nothing does any more."""
+        return all(user.remembers for user in self.users(key) or self.live.resources.values())
+
+    @cached_property
+    def _users(self) -> Mapping[Key, list[Resource]]:
+        users: dict[Key, list[Resource]] = {}
+        for resource in self.live.resources.values():
+            for need in resource.needs:
+                users.setdefault(need, []).append(resource)
+        return users

@@ -59,6 +59,7 @@ def live_from_json(data: Any) -> Live:
 
 def plan_to_json(plan: Plan) -> Json:
     """A plan for machines, with everything that `apply` needs to carry it out later."""
+    effects = plan.effects()
     return {
         "format_version": FORMAT_VERSION,
         "applyable": bool(plan.changes) and not plan.blocked,
@@ -74,7 +75,7 @@ def plan_to_json(plan: Plan) -> Json:
                 },
                 "action_reason": change.reason.value,
                 "origin": str(change.origin) if change.origin else None,
-                "effect": change.before.effect(change.after, plan.live) if change.before else "",
+                "effect": effects.get(change.key, ""),
             }
             for change in plan.changes
         ],

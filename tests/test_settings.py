@@ -10,6 +10,8 @@ import pytest
 
 from reconciler import plan as planning
 from reconciler.apply import apply
+from reconciler.cli import get
+from reconciler.cli.main import main
 from reconciler.compile import compile_node
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.layout import ENDPOINTS, ENDPOINTS6, SETTINGS, TooBigCode
@@ -18,9 +20,11 @@ from reconciler.kinds.settings import SETTINGS_KEY, Settings
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.live import read_live
 from reconciler.model import Algorithm, Endpoint, Interface, Mode, PacketTooBig, Protocol, TunnelSource
-from reconciler.resource import Change, Key, Live
+from reconciler.render.table import table
+from reconciler.resource import Change, Context, Key, Live
 from reconciler.snapshot import live_from_json, live_to_json
 from reconciler.view import view
+from tests.config.manifests import node, pool, service
 
 OWN = tuple(map(ip_interface, ("fe80::1/64", "10.1.0.1/24", "2001:db8:1::1/64")))
 
@@ -119,8 +123,8 @@ def test_a_service_with_tunnels_is_not_published_without_their_source(fleet_of):
 
 def test_another_source_is_said_to_reach_endpoints():
     before, after = Settings("10.1.0.1"), Settings("10.200.0.0/24")
-    assert "another address" in before.effect(after, Live())
-    assert Settings(packet_too_big="drop").effect(after, Live()) == ""
+    assert "another address" in before.effect(after, Context())
+    assert Settings(packet_too_big="drop").effect(after, Context()) == ""
 
 
 def test_settings_read_back_equal_from_a_snapshot():
@@ -136,6 +140,24 @@ def test_vips_need_to_pass_as_sources_only_where_replies_come_through(fleet_of, 
     assert ("net/ipv4/conf/front/accept_local" in names) == (mode is Mode.NAT)
 
 
+@pytest.mark.parametrize(("mode", "shown"), [(Mode.NAT, 0), (Mode.DSR_L3, None)])
+def test_get_does_not_count_what_nobody_knows(fleet_of, mode, shown):
+    kernel = FakeKernel()
+    apply(plan_for(kernel, desired_of(fleet_of(mode))), kernel).raise_if_failed()
+    for what in ("services", "endpoints"):
+        rows_of, columns, _ = get._TABLES[what]
+        rows = rows_of(kernel)
+        assert rows
+        assert {row["open"] for row in rows} == {shown}
+        assert (" - " in table(rows, columns, "")) == (shown is None)
+
+
+def test_markdown_is_headed_by_the_node_that_was_found(tmp_path, capsys):
+    (tmp_path / "all.yaml").write_text(service() + pool() + node("lb7"))
+    assert main(["plan", str(tmp_path), "--live", "empty", "--format", "markdown"]) == 0
+    assert capsys.readouterr().out.startswith("**lb7**: Plan: ")
+
+
 def test_ipv6_is_forwarded_only_where_it_is_needed_and_the_plan_says_what_that_means(fleet_of):
     name = Key(Sysctl.kind, "net/ipv6/conf/all/forwarding")
     fleet = fleet_of(Mode.DSR_L3)
@@ -145,7 +167,7 @@ def test_ipv6_is_forwarded_only_where_it_is_needed_and_the_plan_says_what_that_m
     six = replace(fleet, pools=(pool,))
     assert "IPV6" in view(six, None, "").features
     (change,) = (c for c in plan_for(FakeKernel(), desired_of(six)).changes if c.key == name)
-    assert "accept_ra" in change.before.effect(change.after, Live())
+    assert "accept_ra" in change.before.effect(change.after, Context())
     kernel = FakeKernel(sysctls={name.id: "1"})
     assert name not in {c.key for c in plan_for(kernel, desired_of(six)).changes}
 

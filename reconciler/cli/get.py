@@ -58,8 +58,8 @@ def _services(kernel: Kernel) -> list[Row]:
     return [
         {
             "service": row.id, "mode": row.mode, "algorithm": row.algorithm, "ring": row.ring,
-            "endpoints": len(rings[row.ring].members) if row.ring in rings else 0, "open": now_open[row.id],
-            **asdict(traffic[row.id]),
+            "endpoints": len(rings[row.ring].members) if row.ring in rings else 0,
+            "open": now_open[row.id] if row.remembers else None, **asdict(traffic[row.id]),
         }
         for row in sorted((r for r in live if isinstance(r, ServiceRow)), key=lambda row: (_order(row.vip), row.port))
     ]  # fmt: skip
@@ -69,12 +69,16 @@ def _endpoints(kernel: Kernel) -> list[Row]:
     from reconciler.counters import endpoint_traffic
     from reconciler.flows import open_flows
     from reconciler.kinds.endpoint import numbered_rows
+    from reconciler.live import read_live
+    from reconciler.resource import Context
 
+    context = Context(read_live(kernel, kinds=("service", "ring")))
     traffic = endpoint_traffic(kernel)
     now_open = Counter(flow.endpoint for flow in open_flows(kernel))
     return [
         {
-            "endpoint": numbered.row.id, "state": numbered.state.name.lower(), "open": now_open[numbered.row.id],
+            "endpoint": numbered.row.id, "state": numbered.state.name.lower(),
+            "open": now_open[numbered.row.id] if context.remembers(numbered.row.key) else None,
             "number": numbered.number, **asdict(traffic[numbered.row.id]),
         }
         for numbered in sorted(numbered_rows(kernel), key=lambda n: (_order(n.row.address), n.row.port))

@@ -39,15 +39,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from reconciler.snapshot import plan_to_json
 
-    planned = _plan(args, load_fleet(args.directory, args))
+    fleet = load_fleet(args.directory, args)
+    planned = _plan(args, fleet)
     if args.out:
         _write(args.out, json.dumps(plan_to_json(planned)))
     if args.format == "json":
         print(json.dumps(plan_to_json(planned), indent=2))
     elif args.format == "markdown":
+        from reconciler.reconcile import view_of
         from reconciler.render.markdown import plan_markdown
 
-        print(plan_markdown(planned, args.node or "plan"), end="")
+        print(plan_markdown(planned, view_of(fleet, args.node).node.name), end="")
     else:
         from reconciler.render.text import plan_text
 

@@ -17,7 +17,7 @@ from reconciler.kinds.endpoint import EndpointRow, row_of
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.service import ServiceRow
 from reconciler.plan import Plan, guard, plan
-from reconciler.resource import Desired, Key, Live, Resource, Span
+from reconciler.resource import Context, Desired, Key, Live, Resource, Span
 from reconciler.view import NodeView
 
 GONE = "it keeps what it was last asked for until `lbctl delete` runs on it"
@@ -55,6 +55,7 @@ class NodeDiff:
     problem: str = ""
     is_new: bool = False
     is_gone: bool = False
+    effects: Mapping[Key, str] = field(default_factory=dict)
     traffic: tuple[Traffic, ...] = ()
     endpoints: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[Key, str] = field(default_factory=dict)
@@ -88,8 +89,7 @@ def _compare(before: NodeView | None, after: NodeView | None, held: list[Resourc
         return NodeDiff(name, None, f"the old manifests: {error.message}")
     held += [r for side in (old, new) for key, r in side.resources.items() if key.kind == Ring.kind]
     planned = plan(new, Live(old.resources))
-    effects = {c.key: c.before.effect(c.after, planned.live) for c in planned.changes if c.before}
-    effects = {key: text for key, text in effects.items() if text}
+    effects = planned.effects()
     disabled = {
         c.key.id for c in planned.changes if c.before and isinstance(c.after, EndpointRow) and c.after.disabled
     }
@@ -98,6 +98,7 @@ def _compare(before: NodeView | None, after: NodeView | None, held: list[Resourc
         name,
         _changes_of(planned),
         _refusal(planned),
+        effects=effects,
         traffic=traffic,
         endpoints={key.id: text for key, text in effects.items() if key.kind == EndpointRow.kind},
         others={key: text for key, text in effects.items() if key.kind not in _OF_SERVICES},
@@ -129,18 +130,19 @@ def _traffic(
     for taken in (before, after) if disabled else ():
         for name, pool in taken.pools.items():
             disabled_in.setdefault(name, set()).update(disabled & {row_of(e).id for e in pool.endpoints})
+    context = Context(Live(old.resources), new.resources)
     found: dict[Traffic, list[ServiceRow]] = {}
     for key, row in old.resources.items():
         if not isinstance(row, ServiceRow):
             continue
         now = new.resources.get(key)
         service = owners[key]
-        moved, text = _effect(row, now, old.resources, new.resources)
+        moved, text, ends = _effect(row, now, context)
         lost = sorted({id_ for pool in pools.get(service, ()) for id_ in disabled_in.get(pool, ())}) if now else []
         if lost:
             text = "; ".join(filter(None, (text.removesuffix(_STAY), f"connections on {few(lost)} end")))
         if text:
-            what = Traffic(service, "", pools.get(service, ()), text, moved, ends=now is None or bool(lost))
+            what = Traffic(service, "", pools.get(service, ()), text, moved, ends=ends or bool(lost))
             found.setdefault(what, []).append(row)
     complete = (replace(what, at=_at(rows)) for what, rows in found.items())
     return tuple(sorted(complete, key=lambda what: (what.service, what.at)))
@@ -152,22 +154,24 @@ def _owners(view: NodeView, desired: Desired) -> dict[Key, str]:
     return {k: names.get(span, k.id) for k, span in desired.origins.items() if k.kind == ServiceRow.kind}
 
 
-def _effect(
-    row: ServiceRow, now: Resource | None, old: Mapping[Key, Resource], new: Mapping[Key, Resource]
-) -> tuple[float | None, str]:
-    """The share of new connections that move, and what happens in words; none if only names differ."""
-    unknown = Live()
+def _effect(row: ServiceRow, now: Resource | None, context: Context) -> tuple[float | None, str, bool]:
+    """The share of new connections that move, what happens in words, and whether open connections end; nothing if
+    only names differ."""
     if not isinstance(now, ServiceRow):
-        return None, row.effect(None, unknown)
-    texts = [row.effect(now, unknown)] if replace(row, ring=now.ring) != now else []
-    ring, after = (rows.get(Key(Ring.kind, name)) for rows, name in ((old, row.ring), (new, now.ring)))
+        return None, row.effect(None, context), True
+    # Where no connection is remembered, open ones go to another ring with the new ones.
+    switched = not row.remembers and row.ring != now.ring
+    texts = [row.effect(now, context)] if switched or replace(row, ring=now.ring) != now else []
+    ends = bool(texts and texts[0]) and (switched or row.remembers != now.remembers)
+    sides = ((context.live.resources, row.ring), (context.desired, now.ring))
+    ring, after = (rows.get(Key(Ring.kind, name)) for rows, name in sides)
     moved = None
     if isinstance(ring, Ring) and isinstance(after, Ring) and replace(ring, name=after.name) != after:
         if row.algorithm == now.algorithm:
             moved = ring.moved(after)
-        if row.algorithm == now.algorithm or not after.members:
-            texts.append(ring.effect(after, unknown))
-    return moved, "; ".join(texts)
+        if (row.algorithm == now.algorithm and not switched) or not after.members:
+            texts.append(ring.effect(after, context))
+    return moved, "; ".join(filter(None, texts)), ends
 
 
 def _at(rows: list[ServiceRow]) -> str:

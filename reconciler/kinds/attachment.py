@@ -13,7 +13,7 @@ from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Role
 from reconciler.program import is_ours, program_name
-from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 
@@ -38,7 +38,7 @@ class Attachment(Resource):
     def describe(self) -> dict[str, str]:
         return {"mode": self.mode, "build": self.program}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    def effect(self, after: Resource | None, context: Context) -> str:
         if after is None:
             return "packets are no longer handled here"
         if isinstance(after, Attachment) and after.mode != self.mode:

@@ -20,9 +20,10 @@ from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Endpoint, EndpointState
-from reconciler.resource import Change, Key, Live, Reading, Resource, Span
+from reconciler.resource import Change, Context, Key, Reading, Resource, Span
 from reconciler.view import NodeView
 
+_SERVICE = "service"  # the kind that connections belong to; it stands on this one, so it can't be imported
 _ID = struct.Struct(ENDPOINTS.key)
 _ROW = struct.Struct(ENDPOINTS.value)
 _FLOW = struct.Struct(FLOWS.value)
@@ -51,14 +52,19 @@ class EndpointRow(Resource):
     def describe(self) -> dict[str, str]:
         return {"state": "disabled" if self.disabled else "usable"}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
-        count = None
-        if live.connections is not None:
-            count = sum(n for (_, endpoint), n in live.connections.items() if endpoint == self.id)
-        if isinstance(after, EndpointRow) and after.disabled:
-            return connections_end(count)
+    def effect(self, after: Resource | None, context: Context) -> str:
+        own, counts = None, context.live.connections
+        if counts is not None and context.remembers(self.key):
+            own = {Key(_SERVICE, service): n for (service, endpoint), n in counts.items() if endpoint == self.id}
+        total = None if own is None else sum(own.values())
         if after is not None:
-            return ""
+            return connections_end(total) if isinstance(after, EndpointRow) and after.disabled else ""
+        users = {user.key for user in context.users(self.key) if user.kind == _SERVICE}
+        services = users if own is None else own.keys()
+        staying = services & context.desired.keys()
+        if services and not staying:
+            return connections_end(total)  # with the services that they belong to
+        count = None if own is None else sum(own[service] for service in staying)
         if count == 0:
             return "no connection uses it"
         rest = "goes on until it ends by itself" if count == 1 else "go on until they end by themselves"

@@ -16,7 +16,7 @@ from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import index_of, name_of, names
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address
-from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _ROW = struct.Struct(GATEWAYS.value)
@@ -41,7 +41,7 @@ class Gateway(Resource):
     def describe(self) -> dict[str, str]:
         return {"address": str(self.address)}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    def effect(self, after: Resource | None, context: Context) -> str:
         if after is None:
             return "packets follow the routes of the kernel"
         return "packets leave to another router; connections stay"

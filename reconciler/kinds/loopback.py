@@ -19,7 +19,7 @@ from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.service import ServiceKind, ServiceRow
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
 from reconciler.model import Address, Role, VipBinding
-from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 
@@ -51,7 +51,7 @@ class LoopbackVip(Resource):
     def describe(self) -> dict[str, str]:
         return {"form": self.form}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    def effect(self, after: Resource | None, context: Context) -> str:
         return "" if after else "the node no longer answers for this VIP"
 
 

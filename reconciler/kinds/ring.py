@@ -22,7 +22,7 @@ from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.endpoint import EndpointRow, numbered_rows, row_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Algorithm, EndpointState, Pool
-from reconciler.resource import Change, Key, Live, Reading, Resource, Span
+from reconciler.resource import Change, Context, Key, Reading, Resource, Span
 from reconciler.ring import Slots, hash_ring, shares, turns
 from reconciler.ring_store import heads, remove_rings, write_rings
 from reconciler.slots import held as slots_of
@@ -63,14 +63,15 @@ class Ring(Resource):
     def describe(self) -> dict[str, str]:
         return {"slots": f"{len(self.slots) // 4:,}"} | {m: f"{s:.1%}" for m, s in self.shares.items()}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    def effect(self, after: Resource | None, context: Context) -> str:
         if not isinstance(after, Ring):
             return ""
         if not after.members:
             return "no new connection is accepted: the pool has no active endpoint"
         if not self.members:
             return "new connections are accepted again"
-        broken = self.lost(after)
+        forgetful = any(not user.remembers for user in context.users(self.key))
+        broken = self.lost(after) if forgetful else 0.0
         stay = f"{broken:.1%} of open ones break, as the size changes" if broken else "open connections stay"
         if self._is_comparable(after) and self.algorithm is Algorithm.SOURCE_HASH and not broken:
             return f"{self.moved(after):.1%} of clients move with their next connection"

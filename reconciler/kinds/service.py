@@ -18,7 +18,7 @@ from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_indexes, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
 from reconciler.model import Address, Mode, Protocol
-from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _MAPS = {4: SERVICES, 6: SERVICES6}  # by family of the VIP; their rows share the indexes of counters
@@ -54,18 +54,38 @@ class ServiceRow(Resource):
     @property
     def needs(self) -> tuple[Key, ...]:
         settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # where tunnels come from
-        return (PROGRAM, *settings, Key(Ring.kind, self.ring))
+        return (PROGRAM, *settings, self._ring)
 
     def describe(self) -> dict[str, str]:
         shown = {"mode": self.mode, "algorithm": self.algorithm, "ring": self.ring}
         return shown | ({"target port": str(self.target_port)} if self.target_port else {})
 
-    def effect(self, after: Resource | None, live: Live) -> str:
-        if after is not None:
-            return "open connections stay, new ones follow the new row"
-        if live.connections is None:
+    @property
+    def remembers(self) -> bool:
+        return not Mode(self.mode).is_dsr if self.mode in list(Mode) else True
+
+    def effect(self, after: Resource | None, context: Context) -> str:
+        if isinstance(after, ServiceRow):
+            if self.remembers and after.remembers:
+                return "open connections stay, new ones follow the new row"
+            if self.remembers == after.remembers:
+                return self._moves(after, context)
+        counts = context.live.connections
+        if counts is None or not self.remembers:
             return connections_end(None)
-        return connections_end(sum(n for (service, _), n in live.connections.items() if service == self.id))
+        return connections_end(sum(n for (service, _), n in counts.items() if service == self.id))
+
+    def _moves(self, after: ServiceRow, context: Context) -> str:
+        """What becomes of connections that nobody remembers: they follow the ring, open ones too."""
+        before, now = context.live.resources.get(self._ring), context.desired.get(after._ring)
+        if self.algorithm != after.algorithm or not isinstance(before, Ring) or not isinstance(now, Ring):
+            return "" if self.ring == after.ring else "connections go where another ring says, and open ones break"
+        moved = before.moved(now) if self.ring != after.ring else 0.0
+        return f"{moved:.1%} of connections move to another endpoint, and break if they are open" if moved else ""
+
+    @property
+    def _ring(self) -> Key:
+        return Key(Ring.kind, self.ring)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Mode, Prefix
-from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _ROW = struct.Struct(SETTINGS.value)
@@ -47,7 +47,7 @@ class Settings(Resource):
         shown = {name: source for name, source in shown.items() if source != NOTHING}
         return shown | {"packets too big": self.packet_too_big}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    def effect(self, after: Resource | None, context: Context) -> str:
         if not isinstance(after, Settings):
             return ""
         sources = [(self.tunnel_source, after.tunnel_source), (self.tunnel_source6, after.tunnel_source6)]

@@ -11,7 +11,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.model import IcmpRedirects, Mode, Role
-from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _FORWARDING6 = "net/ipv6/conf/all/forwarding"
@@ -33,7 +33,7 @@ class Sysctl(Resource):
     def describe(self) -> dict[str, str]:
         return {"value": self.value}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    def effect(self, after: Resource | None, context: Context) -> str:
         # rt6_purge_dflt_routers in net/ipv6/route.c: a router learns no default route unless accept_ra is 2.
         if self.name == _FORWARDING6 and self.value == "0" and isinstance(after, Sysctl):
             return "default routes learnt from router advertisements go, but for interfaces whose accept_ra is 2"

@@ -17,7 +17,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome, TunnelDevice
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.model import Address, Node, Role
-from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _FORMS = {4: "ipip", 6: "ip6tnl"}
@@ -55,7 +55,7 @@ class Tunnel(Resource):
         shown |= {} if self.state == "up" else {"state": self.state}
         return shown | ({} if self.settings == _AS_DUE else {"settings": self.settings})
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    def effect(self, after: Resource | None, context: Context) -> str:
         return "" if after else "packets in tunnels to this address are refused"
 
 

@@ -14,7 +14,7 @@ from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Role
-from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _KEY = struct.Struct(UNPACKED.key)
@@ -39,7 +39,7 @@ class Unpacked(Resource):
     def describe(self) -> dict[str, str]:
         return {}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    def effect(self, after: Resource | None, context: Context) -> str:
         return "" if after else "packets for this VIP stay in their tunnels, which nobody understands"
 
 

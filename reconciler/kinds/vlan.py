@@ -17,7 +17,7 @@ from reconciler.kernel.port import Link, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import index_of, name_of
 from reconciler.kinds.program import PROGRAM
-from reconciler.resource import Change, Key, Live, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _VLAN = struct.Struct(VLANS.key)
@@ -47,7 +47,7 @@ class Vlan(Resource):
         shown = {"trunk": self.trunk} | ({"tag": str(self.tag)} if self.tag else {})
         return shown if self.is_current else shown | {"state": "not what the interface is"}
 
-    def effect(self, after: Resource | None, live: Live) -> str:
+    def effect(self, after: Resource | None, context: Context) -> str:
         return "" if after else "packets of this VLAN are no longer balanced"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reconciler.diff.fleet import FleetDiff
@@ -15,7 +15,7 @@ from reconciler.kinds.endpoint import EndpointRow
 from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.render.text import MEANING, SIGNS, change_lines, summary
-from reconciler.resource import Action, Live
+from reconciler.resource import Action, Key
 
 FORMAT_VERSION = 1
 MAX_MARKDOWN = 60_000
@@ -95,7 +95,7 @@ def diff_json(diff: FleetDiff, old: str) -> dict[str, Any]:
                 "removed": node.is_gone,
                 "connections_end": node.ends,
                 "problem": node.problem,
-                "plan": _plan_json(node.plan) if node.plan else None,
+                "plan": _plan_json(node.plan, node.effects) if node.plan else None,
             }
             for node in diff.nodes
         ],
@@ -139,7 +139,7 @@ def _node_lines(diff: FleetDiff, style: Style, *, whole_plans: bool) -> Iterator
             if item not in caused and first.name in nodes:
                 yield f"      {traffic[item]}"
         for change in first.plan.changes if first.plan and whole_plans else ():
-            yield from change_lines(change, Live(), style)
+            yield from change_lines(change, first.effects.get(change.key, ""), style)
 
 
 def _outcome(node: NodeDiff) -> str:
@@ -182,7 +182,7 @@ def _edit_json(edit: Edit, old: str) -> dict[str, Any]:
     }
 
 
-def _plan_json(plan: Plan) -> dict[str, Any]:
+def _plan_json(plan: Plan, effects: Mapping[Key, str]) -> dict[str, Any]:
     """The changes as people read them: what `apply` needs, such as every slot of a ring, would be megabytes."""
     counts = {word: plan.count(action) for action, word in MEANING.items()}
     changes = [
@@ -192,7 +192,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
             "before": change.before.describe() if change.before else None,
             "after": change.after.describe() if change.after else None,
             "origin": str(change.origin) if change.origin else None,
-            "effect": change.before.effect(change.after, plan.live) if change.before else "",
+            "effect": effects.get(change.key, ""),
         }
         for change in plan.changes
     ]

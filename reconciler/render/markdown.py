@@ -16,8 +16,9 @@ def plan_markdown(plan: Plan, node: str) -> str:
     if not plan.changes and not plan.blocked:
         return f"**{node}**: no changes.\n"
     lines = [f"! {key} is blocked: {owner}" for key, owner in sorted(plan.blocked.items())]
+    effects = plan.effects()
     for change in plan.changes:
-        first, *rest = change_lines(change, plan.live, Style())
+        first, *rest = change_lines(change, effects.get(change.key, ""), Style())
         lines += [f"{_DIFF_SIGNS[change.action]} {first.strip()[2:]}", *(line[2:] for line in rest)]
     body = "\n".join(lines)
     folded = f"<details><summary>Changes</summary>\n\n```diff\n{body}\n```\n\n</details>"

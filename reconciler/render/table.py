@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-Row = Mapping[str, str | int | float]
+Row = Mapping[str, str | int | float | None]
+"""None is what nobody knows."""
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], empty: str) -> str:
@@ -37,5 +38,7 @@ def as_yaml(rows: Sequence[Row]) -> str:
     return yaml.safe_dump([dict(row) for row in rows], sort_keys=False).rstrip()
 
 
-def _cell(value: str | int | float) -> str:
+def _cell(value: str | int | float | None) -> str:
+    if value is None:
+        return "-"
     return value if isinstance(value, str) else f"{value:,}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from reconciler.plan import Plan
 from reconciler.render.style import Style
-from reconciler.resource import Action, Change, Live, Reason
+from reconciler.resource import Action, Change, Reason
 
 SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
 NOTES_COLUMN = 60
@@ -19,8 +19,9 @@ def plan_text(plan: Plan, style: Style) -> str:
     lines: list[str] = []
     for key, owner in sorted(plan.blocked.items()):
         lines.append(f"  {style.bad('!')} {style.bold(str(key))}  blocked: {owner} is in the way and not lbctl's")
+    effects = plan.effects()
     for change in plan.changes:
-        lines += change_lines(change, plan.live, style)
+        lines += change_lines(change, effects.get(change.key, ""), style)
     if not lines:
         return f"{style.good('No changes.')} The node holds what the manifests say."
     used = [action for action in SIGNS if plan.count(action)]
@@ -56,7 +57,7 @@ def change_line(change: Change, style: Style, detail: str = "") -> str:
     return f"{_sign(change.action, style)} {style.bold(name)}{detail}{pad}{'  '.join(notes)}"
 
 
-def change_lines(change: Change, live: Live, style: Style) -> Iterator[str]:
+def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
     """One change in full: its line, the fields that differ, what happens to traffic."""
     before = change.before.describe() if change.before else {}
     after = change.after.describe() if change.after else {}
@@ -71,7 +72,6 @@ def change_lines(change: Change, live: Live, style: Style) -> Iterator[str]:
     hidden = len(names) - len(fields)
     if hidden and not single:
         yield style.dim(f"      ({hidden} unchanged hidden)")
-    effect = change.before.effect(change.after, live) if change.before else ""
     if effect:
         yield f"      {style.dim('traffic:')} {effect}"
 
