@@ -158,7 +158,6 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 	enum packet_kind kind = parse(ctx, packet);
 	bool is_for_vip;
 
-	NOTE(bytes, ctx->data_end - ctx->data);
 	if (kind == PACKET_NOT_IP)
 #ifdef IPV6
 		return balance6(ctx, packet);
@@ -254,7 +253,10 @@ int lbctl_balance(struct xdp_md *ctx)
 	struct packet packet = { .ingress = ctx->ingress_ifindex };
 #ifdef VLAN
 	int action;
+#endif
 
+	NOTE(bytes, ctx->data_end - ctx->data);
+#ifdef VLAN
 	if (!take_off_tag(ctx, &packet))
 		return XDP_PASS;
 	action = balance(ctx, &packet);

@@ -161,8 +161,8 @@ def trial(instance: Instance) -> Iterator[Trial]:
         features = features_of(program.name)
         if features is None:
             raise KernelError(
-                f"the loaded program, {program.name}, was made by another version of lbctl: only that can explain it",
-                hint="`lbctl apply` swaps this version's in under traffic",
+                f"the loaded program, {program.name}, is no balancer's, or one that another version of lbctl made",
+                hint="on a balancer `lbctl apply` swaps this version's in under traffic",
             )
         live: _Maps = {}
         for spec in MAPS.values():

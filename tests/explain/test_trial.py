@@ -53,7 +53,7 @@ from tests.packets.balancer import (
     Flow,
     FlowKey,
 )
-from tests.packets.frames import At, echo, frame, tcp, tcp6, udp
+from tests.packets.frames import At, echo, frame, tagged, tcp, tcp6, udp
 from tests.packets.test_echo import to_endpoints
 from tests.packets.test_others import HOSTILE
 
@@ -133,6 +133,12 @@ def ping_endpoints(balancer: Balancer) -> None:
     to_endpoints(balancer, ModeCode.DSR_L3)
 
 
+def trunk(balancer: Balancer) -> None:
+    balancer.vlan("front", 100, "front")
+    balancer.vlan("front", 200, "back")
+    dsr(balancer)
+
+
 def drop_pings(balancer: Balancer) -> None:
     balancer.vip(VIP, echo=EchoCode.DROP)
 
@@ -158,6 +164,8 @@ CASES: dict[str, Case] = {
     "dsr-l3, too big and silent": (narrow, LONG, "front", Verdict.TOO_BIG),
     **{f"no way: {kind}": (behind(network.replace(".0/24", ".7"), ModeCode.DSR_L3), SYN, "front", Verdict.NO_ROUTE)
        for kind, network in NO_WAY.items()},
+    "VLAN": (trunk, tagged(SYN, 100), "front", Verdict.REQUEST),
+    "VLAN of others": (trunk, tagged(SYN, 7), "front", None),
     "IPv6": (ipv6, tcp6(At(CLIENT6, 40_000), WEB6), "front", Verdict.REQUEST),
     "undefined": (nat, tcp(CLIENT, At(VIP, 81)), "front", Verdict.UNDEFINED),
     "rejected": (rejecting, tcp(CLIENT, At(VIP, 81)), "front", Verdict.REJECTED),
@@ -191,7 +199,8 @@ def test_the_program_does_what_the_trial_said(balancer: Balancer, tried: Tried, 
 
 def test_every_common_reason_is_among_the_cases() -> None:
     rare = {Verdict.NO_HEADROOM, Verdict.ICMP_ERROR}
-    assert {verdict for *_, verdict in CASES.values()} == set(Verdict) - rare | {None}
+    of_endpoints = {verdict for verdict in Verdict if verdict >= Verdict.DECAPSULATED}
+    assert {verdict for *_, verdict in CASES.values()} == set(Verdict) - rare - of_endpoints | {None}
 
 
 def test_no_number_of_explanations_changes_a_byte_of_any_map(balancer: Balancer, tried: Tried) -> None:
