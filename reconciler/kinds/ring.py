@@ -73,7 +73,9 @@ class Ring(Resource):
         forgetful = any(not user.remembers for user in context.users(self.key))
         broken = self.lost(after) if forgetful else 0.0
         stay = f"{broken:.1%} of open ones break, as the size changes" if broken else "open connections stay"
-        if self._is_comparable(after) and self.algorithm is Algorithm.SOURCE_HASH and not broken:
+        if forgetful and not broken:
+            stay += ", and their slots are in transition until nobody uses the former endpoints"
+        elif self._is_comparable(after) and self.algorithm is Algorithm.SOURCE_HASH:
             return f"{self.moved(after):.1%} of clients move with their next connection"
         return f"{self.moved(after):.1%} of new connections move; {stay}"
 

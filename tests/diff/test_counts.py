@@ -87,6 +87,17 @@ def test_a_service_that_forgets_takes_open_connections_along_to_another_ring():
     assert replace(SERVICE, ring="x").effect(SERVICE, context) == "open connections stay, new ones follow the new row"
 
 
+def test_a_plan_announces_the_transition_of_slots_that_change_hands():
+    first, second = ROW.id, "10.2.0.2:8080"
+    service = replace(SERVICE, mode="dsr-l3", algorithm="maglev", ring="web/maglev")
+    before = Ring("web/maglev", (first,), np.array([0, 0, 0, 0], "<u4").tobytes())
+    after = Ring("web/maglev", (first, second), np.array([0, 1, 0, 0], "<u4").tobytes())
+    direct, nat = (Context(Live({r.key: r for r in (before, s)})) for s in (service, replace(service, mode="nat")))
+    rest = "and their slots are in transition until nobody uses the former endpoints"
+    assert before.effect(after, direct) == f"25.0% of new connections move; open connections stay, {rest}"
+    assert before.effect(after, nat) == "25.0% of new connections move; open connections stay"
+
+
 def test_a_kernel_that_was_asked_has_counts_and_one_that_was_not_has_none():
     kernel = FakeKernel()
     assert read_live(kernel).connections is None
