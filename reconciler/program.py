@@ -63,9 +63,9 @@ def program_name(features: Collection[str]) -> str:
 
     Features that the source never asks for make no other program, and no other name.
     """
-    main = main_file(features)
-    digest = _hashed_source(main).copy()
-    digest.update(repr(sorted(_asked_for(main).intersection(features))).encode())
+    text = source(main=main_file(features))
+    digest = _hashed(text).copy()
+    digest.update(repr(sorted(_asked_for(text).intersection(features))).encode())
     return (NAME_PREFIX + digest.hexdigest())[:15]
 
 
@@ -74,7 +74,7 @@ def features_of(name: str) -> tuple[str, ...] | None:
 
     Every choice among the features that the source asks for is tried: a few thousand, a few microseconds each.
     """
-    asked_for = sorted(_asked_for(MAIN_FILE))
+    asked_for = sorted(_asked_for(source(main=MAIN_FILE)))
     for count in range(len(asked_for) + 1):
         for features in itertools.combinations(asked_for, count):
             if program_name(features) == name:
@@ -83,14 +83,13 @@ def features_of(name: str) -> tuple[str, ...] | None:
 
 
 @functools.cache
-def _hashed_source(main: str) -> hashlib._Hash:
-    return hashlib.sha256(source(main=main).encode())
+def _hashed(text: str) -> hashlib._Hash:
+    return hashlib.sha256(text.encode())
 
 
 @functools.cache
-def _asked_for(main: str) -> frozenset[str]:
-    """What the source asks for by #ifdef and does not define itself."""
-    text = source(main=main)
+def _asked_for(text: str) -> frozenset[str]:
+    """What a source asks for by #ifdef and does not define itself."""
     asked_for = {one or other for one, other in _ASKED_FOR.findall(text)}
     return frozenset(asked_for - set(_DEFINED.findall(text)))
 

@@ -44,44 +44,18 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
     """
     direct = protocols(kernel).keys()
     outcomes: dict[int, Outcome] = {}
-    whole: dict[int, Held] = {}
-    new_rows: dict[int, bytes] = {}
-    after_rings: dict[int, Held] = {}
+    rings: dict[int, Held] = {}
     for index, endpoints in wanted.items():
         try:
             before = read_ring(kernel, index) if index in known else None
-            after = _after(before, endpoints, is_direct=index in direct)
-            if before is None:
-                kernel.delete(RING_HEADS.name, [_INDEX.pack(index)])  # of another ring that had this index
-            if after.moving.any():
-                new_rows |= _patch_rows(kernel, index, after)
-            after_rings[index] = after
+            rings[index] = _after(before, endpoints, is_direct=index in direct)
         except KernelError as error:
             outcomes[index] = error
-    # Each replacement waits until no CPU reads what was there, so all go at once.
-    made = kernel.replace_inner(PREVIOUS.name, new_rows)
-    outcomes |= {array % RINGS.capacity: outcome for array, outcome in zip(new_rows, made, strict=True) if outcome}
-    for index, after in after_rings.items():
-        try:
-            if index in outcomes:
-                continue
-            if not _patch(kernel, index, after):
-                whole[index] = after
-            outcomes[index] = None
-        except KernelError as error:
-            outcomes[index] = error
-    contents = {index: after.content for index, after in whole.items()}
-    outcomes |= zip(contents, kernel.replace_inner(RINGS.name, contents), strict=True)
-    stale = [
-        _rows_index(index, bank) for index, after in whole.items() for bank in (0, 1)
-        if not outcomes[index] and (bank != after.bank or not after.moving.any())
-    ]  # fmt: skip
-    kernel.remove_inner(PREVIOUS.name, stale)
-    held = heads(kernel)
-    right = {index: after.head for index, after in after_rings.items() if not outcomes[index]}
-    wrong = {index: head for index, head in right.items() if held.get(index, 0) != head}
-    rows = [(_INDEX.pack(index), _INDEX.pack(head)) for index, head in wrong.items()]
-    return outcomes | dict(zip(wrong, kernel.update(RING_HEADS.name, rows), strict=True))
+    # Of another ring that had the index of a new one.
+    kernel.delete(RING_HEADS.name, [_INDEX.pack(index) for index in rings.keys() - set(known)])
+    for write in (_write_rows, _write_slots, _write_heads):
+        outcomes |= write(kernel, {index: ring for index, ring in rings.items() if not outcomes.get(index)})
+    return outcomes
 
 
 def _after(before: Held | None, endpoints: Slots, *, is_direct: bool) -> Held:
@@ -165,16 +139,52 @@ def _patch(kernel: Kernel, index: int, after: Held) -> bool:
     return True
 
 
-def _patch_rows(kernel: Kernel, index: int, after: Held) -> dict[int, bytes]:
-    """Write the rows of slots in transition, or give the array that must be made for them. Raises KernelError."""
-    array = _rows_index(index, after.bank)
-    content = kernel.read_inner(PREVIOUS.name, array)
-    if content is None or len(content) != after.rows.nbytes:
-        return {array: after.rows.tobytes()}
-    differs = np.flatnonzero(after.moving & (np.frombuffer(content, slots.ROW) != after.rows))
-    if differs.size:
-        kernel.patch_inner(PREVIOUS.name, array, {int(row): after.rows[row].tobytes() for row in differs})
-    return {}
+def _write_rows(kernel: Kernel, rings: Mapping[int, Held]) -> dict[int, Outcome]:
+    """Write the rows of slots in transition: over those that are there, or all of a ring into a new array."""
+    outcomes: dict[int, Outcome] = {}
+    new: dict[int, bytes] = {}
+    for index, ring in rings.items():
+        if not ring.moving.any():
+            continue
+        array = _rows_index(index, ring.bank)
+        try:
+            content = kernel.read_inner(PREVIOUS.name, array)
+            if content is None or len(content) != ring.rows.nbytes:
+                new[array] = ring.rows.tobytes()
+                continue
+            differs = np.flatnonzero(ring.moving & (np.frombuffer(content, slots.ROW) != ring.rows))
+            kernel.patch_inner(PREVIOUS.name, array, {int(row): ring.rows[row].tobytes() for row in differs})
+        except KernelError as error:
+            outcomes[index] = error
+    made = kernel.replace_inner(PREVIOUS.name, new)
+    return outcomes | {array % RINGS.capacity: outcome for array, outcome in zip(new, made, strict=True)}
+
+
+def _write_slots(kernel: Kernel, rings: Mapping[int, Held]) -> dict[int, Outcome]:
+    """Overwrite the slots that differ; rings of another size are swapped, and the rows of the former ones removed."""
+    outcomes: dict[int, Outcome] = {}
+    whole: dict[int, Held] = {}
+    for index, ring in rings.items():
+        try:
+            if not _patch(kernel, index, ring):
+                whole[index] = ring
+            outcomes[index] = None
+        except KernelError as error:
+            outcomes[index] = error
+    swapped = kernel.replace_inner(RINGS.name, {index: ring.content for index, ring in whole.items()})
+    outcomes |= zip(whole, swapped, strict=True)
+    kernel.remove_inner(PREVIOUS.name, [
+        _rows_index(index, bank) for index, ring in whole.items() for bank in (0, 1)
+        if not outcomes[index] and (bank != ring.bank or not ring.moving.any())
+    ])  # fmt: skip
+    return outcomes
+
+
+def _write_heads(kernel: Kernel, rings: Mapping[int, Held]) -> dict[int, Outcome]:
+    held = heads(kernel)
+    wrong = {index: ring.head for index, ring in rings.items() if held.get(index, 0) != ring.head}
+    rows = [(_INDEX.pack(index), _INDEX.pack(head)) for index, head in wrong.items()]
+    return dict(zip(wrong, kernel.update(RING_HEADS.name, rows), strict=True))
 
 
 def _rows_index(index: int, bank: int) -> int:

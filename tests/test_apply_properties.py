@@ -34,7 +34,7 @@ from reconciler.live import read_live
 from reconciler.resource import Action, Key
 from reconciler.view import view
 from reconciler.vip_filter import let_pass
-from tests.strategies import fleets
+from tests.strategies import fake_source, fleets
 
 FOREIGN_VIP = LocalVip("192.0.2.9", "address")
 ROUNDS = 40
@@ -43,7 +43,7 @@ _SERVICES = (SERVICES.name, SERVICES6.name)
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 def desired_of(fleet):

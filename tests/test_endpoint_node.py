@@ -15,6 +15,7 @@ from reconciler.model import Endpoint, Fleet, Interface, Mode, Node, Pool, Proto
 from reconciler.plan import guard, plan
 from reconciler.reconcile import desired_of
 from reconciler.resource import Key, Live
+from tests.strategies import fake_source
 
 FRONT = Interface("front", mtu_bytes=1520)
 VIP, OTHER_VIP, OWN = IPv4Address("20.20.20.21"), IPv4Address("20.20.20.22"), IPv4Address("10.2.0.11")
@@ -26,7 +27,7 @@ SILENT = {
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda **_: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 def fleet(mode, *, vips=(VIP,), named=OWN, interfaces=(FRONT,), **node):

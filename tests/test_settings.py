@@ -25,13 +25,14 @@ from reconciler.resource import Change, Context, Key, Live
 from reconciler.snapshot import live_from_json, live_to_json
 from reconciler.view import view
 from tests.config.manifests import node, pool, service
+from tests.strategies import fake_source
 
 OWN = tuple(map(ip_interface, ("fe80::1/64", "10.1.0.1/24", "2001:db8:1::1/64")))
 
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 @pytest.fixture

@@ -21,13 +21,14 @@ from reconciler.resource import Span
 from reconciler.support import MAX_SHOWN, unsupported
 from reconciler.view import view
 from tests.config.manifests import node, pool, service
+from tests.strategies import fake_source
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "configs"
 
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 BASE = {

@@ -14,11 +14,12 @@ from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipKind, VipRow
 from reconciler.model import Echo, IcmpRedirects, Interface, Mode, Node, Role, Undefined
 from reconciler.view import view
+from tests.strategies import fake_source
 
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 def labelled(name, role=Role.BALANCER, **labels):

@@ -14,6 +14,7 @@ from reconciler.config.load import load
 from reconciler.config.source import read_tree
 from reconciler.kernel.faulty import FaultyKernel
 from reconciler.render.style import Style
+from tests.strategies import fake_source
 
 RESYNC_S = 30.0
 
@@ -68,7 +69,7 @@ spec:
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from reconciler.kernel.fake import FakeKernel
 from reconciler.live import read_live
 from reconciler.snapshot import live_to_json
 from tests.importers.test_golden import HERE
+from tests.strategies import fake_source
 
 TABLE = HERE / "ipvsadm" / "nat.txt"
 
@@ -77,7 +78,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_snapshot_is_imported(tmp_path, capsys, web_fleet, monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
     from tests.importers.test_live import node_with
 
     kernel = node_with(web_fleet)

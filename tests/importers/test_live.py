@@ -34,14 +34,14 @@ from reconciler.model import (
 from reconciler.resource import Live
 from reconciler.ring import MIN_HASH_SLOTS
 from reconciler.view import view
-from tests.strategies import fleets
+from tests.strategies import fake_source, fleets
 
 algorithms = st.sampled_from((Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH))
 
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 def node_with(fleet):

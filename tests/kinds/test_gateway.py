@@ -15,11 +15,12 @@ from reconciler.live import read_live
 from reconciler.model import Interface
 from reconciler.plan import plan
 from reconciler.view import view
+from tests.strategies import fake_source
 
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 def with_gateways(fleet, **gateways):

@@ -15,6 +15,7 @@ from reconciler.live import read_live
 from reconciler.model import Endpoint, EndpointState, Interface
 from reconciler.plan import plan
 from reconciler.view import view
+from tests.strategies import fake_source
 
 FRONT = Interface("front", addresses=(ip_interface("10.1.0.1/24"),), gateway=None)
 BACK = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface("2001:db8:2::1/64")))
@@ -22,7 +23,7 @@ BACK = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface(
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 def on(fleet, *interfaces):

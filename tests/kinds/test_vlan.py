@@ -16,6 +16,7 @@ from reconciler.live import read_live
 from reconciler.model import Interface
 from reconciler.plan import plan
 from reconciler.view import view
+from tests.strategies import fake_source
 
 TRUNK = Interface("front")
 CLIENTS = Interface("front.100", trunk="front", addresses=(ip_interface("10.1.0.1/24"),))
@@ -24,7 +25,7 @@ SERVERS = Interface("front.200", trunk="front", gateway=ip_address("10.2.0.254")
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", lambda: "")
+    monkeypatch.setattr("reconciler.program.source", fake_source)
 
 
 @pytest.fixture
