@@ -23,7 +23,13 @@ def test_the_kernel_is_debians_own() -> None:
     assert "Debian" in platform.version()
 
 
-@pytest.mark.parametrize("words", ["type ipip", "type sit", "type ip6tnl", "link lbv-dummy type vlan id 7"])
+WORDS = [
+    "type ipip local 192.0.2.1", "type sit local 192.0.2.1", "type ip6tnl local 2001:db8::1",
+    "link lbv-dummy type vlan id 7",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WORDS)
 def test_the_kernel_has_the_devices_that_the_tests_are_here_for(words: str) -> None:
     ip("link add lbv-dummy type dummy")
     try:
@@ -40,6 +46,4 @@ def test_the_kernel_speaks_sctp() -> None:
 
 def test_what_the_guest_writes_stays_in_the_guest() -> None:
     mounts = Path("/proc/mounts").read_text().splitlines()
-    assert [line.split()[2] for line in mounts if line.split()[1] == "/"][-1:] == ["overlay"]
-    host = next(line.split() for line in mounts if line.startswith("host "))
-    assert host[2] == "9p" and "ro" in host[3].split(",")
+    assert [line.split()[2] for line in mounts if line.split()[1] == "/"][-1] == "overlay"
