@@ -18,6 +18,7 @@ from reconciler.view import view
 from tests.packets.test_layout import SETS_OF_FEATURES
 from tests.vm.fleet import manifests
 from tests.vm.machine import CHECKOUT, STORE, release, run, say
+from tests.vm.test_vlan import MANIFESTS
 
 CACHE = STORE / "cache"
 _PACKETS = "tests/packets/test_{}.py"
@@ -51,15 +52,16 @@ def main(arguments: list[str]) -> int:
 
 def _compile() -> None:
     """Compile here what the guest will load: there it would take half a minute each."""
-    sets = {*SETS_OF_FEATURES, *_features_of_site()}
+    sets = {*SETS_OF_FEATURES, *_features_of(manifests()), *_features_of(MANIFESTS)}
     say(f"Compiling {len(sets)} sets of features of the data plane")
     for features in sorted(sets):
         build(features)
 
 
-def _features_of_site() -> set[tuple[str, ...]]:
+def _features_of(text: str) -> set[tuple[str, ...]]:
+    """Those of the balancers of some manifests."""
     with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "site.yaml").write_text(manifests())
+        (Path(directory) / "fleet.yaml").write_text(text)
         fleet = load(Path(directory)).fleet
         return {view(fleet, node.name, "").features for node in fleet.nodes if node.role is Role.BALANCER}
 
