@@ -23,7 +23,8 @@ import sys
 import reconciler.cli.run, reconciler.program
 from reconciler.cli.main import main
 from reconciler.kernel.fake import FakeKernel
-reconciler.program.source = lambda: ""
+from tests.strategies import fake_source
+reconciler.program.source = fake_source
 reconciler.cli.run.open_kernel = lambda args: FakeKernel()
 sys.exit(main())
 """

@@ -45,7 +45,7 @@ def source_of(variant: Variant, directory: Path) -> Path:
     target = directory / variant.name.lower()
     shutil.copytree(data_dir("bpf"), target)
     main = target / program.MAIN_FILE
-    text = _replaced(main.read_text(), f"\nint {program.ENTRY}(", f"\nstatic __always_inline int {program.ENTRY}(")
+    text = _replaced(main.read_text(), f"\nint {program.entry(FEATURES)}(", f"\nstatic __always_inline int {program.entry(FEATURES)}(")
     if variant is Variant.LRU:
         include = '\n#include "mode.h"\n'
         text = _replaced(text, include, f'{include}#include "lru.h"\n')
