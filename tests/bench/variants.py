@@ -45,7 +45,8 @@ def source_of(variant: Variant, directory: Path) -> Path:
     target = directory / variant.name.lower()
     shutil.copytree(data_dir("bpf"), target)
     main = target / program.MAIN_FILE
-    text = _replaced(main.read_text(), f"\nint {program.entry(FEATURES)}(", f"\nstatic __always_inline int {program.entry(FEATURES)}(")
+    entry = f"int {program.entry(FEATURES)}("
+    text = _replaced(main.read_text(), f"\n{entry}", f"\nstatic __always_inline {entry}")
     if variant is Variant.LRU:
         include = '\n#include "mode.h"\n'
         text = _replaced(text, include, f'{include}#include "lru.h"\n')
