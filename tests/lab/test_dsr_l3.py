@@ -4,6 +4,7 @@
 Endpoints unpack by devices of the kernel where it has them, else by our program: the same is asked of both.
 """
 
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -100,6 +101,49 @@ def test_another_balancer_takes_over_without_breaking_a_connection(site, tmp_pat
     assert [o.error for o in outcomes if o.error] == []
     assert sum(o.new_connection for o in outcomes) == 12
     assert {o.endpoint for o in outcomes} == {f"{endpoint}:80" for endpoint in (FIRST, SECOND, THIRD)}
+
+
+def who_answers(lab: Lab, ports: range) -> list[str]:
+    """The endpoint that each new connection from one of these ports of the client gets; all end with a reset."""
+    client = str(lab.topology.client[0])
+
+    def ask(port: int) -> str:
+        with socket.create_connection((str(VIP), 80), 5, (client, port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n")
+            return re.findall(rb"X-Endpoint: ([\d.]+):", connection.recv(1_000))[0].decode()
+
+    return [netns.inside(lab.netns(CLIENT), ask, port) for port in ports]
+
+
+def test_an_edit_under_load_moves_as_many_new_connections_as_announced_and_no_open_one(site, tmp_path):
+    lab = site()
+    manifests, ports = tmp_path / "manifests", range(20_000, 20_400)
+    kept = lab.load(VIP, 80, rate=100, concurrency=12, requests_per_connection=0, clients=12)
+    wait_until("all connections are open", lambda: sum(o.new_connection for o in kept.outcomes()) == 12)
+    before = who_answers(lab, ports)
+    third = f"    - {{address: {THIRD}}}\n"
+    pool = manifests / "pools.yaml"
+    text = pool.read_text()
+    for edited in (text.replace(third, ""), text):
+        assert edited != pool.read_text()
+        pool.write_text(edited)
+        plan = applied_on(lab, "lb4", "plan", str(manifests), "--node", "lb4")
+        announced = float(re.findall(r"([\d.]+)% of new connections move; open connections stay", plan)[0]) / 100
+        applied_on(lab, "lb4", "apply", str(manifests), "--node", "lb4", "--auto-approve")
+        after = who_answers(lab, ports)
+        moved = sum(one != other for one, other in zip(before, after, strict=True))
+        deviation = (len(ports) * announced * (1 - announced)) ** 0.5
+        assert abs(moved - len(ports) * announced) < 5 * deviation, (announced, moved)
+        assert (THIRD in after) == (edited == text)
+        assert "portal/maglev" in applied_on(lab, "lb4", "get", "transitions")
+        seen = len(kept.outcomes())
+        wait_until("open connections go on", lambda seen=seen: len(kept.outcomes()) > seen + 36)
+        before = after
+    outcomes = kept.stop()
+    assert [o.error for o in outcomes if o.error] == []
+    assert sum(o.new_connection for o in outcomes) == 12
+    assert {o.endpoint for o in outcomes[-36:]} == {f"{endpoint}:80" for endpoint in (FIRST, SECOND, THIRD)}
 
 
 # --- full packets ---------------------------------------------------------------------------------------------

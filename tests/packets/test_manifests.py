@@ -199,6 +199,37 @@ def test_ipv6_comes_and_goes_beside_ipv4(run_manifests: Apply) -> None:
     assert {row.number: row.row.id for row in held} == {1: FIRST, 2: SERVER6}
 
 
+@pytest.mark.parametrize("left", ["", f"{{address: {FIRST}, weight: 0}}", f"{{address: {FIRST}, state: draining}}",
+                                  f"{{address: {FIRST}, state: disabled}}"])  # fmt: skip
+def test_a_pool_without_an_active_endpoint_gets_no_new_connection(run_manifests: Apply, left: str) -> None:
+    web = service(more="mode: dsr-l3")
+    balancer = run_manifests(web + pool(endpoints=f"{{address: {FIRST}}}") + node())
+    assert balancer.send(tcp(CLIENT, WEB)).verdict == XdpVerdict.REDIRECT
+    balancer = run_manifests(web + pool(endpoints=left) + node())
+    assert balancer.send(tcp(At(CLIENT.address, 50_000), WEB)).verdict == XdpVerdict.DROP
+    assert balancer.verdicts()[Verdict.NO_ENDPOINT] == 1
+
+
+def test_a_drained_endpoint_gets_nothing_new_whatever_else_is_edited(run_manifests: Apply) -> None:
+    for algorithm in ("maglev", "source-hash", "maglev"):
+        balancer = run_manifests(
+            service(more=f"mode: dsr-l3, algorithm: {algorithm}")
+            + pool(endpoints=f"{{address: {FIRST}, weight: 0}}, {{address: {SECOND}}}") + node()
+        )  # fmt: skip
+        frames = [balancer.send(tcp(At(CLIENT.address, port), WEB)).frame for port in range(3_000, 3_100)]
+        assert {Ether(content)[IP].dst for content in frames} == {SECOND}
+
+
+def test_a_new_service_inherits_nothing_of_one_that_is_gone(run_manifests: Apply) -> None:
+    other = At("20.20.20.9", 80)
+    first = run_manifests(service("old", more="mode: dsr-l3") + pool(endpoints=f"{{address: {FIRST}}}") + node())
+    assert first.send(tcp(CLIENT, WEB)).verdict == XdpVerdict.REDIRECT
+    text = service("new", vip=other.address, more="mode: dsr-l3", pool="fresh")
+    balancer = run_manifests(text + pool("fresh", endpoints="") + node())
+    assert balancer.send(tcp(CLIENT, other)).verdict == XdpVerdict.DROP
+    assert balancer.send(tcp(CLIENT, WEB)).verdict == XdpVerdict.PASS
+
+
 @pytest.mark.parametrize("mode", ["dsr-l2", "dsr-l3"])
 @pytest.mark.parametrize(
     ("policy", "verdict"), [("answer", Verdict.TOO_BIG_ANSWERED), ("drop", Verdict.TOO_BIG)]

@@ -20,7 +20,9 @@ from scapy.layers.sctp import SCTPChunkAbort, SCTPChunkData, SCTPChunkInit
 from scapy.packet import Packet
 
 from reconciler import slots
+from reconciler.kernel import bpf
 from reconciler.kernel.layout import PREVIOUS, REMEMBERED, SEED, AlgorithmCode, EchoCode, EndpointRowState, ModeCode
+from reconciler.program import program_name
 from reconciler.ring import hash_ring
 from reconciler.ring_store import in_transition, protocols, read_ring, settle, write_rings
 from reconciler.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE
@@ -356,6 +358,46 @@ def write_flows(balancer: Balancer, flows: Iterable[int]) -> None:
         places = [wanted.get(flow >> 32, flow) if flow else 0 for flow in struct.unpack("=8Q", row)]
         rows.append((key, struct.pack("=8Q", *places)))
     balancer.kernel.update(REMEMBERED.name, rows)
+
+
+def test_transitions_and_flows_outlive_a_swap_of_the_program_and_whoever_wrote_them(balancer: Balancer) -> None:
+    features = tuple(feature for feature in lab.FEATURES if feature != "REJECT")
+    assert begin(balancer, lab.TCP, OLD) == 1
+    edit(balancer, [2])
+    assert begin(balancer, lab.TCP, NEW) == 2
+    assert go_on(balancer, lab.UDP, OLD) == 1
+    edit(balancer, [3])
+    kernel = balancer.kernel
+    try:
+        kernel.load_program(program_name(features), features)
+        handle = kernel.loaded_program()
+        assert handle
+        descriptor = bpf.open_program(handle.id)
+        assert descriptor
+        with bpf.closing(descriptor):
+            other = Balancer(kernel, descriptor, balancer.netns)
+            assert [go_on(other, lab.TCP, c) for c in (OLD, NEW)] == [1, 2]
+            assert go_on(other, lab.UDP, OLD) == 1
+    finally:
+        kernel.load_program(program_name(lab.FEATURES), lab.FEATURES)
+
+
+def test_another_balancer_sends_flows_to_the_same_endpoints_once_all_is_settled(balancer: Balancer) -> None:
+    """It knows nothing of what was before: neither transitions nor flows."""
+    ring = np.array([1, 2, 3, 4], np.uint32)[hash_ring(list("abcd"), [1, 2, 3, 4], 64)]
+    edit(balancer, [1])
+    edit(balancer, ring, ago=STREAM_IDLE)
+    assert settle(balancer.kernel, slots.now()) > 0
+    flows = {c: begin(balancer, lab.TCP, c) for c in clients(100)}
+    assert len(set(flows.values())) == 4
+    balancer.clear()
+    for id in ENDPOINTS_AT:
+        balancer.endpoint(id)
+    balancer.settings("10.2.0.1")
+    balancer.ring(RING, ring.tolist())
+    balancer.vip(VIP)
+    serve(balancer, AT[lab.TCP], 1, lab.TCP)
+    assert {c: go_on(balancer, lab.TCP, c) for c in flows} == flows
 
 
 # --- the flow table ----------------------------------------------------------------------------------------------
