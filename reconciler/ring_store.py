@@ -89,6 +89,12 @@ def in_transition(kernel: Kernel) -> dict[int, Held]:
     return {index: ring or slots.still(np.zeros(0, np.uint32)) for index, ring in rings.items()}
 
 
+def former_endpoints(kernel: Kernel) -> set[int]:
+    """The numbers of the endpoints that slots in transition had before."""
+    rows = [ring.rows[ring.moving] for ring in in_transition(kernel).values()]
+    return {int(number) for some in rows for column in ("stream", "datagram") for number in np.unique(some[column])}
+
+
 def settle(kernel: Kernel, now: int) -> int:
     """End the transitions that nobody needs any more; returns how many slots that were. Raises KernelError."""
     used_by = protocols(kernel)

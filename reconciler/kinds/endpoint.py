@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
 
+from reconciler import remembered, slots
 from reconciler.errors import KernelError
 from reconciler.kernel.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState
 from reconciler.kernel.port import Kernel, Outcome, Row
@@ -21,6 +22,7 @@ from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Endpoint, EndpointState
 from reconciler.resource import Change, Context, Key, Reading, Resource, Span
+from reconciler.ring_store import former_endpoints
 from reconciler.view import NodeView
 
 _SERVICE = "service"  # the kind that connections belong to; it stands on this one, so it can't be imported
@@ -166,7 +168,7 @@ class EndpointKind(Kind):
         return [(change, outcome) for (change, _), outcome in zip(rows, done, strict=True) if outcome]
 
     def _free_numbers(self, count: int, rows: list[NumberedRow]) -> list[int]:
-        """Numbers for new rows: never used ones, then those of retired rows that no connection uses."""
+        """Numbers for new rows: never used ones, then those of retired rows that no connection can point to."""
         taken = {r.number for r in rows}
         free: list[int] = []
         for number in range(1, ENDPOINTS.capacity):
@@ -175,8 +177,10 @@ class EndpointKind(Kind):
             if number not in taken:
                 free.append(number)
         used = {_FLOW.unpack(value)[4] for _, value in self.kernel.dump(FLOWS.name)}
+        used |= former_endpoints(self.kernel) | remembered.endpoints_in_use(self.kernel, slots.now())
         retired = (r.number for r in rows if r.state is EndpointRowState.RETIRED)
         reusable = [number for number in retired if number not in used][: count - len(free)]
+        remembered.forget(self.kernel, reusable)
         self.kernel.delete(ENDPOINT_COUNTERS.name, [_ID.pack(number) for number in reusable])
         return free + reusable
 

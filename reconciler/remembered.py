@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flows that the data plane remembers because their slots are, or were, in transition.
+
+Each is one 64-bit number, which bpf/remember.h describes. Those that were silent for too long count no more, but
+stay in their places until somebody else needs these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from reconciler.kernel.layout import REMEMBERED
+from reconciler.kernel.port import Kernel
+from reconciler.slots import STREAM_IDLE
+
+_ENDPOINT_SHIFT, _ENDPOINT_MASK = np.uint64(15), np.uint64(0x1FFFF)
+_SEEN_SHIFT, _SEEN_MASK = np.uint64(2), np.uint64(0x1FFF)
+_UNIT = 16
+"""Of the time when a flow was last seen, in the unit of `slots`."""
+
+
+def endpoints_in_use(kernel: Kernel, now: int) -> set[int]:
+    """The numbers of the endpoints of all flows that still count. `now` is in the unit of `slots`."""
+    flows = np.frombuffer(b"".join(row for _, row in kernel.dump(REMEMBERED.name)), np.uint64)
+    age = (np.uint64(now // _UNIT) - (flows >> _SEEN_SHIFT)) & _SEEN_MASK
+    counting = (flows != 0) & (age <= STREAM_IDLE // _UNIT)
+    return set(np.unique(flows[counting] >> _ENDPOINT_SHIFT & _ENDPOINT_MASK).tolist())
+
+
+def forget(kernel: Kernel, endpoints: Collection[int]) -> None:
+    """Empty the places of all flows of these endpoints, whose numbers are given to others."""
+    rows = []
+    for key, row in kernel.dump(REMEMBERED.name):
+        flows = np.frombuffer(row, np.uint64).copy()
+        theirs = np.isin(flows >> _ENDPOINT_SHIFT & _ENDPOINT_MASK, list(endpoints)) & (flows != 0)
+        if theirs.any():
+            flows[theirs] = 0
+            rows.append((key, flows.tobytes()))
+    kernel.update(REMEMBERED.name, rows)
