@@ -18,16 +18,30 @@ static __always_inline __be32 tunnel_source(u32 hash)
 	return (set->tunnel_source & ~set->tunnel_spread) | (bpf_htonl(hash) & set->tunnel_spread);
 }
 
-/* By words of two bytes: Ethernet headers are aligned to no more, and the compiler would move single bytes. */
-static __always_inline void move_header(struct ethhdr *to, const struct ethhdr *from)
+/*
+ * Make room for an outer header of so many bytes behind the Ethernet header, which moves. Returns where the frame
+ * begins now, NULL if the driver left no room.
+ *
+ * It moves by words of two bytes: Ethernet headers are aligned to no more, and the compiler would move single bytes.
+ */
+static __always_inline struct ethhdr *make_room(struct xdp_md *ctx, u32 bytes)
 {
-	const u16 *source = (const void *)from;
-	u16 *target = (void *)to;
+	struct ethhdr *eth, *former;
+	u16 *target, *source;
 	u32 i;
 
+	if (bpf_xdp_adjust_head(ctx, -(int)bytes))
+		return NULL;
+	eth = (void *)(long)ctx->data;
+	former = (void *)eth + bytes;
+	if ((void *)(former + 1) > (void *)(long)ctx->data_end)
+		return NULL;
+	target = (void *)eth;
+	source = (void *)former;
 #pragma unroll
-	for (i = 0; i < sizeof(*to) / sizeof(*target); i++)
+	for (i = 0; i < sizeof(*eth) / sizeof(*target); i++)
 		target[i] = source[i];
+	return eth;
 }
 
 /*
@@ -39,17 +53,10 @@ static __always_inline struct ethhdr *encapsulate(struct xdp_md *ctx, const stru
 {
 	u16 bytes = packet->ip_bytes + sizeof(struct iphdr);
 	u8 tos = packet->ip->tos;
-	struct ethhdr *eth, *former;
-	struct iphdr *outer;
+	struct ethhdr *eth = make_room(ctx, sizeof(struct iphdr));
 
-	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(*outer)))
+	if (!eth)
 		return NULL;
-	eth = (void *)(long)ctx->data;
-	outer = (void *)(eth + 1);	/* over the former Ethernet header */
-	former = (void *)eth + sizeof(*outer);
-	if ((void *)(former + 1) > (void *)(long)ctx->data_end)
-		return NULL;
-	move_header(eth, former);
-	new_header(outer, tos, bytes, IPPROTO_IPIP, source, destination);
+	new_header((void *)(eth + 1), tos, bytes, IPPROTO_IPIP, source, destination);
 	return eth;
 }

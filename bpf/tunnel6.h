@@ -34,17 +34,12 @@ static __always_inline struct ethhdr *encapsulate6(struct xdp_md *ctx, const str
 {
 	u32 tos = is_ipv6 ? traffic_class(packet->ip6) : packet->ip->tos;
 	u16 bytes = packet->ip_bytes;
-	struct ethhdr *eth, *former;
+	struct ethhdr *eth = make_room(ctx, sizeof(struct ipv6hdr));
 	struct ipv6hdr *outer;
 
-	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(*outer)))
+	if (!eth)
 		return NULL;
-	eth = (void *)(long)ctx->data;
-	outer = (void *)(eth + 1);	/* over the former Ethernet header */
-	former = (void *)eth + sizeof(*outer);
-	if ((void *)(former + 1) > (void *)(long)ctx->data_end)
-		return NULL;
-	move_header(eth, former);
+	outer = (void *)(eth + 1);
 	eth->h_proto = bpf_htons(ETH_P_IPV6);
 	*(__be32 *)outer = bpf_htonl(6 << 28 | tos << 20 | (hash & FLOW_LABEL));
 	outer->payload_len = bpf_htons(bytes);
