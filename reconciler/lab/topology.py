@@ -218,7 +218,8 @@ class _Site:
 
     def _router_in(self, network: Prefix) -> Address:
         routers = (node for node in self.fleet.nodes if node.role is Role.ROUTER)
-        declared = [a.ip for node in routers for a in _addresses(node) if a.ip in network]
+        gateways = [face.gateway for node in self.fleet.nodes for face in node.interfaces if face.gateway]
+        declared = [a for a in (*(a.ip for node in routers for a in _addresses(node)), *gateways) if a in network]
         free = (a for a in (network.broadcast_address - n for n in (1, 2)) if a not in {*self.taken, *self.clients})
         found = next(iter(declared), None) or next(free, None)
         if found is None:
