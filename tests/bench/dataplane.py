@@ -79,7 +79,7 @@ class Bench:
         self._programs = variants.Programs(stack, shared, effort.lru_flows)
         self._subjects: dict[str, rounds.Subject] = {}
 
-        self.memory = self._programs.memory(shared)
+        self.memory = {"ours_before_the_first_vip_bytes": self._node.bare_bytes, **self._programs.memory(shared)}
         self._node.tunnels()
         for group in node.Group:
             self._node.serve(group)

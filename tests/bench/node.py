@@ -10,6 +10,7 @@ No policy routing and few routes, as on a machine that does nothing else.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Collection, Iterator, Sequence
@@ -46,7 +47,7 @@ from reconciler.kernel.real import RealKernel
 from reconciler.ring import hash_ring
 from reconciler.ring_store import write_rings
 from reconciler.vip_filter import filter_of
-from tests.bench.variants import FEATURES
+from tests.bench.variants import FEATURES, memlock
 from tests.packets.balancer import inside, ip
 
 NODE_MAC, ROUTER_MAC = "02:0f:00:00:00:01", "02:01:00:00:00:fe"
@@ -124,6 +125,9 @@ class Node:
         self._kernel = RealKernel(name, run_dir)
         self._instance = Instance(name, run_dir)
         self._vips: list[bytes] = []
+        # Without services nothing needs more than this.
+        self._kernel.load_program(program.program_name(()), ())
+        self.bare_bytes = self._held_bytes()
         self._kernel.load_program(program.program_name(FEATURES), FEATURES)
         with inside(name):
             self.ifindex = socket.if_nametoindex("front")
@@ -131,6 +135,15 @@ class Node:
     def close(self) -> None:
         self._kernel.unload_program()
         self._kernel.remove_instance()
+
+    def _held_bytes(self) -> int:
+        """What all maps take."""
+        opened = self.open_maps().values()
+        try:
+            return sum(map(memlock, opened))
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
 
     def open_maps(self) -> dict[str, int]:
         """Name of each map → a descriptor, which the caller closes."""

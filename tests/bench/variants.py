@@ -109,8 +109,8 @@ class Programs:
             lru_bytes = memlock(as_many)
         ours = sum(map(memlock, shared.values()))
         return {
-            "ours_before_the_first_vip_bytes": ours,
-            "lru_before_the_first_vip_bytes": ours + memlock(self._lru_flows.fd),
+            "ours_with_all_features_bytes": ours,
+            "lru_with_all_features_bytes": ours + memlock(self._lru_flows.fd),
             "lru_flows": self._lru_flows.shape.capacity, "table_flows": flows, "table_bytes": memlock(table.fd),
             "lru_of_as_many_flows_bytes": lru_bytes,
         }  # fmt: skip
