@@ -24,6 +24,7 @@ CACHE = STORE / "cache"
 _PACKETS = "tests/packets/test_{}.py"
 DEFAULT = (
     "tests/vm",
+    "tests/kernel/test_tunnels.py",
     *map(_PACKETS.format, ("layout", "forward", "neighbours", "icmp_errors", "dsr_l2", "dsr_l3", "reject")),
     # These send thousands of packets, which takes an emulated processor minutes.
     f"--deselect={_PACKETS.format('dsr_l3')}::test_every_outer_checksum_is_right",
