@@ -29,7 +29,9 @@ static __always_inline u32 note_use(struct previous *row, u32 endpoint, u32 now)
 /* Whether a flow was seen since a transition began. What was not is a remnant of an earlier one. */
 static __always_inline bool is_of_this_transition(u64 flow, const struct previous *row, u32 now)
 {
-	return age_of(flow, now) <= (now >> SEEN_UNIT_SHIFT) - (row->began >> SEEN_UNIT_SHIFT);
+	u32 age = ((now >> SEEN_UNIT_SHIFT) - (row->began >> SEEN_UNIT_SHIFT)) & (~0U >> SEEN_UNIT_SHIFT);
+
+	return age_of(flow, now) <= age;
 }
 
 /* The endpoint of a flow in a slot that is in transition and belongs to `holder` now. */

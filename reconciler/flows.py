@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from reconciler import clock
 from reconciler.kernel.layout import FLOWS, Direction, FlowState
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
@@ -32,7 +32,7 @@ def flows(kernel: Kernel) -> Iterator[Flow]:
     """Every connection in the table. Those that ended stay in it until their place is needed."""
     endpoints = {row.number: row.row.id for row in numbered_rows(kernel)}
     services = service_ids(kernel)
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)  # the clock of bpf_ktime_get_ns()
+    now = clock.now_ns()
     for key, value in kernel.dump(FLOWS.name):
         client, _, client_port, _, _ = _KEY.unpack(key)
         _, _, direction, state, endpoint, service, seen_ns = _ROW.unpack(value)

@@ -3,7 +3,7 @@
 
 A hash of the client falls into a slot, and the slot has an endpoint. While a slot is in transition it also has a
 row that says who had it before (bpf/transition.h says what the program makes of it). Times are in units of 2**30 ns
-of CLOCK_MONOTONIC, as the program has them.
+of `clock`, modulo 2**32, as the program has them: a machine that booted a minute ago has times before its zero.
 
 Two rings say the same if they send each hash to the same endpoint, whatever their sizes: a ring of twice the slots,
 each slot twice, is the same ring. So a ring may be held larger than it was asked for, and grows without losing
@@ -12,12 +12,12 @@ track of who had what.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reconciler import clock
 from reconciler.ring import Slots
 
 ROW = np.dtype([(name, "<u4") for name in ("stream", "datagram", "began", "learnt", "used", "pad")])
@@ -29,6 +29,7 @@ ENDPOINT_MASK = np.uint32(0x1FFFF)
 IN_TRANSITION = np.uint32(1 << 31)
 GENERATIONS = 1 << 13
 """A ring of another size is of another generation: its slots can't be mistaken for those of its predecessor."""
+_WRAP = 1 << 32
 _SLOT_GENERATION, _HEAD_GENERATION = 17, 19
 
 LEARNING = 112
@@ -111,17 +112,17 @@ def changed(ring: Held, wanted: Slots, now: int) -> Held:
     rows = ring.rows.copy()
     fresh = moves & ~ring.moving
     rows["stream"][fresh] = ring.endpoints[fresh]
-    rows["began"][fresh] = now
-    learnt = fresh | (moves & (rows["learnt"] <= now))
+    rows["began"][fresh] = now % _WRAP
+    learnt = fresh | (moves & (since(rows["learnt"], now) >= 0))
     rows["datagram"][learnt] = ring.endpoints[learnt]
-    rows["learnt"][moves] = now + LEARNING
-    rows["used"][moves] = now
+    rows["learnt"][moves] = (now + LEARNING) % _WRAP
+    rows["used"][moves] = now % _WRAP
     return Held(wanted, ring.moving | moves, rows, ring.generation)
 
 
 def settled(ring: Held, idle: int, now: int) -> Held:
     """The ring without the transitions in which nobody but the current endpoint was used for `idle`."""
-    return replace(ring, moving=ring.moving & (now - ring.rows["used"].astype(np.int64) < idle))
+    return replace(ring, moving=ring.moving & (since(ring.rows["used"], now) < idle))
 
 
 def lost(before: Slots, after: Slots) -> float:
@@ -142,8 +143,13 @@ def moved(before: Slots, after: Slots) -> float:
     return float(np.diff(edges)[before[one] != after[other]].sum())
 
 
+def since(times: NDArray[np.uint32], now: int) -> NDArray[np.int32]:
+    """How long ago these times were; less than nothing if they are to come."""
+    return (np.uint32(now % _WRAP) - times).astype(np.int32)
+
+
 def now() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> 30
+    return clock.now_ns() >> 30
 
 
 def _midpoints(size: int, former: int) -> NDArray[np.intp]:

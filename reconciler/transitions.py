@@ -48,11 +48,11 @@ def transitions(kernel: Kernel, now: int | None = None) -> Iterator[Transition]:
             continue
         current = ring.endpoints[ring.moving]
         numbers = np.concatenate([rows[column][rows[column] != current] for column in ("stream", "datagram")])
-        silent = at - int(rows["used"].max())
+        silent = int(slots.since(rows["used"], at).min())
         yield Transition(
             name, rows.size, ring.endpoints.size,
             tuple(sorted(endpoints.get(int(n), f"removed endpoint {n}") for n in np.unique(numbers))),
-            _seconds(at - int(rows["began"].min())), _seconds(silent),
+            _seconds(int(slots.since(rows["began"], at).max())), _seconds(silent),
             _seconds(max(0, idle(used_by.get(index, ())) - silent)),
         )  # fmt: skip
 

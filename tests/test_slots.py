@@ -7,7 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler import slots
-from reconciler.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE, changed, fitted, held, lost, moved, reduced, still
+from reconciler.slots import (
+    DATAGRAM_IDLE,
+    LEARNING,
+    STREAM_IDLE,
+    changed,
+    fitted,
+    held,
+    lost,
+    moved,
+    reduced,
+    settled,
+    still,
+)
 
 endpoints = st.lists(st.integers(1, 4), min_size=1, max_size=24)
 
@@ -32,6 +44,16 @@ def test_a_slot_that_moves_again_while_flows_are_learnt_keeps_both_former_endpoi
     once = changed(still(ring(1)), ring(2), 1_000)
     twice = changed(once, ring(3), 1_000 + LEARNING - 1)
     assert row(twice, 0) == (1, 1, 1_000, 1_000 + LEARNING - 1 + LEARNING, 1_000 + LEARNING - 1)
+
+
+@pytest.mark.parametrize("now", [-5_000, 3, 2**32 + 3])
+def test_on_a_machine_that_just_booted_times_may_lie_before_its_clock_began(now):
+    once = changed(still(ring(1)), ring(2), now - STREAM_IDLE)
+    twice = changed(once, ring(3), now)
+    assert row(twice, 0)[:2] == (1, 2)
+    assert not settled(once, STREAM_IDLE, now).moving[0]
+    assert settled(once, STREAM_IDLE + 1, now).moving[0]
+    assert settled(twice, 1, now).moving[0]
 
 
 def test_once_flows_are_learnt_unknown_datagrams_belong_to_the_last_endpoint_and_connections_to_the_first():
