@@ -39,7 +39,7 @@ def test_a_wheel_works_without_the_checkout(tmp_path):
     where = [sys.executable, "-c", "import reconciler; print(reconciler.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert found.startswith(str(site))
-    assert "lbctl = reconciler.cli.main:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
+    assert "lbctl = reconciler.cli.isolated:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
 
 
 def test_every_source_file_says_its_licence():

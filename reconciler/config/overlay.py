@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from reconciler import children
 from reconciler.config.diagnostic import LINE_BREAK, Diagnostic, Severity, did_you_mean, quote
 from reconciler.config.document import Map, parse
 from reconciler.config.source import MAX_FILE_BYTES, MAX_TREE_BYTES, TEMPLATE_SUFFIX, SourceFile, Tree
@@ -32,7 +32,7 @@ MEMORY_LIMIT_BYTES = 512 << 20
 TIME_LIMIT_S = 300
 """For all templates, of wall-clock time: a last resort."""
 
-_CHILD = Path(__file__).with_name("render_child.py")
+_CHILD = Path(__file__).resolve().with_name("render_child.py")
 _EXPRESSION = re.compile(r"(\{\{.*?\}\})")
 _CODE = re.compile(r"\{[{%].*?[%}]\}")
 
@@ -162,11 +162,7 @@ def _render(templates: Mapping[str, str], wanted: Sequence[str], values: Mapping
     }
     request = {"templates": templates, "render": wanted, "values": values, "limits": limits}
     try:
-        # -P: modules beside the child must not hide those of the same name that jinja2 imports.
-        done = subprocess.run(
-            [sys.executable, "-P", _CHILD], input=json.dumps(request).encode(), capture_output=True,
-            timeout=TIME_LIMIT_S, check=False,
-        )  # fmt: skip
+        done = children.run(children.script(str(_CHILD)), json.dumps(request).encode(), TIME_LIMIT_S)
         output, stderr, code = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as error:
         output, stderr, code = error.stdout or b"", b"", -signal.SIGKILL

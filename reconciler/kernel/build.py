@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import struct
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import program
+from reconciler import children, program
 from reconciler.errors import BuildError
 from reconciler.files import write_atomically
 from reconciler.kernel import headers
@@ -29,7 +27,6 @@ _FORMAT = 1
 _CHILD = "reconciler.kernel.compile_child"
 _TIME_LIMIT_S = 120
 _LINES_SHOWN = 20
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +99,19 @@ def _compiler_changed(libraries: Sequence[tuple[str, int, int]]) -> bool:
 
 
 def _compile(request: Mapping[str, Any]) -> dict[str, Any]:
-    # The child must find this package also where it is not installed.
-    search = os.pathsep.join(filter(None, [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
     try:
-        child = subprocess.run(
-            [sys.executable, "-m", _CHILD], input=json.dumps(request), capture_output=True, text=True,
-            errors="replace", timeout=_TIME_LIMIT_S, check=False, env=os.environ | {"PYTHONPATH": search},
-        )  # fmt: skip
+        child = children.run(children.module(_CHILD), json.dumps(request).encode(), _TIME_LIMIT_S)
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"compiling the data plane took longer than {_TIME_LIMIT_S} s") from error
     if child.returncode == 0:
         content: dict[str, Any] = json.loads(child.stdout)
         return content
-    if "ModuleNotFoundError: No module named 'bcc'" in child.stderr:
+    complaints = child.stderr.decode("utf-8", "replace")
+    if "ModuleNotFoundError: No module named 'bcc'" in complaints:
         raise BuildError("compiling the data plane needs BCC", hint="apt install python3-bpfcc")
     ended = f"signal {-child.returncode}" if child.returncode < 0 else f"exit status {child.returncode}"
     raise BuildError(
-        f"the data plane does not compile with {request['cflags']} ({ended}):{_reason(child.stderr)}",
+        f"the data plane does not compile with {request['cflags']} ({ended}):{_reason(complaints)}",
         hint="an unchanged source that does not compile points at the compiler: "
         "lbctl is made for BCC 0.26 and newer (python3-bpfcc)",
     )

@@ -13,12 +13,12 @@ import hashlib
 import platform
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from reconciler import children
 from reconciler.errors import BuildError
 
 _ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv"}
@@ -132,12 +132,11 @@ def _in_cache(cache: Path, identity: str, fill: Callable[[Path], None]) -> Path:
 def _load_archive_module() -> None:
     """Some kernels show their headers only once this module is loaded; where it is missing, so are they."""
     with contextlib.suppress(FileNotFoundError):
-        subprocess.run(["modprobe", "--quiet", "kheaders"], check=False, capture_output=True)
+        children.run(["modprobe", "--quiet", "kheaders"])
 
 
 def _debian_architecture() -> str:
     try:
-        asked = subprocess.run(["dpkg", "--print-architecture"], check=False, capture_output=True, text=True)
-        return asked.stdout.strip()
+        return children.run(["dpkg", "--print-architecture"]).stdout.decode().strip()
     except FileNotFoundError:
         return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())

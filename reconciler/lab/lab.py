@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Self
 
+from reconciler import children
 from reconciler.kernel.real import RUN_DIR
 from reconciler.lab import LabError, netns, server, traffic
 from reconciler.lab.build import await_answer, build
@@ -154,14 +154,12 @@ class Lab(AbstractContextManager["Lab"]):
         return child
 
     def _environment(self) -> dict[str, str]:
-        package = str(Path(__file__).resolve().parents[2])
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        return os.environ | {netns.MARK: self.prefix, "PYTHONPATH": os.pathsep.join(paths)}
+        return os.environ | {netns.MARK: self.prefix}
 
     def serve_http(self) -> None:
         """Start a server on each endpoint, spares too, and wait until all of them answer."""
         for address, ports in self.topology.endpoints.items():
-            argv = [sys.executable, "-IS", str(server.__file__), str(address), *map(str, ports)]
+            argv = children.script(str(server.__file__), str(address), *map(str, ports))
             self.servers[address] = self.start(host_of(address), *argv)
         for address, ports in self.topology.endpoints.items():
             what = f"the server on {address} starts"
@@ -192,7 +190,7 @@ class Lab(AbstractContextManager["Lab"]):
             "count": count, "seconds": seconds, "rate": rate, "concurrency": concurrency, "timeout": timeout_s,
             "requests-per-connection": requests_per_connection, "payload-bytes": payload_bytes,
         }  # fmt: skip
-        argv = [sys.executable, "-IS", str(traffic.__file__), str(vip), str(port)]
+        argv = children.script(str(traffic.__file__), str(vip), str(port))
         argv += [f"--{name}={value}" for name, value in options.items()]
         own = [address for address in self.topology.client if address.version == vip.version]
         argv += [f"--source={address}" for address in own[:clients]]
@@ -220,7 +218,7 @@ def _claim(prefix: str) -> socket.socket:
 
 
 def _module(argv: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "reconciler.cli.main", *argv[1:]]
+    return children.module("reconciler.cli.main", *argv[1:])
 
 
 @contextmanager

@@ -197,8 +197,8 @@ def test_a_missing_entry_is_named(cache: Path, source: Path) -> None:
 def test_without_bcc_the_package_to_install_is_named(
     cache: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bcc.py").write_text("raise ModuleNotFoundError(\"No module named 'bcc'\")")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     with pytest.raises(BuildError) as caught:
         build((), source, "entry")
     assert caught.value.hint == "apt install python3-bpfcc"
