@@ -7,6 +7,7 @@ better one can be had; a directory that is broken, gone or empty changes nothing
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,12 +20,13 @@ from reconciler.agent.wake import Wake
 from reconciler.apply import Result
 from reconciler.config.diagnostic import render_text
 from reconciler.config.load import Loaded
+from reconciler.config.rest import SECOND_LOOK_S
 from reconciler.errors import ApplyError, ConfigError, LbctlError
 from reconciler.kernel.port import Kernel
 from reconciler.lock import apply_lock
 from reconciler.plan import Plan, guard
 from reconciler.reconcile import carry_out, desired_of, plan_node
-from reconciler.resource import Change, Desired, Reason
+from reconciler.resource import Action, Change, Desired, Reason
 from reconciler.ring_store import settle
 
 FIRST_RETRY_S = 0.1
@@ -66,6 +68,7 @@ class Agent:
     wait: Callable[[float], Wake]
     report: Report
     ready: Callable[[], None]
+    pause: Callable[[float], None] = time.sleep
 
     seen: str = ""
     """The digest of what was loaded last, good or bad."""
@@ -159,7 +162,8 @@ class Agent:
             offered, self.offered = self.offered, None
             try:
                 guard(planned, allow_empty=self.allow_empty)
-            except LbctlError as refusal:
+                self._look_again(planned)
+            except (LbctlError, OSError) as refusal:
                 self.report.problem(MANIFESTS, str(refusal), "nothing was removed")
             else:
                 self.desired = offered
@@ -172,6 +176,15 @@ class Agent:
         now = self.clock()
         resting = {c.key for c in planned.changes if c.reason is Reason.DRIFT and self.fights.rests(c.key, now)}
         return replace(planned, changes=tuple(c for c in planned.changes if c.key not in resting))
+
+    def _look_again(self, planned: Plan) -> None:
+        """Before anything is removed, make sure that no files are on their way. Raises LbctlError, OSError."""
+        if planned.count(Action.DELETE):
+            self.pause(SECOND_LOOK_S)
+            seen, self.seen = self.seen, ""  # whatever is wrong, they are loaded again
+            if self.manifests.digest() != seen:
+                raise ConfigError("files are on their way, and what is missing just now would be removed")
+            self.seen = seen
 
     def _carry_out(self, planned: Plan) -> None:
         """Make the changes and say so. Raises ApplyError if not all could be made."""

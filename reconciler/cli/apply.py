@@ -9,13 +9,22 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.cli.common import add_env, add_node, confirm, instance_dir, load_fleet, open_kernel, stdout_style
+from reconciler.cli.common import (
+    add_env,
+    add_node,
+    confirm,
+    instance_dir,
+    load_at_rest,
+    look_again,
+    open_kernel,
+    stdout_style,
+)
 from reconciler.errors import ApplyError, PlanStaleError
 from reconciler.kernel.port import Kernel
 from reconciler.plan import Plan, guard
 from reconciler.render.style import Style
 from reconciler.render.text import applied, change_line, plan_text, summary
-from reconciler.resource import Change, Live
+from reconciler.resource import Action, Change, Live
 
 DESCRIPTION = """\
 Bring the node to what the manifests say: make before break, verified by reading back, and a service whose
@@ -46,9 +55,10 @@ def run(args: argparse.Namespace) -> int:
     if args.source.is_dir():
         from reconciler.reconcile import desired_of, plan_node
 
-        fleet = load_fleet(args.source, args)
+        fleet, digest = load_at_rest(args.source, args)
         kernel = open_kernel(args)
         planned = plan_node(desired_of(fleet, args.node, kernel), kernel, instance_dir(args))
+        look_again(args.source, digest, planned.count(Action.DELETE))
     else:
         kernel = open_kernel(args)
         planned = _saved(args.source, kernel)

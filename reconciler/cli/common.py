@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from reconciler.errors import ConfigError, UsageError
@@ -40,16 +41,33 @@ def open_kernel(args: argparse.Namespace) -> Kernel:
 
 def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:
     """The manifests below `directory`; prints every problem and raises ConfigError if any is an error."""
+    return load_at_rest(directory, args)[0]
+
+
+def load_at_rest(directory: Path, args: argparse.Namespace) -> tuple[Fleet, str]:
+    """The same, read while git does not change them, and their digest."""
     from reconciler.config.diagnostic import render_text
     from reconciler.config.load import load
+    from reconciler.config.rest import at_rest
 
-    loaded = load(directory, args.env)
+    loaded = at_rest(directory, lambda: load(directory, args.env))
     if loaded.diagnostics:
         style = Style.for_stream(sys.stderr, args.no_color)
         print(render_text(loaded.diagnostics, loaded.texts, colour=style.colour), file=sys.stderr)
     if loaded.fleet is None:
         raise ConfigError("the manifests are not valid, nothing was changed")
-    return loaded.fleet
+    return loaded.fleet, loaded.digest
+
+
+def look_again(directory: Path, digest: str, removed: int) -> None:
+    """Before anything is removed, make sure that no files are on their way. Raises ConfigError if some are."""
+    from reconciler.config.rest import SECOND_LOOK_S, at_rest
+    from reconciler.config.source import read_tree
+
+    if removed:
+        time.sleep(SECOND_LOOK_S)
+        if at_rest(directory, lambda: read_tree(directory)).digest != digest:
+            raise ConfigError(f"{directory} changed while it was looked at", hint="try again when it is at rest")
 
 
 def add_node(parser: argparse.ArgumentParser) -> None:

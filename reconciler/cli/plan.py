@@ -8,12 +8,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.cli.common import add_env, add_node, instance_dir, load_fleet, open_kernel, stdout_style
+from reconciler.cli.common import (
+    add_env,
+    add_node,
+    instance_dir,
+    load_at_rest,
+    look_again,
+    open_kernel,
+    stdout_style,
+)
 from reconciler.errors import LbctlError
 from reconciler.files import write_atomically
 from reconciler.model import Fleet
 from reconciler.plan import Plan
-from reconciler.resource import Live
+from reconciler.resource import Action, Live
 
 DESCRIPTION = "Compare the manifests with the node and show what `apply` would change. Changes nothing."
 EPILOG = """\
@@ -39,8 +47,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from reconciler.snapshot import plan_to_json
 
-    fleet = load_fleet(args.directory, args)
+    fleet, digest = load_at_rest(args.directory, args)
     planned = _plan(args, fleet)
+    if not args.live:
+        look_again(args.directory, digest, planned.count(Action.DELETE))
     if args.out:
         _write(args.out, json.dumps(plan_to_json(planned)))
     if args.format == "json":

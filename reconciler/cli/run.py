@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.wake import Doorbell, Wake
     from reconciler.agent.watch import Watch
     from reconciler.config.load import load
+    from reconciler.config.rest import at_rest
     from reconciler.config.source import read_tree
 
     directory = Path.cwd() / args.directory
@@ -69,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
             report = Report(sys.stdout, stdout_style(args))
             watch = Watch(directory, lambda: bell.ring(Wake.FILES))
             agent = Agent(
-                manifests=Manifests(watch.arm, lambda: read_tree(directory).digest, lambda: load(directory, args.env)),
+                manifests=Manifests(
+                    watch.arm,
+                    lambda: at_rest(directory, lambda: read_tree(directory)).digest,
+                    lambda: at_rest(directory, lambda: load(directory, args.env)),
+                ),
                 kernel=kernel,
                 instance_dir=instance_dir(args),
                 node=args.node,

@@ -98,6 +98,7 @@ class Node:
         self.ready = 0
         self.watched = 0
         self.waits = []
+        self.meanwhile = lambda: None
         self.wakes = iter(())
         self._out = io.StringIO()
         self.agent = Agent(
@@ -111,10 +112,15 @@ class Node:
             wait=self._wait,
             report=Report(self._out, Style(), lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
             ready=self._ready,
+            pause=self._pause,
         )
 
     def _watch(self):
         self.watched += 1
+
+    def _pause(self, seconds):
+        self.now += seconds
+        self.meanwhile()
 
     def _ready(self):
         self.ready += 1

@@ -77,6 +77,30 @@ def test_a_removed_service_is_removed(node):
     assert "+ service 20.20.20.1:81/tcp" in told
 
 
+def test_files_that_are_on_their_way_remove_nothing(node):
+    """Half a checkout is valid by itself: what is missing in it comes a moment later, by another name."""
+    node.start()
+    one, _, other = (node.directory / "services.yaml").read_text().partition("---\n")
+    (node.directory / "services.yaml").write_text(one)
+    node.meanwhile = lambda: (node.directory / "moved.yaml").write_text(other)
+    assert "files are on their way" in node.files_moved()
+    assert node.wrote() == []
+    assert published(node.kernel) == 2
+    node.meanwhile = lambda: None
+    assert node.files_moved() == "manifests: recovered\nNo changes. The node holds what the manifests say.\n"
+
+
+def test_an_agent_that_starts_into_half_a_checkout_removes_nothing(node, tmp_path):
+    node.start()
+    again = Node(node.directory, tmp_path / "run")
+    again.agent.kernel = again.kernel = node.kernel
+    one, _, other = (node.directory / "services.yaml").read_text().partition("---\n")
+    (node.directory / "services.yaml").write_text(one)
+    again.meanwhile = lambda: (node.directory / "moved.yaml").write_text(other)
+    again.agent.round(Wake.TIME)
+    assert again.wrote() == []
+
+
 def test_warnings_are_told_and_hold_nothing_up(node):
     edit(node.directory / "services.yaml", "pool: mail", "pool: web")
     node.agent.round(Wake.TIME)
