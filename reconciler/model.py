@@ -89,6 +89,9 @@ class Role(StrEnum):
 
 
 class XdpMode(StrEnum):
+    """`auto` is native, but generic on a veth that would lose what native XDP sends (see `kernel/veth`)."""
+
+    AUTO = "auto"
     NATIVE = "native"
     GENERIC = "generic"
 
@@ -224,7 +227,7 @@ class Interface:
     of."""
 
     name: str
-    xdp: XdpMode = XdpMode.NATIVE
+    xdp: XdpMode = XdpMode.AUTO
     addresses: tuple[InterfaceAddress, ...] = ()
     mtu_bytes: int = 1500
     gateway: Address | None = None

@@ -9,20 +9,22 @@ from dataclasses import dataclass, field
 
 from reconciler.errors import LbctlError
 from reconciler.kinds import PHASES
-from reconciler.resource import Action, Change, Context, Desired, Key, Live, Reason, Resource
+from reconciler.resource import Action, Change, Concern, Context, Desired, Key, Live, Reason, Resource
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Changes in the order in which they are made, and what stands in their way.
 
-    `desired` is what the plan leads to; `blocked` says for a key whose object stands where ours would.
+    `desired` is what the plan leads to; `blocked` says for a key whose object stands where ours would. `concerns` are
+    for people: they change nothing.
     """
 
     changes: tuple[Change, ...]
     desired: Desired
     live: Live
     blocked: Mapping[Key, str] = field(default_factory=dict)
+    concerns: tuple[Concern, ...] = ()
 
     def count(self, action: Action) -> int:
         return sum(change.action is action for change in self.changes)

@@ -10,12 +10,14 @@ from pathlib import Path
 from reconciler import record, slots
 from reconciler.apply import Notify, Result, apply
 from reconciler.compile import compile_node
+from reconciler.concerns import concerns_of
 from reconciler.kernel.port import Kernel
+from reconciler.kinds.attachment import generic_interfaces
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.tunnel import forms_of
 from reconciler.live import read_live
 from reconciler.lock import apply_lock
-from reconciler.model import Fleet
+from reconciler.model import Fleet, Role
 from reconciler.plan import Plan, plan
 from reconciler.resource import Desired, Live
 from reconciler.ring_store import in_transition, settle
@@ -32,25 +34,29 @@ def view_of(fleet: Fleet, node: str | None) -> NodeView:
 def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -> Desired:
     """What the fleet asks of this node. Raises UsageError if the node is not in it, UnsupportedError, KernelError.
 
-    Where the kernel can't unpack tunnels, a program has to. So it is asked; with a snapshot in its place, what is
-    in there tells; with neither, it is taken to be able.
+    Where the kernel can't unpack tunnels, a program has to, and where a veth loses what native XDP sends, it is
+    generic. So the kernel is asked; with a snapshot in its place, what is in there tells; with neither, it is taken
+    to be able.
     """
     taken = view_of(fleet, node)
+    sending = [face.name for face in taken.node.interfaces if taken.node.role is Role.BALANCER]
     forms = sorted(forms_of(taken))
     match on:
         case None:
-            able = True
+            able, lossy = True, frozenset[str]()
         case Live():
-            able = PROGRAM not in on.resources
+            able, lossy = PROGRAM not in on.resources, generic_interfaces(on)
         case _:
             able = all(on.knows_tunnel(form) for form in forms)
-    return compile_node(replace(taken, decapsulates=bool(forms) and not able))
+            lossy = frozenset(name for name, is_native in on.far_ends(sending).items() if not is_native)
+    return compile_node(replace(taken, decapsulates=bool(forms) and not able, lossy=lossy))
 
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:
     """Read the node and compare. Writes nothing."""
     live = read_live(kernel, desired.resources.keys())
-    return plan(desired, live, record.load(instance_dir / RECORD))
+    planned = plan(desired, live, record.load(instance_dir / RECORD))
+    return replace(planned, concerns=concerns_of(kernel, desired))
 
 
 def settle_transitions(kernel: Kernel, instance_dir: Path) -> int:

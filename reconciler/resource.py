@@ -135,6 +135,15 @@ class Reading:
     foreign: Mapping[Key, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Concern:
+    """Something about a node that may keep a resource from working though it is there as asked for."""
+
+    key: Key
+    text: str
+    hint: str
+
+
 @dataclass(frozen=True, slots=True)
 class Live:
     """What a node holds: the readings of all kinds."""

@@ -80,6 +80,7 @@ def plan_to_json(plan: Plan) -> Json:
             for change in plan.changes
         ],
         "blocked": [{"address": str(key), "owner": owner} for key, owner in sorted(plan.blocked.items())],
+        "warnings": [{"address": str(c.key), "text": c.text, "hint": c.hint} for c in plan.concerns],
         "desired": [_resource(plan.desired.resources[key]) for key in sorted(plan.desired.resources)],
     }
 

@@ -10,7 +10,19 @@ from ipaddress import IPv6Address
 from itertools import chain
 
 from reconciler.errors import UsageError
-from reconciler.model import Address, Fleet, Mode, Node, Pool, Protocol, Role, Service, Undefined
+from reconciler.model import (
+    Address,
+    Fleet,
+    Interface,
+    Mode,
+    Node,
+    Pool,
+    Protocol,
+    Role,
+    Service,
+    Undefined,
+    XdpMode,
+)
 from reconciler.program import DECAPSULATE
 from reconciler.resource import Span
 
@@ -20,18 +32,26 @@ class NodeView:
     """One node: itself, the services that it has a part in, the pools of these by name.
 
     A balancer carries services; an endpoint serves those that reach it by direct server return. `decapsulates`:
-    the kernel of an endpoint can't unpack the tunnels that it gets, so a program of ours has to.
+    the kernel of an endpoint can't unpack the tunnels that it gets, so a program of ours has to. `lossy` are the
+    interfaces that would lose what native XDP sends.
     """
 
     node: Node
     services: tuple[Service, ...]
     pools: Mapping[str, Pool]
     decapsulates: bool = False
+    lossy: frozenset[str] = frozenset()
 
     @property
     def runs_program(self) -> bool:
         """Whether the interfaces of this node get a program."""
         return bool(self.node.interfaces) and (self.node.role is Role.BALANCER or self.decapsulates)
+
+    def xdp_mode(self, interface: Interface) -> XdpMode:
+        """Native or generic."""
+        if interface.xdp is not XdpMode.AUTO:
+            return interface.xdp
+        return XdpMode.GENERIC if interface.name in self.lossy else XdpMode.NATIVE
 
     @property
     def tunnelled(self) -> tuple[Service, ...]:

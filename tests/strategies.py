@@ -186,7 +186,7 @@ def any_nodes(draw):
         Interface, name=st.sampled_from(["front", "eth0.5"]), xdp=st.sampled_from(XdpMode),
         addresses=some(interface_addresses), mtu_bytes=st.sampled_from([1500, 9000]), gateway=st.none() | addresses,
     )  # fmt: skip
-    interfaces |= interfaces.map(lambda face: replace(face, xdp=XdpMode.NATIVE, trunk="eth0"))
+    interfaces |= interfaces.map(lambda face: replace(face, xdp=XdpMode.AUTO, trunk="eth0"))
     return Node(
         name="any", interfaces=draw(some(interfaces)), role=role, vip_binding=draw(st.sampled_from(VipBinding)),
         icmp_redirects=draw(st.sampled_from(IcmpRedirects)), labels=draw(labels), **own,

@@ -144,6 +144,7 @@ class Agent:
             planned = self._plan()
             if planned is None:
                 return
+            self.report.concerns(planned.concerns)
             if settled := settle(self.kernel, slots.now()):
                 self.report.say(f"{settled:,} slots of rings have settled: nobody used their former endpoints.")
             is_new = self.desired is offered

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from reconciler.render.style import Style
 from reconciler.render.text import applied, change_line
-from reconciler.resource import Change
+from reconciler.resource import Change, Concern
 
 
 def local_time() -> datetime:
@@ -24,6 +24,7 @@ class Report:
         self._out = out
         self._now = now
         self._problems: dict[str, str] = {}
+        self._concerns: frozenset[Concern] = frozenset()
 
     def say(self, text: str) -> None:
         """An event; lines after the first are indented below it."""
@@ -37,12 +38,20 @@ class Report:
             self.say(f"{self.style.bad(f'{about}:')} {text}\n{consequence}")
 
     def repeat(self) -> None:
-        """Tell problems again, though they may be the same."""
+        """Tell problems and warnings again, though they may be the same."""
         self._problems = dict.fromkeys(self._problems, "")
+        self._concerns = frozenset()
 
     def recovered(self, about: str) -> None:
         if self._problems.pop(about, None) is not None:
             self.say(f"{about}: {self.style.good('recovered')}")
+
+    def concerns(self, found: Sequence[Concern]) -> None:
+        """The warnings that there are now. Each is told when it begins, and again when it has been over."""
+        for concern in found:
+            if concern not in self._concerns:
+                self.say(f"{self.style.warn('warning:')} {concern.key}: {concern.text}\n{concern.hint}")
+        self._concerns = frozenset(found)
 
     def applied(self, done: Sequence[Change], seconds: float) -> None:
         """Each change that is in place now, and how many there are."""

@@ -23,7 +23,7 @@ from reconciler.errors import ApplyError, PlanStaleError
 from reconciler.kernel.port import Kernel
 from reconciler.plan import Plan, guard
 from reconciler.render.style import Style
-from reconciler.render.text import applied, change_line, plan_text, summary
+from reconciler.render.text import applied, change_line, concern_lines, plan_text, summary
 from reconciler.resource import Action, Change, Live
 
 DESCRIPTION = """\
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         settle_transitions(kernel, instance_dir(args))
         return 0
     # Who approves beforehand sees each change as it is made; who is asked sees all of it first.
-    print(summary(planned) if args.auto_approve else plan_text(planned, style), end="\n\n")
+    short = [*concern_lines(planned.concerns, style), summary(planned)]
+    print("\n".join(short) if args.auto_approve else plan_text(planned, style), end="\n\n")
     guard(planned, allow_empty=args.allow_empty)
     if not confirm("Make these changes?", args):
         print("Nothing was changed.")
@@ -103,11 +104,13 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
 
 def _saved(path: Path, kernel: Kernel) -> Plan:
     """A saved plan, if the node still is what it was made from. Raises SnapshotError, PlanStaleError."""
+    from reconciler.concerns import concerns_of
     from reconciler.live import read_live
     from reconciler.snapshot import changes_from_json, read
 
     changes, desired = changes_from_json(read(path))
-    planned = Plan(tuple(changes), desired, read_live(kernel, desired.resources))
+    live = read_live(kernel, desired.resources)
+    planned = Plan(tuple(changes), desired, live, concerns=concerns_of(kernel, desired))
     _check_fresh(planned, planned.live)
     return planned
 

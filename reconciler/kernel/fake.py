@@ -28,8 +28,9 @@ class FakeKernel:
     """`writes` lists every write, in order: the name of the method and what it was about.
 
     `foreign_vips` (address → owner) and `foreign_programs` (interface → program) stand for other people's
-    objects; `vlans` are interfaces, too: name → its trunk and tag. `on_write` is called after each write: tests
-    look there at every state that packets would see.
+    objects; `vlans` are interfaces, too: name → its trunk and tag; `veths` are those that are veth: name → whether the
+    far end runs a program in native mode. `on_write` is called after each write: tests look there at every state that
+    packets would see.
     """
 
     interfaces: tuple[str, ...] = ("front", "back")
@@ -49,6 +50,7 @@ class FakeKernel:
     others_neighbours: set[Neighbour] = field(default_factory=set)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
     strips_tags: bool = False
+    veths: dict[str, bool] = field(default_factory=dict)
     writes: list[tuple[str, object]] = field(default_factory=list)
     on_write: Callable[[], None] = lambda: None
 
@@ -237,6 +239,9 @@ class FakeKernel:
         return [Link(name, indexes[name], strips_tags=self.strips_tags) for name in self.interfaces] + [
             Link(name, indexes[name], indexes[trunk], tag) for name, (trunk, tag) in self.vlans.items()
         ]
+
+    def far_ends(self, interfaces: Collection[str]) -> dict[str, bool]:
+        return {name: is_native for name, is_native in self.veths.items() if name in interfaces}
 
     def keeps_neighbours(self) -> bool:
         return self.can_keep

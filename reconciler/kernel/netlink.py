@@ -78,6 +78,17 @@ class Route:
                     outcomes[sequence - first] = _outcome(flags, payload)
         return [outcomes[index] for index in range(len(messages))]
 
+    def get(self, type_: int, body: bytes) -> bytes:
+        """The one object that a request asks for: what follows the header of the answer. OSError if there is none."""
+        self._send([(type_, 0, body)])
+        while True:
+            for answer, flags, sequence, payload in self._receive():
+                if sequence != self._sequence:
+                    continue
+                if answer == _ERROR:
+                    raise _outcome(flags, payload) or OSError(errno.ENODATA, "an answer without an object")
+                return payload
+
     def dump(self, type_: int, body: bytes) -> list[bytes]:
         """All objects that a request of this type finds: what follows the header of each answer.
 

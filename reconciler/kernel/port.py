@@ -186,6 +186,11 @@ class Kernel(Protocol):
     # --- interfaces and neighbours ---------------------------------------------------------------------
     def links(self) -> list[Link]: ...
 
+    def far_ends(self, interfaces: Collection[str]) -> dict[str, bool]:
+        """Those of the interfaces that are veth, each with whether its far end is seen to run a program in native
+        mode."""
+        ...
+
     def keeps_neighbours(self) -> bool:
         """Whether this kernel can keep neighbours resolved by itself."""
         ...

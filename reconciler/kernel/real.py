@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, links, local_vips, maps, neighbours, sysctl, tunnels, xdp
+from reconciler.kernel import bpf, links, local_vips, maps, neighbours, sysctl, tunnels, veth, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.layout import INNER_IDS, MAPS, SEED, MapSpec, MapType
@@ -313,6 +313,10 @@ class RealKernel:
     def links(self) -> list[Link]:
         with refused("interfaces"):
             return links.read()
+
+    def far_ends(self, interfaces: Collection[str]) -> dict[str, bool]:
+        with refused("interfaces"):
+            return veth.far_ends(interfaces)
 
     def keeps_neighbours(self) -> bool:
         with refused("neighbours"):

@@ -4,28 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from reconciler.errors import KernelError
 from reconciler.kernel.port import AttachedProgram, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Role
+from reconciler.model import Role, XdpMode
 from reconciler.program import is_ours, program_name
-from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.resource import Change, Concern, Context, Key, Live, Reading, Resource
 from reconciler.view import NodeView
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment(Resource):
-    """`mode` is native or generic; `program` is the name of the program, its digest included."""
+    """`mode` is native or generic; `program` is the name of the program, its digest included. `sends`: whether it
+    sends packets itself, as that of an endpoint never does."""
 
     kind: ClassVar[str] = "xdp"
 
     interface: str
     mode: str
     program: str
+    sends: bool = field(default=True, compare=False)
 
     @property
     def id(self) -> str:
@@ -46,6 +48,12 @@ class Attachment(Resource):
         return "swapped under traffic, no packet is lost"
 
 
+def generic_interfaces(live: Live) -> frozenset[str]:
+    """The interfaces of a node that run the program in generic mode."""
+    found = (resource for resource in live.resources.values() if isinstance(resource, Attachment))
+    return frozenset(held.interface for held in found if held.mode == XdpMode.GENERIC)
+
+
 class AttachmentKind(Kind):
     phase = 20
     roles = (Role.BALANCER, Role.ENDPOINT)
@@ -55,10 +63,10 @@ class AttachmentKind(Kind):
     def desired(view: NodeView) -> Iterable[Wanted]:
         if not view.runs_program:
             return
-        name = program_name(view.features)
+        name, sends = program_name(view.features), view.node.role is Role.BALANCER
         for interface in view.node.interfaces:
             if interface.trunk is None:  # what comes in on a VLAN comes in by its trunk
-                yield Attachment(interface.name, interface.xdp.value, name), interface.span
+                yield Attachment(interface.name, view.xdp_mode(interface).value, name, sends), interface.span
 
     def read(self, wanted: Collection[Key]) -> Reading:
         attached = self.kernel.attached_programs([key.id for key in wanted])
@@ -66,6 +74,18 @@ class AttachmentKind(Kind):
             tuple(Attachment(a.interface, a.mode, a.name) for a in attached if is_ours(a.name)),
             {Key(Attachment.kind, a.interface): a.owner for a in attached if not is_ours(a.name)},
         )
+
+    def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
+        native = [a.interface for a in wanted if isinstance(a, Attachment) and a.sends and a.mode == XdpMode.NATIVE]
+        for interface, is_native in self.kernel.far_ends(native).items():
+            if not is_native:
+                yield Concern(
+                    Key(Attachment.kind, interface),
+                    f"{interface} is a veth, and its far end is not seen to run a native XDP program: then whatever "
+                    "native XDP sends out there vanishes, though counters say that it was forwarded",
+                    "leave `xdp` out, or say `xdp: generic`; or let the far end run a native program that passes "
+                    "everything",
+                )
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         interfaces = [change.key.id for change in changes]

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.model import Role
-from reconciler.resource import Change, Key, Reading, Resource, Span
+from reconciler.resource import Change, Concern, Key, Reading, Resource, Span
 from reconciler.view import NodeView
 
 Wanted = tuple[Resource, Span]
@@ -39,6 +39,11 @@ class Kind(ABC):
 
         One dump, in canonical form: a resource that was just written reads back equal.
         """
+
+    def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
+        """What about the node may keep these from working, though they will be there. Only what is known for sure
+        is said. Writes nothing."""
+        return ()
 
     @abstractmethod
     def write(self, changes: Sequence[Change]) -> list[Outcome]:

@@ -13,8 +13,9 @@ _DIFF_SIGNS = {Action.CREATE: "+", Action.UPDATE: "!", Action.DELETE: "-"}  # wh
 
 def plan_markdown(plan: Plan, node: str) -> str:
     """Markdown with a folded diff block."""
+    warnings = "".join(f"\n> **Warning:** {c.key}: {c.text}. {c.hint}\n" for c in plan.concerns)
     if not plan.changes and not plan.blocked:
-        return f"**{node}**: no changes.\n"
+        return f"**{node}**: no changes.\n{warnings}"
     lines = [f"! {key} is blocked: {owner}" for key, owner in sorted(plan.blocked.items())]
     effects = plan.effects()
     for change in plan.changes:
@@ -22,4 +23,4 @@ def plan_markdown(plan: Plan, node: str) -> str:
         lines += [f"{_DIFF_SIGNS[change.action]} {first.strip()[2:]}", *(line[2:] for line in rest)]
     body = "\n".join(lines)
     folded = f"<details><summary>Changes</summary>\n\n```diff\n{body}\n```\n\n</details>"
-    return f"**{node}**: {summary(plan)}\n\n{folded}\n"
+    return f"**{node}**: {summary(plan)}\n{warnings}\n{folded}\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from reconciler.plan import Plan
 from reconciler.render.style import Style
-from reconciler.resource import Action, Change, Reason
+from reconciler.resource import Action, Change, Concern, Reason
 
 SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
 NOTES_COLUMN = 60
@@ -22,11 +22,12 @@ def plan_text(plan: Plan, style: Style) -> str:
     effects = plan.effects()
     for change in plan.changes:
         lines += change_lines(change, effects.get(change.key, ""), style)
+    warnings = concern_lines(plan.concerns, style)
     if not lines:
-        return f"{style.good('No changes.')} The node holds what the manifests say."
+        return "\n".join([*warnings, f"{style.good('No changes.')} The node holds what the manifests say."])
     used = [action for action in SIGNS if plan.count(action)]
     legend = ", ".join(f"{_sign(action, style)} {MEANING[action]}" for action in used)
-    return "\n".join([*([style.dim("Legend: ") + legend, ""] if legend else []), *lines, "", summary(plan)])
+    return "\n".join([*([style.dim("Legend: ") + legend, ""] if legend else []), *lines, "", *warnings, summary(plan)])
 
 
 def summary(plan: Plan) -> str:
@@ -36,6 +37,15 @@ def summary(plan: Plan) -> str:
     notes += [f"{len(plan.blocked)} blocked"] if plan.blocked else []
     remarks = f" ({', '.join(notes)})" if notes else ""
     return f"Plan: {counts}{remarks}."
+
+
+def concern_lines(concerns: Sequence[Concern], style: Style) -> list[str]:
+    """The warnings, each with the way out below it, and an empty line after all of them."""
+    lines = [
+        line for concern in concerns
+        for line in (f"{style.warn('warning:')} {concern.key}: {concern.text}", f"  {concern.hint}")
+    ]  # fmt: skip
+    return [*lines, ""] if lines else []
 
 
 def applied(done: Sequence[Change], seconds: float) -> str:

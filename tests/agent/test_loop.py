@@ -553,3 +553,15 @@ def test_a_change_under_way_is_finished_before_the_stop(node):
     node.agent.run()
     assert published(node.kernel) == 2
     assert "Applied" in node.told()
+
+
+def test_warnings_are_told_once_until_they_are_over(node):
+    edit(node.directory / "node.yaml", "{name: front}", "{name: front, xdp: native}")
+    node.kernel.veths["front"] = False
+    node.agent.round(Wake.TIME)
+    assert "warning: xdp front: front is a veth" in node.told()
+    assert "warning" not in node.tick()
+    node.kernel.veths["front"] = True
+    assert node.tick() == ""
+    node.kernel.veths["front"] = False
+    assert "warning: xdp front" in node.tick()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Virtual Ethernet pairs. Frames that native XDP sends into one vanish, counted as sent, unless the far end runs a
+program in native mode as well (veth_xdp_flush and veth_xdp_xmit in drivers/net/veth.c).
+
+Works on the network namespace of the calling thread. Layouts: include/uapi/linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import sys
+from collections.abc import Collection
+
+from reconciler.kernel import netlink
+from reconciler.kernel.netlink import Route
+
+_GET = 18
+_IFNAME, _LINK, _LINKINFO, _LINK_NETNSID, _XDP, _TARGET_NETNSID = 3, 5, 18, 37, 43, 46
+_INFO_KIND, _NATIVE_PROGRAM = 1, 5
+_HEADER = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_UNSEEN = (errno.EPERM, errno.EACCES, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP)
+
+
+def far_ends(interfaces: Collection[str]) -> dict[str, bool]:
+    """Those of the interfaces that are veth, each with whether its far end is seen to run a program in native mode.
+
+    The far end may be in a namespace that we can't look into; it counts as running none. OSError if the kernel
+    refuses to list our own interfaces.
+    """
+    found = {}
+    with netlink.route() as route:
+        for answer in route.dump(_GET, _HEADER.pack(0, 0, 0, 0, 0)):
+            held = netlink.attributes(answer[_HEADER.size :])
+            name = held[_IFNAME].rstrip(b"\0").decode()
+            if name in interfaces and _kind(held) == b"veth":
+                found[name] = _runs_native(_far_end(route, held))
+    return found
+
+
+def _kind(held: dict[int, bytes]) -> bytes:
+    return netlink.attributes(held.get(_LINKINFO, b"")).get(_INFO_KIND, b"").rstrip(b"\0")
+
+
+def _far_end(route: Route, held: dict[int, bytes]) -> dict[int, bytes]:
+    """What is to be seen of the far end; nothing if it is out of sight."""
+    if _LINK not in held:
+        return {}
+    body = _HEADER.pack(0, 0, int.from_bytes(held[_LINK], sys.byteorder), 0, 0)
+    if _LINK_NETNSID in held:
+        body += netlink.attribute(_TARGET_NETNSID, held[_LINK_NETNSID])
+    try:
+        return netlink.attributes(route.get(_GET, body)[_HEADER.size :])
+    except OSError as error:
+        if error.errno in _UNSEEN:
+            return {}
+        raise
+
+
+def _runs_native(held: dict[int, bytes]) -> bool:
+    return _NATIVE_PROGRAM in netlink.attributes(held.get(_XDP, b""))

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the far end of a veth runs a native program, wherever it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from reconciler.kernel import bpf, xdp
+from reconciler.kernel.real import RealKernel
+
+from .conftest import entered, ip
+
+pytestmark = pytest.mark.kernel
+
+RETURN_PASS = bytes.fromhex("b7000000020000009500000000000000")
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """Another namespace."""
+    name = f"lbk-veth-{os.getpid()}"
+    ip("netns", "add", name)
+    yield name
+    ip("netns", "del", name)
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("native", True), ("generic", False)])
+def test_only_a_native_program_takes_frames_of_native_xdp(
+    kernel: RealKernel, inside: str, elsewhere: str, mode: str, seen: bool
+) -> None:
+    ip("link", "add", "front", "type", "veth", "peer", "name", "away", "netns", elsewhere)
+    ip("link", "add", "back", "type", "veth", "peer", "name", "near")
+    ip("link", "add", "dull", "type", "bridge")
+    asked = ["front", "back", "dull", "gone"]
+    assert kernel.far_ends(asked) == {"front": False, "back": False}
+    with bpf.closing(bpf.load_program("xdp_pass", RETURN_PASS)) as program:
+        xdp.swap("near", mode, program, None)
+        with entered(elsewhere):
+            xdp.swap("away", mode, program, None)
+    assert kernel.far_ends(asked) == {"front": seen, "back": seen}
+    assert kernel.far_ends(["back"]) == {"back": seen}

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people are warned of, where, and how often; and a mode of XDP that works where nobody said one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.apply import apply
+from reconciler.errors import KernelError
+from reconciler.kernel.fake import FakeKernel
+from reconciler.live import read_live
+from reconciler.model import Algorithm, Endpoint, Fleet, Interface, Mode, Node, Role, XdpMode
+from reconciler.plan import plan
+from reconciler.reconcile import desired_of, plan_node
+from reconciler.render.markdown import plan_markdown
+from reconciler.render.style import Style
+from reconciler.render.text import plan_text
+from reconciler.resource import Desired, Key
+from reconciler.snapshot import changes_from_json, plan_to_json
+
+
+def with_faces(fleet, *faces):
+    return replace(fleet, nodes=(replace(fleet.nodes[0], interfaces=faces),))
+
+
+def modes(desired: Desired) -> dict[str, str]:
+    return {key.id: r.mode for key, r in desired.resources.items() if key.kind == "xdp"}
+
+
+@pytest.fixture
+def lossy() -> FakeKernel:
+    """A node whose front is a veth that loses what native XDP sends, and whose back is one that does not."""
+    return FakeKernel(veths={"front": False, "back": True})
+
+
+def test_where_nobody_said_a_mode_a_veth_gets_one_that_works(web_fleet, lossy):
+    assert modes(desired_of(web_fleet, None, lossy)) == {"front": "generic", "back": "native"}
+    assert modes(desired_of(web_fleet, None, FakeKernel())) == {"front": "native", "back": "native"}
+    assert modes(desired_of(web_fleet, None)) == {"front": "native", "back": "native"}
+    assert plan_node_of(web_fleet, lossy).concerns == ()
+
+
+def test_a_snapshot_tells_the_mode_that_the_node_has_where_nobody_said_one(web_fleet, lossy):
+    made = read_live_after(web_fleet, lossy)
+    desired = desired_of(web_fleet, None, made)
+    assert modes(desired) == {"front": "generic", "back": "native"}
+    assert plan(desired, made).changes == ()
+
+
+def test_what_was_said_is_obeyed_with_a_warning(web_fleet, lossy, tmp_path):
+    fleet = with_faces(web_fleet, Interface("front", XdpMode.NATIVE), Interface("back", XdpMode.NATIVE))
+    planned = plan_node_of(fleet, lossy)
+    assert modes(planned.desired) == {"front": "native", "back": "native"}
+    (concern,) = planned.concerns
+    assert concern.key == Key("xdp", "front")
+    assert "veth" in concern.text and "xdp: generic" in concern.hint
+    for shown in (plan_text(planned, Style()), plan_markdown(planned, "lb1")):
+        assert concern.text in shown and concern.hint in shown
+    assert plan_text(planned, Style()).splitlines()[-1].startswith("Plan: ")
+    data = json.loads(json.dumps(plan_to_json(planned)))
+    assert data["warnings"] == [{"address": "xdp front", "text": concern.text, "hint": concern.hint}]
+    assert changes_from_json(data)[0] == list(planned.changes)
+    idle = replace(planned, changes=())
+    assert concern.text in plan_text(idle, Style()) and "No changes." in plan_text(idle, Style())
+    assert concern.text in plan_markdown(idle, "lb1")
+
+
+def test_a_program_that_sends_nothing_may_be_native_anywhere(web_fleet):
+    """That of an endpoint only takes packets out of tunnels."""
+    endpoint = web_fleet.pools[0].endpoints[0].address
+    faces = (Interface("front", XdpMode.NATIVE), Interface("back"))
+    node = Node("server", faces, role=Role.ENDPOINT, address=endpoint)
+    service = replace(web_fleet.services[0], mode=Mode.DSR_L3, algorithm=Algorithm.MAGLEV)
+    pool = replace(web_fleet.pools[0], endpoints=(Endpoint(endpoint),))
+    kernel = FakeKernel(veths={"front": False, "back": False}, tunnel_forms=frozenset())
+    planned = plan_node_of(Fleet((service,), (pool,), (node,)), kernel)
+    assert modes(planned.desired) == {"front": "native", "back": "native"}
+    assert planned.concerns == ()
+
+
+def test_a_question_that_fails_stops_nothing(web_fleet, lossy):
+    def refuse(interfaces):
+        raise KernelError("no")
+
+    fleet = with_faces(web_fleet, Interface("front", XdpMode.NATIVE))
+    desired = desired_of(fleet, None, lossy)
+    lossy.far_ends = refuse
+    planned = plan_node_with(desired, lossy)
+    assert planned.changes and planned.concerns == ()
+
+
+def plan_node_with(desired, kernel):
+    return plan_node(desired, kernel, Path("/nonexistent"))
+
+
+def plan_node_of(fleet, kernel):
+    return plan_node_with(desired_of(fleet, None, kernel), kernel)
+
+
+def read_live_after(fleet, kernel):
+    apply(plan_node_of(fleet, kernel), kernel).raise_if_failed()
+    return read_live(kernel)
