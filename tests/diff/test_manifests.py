@@ -131,7 +131,7 @@ def test_interfaces_are_items_of_a_node():
     node = Node("lb1", (Interface("back", XdpMode.GENERIC), Interface("side")))
     assert edits(replace(FLEET, nodes=(node,))) == [(
         "update node lb1",
-        ("update interface back", ("xdp", "native", "generic")),
+        ("update interface back", ("xdp", "auto", "generic")),
         ("create interface side",),
         ("delete interface front",),
     )]  # fmt: skip
