@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -21,7 +21,7 @@ from typing import Any
 
 from reconciler import children
 from reconciler.config.diagnostic import LINE_BREAK, Diagnostic, Severity, did_you_mean, quote
-from reconciler.config.document import Map, parse
+from reconciler.config.document import Event, Map, Seq, parse
 from reconciler.config.source import MAX_FILE_BYTES, MAX_TREE_BYTES, TEMPLATE_SUFFIX, SourceFile, Tree
 from reconciler.resource import Span
 
@@ -33,8 +33,7 @@ TIME_LIMIT_S = 300
 """For all templates, of wall-clock time: a last resort."""
 
 _CHILD = Path(__file__).resolve().with_name("render_child.py")
-_EXPRESSION = re.compile(r"(\{\{.*?\}\})")
-_CODE = re.compile(r"\{[{%].*?[%}]\}")
+_TAG = re.compile(r"\{[{%]|[%}]\}")
 
 
 def rendered(tree: Tree, env: str | None) -> Tree:
@@ -78,10 +77,11 @@ def in_template(diagnostic: Diagnostic, template: str, text: str) -> Diagnostic:
     line = _line(text, span.rendered_line)
     source = _line(template, span.line)
     start, end = _content(source)
-    for begin, (first, behind), is_value in _aligned(source, line):
-        if begin < span.column and is_value:
-            start, end = first, behind
-        elif begin < span.column:
+    pieces = _aligned(source, line)
+    if at := bisect_left(pieces, (span.column,)):
+        begin, first, behind, is_value = pieces[at - 1]
+        start, end = first, behind
+        if not is_value:
             start = first + span.column - 1 - begin
             end = min(start + diagnostic.length, behind)
     hint = diagnostic.hint
@@ -90,27 +90,36 @@ def in_template(diagnostic: Diagnostic, template: str, text: str) -> Diagnostic:
     return replace(diagnostic, span=Span(span.file, span.line, start + 1), length=max(1, end - start), hint=hint)
 
 
-def _aligned(source: str, line: str) -> Iterator[tuple[int, tuple[int, int], bool]]:
-    """Where each piece of a rendered line begins, where it stands in the template, and whether it is a value.
-
-    Nothing if the line can't be told apart.
+@lru_cache(maxsize=8)
+def _aligned(source: str, line: str) -> list[tuple[int, int, int, bool]]:
+    """Where each piece of a rendered line begins, where it begins and ends in the line of the template, and whether it
+    is a value. Nothing if the line can't be told apart.
     """
-    parts = _EXPRESSION.split(source)  # text and values in turn
+    parts = _parts(source)  # text and values in turn
     pieces = []
     at = begin = 0
     for i, part in enumerate(parts):
         end = begin + len(part)
         if i % 2:
-            pieces.append((at, (begin, end), True))
+            pieces.append((at, begin, end, True))
         else:
             found = 0 if i == 0 else line.find(part, at) if i < len(parts) - 1 else len(line) - len(part)
             if found < at or not line.startswith(part, found):
-                return
-            pieces.append((found, (begin, end), False))
+                return []
+            pieces.append((found, begin, end, False))
             at = found + len(part)
         begin = end
-    if at == len(line):
-        yield from pieces
+    return pieces if at == len(line) else []
+
+
+def _parts(source: str) -> list[str]:
+    """The text of a line of a template, and each `{{ … }}` in it, in turn."""
+    parts = []
+    behind = 0
+    while (begin := source.find("{{", behind)) >= 0 and (end := source.find("}}", begin + 2)) >= 0:
+        parts += [source[behind:begin], source[begin : end + 2]]
+        behind = end + 2
+    return [*parts, source[behind:]]
 
 
 def _line(text: str, number: int) -> str:
@@ -129,28 +138,28 @@ def _content(line: str) -> tuple[int, int]:
     return len(line) - len(line.lstrip()), len(line.rstrip())
 
 
-def _values(environments: Mapping[str, SourceFile], env: str | None) -> tuple[dict[str, Any], list[Diagnostic]]:
+def _values(environments: Mapping[str, SourceFile], env: str | None) -> tuple[Map, list[Diagnostic]]:
     """What an environment's file holds, and what is wrong with that."""
     if env is None:
-        return {}, []
+        return Map(), []
     if env not in environments:
         known = sorted(environments)
         hint = f"there are: {', '.join(known)}" if known else f"write its values to {DIRECTORY}/NAME.yaml"
         hint = did_you_mean(env, known) or hint
         message = f"there is no environment {quote(env)}"
-        return {}, [Diagnostic(Severity.ERROR, "environment-unknown", message, Span(DIRECTORY, 0), hint)]
+        return Map(), [Diagnostic(Severity.ERROR, "environment-unknown", message, Span(DIRECTORY, 0), hint)]
     file = environments[env]
     documents = parse(file.name, file.text)
     problems = [problem for document in documents for problem in document.diagnostics]
     if not documents or problems:
-        return {}, problems
+        return Map(), problems
     wrong = documents[1:] if isinstance(documents[0].root, Map) else documents
     message, hint = "an environment is one mapping of names to values", "write a line `name: value` for each"
     problems = [d.problem(d.value_at(()), "environment-values", message, hint) for d in wrong]
     return documents[0].root, problems
 
 
-def _render(templates: Mapping[str, str], wanted: Sequence[str], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _render(templates: Mapping[str, str], wanted: Sequence[str], values: Map) -> list[dict[str, Any]]:
     """The answers of the process that renders; where it died, the last one says so."""
     import subprocess  # only templates cost this import
 
@@ -160,7 +169,9 @@ def _render(templates: Mapping[str, str], wanted: Sequence[str], values: Mapping
         "file_bytes": MAX_FILE_BYTES,
         "tree_bytes": MAX_TREE_BYTES,
     }
-    request = {"templates": templates, "render": wanted, "values": values, "limits": limits}
+    request = {
+        "templates": templates, "render": wanted, "values": values, "numbers": list(_numbers(values)), "limits": limits
+    }  # fmt: skip
     try:
         done = children.run(children.script(str(_CHILD)), json.dumps(request).encode(), TIME_LIMIT_S)
         output, stderr, code = done.stdout, done.stderr, done.returncode
@@ -175,6 +186,19 @@ def _render(templates: Mapping[str, str], wanted: Sequence[str], values: Mapping
             message, problem = f"rendering failed: {last or f'the process ended with {code}'}", "error"
         answers.append({"problem": problem, "message": message, "template": wanted[len(answers)], "line": 0})
     return answers
+
+
+def _numbers(values: Map | Seq, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The path of each number that JSON would write in another way than it is written, and how that is."""
+    if isinstance(values, Map):
+        items: Iterable[tuple[str | int, Any, Event]] = ((k, v, values.events[k][1]) for k, v in values.items())
+    else:
+        items = ((i, v, values.events[i]) for i, v in enumerate(values))
+    for step, value, event in items:
+        if isinstance(value, Map | Seq):
+            yield from _numbers(value, (*path, step))
+        elif isinstance(value, int | float) and not isinstance(value, bool) and event.value != json.dumps(value):
+            yield (*path, step), event.value
 
 
 def _lines(text: str, marks: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -223,7 +247,19 @@ def _problem(
 def _mentioned(message: str, source: str) -> tuple[int, int]:
     """Where a line of a template has the name that a message begins with; else where its content is."""
     if about := re.match(r"(?:there is no (?:template )?)?'([^']+)'", message):
-        for code in _CODE.finditer(source):
-            if found := re.search(rf"(?<!\w){re.escape(about[1])}(?!\w)", code[0]):
-                return code.start() + found.start(), code.start() + found.end()
+        name = re.compile(rf"(?<!\w){re.escape(about[1])}(?!\w)")
+        for begin, end in _codes(source):
+            if found := name.search(source, begin, end):
+                return found.span()
     return _content(source)
+
+
+def _codes(source: str) -> Iterator[tuple[int, int]]:
+    """Where a line of a template has code: each `{{ … }}` and `{% … %}`."""
+    begin = -1
+    for tag in _TAG.finditer(source):
+        if tag[0].startswith("{"):
+            begin = tag.start() if begin < 0 else begin
+        elif begin >= 0:
+            yield begin, tag.end()
+            begin = -1

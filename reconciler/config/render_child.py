@@ -3,9 +3,10 @@
 
 A process of its own because a template can ask for any amount of time and memory in a single step, which only
 the kernel can refuse. Reads a request as JSON from standard input:
-{"templates": {name: text}, "render": [name…], "values": {…}, "limits": {…}}, and answers one line of JSON for
-each name of "render", in that order: {"text", "marks"}, where marks are pairs of an offset in the text and the
-line of the template that it comes from, or {"problem", "message", "template", "line"}, line 0 if it is not known.
+{"templates": {name: text}, "render": [name…], "values": {…}, "numbers": [[path, text]…], "limits": {…}}, and answers
+one line of JSON for each name of "render", in that order: {"text", "marks"}, where marks are pairs of an offset in the
+text and the line of the template that it comes from, or {"problem", "message", "template", "line"}, line 0 if it is
+not known. "numbers" are those of the values that are written in another way than JSON writes them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import resource
 import signal
 import sys
 import traceback
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from types import GeneratorType
 from typing import Any, NoReturn
 
@@ -25,6 +28,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError, TemplateNotFound, TemplateSyntaxError, UndefinedError
+from jinja2.lexer import Lexer
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment
 
@@ -58,6 +62,41 @@ class _Missing(jinja2.StrictUndefined):
         return f"there is no {name!r} in this value"
 
 
+class _Integer(int):
+    """A number that is printed as it was written."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+class _Fraction(float):
+    """The same for one that is not whole."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+def _as_written(values: Any, numbers: list[tuple[list[Any], str]]) -> Any:
+    """The values of an environment, with numbers that know how they were written; each is given with its path."""
+    for (*path, last), text in numbers:
+        owner = values
+        for step in path:
+            owner = owner[step]
+        is_whole = isinstance(owner[last], int) or text.lstrip("+-").isdigit()
+        number: _Integer | _Fraction
+        if is_whole:
+            number = _Integer(owner[last] if isinstance(owner[last], int) else text)
+        else:
+            number = _Fraction(owner[last])
+        number.written = text
+        owner[last] = number
+    return values
+
+
 class _Lines(CodeGenerator):
     """Makes code that knows of each piece of text, not only of each expression, which line it comes from."""
 
@@ -67,9 +106,61 @@ class _Lines(CodeGenerator):
             super().visit_Output(nodes.Output([child], lineno=child.lineno), frame)
 
 
+Token = tuple[int, str, str]
+"""The line that it begins on, its type, and its text."""
+
+_BEGIN = ("block_begin", "raw_begin", "comment_begin")
+_END = ("block_end", "raw_end", "comment_end")
+_PRINTING = ("include", "endcall", "endblock")
+"""Statements that print, perhaps without a line break at the end."""
+
+
+class _Lexer(Lexer):
+    """Takes a line away as a whole if it holds nothing but statements and comments.
+
+    Jinja2's own `trim_blocks` takes the line break behind every statement, also behind one that ends a line with
+    content: then the next line is joined to it.
+    """
+
+    def tokeniter(
+        self, source: str, name: str | None, filename: str | None = None, state: str | None = None
+    ) -> Iterator[Token]:
+        line: list[Token] = []
+        for number, kind, text in super().tokeniter(source, name, filename, state):
+            if kind != "data" or "\n" not in text:
+                line.append((number, kind, text))
+                continue
+            rest, _, following = text.partition("\n")
+            kept, is_gone = _without_statements([*line, (number, kind, rest)] if rest else line)
+            yield from kept
+            whole, line_break, last = following.rpartition("\n")
+            if lines := ("" if is_gone else "\n") + whole + line_break:
+                yield number + is_gone, kind, lines
+            line = [(number + text.count("\n"), kind, last)] if last else []
+        yield from _without_statements(line)[0]
+
+
+def _without_statements(line: list[Token]) -> tuple[list[Token], bool]:
+    """The tokens that are left of a line, and whether its line break goes, too. A statement or comment that spans
+    several lines counts as one line.
+
+    A line that says by a sign (`{%+`, `+%}`) that its space is to stay is left as it is.
+    """
+    tags = [token for token in line if token[1] != "data"]
+    has_content = any(kind == "data" and not text.isspace() for _, kind, text in line)
+    signed = any(kind in _BEGIN + _END and "+" in text for _, kind, text in tags)
+    if not tags or has_content or signed or any(kind == "variable_begin" for _, kind, _ in tags):
+        return line, False
+    return tags, not any(kind == "name" and text in _PRINTING for _, kind, text in tags)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _Lines
     intercepted_binops = frozenset(["**"])
+
+    @cached_property
+    def lexer(self) -> Lexer:
+        return _Lexer(self)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int) and abs(right) * left.bit_length() > _POWER_BITS:
@@ -80,6 +171,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 def main() -> None:
     request = json.load(sys.stdin)
     templates, limits = request["templates"], request["limits"]
+    values = _as_written(request["values"], request["numbers"])
     environment = _environment(templates)
     _warm_up(environment)
     confine(limits["memory_bytes"])
@@ -88,7 +180,7 @@ def main() -> None:
     for name in request["render"]:
         _start_clock(limits["cpu_s"])
         try:
-            answer = _render(environment, name, templates[name], request["values"], min(limits["file_bytes"], room))
+            answer = _render(environment, name, templates[name], values, min(limits["file_bytes"], room))
             room -= len(answer["text"])
         except (Exception, _Limit) as error:  # noqa: BLE001 - whatever a template does wrong is the user's to know
             answer = _explain(error, environment, name, limits["memory_bytes"])
@@ -107,12 +199,11 @@ def _environment(templates: dict[str, str]) -> _Environment:
         finalize=_printed,
         autoescape=False,
         optimized=False,  # it would compute constants where no line is known
-        trim_blocks=True,
-        lstrip_blocks=True,
         keep_trailing_newline=True,
         cache_size=-1,
     )
     environment.globals["range"] = _range
+    environment.policies["json.dumps_function"] = _to_json
     for name in _NOT_REPEATABLE:
         environment.globals.pop(name, None)
         environment.filters.pop(name, None)
@@ -133,9 +224,23 @@ def _file_name(template: str) -> str:
 @jinja2.pass_context
 def _printed(context: Context, value: Any) -> str:
     """A value as YAML writes it: text as it is, everything else as JSON, which is YAML."""
-    if isinstance(value, str | Undefined):
-        return str(value)
+    return str(value) if isinstance(value, str | Undefined) else _json(value)
+
+
+def _json(value: Any) -> str:
+    """As `json.dumps`, but numbers as they were written."""
+    if isinstance(value, _Integer | _Fraction):
+        return value.written
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_json(key)}: {_json(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_json, value)) + "]"
     return json.dumps(value, ensure_ascii=False, default=_refuse)
+
+
+def _to_json(value: Any, **options: Any) -> str:
+    """What `tojson` prints: on one line numbers as they were written."""
+    return json.dumps(value, **options) if options.get("indent") is not None else _json(value)
 
 
 def _refuse(value: object) -> NoReturn:
@@ -187,8 +292,9 @@ def _render(environment: _Environment, name: str, source: str, values: dict[str,
     marks: list[tuple[int, int]] = []
     length = 0
     rendering = template.root_render_func(template.new_context(values))
+    line_of = _lines_of(template)
     for piece in rendering:
-        line = _line(rendering, template)
+        line = _line(rendering, template, line_of)
         marks += _marks(piece, length, line, lines)
         pieces.append(piece)
         length += len(piece)
@@ -197,13 +303,21 @@ def _render(environment: _Environment, name: str, source: str, values: dict[str,
     return {"text": "".join(pieces), "marks": marks}
 
 
-def _line(rendering: Any, template: jinja2.Template) -> int:
+def _lines_of(template: jinja2.Template) -> Callable[[int], int]:
+    """Which line of a template a line of its code comes from. `get_corresponding_lineno` takes as long as the template
+    is for each answer."""
+    pairs = template.debug_info  # pairs of a line of the template and the first line of code for it
+    begins = [code for _, code in pairs]
+    return lambda code: pairs[at - 1][0] if (at := bisect_right(begins, code)) else 1
+
+
+def _line(rendering: Any, template: jinja2.Template, line_of: Callable[[int], int]) -> int:
     """The line that a template is at, between two pieces. A block of it may be rendered by its parent."""
     found, here = rendering, rendering
     while isinstance(here := here.gi_yieldfrom, GeneratorType):
         if here.gi_code.co_filename == template.filename:
             found = here
-    return template.get_corresponding_lineno(found.gi_frame.f_lineno)
+    return line_of(found.gi_frame.f_lineno)
 
 
 def _marks(piece: str, offset: int, line: int, lines: list[str]) -> Iterator[tuple[int, int]]:
@@ -217,7 +331,6 @@ def _marks(piece: str, offset: int, line: int, lines: list[str]) -> Iterator[tup
 
 
 def _explain(error: BaseException, environment: _Environment, name: str, memory_bytes: int) -> dict[str, Any]:
-    problem, message = "error", str(error).rstrip(".") or type(error).__name__
     problem, message = "error", str(error).rstrip(".") or type(error).__name__
     if isinstance(error, TemplateSyntaxError):
         template = (error.filename or error.name or name).removeprefix(_file_name(""))

@@ -103,6 +103,9 @@ def render(write, capsys, template, values="{}"):
         ("80", "80"), ("1.5", "1.5"), ("true", "true"), ("null", "null"), ("text", "text"), ("'80'", "80"),
         ("[80, 8000-8010]", '[80, "8000-8010"]'), ("{a: [true, null], b: é}", '{"a": [true, null], "b": "é"}'),
         ("<&>", "<&>"),
+        # A number is what was written: `1.10` may be a version, and a long one an identity.
+        ("1.10", "1.10"), ("80.0", "80.0"), ("1e3", "1e3"), ("12345678901234567890", "12345678901234567890"),
+        ("[1.10, {a: 2.50}]", '[1.10, {"a": 2.50}]'), ("-0", "-0"),
     ],
 )  # fmt: skip
 def test_values_are_written_as_yaml_writes_them(write, capsys, value, written):
@@ -112,6 +115,44 @@ def test_values_are_written_as_yaml_writes_them(write, capsys, value, written):
 def test_lines_of_statements_leave_nothing_behind(write, capsys):
     loop = "  {% for i in range(2) %}\n  - {{ i }}\n  {% if i %}\n  - x\n  {% endif %}\n  {% endfor %}\n"
     assert render(write, capsys, f"a:\n  {{# why #}}\n{loop}b: 1\n") == "a:\n  - 0\n  - 1\n  - x\nb: 1"
+
+
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [
+        ("a: 1 {% if true %}# x{% endif %}\nb: 2\n", "a: 1 # x\nb: 2"),
+        ("a: 1  {# why #}\nb: 2\n", "a: 1  \nb: 2"),
+        ("a:\n  {% if true %}b: 1{% endif %}\n  c: 2\n", "a:\n  b: 1\n  c: 2"),
+        ("a: {{ 1 }}{% if true %}\nb: 2{% endif %}\nc: 3\n", "a: 1\nb: 2\nc: 3"),
+        ("a: 1\n{%- if true %}\nb: 2\n{%- endif %}\nc: 3\n", "a: 1\nb: 2\nc: 3"),
+        ("a: 1\n {% if true %} {# one #}\nb: 2\n {#\n two\n #} {% endif %}\nc: 3\n", "a: 1\nb: 2\nc: 3"),
+        ("a: [\n{% raw %}\n  '{% x %}'\n{% endraw %}\n]\n", "a: [\n  '{% x %}'\n]"),
+        ("a:\n{%+ set x = '%}\n' +%}\n- b\n", "a:\n\n- b"),
+        ("{% macro m() %}a: 1{{ caller() }}{% endmacro %}\n{% call m() %}{% endcall %}\nb: 2\n", "a: 1\nb: 2"),
+        ("{% block x %}a: 1{% endblock %}\nb: 2\n", "a: 1\nb: 2"),
+    ],
+)
+def test_only_lines_without_content_leave_nothing_behind(write, capsys, template, written):
+    """No line break goes behind content: the next key would become part of a comment or of a text."""
+    assert render(write, capsys, template) == written
+
+
+def test_line_behind_an_include_stays_a_line(write, capsys):
+    directory = write({"a.yaml.j2": "{% include '_b.yaml.j2' %}\nc: 1\n", "_b.yaml.j2": "b: 1"})
+    assert main(["render", str(directory)]) == 0
+    assert capsys.readouterr().out == "# a.yaml.j2\nb: 1\nc: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("expression", "written"),
+    [
+        ("x", "1.10"), ("x | tojson", "1.10"), ("[x] | tojson", "[1.10]"), ("x ~ '-a'", "1.10-a"), ("x + 1", "2.1"),
+        ("n + 1", "12345678901234567891"), ("x == 1.1", "true"), ("'%s' % x", "1.10"),
+    ],
+)  # fmt: skip
+def test_numbers_print_as_they_were_written_and_compute_as_numbers(write, capsys, expression, written):
+    values = "x: 1.10\nn: 12345678901234567890\n"
+    assert render(write, capsys, f"a: {{{{ {expression} }}}}", values) == f"a: {written}"
 
 
 def test_same_input_gives_the_same_text(problems):

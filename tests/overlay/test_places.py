@@ -3,8 +3,10 @@
 
 import pytest
 
+from reconciler.config import render_child
 from reconciler.config.diagnostic import render_text
 from reconciler.config.load import load
+from reconciler.config.overlay import _codes, _parts
 from tests.config.manifests import pool
 
 HEAD = "apiVersion: lbctl/v1\nkind: Pool\nmetadata: {name: web}\n"
@@ -119,3 +121,32 @@ def test_error_of_a_template_is_on_its_line_also_in_an_included_one(write):
             directory = write({"_part.yaml.j2": "", **files})
             [found] = load(directory).diagnostics
             assert (found.span.file, found.span.line) == (list(files)[-1], line), text
+
+
+class Counted(str):
+    """A text that counts how often it is searched."""
+
+    searches = 0
+
+    def find(self, *args):
+        Counted.searches += 1
+        return super().find(*args)
+
+
+def test_braces_that_never_close_are_searched_once():
+    """Else a line of 80 KB would keep its reader busy for a minute, outside of what limits the rendering."""
+    assert _parts(Counted("{{" * 40_000)) == ["{{" * 40_000]
+    assert Counted.searches == 2
+    assert list(_codes("{%" * 40_000)) == []
+    assert list(_codes("a {{ b }} {% c %}}")) == [(2, 9), (10, 17)]
+
+
+def test_line_of_a_piece_is_found_without_reading_the_whole_template_again(monkeypatch):
+    text = "x:\n" + "  - {{ 'b' }}\n" * 50
+    environment = render_child._environment({"a": text})
+    template = environment.get_template("a")
+    calls = []
+    monkeypatch.setattr(type(template), "get_corresponding_lineno", lambda *args: calls.append(args))
+    found = render_child._render(environment, "a", text, {}, 1 << 20)
+    assert calls == []
+    assert sorted({line for _, line in found["marks"]}) == list(range(1, 53))
