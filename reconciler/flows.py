@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler import clock
-from reconciler.kernel.layout import FLOWS, Direction, FlowState
+from reconciler.kernel.layout import FLOWS, Direction, FlowState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.service import service_ids
@@ -41,7 +41,7 @@ def flows(kernel: Kernel) -> Iterator[Flow]:
                 f"{'.'.join(map(str, client))}:{int.from_bytes(client_port)}",
                 services.get(service, f"removed service {service}"),
                 endpoints.get(endpoint, f"removed endpoint {endpoint}"),
-                FlowState(state).name.lower(),
+                word(FlowState, state),
                 max(0, now - seen_ns) // 1_000_000_000,
             )
 

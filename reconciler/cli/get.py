@@ -77,7 +77,7 @@ def _endpoints(kernel: Kernel) -> list[Row]:
     now_open = Counter(flow.endpoint for flow in open_flows(kernel))
     return [
         {
-            "endpoint": numbered.row.id, "state": numbered.state.name.lower(),
+            "endpoint": numbered.row.id, "state": numbered.state,
             "open": now_open[numbered.row.id] if context.remembers(numbered.row.key) else None,
             "number": numbered.number, **asdict(traffic[numbered.row.id]),
         }

@@ -30,7 +30,7 @@ from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
 from reconciler.kinds.vlan import Vlan
 from reconciler.live import read_live, with_connections
-from reconciler.model import Address, Algorithm, Echo, Mode, VipBinding
+from reconciler.model import Address, Algorithm, Echo, Mode, Protocol, VipBinding
 from reconciler.resource import Key, Live, Resource
 
 _Found = TypeVar("_Found", bound=Resource)
@@ -69,9 +69,11 @@ def _of(live: Live, kind: type[_Found]) -> list[_Found]:
 def _is_whole(row: ServiceRow, rings: Mapping[str, Ring], notices: Notices) -> bool:
     """Whether a row says what a manifest can say; one that was damaged does not."""
     pool, _, algorithm = row.ring.rpartition("/")
-    if row.ring in rings and pool and algorithm == row.algorithm in list(Algorithm) and row.mode in list(Mode):
+    means_something = row.protocol in list(Protocol) and row.mode in list(Mode) and not row.damage
+    if row.ring in rings and pool and algorithm == row.algorithm in list(Algorithm) and means_something:
         return True
-    notices.add(0, f"{row.key} is damaged ({row.mode}, {row.algorithm}, {row.ring}): it is left out")
+    said = ", ".join(filter(None, (row.mode, row.algorithm, row.ring, row.damage)))
+    notices.add(0, f"{row.key} is damaged ({said}): it is left out")
     return False
 
 

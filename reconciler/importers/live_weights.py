@@ -64,7 +64,8 @@ def _rebuild(ring: Ring, weights: Weights, rows: Mapping[str, EndpointRow]) -> R
     endpoints = tuple(
         model.Endpoint(rows[member].address, rows[member].port or None, weight) for member, weight in weights.items()
     )
-    return build(model.Pool(ring.name.rpartition("/")[0], endpoints, ring_size=ring_size([ring])), ring.algorithm)
+    pool, _, algorithm = ring.name.rpartition("/")
+    return build(model.Pool(pool, endpoints, ring_size=ring_size([ring])), Algorithm(algorithm))
 
 
 def ring_size(rings: Sequence[Ring]) -> int | None:

@@ -239,8 +239,13 @@ class Verdict(IntEnum):
     CONGESTED = 52, "dropped: marked for congestion, which its sender would not understand (RFC 6040)"
 
 
+_UNKNOWN = "unknown "
+
+
 def code(codes: type[IntEnum], name: str) -> int:
-    """The number of a name in the words of the manifests, e.g. `round-robin`. Raises KeyError."""
+    """The number of a name in the words of the manifests, e.g. `round-robin`; also of what `word` made. KeyError."""
+    if name.startswith(_UNKNOWN):
+        return int(name.removeprefix(_UNKNOWN))
     return codes[name.upper().replace("-", "_")]
 
 
@@ -249,4 +254,4 @@ def word(codes: type[IntEnum], number: int) -> str:
     try:
         return codes(number).name.lower().replace("_", "-")
     except ValueError:
-        return f"unknown {number}"
+        return f"{_UNKNOWN}{number}"

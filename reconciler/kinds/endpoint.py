@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler import remembered, slots
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState
+from reconciler.kernel.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
@@ -33,26 +33,34 @@ _FLOW = struct.Struct(FLOWS.value)
 
 @dataclass(frozen=True, slots=True)
 class EndpointRow(Resource):
-    """A server. `port` 0 stands for the port that the client asked for."""
+    """A server. `port` 0 stands for the port that the client asked for.
+
+    `damage` says what is wrong with a row that was written by somebody else. `copy` is the number of a row whose
+    endpoint has another one: such a row is an endpoint of its own, which no manifest asks for.
+    """
 
     kind: ClassVar[str] = "endpoint"
 
     address: Address
     port: int = 0
     disabled: bool = False
+    damage: str = ""
+    copy: int = 0
 
     @property
     def id(self) -> str:
+        again = f" (row {self.copy})" if self.copy else ""
         if not self.port:
-            return str(self.address)
-        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+            return f"{self.address}{again}"
+        address = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{address}:{self.port}{again}"
 
     @property
     def needs(self) -> tuple[Key, ...]:
         return (PROGRAM,)
 
     def describe(self) -> dict[str, str]:
-        return {"state": "disabled" if self.disabled else "usable"}
+        return {"state": self.damage or ("disabled" if self.disabled else "usable")}
 
     def effect(self, after: Resource | None, context: Context) -> str:
         own, counts = None, context.live.connections
@@ -94,7 +102,11 @@ class NumberedRow:
 
     number: int
     row: EndpointRow
-    state: EndpointRowState
+    is_retired: bool
+
+    @property
+    def state(self) -> str:
+        return "retired" if self.is_retired else self.row.describe()["state"]
 
 
 def numbered_rows(kernel: Kernel) -> list[NumberedRow]:
@@ -106,8 +118,14 @@ def numbered_rows(kernel: Kernel) -> list[NumberedRow]:
     for key, address, port, state in held:
         full = address if any(address) else addresses6.get(key, b"")  # without any, it was damaged: nobody's
         if state != EndpointRowState.FREE and full:
-            row = EndpointRow(ip_address(full), int.from_bytes(port), state == EndpointRowState.DISABLED)
-            rows.append(NumberedRow(_ID.unpack(key)[0], row, EndpointRowState(state)))
+            damage = "" if state in list(EndpointRowState) else word(EndpointRowState, state)
+            row = EndpointRow(ip_address(full), int.from_bytes(port), state == EndpointRowState.DISABLED, damage)
+            rows.append(NumberedRow(_ID.unpack(key)[0], row, state == EndpointRowState.RETIRED))
+    known: set[str] = set()
+    for i, numbered in sorted(enumerate(rows), key=lambda item: item[1].is_retired):
+        if numbered.row.id in known:
+            rows[i] = replace(numbered, row=replace(numbered.row, copy=numbered.number))
+        known.add(numbered.row.id)
     return rows
 
 
@@ -129,7 +147,7 @@ class EndpointKind(Kind):
 
     def read(self, wanted: Collection[Key]) -> Reading:
         rows = numbered_rows(self.kernel)
-        return Reading(tuple(r.row for r in rows if r.state is not EndpointRowState.RETIRED))
+        return Reading(tuple(r.row for r in rows if not r.is_retired))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         rows = numbered_rows(self.kernel)
@@ -178,7 +196,7 @@ class EndpointKind(Kind):
                 free.append(number)
         used = {_FLOW.unpack(value)[4] for _, value in self.kernel.dump(FLOWS.name)}
         used |= former_endpoints(self.kernel) | remembered.endpoints_in_use(self.kernel, slots.now())
-        retired = (r.number for r in rows if r.state is EndpointRowState.RETIRED)
+        retired = (r.number for r in rows if r.is_retired)
         reusable = [number for number in retired if number not in used][: count - len(free)]
         remembered.forget(self.kernel, reusable)
         self.kernel.delete(ENDPOINT_COUNTERS.name, [_ID.pack(number) for number in reusable])

@@ -87,7 +87,7 @@ class Ring(Resource):
         return sum(max(0.0, share - former.get(member, 0.0)) for member, share in after.shares.items())
 
     @property
-    def algorithm(self) -> Algorithm:
+    def algorithm(self) -> Algorithm | None:
         return name_algorithm(self.name)
 
     def lost(self, after: Ring) -> float:
@@ -110,8 +110,10 @@ def ring_name(pool: str, algorithm: Algorithm) -> str:
     return f"{pool}/{algorithm.value}"
 
 
-def name_algorithm(name: str) -> Algorithm:
-    return Algorithm(name.rpartition("/")[2])
+def name_algorithm(name: str) -> Algorithm | None:
+    """None if the name is none that a manifest could lead to."""
+    word = name.rpartition("/")[2]
+    return Algorithm(word) if word in list(Algorithm) else None
 
 
 _in_use: WeakValueDictionary[tuple[Pool, Algorithm], Ring] = WeakValueDictionary()
@@ -161,15 +163,18 @@ class RingKind(Kind):
     def read(self, wanted: Collection[Key]) -> Reading:
         names = {r.number: r.row.id for r in numbered_rows(self.kernel)}
         known = heads(self.kernel)
-        contents = {
-            name: (self.kernel.read_inner(RINGS.name, index), known.get(index, 0))
-            for name, index in ring_indexes(self.kernel).items()
-        }
-        return Reading(tuple(_decode(name, content, head, names) for name, (content, head) in contents.items()))
+        held = _name_rows(self.kernel)
+        rings = [
+            _decode(name, self.kernel.read_inner(RINGS.name, index), known.get(index, 0), names)
+            for name, index in _sound(held).items()
+        ]
+        astray = held.keys() - {ring.name for ring in rings}
+        return Reading((*rings, *(_damaged(name, "no ring of its own") for name in sorted(astray))))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         numbers = {r.row.id: r.number for r in numbered_rows(self.kernel)}
-        indexes = ring_indexes(self.kernel)
+        held = _name_rows(self.kernel)
+        indexes = _sound(held)
         free = iter(sorted(set(range(1, RING_NAMES.capacity)) - set(indexes.values())))
         outcomes: dict[Key, Outcome] = {}
         wanted: dict[Key, tuple[int, Slots]] = {}
@@ -192,9 +197,10 @@ class RingKind(Kind):
         names = [(_name(key.id), _INDEX.pack(wanted[key][0])) for key in new]
         outcomes |= zip(new, self.kernel.update(RING_NAMES.name, names), strict=True)
         # The name last: a ring whose removal was cut off is still there to be removed.
-        gone = [change.key for change in changes if change.after is None and change.key.id in indexes]
-        outcomes |= zip(gone, remove_rings(self.kernel, [indexes[key.id] for key in gone]), strict=True)
-        gone = [key for key in gone if not outcomes[key]]
+        gone = [change.key for change in changes if change.after is None and change.key.id in held]
+        own = [key for key in gone if key.id in indexes]
+        outcomes |= zip(own, remove_rings(self.kernel, [indexes[key.id] for key in own]), strict=True)
+        gone = [key for key in gone if not outcomes.get(key)]
         outcomes |= zip(gone, self.kernel.delete(RING_NAMES.name, [_name(key.id) for key in gone]), strict=True)
         return [outcomes.get(change.key) for change in changes]
 
@@ -210,14 +216,25 @@ def _encode(ring: Ring, numbers: Mapping[str, int]) -> Slots:
 
 def ring_indexes(kernel: Kernel) -> dict[str, int]:
     """The number of each ring, by name."""
+    return _sound(_name_rows(kernel))
+
+
+def _name_rows(kernel: Kernel) -> dict[str, int]:
+    """What is written beside each name. A damaged name may hold anything."""
     rows = kernel.dump(RING_NAMES.name)
-    return {key.rstrip(b"\0").decode(): _INDEX.unpack(value)[0] for key, value in rows}
+    return {key.rstrip(b"\0").decode(errors="surrogateescape"): _INDEX.unpack(value)[0] for key, value in rows}
+
+
+def _sound(names: Mapping[str, int]) -> dict[str, int]:
+    """The names that stand for a ring, and for none that another name stands for."""
+    first = {index: name for name, index in sorted(names.items(), reverse=True) if 0 < index < RINGS.capacity}
+    return {name: index for index, name in first.items()}
 
 
 def _decode(name: str, content: bytes | None, head: int, endpoint_names: Mapping[int, str]) -> Ring:
     ring = slots_of(content or bytes(4))
     if ring.head != head:
-        return Ring(name, ("a ring of another size",), bytes(4))  # so the program takes it for one
+        return _damaged(name, "a ring of another size")  # so the program takes it for one
     held = ring.endpoints
     if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
         held = reduced(held)
@@ -229,8 +246,12 @@ def _decode(name: str, content: bytes | None, head: int, endpoint_names: Mapping
     return Ring(name, tuple(names[order]), rank[inverse].astype("<u4").tobytes())
 
 
+def _damaged(name: str, what: str) -> Ring:
+    return Ring(name, (what,), bytes(4))
+
+
 def _name(name: str) -> bytes:
-    return name.encode().ljust(RING_NAMES.key_size, b"\0")
+    return name.encode(errors="surrogateescape").ljust(RING_NAMES.key_size, b"\0")
 
 
 KIND = RingKind

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import ClassVar
 
@@ -22,7 +22,8 @@ from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _MAPS = {4: SERVICES, 6: SERVICES6}  # by family of the VIP; their rows share the indexes of counters
-_KEYS = {version: struct.Struct(spec.key) for version, spec in _MAPS.items()}
+_KEYS = {4: struct.Struct("=4s2sBB"), 6: struct.Struct("=16s2sBB")}
+"""As in the layout, with what stands in the padding: in a row that is not damaged, 0."""
 _ROW = struct.Struct(SERVICES.value)
 _INDEX = struct.Struct(SERVICE_COUNTERS.key)
 _PROTOCOLS = {  # RFC 5237, IANA protocol numbers; pings have another one in each family
@@ -34,7 +35,10 @@ _PROTOCOL_NAMES = {version: {n: name for name, n in numbers.items()} for version
 
 @dataclass(frozen=True, slots=True)
 class ServiceRow(Resource):
-    """One VIP, protocol and port; pings have port 0. `target_port` 0 stands for the port that the client asked for."""
+    """One VIP, protocol and port; pings have port 0. `target_port` 0 stands for the port that the client asked for.
+
+    `damage` says what is wrong with a row that was written by somebody else.
+    """
 
     kind: ClassVar[str] = "service"
 
@@ -45,6 +49,7 @@ class ServiceRow(Resource):
     algorithm: str
     ring: str
     target_port: int = 0
+    damage: str = ""
 
     @property
     def id(self) -> str:
@@ -58,7 +63,8 @@ class ServiceRow(Resource):
 
     def describe(self) -> dict[str, str]:
         shown = {"mode": self.mode, "algorithm": self.algorithm, "ring": self.ring}
-        return shown | ({"target port": str(self.target_port)} if self.target_port else {})
+        shown |= {"target port": str(self.target_port)} if self.target_port else {}
+        return shown | ({"damage": self.damage} if self.damage else {})
 
     @property
     def remembers(self) -> bool:
@@ -90,7 +96,7 @@ class ServiceRow(Resource):
 
 @dataclass(frozen=True, slots=True)
 class IndexedRow:
-    """A row as the kernel holds it, with the index of its counters."""
+    """A row as the kernel holds it, with the index of its counters, which is its own unless the row is damaged."""
 
     index: int
     row: ServiceRow
@@ -98,10 +104,16 @@ class IndexedRow:
 
 def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     rings = {index: name for name, index in ring_indexes(kernel).items()}
-    return [
-        IndexedRow(_ROW.unpack(value)[0], _decode(version, key, value, rings))
-        for version, spec in _MAPS.items() for key, value in kernel.dump(spec.name)
-    ]  # fmt: skip
+    found: dict[int, IndexedRow] = {}
+    damaged = []
+    for version, spec in _MAPS.items():
+        for key, value in kernel.dump(spec.name):
+            index, row = _ROW.unpack(value)[0], _decode(version, key, value, rings)
+            if index < SERVICES.capacity and index not in found:
+                found[index] = IndexedRow(index, row)
+            else:
+                damaged.append(IndexedRow(index, replace(row, damage="no counters of its own")))
+    return [*found.values(), *damaged]
 
 
 class ServiceKind(Kind):
@@ -125,7 +137,7 @@ class ServiceKind(Kind):
         return Reading(tuple(indexed.row for indexed in indexed_rows(self.kernel)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        indexes = {indexed.row.id: indexed.index for indexed in indexed_rows(self.kernel)}
+        indexes = {held.row.id: held.index for held in indexed_rows(self.kernel) if not held.row.damage}
         rings = ring_indexes(self.kernel)
         free = iter(sorted(set(range(SERVICES.capacity)) - set(indexes.values())))
         outcomes: list[tuple[Change, Outcome]] = []
@@ -159,7 +171,17 @@ class ServiceKind(Kind):
 
 
 def _pack_key(row: ServiceRow) -> bytes:
-    return _KEYS[row.vip.version].pack(row.vip.packed, row.port.to_bytes(2), _PROTOCOLS[row.vip.version][row.protocol])
+    name, _, padding = row.protocol.partition("+")
+    number = _PROTOCOLS[row.vip.version].get(name)
+    return _KEYS[row.vip.version].pack(
+        row.vip.packed, row.port.to_bytes(2), int(name) if number is None else number, int(padding or 0)
+    )
+
+
+def _protocol(version: int, number: int, padding: int) -> str:
+    """Its name; of a damaged row the number, and after a `+` whatever stands in the padding."""
+    name = _PROTOCOL_NAMES[version].get(number, str(number))
+    return f"{name}+{padding}" if padding else name
 
 
 def _encode(row: ServiceRow, index: int, ring: int) -> bytes:
@@ -168,11 +190,11 @@ def _encode(row: ServiceRow, index: int, ring: int) -> bytes:
 
 
 def _decode(version: int, key: bytes, value: bytes, rings: Mapping[int, str]) -> ServiceRow:
-    vip, port, protocol = _KEYS[version].unpack(key)
+    vip, port, protocol, padding = _KEYS[version].unpack(key)
     _, ring, target_port, mode, algorithm = _ROW.unpack(value)
     return ServiceRow(
         ip_address(vip),
-        _PROTOCOL_NAMES[version].get(protocol, str(protocol)),
+        _protocol(version, protocol, padding),
         int.from_bytes(port),
         word(ModeCode, mode),
         word(AlgorithmCode, algorithm),
@@ -183,7 +205,7 @@ def _decode(version: int, key: bytes, value: bytes, rings: Mapping[int, str]) ->
 
 def service_ids(kernel: Kernel) -> Mapping[int, str]:
     """The id of each service, by the index of its counters."""
-    return {indexed.index: indexed.row.id for indexed in indexed_rows(kernel)}
+    return {held.index: held.row.id for held in indexed_rows(kernel) if not held.row.damage}
 
 
 KIND = ServiceKind

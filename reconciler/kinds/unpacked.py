@@ -17,20 +17,24 @@ from reconciler.model import Address, Role
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
-_KEY = struct.Struct(UNPACKED.key)
+_KEY = struct.Struct("=16sBBBB")
+"""As in the layout, with the three bytes of padding."""
 _ROW = struct.Struct(UNPACKED.value)
 _BYTES = {4: 4, 6: 16}
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked(Resource):
+    """`damage` is the key of a row that no VIP has, so that it can be removed."""
+
     kind: ClassVar[str] = "unpacked"
 
     address: Address
+    damage: bytes = b""
 
     @property
     def id(self) -> str:
-        return str(self.address)
+        return f"damaged row {self.damage.hex()}" if self.damage else str(self.address)
 
     @property
     def needs(self) -> tuple[Key, ...]:
@@ -55,8 +59,7 @@ class UnpackedKind(Kind):
         return ((Unpacked(vip), span) for vip, span in found.items())
 
     def read(self, wanted: Collection[Key]) -> Reading:
-        rows = (_KEY.unpack(key) for key, _ in self.kernel.dump(UNPACKED.name))
-        return Reading(tuple(Unpacked(ip_address(address[: _BYTES[version]])) for address, version in rows))
+        return Reading(tuple(_decode(key) for key, _ in self.kernel.dump(UNPACKED.name)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         puts = [change for change in changes if change.after]
@@ -69,8 +72,20 @@ class UnpackedKind(Kind):
 
 
 def _key(change: Change) -> bytes:
-    address = ip_address(change.key.id)
-    return _KEY.pack(address.packed, address.version)
+    match change.after or change.before:
+        case Unpacked() as vip:
+            return vip.damage or _encode(vip.address)
+    raise TypeError(f"no VIP: {change}")
+
+
+def _encode(address: Address) -> bytes:
+    return _KEY.pack(address.packed, address.version, 0, 0, 0)
+
+
+def _decode(key: bytes) -> Unpacked:
+    packed, version, *_ = _KEY.unpack(key)
+    address = ip_address(packed[: _BYTES.get(version, 16)])
+    return Unpacked(address, b"" if _encode(address) == key else key)
 
 
 KIND = UnpackedKind
