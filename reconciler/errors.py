@@ -46,6 +46,10 @@ class PlanStaleError(LbctlError):
     exit_code = 5
 
 
+class FilesError(LbctlError):
+    """A file or directory of lbctl's own can't be used, or could have been written by somebody else."""
+
+
 class KernelError(LbctlError):
     """The kernel refused; the message names the call, the object and the errno."""
 

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from reconciler.files import write_atomically
+from reconciler import private
+from reconciler.errors import FilesError
 from reconciler.plan import fingerprint
 from reconciler.resource import Change, Desired, Key
 
@@ -18,9 +19,9 @@ from reconciler.resource import Change, Desired, Key
 def load(path: Path) -> dict[Key, str]:
     """The fingerprints of what was last applied; empty if nothing was, or the file is damaged."""
     try:
-        rows = json.loads(path.read_text())
+        rows = json.loads(_read(path) or b"[]")
         return {Key(kind, id_): print_ for kind, id_, print_ in rows}
-    except (OSError, ValueError, TypeError):
+    except (ValueError, TypeError):
         return {}
 
 
@@ -29,6 +30,12 @@ def save(path: Path, desired: Desired, before: Mapping[Key, str], open_changes: 
     kept = {key: before[key] for key in open_changes if key in before}
     done = {key: fingerprint(r) for key, r in desired.resources.items() if key not in open_changes}
     text = json.dumps([[key.kind, key.id, print_] for key, print_ in sorted((done | kept).items())])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text() != text:
-        write_atomically(path, text.encode())
+    if _read(path) != text.encode():
+        private.write(path, text.encode())
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return private.read(path)
+    except FilesError:
+        return None

@@ -76,11 +76,11 @@ def _trees(paths: list[Path]) -> Iterator[Tree]:
 
 def _write(file: SourceFile, text: str) -> None:
     """Replace a file. A link to it stays one. Raises LbctlError."""
-    from reconciler.files import write_atomically
+    from reconciler.files import write_output
 
     if "\\" in file.name:  # how names are shown that can't be printed: another file may bear the shown one
         raise LbctlError(f"{file.name} can't be written under its name", hint="rename it")
     try:
-        write_atomically(Path(file.name).resolve(strict=True), text.encode())
+        write_output(Path(file.name), text.encode())
     except OSError as error:
         raise LbctlError(f"{file.name} can't be written: {error.strerror}") from error

@@ -18,7 +18,7 @@ from reconciler.cli.common import (
     stdout_style,
 )
 from reconciler.errors import LbctlError
-from reconciler.files import write_atomically
+from reconciler.files import write_output
 from reconciler.model import Fleet
 from reconciler.plan import Plan
 from reconciler.resource import Action, Live
@@ -83,6 +83,6 @@ def _plan(args: argparse.Namespace, fleet: Fleet) -> Plan:
 
 def _write(path: Path, text: str) -> None:
     try:
-        write_atomically(path, text.encode())
+        write_output(path, text.encode())
     except OSError as error:
         raise LbctlError(f"{path} can't be written: {error.strerror}") from error

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.config.load import load
     from reconciler.config.rest import at_rest
     from reconciler.config.source import read_tree
+    from reconciler.private import stop_waiting
 
     directory = Path.cwd() / args.directory
     bell = Doorbell()
@@ -85,8 +86,13 @@ def run(args: argparse.Namespace) -> int:
                 report=report,
                 ready=lambda: notify("READY=1"),
             )
-            signal.signal(signal.SIGTERM, lambda *_: bell.ring(Wake.STOP))
-            signal.signal(signal.SIGINT, lambda *_: bell.ring(Wake.STOP))
+
+            def stop(*_: object) -> None:
+                stop_waiting()
+                bell.ring(Wake.STOP)
+
+            signal.signal(signal.SIGTERM, stop)
+            signal.signal(signal.SIGINT, stop)
             signal.signal(signal.SIGHUP, lambda *_: bell.ring(Wake.RELOAD))
             node = f"node {args.node}" if args.node else f"the node named {socket.gethostname()}, or the only one"
             report.say(f"Watching {directory} for {node}; instance {instance_name(args)}, pid {os.getpid()}")

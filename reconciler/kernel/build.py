@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import children, program
-from reconciler.errors import BuildError
-from reconciler.files import write_atomically
+from reconciler import children, private, program
+from reconciler.errors import BuildError, FilesError
 from reconciler.kernel import headers
 from reconciler.kernel.cache import cache_dir
 from reconciler.kernel.maps import Shape
@@ -66,7 +65,7 @@ def build(features: Sequence[str], source_dir: Path | None = None, entry: str | 
             "headers": str(headers.find(cache)),
         })  # fmt: skip
         body = json.dumps(content).encode()
-        write_atomically(cached, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        private.write(cached, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     return Image(
         code=bytes.fromhex(content["code"]),
         relocations=tuple((index, name) for index, name in content["relocations"]),
@@ -77,8 +76,8 @@ def build(features: Sequence[str], source_dir: Path | None = None, entry: str | 
 def _read(cached: Path) -> dict[str, Any] | None:
     """What is in the cache, None if it is not there, damaged, or made by another compiler than today's."""
     try:
-        checksum, _, body = cached.read_bytes().partition(b"\n")
-    except FileNotFoundError:
+        checksum, _, body = (private.read(cached) or b"").partition(b"\n")
+    except FilesError:
         return None
     if hashlib.sha256(body).hexdigest().encode() != checksum:
         return None

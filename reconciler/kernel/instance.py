@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -17,11 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from reconciler import private
 from reconciler.errors import KernelError, UsageError
 from reconciler.kernel import bpf
 
 PROGRAM = "program"
 """The name by which the program is pinned."""
+
+PATIENCE_S = 30.0
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _BPF_MAGIC = 0xCAFE4A11
@@ -94,14 +96,13 @@ class Instance:
         """
         if not self._is_mounted():
             _refuse_passing_mounts()
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.locked():
             if not self._is_mounted():
                 self._mount()
             yield
 
     def _mount(self) -> None:
-        self.pins.mkdir(exist_ok=True)
+        private.make_directory(self.pins)
         target, flags = os.fsencode(self.pins), ctypes.c_ulong(_MOUNT_FLAGS)
         if _libc.mount(b"bpf", target, b"bpf", flags, b"mode=0700") < 0:
             raise KernelError(
@@ -120,10 +121,19 @@ class Instance:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from mounting, pinning, unpinning or writing down settings meanwhile."""
-        directory = os.open(self.directory, os.O_RDONLY)
+        """Keep other processes from mounting, pinning, unpinning or writing down settings meanwhile.
+
+        The directory is made if it is missing.
+        """
+        private.make_directory(self.directory)
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
+            os.fchmod(directory, 0o700)  # who may open it may lock it; former versions made it open to all
+            if not private.lock(directory, PATIENCE_S):
+                raise KernelError(
+                    f"another process has held instance {self.name} for {PATIENCE_S:.0f} seconds",
+                    hint=f"look for it with `fuser {self.directory}`",
+                )
             yield
         finally:
             os.close(directory)

@@ -8,13 +8,26 @@ Those below net/ belong to the network namespace of the calling thread.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
-from reconciler.errors import KernelError
-from reconciler.files import write_atomically
+from reconciler import private
+from reconciler.errors import FilesError, KernelError
 from reconciler.kernel.instance import Instance
 
 _ROOT = Path("/proc/sys")
+_KNOWN = re.compile(
+    r"net/ipv4/ip_forward|net/ipv[46]/conf/(?!\.\.?/)[^/\0]{1,15}/"
+    r"(forwarding|send_redirects|accept_local|rp_filter|arp_ignore|arp_announce)"
+)
+"""Every setting that lbctl ever changes. What is written down as a former value is root's to restore, so no other
+name is believed."""
+_VALUE = re.compile(r"-?[0-9]{1,10}")
+
+
+def is_known(name: str, value: str = "0") -> bool:
+    """Whether lbctl may set a setting of this name to this value."""
+    return bool(_KNOWN.fullmatch(name) and _VALUE.fullmatch(value))
 
 
 def read(name: str) -> str | None:
@@ -29,6 +42,7 @@ def read(name: str) -> str | None:
 
 def write(name: str, value: str) -> None:
     """Change a setting. KernelError if there is none of this name or the kernel refuses the value."""
+    _check(name, value)
     try:
         _path(name).write_text(value)
     except FileNotFoundError as error:
@@ -38,9 +52,14 @@ def write(name: str, value: str) -> None:
 
 
 def _path(name: str) -> Path:
-    if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"not the name of a setting: {name!r}")
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise KernelError(f"not the name of a setting: {name!r}")
     return _ROOT / name
+
+
+def _check(name: str, value: str) -> None:
+    if not is_known(name, value):
+        raise KernelError(f"lbctl never sets {name!r} to {value!r}", hint="what it sets stands in kernel/sysctl.py")
 
 
 class Ledger:
@@ -53,18 +72,17 @@ class Ledger:
     def values(self) -> dict[str, str]:
         """Name → former value. KernelError if the file can't be read."""
         try:
-            return _checked(json.loads(self._path.read_bytes()))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
+            return _checked(json.loads(private.read(self._path) or b"{}"))
+        except (FilesError, ValueError) as error:
+            why = error.message if isinstance(error, FilesError) else f"{self._path}: {error}"
             raise KernelError(
-                f"can't read {self._path}, which holds the former values of kernel settings: {error}",
-                hint="after removing it, lbctl no longer restores them",
+                f"can't read the former values of kernel settings: {why}",
+                hint="after removing the file, lbctl no longer restores them",
             ) from error
 
     def put(self, name: str, former: str) -> None:
-        """Write down what a setting was."""
-        self._instance.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Write down what a setting was. KernelError if it is none that lbctl changes, or it can't be written."""
+        _check(name, former)
         with self._instance.locked():
             self._write(self.values() | {name: former})
 
@@ -75,10 +93,12 @@ class Ledger:
                 self._write({key: value for key, value in self.values().items() if key != name})
 
     def _write(self, values: dict[str, str]) -> None:
-        write_atomically(self._path, json.dumps(values, indent=1, sort_keys=True).encode())
+        private.write(self._path, json.dumps(values, indent=1, sort_keys=True).encode())
 
 
 def _checked(content: object) -> dict[str, str]:
-    if isinstance(content, dict) and all(isinstance(value, str) for value in content.values()):
-        return content
-    raise ValueError("not an object of texts")
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise ValueError("not an object of texts")
+    if strange := [name for name, value in content.items() if not is_known(name, value)]:
+        raise ValueError(f"it holds what lbctl never changes: {strange[0]!r}")
+    return content

@@ -229,12 +229,12 @@ def test_two_processes_that_load_at_once_mount_and_make_one_set(kernel: RealKern
         "from pathlib import Path; from reconciler.kernel.real import RealKernel; "
         f"RealKernel('lbk', Path({str(run_dir)!r})).load_program({NAME!r}, ['NAT'])"
     )
-    kernel._instance.directory.mkdir()
     with kernel._instance.locked():
         children = [
             subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(2)
         ]
-        wait_until_blocked({child.pid for child in children})
+        for child in children:
+            wait_until_waiting(child.pid, kernel._instance.directory)
     assert [child.communicate(timeout=60)[1] for child in children] == ["", ""]
     assert bpf_mounts(run_dir / "lbk") == 1
     program = kernel.loaded_program()
@@ -250,14 +250,11 @@ def test_two_processes_that_load_at_once_mount_and_make_one_set(kernel: RealKern
     assert used <= pinned, "the pinned program works on maps that are not the pinned ones"
 
 
-def wait_until_blocked(pids: set[int]) -> None:
-    """Wait until all of these processes wait for a lock."""
+def wait_until_waiting(pid: int, directory: Path) -> None:
+    """Wait until a process has opened the directory, whose lock is the next that it wants."""
     give_up = time.monotonic() + 30
-    while True:
-        lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())
-        if pids <= {int(fields[5]) for fields in lines if fields[1] == "->"}:
-            return
-        assert time.monotonic() < give_up, "they did not wait for each other"
+    while directory not in {path.resolve() for path in Path(f"/proc/{pid}/fd").iterdir()}:
+        assert time.monotonic() < give_up, "it never came to the lock"
         time.sleep(0.005)
 
 

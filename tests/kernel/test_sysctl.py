@@ -36,16 +36,24 @@ def test_what_the_kernel_does_not_have_is_none_to_read_and_an_error_to_write(ker
     assert kernel.read_sysctl(f"{FORWARD}/x") is None
     with pytest.raises(KernelError, match="no setting net/ipv4/conf/eth9/rp_filter"):
         kernel.write_sysctl("net/ipv4/conf/eth9/rp_filter", "0")
-    with pytest.raises(KernelError, match="can't set net/ipv4/ip_forward to 'many'"):
+    with pytest.raises(KernelError, match="never sets 'net/ipv4/ip_forward' to 'many'"):
         kernel.write_sysctl(FORWARD, "many")
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "net/../../../etc/passwd", ".."])
 def test_nothing_outside_of_the_settings_is_touched(kernel: RealKernel, name: str) -> None:
-    with pytest.raises(ValueError, match="not the name of a setting"):
+    with pytest.raises(KernelError, match="not the name of a setting"):
         kernel.read_sysctl(name)
-    with pytest.raises(ValueError, match="not the name of a setting"):
-        kernel.write_sysctl(name, "")
+    with pytest.raises(KernelError, match="lbctl never sets"):
+        kernel.write_sysctl(name, "1")
+
+
+@pytest.mark.parametrize("name", ["kernel/core_pattern", "net/ipv4/conf/../rp_filter", "net/ipv4/conf/a/b/rp_filter"])
+def test_only_settings_that_lbctl_changes_are_written_or_remembered(kernel: RealKernel, name: str) -> None:
+    for change in (kernel.write_sysctl, kernel.remember_sysctl):
+        with pytest.raises(KernelError, match="lbctl never sets"):
+            change(name, "1")
+    assert kernel.former_sysctls() == {}
 
 
 def test_former_values_outlive_the_process_and_are_forgotten_one_by_one(kernel: RealKernel, run_dir: Path) -> None:
