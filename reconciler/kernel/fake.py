@@ -16,6 +16,7 @@ from reconciler.kernel.port import (
     LocalVip,
     Neighbour,
     Outcome,
+    Route,
     Row,
     TunnelDevice,
 )
@@ -48,6 +49,9 @@ class FakeKernel:
     can_keep: bool = True
     kept: set[Neighbour] = field(default_factory=set)
     others_neighbours: set[Neighbour] = field(default_factory=set)
+    held_routes: dict[str, Route] = field(default_factory=dict)
+    others_hops: set[Neighbour] = field(default_factory=set)
+    own_networks: set[str] = field(default_factory=set)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
     strips_tags: bool = False
     veths: dict[str, bool] = field(default_factory=dict)
@@ -266,3 +270,29 @@ class FakeKernel:
                 self.kept.remove(neighbour)
                 self._wrote("forget_neighbour", neighbour)
         return [None] * len(wanted)
+
+    # --- routes ----------------------------------------------------------------------------------------
+    def routes(self) -> list[Route]:
+        return sorted(self.held_routes.values())
+
+    def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
+        return [self._add_route(route) for route in wanted]
+
+    def _add_route(self, route: Route) -> Outcome:
+        if route.via and route.interface not in (*self.interfaces, *self.vlans):
+            return KernelError(f"there is no interface {route.interface}")
+        self.held_routes[route.to] = route
+        self._wrote("add_route", route)
+        return None
+
+    def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
+        for route in wanted:
+            if self.held_routes.pop(route.to, None):
+                self._wrote("remove_route", route)
+        return [None] * len(wanted)
+
+    def next_hops(self) -> list[Neighbour]:
+        return sorted(self.others_hops)
+
+    def networks(self) -> list[str]:
+        return sorted(self.own_networks)

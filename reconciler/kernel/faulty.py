@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import LocalVip, Neighbour, Outcome, Row, TunnelDevice
+from reconciler.kernel.port import LocalVip, Neighbour, Outcome, Route, Row, TunnelDevice
 
 
 @dataclass
@@ -89,3 +89,11 @@ class FaultyKernel(FakeKernel):
     def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
         up = super().forget_neighbours
         return [self._row(lambda neighbour=neighbour: up([neighbour])) for neighbour in wanted]  # type: ignore[misc]
+
+    def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
+        up = super().add_routes
+        return [self._row(lambda route=route: up([route])) for route in wanted]  # type: ignore[misc]
+
+    def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
+        up = super().remove_routes
+        return [self._row(lambda route=route: up([route])) for route in wanted]  # type: ignore[misc]

@@ -53,6 +53,15 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Route:
+    """The way to a network: a next hop on an interface. Without one, packets to the network end here."""
+
+    to: str
+    via: str = ""
+    interface: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Link:
     """A network interface. A VLAN of another one has that one's index and the tag. `mac` is empty where none is.
 
@@ -204,3 +213,22 @@ class Kernel(Protocol):
         ...
 
     def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]: ...
+
+    # --- routes ----------------------------------------------------------------------------------------
+    def routes(self) -> list[Route]:
+        """Those that carry our mark."""
+        ...
+
+    def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
+        """Make routes, or bring ours to the same networks to what they should be."""
+        ...
+
+    def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]: ...
+
+    def next_hops(self) -> list[Neighbour]:
+        """The routers that the routes of others lead by."""
+        ...
+
+    def networks(self) -> list[str]:
+        """Those that the node is attached to by an address, and its own single addresses."""
+        ...

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, links, local_vips, maps, neighbours, sysctl, tunnels, veth, xdp
+from reconciler.kernel import bpf, links, local_vips, maps, neighbours, routes, sysctl, tunnels, veth, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.layout import INNER_IDS, MAPS, SEED, MapSpec, MapType
@@ -28,6 +28,7 @@ from reconciler.kernel.port import (
     LocalVip,
     Neighbour,
     Outcome,
+    Route,
     Row,
     TunnelDevice,
 )
@@ -333,6 +334,27 @@ class RealKernel:
     def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
         with refused("neighbours"):
             return neighbours.forget(wanted)
+
+    # --- routes ----------------------------------------------------------------------------------------
+    def routes(self) -> list[Route]:
+        with refused("routes"):
+            return routes.read()
+
+    def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
+        with refused("routes"):
+            return routes.add(wanted)
+
+    def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
+        with refused("routes"):
+            return routes.remove(wanted)
+
+    def next_hops(self) -> list[Neighbour]:
+        with refused("routes"):
+            return routes.next_hops()
+
+    def networks(self) -> list[str]:
+        with refused("local addresses"):
+            return routes.networks()
 
 
 def shape_of(spec: MapSpec) -> Shape:

@@ -13,6 +13,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.layout import GATEWAYS
 from reconciler.kernel.port import Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.gateway_route import GatewayRoute, needs_stand_in, stand_in, standing_for
 from reconciler.kinds.indexes import index_of, name_of, names
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address
@@ -36,6 +37,8 @@ class Gateway(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
+        if needs_stand_in(self.address):
+            return (PROGRAM, Key(GatewayRoute.kind, self.interface))
         return (PROGRAM,)
 
     def describe(self) -> dict[str, str]:
@@ -62,7 +65,8 @@ class GatewayKind(Kind):
     def read(self, wanted: Collection[Key]) -> Reading:
         rows = self.kernel.dump(GATEWAYS.name)
         known = names(self.kernel) if rows else {}
-        return Reading(tuple(_decode(row, known) for row in rows))
+        gateways = standing_for(self.kernel) if rows else {}
+        return Reading(tuple(_decode(row, known, gateways) for row in rows))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         known = names(self.kernel)
@@ -73,7 +77,7 @@ class GatewayKind(Kind):
             index = index_of(change.key.id, known)
             match change.after:
                 case Gateway(address=address) if index is not None:
-                    puts.append((change, (_INDEX.pack(index), _encode(address))))
+                    puts.append((change, (_INDEX.pack(index), _encode(stand_in(index, address)))))
                 case Gateway(interface=interface):
                     outcomes.append((change, KernelError(f"there is no interface {interface}")))
                 case None if index is not None:
@@ -87,9 +91,11 @@ def _encode(address: Address) -> bytes:
     return _ROW.pack(address.packed, address.version == 6)
 
 
-def _decode(row: Row, known: Mapping[int, str]) -> Gateway:
+def _decode(row: Row, known: Mapping[int, str], gateways: Mapping[int, Address]) -> Gateway:
     (index,), (packed, is_ipv6) = _INDEX.unpack(row[0]), _ROW.unpack(row[1])
     address = IPv6Address(packed) if is_ipv6 else IPv4Address(packed[:4])
+    if index in gateways and address == stand_in(index, gateways[index]):
+        address = gateways[index]
     return Gateway(name_of(index, known), address)
 
 

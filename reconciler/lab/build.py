@@ -97,7 +97,8 @@ def _host_lines(topology: Topology, host: str) -> Iterator[str]:
     for link in topology.links:
         if link.host == host:
             yield f"link set {link.device} mtu {link.mtu_bytes} up"
-            yield from (f"address add {address} dev {link.device}" for address in link.addresses)
+            # The kernel may have made a link-local one already.
+            yield from (f"address replace {address} dev {link.device}" for address in link.addresses)
     for route in topology.routes:
         if route.host == host:
             via = f"via {'inet6 ' if route.via.version != route.to.version else ''}{route.via}"

@@ -256,6 +256,11 @@ class _Site:
         for network, address in self.router.items():
             number = next(n for n, networks in enumerate(self.segments) if network in networks)
             legs[number] = (*legs.get(number, ()), _within(address, network))
+        for face in (face for node in self.fleet.nodes for face in node.interfaces if face.addresses):
+            near = [number for number in legs if face.addresses[0].network in self.segments[number]]
+            if near and face.gateway and face.gateway.is_link_local:
+                own = ip_interface((face.gateway, _PREFIXES[face.gateway.version]))
+                legs[near[0]] = tuple(dict.fromkeys((*legs[near[0]], own)))
         return [
             _Place(ROUTER, f"eth{index}", addresses, self.mtu_bytes(number))
             for index, (number, addresses) in enumerate(legs.items())

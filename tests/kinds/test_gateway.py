@@ -76,3 +76,54 @@ def test_a_gateway_is_a_neighbour_that_is_kept_fresh(web_fleet):
     kernel = FakeKernel()
     bring(kernel, with_gateways(web_fleet, front="10.1.0.254"))
     assert [(n.address, n.interface) for n in kernel.kept] == [("10.1.0.254", "front")]
+
+
+def test_a_link_local_gateway_reads_back_as_what_the_manifest_says(web_fleet):
+    kernel = FakeKernel()
+    assert bring(kernel, with_gateways(web_fleet, front="fe80::6", back="fe80::6")) == {
+        ("front", "fe80::6"), ("back", "fe80::6"),
+    }  # fmt: skip
+    assert {(route.via, route.interface) for route in kernel.routes()} == {("fe80::6", "front"), ("fe80::6", "back")}
+    assert {(n.address, n.interface) for n in kernel.kept} == {("fe80::6", "front"), ("fe80::6", "back")}
+    rows = dict(kernel.maps[GATEWAYS.name])
+    assert bring(kernel, with_gateways(web_fleet, front="fe80::7", back="10.2.0.254")) == {
+        ("front", "fe80::7"), ("back", "10.2.0.254"),
+    }  # fmt: skip
+    assert [route.via for route in kernel.routes()] == ["fe80::7"]
+    (index,) = [link.index for link in kernel.links() if link.name == "front"]
+    key = bytes([index, 0, 0, 0])
+    assert kernel.maps[GATEWAYS.name][key] == rows[key]  # the same stand-in
+    assert bring(kernel, with_gateways(web_fleet)) == set()
+    assert kernel.routes() == []
+
+
+def test_a_link_local_gateway_never_lacks_the_route_that_it_stands_on(web_fleet):
+    kernel = FakeKernel()
+    bring(kernel, with_gateways(web_fleet, front="10.1.0.254"))
+
+    def check():
+        rows = [value for value in kernel.maps.get(GATEWAYS.name, {}).values() if value.startswith(b"\1\0")]
+        assert len(rows) <= len(kernel.routes())
+
+    kernel.on_write = check
+    bring(kernel, with_gateways(web_fleet, front="fe80::6"))
+    bring(kernel, with_gateways(web_fleet, front="10.1.0.254"))
+    bring(kernel, with_gateways(web_fleet, front="fe80::6"))
+    bring(kernel, with_gateways(web_fleet))
+
+
+def test_a_lost_route_of_a_link_local_gateway_is_mended(web_fleet):
+    fleet = with_gateways(web_fleet, front="fe80::6")
+    kernel = FakeKernel()
+    bring(kernel, fleet)
+    kernel.held_routes.clear()
+    assert {str(change.key) for change in planned(kernel, fleet).changes} == {"gateway-route front", "gateway front"}
+    assert bring(kernel, fleet) == {("front", "fe80::6")}
+
+
+def test_a_route_that_is_left_alone_is_removed(web_fleet):
+    kernel = FakeKernel()
+    bring(kernel, with_gateways(web_fleet, front="fe80::6"))
+    kernel.maps[GATEWAYS.name].clear()
+    bring(kernel, with_gateways(web_fleet))
+    assert kernel.routes() == []

@@ -88,6 +88,44 @@ def test_ipv6_endpoints_take_both_families(site):
         assert all(len(set(names)) == 1 for names in answers)
 
 
+def test_a_link_local_gateway_is_a_way_to_endpoints(site, tmp_path):
+    """The lab's router has no such address by itself, and the kernel's routes lead nowhere."""
+    gateway = "fe80::1:fe"
+    lab = site((r"mtu: 1540\n  tunnelSource", f"mtu: 1540\n      gateway: {gateway}\n  tunnelSource"),
+               name="dsr-l3-ipv6", balancer="lb9")  # fmt: skip
+    lab.run("lb9", "ip", "-6", "route", "del", "default")
+    prove_service(lab, "library")
+    check_spread(lab, ip_address("2001:db8:20::61"), 443)
+    assert "No changes" in applied_on(lab, "lb9", "plan", str(tmp_path / "manifests"), "--node", "lb9")
+    applied_on(lab, "lb9", "delete", "--auto-approve")
+    assert "proto 251" not in lab.run("lb9", "ip", "-d", "-6", "route", "show", "table", "all")
+
+
+def test_packets_to_the_source_of_tunnels_go_round_no_loop(site):
+    lab = site((r"(addresses: \[10.31.0.1/24\].*\n)", r"\1  tunnelSource: {ipv4: 10.200.0.0/24}\n"))
+    lab.run(ROUTER, "ip", "route", "add", "10.200.0.0/24", "via", "10.31.0.1")
+    lab.run("lb4", "ip", "address", "add", "10.200.0.9/28", "dev", "lo")
+    prove_service(lab, "portal")
+
+    def ask(address: str) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(10)
+            sender.connect((address, 9))
+            sender.send(b"?")
+            if address.endswith(".9"):
+                with pytest.raises(ConnectionRefusedError):  # so the one before has come to its end as well
+                    sender.recv(1)
+
+    with lab.capture("eth0") as tap:
+        for address in ("10.200.0.77", "10.200.0.9"):
+            netns.inside(lab.netns(CLIENT), ask, address)
+        packets = tap.packets()
+    seen = [str(p.destination) for p in packets if str(p.destination).startswith("10.200")]
+    assert seen == ["10.200.0.77", "10.200.0.9"]
+    applied_on(lab, "lb4", "delete", "--auto-approve")
+    assert "blackhole" not in lab.run("lb4", "ip", "route", "show", "table", "all")
+
+
 def test_another_balancer_takes_over_without_breaking_a_connection(site, tmp_path):
     lab = site()
     applied_on(lab, "lb5", "apply", str(tmp_path / "manifests"), "--node", "lb5", "--auto-approve")

@@ -4,6 +4,10 @@ routes or not."""
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+
 import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import IPv6
@@ -11,11 +15,15 @@ from scapy.layers.l2 import Ether
 
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.layout import AlgorithmCode, ModeCode, Verdict
+from reconciler.kinds.gateway import Gateway, GatewayKind
+from reconciler.kinds.gateway_route import GatewayRoute, GatewayRouteKind
+from reconciler.resource import Change
 from tests.packets.balancer import (
     CLIENT,
     CLIENT6,
     ENDPOINTS6_AT,
     ENDPOINTS_AT,
+    NODE_MACS,
     ROUTER,
     STRANGER,
     STRANGER6,
@@ -23,6 +31,8 @@ from tests.packets.balancer import (
     WEB,
     Balancer,
     by_mac,
+    inside,
+    ip,
     macs_towards,
     through_tunnel,
     to_client,
@@ -157,3 +167,58 @@ def test_nat_asks_for_an_unknown_gateway(balancer: Balancer) -> None:
     action, out = balancer.send(tcp(CLIENT, WEB), "back")
     assert (action, Ether(out)[IP].dst) == (XdpVerdict.PASS, STRANGER)
     assert balancer.verdicts() == {Verdict.NEIGHBOUR_UNKNOWN: 1}
+
+
+# --- a link-local gateway ----------------------------------------------------------------------------------------
+LINK_LOCAL, OTHER_LINK_LOCAL = "fe80::ff:fe00:6", "fe80::99"
+LINK_LOCAL_MAC = "02:02:00:00:00:f6"
+
+
+@pytest.fixture
+def link_local(balancer: Balancer) -> Iterator[Callable[[str], None]]:
+    """Write the gateway of `back` by the kinds that lbctl writes it by; each has to read back as it was written."""
+    kinds = (GatewayRouteKind(balancer.kernel), GatewayKind(balancer.kernel))
+
+    def write(address: str) -> None:
+        rows = GatewayRoute("back", ip_address(address)), Gateway("back", ip_address(address))
+        with inside(balancer.netns):
+            for kind, row in zip(kinds, rows, strict=True):
+                assert kind.write([Change(row.key, None, row)]) == [None]
+                assert kind.read([]).resources == (row,)
+
+    known = ("lladdr", LINK_LOCAL_MAC, "dev", "back", "nud", "permanent")
+    ip("-n", balancer.netns, "neigh", "replace", LINK_LOCAL, *known)
+    balancer.endpoint(1, FAR6)
+    balancer.serve(WEB6, [1], index=2, algorithm=AlgorithmCode.MAGLEV, mode=ModeCode.DSR_L3)
+    yield write
+    with inside(balancer.netns):
+        for kind in reversed(kinds):
+            assert kind.write([Change(r.key, r, None) for r in kind.read([]).resources]) == [None]
+            assert kind.read([]).resources == ()
+        assert balancer.kernel.routes() == []
+
+
+def test_tunnels_leave_to_a_link_local_gateway(balancer: Balancer, link_local: Callable[[str], None]) -> None:
+    balancer.gateway("back", LINK_LOCAL)
+    content = tcp6(SOURCE6, WEB6)
+    assert balancer.send(content, "back").verdict == XdpVerdict.DROP  # the FIB knows nothing of such an address
+    link_local(LINK_LOCAL)
+    expected = tunnelled6(content, OWN6, FAR6, (NODE_MACS["back"], LINK_LOCAL_MAC), label(SOURCE6))
+    for _ in range(2):
+        assert balancer.send(content, "back") == (XdpVerdict.TX, expected)
+    near = ENDPOINTS6_AT[7]
+    balancer.endpoint(1, near)
+    expected = tunnelled6(content, OWN6, near, macs_towards(near), label(SOURCE6))
+    assert balancer.send(content, "back") == (XdpVerdict.TX, expected)
+
+
+def test_for_a_link_local_gateway_without_a_known_mac_the_kernel_asks(
+    balancer: Balancer, link_local: Callable[[str], None]
+) -> None:
+    link_local(OTHER_LINK_LOCAL)
+    action, out = balancer.send(tcp6(SOURCE6, WEB6), "back")
+    assert action == XdpVerdict.PASS
+    destination = Ether(out)[IPv6].dst
+    argv = ["ip", "-n", balancer.netns, "route", "get", destination]
+    way = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30).stdout
+    assert f"via {OTHER_LINK_LOCAL} dev back" in way

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of the node: ours, which carry our protocol number, and what those of all others lead by.
+
+Ours stand in the table `main`, with a metric that lets every other route to the same network go first. Works on the
+network namespace of the calling thread. Layouts: include/uapi/linux/rtnetlink.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address, ip_interface, ip_network
+
+from reconciler.errors import ForeignError, KernelError
+from reconciler.kernel import netlink
+from reconciler.kernel.local_vips import PROTOCOL
+from reconciler.kernel.netlink import Message
+from reconciler.kernel.port import Neighbour, Outcome, Route
+
+_GET_ADDRESS, _GET_LINK = 22, 18
+_NEW, _DELETE, _GET = 24, 25, 26
+_MAIN = 254
+_UNICAST, _BLACKHOLE = 1, 6
+_UNIVERSE = 0
+_DST, _OIF, _GATEWAY, _PRIORITY, _MULTIPATH, _VIA = 1, 4, 5, 6, 9, 18
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_LAST_METRIC = 0x7FFF_FFFF
+_NO_NEIGHBOURS = 0x8 | 0x80  # IFF_LOOPBACK, IFF_NOARP
+_HEADER = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
+_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, interface
+_NUMBER = struct.Struct("=I")
+_TABLE_BYTES = 8  # the attribute RTA_TABLE, the first of each answer
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def read() -> list[Route]:
+    """Ours. OSError if the kernel refuses."""
+    names = dict(socket.if_nameindex())
+    found = []
+    for answer in _dump(table=_MAIN, protocol=PROTOCOL):
+        family, bits, *_ = _HEADER.unpack_from(answer)
+        parts = netlink.attributes(answer[_HEADER.size :])
+        to = ip_network((parts.get(_DST, bytes(4 if family == socket.AF_INET else 16)), bits))
+        index, via = next(_hops(parts), (0, ""))
+        found.append(Route(str(to), via, names.get(index, "")) if via else Route(str(to)))
+    return found
+
+
+def add(routes: Sequence[Route]) -> list[Outcome]:
+    """Make routes, or bring ours to the same networks to what they should be; one outcome each."""
+    held = {route.to for route in read()}
+    flags = {route.to: netlink.REPLACE if route.to in held else netlink.EXCLUSIVE for route in routes}
+    return _change(_NEW, routes, flags)
+
+
+def remove(routes: Sequence[Route]) -> list[Outcome]:
+    """Remove ours to these networks; one outcome each. What is absent or not ours is left, without an error."""
+    return _change(_DELETE, routes, {})
+
+
+def next_hops() -> list[Neighbour]:
+    """The routers that routes of others lead by, on links that have neighbours; of all tables."""
+    with netlink.route() as connection:
+        links = [_LINK.unpack_from(answer) for answer in connection.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0))]
+    able = {index for _, _, index, flags, _ in links if not flags & _NO_NEIGHBOURS}
+    names = {index: name for index, name in socket.if_nameindex() if index in able}
+    found: set[tuple[int, str]] = set()
+    seen: set[bytes] = set()
+    for answer in _dump(type_=_UNICAST):
+        # Where a routing daemon holds a million routes, they lead by a few: only their networks differ.
+        _, bits, _, _, _, protocol, *_ = _HEADER.unpack_from(answer)
+        rest = _without_network(answer, bits)
+        if protocol != PROTOCOL and rest not in seen:
+            seen.add(rest)
+            found.update(_hops(netlink.attributes(answer[_HEADER.size :])))
+    return sorted(Neighbour(via, names[index]) for index, via in found if index in names)
+
+
+def networks() -> list[str]:
+    """Those that the node is attached to by an address, and its own single addresses."""
+    found = set()
+    with netlink.route() as connection:
+        for family in _FAMILIES.values():
+            for answer in connection.dump(_GET_ADDRESS, _ADDRESS.pack(family, 0, 0, 0, 0)):
+                held, bits, *_ = _ADDRESS.unpack_from(answer)
+                parts = netlink.attributes(answer[_ADDRESS.size :])
+                if held == family:
+                    found.add(str(ip_interface((parts.get(_IFA_LOCAL) or parts[_IFA_ADDRESS], bits)).network))
+    return sorted(found)
+
+
+def _dump(table: int = 0, protocol: int = 0, type_: int = 0) -> Iterator[bytes]:
+    with netlink.route() as connection:
+        for family in _FAMILIES.values():
+            try:
+                answers = connection.dump(_GET, _HEADER.pack(family, 0, 0, 0, table, protocol, 0, type_, 0))
+            except FileNotFoundError:
+                continue  # A namespace whose interfaces were never up has no such table yet.
+            # A kernel without IPv6 answers for all other families.
+            yield from (answer for answer in answers if answer[0] == family)
+
+
+def _without_network(answer: bytes, bits: int) -> bytes:
+    """The attributes of a route but for the network that it leads to, which the kernel says behind its table."""
+    start = _HEADER.size + _TABLE_BYTES
+    length, number = struct.unpack_from("=HH", answer, start) if bits else (0, 0)
+    end = start + (length + 3 & ~3) if number == _DST else start
+    return answer[_HEADER.size : start] + answer[end:]
+
+
+def _hops(parts: Mapping[int, bytes]) -> Iterator[tuple[int, str]]:
+    """The next hops in the attributes of a route: interface and address of each."""
+    if _MULTIPATH in parts:
+        left = parts[_MULTIPATH]
+        while len(left) >= _HOP.size:
+            length, _, _, index = _HOP.unpack_from(left)
+            via = _gateway(netlink.attributes(left[_HOP.size : length]))
+            if via:
+                yield index, via
+            left = left[max((length + 3) & ~3, _HOP.size) :]
+    elif (via := _gateway(parts)) and _OIF in parts:
+        yield _NUMBER.unpack(parts[_OIF])[0], via
+
+
+def _gateway(parts: Mapping[int, bytes]) -> str:
+    """The address of a next hop, which may be of another family than the route; empty without one."""
+    if _GATEWAY in parts:
+        return str(ip_address(parts[_GATEWAY]))
+    return str(ip_address(parts[_VIA][2:])) if _VIA in parts else ""
+
+
+def _change(type_: int, routes: Sequence[Route], flags: Mapping[str, int]) -> list[Outcome]:
+    outcomes: dict[Route, Outcome] = {}
+    messages: dict[Route, Message] = {}
+    for route in routes:
+        try:
+            create = netlink.CREATE if type_ == _NEW else 0
+            messages[route] = Message(type_, create | flags.get(route.to, 0), _body(route))
+        except OSError:
+            outcomes[route] = KernelError(f"there is no interface {route.interface}") if type_ == _NEW else None
+    with netlink.route() as connection:
+        for route, error in zip(messages, connection.change(list(messages.values())), strict=True):
+            outcomes[route] = _outcome(type_, route, error)
+    return [outcomes[route] for route in routes]
+
+
+def _outcome(type_: int, route: Route, error: OSError | None) -> Outcome:
+    if error is None or (type_ == _DELETE and error.errno in (errno.ESRCH, errno.ENOENT, errno.ENODEV)):
+        return None
+    if error.errno == errno.EEXIST:
+        return ForeignError(f"the route to {route.to} is not lbctl's", hint=f"ip route show {route.to}")
+    verb = "remove" if type_ == _DELETE else "make"
+    return KernelError(f"can't {verb} the route to {route.to}: {error.strerror}")
+
+
+def _body(route: Route) -> bytes:
+    network = ip_network(route.to)
+    kind = _UNICAST if route.via else _BLACKHOLE
+    body = _HEADER.pack(_FAMILIES[network.version], network.prefixlen, 0, 0, _MAIN, PROTOCOL, _UNIVERSE, kind, 0)
+    body += netlink.attribute(_DST, network.network_address.packed)
+    body += netlink.attribute(_PRIORITY, _NUMBER.pack(_LAST_METRIC))
+    if route.via:
+        body += netlink.attribute(_OIF, _NUMBER.pack(socket.if_nametoindex(route.interface)))
+        body += netlink.attribute(_GATEWAY, ip_address(route.via).packed)
+    return body
