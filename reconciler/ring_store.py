@@ -116,6 +116,12 @@ def idle(protocols_: Iterable[int]) -> int:
     return max((slots.DATAGRAM_IDLE if number == UDP else slots.STREAM_IDLE for number in protocols_), default=0)
 
 
+def indexes_in_use(kernel: Kernel) -> set[int]:
+    """The rings that services use, by index."""
+    rows = (row for spec in (SERVICES, SERVICES6) for row in kernel.dump(spec.name))
+    return {struct.unpack(SERVICES.value, value)[1] for _, value in rows}
+
+
 def protocols(kernel: Kernel) -> dict[int, set[int]]:
     """The IP protocols of the services that use a ring in a mode of direct server return, by the ring's index.
 

@@ -51,6 +51,7 @@ class Command(IntEnum):
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
+    PROG_BIND_MAP = 35
 
 
 class XdpVerdict(IntEnum):
@@ -204,6 +205,14 @@ def load_program(name: str, instructions: bytes) -> int:
                 f"the kernel refused the program {name}: {refusal.strerror}{lines}",
                 hint="the lines above are the end of the verifier's log" if lines else hint,
             ) from refusal
+
+
+def bind_map(program: int, fd: int) -> None:
+    """Let a map live as long as a program, and be found by it, though the program itself has no use for the map.
+
+    OSError EINVAL before Linux 5.10.
+    """
+    call(Command.PROG_BIND_MAP, memory(struct.pack("=III", program, fd, 0)))
 
 
 def _log_end(log: ctypes.Array[ctypes.c_char]) -> str:

@@ -136,6 +136,9 @@ class FakeKernel:
     def loaded_program(self) -> LoadedProgram | None:
         return self.program
 
+    def is_whole(self) -> bool:
+        return self.program is not None or not self.maps
+
     def load_program(self, name: str, features: Sequence[str]) -> None:
         for spec in MAPS.values():
             if spec.is_used(features):
@@ -155,7 +158,8 @@ class FakeKernel:
 
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
         foreign = [program for name, program in self.foreign_programs.items() if name in interfaces]
-        return [*self.attached.values(), *foreign]
+        loaded = self.program.id if self.program else None
+        return [*(replace(held, is_loaded=held.id == loaded) for held in self.attached.values()), *foreign]
 
     def attach(self, interface: str, mode: str, replaces: int | None) -> None:
         if interface not in self.interfaces:

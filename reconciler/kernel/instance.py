@@ -29,6 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _BPF_MAGIC = 0xCAFE4A11
 _MOUNT_FLAGS = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC
 _MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # in it, blanks and the like
 _NETNS = Path("/run/netns")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -71,11 +72,11 @@ class Instance:
         # Some kernels put files of their own into every bpffs; theirs alone have a dot in their names.
         return sorted(path.name for path in self.pins.iterdir() if "." not in path.name)
 
-    def siblings(self) -> Iterator[Instance]:
-        """The other instances below the same run directory."""
-        for path in sorted(self.directory.parent.iterdir()):
-            if path != self.directory and _NAME.fullmatch(path.name) and (path / self.pins.name).is_dir():
-                yield Instance(path.name, path.parent)
+    def others(self) -> Iterator[Instance]:
+        """The other instances that have a bpffs, below this run directory or another one."""
+        for path in _mounted_bpffs():
+            if path.name == self.pins.name and path != self.pins and _NAME.fullmatch(path.parent.name):
+                yield Instance(path.parent.name, path.parents[1])
 
     def remove(self) -> None:
         """Unmount and remove the directory. Raises KernelError if objects are still pinned."""
@@ -137,6 +138,16 @@ class Instance:
             yield
         finally:
             os.close(directory)
+
+
+def _mounted_bpffs() -> list[Path]:
+    """Where this process sees a bpffs."""
+    found = set()
+    for line in _MOUNTS.read_text().splitlines():
+        fields, _, (type_, *_) = (part.split() for part in line.partition(" - "))
+        if type_ == "bpf":
+            found.add(Path(_ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[4])))
+    return sorted(found)
 
 
 def _refuse_passing_mounts() -> None:

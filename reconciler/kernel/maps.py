@@ -46,12 +46,14 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class OpenMap:
-    """A map that is open: its file descriptor, its number, its shape and the flags that it was made with."""
+    """A map that is open: its file descriptor, its number, its shape, the flags that it was made with, and as much
+    of its name as the kernel keeps."""
 
     fd: int
     id: int
     shape: Shape
     flags: int = 0
+    name: str = ""
 
     @property
     def row_bytes(self) -> int:
@@ -79,7 +81,8 @@ def describe(fd: int) -> OpenMap:
     info = memory(88)
     object_info(fd, info)
     type_, number, key_size, value_size, capacity, flags = struct.unpack_from("=6I", info)
-    return OpenMap(fd, number, Shape(type_, key_size, value_size, capacity), flags)
+    name = info.raw[24:40].split(b"\0")[0].decode("ascii", "replace")
+    return OpenMap(fd, number, Shape(type_, key_size, value_size, capacity), flags, name)
 
 
 def lookup(opened: OpenMap, key: bytes) -> bytes | None:

@@ -27,13 +27,18 @@ class LoadedProgram:
 
 @dataclass(frozen=True, slots=True)
 class AttachedProgram:
-    """What an interface runs: `mode` is "native" or "generic"; `owner` describes it for a person."""
+    """What an interface runs: `mode` is "native" or "generic"; `owner` describes it for a person.
+
+    `is_loaded`: it is the program that is pinned, with all its maps. `has_our_maps`: its maps are the instance's.
+    """
 
     interface: str
     mode: str
     id: int
     name: str
     owner: str
+    is_loaded: bool = True
+    has_our_maps: bool = True
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -127,8 +132,15 @@ class Kernel(Protocol):
     # --- the program -----------------------------------------------------------------------------------
     def loaded_program(self) -> LoadedProgram | None: ...
 
+    def is_whole(self) -> bool:
+        """Whether a program and all its maps are pinned, or nothing at all."""
+        ...
+
     def load_program(self, name: str, features: Sequence[str]) -> None:
-        """Build or fetch the program, make the maps that it needs and keep those that exist, pin all."""
+        """Build or fetch the program, make the maps that it needs and keep those that exist, pin all.
+
+        Maps whose pins are lost exist as long as an interface runs the program that has them.
+        """
         ...
 
     def unload_program(self) -> None:

@@ -11,13 +11,14 @@ import errno
 import os
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, links, local_vips, maps, neighbours, routes, sysctl, tunnels, veth, xdp
+from reconciler.kernel import bpf, holders, links, local_vips, maps, neighbours, routes, sysctl, tunnels, veth, xdp
 from reconciler.kernel.build import Image, build
+from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.layout import INNER_IDS, MAPS, SEED, MapSpec, MapType
 from reconciler.kernel.maps import OpenMap, Shape
@@ -33,7 +34,7 @@ from reconciler.kernel.port import (
     TunnelDevice,
 )
 from reconciler.kernel.refusal import refused
-from reconciler.program import DECAPSULATE, is_ours
+from reconciler.program import DECAPSULATE
 
 RUN_DIR = Path("/run/lbctl")
 
@@ -68,9 +69,12 @@ class RealKernel:
 
     @contextmanager
     def _map(self, name: str) -> Iterator[OpenMap | None]:
-        """A pinned map that has the shape it should have; None if it was never made."""
+        """A map of the instance that has the shape it should have; None if it was never made."""
         with refused(f"map {name}"):
             fd = self._instance.open(name)
+            if fd is None:  # never made, or its pin is lost
+                number = holders.maps_of_program(self._instance).get(name)
+                fd = bpf.open_map(number) if number is not None else None
             if fd is None:
                 yield None
                 return
@@ -162,6 +166,15 @@ class RealKernel:
                 info = bpf.program_info(fd)
                 return LoadedProgram(info.id, info.name)
 
+    def is_whole(self) -> bool:
+        with refused(f"pins of instance {self._instance.name}"):
+            pinned = self._instance.pinned()
+            return not pinned or (PROGRAM in pinned and self._map_ids() == holders.pinned_maps(self._instance))
+
+    def _map_ids(self) -> set[int]:
+        """The numbers of the instance's maps, those included whose pins are lost."""
+        return holders.pinned_maps(self._instance) | set(holders.maps_of_program(self._instance).values())
+
     def load_program(self, name: str, features: Sequence[str]) -> None:
         image = build(features, self._source_dir)
         specs = [spec for spec in MAPS.values() if _needed(spec, image, features)]
@@ -179,13 +192,18 @@ class RealKernel:
         with ExitStack() as stack:
             descriptors = {spec.name: stack.enter_context(self._made(spec)) for spec in specs}
             program = stack.enter_context(bpf.closing(bpf.load_program(name, image.linked(descriptors))))
+            for map_name in descriptors.keys() - image.maps.keys():
+                with suppress(OSError):  # before Linux 5.10 these are lost with their pins
+                    bpf.bind_map(program, descriptors[map_name])
             self._instance.pin(program, PROGRAM)
 
     @contextmanager
     def _made(self, spec: MapSpec) -> Iterator[int]:
-        """The pinned map of this name, made if it is missing."""
+        """The pinned map of this name; made if it is missing, pinned again if its pin is."""
         with self._map(spec.name) as opened:
             if opened:
+                if spec.name not in self._instance.pinned():
+                    self._instance.pin(opened.fd, spec.name)
                 yield opened.fd
                 return
         with ExitStack() as stack:
@@ -217,9 +235,18 @@ class RealKernel:
     # --- the program on interfaces ---------------------------------------------------------------------
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
         with refused("interfaces"):
+            found = [(r, holders.is_of(self._instance, r)) for r in xdp.running()]
+            loaded, ours = None, set[int]()
+            if any(is_mine for _, is_mine in found):
+                loaded = self.loaded_program() if self.is_whole() else None
+                ours = self._map_ids()
             return [
-                AttachedProgram(r.interface, r.mode, r.id, r.program.name if r.program else "", r.owner)
-                for r in xdp.running() if r.interface in interfaces or self._is_mine(r)
+                AttachedProgram(
+                    r.interface, r.mode, r.id, r.program.name if r.program else "", r.owner,
+                    is_loaded=loaded is not None and loaded.id == r.id,
+                    has_our_maps=r.program is not None and ours.issuperset(r.program.map_ids),
+                )
+                for r, is_mine in found if is_mine or r.interface in interfaces
             ]  # fmt: skip
 
     def attach(self, interface: str, mode: str, replaces: int | None) -> None:
@@ -243,22 +270,13 @@ class RealKernel:
         held = next((r for r in xdp.running() if r.interface == interface), None)
         if held is None:
             return
-        if not self._is_mine(held):
+        if not holders.is_of(self._instance, held):
             raise ForeignError(
                 f"{interface} runs {held.owner}, which is not ours",
                 hint=f"if nobody needs it: ip link set dev {interface} xdp off",
             )
         if held.id == replaces and held.mode != mode:
             raise KernelError(f"{interface} runs its program in {held.mode} mode; detach it before it can be {mode}")
-
-    def _is_mine(self, held: xdp.Running) -> bool:
-        """Ours by its name, and not of another instance, which would have its maps pinned."""
-        if held.program is None or not is_ours(held.program.name):
-            return False
-        used = set(held.program.map_ids)
-        return bool(used & _pinned_maps(self._instance)) or not any(
-            used & _pinned_maps(sibling) for sibling in self._instance.siblings()
-        )
 
     # --- VIPs of the node ------------------------------------------------------------------------------
     def local_vips(self) -> list[LocalVip]:
@@ -357,11 +375,6 @@ class RealKernel:
             return routes.networks()
 
 
-def shape_of(spec: MapSpec) -> Shape:
-    """The shape that the kernel must show for a map of the layout."""
-    return Shape(spec.type, spec.key_size, spec.value_size, spec.capacity)
-
-
 def inner_shape(spec: MapSpec) -> Shape:
     """The shape of the inner arrays of an array of arrays; they differ in their capacity alone."""
     return Shape(MapType.ARRAY, _INDEX.size, struct.calcsize(spec.inner), 1)
@@ -384,17 +397,6 @@ def _check(image: Image, specs: Sequence[MapSpec]) -> None:
                 f"the program declares map {name} as {declared}; the layout says {shape or 'nothing of it'}",
                 hint="bpf/maps.h and reconciler/kernel/layout.py must agree",
             )
-
-
-def _pinned_maps(instance: Instance) -> set[int]:
-    """The numbers of the maps that an instance has pinned."""
-    found = set()
-    for name in instance.pinned():
-        fd = instance.open(name) if name != PROGRAM else None
-        if fd is not None:
-            with bpf.closing(fd):
-                found.add(maps.describe(fd).id)
-    return found
 
 
 @contextmanager

@@ -16,11 +16,18 @@ from reconciler.program import is_ours, program_name
 from reconciler.resource import Change, Concern, Context, Key, Live, Reading, Resource
 from reconciler.view import NodeView
 
+LOADED = "loaded"
+EARLIER = "loaded earlier"
+ASTRAY = "with maps that nobody writes any more"
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment(Resource):
-    """`mode` is native or generic; `program` is the name of the program, its digest included. `sends`: whether it
-    sends packets itself, as that of an endpoint never does."""
+    """`mode` is native or generic; `program` is the name of the program, its digest included.
+
+    `sends`: whether it sends packets itself, as that of an endpoint never does. `load` says which of the programs of
+    this name it is: the one that is loaded, with whose maps lbctl works, or an earlier one.
+    """
 
     kind: ClassVar[str] = "xdp"
 
@@ -28,6 +35,7 @@ class Attachment(Resource):
     mode: str
     program: str
     sends: bool = field(default=True, compare=False)
+    load: str = LOADED
 
     @property
     def id(self) -> str:
@@ -38,13 +46,16 @@ class Attachment(Resource):
         return (PROGRAM,)
 
     def describe(self) -> dict[str, str]:
-        return {"mode": self.mode, "build": self.program}
+        earlier = "" if self.load == LOADED else f" ({self.load})"
+        return {"mode": self.mode, "build": self.program + earlier}
 
     def effect(self, after: Resource | None, context: Context) -> str:
         if after is None:
             return "packets are no longer handled here"
         if isinstance(after, Attachment) and after.mode != self.mode:
             return "packets pass untouched for some milliseconds"
+        if self.load == ASTRAY:
+            return "swapped under traffic; the program starts with new maps, so open connections may break"
         return "swapped under traffic, no packet is lost"
 
 
@@ -71,7 +82,7 @@ class AttachmentKind(Kind):
     def read(self, wanted: Collection[Key]) -> Reading:
         attached = self.kernel.attached_programs([key.id for key in wanted])
         return Reading(
-            tuple(Attachment(a.interface, a.mode, a.name) for a in attached if is_ours(a.name)),
+            tuple(Attachment(a.interface, a.mode, a.name, load=_load(a)) for a in attached if is_ours(a.name)),
             {Key(Attachment.kind, a.interface): a.owner for a in attached if not is_ours(a.name)},
         )
 
@@ -109,6 +120,12 @@ class AttachmentKind(Kind):
         except KernelError as error:
             return error
         return None
+
+
+def _load(attached: AttachedProgram) -> str:
+    if not attached.has_our_maps:
+        return ASTRAY
+    return LOADED if attached.is_loaded else EARLIER
 
 
 KIND = AttachmentKind

@@ -35,6 +35,8 @@ class Program(Resource):
 
 
 PROGRAM = Key("program", "data-plane")
+INCOMPLETE = "incomplete: some pins are missing"
+"""Instead of a name: what is left where loading or unloading was cut off, or somebody has removed pins."""
 
 
 class ProgramKind(Kind):
@@ -48,6 +50,8 @@ class ProgramKind(Kind):
             yield Program(program_name(view.features), view.features), view.node.span
 
     def read(self, wanted: Collection[Key]) -> Reading:
+        if not self.kernel.is_whole():
+            return Reading((Program(INCOMPLETE),))
         loaded = self.kernel.loaded_program()
         return Reading((Program(loaded.name),) if loaded else ())
 

@@ -24,7 +24,7 @@ from reconciler.kinds.program import PROGRAM
 from reconciler.model import Algorithm, EndpointState, Pool
 from reconciler.resource import Change, Context, Key, Reading, Resource, Span
 from reconciler.ring import Slots, hash_ring, shares, turns
-from reconciler.ring_store import heads, remove_rings, write_rings
+from reconciler.ring_store import heads, indexes_in_use, remove_rings, write_rings
 from reconciler.slots import held as slots_of
 from reconciler.slots import lost, moved, reduced
 from reconciler.view import NodeView
@@ -175,7 +175,8 @@ class RingKind(Kind):
         numbers = {r.row.id: r.number for r in numbered_rows(self.kernel)}
         held = _name_rows(self.kernel)
         indexes = _sound(held)
-        free = iter(sorted(set(range(1, RING_NAMES.capacity)) - set(indexes.values())))
+        # Services may use rings whose names are lost.
+        free = iter(sorted(set(range(1, RING_NAMES.capacity)) - set(indexes.values()) - indexes_in_use(self.kernel)))
         outcomes: dict[Key, Outcome] = {}
         wanted: dict[Key, tuple[int, Slots]] = {}
         for change in changes:

@@ -1,11 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+import shutil
 import struct
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from reconciler.kernel import bpf
-from tests.cli.test_verbs import NETNS
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NETNS = f"lbcli-{os.getpid()}"
+
+
+def ip(*words):
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+@pytest.fixture
+def netns():
+    ip("netns", "add", NETNS)
+    try:
+        for name in ("front", "back"):
+            ip("-n", NETNS, "link", "add", name, "type", "veth", "peer", "name", f"{name}-far")
+            ip("-n", NETNS, "link", "set", name, "up")
+            ip("-n", NETNS, "link", "set", f"{name}-far", "up")
+        yield NETNS
+    finally:
+        ip("netns", "del", NETNS)
+
+
+@pytest.fixture
+def manifests(tmp_path):
+    return Path(shutil.copytree(CHECKOUT / "examples" / "configs" / "nat-tcp", tmp_path / "manifests"))
+
+
+@pytest.fixture
+def lbctl(netns, tmp_path):
+    """Run lbctl in the namespace; what it put there is taken off again."""
+    run_dir = tmp_path / "run"
+
+    def call(*words, code=0):
+        command = [sys.executable, "-m", "reconciler.cli.main", "--netns", netns, "--run-dir", run_dir, *words]
+        done = subprocess.run(
+            command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stdout + done.stderr
+
+    call.run_dir = run_dir
+    yield call
+    call("delete", "--auto-approve")
+    assert not (run_dir / netns).exists()
 
 
 @pytest.fixture

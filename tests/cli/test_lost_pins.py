@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pins that are gone, all or some: the program goes on, and what it works with is found again."""
+
+import subprocess
+
+import pytest
+
+from reconciler.kernel import bpf, maps, xdp
+from reconciler.kernel.layout import FLOWS
+from reconciler.kernel.real import RealKernel
+from tests.kernel.conftest import entered
+
+pytestmark = pytest.mark.kernel
+
+OPEN_CONNECTION = (bytes(range(FLOWS.key_size)), bytes(FLOWS.value_size))
+
+
+@pytest.fixture
+def pins(lbctl, manifests, netns):
+    """The pins of a node that balances and has a connection open."""
+    lbctl("apply", manifests, "--auto-approve")
+    assert RealKernel(netns, lbctl.run_dir).update(FLOWS.name, [OPEN_CONNECTION]) == [None]
+    return lbctl.run_dir / netns / "bpf"
+
+
+def edit(manifests):
+    path = manifests / "pools.yaml"
+    path.write_text(path.read_text().replace("weight: 2", "weight: 7"))
+
+
+def running(netns):
+    with entered(netns):
+        return {held.interface: held.program for held in xdp.running()}
+
+
+def slots_that_packets_see(program, ring=1):
+    """The ring in the maps of the program that runs, whatever is pinned."""
+    for map_id in program.map_ids:
+        with bpf.closing(bpf.open_map(map_id)) as fd:
+            opened = maps.describe(fd)
+            if opened.name == "rings":
+                number = int.from_bytes(maps.lookup(opened, ring.to_bytes(4, "little")), "little")
+                with bpf.closing(bpf.open_map(number)) as inner:
+                    return maps.read_array(maps.describe(inner))
+    raise AssertionError("the program has no rings")
+
+
+def unmount(pins):
+    subprocess.run(["umount", pins], check=True)
+
+
+def test_an_edit_after_all_pins_are_lost_reaches_packets_and_connections_stay(lbctl, manifests, netns, pins):
+    before = slots_that_packets_see(running(netns)["front"])
+    unmount(pins)
+    edit(manifests)
+    plan = lbctl("plan", manifests)
+    assert "xdp front" in plan
+    assert "loaded earlier" in plan
+    assert "ring web/round-robin" in plan
+    assert "service" not in plan, "what packets see is read from the program that they pass"
+    lbctl("apply", manifests, "--auto-approve")
+    assert lbctl("plan", manifests).startswith("No changes.")
+    after = running(netns)
+    assert slots_that_packets_see(after["front"]) != before
+    assert after["front"].map_ids == after["back"].map_ids
+    assert OPEN_CONNECTION in RealKernel(netns, lbctl.run_dir).dump(FLOWS.name)
+
+
+def test_without_an_edit_the_plan_is_the_swap_and_nothing_else(lbctl, manifests, pins):
+    unmount(pins)
+    assert "Plan: 1 to add, 2 to change, 0 to remove" in lbctl("plan", manifests)
+
+
+def test_delete_after_all_pins_are_lost_leaves_nothing(lbctl, netns, pins):
+    unmount(pins)
+    lbctl("delete", "--auto-approve")
+    assert running(netns) == {}
+    assert "20.20.20.1" not in subprocess.run(
+        ["ip", "-n", netns, "route", "show", "table", "local"], capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize("names", [["services"], ["ring_names"], ["program"], ["program", "endpoints", "ring_ids"]])
+def test_single_pins_that_are_removed_come_back_with_their_contents(lbctl, manifests, netns, pins, names):
+    for name in names:
+        (pins / name).unlink()
+    plan = lbctl("plan", manifests)
+    assert "program data-plane" in plan
+    assert "service" not in plan
+    assert "ring" not in plan
+    assert "endpoint" not in plan
+    lbctl("apply", manifests, "--auto-approve")
+    assert lbctl("plan", manifests).startswith("No changes.")
+    assert OPEN_CONNECTION in RealKernel(netns, lbctl.run_dir).dump(FLOWS.name)
+
+
+def test_a_program_with_other_maps_than_the_pinned_ones_is_swapped_and_the_plan_says_what_breaks(
+    lbctl, manifests, netns, pins
+):
+    """What versions left behind that made new maps when pins were lost."""
+    former = running(netns)["front"]
+    with bpf.closing(bpf.open_program(former.id)) as held:
+        unmount(pins)
+        with entered(netns):
+            mode = next(xdp.running()).mode
+            for interface in ("front", "back"):
+                xdp.swap(interface, mode, None, held)
+        lbctl("apply", manifests, "--auto-approve")
+        with entered(netns), bpf.closing(bpf.open_program(running_id(netns, "front"))) as current:
+            xdp.swap("front", mode, held, current)
+    plan = lbctl("plan", manifests)
+    assert "Plan: 0 to add, 1 to change, 0 to remove" in plan
+    assert "open connections may break" in plan
+    lbctl("apply", manifests, "--auto-approve")
+    after = running(netns)
+    assert after["front"].id == after["back"].id != former.id
+    assert lbctl("plan", manifests).startswith("No changes.")
+
+
+def running_id(netns, interface):
+    return next(held.id for held in xdp.running() if held.interface == interface)
