@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import LbctlError
 from reconciler.importers import FORMATS
+from reconciler.importers.draft import InputError, Line, file_of
 
 if TYPE_CHECKING:
     from reconciler.importers.draft import Imported
@@ -47,12 +48,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from reconciler.importers import emit
+    from reconciler.importers.fold import folded
 
-    imported = _live(args) if args.format == "live" else _parse(args.format, _read(args.file or STDIN))
     name = "standard input" if args.file in (None, STDIN) else args.file
-    for notice in imported.warnings:
-        place = f"{name}:{notice.line}: " if notice.line else ""
-        print(f"{place}warning: {notice.message}", file=sys.stderr)
+    try:
+        imported = _live(args) if args.format == "live" else _parse(args)
+    except InputError as error:
+        raise LbctlError(f"{_place(name, file_of(error.line), error.line)}{error.what}", hint=error.hint) from None
+    for notice in folded(imported.warnings):
+        print(f"{_place(name, notice.file, notice.line)}warning: {notice.message}", file=sys.stderr)
     if not imported.manifests:
         raise LbctlError("nothing is left to write", hint="the warnings say why")
     origin = _origin(args)
@@ -63,6 +67,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _place(name: str, included: str, line: int) -> str:
+    """Where something stands, as messages begin with it: the file, or one that it includes, and the line."""
+    if included:
+        name = str(Path(name).parent / included)
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in name)
+    return f"{shown}:{line}: " if line else f"{shown}: "
+
+
 def _origin(args: argparse.Namespace) -> str:
     file = Path(args.file).name if args.file not in (None, STDIN) else ""
     if args.format == "live":
@@ -70,9 +82,25 @@ def _origin(args: argparse.Namespace) -> str:
     return f"{file} ({args.format})" if file else args.format
 
 
-def _parse(format_: str, text: str) -> Imported:
-    imported: Imported = importlib.import_module(f"reconciler.importers.{format_}").parse(text)
+def _parse(args: argparse.Namespace) -> Imported:
+    text = _text("", _read(args.file or STDIN))
+    module = importlib.import_module(f"reconciler.importers.{args.format}")
+    imported: Imported
+    if args.format == "keepalived" and args.file not in (None, STDIN):
+        from reconciler.importers.keepalived_include import reader_for
+
+        imported = module.parse(text, reader_for(Path(args.file), _text, MAX_BYTES))
+    else:
+        imported = module.parse(text)
     return imported
+
+
+def _text(file: str, content: bytes) -> str:
+    """The text of a file. Bytes that are no UTF-8 are common in old comments; elsewhere they will be shown."""
+    if (zero := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, zero) + 1
+        raise InputError(Line.of(file, line), "the input is no text", hint="is it the right file?")
+    return content.decode(errors="replace").removeprefix("\ufeff")
 
 
 def _live(args: argparse.Namespace) -> Imported:
@@ -84,13 +112,13 @@ def _live(args: argparse.Namespace) -> Imported:
 
         return import_live(read_for_import(open_kernel(args)), socket.gethostname())
     try:
-        data = json.loads(_read(args.file))
+        data = json.loads(_read(args.file).decode())
     except (ValueError, RecursionError):
         raise LbctlError(f"{args.file} is no snapshot", hint="make one with `lbctl export`") from None
     return import_live(live_from_json(data), socket.gethostname())
 
 
-def _read(file: str) -> str:
+def _read(file: str) -> bytes:
     try:
         if file == STDIN:
             content = sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -101,11 +129,7 @@ def _read(file: str) -> str:
         raise LbctlError(f"{file} can't be read: {error.strerror}") from error
     if len(content) > MAX_BYTES:
         raise LbctlError(f"the input is larger than {MAX_BYTES >> 20} MiB", hint="is it the right file?")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise LbctlError(f"line {line}: the input is not UTF-8 text", hint="is it the right file?") from None
+    return content
 
 
 def _write(directory: Path, files: dict[str, str]) -> None:

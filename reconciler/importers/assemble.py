@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
@@ -11,18 +12,29 @@ from math import gcd
 from typing import Any
 
 from reconciler.importers import manifests
-from reconciler.importers.draft import Address, Endpoint, Imported, Manifest, Notices, Service, port_text
+from reconciler.importers.draft import (
+    Address,
+    Endpoint,
+    Imported,
+    Manifest,
+    Notices,
+    Service,
+    TooMuch,
+    named,
+    port_text,
+)
 from reconciler.importers.names import Names, label
 
 MAX_WEIGHT = 1000
 MAX_VIPS = 64
+MAX_MEMBERS = 2_000_000  # VIPs and endpoints of all services: far more than a fleet has, and it fits into memory
 _ONE_FAMILY = ("nat", "fullnat", "dsr-l2")
 _TRANSLATING = ("nat", "fullnat")
 _IMPOSSIBLE = {  # without replies, and without memory
     "least-connections": "sees no replies and can't count connections",
     "round-robin": "doesn't remember whose turn a connection was",
 }
-_CHECKS_WITH_PORT = ("tcp", "udp", "http", "https", "sctp")
+_CHECK_PROTOCOLS = {"tcp": "tcp", "http": "tcp", "https": "tcp", "udp": "udp", "sctp": "sctp"}
 NODE_MISSING = "the input names no interfaces: add a Node with those that packets of clients and endpoints enter by"
 SNAT_MISSING = "fullnat needs snatAddresses: add the balancer's own source addresses to the Node"
 
@@ -37,9 +49,10 @@ def assemble(drafts: Iterable[Service], notices: Notices, nodes: Sequence[Manife
     for draft in (_with_possible_algorithm(service, notices) for service in services):
         name = names.take(label(draft.name) or default_name(draft))
         endpoints, target_port = _ports(draft, _weights(draft, _reachable(draft, vips, notices), notices), notices)
-        check = _check(draft, endpoints, target_port)
-        content = manifests.pool("", endpoints, check)["spec"]
-        key = json.dumps(content)
+        checked_port = _checked_port(draft, endpoints, target_port)
+        content = manifests.pool("", endpoints, _check(draft, checked_port))["spec"]
+        # What waits for its endpoints waits for its own; and a check without a port is for the port of one service.
+        key = json.dumps([content, checked_port]) if endpoints else name
         if key not in pools:
             pools[key] = manifests.manifest("Pool", pool_names.take(name), content)
         document = manifests.service(
@@ -82,8 +95,13 @@ def reason_not_unicast(address: Address) -> str:
 def _without_conflicts(drafts: Iterable[Service], notices: Notices) -> list[Service]:
     """The services whose VIPs can be VIPs, and whose ports no earlier one has."""
     kept: list[Service] = []
-    taken: dict[tuple[Address, str], list[tuple[range, Service]]] = {}
+    taken: dict[tuple[Address, str], _Ports] = {}
+    members = 0
     for draft in (part for whole in drafts for part in _by_vips(whole, notices)):
+        members += len(draft.vips) + len(draft.endpoints)
+        if members > MAX_MEMBERS:
+            message = f"the services up to this one have more than {MAX_MEMBERS:,} VIPs and endpoints"
+            raise TooMuch(draft.line, message, hint="import the input in parts")
         if draft.protocol != "icmp" and not draft.ports:
             message = "port 0, which stands for every port, has no counterpart: the service is left out"
             notices.add(draft.line, f"{draft}: {message}; write the ports that it needs")
@@ -97,19 +115,34 @@ def _without_conflicts(drafts: Iterable[Service], notices: Notices) -> list[Serv
             notices.add(draft.line, f"{draft}: {message}")
             continue
         wanted = draft.ports or (range(1),)
-        keys = [(vip, draft.protocol) for vip in draft.vips]
-        clashes = (
-            other for key in keys for held, other in taken.get(key, ()) for ports in wanted
-            if held.start < ports.stop and ports.start < held.stop
-        )  # fmt: skip
-        if other := next(clashes, None):
-            message = f"VIP and port belong to the service of line {other.line} already: this one is left out"
+        places = [taken.setdefault((vip, draft.protocol), _Ports()) for vip in draft.vips]
+        clashes = (line for place in places for ports in wanted if (line := place.holder(ports)) is not None)
+        if (line := next(clashes, None)) is not None:
+            message = f"VIP and port belong to the service of {named(line)} already: this one is left out"
             notices.add(draft.line, f"{draft}: {message}")
             continue
-        for key in keys:
-            taken.setdefault(key, []).extend((ports, draft) for ports in wanted)
+        for place in places:
+            for ports in wanted:
+                place.take(ports, draft.line)
         kept.append(draft)
     return kept
+
+
+class _Ports:
+    """Which ports of a VIP are taken, and by the service of which line."""
+
+    def __init__(self) -> None:
+        self._ranges: list[tuple[int, int, int]] = []  # first, one behind the last, line; by the first
+
+    def holder(self, ports: range) -> int | None:
+        """The line of a service that has one of these ports."""
+        behind = bisect_left(self._ranges, (ports.stop,))
+        if behind and self._ranges[behind - 1][1] > ports.start:
+            return self._ranges[behind - 1][2]
+        return None
+
+    def take(self, ports: range, line: int) -> None:
+        insort(self._ranges, (ports.start, ports.stop, line))
 
 
 def _lets_somebody_in(service: Service) -> bool:
@@ -143,7 +176,9 @@ def _with_possible_algorithm(service: Service, notices: Notices) -> Service:
     reason = _IMPOSSIBLE.get(service.algorithm)
     if service.mode in _TRANSLATING or reason is None:
         return service
-    notices.add(service.line, f"{service}: in mode {service.mode} the balancer {reason}: maglev is written")
+    needed = f", as {service.scheduler} needs" if service.scheduler else ""
+    message = f"in mode {service.mode} the balancer {reason}{needed}: maglev is written"
+    notices.add(service.line, f"{service}: {message}")
     return replace(service, algorithm="maglev")
 
 
@@ -172,7 +207,7 @@ def _weights(service: Service, endpoints: list[Endpoint], notices: Notices) -> l
     """Weights that do what they did, none above the highest that there may be."""
     weights = [endpoint.weight for endpoint in endpoints]
     if service.unweighted and len({weight for weight in weights if weight}) > 1:
-        message = f"{service.unweighted} ignores weights, {service.algorithm} does not: they are left out"
+        message = f"{service.scheduler} ignores weights, {service.algorithm} does not: they are left out"
         notices.add(service.line, f"{service}: {message}")
         return [replace(endpoint, weight=min(endpoint.weight, 1)) for endpoint in endpoints]
     highest = max(weights, default=0)
@@ -217,14 +252,20 @@ def _unique(endpoints: list[Endpoint]) -> list[Endpoint]:
     return list({endpoint.address: endpoint for endpoint in reversed(endpoints)}.values())[::-1]
 
 
-def _check(service: Service, endpoints: list[Endpoint], target_port: int | None) -> dict[str, Any] | None:
-    """The health check with the port that it needs where endpoints name none of their own."""
+def _checked_port(service: Service, endpoints: list[Endpoint], target_port: int | None) -> int | None:
+    """The port that a check without one of its own goes to, where it is one of the service's, not of endpoints."""
+    if not service.check or service.check["type"] not in _CHECK_PROTOCOLS or "port" in service.check:
+        return None
+    own_ports = bool(endpoints) and all(endpoint.port for endpoint in endpoints)
+    return None if own_ports or not service.ports else target_port or service.ports[0][0]
+
+
+def _check(service: Service, checked_port: int | None) -> dict[str, Any] | None:
+    """The health check; the port that the source left to the service is written where nothing else says it."""
     if not service.check:
         return None
     check = dict(service.check)
-    own_ports = bool(endpoints) and all(endpoint.port for endpoint in endpoints)
-    if check["type"] in _CHECKS_WITH_PORT and "port" not in check and not own_ports:
-        found = target_port or (service.ports[0][0] if service.ports else None)
-        if found is not None:
-            check = {"type": check.pop("type"), "port": found, **check}
-    return check
+    same_protocol = _CHECK_PROTOCOLS.get(check["type"]) == service.protocol
+    if checked_port is None or (same_protocol and _only_port(service)):
+        return check
+    return {"type": check.pop("type"), "port": checked_port, **check}

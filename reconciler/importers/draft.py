@@ -3,42 +3,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from reconciler.config.diagnostic import quote
 from reconciler.errors import LbctlError
 
 Address = IPv4Address | IPv6Address
 Manifest = dict[str, Any]
 
 
+class Line(int):
+    """The number of a line, counted from 1, that also knows its file where the input is several files."""
+
+    file: str
+
+    @classmethod
+    def of(cls, file: str, number: int) -> Line:
+        line = cls(number)
+        line.file = file
+        return line
+
+
+def bare(text: str) -> str:
+    """A text of the input as sentences show it: like `quote`, without the quotes."""
+    return quote(text)[1:-1]
+
+
+def file_of(line: int) -> str:
+    """The file of a line; empty for the input that was given itself."""
+    return line.file if isinstance(line, Line) else ""
+
+
+def named(line: int) -> str:
+    """A line as sentences name it."""
+    return f"{file_of(line)}:{line}" if file_of(line) else f"line {line}"
+
+
 class InputError(LbctlError):
-    """The input is not of its format. `line` counts from 1; 0 stands for the input as a whole."""
+    """Something in the input is not what its format asks for. `line` 0 stands for the input as a whole.
+
+    `what` is the sentence without the line. It ends an import only where nothing of the input makes sense:
+    `Notices.leaving_out` turns the error of one item into a notice.
+    """
 
     def __init__(self, line: int, message: str, *, hint: str = "") -> None:
-        super().__init__(f"line {line}: {message}" if line else message, hint=hint)
+        super().__init__(f"{named(line)}: {message}" if line else message, hint=hint)
         self.line = line
+        self.what = message
+
+
+class TooMuch(InputError):
+    """The input asks for more time or memory than any real one needs. This always ends an import."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Notice:
-    """Something that the manifests do not say as the source did, and what was done instead."""
+    """Something that the manifests do not say as the source did, and what was done instead.
 
+    `file` is empty for the input that was given itself, else an included file.
+    """
+
+    file: str
     line: int
     message: str
 
 
 class Notices(list[Notice]):
-    """Notices as they are collected."""
+    """Notices as they are collected. `error` is the first item's that could not be understood at all."""
+
+    error: InputError | None = None
 
     def add(self, line: int, message: str) -> None:
-        self.append(Notice(line, message))
+        self.append(Notice(file_of(line), int(line), message))
 
     def missing(self, line: int, what: str) -> None:
         """Something that the language has no word for, without which the rest still makes sense."""
         self.add(line, f"{what} has no counterpart: it is left out")
+
+    @contextmanager
+    def leaving_out(self, what: str) -> Iterator[None]:
+        """What is wrong in here costs this one item, and is a notice that says so."""
+        try:
+            yield
+        except TooMuch:
+            raise
+        except InputError as error:
+            self.error = self.error or error
+            hint = f" ({error.hint})" if error.hint else ""
+            self.add(error.line, f"{error.what}: {what} is left out{hint}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +112,8 @@ class Endpoint:
 class Service:
     """`name` is the source's own name, or empty. `ports` are ranges with both ends in them, none for icmp.
 
-    `unweighted` is the source's word for an algorithm that ignores weights, or empty. `check` is a health
-    check in the words of the manifests; without a port it is for the port of each endpoint.
+    `scheduler` is the source's word for the algorithm, where it has one; `unweighted`, if that ignores weights.
+    `check` is a health check in the words of the manifests; without a port it is for the port of each endpoint.
     """
 
     line: int
@@ -68,7 +124,8 @@ class Service:
     algorithm: str
     endpoints: tuple[Endpoint, ...] = ()
     name: str = ""
-    unweighted: str = ""
+    scheduler: str = ""
+    unweighted: bool = False
     affinity: str | None = None
     idle_timeout: str | None = None
     allowed_sources: tuple[str, ...] = ()

@@ -8,18 +8,21 @@ example_grpc/goclient of Katran.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from reconciler.config.diagnostic import quote
 from reconciler.importers import values
 from reconciler.importers.assemble import assemble
-from reconciler.importers.commands import command_lines, program_of
-from reconciler.importers.draft import Address, Endpoint, Imported, InputError, Notices, Service
+from reconciler.importers.commands import command_lines, program_of, words_of
+from reconciler.importers.draft import Address, Endpoint, Imported, InputError, Notices, Service, bare
 
 _HINT = "give commands of Katran's example client, or what its -l prints"
 _MAX_WEIGHT = 2**31 - 1
 
-_WITH_VALUE = {"t", "u", "r", "w", "f", "new_hc", "somark", "change_mac", "quic_mapping", "server", "rpc_port"}
+_WITH_VALUE = {
+    "t", "u", "r", "w", "f", "vf", "rf", "new_hc", "somark", "change_mac", "quic_mapping", "server", "rpc_port",
+}  # fmt: skip
 _WITHOUT_VALUE = {
     "A", "E", "D", "a", "e", "d", "C", "l", "s", "sum", "lru", "icmp", "unset", "del_hc", "list_hc", "list_mac",
     "list_qm", "del_qm",
@@ -37,9 +40,9 @@ _FLAGS = {
 }
 _SOURCE_ONLY = "NO_SPORT"  # the hash leaves the client's port out, so a client stays with one server
 
-_LISTED_VIP = re.compile(r"VIP:\s+(\S+)\s+Port:\s+(\d+)\s+Protocol:\s+(tcp|udp)\s*")
-_LISTED_FLAGS = re.compile(r"Vip's flags:(.*)")
-_LISTED_REAL = re.compile(r"\s*->\s*(\S+)\s+weight:?\s+(-?\d+)\s*")
+_LISTED_VIP = re.compile(r"\s*VIP:\s+(\S+)\s+Port:\s+(\d+)\s+Protocol:\s+(tcp|udp)\s*")
+_LISTED_FLAGS = re.compile(r"\s*Vip's flags:(.*)")
+_LISTED_REAL = re.compile(r"\s*->\s*(\S+)\s+weight:?\s+(-?\d+)(?:\s+flags:(.*))?\s*")
 _CHATTER = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d .*|exiting|\s*")
 
 _Key = tuple[str, Address, int]
@@ -51,40 +54,50 @@ class _Vip:
     flags: dict[str, int] = field(default_factory=dict)
     """Flag → line of its mention."""
     reals: dict[Address, Endpoint] = field(default_factory=dict)
+    real_flags: dict[Address, str] = field(default_factory=dict)
 
 
 def parse(text: str) -> Imported:
-    """Services and pools of a Katran. Raises InputError."""
+    """Services and pools of a Katran. Raises InputError where there is none."""
     notices = Notices()
     vips: dict[_Key, _Vip] = {}
-    listed = _without_listing(text, vips)
     commands = 0
-    for line, words in command_lines(listed):
-        program, rest = program_of(words)
-        if program and not ("katran" in program and "client" in program):
-            raise InputError(line, f"this is no command of Katran's client: {quote(' '.join(words))}", hint=_HINT)
-        _run(vips, line, _options(rest, line), notices)
-        commands += 1
+    for line, command in command_lines(_without_listing(text, vips, notices)):
+        with notices.leaving_out("the command"):
+            if words := words_of(line, command):
+                program, rest = program_of(words)
+                if program and not ("katran" in program and "client" in program):
+                    raise InputError(line, f"this is no command of Katran's client: {quote(' '.join(words))}")
+                _run(vips, line, _options(rest, line, notices), notices)
+                commands += 1
     if not vips and not commands:
+        if notices.error:
+            raise InputError(notices.error.line, notices.error.what, hint=notices.error.hint or _HINT)
         raise InputError(0, "there is no VIP in the input", hint=_HINT)
-    return assemble([_service(key, vip, notices) for key, vip in vips.items()], notices)
+    return assemble(_services(vips, notices), notices)
 
 
-def _without_listing(text: str, vips: dict[_Key, _Vip]) -> str:
+def _services(vips: dict[_Key, _Vip], notices: Notices) -> Iterator[Service]:
+    for key, vip in vips.items():
+        yield _service(key, vip, notices)
+
+
+def _without_listing(text: str, vips: dict[_Key, _Vip], notices: Notices) -> str:
     """Take what -l prints into `vips`; the rest of the text, on the same lines."""
     rest: list[str] = []
     current: _Vip | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(values.lines_of(text), start=1):
         if match := _LISTED_VIP.fullmatch(line):
             address, port, protocol = match.groups()
             current = _Vip(number)
-            vips[protocol, values.address(address, number), values.port(port, number)] = current
+            with notices.leaving_out("the VIP"):
+                vips[protocol, values.address(address, number), values.port(port, number)] = current
         elif current and (match := _LISTED_FLAGS.fullmatch(line)):
             current.flags |= dict.fromkeys(match[1].split(), number)
         elif current and (match := _LISTED_REAL.fullmatch(line)):
-            found = values.address(match[1], number)
-            weight = values.number(match[2], number, "a weight", 0, _MAX_WEIGHT)
-            current.reals[found] = Endpoint(found, weight=weight, line=number)
+            with notices.leaving_out("the server"):
+                found = values.address(match[1], number)
+                _set_real(current, found, match[2], match[3] or "", number)
         elif not _CHATTER.fullmatch(line):
             rest.append(line)
             current = None
@@ -93,18 +106,28 @@ def _without_listing(text: str, vips: dict[_Key, _Vip]) -> str:
     return "\n".join(rest)
 
 
-def _options(words: list[str], line: int) -> dict[str, str]:
+def _set_real(vip: _Vip, address: Address, weight: str, flags: str, line: int) -> None:
+    vip.reals[address] = Endpoint(address, weight=values.number(weight, line, "a weight", 0, _MAX_WEIGHT), line=line)
+    vip.real_flags[address] = " ".join(flags.split())
+
+
+def _options(words: list[str], line: int, notices: Notices) -> dict[str, str]:
     """Options as Go's flag package reads them: one or two hyphens, values behind a blank or `=`."""
     found: dict[str, str] = {}
     pending = list(reversed(words))
     while pending:
         word = pending.pop()
         name, equals, value = word.lstrip("-").partition("=")
-        if not word.startswith("-") or name not in _WITH_VALUE | _WITHOUT_VALUE:
-            raise InputError(line, f"unknown option {quote(word)}", hint=_HINT)
+        if not word.startswith("-"):
+            raise InputError(line, f"expected an option, got {quote(word)}")
+        if name not in _WITH_VALUE | _WITHOUT_VALUE:
+            notices.missing(line, f"option {bare(word)}")
+            if pending and not equals and not pending[-1].startswith("-"):
+                pending.pop()  # its value, as far as can be told
+            continue
         if name in _WITH_VALUE and not equals:
             if not pending:
-                raise InputError(line, f"{word} needs a value")
+                raise InputError(line, f"{bare(word)} needs a value")
             value = pending.pop()
         found[name] = value
     return found
@@ -126,8 +149,8 @@ def _run(vips: dict[_Key, _Vip], line: int, options: dict[str, str], notices: No
     if command == "A":
         vips.setdefault(key, _Vip(line))
     if (vip := vips.get(key)) is None:
-        raise InputError(line, f"there is no VIP {options[service]} before this line")
-    flags = options.get("f", "")
+        raise InputError(line, f"there is no VIP {bare(options[service])} before this line")
+    flags = options.get("vf") or options.get("f", "")  # -vf since December 2020, when servers got flags, too
     if command in "AE" and flags:
         if "unset" in options:
             vip.flags.pop(flags, None)
@@ -146,8 +169,7 @@ def _change_real(vip: _Vip, command: str, line: int, options: dict[str, str]) ->
     if command == "d":
         vip.reals.pop(address, None)
     else:
-        weight = values.number(options.get("w", "1"), line, "a weight", 0, _MAX_WEIGHT)
-        vip.reals[address] = Endpoint(address, weight=weight, line=line)
+        _set_real(vip, address, options.get("w", "1"), options.get("rf", ""), line)
 
 
 def _service(key: _Key, vip: _Vip, notices: Notices) -> Service:
@@ -164,7 +186,11 @@ def _service(key: _Key, vip: _Vip, notices: Notices) -> Service:
     )
     for flag, line in vip.flags.items():
         if flag != _SOURCE_ONLY:
-            notices.add(line, f"{service}: {_FLAGS.get(flag, f'flag {flag} has no counterpart: it is left out')}")
+            shown = bare(flag)
+            notices.add(line, f"{service}: {_FLAGS.get(flag, f'flag {shown} has no counterpart: it is left out')}")
+    for address, flags in vip.real_flags.items():
+        if flags and address in vip.reals:
+            notices.missing(vip.reals[address].line, f"{service}: flag {bare(flags)} of server {address}")
     if len({real.weight for real in vip.reals.values() if real.weight}) > 1:
         message = "Katran's first hash function hardly tells small weights apart, here they count: shares may change"
         notices.add(vip.line, f"{service}: {message}")

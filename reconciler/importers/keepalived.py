@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtual servers of keepalived.conf; keywords and defaults are those of keepalived.conf(5)."""
+"""The virtual servers of keepalived.conf.
+
+Keywords and defaults are those of keepalived.conf(5), and where that is silent, of what `keepalived -t` says and
+does (2.2.7): what it doesn't understand it takes for not said. FNAT and its local addresses are those of DPVS.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,18 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from reconciler.config.diagnostic import quote
-from reconciler.importers import keepalived_checks, keepalived_syntax, lvs, values
+from reconciler.importers import keepalived_checks, keepalived_source, keepalived_syntax, lvs, values
 from reconciler.importers.assemble import assemble
-from reconciler.importers.draft import Address, Endpoint, Imported, InputError, Notices, Service
+from reconciler.importers.draft import Address, Endpoint, Imported, InputError, Notices, Service, TooMuch, bare
+from reconciler.importers.keepalived_source import Include
 from reconciler.importers.keepalived_syntax import Statement
 
 MAX_GROUP = 1024  # VIPs of a range
+MAX_PLACES = 200_000  # VIPs with their ports of all groups, each as often as it is used
 
-_MODES = {"NAT": "nat", "DR": "dsr-l2", "TUN": "dsr-l3"}
+_MODES = {"NAT": "nat", "DR": "dsr-l2", "TUN": "dsr-l3", "FNAT": "fullnat"}
+_TRANSLATING = ("nat", "fullnat")
+_PROTOCOLS = ("tcp", "udp", "sctp")
 _SCHEDULER = ("lb_algo", "lvs_sched")
 _METHOD = ("lb_kind", "lvs_method")
 _FLAGS = ("hashed", "flag-1", "flag-2", "flag-3", "sh-port", "sh-fallback", "mh-port", "mh-fallback")
@@ -24,8 +32,13 @@ _SERVER_KNOWN = {
     "ip_family", "snmp_name",
 }  # fmt: skip
 _REAL_KNOWN = {*_METHOD, *keepalived_checks.SETTINGS, *keepalived_checks.CHECKERS, "weight", "snmp_name"}
-_MAX_WEIGHT = 65_535
-_MAX_TIME_S = 2**32 - 1
+_DEFAULTS = {
+    "quorum": "1", "hysteresis": "0", "uthreshold": "0", "lthreshold": "0",
+    "persistence_granularity": "255.255.255.255",
+}  # fmt: skip
+"""Settings without a counterpart → the value with which they say nothing. That of a switch is off."""
+_OFF = ("off", "false", "no")
+_MAX_TIME_S = 2_678_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +50,14 @@ class _Place:
     name: str = ""
 
 
-def parse(text: str) -> Imported:
-    """Services, pools and health checks of keepalived.conf. Raises InputError."""
+def parse(text: str, include: Include | None = None) -> Imported:
+    """Services, pools and health checks of keepalived.conf. Raises InputError.
+
+    `include` reads the files that the text includes; without it they are said to be missing.
+    """
     notices = Notices()
-    statements = _unconditional(keepalived_syntax.parse(text), notices)
+    lines = keepalived_source.lines(text, include, notices)
+    statements = _unconditional(keepalived_syntax.parse(lines), notices)
     groups: dict[str, Statement] = {}
     servers: list[Statement] = []
     for statement in statements:
@@ -48,90 +65,152 @@ def parse(text: str) -> Imported:
             servers.append(statement)
         elif statement.keyword == "virtual_server_group":
             groups[statement.value] = statement
-        elif statement.keyword.startswith("include"):
-            notices.add(statement.line, f"{statement}: included files are not read: import them too")
+        elif statement.keyword == "real_server":
+            notices.add(statement.line, "a real_server outside of any virtual_server belongs to none: it is left out")
         else:
-            what = quote(str(statement))[1:-1]
+            what = bare(statement.keyword)
             notices.add(statement.line, f"{what} describes no virtual server: it is left out")
     if not servers:
         raise InputError(0, "there is no virtual_server in the input", hint="give the whole of keepalived.conf")
-    return assemble([s for server in servers for s in _services(server, groups, notices)], notices)
+    return assemble(_all_services(servers, groups, notices), notices)
+
+
+def _all_services(servers: Sequence[Statement], groups: dict[str, Statement], notices: Notices) -> Iterator[Service]:
+    """The services that the virtual servers stand for; one that makes no sense costs itself alone."""
+    left = MAX_PLACES
+    for server in servers:
+        places: list[_Place] = []
+        with notices.leaving_out("the virtual_server"):
+            places = list(_places(server, groups, left, notices))
+        left -= sum(len(place.vips) for place in places)
+        if places:
+            with notices.leaving_out("the virtual_server"):
+                yield from _services(server, places, notices)
 
 
 def _unconditional(statements: Sequence[Statement], notices: Notices) -> list[Statement]:
     for statement in statements:
         if statement.condition:
-            message = f"{statement.condition} {statement.keyword} holds for some machines only: it is left out"
-            notices.add(statement.line, message)
+            shown = bare(f"{statement.condition} {statement}")
+            notices.add(statement.line, f"{shown} holds for some machines only: it is left out")
     return [statement for statement in statements if not statement.condition]
 
 
-def _services(server: Statement, groups: dict[str, Statement], notices: Notices) -> Iterator[Service]:
+def _services(server: Statement, places: Sequence[_Place], notices: Notices) -> Iterator[Service]:
     """The services that a virtual_server stands for: one, or one for each port of its group."""
     body = _unconditional(server.block or [], notices)
-    title = quote(str(server))[1:-1]
+    title = bare(str(server))
     _note_unknown(body, _SERVER_KNOWN, title, notices)
-    protocol = (_last(body, ("protocol",)) or "TCP").lower()
-    if protocol not in ("tcp", "udp", "sctp"):
-        raise InputError(server.line, f"expected protocol TCP, UDP or SCTP, got {quote(protocol)}")
+    protocol = _protocol(server, body, title, notices)
     mode = _mode(body, "nat", title, notices)
-    scheduler = _last(body, _SCHEDULER) or lvs.DEFAULT_SCHEDULER
+    scheduler = _scheduler(body, title, notices)
     flags = [statement.keyword for statement in body if statement.keyword in _FLAGS]
-    algorithm = lvs.scheduling(scheduler, flags, server.line, notices)
-    affinity = None
-    for statement in body:
-        if statement.keyword == "persistence_timeout":
-            text = statement.value or str(lvs.DEFAULT_PERSISTENCE_S)
-            persistence = values.number(text, statement.line, "seconds", 1, _MAX_TIME_S)
-            affinity = values.timeout(persistence, "persistence_timeout", (statement.line, title), notices)
-    reals = [statement for statement in body if statement.keyword == "real_server"]
-    found = [(real, endpoint) for real in reals if (endpoint := _endpoint(real, mode, title, notices))]
-    check = keepalived_checks.check(body, [real for real, _ in found], title, notices)
-    for place in _places(server, groups, notices):
+    scheduling = lvs.scheduling(scheduler, flags, server.line, notices)
+    affinity = _affinity(body, title, notices)
+    found: list[tuple[Statement, Endpoint]] = []
+    for real in body:
+        if real.keyword == "real_server":
+            with notices.leaving_out(f"a real_server of {title}"):
+                if endpoint := _endpoint(real, mode, title, notices):
+                    found.append((real, endpoint))
+    endpoints = lvs.standby(scheduler, (endpoint for _, endpoint in found))
+    vips = {vip for place in places for vip in place.vips}
+    ports = {place.port for place in places}
+    way = keepalived_checks.Way(vips, ports, mode)
+    check = keepalived_checks.check(body, [real for real, _ in found], way, title, notices)
+    for place in places:
         yield Service(
             line=server.line,
             vips=place.vips,
             protocol=protocol,
             ports=(range(place.port, place.port + 1),) if place.port else (),
             mode=mode,
-            algorithm=algorithm.algorithm,
-            endpoints=lvs.standby(scheduler, (endpoint for _, endpoint in found)),
+            algorithm=scheduling.algorithm,
+            endpoints=endpoints,
             name=_last(body, ("snmp_name",)) or place.name,
-            unweighted=algorithm.unweighted,
+            scheduler=scheduling.name,
+            unweighted=scheduling.unweighted,
             affinity=affinity,
             check=check,
         )
 
 
-def _places(server: Statement, groups: dict[str, Statement], notices: Notices) -> Iterator[_Place]:
+def _protocol(server: Statement, body: Sequence[Statement], title: str, notices: Notices) -> str:
+    """The protocol; without one keepalived takes UDP, for which many have written TCP in mind."""
+    statement = next((s for s in reversed(body) if s.keyword == "protocol" and s.value.lower() in _PROTOCOLS), None)
+    for other in body:
+        if other.keyword == "protocol" and other.value.lower() not in _PROTOCOLS:
+            notices.add(other.line, f"{title}: keepalived ignores protocol {bare(other.value)}")
+    if statement is None:
+        notices.add(server.line, f"{title}: without a protocol keepalived takes UDP: udp is written")
+    return statement.value.lower() if statement else "udp"
+
+
+def _scheduler(body: Sequence[Statement], title: str, notices: Notices) -> str:
+    """The scheduler that is said, or nothing: keepalived takes its default for one that it doesn't know."""
+    found = ""
+    for statement in body:
+        if statement.keyword in _SCHEDULER:
+            if statement.value in lvs.SCHEDULERS:
+                found = statement.value
+            else:
+                notices.add(statement.line, f"{title}: keepalived ignores scheduler {bare(statement.value)}")
+    return found
+
+
+def _affinity(body: Sequence[Statement], title: str, notices: Notices) -> str | None:
+    found = None
+    for statement in body:
+        if statement.keyword == "persistence_timeout":
+            text = statement.value or str(lvs.DEFAULT_PERSISTENCE_S)
+            if text.isdecimal() and not int(text[:20]):
+                continue  # 0: no persistence, as with DPVS and as keepalived takes it
+            with notices.leaving_out(f"the persistence of {title}"):
+                persistence = values.number(text, statement.line, "seconds", 1, _MAX_TIME_S)
+                found = values.timeout(persistence, "persistence_timeout", (statement.line, title), notices)
+    return found
+
+
+def _places(server: Statement, groups: dict[str, Statement], left: int, notices: Notices) -> Iterator[_Place]:
     match server.words[1:]:
         case ["group", name]:
             if name not in groups:
                 raise InputError(server.line, f"there is no virtual_server_group {quote(name)}")
-            yield from _group(groups[name], name, notices)
+            yield from _group(groups[name], name, left, notices)
         case ["fwmark", mark]:
-            message = f"firewall mark {quote(mark)[1:-1]} has no counterpart, a service needs a VIP: it is left out"
+            message = f"firewall mark {bare(mark)} has no counterpart, a service needs a VIP: it is left out"
             notices.add(server.line, message)
         case [address, *rest] if len(rest) <= 1:
-            yield _Place((values.address(address, server.line),), values.port(rest[0] if rest else "0", server.line))
+            yield _Place((_host(address, server.line),), values.port(rest[0] if rest else "0", server.line))
         case _:
             raise InputError(server.line, "expected virtual_server ADDRESS PORT, fwmark MARK or group NAME")
 
 
-def _group(group: Statement, name: str, notices: Notices) -> Iterator[_Place]:
+def _host(text: str, line: int) -> Address:
+    """An address; keepalived takes no notice of a prefix behind it."""
+    return values.address(text.partition("/")[0], line)
+
+
+def _group(group: Statement, name: str, left: int, notices: Notices) -> Iterator[_Place]:
     """The VIPs of a group by port and family."""
     places: dict[tuple[int, int], dict[Address, None]] = {}
     for entry in _unconditional(group.block or [], notices):
         if entry.keyword == "fwmark":
-            notices.missing(entry.line, f"virtual_server_group {name}: {entry}")
+            notices.missing(entry.line, f"virtual_server_group {bare(name)}: {bare(str(entry))}")
             continue
-        port = values.port(entry.value or "0", entry.line)
-        for vip in _range(entry.keyword, entry.line):
-            places.setdefault((port, vip.version), {})[vip] = None
-    for (port, version), vips in places.items():
-        of_ports = f"-{port}" if len({port for port, _ in places}) > 1 else ""
-        of_families = "-ipv6" if version == 6 and len({version for _, version in places}) > 1 else ""
-        yield _Place(tuple(vips), port, f"{name}{of_ports}{of_families}")
+        with notices.leaving_out(f"an address of virtual_server_group {bare(name)}"):
+            port = values.port(entry.value or "0", entry.line)
+            vips = _range(entry.keyword, entry.line)
+            left -= len(vips)
+            if left < 0:
+                raise TooMuch(entry.line, f"the groups up to here have more than {MAX_PLACES:,} VIPs")
+            places.setdefault((port, vips[0].version), {}).update(dict.fromkeys(vips))
+    several_ports = len({port for port, _ in places}) > 1
+    several_families = len({version for _, version in places}) > 1
+    for (port, version), found in places.items():
+        of_ports = f"-{port}" if several_ports else ""
+        of_families = "-ipv6" if version == 6 and several_families else ""
+        yield _Place(tuple(found), port, f"{name}{of_ports}{of_families}")
 
 
 def _range(text: str, line: int) -> list[Address]:
@@ -158,13 +237,15 @@ def _mode(body: Sequence[Statement], default: str, title: str, notices: Notices)
     """The mode that is said in a block, else the one that it inherits."""
     for statement in body:
         if statement.keyword in _METHOD:
-            if statement.value.upper() not in _MODES:
-                got = quote(statement.value)
-                raise InputError(statement.line, f"expected {statement.keyword} NAT, DR or TUN, got {got}")
+            mode = _MODES.get(statement.value)
+            if mode is None:
+                method = f"{statement.keyword} {bare(statement.value)}"
+                notices.add(statement.line, f"{title}: keepalived ignores {method}: {default} is written")
+                continue
             if "gue" in statement.words or "gre" in statement.words:
-                message = f"{' '.join(statement.words[2:])} has no counterpart: IPIP is written"
+                message = f"{bare(' '.join(statement.words[2:]))} has no counterpart: IPIP is written"
                 notices.add(statement.line, f"{title}: {message}")
-            default = _MODES[statement.value.upper()]
+            default = mode
     return default
 
 
@@ -173,22 +254,31 @@ def _endpoint(real: Statement, mode: str, title: str, notices: Notices) -> Endpo
     if not 2 <= len(real.words) <= 3:
         raise InputError(real.line, "expected real_server ADDRESS PORT")
     body = _unconditional(real.block or [], notices)
-    _note_unknown(body, _REAL_KNOWN, f"{title}: real_server {real.value}", notices)
-    address = values.address(real.value, real.line)
+    where = f"{title}: real_server {bare(real.value)}"
+    address = _host(real.value, real.line)
     port = values.port(real.words[2], real.line) if len(real.words) > 2 else 0
-    if _mode(body, mode, title, notices) != mode:
-        message = f"real_server {address} is left out: a service has one mode, here {mode}"
-        notices.add(real.line, f"{title}: {message}")
+    _note_unknown(body, _REAL_KNOWN, where, notices)
+    if _mode(body, mode, where, notices) != mode:
+        notices.add(real.line, f"{where} is left out: a service has one mode, here {mode}")
         return None
-    weight = values.number(_last(body, ("weight",)) or "1", real.line, "a weight", 0, _MAX_WEIGHT)
+    weight = 1
+    for statement in body:
+        if statement.keyword == "weight":
+            with notices.leaving_out(f"the weight of {where}"):
+                weight = values.number(statement.value, statement.line, "a weight", 0, lvs.MAX_WEIGHT)
     # Without address translation the kernel keeps the port of the service, whatever is written.
-    return Endpoint(address, port or None if mode == "nat" else None, weight, line=real.line)
+    return Endpoint(address, port or None if mode in _TRANSLATING else None, weight, line=real.line)
 
 
 def _note_unknown(body: Sequence[Statement], known: set[str], title: str, notices: Notices) -> None:
     for statement in body:
-        if statement.keyword not in known:
-            notices.missing(statement.line, f"{title}: {quote(str(statement))[1:-1]}")
+        keyword, value = statement.keyword, statement.value.lower()
+        if keyword in known or value in _OFF or (value and _DEFAULTS.get(keyword) == value):
+            continue
+        if keyword == "laddr_group_name":
+            notices.add(statement.line, f"{title}: write its local addresses as snatAddresses of the Node")
+        else:
+            notices.missing(statement.line, f"{title}: {bare(str(statement))}")
 
 
 def _last(body: Sequence[Statement], keywords: Sequence[str]) -> str:

@@ -6,113 +6,169 @@ Settings are inherited: those of a virtual server are defaults for its real serv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from reconciler.config.diagnostic import quote
 from reconciler.importers import values
 from reconciler.importers.checks import health_check
-from reconciler.importers.draft import Notices
+from reconciler.importers.draft import Address, Notices, bare
 from reconciler.importers.keepalived_syntax import Statement
 
-SETTINGS = ("delay_loop", "connect_timeout", "retry", "nb_get_retry", "virtualhost")
+SETTINGS = ("delay_loop", "connect_timeout", "retry", "nb_get_retry", "nb_sock_retry", "virtualhost")
 CHECKERS = {
     "TCP_CHECK": "tcp", "HTTP_GET": "http", "SSL_GET": "https", "UDP_CHECK": "udp", "PING_CHECK": "ping",
     "SMTP_CHECK": "tcp", "DNS_CHECK": "udp", "MISC_CHECK": "", "BFD_CHECK": "", "FILE_CHECK": "",
 }  # fmt: skip
 """Checker → type of a health check; empty: there is none like it."""
 
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way that requests take to the real servers of a virtual server: VIPs, their ports, mode."""
+
+    vips: Collection[Address]
+    ports: Collection[int]
+    mode: str
+
+
 _NEAREST = ("SMTP_CHECK", "DNS_CHECK")
 _WEB = ("HTTP_GET", "SSL_GET")
 _DEFAULT_INTERVAL_S = "60"
 _DEFAULT_TIMEOUT_S = "5"
 _DEFAULT_RETRIES = {"DNS_CHECK": "3"}
-_KNOWN = {
-    *SETTINGS, "connect_port", "connect_ip", "url", "payload", "require_reply", "path", "status_code",
-    "fast_recovery", "enable_sni", "http_protocol",
+_UNDERSTOOD = {
+    "HTTP_GET": {"url"}, "SSL_GET": {"url"}, "UDP_CHECK": {"payload", "require_reply"},
 }  # fmt: skip
-_SYNONYMS = {"nb_get_retry": "retry"}
+"""What a checker may say beyond the settings that all have."""
+_PLACE = ("connect_ip", "connect_port")
+_DEFAULTS = {
+    "min_reply_length": "0", "max_reply_length": "255", "http_protocol": "1.0", "log_all_failures": "false",
+    "alpha": "false", "fast_recovery": "false", "fwmark": "0",
+}  # fmt: skip
+_OFF = ("off", "no", "false")
+_RETRY_DELAYS_S = {"HTTP_GET": "3", "SSL_GET": "3"}  # seconds; of the others 1
+_SYNONYMS = {"nb_get_retry": "retry", "nb_sock_retry": "retry"}
 _MAX_STATUS = 599
 _MAX_RETRIES = 2**31
 
 
 def check(
-    server: Sequence[Statement], reals: Sequence[Statement], title: str, notices: Notices
+    server: Sequence[Statement], reals: Sequence[Statement], way: Way, title: str, notices: Notices
 ) -> dict[str, Any] | None:
     """The health check for the pool of a virtual server: that of its first real server with one."""
-    found = [(real, _of_real(server, real, title, notices)) for real in reals]
+    found = [(real, _of_real(server, real, way, title, notices)) for real in reals]
     chosen = next((checked for _, checked in found if checked), None)
     for real, checked in found:
         if checked != chosen:
             what = "another health check" if checked else "no health check"
-            message = f"real_server {real.value} has {what}: that of the first one with any is written for all"
+            message = f"real_server {bare(real.value)} has {what}: that of the first one with any is written for all"
             notices.add(real.line, f"{title}: {message}")
     return chosen
 
 
-def _of_real(server: Sequence[Statement], real: Statement, title: str, notices: Notices) -> dict[str, Any] | None:
+def _of_real(
+    server: Sequence[Statement], real: Statement, way: Way, title: str, notices: Notices
+) -> dict[str, Any] | None:
     body = [statement for statement in real.block or [] if not statement.condition]
     checkers = [statement for statement in body if statement.keyword in CHECKERS]
-    usable = [statement for statement in checkers if CHECKERS[statement.keyword]]
-    where = f"{title}: real_server {real.value}"
+    chosen = next((statement for statement in checkers if CHECKERS[statement.keyword]), None)
+    where = f"{title}: real_server {bare(real.value)}"
     for statement in checkers:
-        if statement not in usable:
+        if not CHECKERS[statement.keyword]:
             notices.missing(statement.line, f"{where}: {statement.keyword}")
-        elif statement is not usable[0]:
+        elif statement is not chosen:
             message = f"a pool has one health check: {statement.keyword} is left out"
             notices.add(statement.line, f"{where}: {message}")
-    if not usable:
+    if chosen is None:
         return None
-    checker = usable[0]
-    if checker.keyword in _NEAREST:
-        message = f"{checker.keyword} has no counterpart: {CHECKERS[checker.keyword]} is written"
-        notices.add(checker.line, f"{where}: {message}")
-    return _of_checker(checker, [*server, *body, *(checker.block or [])], real, where, notices)
+    if chosen.keyword in _NEAREST:
+        message = f"{chosen.keyword} has no counterpart: {CHECKERS[chosen.keyword]} is written"
+        notices.add(chosen.line, f"{where}: {message}")
+    with notices.leaving_out(f"the health check of {where}"):
+        return _of_checker(chosen, [*server, *body, *(chosen.block or [])], real, way, where, notices)
+    return None
 
 
 def _of_checker(
-    checker: Statement, scope: Sequence[Statement], real: Statement, where: str, notices: Notices
+    checker: Statement, scope: Sequence[Statement], real: Statement, way: Way, where: str, notices: Notices
 ) -> dict[str, Any]:
     """`scope` holds the settings that a checker sees, the nearest last."""
-    settings = {_SYNONYMS.get(s.keyword, s.keyword): s for s in scope if s.keyword in _KNOWN and not s.condition}
+    kind = CHECKERS[checker.keyword]
     own = [statement for statement in checker.block or [] if not statement.condition]
+    understood = {*SETTINGS, *_PLACE, *_UNDERSTOOD.get(checker.keyword, ())}
     for statement in own:
-        if statement.keyword not in _KNOWN:
-            notices.missing(statement.line, f"{where}: {checker.keyword}: {quote(str(statement))[1:-1]}")
-    if (ip := settings.get("connect_ip")) and ip.value != real.value:
-        notices.missing(ip.line, f"{where}: {checker.keyword}: {quote(str(ip))[1:-1]}")
-    interval = _seconds(settings, "delay_loop", _DEFAULT_INTERVAL_S)
-    timeout = _seconds(settings, "connect_timeout", _DEFAULT_TIMEOUT_S)
-    retries = settings.get("retry")
-    default = _DEFAULT_RETRIES.get(checker.keyword, "1")
+        if statement.keyword not in understood and not _says_nothing(statement, checker.keyword):
+            notices.missing(statement.line, f"{where}: {checker.keyword}: {bare(str(statement))}")
+    wanted = {*SETTINGS, *_PLACE, *understood}
+    settings = {_SYNONYMS.get(s.keyword, s.keyword): s for s in scope if s.keyword in wanted and not s.condition}
+    through = _through(settings.get("connect_ip"), real, way, checker, where, notices)
     content: dict[str, Any] = {}
     if checker.keyword in _WEB:
         content = _web(checker, settings, own, where, notices)
     elif checker.keyword == "UDP_CHECK":
         content = _datagrams(settings, where, notices)
-    return health_check(
-        CHECKERS[checker.keyword],
-        interval,
-        1 + values.number(retries.value if retries else default, checker.line, "retries", 0, _MAX_RETRIES),
+    default_retries = _DEFAULT_RETRIES.get(checker.keyword, "1")
+    found = health_check(
+        kind,
+        _seconds(settings, "delay_loop", _DEFAULT_INTERVAL_S, where, notices),
+        1 + _retries(settings, default_retries, where, notices),
         content,
         (checker.line, where),
         notices,
-        port=_port(settings, real),
-        timeout_s=timeout,
+        port=0 if kind == "ping" else _port(settings, real, way),
+        timeout_s=_seconds(settings, "connect_timeout", _DEFAULT_TIMEOUT_S, where, notices),
     )
+    return found | ({"through": "vip"} if through else {})
 
 
-def _seconds(settings: dict[str, Statement], keyword: str, default: str) -> float:
-    statement = settings.get(keyword)
-    return values.seconds(statement.value, statement.line) if statement else float(default)
+def _says_nothing(statement: Statement, checker: str) -> bool:
+    """Whether a setting says what holds anyway."""
+    if statement.keyword == "delay_before_retry":
+        return statement.value == _RETRY_DELAYS_S.get(checker, "1")
+    value = statement.value.lower()
+    value = "false" if value in _OFF else value
+    return bool(value) and _DEFAULTS.get(statement.keyword) == value
 
 
-def _port(settings: dict[str, Statement], real: Statement) -> int:
-    """The port that is checked, as far as it is said: that of the checker, else of the real server."""
+def _through(
+    ip: Statement | None, real: Statement, way: Way, checker: Statement, where: str, notices: Notices
+) -> bool:
+    """Whether a check goes to the VIP on the endpoint; any other address has no counterpart."""
+    if ip is None:
+        return False
+    with notices.leaving_out(f"{where}: {checker.keyword}: connect_ip"):
+        address = values.address(ip.value, ip.line)
+        if address in way.vips and way.mode.startswith("dsr"):
+            return True
+        if address != values.address(real.value.partition("/")[0], real.line):
+            notices.missing(ip.line, f"{where}: {checker.keyword}: {bare(str(ip))}")
+    return False
+
+
+def _seconds(settings: dict[str, Statement], keyword: str, default: str, where: str, notices: Notices) -> float:
+    """A time; keepalived takes no notice of one that makes no sense."""
+    if statement := settings.get(keyword):
+        with notices.leaving_out(f"{where}: {keyword}"):
+            return values.seconds(statement.value, statement.line)
+    return float(default)
+
+
+def _retries(settings: dict[str, Statement], default: str, where: str, notices: Notices) -> int:
+    if statement := settings.get("retry"):
+        with notices.leaving_out(f"{where}: {statement.keyword}"):
+            return values.number(statement.value, statement.line, "retries", 0, _MAX_RETRIES)
+    return int(default)
+
+
+def _port(settings: dict[str, Statement], real: Statement, way: Way) -> int:
+    """The port that is checked, as far as it is said. keepalived checks the real server's own port, which is the
+    endpoint's, but for the modes where requests come to the port of the service whatever the real server's is."""
     if statement := settings.get("connect_port"):
         return values.port(statement.value, statement.line)
-    return values.port(real.words[2], real.line) if len(real.words) > 2 else 0
+    port = values.port(real.words[2], real.line) if len(real.words) > 2 else 0
+    return port if way.mode.startswith("dsr") and set(way.ports) != {port} else 0
 
 
 def _web(
@@ -124,7 +180,7 @@ def _web(
     url = {s.keyword: s for s in (urls[0].block or [] if urls else ()) if not s.condition}
     for statement in url.values():
         if statement.keyword not in ("path", "status_code", "virtualhost"):
-            notices.missing(statement.line, f"{where}: {checker.keyword}: {quote(str(statement))[1:-1]}")
+            notices.missing(statement.line, f"{where}: {checker.keyword}: {bare(str(statement))}")
     found: dict[str, Any] = {"path": "/" + (url["path"].value.lstrip("/") if "path" in url else "")}
     if host := url.get("virtualhost") or settings.get("virtualhost"):
         found["host"] = host.value

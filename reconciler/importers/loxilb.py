@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoxiLB's rules: lbconfig.txt and EPconfig.txt of `loxicmd save`, answers of the REST interface, its export.
+"""LoxiLB's rules: lbconfig.txt and EPconfig.txt of `loxicmd save`, answers and requests of the REST interface, its
+export, the YAML of `loxicmd create -f`, and command lines of loxicmd.
 
 Several JSON texts may follow each other, so both files of a save go through one pipe. Field names and meanings:
 common/common.go and pkg/loxinet/rules.go of LoxiLB, pkg/api/loadBalancer.go of loxicmd.
@@ -7,26 +8,29 @@ common/common.go and pkg/loxinet/rules.go of LoxiLB, pkg/api/loadBalancer.go of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from reconciler.config.diagnostic import quote
-from reconciler.importers import json_text, values
+from reconciler.importers import json_text, loxicmd, values, yaml_text
 from reconciler.importers.assemble import assemble
-from reconciler.importers.draft import Address, Endpoint, Imported, InputError, Notices, Service, place
+from reconciler.importers.draft import Address, Endpoint, Imported, InputError, Notices, Service, bare, place
 from reconciler.importers.json_text import Object, shown, text_of, whole_of
+from reconciler.importers.loxicmd import MODES, SELECTIONS
 from reconciler.importers.loxilb_probes import MONITORED_MODES, Probes
 
 _RULES = ("lbattr", "loadbalancer")
 _ENDPOINTS = ("attr", "endpoint")
-_HINT = "give lbconfig.txt of `loxicmd save`, or what GET /config/loadbalancer/all answers"
+_HINT = "give lbconfig.txt of `loxicmd save`, what GET /config/loadbalancer/all answers, or commands of loxicmd"
 _DEFAULT_PERSISTENCE_S = 10_800
+_COMMAND = re.compile(rf"^[^#\n]*\b{loxicmd.PROGRAM}\s", re.MULTILINE)
+_YAML = re.compile(r"^(?:kind|lbAttr|serviceArguments|- *serviceArguments) *:", re.MULTILINE | re.IGNORECASE)
 
 _DEFAULT, _ONEARM, _FULLNAT, _DSR, _FULLPROXY = range(5)
 _MODES = {_DEFAULT: "nat", _ONEARM: "fullnat", _FULLNAT: "fullnat", _DSR: "dsr-l2", _FULLPROXY: "fullnat"}
 _TLS_ENDS = 1
-_MODE_NAMES = ("default", "onearm", "fullnat", "dsr", "fullproxy", "hostonearm")
 
-_SELECTIONS = ("rr", "hash", "priority", "persist", "lc", "n2", "n3")
 # `hash` is over addresses and ports of the connection, which is what maglev hashes; source-hash is not.
 _ALGORITHMS = {"rr": "round-robin", "hash": "maglev", "priority": "round-robin", "lc": "least-connections"}
 _WEIGHTED = "priority"
@@ -46,25 +50,68 @@ _REASONS = {
 
 
 def parse(text: str) -> Imported:
-    """Services, pools and health checks of LoxiLB rules. Raises InputError."""
+    """Services, pools and health checks of LoxiLB rules. Raises InputError where there are none."""
+    notices = Notices()
+    text = text.removeprefix("\ufeff")
+    begin = text.lstrip()[:1]
+    if begin in ("{", "[", ""):
+        rules, hosts = _of_documents(json_text.parse(text), notices)
+    elif _COMMAND.search(text):
+        rules, hosts = loxicmd.rules_and_endpoints(text, notices)
+    elif _YAML.search(text):
+        rules, hosts = _of_documents(yaml_text.parse(text, notices), notices)
+    else:
+        json_text.parse(text)  # which says where it is none
+        rules, hosts = [], []
+    if not rules and not hosts and notices.error:
+        raise notices.error
+    probes = Probes(hosts, notices)
+    drafts = []
+    for rule in rules:
+        with notices.leaving_out("the service"):
+            if draft := _rule(rule, probes, notices):
+                drafts.append(draft)
+    if not drafts and len(notices) == 1 and notices.error:
+        raise notices.error
+    probes.note_unused()
+    return assemble(drafts, notices)
+
+
+def _of_documents(documents: list[Any], notices: Notices) -> tuple[list[Object], list[Object]]:
+    """The rules and the endpoint objects of documents: lists of them, or single ones."""
     rules: list[Object] = []
     hosts: list[Object] = []
-    notices = Notices()
-    documents = json_text.parse(text)
     for document in documents:
-        if not isinstance(document, Object) or not document.keys() & {*_RULES, *_ENDPOINTS}:
-            raise InputError(1, 'this holds no rules of LoxiLB: there is neither "lbAttr" nor "Attr"', hint=_HINT)
+        for item in document if isinstance(document, list) and document else [document]:
+            _of_document(item, rules, hosts, notices)
+    if not documents:
+        raise InputError(0, "the input is empty", hint=_HINT)
+    return rules, hosts
+
+
+def _of_document(document: Any, rules: list[Object], hosts: list[Object], notices: Notices) -> None:
+    """Add what a document holds. Raises InputError if it is none of LoxiLB's."""
+    if isinstance(document, Object) and isinstance(spec := document.get("spec"), Object) and "kind" in document:
+        kind = text_of(document, "kind").lower()  # of `loxicmd create -f`
+        if kind == "loadbalancer":
+            rules.append(spec)
+        elif kind == "endpoint":
+            hosts.append(spec)
+        else:
+            notices.missing(document.lines["kind"], f"kind {bare(kind)}")
+    elif isinstance(document, Object) and "servicearguments" in document:
+        rules.append(document)  # what is posted to the REST interface
+    elif isinstance(document, Object) and "hostname" in document:
+        hosts.append(document)
+    elif isinstance(document, Object) and document.keys() & {*_RULES, *_ENDPOINTS}:
         rules += _objects(document, _RULES)
         hosts += _objects(document, _ENDPOINTS)
         for key, value in document.items():
             if value and key not in (*_RULES, *_ENDPOINTS, "timestamp", "version"):
-                notices.missing(document.lines[key], f'"{document.names[key]}"')
-    if not documents:
-        raise InputError(0, "the input is empty", hint=_HINT)
-    probes = Probes(hosts, notices)
-    drafts = [draft for rule in rules if (draft := _rule(rule, probes, notices))]
-    probes.note_unused()
-    return assemble(drafts, notices)
+                notices.missing(document.lines[key], f'"{bare(document.names[key])}"')
+    else:
+        line = document.line if isinstance(document, Object) else 1
+        raise InputError(line, 'this holds no rules of LoxiLB: there is neither "lbAttr" nor "Attr"', hint=_HINT)
 
 
 def _objects(document: Object, keys: tuple[str, ...]) -> Iterator[Object]:
@@ -99,7 +146,10 @@ def _rule(rule: Object, probes: Probes, notices: Notices) -> Service | None:
         notices.add(service.line, f"{message}, which need the certificates")
     _note_fields(rule, service, where, notices)
     algorithm, selection, affinity = _selection(service, where, notices)
-    endpoints = [_endpoint(item, protocol, ports, where, notices) for item in _list(rule, "endpoints")]
+    endpoints = []
+    for item in _list(rule, "endpoints"):
+        with notices.leaving_out(f"an endpoint of {where}"):
+            endpoints.append(_endpoint(item, protocol, ports, where, notices))
     monitored = bool(service.get("monitor")) or mode in MONITORED_MODES
     idle = whole_of(service, "inactivetimeout", 2**31)
     return Service(
@@ -111,7 +161,8 @@ def _rule(rule: Object, probes: Probes, notices: Notices) -> Service | None:
         algorithm=algorithm,
         endpoints=tuple(endpoints),
         name=text_of(service, "name"),
-        unweighted="" if selection == _WEIGHTED else f"sel={selection}",
+        scheduler=f"sel={selection}",
+        unweighted=selection != _WEIGHTED,
         affinity=affinity,
         idle_timeout=values.timeout(idle, "inactiveTimeOut", (service.line, where), notices) if idle else None,
         allowed_sources=tuple(dict.fromkeys(_source(item) for item in _list(rule, "allowedsources"))),
@@ -130,7 +181,7 @@ def _reason_against(service: Object, protocol: str, mode: int) -> str:
     if _security(service) == _TLS_ENDS:
         return "TLS ends at the balancer, which has no counterpart"
     if mode not in _MODES:
-        return f"mode={_MODE_NAMES[mode] if mode < len(_MODE_NAMES) else mode} has no counterpart"
+        return f"mode={MODES[mode] if mode < len(MODES) else mode} has no counterpart"
     return ""
 
 
@@ -139,10 +190,10 @@ def _note_fields(rule: Object, service: Object, where: str, notices: Notices) ->
         if value and key in _REASONS:
             notices.add(service.lines[key], f"{where}: {_REASONS[key]}")
         elif value and key not in _KNOWN:
-            notices.missing(service.lines[key], f"{where}: {service.names[key]}={shown(value)}")
+            notices.missing(service.lines[key], f"{where}: {bare(service.names[key])}={shown(value)}")
     for key, value in rule.items():
         if value and key not in ("servicearguments", "endpoints", "secondaryips", "allowedsources"):
-            notices.missing(rule.lines[key], f"{where}: {rule.names[key]}")
+            notices.missing(rule.lines[key], f"{where}: {bare(rule.names[key])}")
 
 
 def _security(service: Object) -> int:
@@ -162,7 +213,7 @@ def _note_mode(mode: int, where: str, line: int, notices: Notices) -> None:
 def _selection(service: Object, where: str, notices: Notices) -> tuple[str, str, str | None]:
     """The algorithm, LoxiLB's word for it, and how long a client stays with its endpoint."""
     number, line = whole_of(service, "sel", 2**31), service.lines.get("sel", service.line)
-    selection = _SELECTIONS[number] if number < len(_SELECTIONS) else str(number)
+    selection = SELECTIONS[number] if number < len(SELECTIONS) else str(number)
     if selection == "persist":
         timeout_s = whole_of(service, "persisttimeout", 2**31) or _DEFAULT_PERSISTENCE_S
         return "round-robin", selection, values.timeout(timeout_s, "persistTimeout", (line, where), notices)
@@ -176,7 +227,7 @@ def _endpoint(item: Object, protocol: str, ports: range, where: str, notices: No
     target = whole_of(item, "targetport", values.MAX_PORT)
     for key, value in item.items():
         if value and key not in ("endpointip", "targetport", "weight", "state", "counter", "counters"):
-            notices.missing(item.lines[key], f"{where}: {item.names[key]}={shown(value)} of an endpoint")
+            notices.missing(item.lines[key], f"{where}: {bare(item.names[key])}={shown(value)} of an endpoint")
     if len(ports) > 1 and target == ports[0]:
         target = 0  # the rule's form for a range that is not translated
     return Endpoint(
@@ -192,7 +243,11 @@ def _secondary(rule: Object, where: str, notices: Notices) -> list[Address]:
     if items:
         message = "secondaryIPs are written as further VIPs; adding them to SCTP handshakes has no counterpart"
         notices.add(rule.lines["secondaryips"], f"{where}: {message}")
-    return [values.address(text_of(item, "secondaryip"), item.line) for item in items]
+    found = []
+    for item in items:
+        with notices.leaving_out(f"a secondary IP of {where}"):
+            found.append(values.address(text_of(item, "secondaryip"), item.line))
+    return found
 
 
 def _source(item: Object) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from reconciler.importers.draft import Endpoint, Notices
+from reconciler.importers.draft import Endpoint, Notices, bare
 
 DEFAULT_SCHEDULER = "wlc"
 DEFAULT_PERSISTENCE_S = 360
+MAX_WEIGHT = 2**31 - 1
 
 # By the address of the client alone; with the port they hash connections, as maglev does.
 _HASHING = {"sh": "sh-port", "mh": "mh-port"}
@@ -20,35 +21,40 @@ _EXACT = {"rr": "round-robin", "wrr": "round-robin", "lc": "least-connections", 
 _NEAREST = {
     "sed": "least-connections", "nq": "least-connections", "lblc": "least-connections", "ovf": "least-connections",
     "lblcr": "least-connections", "twos": "least-connections", "dh": "round-robin", "fo": "round-robin",
+    "conhash": "source-hash",
 }  # fmt: skip
+SCHEDULERS = {*_HASHING, *_EXACT, *_NEAREST}
 _UNWEIGHTED = ("rr", "lc")
 _FLAG_NAMES = {"sh": ("sh-fallback", "sh-port"), "mh": ("mh-fallback", "mh-port")}
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduling:
-    """`unweighted` is the scheduler's name if it ignores weights, else empty."""
+    """The algorithm; the scheduler's name as messages show it; whether it ignores weights."""
 
     algorithm: str
-    unweighted: str
+    name: str
+    unweighted: bool
 
 
-def scheduling(scheduler: str, flags: Collection[str], line: int, notices: Notices) -> Scheduling:
-    """The algorithm for a scheduler of IPVS and its flags."""
+def scheduling(said_scheduler: str, flags: Collection[str], line: int, notices: Notices) -> Scheduling:
+    """The algorithm for a scheduler of IPVS and its flags; of an empty one, for the default."""
+    scheduler = said_scheduler or DEFAULT_SCHEDULER
+    shown = bare(scheduler) if said_scheduler else f"{scheduler} (the default)"
     names = _FLAG_NAMES.get(scheduler, ())
     said = {names[int(flag[-1]) - 1] if flag in ("flag-1", "flag-2") and names else flag for flag in flags}
     for flag in sorted(said.difference(names)):
-        notices.missing(line, f"scheduler flag {flag}")
+        notices.missing(line, f"scheduler flag {bare(flag)}")
     if scheduler in _HASHING:
-        return Scheduling("maglev" if _HASHING[scheduler] in said else "source-hash", "")
+        return Scheduling("maglev" if _HASHING[scheduler] in said else "source-hash", shown, False)
     if scheduler in _EXACT:
-        return Scheduling(_EXACT[scheduler], scheduler if scheduler in _UNWEIGHTED else "")
+        return Scheduling(_EXACT[scheduler], shown, scheduler in _UNWEIGHTED)
     algorithm = _NEAREST.get(scheduler, "round-robin")
-    message = f"scheduler {scheduler} has no counterpart: {algorithm} is written"
+    message = f"scheduler {shown} has no counterpart: {algorithm} is written"
     if scheduler == "fo":
         message += ", with the servers of the highest weight active and the others draining"
     notices.add(line, message)
-    return Scheduling(algorithm, "")
+    return Scheduling(algorithm, shown, False)
 
 
 def standby(scheduler: str, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

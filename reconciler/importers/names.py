@@ -23,11 +23,13 @@ class Names:
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}
 
     def take(self, wanted: str) -> str:
-        name, count = wanted, 1
+        name, count = wanted, self._counts.get(wanted, 1)
         while name in self._taken:
             count += 1
             name = f"{wanted[: MAX_LENGTH - 7].rstrip('-')}-{count}"
+        self._counts[wanted] = count
         self._taken.add(name)
         return name

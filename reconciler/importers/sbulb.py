@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from reconciler.config.diagnostic import quote
 from reconciler.importers import manifests, values
 from reconciler.importers.assemble import assemble, reason_not_unicast
-from reconciler.importers.commands import command_lines
+from reconciler.importers.commands import command_lines, words_of
 from reconciler.importers.draft import Address, Endpoint, Imported, InputError, Notices, Service
 
 _HINT = "give the command line of sbulb, and below it the file of real servers if there is one"
@@ -40,25 +40,27 @@ class _Command:
 def parse(text: str) -> Imported:
     """The service, pool and node of an sbulb; of its file alone the pool. Raises InputError."""
     notices = Notices()
-    rest, servers = _split(text)
-    commands = [_command(line, words) for line, words in command_lines(rest)]
+    rest, servers = _split(text, notices)
+    commands = [_command(line, words) for line, command in command_lines(rest) if (words := words_of(line, command))]
     if len(commands) > 1:
         raise InputError(commands[1].line, "expected one command line of sbulb", hint="import each by itself")
     if commands:
         return _instance(commands[0], servers, notices)
     if servers is None:
         raise InputError(0, f"there is neither a command line of sbulb nor [{_SECTION}]", hint=_HINT)
+    if not servers and notices.error:
+        raise notices.error
     pool = manifests.pool("real-servers", _usable(servers, notices))
     notices.add(0, _SERVICE_MISSING)
     return Imported((pool,), tuple(sorted(notices)))
 
 
-def _split(text: str) -> tuple[str, list[Endpoint] | None]:
+def _split(text: str, notices: Notices) -> tuple[str, list[Endpoint] | None]:
     """The text without the sections of the file, on the same lines; and the real servers, None without any."""
     rest: list[str] = []
     servers: list[Endpoint] | None = None
     section = ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(values.lines_of(text), start=1):
         word = line.strip()
         if word.startswith("[") and word.endswith("]"):
             section = word[1:-1]
@@ -66,7 +68,8 @@ def _split(text: str) -> tuple[str, list[Endpoint] | None]:
                 servers = servers or []
         elif section == _SECTION and servers is not None:
             if word and not word.startswith(("#", ";")):
-                servers.append(Endpoint(values.address(word.partition("=")[0].strip(), number), line=number))
+                with notices.leaving_out("the server"):
+                    servers.append(Endpoint(values.address(word.partition("=")[0].strip(), number), line=number))
         elif not section or word.startswith(_UNIT_KEY):
             rest.append(word.removeprefix(_UNIT_KEY))
             continue
@@ -102,7 +105,10 @@ def _instance(command: _Command, servers: list[Endpoint] | None, notices: Notice
     if "-vs" not in options or "-p" not in options or not command.interface:
         raise InputError(line, "expected an interface, a virtual server (-vs) and ports (-p)", hint=_HINT)
     if "-rs" in options:
-        servers = [Endpoint(values.address(word, line), line=line) for word in options["-rs"]]
+        servers = []
+        for word in options["-rs"]:
+            with notices.leaving_out("the server"):
+                servers.append(Endpoint(values.address(word, line), line=line))
     elif servers is None:
         name = " ".join(options.get("-cfg", ["the file of -cfg"]))
         raise InputError(line, f"the real servers are in {quote(name)}", hint="put its content below the command line")
@@ -113,7 +119,7 @@ def _instance(command: _Command, servers: list[Endpoint] | None, notices: Notice
         key: values.number(" ".join(options[name]), line, "a number", 1, highest)
         for name, (key, highest) in _CAPACITIES.items() if name in options
     }  # fmt: skip
-    ports = _ports(options["-p"], line)
+    ports = _ports(options["-p"], line, notices)
     for key, count in (("services", len(ports)), ("endpoints", len(servers))):
         if count > capacity.get(key, count):
             raise InputError(line, f"there are more {key} ({count}) than the options allow ({capacity[key]})")
@@ -135,11 +141,14 @@ def _instance(command: _Command, servers: list[Endpoint] | None, notices: Notice
     return assemble([service], notices, [node])
 
 
-def _ports(words: list[str], line: int) -> list[range]:
-    ports = sorted({values.number(word, line, "a port", 1, values.MAX_PORT) for word in words})
+def _ports(words: list[str], line: int, notices: Notices) -> list[range]:
+    ports: set[int] = set()
+    for word in words:
+        with notices.leaving_out("the port"):
+            ports.add(values.number(word, line, "a port", 1, values.MAX_PORT))
     if not ports:
-        raise InputError(line, "-p needs a port", hint=_HINT)
-    return [range(port, port + 1) for port in ports]
+        raise notices.error or InputError(line, "-p needs a port", hint=_HINT)
+    return [range(port, port + 1) for port in sorted(ports)]
 
 
 def _usable(servers: list[Endpoint], notices: Notices) -> list[Endpoint]:

@@ -14,6 +14,11 @@ TIMEOUT_S = (1.0, 31 * 86_400.0)
 _HOST_PORT = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([^:]*))?")
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text as editors count them: other characters that Python breaks lines at break none."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
 def address(text: str, line: int) -> Address:
     try:
         if "%" not in text:  # the zone of an IPv6 address: a VIP has none

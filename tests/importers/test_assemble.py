@@ -88,12 +88,13 @@ def test_ports_that_a_mode_can_not_translate_are_left_out(mode):
 @pytest.mark.parametrize(
     ("check", "found"),
     [
-        ({"type": "tcp"}, {"type": "tcp", "port": 8080}),
+        ({"type": "tcp"}, {"type": "tcp"}),
+        ({"type": "udp"}, {"type": "udp", "port": 8080}),
         ({"type": "tcp", "port": 9}, {"type": "tcp", "port": 9}),
         ({"type": "ping"}, {"type": "ping"}),
     ],
 )
-def test_a_check_has_the_port_that_its_endpoints_no_longer_name(check, found):
+def test_a_check_has_the_port_that_was_said_or_that_nothing_else_says(check, found):
     assert specs("Pool", at(80, check=check))[0]["healthCheck"] == found
 
 
@@ -114,8 +115,41 @@ def test_weights_end_below_the_limit_with_the_shares_that_they_gave(weights):
         assert abs(weight / max(found) - was / max(weights)) <= 1 / max(found)
 
 
+def test_services_that_wait_for_their_endpoints_wait_for_their_own():
+    drafts = (at(80, endpoints=()), at(81, endpoints=()))
+    assert [spec["pool"] for spec in specs("Service", *drafts)] == ["tcp-20-20-20-1-80", "tcp-20-20-20-1-81"]
+    assert specs("Pool", *drafts) == [{"endpoints": []}] * 2
+
+
+def test_a_pool_is_shared_only_where_its_check_goes_to_one_port():
+    servers = {"check": {"type": "tcp"}, "endpoints": to(("10.2.0.1", None, 1))}
+    assert len(specs("Pool", at(80, **servers), at(81, **servers))) == 2
+    assert len(specs("Pool", at(80, **servers), at(80, vips=(ip_address("20.20.20.2"),), **servers))) == 1
+
+
+def test_what_was_not_possible_names_the_scheduler_that_asked_for_it():
+    draft = at(80, mode="dsr-l3", algorithm="least-connections", scheduler="wlc (the default)", endpoints=())
+    assert warnings(draft) == [
+        "20.20.20.1:80/tcp: in mode dsr-l3 the balancer sees no replies and can't count connections, "
+        "as wlc (the default) needs: maglev is written"
+    ]
+
+
+def test_many_services_on_one_vip_take_no_quadratic_time():
+    drafts = [at(port, endpoints=()) for port in range(1, 20_001)]
+    drafts += [replace(WEB, line=9, ports=(range(1000, 2000),))]
+    kept = assemble(drafts, notices := Notices()).manifests
+    assert len(kept) == 40_000
+    assert "VIP and port belong to the service of line 7 already" in notices[0].message
+
+
 def test_weights_of_an_algorithm_that_ignores_them_are_left_out():
-    draft = at(80, unweighted="rr", endpoints=to(("10.2.0.1", 80, 5), ("10.2.0.2", 80, 9), ("10.2.0.3", 80, 0)))
+    draft = at(
+        80,
+        scheduler="rr",
+        unweighted=True,
+        endpoints=to(("10.2.0.1", 80, 5), ("10.2.0.2", 80, 9), ("10.2.0.3", 80, 0)),
+    )
     assert [e.get("weight", 1) for e in specs("Pool", draft)[0]["endpoints"]] == [1, 1, 0]
     assert warnings(draft) == ["20.20.20.1:80/tcp: rr ignores weights, round-robin does not: they are left out"]
 

@@ -4,6 +4,7 @@
 import argparse
 import io
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -68,8 +69,68 @@ def test_nothing_left_is_an_error_behind_the_warnings(monkeypatch, capsys):
 @pytest.mark.parametrize("content", [b"\xff\xfe-\x00A\x00", b"\x00\x01\x02\xfe"])
 def test_binary_input_is_refused(content, tmp_path):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(LbctlError, match="line 1"):
+    with pytest.raises(LbctlError, match=r"file:1: the input is no text"):
         call("ipvsadm", tmp_path / "file")
+
+
+def test_bytes_in_comments_that_are_no_utf_8_do_not_matter(tmp_path, capsys):
+    (tmp_path / "file").write_bytes(b"# Gr\xfc\xdfe\n" + TABLE.read_bytes())
+    assert call("ipvsadm", tmp_path / "file") == 0
+    assert "198.51.100.10" in capsys.readouterr().out
+
+
+def test_errors_name_the_file_and_the_line(tmp_path):
+    (tmp_path / "web.conf").write_text("virtual_server 10.0.0.1 80 {\n")
+    with pytest.raises(LbctlError) as error:
+        call("keepalived", tmp_path / "web.conf")
+    assert error.value.message == f"{tmp_path / 'web.conf'}:1: the block that begins here is not closed"
+
+
+def test_the_same_warning_for_many_servers_is_said_once(tmp_path, capsys):
+    lines = "".join(f"-A -t 10.{i >> 8}.{i & 255}.1:80 -s sed -M 255.0.0.0 -p 60\n" for i in range(1000))
+    (tmp_path / "many").write_text(lines)
+    assert call("ipvsadm", tmp_path / "many") == 0
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 3
+    assert warnings[1].endswith(
+        "persistence by network has no counterpart: it is left out (and 999 more like it, the last in line 1,000)"
+    )
+
+
+def test_files_that_are_included_are_read_and_named(tmp_path, capsys):
+    (tmp_path / "conf.d").mkdir()
+    server = "real_server {} 80 {{\n weight 2\n notify_up /bin/true\n}}\n"
+    (tmp_path / "conf.d" / "b.conf").write_text(server.format("10.0.1.2"))
+    (tmp_path / "conf.d" / "a.conf").write_text(server.format("10.0.1.1"))
+    (tmp_path / "conf.d" / ".hidden.conf").write_text(server.format("10.0.1.9"))
+    main = "virtual_server 10.0.0.1 80 {\n protocol TCP\n lb_algo wrr\n lb_kind NAT\n include conf.d/*.conf\n}\n"
+    (tmp_path / "keepalived.conf").write_text(main)
+    assert call("keepalived", tmp_path / "keepalived.conf") == 0
+    out, err = capsys.readouterr()
+    assert out.index("{address: 10.0.1.1, weight: 2}") < out.index("{address: 10.0.1.2, weight: 2}")
+    assert "10.0.1.9" not in out
+    assert f"{tmp_path}/conf.d/b.conf:3: warning: " in err
+
+
+@pytest.mark.parametrize("pattern", ["/etc/shadow", "../secret", "link", "pipe", "gone/*", "conf.d"])
+def test_only_regular_files_beside_and_below_the_input_are_included(pattern, tmp_path, capsys):
+    (tmp_path / "secret").write_text("password")
+    here = tmp_path / "here"
+    (here / "conf.d").mkdir(parents=True)
+    (here / "link").symlink_to("../secret")
+    os.mkfifo(here / "pipe")
+    main = f"virtual_server 10.0.0.1 80 {{\n include {pattern}\n real_server 10.0.1.1 80 {{ }}\n}}\n"
+    (here / "keepalived.conf").write_text(main)
+    assert call("keepalived", here / "keepalived.conf") == 0
+    err = capsys.readouterr().err
+    assert f"{here}/keepalived.conf:2: warning: include {pattern} is not read, " in err
+    assert "password" not in err
+
+
+def test_a_file_that_includes_itself_ends(tmp_path, capsys):
+    (tmp_path / "a.conf").write_text("include a.conf\nvirtual_server 10.0.0.1 80 { }\n")
+    assert call("keepalived", tmp_path / "a.conf") == 0
+    assert "files include each other more than 16 times" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -86,7 +86,11 @@ def test_empty_input_is_refused(name, text):
         ("keepalived", "a {\n" * 100_000),
         ("keepalived", "$A=${A}${A}\nvirtual_server ${A} 80 { }\n"),
         ("keepalived", "$A=" + "x" * 5000 + "\n$B=${A}${A}${A}\nvirtual_server ${B} 80 { }\n"),
-        ("keepalived", "virtual_server_group g {\n ::/0 80\n}\nvirtual_server group g { }\n"),
+        ("keepalived", "virtual_server_group g {\n" + " 10.0.0.0/22 80\n" * 200 + "}\nvirtual_server group g { }\n"),
+        ("keepalived", "~SEQ(N, 1000000000) real_server 10.0.1.${N} 80 { }\n"),
+        ("keepalived", "~SEQ(A, 9999) ~SEQ(B, 9999) real_server 10.0.1.${B} 80 { }\n"),
+        ("keepalived", "$A= \\\n ${A} \\\n ${A} \\\n\n$A\n"),
+        ("keepalived", "$A=${A}\n" + "$A\n" * 10),
         ("sbulb", "sbulb eth0 -vs 10.0.0.1 -rs 10.0.0.2 -p " + "9" * 5000),
         ("ipvsadm", "-A -t " + "[" * 100_000),
     ],
@@ -94,3 +98,27 @@ def test_empty_input_is_refused(name, text):
 )
 def test_input_that_is_meant_to_hurt_is_refused_at_once(name, text):
     assert outcome(name, text) is None
+
+
+LONG = "x" * (1 << 20)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONG,
+        f'"{LONG}',
+        f"'{LONG}'",
+        "\\\n" * (1 << 18),
+        "a\\" * (1 << 18),
+        " " * (1 << 20),
+        '"" ' * (1 << 18),
+        f"-A -t {LONG}",
+    ],
+    ids=["word", "open quote", "quoted", "lines", "escapes", "blanks", "empty words", "value"],
+)
+def test_a_megabyte_in_one_piece_is_refused_or_read_in_time_that_grows_with_it(name, text):
+    """No clock decides: with a tokenizer of quadratic time this would outlast the limit of any test run."""
+    if (imported := outcome(name, text)) and imported.manifests:
+        assert_holds(imported)
