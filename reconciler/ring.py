@@ -14,14 +14,13 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
+from reconciler.limits import default_size
+
 Slots = NDArray[np.uint32]
 Scores = NDArray[np.float32]
 
 MAX_TURNS = 65_536
 """Slots of the longest round of turns; longer ones are scaled down, at the cost of exact weights."""
-
-MIN_HASH_SLOTS = 4_096
-MAX_HASH_SLOTS = 65_536
 
 CHUNK = 1 << 16
 """Scores computed at a time: few enough to stay in the cache of a processor."""
@@ -44,11 +43,6 @@ def turns(weights: Sequence[int]) -> Slots:
     ordinal = np.arange(len(members)) - np.repeat(np.cumsum(counts) - counts, counts)
     due = (ordinal + 0.5) / counts[members]
     return members[np.lexsort((members, due))].astype(np.uint32)
-
-
-def default_size(members: int) -> int:
-    """Slots of a hash ring unless asked for otherwise: 64 a member, a power of two of 4,096 to 65,536."""
-    return min(MAX_HASH_SLOTS, max(MIN_HASH_SLOTS, 1 << (64 * members - 1).bit_length()))
 
 
 def hash_ring(names: Sequence[str], weights: Sequence[int], size: int = 0) -> Slots:

@@ -83,7 +83,8 @@ def fleets(draw):
         pool, families = draw(st.sampled_from(_POOLS[mode]))
         target_port = None if mode.is_dsr else draw(st.sampled_from((None, 9090)))
         vips = [vip, 10 + i] if draw(st.booleans()) else [vip]
-        more_ports = [8000 + i] if target_port is None and draw(st.booleans()) else []
+        stay = target_port is None and all(endpoint.port is None for endpoint in pools[pool].endpoints)
+        more_ports = [8000 + i] if stay and draw(st.booleans()) else []
         services.append(Service(
             f"s{vip}-{port}",
             tuple(_vip(last, families[place % len(families)]) for place, last in enumerate(vips)),

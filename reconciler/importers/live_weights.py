@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from reconciler import model
 from reconciler.kinds.endpoint import EndpointRow
 from reconciler.kinds.ring import Ring, build
+from reconciler.limits import default_size
 from reconciler.model import Algorithm
-from reconciler.ring import default_size
 
 MAX_WEIGHT = 1000
 MAX_TRIES = 40  # of one ring: several weights give the shares that it has, and building a large ring takes its time

@@ -12,6 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
+from reconciler import limits
+
 
 class MapType(IntEnum):
     """`enum bpf_map_type` of include/uapi/linux/bpf.h."""
@@ -69,18 +71,18 @@ _DSR = ("DSR_L2", "DSR_L3")
 _IPV6 = ("IPV6",)
 
 # vip, port, protocol, padding → index of its counters, ring, target port (0: as asked), mode, algorithm
-SERVICES = MapSpec("services", MapType.HASH, "=4s2sBx", "=II2sBB", 16_384)
+SERVICES = MapSpec("services", MapType.HASH, "=4s2sBx", "=II2sBB", limits.SERVICES)
 # vip → what becomes of undefined traffic and of pings (UndefinedCode, EchoCode below), padding
-VIPS = MapSpec("vips", MapType.HASH, "=4s", "=BBxx", 16_384)
+VIPS = MapSpec("vips", MapType.HASH, "=4s", "=BBxx", limits.SERVICES)
 # 0 → a bit for each hash of an address (bpf/vip.h): where it is not set, no VIP has the address
 VIP_FILTER = MapSpec("vip_filter", MapType.ARRAY, "=I", "=8192s", 1)
 # id (0 is never used) → address, port (0: as asked), state (EndpointRowState below), padding
-ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", 131_072)
+ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", limits.ENDPOINTS + 1)
 # the same for IPv6: vip, port, protocol, padding → as in services; vip → as in vips; id → address of an
 # endpoint whose address in `endpoints` is zero
-SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", 16_384, _IPV6)
-VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=BBxx", 16_384, _IPV6)
-ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", 131_072, _IPV6)
+SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", limits.SERVICES, _IPV6)
+VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=BBxx", limits.SERVICES, _IPV6)
+ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", limits.ENDPOINTS + 1, _IPV6)
 # index → array of unsigned 32-bit numbers: the count of slots n, then n endpoints; see reconciler/slots.py
 RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, inner="=I")
 # index → element 0 of the ring once more
@@ -102,10 +104,10 @@ RING_TURNS = MapSpec("ring_turns", MapType.ARRAY, "=I", "=Q", 16_384)
 RING_NAMES = MapSpec("ring_names", MapType.HASH, "=128s", "=I", 16_384)
 # source, destination, source port, destination port, protocol, padding
 # → new address, new port, direction, state, endpoint id, index of the service's counters, last seen (ns)
-FLOWS = MapSpec("flows", MapType.LRU_HASH, "=4s4s2s2sBxxx", "=4s2sBBIIQ", 262_144, _NAT)
+FLOWS = MapSpec("flows", MapType.LRU_HASH, "=4s4s2s2sBxxx", "=4s2sBBIIQ", limits.FLOW_ROWS, _NAT)
 # index → connections, request packets, request bytes, reply packets, reply bytes
-SERVICE_COUNTERS = MapSpec("service_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", 16_384)
-ENDPOINT_COUNTERS = MapSpec("endpoint_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", 131_072)
+SERVICE_COUNTERS = MapSpec("service_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", limits.SERVICES)
+ENDPOINT_COUNTERS = MapSpec("endpoint_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", limits.ENDPOINTS + 1)
 # Verdict below → packets
 VERDICTS = MapSpec("verdicts", MapType.PERCPU_ARRAY, "=I", "=Q", 64)
 # 0 → source of IPv4 tunnels, bits of it that a hash of the flow replaces, the same for IPv6, what becomes of

@@ -67,7 +67,7 @@ kind: Pool
 metadata: {name: web}
 spec:
   endpoints:
-    - {address: 10.2.0.11, port: 8080, weight: 2}
+    - {address: 10.2.0.11, weight: 2}
     - address: 10.2.0.12
       state: draining
       weight: 0
@@ -81,7 +81,7 @@ spec:
                 Mode.NAT, Algorithm.SOURCE_HASH),
     )  # fmt: skip
     assert fleet.pools == (
-        Pool("web", (Endpoint(IPv4Address("10.2.0.11"), 8080, 2),
+        Pool("web", (Endpoint(IPv4Address("10.2.0.11"), None, 2),
                      Endpoint(IPv4Address("10.2.0.12"), None, 0, EndpointState.DRAINING))),
     )  # fmt: skip
     assert fleet.nodes == (

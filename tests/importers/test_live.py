@@ -17,6 +17,7 @@ from reconciler.importers.live import import_live, read_for_import
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.layout import SERVICES
 from reconciler.kinds.ring import build
+from reconciler.limits import MIN_HASH_SLOTS
 from reconciler.live import read_live
 from reconciler.model import (
     Algorithm,
@@ -32,7 +33,6 @@ from reconciler.model import (
     XdpMode,
 )
 from reconciler.resource import Live
-from reconciler.ring import MIN_HASH_SLOTS
 from reconciler.view import view
 from tests.strategies import fake_source, fleets
 

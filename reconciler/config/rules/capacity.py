@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node must hold, against what it was said to be able to hold.
+"""What a node must hold, against what it was said to be able to hold, and what this version can.
 
 Old and new stand side by side while something changes: an endpoint that no manifest names any more keeps its row
 as long as connections may point to it, and the row of a service goes after its successor came. So the peak is
@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from reconciler.config.diagnostic import Severity
+from reconciler.config.document import Path
 from reconciler.config.rules.draft import Draft, Finding, rule, title
+from reconciler.limits import CONNECTIONS, ENDPOINTS, SERVICES
 from reconciler.model import Labels, Node, Pool, Service, VipBinding
 
 MAX_LOOPBACK_ADDRESSES = 1_000
@@ -21,7 +23,7 @@ MAX_LOOPBACK_ADDRESSES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """How many rows a balancer needs, and the largest single part of them."""
+    """How many rows a balancer needs, and the largest single part of them, which has most of them at `place`."""
 
     rows: int
     largest: Service | Pool
@@ -31,10 +33,17 @@ class _Load:
     def peak(self) -> int:
         return self.rows + self.largest_rows
 
+    @property
+    def place(self) -> Path:
+        if isinstance(self.largest, Pool):
+            return ("spec", "endpoints")
+        return ("spec", "ports") if self.largest.ports else ("spec",)
+
 
 @rule("capacity-services")
 def _capacity_services(draft: Draft) -> Iterator[Finding]:
-    """The services that a balancer carries need more rows than its declared `capacity.services`.
+    """The services that a balancer carries need more rows than its declared `capacity.services`, or than this version
+    has: 16,384.
 
     Each pair of a VIP and a port is a row: a service with two VIPs and the ports 8000-8010 has 22. What doesn't
     fit can't be written; `apply` would fail half-way.
@@ -44,13 +53,13 @@ def _capacity_services(draft: Draft) -> Iterator[Finding]:
     for node, load, limit in _service_loads(draft):
         if load.rows > limit:
             pairs = f"{_counted(load.rows, 'pair')} of VIP and port"
-            message = f"{title(node)} would hold {pairs}, its capacity is {limit:,}"
-            yield Finding(node.span, ("spec", "capacity", "services"), message, _SPREAD)
+            yield _excess(node, "services", pairs, load, limit)
 
 
 @rule("capacity-endpoints")
 def _capacity_endpoints(draft: Draft) -> Iterator[Finding]:
-    """The pools that a balancer needs have more endpoints than its declared `capacity.endpoints`.
+    """The pools that a balancer needs have more endpoints than its declared `capacity.endpoints`, or than this version
+    has rows for: 131,071.
 
     Each address with a port is a row; an endpoint in several pools is one row. What doesn't fit can't be written;
     `apply` would fail half-way.
@@ -59,14 +68,13 @@ def _capacity_endpoints(draft: Draft) -> Iterator[Finding]:
     """
     for node, load, limit in _endpoint_loads(draft):
         if load.rows > limit:
-            message = f"{title(node)} would hold {_counted(load.rows, 'endpoint')}, its capacity is {limit:,}"
-            yield Finding(node.span, ("spec", "capacity", "endpoints"), message, _SPREAD)
+            yield _excess(node, "endpoints", _counted(load.rows, "endpoint"), load, limit)
 
 
 @rule("capacity-peak", Severity.WARNING)
 def _capacity_peak(draft: Draft) -> Iterator[Finding]:
-    """All that is declared fits into the `capacity` of a balancer, but there is no room to exchange the largest
-    pool, or service.
+    """All that is declared fits into a balancer, its `capacity` or what this version can hold, but there is no room
+    to exchange the largest pool, or service.
 
     While something changes, old and new stand side by side: an endpoint that was removed keeps its row as long as
     connections may point to it, and a service that moves to another VIP has both for a moment. The peak is counted
@@ -77,27 +85,57 @@ def _capacity_peak(draft: Draft) -> Iterator[Finding]:
     for key, loads in (("services", _service_loads(draft)), ("endpoints", _endpoint_loads(draft))):
         for node, load, limit in loads:
             if load.rows <= limit < load.peak:
-                noun = "pairs of VIP and port" if key == "services" else "endpoints"
+                room = f"{limit - load.rows:,} {_NOUNS[key]}"
                 message = (
-                    f"{title(node)} has room for {limit - load.rows:,} {noun} beyond the {load.rows:,} declared: "
+                    f"{title(node)} has room for {room} beyond the {load.rows:,} declared: "
                     f"to exchange {title(load.largest)} at once takes {load.largest_rows:,}"
                 )
-                hint = f"raise the capacity to {load.peak:,}, or change it in parts"
-                yield Finding(node.span, ("spec", "capacity", key), message, hint)
+                if getattr(node.capacity, key) == limit and load.peak <= _MOST[key]:
+                    hint = f"raise the capacity to {load.peak:,}, or change it in parts"
+                    yield Finding(node.span, ("spec", "capacity", key), message, hint)
+                else:
+                    yield Finding(load.largest.span, load.place, message, "change it in parts")
 
 
 @rule("capacity-flows")
 def _capacity_flows(draft: Draft) -> Iterator[Finding]:
-    """The `expectedFlows` of a balancer exceed its `capacity.flows`.
+    """The `expectedFlows` of a balancer exceed its `capacity.flows`, or what this version can remember: 131,072
+    connections of services in the modes nat and fullnat. In direct server return nothing is remembered.
 
     The connections beyond the capacity push others out of the table, and those break.
 
     The way out: raise the one, or lower the other.
     """
+    translating: set[int] | None = None
     for node in draft.balancers:
-        if node.expected_flows and node.capacity.flows and node.expected_flows > node.capacity.flows:
-            message = f"{node.expected_flows:,} connections are expected, but the capacity is {node.capacity.flows:,}"
+        expected, limit = node.expected_flows or 0, node.capacity.flows
+        if limit and expected > limit:
+            message = f"{expected:,} connections are expected, but the capacity is {limit:,}"
             yield Finding(node.span, ("spec", "expectedFlows"), message, "raise capacity.flows")
+        elif expected > CONNECTIONS:
+            if translating is None:
+                translating = {id(n) for s in draft.services if not s.mode.is_dsr for n in draft.carriers(s)}
+            if id(node) in translating:
+                message = f"{expected:,} connections are expected, but this version remembers {CONNECTIONS:,}"
+                yield Finding(node.span, ("spec", "expectedFlows"), message, "spread them over balancers, or use dsr")
+
+
+@rule("capacity-beyond", Severity.WARNING)
+def _capacity_beyond(draft: Draft) -> Iterator[Finding]:
+    """A balancer's declared `capacity` is more than this version of the data plane can hold.
+
+    The tables have a fixed size: 16,384 pairs of VIP and port, 131,071 endpoints, 131,072 connections of the modes nat
+    and fullnat. A larger capacity makes them no larger; checks go by the smaller number.
+
+    The way out: the number that the message names, or none, which means as much as there is room for.
+    """
+    for node in draft.balancers:
+        for key, most in _MOST.items():
+            given = getattr(node.capacity, key)
+            if given and given > most:
+                message = f"this version holds {most:,} {_NOUNS[key]}, not {given:,}"
+                hint = f"write {most} or less, or leave it out"
+                yield Finding(node.span, ("spec", "capacity", key), message, hint)
 
 
 @rule("many-loopback-addresses", Severity.WARNING)
@@ -124,9 +162,7 @@ def _many_loopback_addresses(draft: Draft) -> Iterator[Finding]:
 
 
 def _service_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
-    """What the services of balancers with a declared capacity take; each VIP and port is a row."""
-    if not any(node.capacity.services for node in draft.balancers):
-        return
+    """What the services of balancers take, and how many there is room for; each VIP and port is a row."""
     groups: dict[Labels, tuple[Service, int]] = {}  # the largest service of a selector, and the rows of all
     for service in draft.services:
         largest, rows = groups.get(service.node_selector, (service, 0))
@@ -138,9 +174,10 @@ def _service_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
             other, sum_of_rows = loads.get(id(node), (largest, 0))
             loads[id(node)] = (max(other, largest, key=_service_rows), sum_of_rows + rows)
     for node in draft.balancers:
-        if node.capacity.services and id(node) in loads:
+        if id(node) in loads:
             largest, rows = loads[id(node)]
-            yield node, _Load(rows, largest, _service_rows(largest)), node.capacity.services
+            limit = min(node.capacity.services or SERVICES, SERVICES)
+            yield node, _Load(rows, largest, _service_rows(largest)), limit
 
 
 def _service_rows(service: Service) -> int:
@@ -148,9 +185,11 @@ def _service_rows(service: Service) -> int:
 
 
 def _endpoint_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
-    """What the pools of balancers with a declared capacity take; an address and port is a row, however often it
-    occurs."""
-    if not any(node.capacity.endpoints for node in draft.balancers):
+    """What the pools of balancers take, and how many there is room for; an address and port is a row, however often
+    it occurs. Of a balancer without a declared capacity only if that may be too much."""
+    sizes = [len(pool.endpoints) for pool in draft.pools]
+    may_be_too_many = sum(sizes) + max(sizes, default=0) > ENDPOINTS
+    if not may_be_too_many and not any(node.capacity.endpoints for node in draft.balancers):
         return
     names: dict[Labels, set[str]] = {}
     selectors: dict[int, set[Labels]] = {}
@@ -163,8 +202,8 @@ def _endpoint_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
     carried: dict[frozenset[Labels], frozenset[str]] = {}
     counted: dict[frozenset[str], _Load] = {}  # many nodes carry the same pools, if for different services
     for node in draft.balancers:
-        own, limit = frozenset(selectors.get(id(node), ())), node.capacity.endpoints
-        if own and limit:
+        own, limit = frozenset(selectors.get(id(node), ())), min(node.capacity.endpoints or ENDPOINTS, ENDPOINTS)
+        if own and (may_be_too_many or node.capacity.endpoints):
             if own not in carried:
                 carried[own] = frozenset().union(*(names[selector] for selector in own))
             if carried[own] not in counted:
@@ -180,8 +219,21 @@ def _endpoint_load(draft: Draft, pools: Sequence[Pool]) -> _Load:
     return _Load(len(rows), largest, len(largest.endpoints))
 
 
+def _excess(node: Node, key: str, what: str, load: _Load, limit: int) -> Finding:
+    """That a balancer would hold too much: told of its capacity, or of the largest part if this version is the
+    limit."""
+    message = f"{title(node)} would hold {what}"
+    if getattr(node.capacity, key) == limit:
+        return Finding(node.span, ("spec", "capacity", key), f"{message}, its capacity is {limit:,}", _SPREAD)
+    most = f"{load.largest_rows:,} of them for {title(load.largest)}"
+    hint = "leave some out, or spread them over balancers (nodeSelector)"
+    return Finding(load.largest.span, load.place, f"{message}, {most}; this version has room for {limit:,}", hint)
+
+
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+_MOST = {"services": SERVICES, "endpoints": ENDPOINTS, "flows": CONNECTIONS}
+_NOUNS = {"services": "pairs of VIP and port", "endpoints": "endpoints", "flows": "connections"}
 _SPREAD = "raise it, or spread the services over balancers (nodeSelector)"

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reconciler.config.diagnostic import Severity
-from reconciler.config.rules.draft import Draft, Finding, rule, title
-from reconciler.model import Endpoint, EndpointState
+from reconciler.config.rules.draft import Draft, Finding, more, rule, title
+from reconciler.limits import default_size
+from reconciler.model import Algorithm, Endpoint, EndpointState
 
 
 @rule("pool-empty", Severity.WARNING)
@@ -53,6 +54,32 @@ def _ring_too_small(draft: Draft) -> Iterator[Finding]:
             yield Finding(pool.span, ("spec", "ringSize"), message, "leave it out, or raise it")
 
 
+@rule("weight-below-a-slot", Severity.WARNING)
+def _weight_below_a_slot(draft: Draft) -> Iterator[Finding]:
+    """The weight of an endpoint, compared with those of the whole pool, is less than one slot of a hash ring.
+
+    The ring of `maglev` and `source-hash` has a fixed number of slots, and shares are rounded to whole ones: such an
+    endpoint may hold none, and then gets no connection at all. `round-robin` gives everybody at least one turn.
+
+    The way out: a larger weight for it or smaller ones for the others, or a larger `ringSize`.
+    """
+    for name, services in draft.users.items():
+        pool = draft.pool.get(name)
+        if pool is None or all(service.algorithm not in _HASHED for service in services):
+            continue
+        active = [i for i, e in enumerate(pool.endpoints) if e.weight and e.state is EndpointState.ACTIVE]
+        slots = pool.ring_size or default_size(len(active))
+        total = sum(pool.endpoints[i].weight for i in active)
+        small = [i for i in active if pool.endpoints[i].weight * slots < total]
+        if small and slots >= len(active):  # else `ring-too-small` says it
+            message = (
+                f"a weight of {pool.endpoints[small[0]].weight} of {total:,} is less than one of the {slots:,} slots "
+                f"of {title(pool)}: this endpoint may never get a connection{more(len(small), 'endpoint')}"
+            )
+            hint = f"give it {-(-total // slots)} or more, others less, or raise ringSize"
+            yield Finding(pool.span, (*_ENDPOINTS, small[0], "weight"), message, hint)
+
+
 @rule("duplicate-endpoint")
 def _duplicate_endpoint(draft: Draft) -> Iterator[Finding]:
     """A pool lists the same address and port twice.
@@ -75,4 +102,5 @@ def _duplicate_endpoint(draft: Draft) -> Iterator[Finding]:
 
 
 _ENDPOINTS = ("spec", "endpoints")
+_HASHED = (Algorithm.MAGLEV, Algorithm.SOURCE_HASH)
 _DROPPED = "new connections to its services are dropped"

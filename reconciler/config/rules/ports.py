@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.config.formats import port_range
-from reconciler.config.rules.draft import Draft, Finding, rule, title, vip_path
+from reconciler.config.rules.draft import Draft, Finding, more, rule, title, vip_path
 from reconciler.config.rules.segments import number
 from reconciler.model import Address, Labels, Protocol, Service
 
@@ -147,17 +147,30 @@ def _duplicate_port(draft: Draft) -> Iterator[Finding]:
 
 @rule("target-port-of-many")
 def _target_port_of_many(draft: Draft) -> Iterator[Finding]:
-    """A service has several ports, and one `targetPort` for all of them.
+    """A service has several ports, and one port of its endpoints for all of them: `targetPort`, or the `port` of an
+    endpoint.
 
     Behind the balancer the connections would look the same no matter which port the client asked for. A client
     that uses one source port for two of them could not be told apart from itself, and its second connection
     would be refused.
 
-    The way out: one service for each port, or leave out `targetPort`, so that each port stays what it is.
+    The way out: one service for each port, or leave out the port of the endpoints, so that each stays what it is.
     """
+    told = set()  # pools, which several services may share
     for service in draft.services:
-        if service.target_port is None or service.mode.is_dsr or len(service.ports) == 1:
+        if service.mode.is_dsr or len(service.ports) <= 1:
             continue
-        message = f"{len(service.ports)} ports can't all become port {service.target_port}"
-        hint = "write a service for each port, or leave out targetPort: then no port is changed"
-        yield Finding(service.span, ("spec", "targetPort"), message, hint)
+        hint = "write a service for each port, or leave out {}: then no port is changed"
+        if service.target_port is not None:
+            message = f"{len(service.ports):,} ports can't all become port {service.target_port}"
+            yield Finding(service.span, ("spec", "targetPort"), message, hint.format("targetPort"))
+        pool = draft.pool.get(service.pool)
+        if pool is None or pool.name in told or draft.endpoint_ports[id(pool)] <= {None}:
+            continue
+        told.add(pool.name)
+        with_port = [i for i, endpoint in enumerate(pool.endpoints) if endpoint.port is not None]
+        message = (
+            f"{len(service.ports):,} ports of {title(service)} ({service.span}) can't all become port "
+            f"{pool.endpoints[with_port[0]].port}{more(len(with_port), 'endpoint')}"
+        )
+        yield Finding(pool.span, ("spec", "endpoints", with_port[0], "port"), message, hint.format("port"))

@@ -2,6 +2,7 @@
 import pytest
 
 from reconciler.config.load import load
+from reconciler.config.rules import capacity
 from tests.config.manifests import node, pool, service
 from tests.config.rules.parts import TWO_BALANCERS, labelled, web
 
@@ -31,6 +32,10 @@ CASES = {
         node(more="capacity: {flows: 1000}, expectedFlows: 1001"),
         node(more="capacity: {flows: 1000}, expectedFlows: 1000"),
     ),
+    "capacity-beyond": (
+        node(more="capacity: {services: 16385, endpoints: 131072, flows: 131073}"),
+        node(more="capacity: {services: 16384, endpoints: 131071, flows: 131072}"),
+    ),
     "many-loopback-addresses": (
         vips(1001) + node(more="vipBinding: address"),
         vips(1000) + node(more="vipBinding: address"),
@@ -40,6 +45,38 @@ CASES = {
 
 def found(write, text):
     return [(d.rule, d.message) for d in load(write({"all.yaml": text})).diagnostics]
+
+
+def test_ports_beyond_what_this_version_holds_are_told_of_the_service_that_has_most(write):
+    text = web(ports="[1-16000]") + service("b", ports="[1-385]", vip="20.20.20.2") + node()
+    [found] = load(write({"all.yaml": text})).diagnostics
+    assert (found.rule, found.severity, found.span.line) == ("capacity-services", "error", 5)
+    assert found.message == (
+        "Node 'lb1' would hold 16,385 pairs of VIP and port, 16,000 of them for Service 'web'; "
+        "this version has room for 16,384"
+    )
+    assert load(write({"all.yaml": text.replace("1-385", "1-384")})).fleet is not None
+
+
+def test_both_families_share_the_rows(write):
+    text = web(ports="[1-16000]").replace("vip: 20.20.20.1", "vips: [20.20.20.1, '2001:db8::1']") + node()
+    assert "capacity-services" in {rule for rule, _ in found(write, text)}
+
+
+def test_endpoints_beyond_what_this_version_holds_are_told_of_the_largest_pool(write, monkeypatch):
+    monkeypatch.setattr(capacity, "ENDPOINTS", 6)
+    text = web(endpoints=endpoints(4)) + service("b", ports="[81]", pool="b") + pool("b", endpoints=endpoints(3, 30))
+    assert found(write, text + node()) == [(
+        "capacity-endpoints",
+        "Node 'lb1' would hold 7 endpoints, 4 of them for Pool 'web'; this version has room for 6",
+    )]  # fmt: skip
+    assert [rule for rule, _ in found(write, text.replace("10.2.0.32", "10.2.0.11") + node())] == ["capacity-peak"]
+
+
+@pytest.mark.parametrize(("mode", "rules"), [("nat", ["capacity-flows"]), ("dsr-l2", [])])
+def test_connections_are_remembered_where_addresses_are_translated(write, mode, rules):
+    assert [rule for rule, _ in found(write, web(mode) + node(more="expectedFlows: 131073"))] == rules
+    assert found(write, web(mode) + node(more="expectedFlows: 131072")) == []
 
 
 def test_peak_is_all_endpoints_and_the_largest_pool_again(write):

@@ -17,6 +17,10 @@ CASES = {
         web(endpoints=MANY_ENDPOINTS).replace("]}\n", "], ringSize: 64}\n"),
         web(endpoints=MANY_ENDPOINTS).replace("]}\n", "], ringSize: 65}\n"),
     ),
+    "weight-below-a-slot": (
+        web("dsr-l2", endpoints=TWO_ENDPOINTS.format("weight: 64", "weight: 1")).replace("]}\n", "], ringSize: 64}\n"),
+        web("dsr-l2", endpoints=TWO_ENDPOINTS.format("weight: 63", "weight: 1")).replace("]}\n", "], ringSize: 64}\n"),
+    ),
     "duplicate-endpoint": (
         web(endpoints="{address: 10.2.0.11, port: 80}, {address: 10.2.0.11, port: 80, weight: 2}"),
         web(endpoints="{address: 10.2.0.11, port: 80}, {address: 10.2.0.11, port: 81}"),

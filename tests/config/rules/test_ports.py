@@ -19,8 +19,12 @@ CASES = {
         service(ports="[80, 81-90]") + pool(),
     ),
     "target-port-of-many": (
-        service(ports="[8000-8001]", more="targetPort: 8000") + pool(),
-        service(ports="[8000]", more="targetPort: 9000") + service("b", ports="[81, 82]") + pool(),
+        service(ports="[8000-8001]", more="targetPort: 8000") + pool()
+        + service("b", ports="[80, 81]", pool="b") + service("c", ports="[82-90]", pool="b")
+        + pool("b", endpoints="{address: 10.2.0.12}, {address: 10.2.0.13, port: 80}, {address: 10.2.0.14, port: 81}"),
+        service(ports="[8000]", more="targetPort: 9000") + service("b", ports="[81, 82]") + pool()
+        + service("c", ports="[83]", pool="c") + service("d", ports="[84]", pool="c")
+        + pool("c", endpoints="{address: 10.2.0.12, port: 80}"),
     ),
 }  # fmt: skip
 
