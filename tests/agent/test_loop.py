@@ -503,7 +503,7 @@ def test_with_one_write_in_ten_failing_it_arrives_all_the_same(node, seed):
     chance = random.Random(seed)
     node.kernel.fails = lambda: chance.random() < 0.1
     node.agent.round(Wake.TIME)
-    edit(node.directory / "services.yaml", "ports: [80]", "ports: [80, 81, 82]")
+    edit(node.directory / "services.yaml", "vip: 20.20.20.1", "vips: [20.20.20.1, 20.20.20.3, 20.20.20.4]")
     edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
     node.files_moved()
     for _ in range(50):
