@@ -13,7 +13,16 @@ from pathlib import Path
 from reconciler.cli.common import add_env, stdout_style
 from reconciler.config.diagnostic import Diagnostic, Severity, render_text
 from reconciler.config.load import Loaded, check, no_garbage_collection
-from reconciler.config.revision import Revision, locate, read_revision, resolve_range
+from reconciler.config.revision import (
+    MAX_FORMER,
+    Revision,
+    former_states,
+    knows_all,
+    locate,
+    read_revision,
+    resolve_range,
+)
+from reconciler.config.source import read_tree
 from reconciler.errors import ConfigError, LbctlError
 from reconciler.model import Fleet
 from reconciler.render.style import Style
@@ -27,6 +36,8 @@ revisions:
   A..B     from A to B
   A...B    from where B branched off A: what a merge request changes
   A        the same as A..HEAD; what is left out of A..B is HEAD
+Where A is not valid, the last state before it that is takes its place: that is what nodes hold meanwhile.
+A bare repository is read if GIT_DIR names it.
 
 examples:
   lbctl diff main..feature
@@ -68,9 +79,12 @@ def _run(args: argparse.Namespace) -> int:
     from reconciler.diff.fleet import compare
     from reconciler.render.diff import diff_json, diff_markdown, diff_text
 
-    old, new = resolve_range(locate(args.path), args.revisions)
-    diff = compare(*_fleets(old, new, args), args.node)
+    asked, new = resolve_range(locate(args.path), args.revisions)
+    old, before, after = _fleets(asked, new, args)
+    diff = compare(before, after, args.node)
     title = args.revisions if ".." in args.revisions else f"{args.revisions}..HEAD"
+    if old is not asked:
+        title = f"{asked.name} (not valid, so {old.name} before it)..{new.name}"
     if args.format == "json":
         revisions = {"from": _about(old), "to": _about(new), "path": old.place.path}
         print(json.dumps(diff_json(diff, old.name) | revisions, indent=2))
@@ -81,20 +95,61 @@ def _run(args: argparse.Namespace) -> int:
     return int(diff.differs)
 
 
-def _fleets(old: Revision, new: Revision, args: argparse.Namespace) -> tuple[Fleet, Fleet]:
-    """What both revisions hold; prints what is wrong with that. Raises InvalidRevisionError."""
+def _fleets(old: Revision, new: Revision, args: argparse.Namespace) -> tuple[Revision, Fleet, Fleet]:
+    """What both revisions hold, and which one the first is; prints what is wrong with that.
+
+    An old revision that is not valid is on no node. So the last valid one before it takes its place.
+    Raises InvalidRevisionError.
+    """
+    from reconciler.diff.manifests import few
+
+    style = Style.for_stream(sys.stderr, args.no_color)
     with no_garbage_collection():
         before, after = (check(read_revision(revision), args.env) for revision in (old, new))
     is_valid = before.fleet is not None and after.fleet is not None
     told = _warnings(before, after) if is_valid else [_errors(before), _errors(after)]
-    style = Style.for_stream(sys.stderr, args.no_color)
     for revision, loaded, diagnostics in zip((old, new), (before, after), told, strict=True):
         if diagnostics:
             print(_render(revision, loaded, diagnostics, style), file=sys.stderr)
-    if before.fleet is None or after.fleet is None:
+    if after.fleet is None:
         invalid = [revision.name for revision, diagnostics in zip((old, new), told, strict=True) if diagnostics]
         raise InvalidRevisionError(f"the manifests of {' and of '.join(invalid)} are not valid")
-    return before.fleet, after.fleet
+    if new.name == "HEAD" and (edited := _edited(args.path, after)):
+        print(
+            f"{style.warn('warning')}: not in HEAD, and so not compared: {few(edited)}; commit first, or see "
+            "`lbctl plan` for what is not committed",
+            file=sys.stderr,
+        )
+    if before.fleet is not None:
+        return old, before.fleet, after.fleet
+    used, fleet = _last_valid(old, args.env)
+    print(f"{style.warn('warning')}: {old.name} is not valid; compared with {used.name} before it", file=sys.stderr)
+    return used, fleet, after.fleet
+
+
+def _last_valid(broken: Revision, env: str | None) -> tuple[Revision, Fleet]:
+    """What nodes hold while a revision is not valid: the last valid state before it, or nothing at all."""
+    former = list(former_states(broken))
+    for revision in former:
+        with no_garbage_collection():
+            loaded = check(read_revision(revision), env)
+        if loaded.fleet is not None:
+            return revision, loaded.fleet
+    if len(former) < MAX_FORMER - 1 and knows_all(broken.place):
+        return Revision("nothing", "", "", broken.place), Fleet()
+    raise InvalidRevisionError(
+        f"the manifests of {broken.name} are not valid, nor is any of the {len(former)} states known before it",
+        hint="a shallow clone lacks older ones: `git fetch --unshallow`; or compare with a revision that is valid",
+    )
+
+
+def _edited(path: Path, committed: Loaded) -> list[str]:
+    """The manifests of a work tree that are not as the revision has them, added and removed ones too."""
+    if not path.is_dir():
+        return []
+    there = read_tree(path).texts
+    names = there.keys() | committed.texts.keys()
+    return sorted(name for name in names if there.get(name) != committed.texts.get(name))
 
 
 def _errors(loaded: Loaded) -> list[Diagnostic]:

@@ -8,21 +8,21 @@ around it, so a link that leaves the directory is refused also where it would le
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from reconciler.config import source
-from reconciler.config.diagnostic import Diagnostic, Severity
+from reconciler.config import git, source
+from reconciler.config.diagnostic import Diagnostic, Severity, either
 from reconciler.config.source import SUFFIXES, Tree, about_file, shown_name, tree_of
 from reconciler.errors import UsageError
 
 _LINK, _SUBMODULE = b"120000", b"160000"
+MAX_FORMER = 50
 _CHUNK_BYTES = 1 << 16
+_SUFFIX = re.compile(r"[~^:@]")  # what may follow the name of a branch or tag
 _BROKEN_LINKS = {  # what `git cat-file --follow-symlinks` says, in the words of `source`
     "dangling": "no such file or directory",
     "loop": "too many levels of symbolic links",
@@ -32,7 +32,7 @@ _BROKEN_LINKS = {  # what `git cat-file --follow-symlinks` says, in the words of
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A directory of a repository: git runs in `near`; `path` leads there from the root, which is ""."""
+    """A directory of a repository: git is asked in `near`; `path` leads there from the root, which is ""."""
 
     near: Path
     path: str
@@ -49,20 +49,28 @@ class Revision:
 
 
 def locate(directory: Path) -> Place:
-    """The place of a directory that lies in a repository, now or in some revision. Raises UsageError."""
-    near = Path(os.path.abspath(directory))  # noqa: PTH100 - `..` is taken as written, there may be nothing to resolve
-    missing: list[str] = []
+    """The place of a directory that lies in a repository, now or in some revision. Raises UsageError.
+
+    Where GIT_DIR names the repository, as in hooks, the current directory is the top of its work tree.
+    """
+    path = Path(os.path.abspath(directory))  # noqa: PTH100 - `..` is taken as written, there may be nothing to resolve
+    near = path
     while not near.is_dir() and near != near.parent:
-        missing.insert(0, near.name)
         near = near.parent
-    answer = _git(near, "rev-parse", "--show-prefix")
+    path = near.resolve() / path.relative_to(near)
+    top = Path.cwd() if "GIT_DIR" in os.environ else git.repository_of(near.resolve())
+    if not path.is_relative_to(top):
+        raise UsageError(f"{directory} lies outside of the work tree of {os.environ['GIT_DIR']}")
+    answer = git.ask(top, "rev-parse", "--show-prefix")
     if answer.returncode:
         hint = "give a directory inside a git repository as PATH"
         if b"safe.directory" in answer.stderr:
             hint = "if you trust its owner: " + answer.stderr.decode("utf-8", "replace").split("\n")[-2].strip()
-        raise UsageError(f"git can't use {directory}: {_reason(answer.stderr)}", hint=hint)
+        if b"safe.bareRepository" in answer.stderr:
+            hint = f"if this is no part of a checkout and you trust it: GIT_DIR={near} lbctl diff …"
+        raise UsageError(f"git can't use {directory}: {git.reason(answer.stderr)}", hint=hint)
     prefix = os.fsdecode(answer.stdout.removesuffix(b"\n").removesuffix(b"/"))
-    return Place(near, "/".join(filter(None, (prefix, *missing))))
+    return Place(top, "/".join(filter(None, (prefix, *path.relative_to(top).parts))))
 
 
 def resolve_range(place: Place, text: str) -> tuple[Revision, Revision]:
@@ -72,7 +80,7 @@ def resolve_range(place: Place, text: str) -> tuple[Revision, Revision]:
     old, new = (_commit(place, name or "HEAD") for name in (first, last))
     name = first or "HEAD"
     if dots == "...":
-        answer = _git(place.near, "merge-base", old, new)
+        answer = git.ask(place.near, "merge-base", old, new)
         if answer.returncode:
             hint = "a shallow clone lacks it: `git fetch --unshallow` gets the rest of the history"
             raise UsageError(f"{name} and {last or 'HEAD'} have no common ancestor here", hint=hint)
@@ -85,6 +93,22 @@ def resolve_range(place: Place, text: str) -> tuple[Revision, Revision]:
     if not any(revision.tree for revision in revisions):
         raise UsageError(f"neither {name} nor {revisions[1].name} has a directory {place.path}")
     return revisions
+
+
+def former_states(revision: Revision) -> Iterator[Revision]:
+    """What the place held before, commit by commit along the first parents, as far back as MAX_FORMER."""
+    path = ["--", revision.place.path] if revision.place.path else []
+    answer = git.ask(
+        revision.place.near, "rev-list", "--first-parent", f"--max-count={MAX_FORMER}", revision.commit, *path
+    )
+    for commit in answer.stdout.decode().split():
+        if (tree := _tree_hash(revision.place, commit)) != revision.tree:
+            yield Revision(commit[:12], commit, tree, revision.place)
+
+
+def knows_all(place: Place) -> bool:
+    """Whether the repository has the whole history; a shallow clone has not."""
+    return git.ask(place.near, "rev-parse", "--is-shallow-repository").stdout.strip() == b"false"
 
 
 def read_revision(revision: Revision) -> Tree:
@@ -113,7 +137,7 @@ class _Listing:
 
 def _list(revision: Revision) -> _Listing:
     listing = _Listing()
-    with _stream(revision.place.near, "ls-tree", "-r", "-z", "--full-tree", revision.tree) as output:
+    with git.stream(revision.place.near, "ls-tree", "-r", "-z", "--full-tree", revision.tree) as output:
         for record in _records(output):
             about, path = record.split(b"\t", 1)
             mode, _, hash_ = about.split(b" ")
@@ -142,14 +166,15 @@ def _list(revision: Revision) -> _Listing:
 
 def _resolve(revision: Revision, listing: _Listing) -> None:
     """Find hash and size of everything that was listed; a link is what it leads to."""
+    astray: dict[str, bytes] = {}
     for name, (what, hash_, size) in zip(
         listing.requests, _look_up(revision, list(listing.requests.values())), strict=True
     ):
         if what == "tree":
-            hint = "move the files here, or link each of them"
-            listing.diagnostics.append(about_file(name, "source-link", "links to directories are not followed", hint))
+            listing.diagnostics.append(_directory_link(name))
         elif not name.endswith(SUFFIXES):
-            continue  # a link that is no manifest by its name
+            if what == "symlink":
+                astray[name] = listing.requests[name].partition(b":")[2]
         elif what == "blob":
             listing.found[name] = (hash_, size)
         elif what == "symlink":
@@ -158,13 +183,33 @@ def _resolve(revision: Revision, listing: _Listing) -> None:
         else:
             reason = _BROKEN_LINKS.get(what, "the repository lacks it")
             listing.diagnostics.append(about_file(name, "source-unreadable", f"this can't be read: {reason}"))
+    _resolve_astray(revision, listing, astray)
+
+
+def _resolve_astray(revision: Revision, listing: _Listing, links: Mapping[str, bytes]) -> None:
+    """Links out of the place that are no manifests by their names: those to directories are not followed."""
+    prefix = f"{revision.commit}:{revision.place.path}".encode()
+    inner = b"/" if revision.place.path else b""
+    requests = [prefix + inner + path for path in links.values()]
+    for name, (what, _, _) in zip(links, _look_up(revision, requests), strict=True):
+        if what == "tree":
+            listing.diagnostics.append(_directory_link(name))
+        elif what == "symlink":
+            message = "this link leads out of the repository: if that is a directory, its manifests are not read"
+            listing.diagnostics.append(about_file(name, "source-link", message, severity=Severity.WARNING))
+
+
+def _directory_link(name: str) -> Diagnostic:
+    hint = "move the files here, or link each of them"
+    return about_file(name, "source-link", "links to directories are not followed", hint)
 
 
 def _look_up(revision: Revision, requests: Sequence[bytes]) -> Iterator[tuple[str, bytes, int]]:
     """What each request names: blob, tree, or what is wrong with a link; hash and size of blobs and trees."""
     if not requests:
         return
-    with _stream(revision.place.near, "cat-file", "--batch-check", "--follow-symlinks", requests=requests) as output:
+    words = ("cat-file", "--batch-check", "--follow-symlinks")
+    with git.stream(revision.place.near, *words, requests=requests) as output:
         for _ in requests:
             match output.readline().split():
                 case [what, size] if what != b"missing" and size.isdigit():
@@ -194,7 +239,7 @@ def _read(revision: Revision, listing: _Listing) -> dict[str, bytes]:
     contents: dict[bytes, bytes] = {}
     hashes = list(dict.fromkeys(wanted.values()))
     if hashes:
-        with _stream(revision.place.near, "cat-file", "--batch", requests=hashes) as output:
+        with git.stream(revision.place.near, "cat-file", "--batch", requests=hashes) as output:
             for hash_ in hashes:
                 size = int(output.readline().split()[2])
                 contents[hash_] = output.read(size)
@@ -203,19 +248,40 @@ def _read(revision: Revision, listing: _Listing) -> dict[str, bytes]:
 
 
 def _commit(place: Place, name: str) -> str:
-    """The hash of the commit that a name stands for. Raises UsageError."""
-    answer = _git(place.near, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    """The hash of the commit that a name stands for. Raises UsageError, also if it stands for several."""
+    answer = git.ask(place.near, "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
     if answer.returncode:
+        if b"short object ID" in answer.stderr:
+            raise UsageError(f"{name!r} is the beginning of several hashes", hint="write more of it")
         hint = "a checkout in CI often holds one branch only: `git fetch` the other first"
         raise UsageError(f"there is no revision {name!r} in this repository", hint=hint)
-    return answer.stdout.decode().strip()
+    commit = answer.stdout.decode().strip()
+    base = _SUFFIX.split(name, maxsplit=1)[0]
+    if b"is ambiguous" in answer.stderr and base != "HEAD" and not base.endswith("_HEAD"):
+        _refuse_several(place, name, base)
+    return commit
+
+
+def _refuse_several(place: Place, name: str, base: str) -> None:
+    """Raise UsageError unless all that a name may stand for is the same commit."""
+    patterns = [f"refs/{folder}{base}" for folder in ("", "tags/", "heads/", "remotes/")]
+    refs = git.ask(place.near, "for-each-ref", "--format=%(refname)", *patterns).stdout.decode().split()
+    rest = name[len(base) :]
+    meant = {
+        git.ask(place.near, "rev-parse", "--verify", "--end-of-options", f"{ref}{rest}^{{commit}}").stdout
+        for ref in refs
+    }
+    if len(refs) < 2 or len(meant) > 1:
+        ways = [f"{ref.removeprefix('refs/')}{rest}" for ref in refs] or ["a whole hash"]
+        hint = f"write {either(ways)}" if len(refs) > 1 else f"write {ways[0]}, or more of the hash"
+        raise UsageError(f"{name!r} stands for more than one commit here", hint=hint)
 
 
 def _tree_hash(place: Place, commit: str) -> str:
     """What names the place's tree in a commit; "" if there is none."""
     if not place.path:
         return commit
-    with _stream(place.near, "ls-tree", "-z", "--full-tree", commit, "--", place.path) as output:
+    with git.stream(place.near, "ls-tree", "-z", "--full-tree", commit, "--", place.path) as output:
         for record in _records(output):
             about, path = record.split(b"\t", 1)
             _, what, hash_ = about.decode().split(" ")
@@ -234,52 +300,3 @@ def _records(output: IO[bytes]) -> Iterator[bytes]:
     while chunk := output.read(_CHUNK_BYTES):
         *records, rest = (rest + chunk).split(b"\0")
         yield from records
-
-
-def _git(near: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """The short answer of a git command, good or bad. Raises UsageError if there is no git."""
-    with _no_git():
-        return subprocess.run(
-            _command(near, arguments), stdin=subprocess.DEVNULL, capture_output=True, env=_environment(), check=False
-        )
-
-
-@contextmanager
-def _stream(near: Path, *arguments: str, requests: Sequence[bytes] = ()) -> Iterator[IO[bytes]]:
-    """The output of a git command that is asked these lines. It may be left unread. Raises UsageError if git fails."""
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
-        stdin.writelines(request + b"\n" for request in requests)
-        stdin.seek(0)
-        with _no_git():
-            process = subprocess.Popen(
-                _command(near, arguments), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=_environment()
-            )
-        with process:
-            assert process.stdout is not None
-            yield process.stdout
-            if not process.stdout.read(1) and process.wait():  # else git ends when nobody reads on
-                stderr.seek(0)
-                raise UsageError(f"git {arguments[0]} failed: {_reason(stderr.read())}")
-
-
-@contextmanager
-def _no_git() -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UsageError("git is not installed", hint="install it: comparing revisions needs it") from error
-
-
-def _command(near: Path, arguments: Sequence[str]) -> list[str]:
-    return ["git", "-C", str(near), *arguments]
-
-
-def _environment() -> dict[str, str]:
-    """Ours, so that git finds what a hook or a CI job prepared; but in plain English, without locks or questions."""
-    return {**os.environ, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
-
-
-def _reason(stderr: bytes) -> str:
-    """The first line of what git complains of."""
-    lines = stderr.decode("utf-8", "replace").strip().splitlines()
-    return lines[0].removeprefix("fatal: ") if lines else "it does not say why"

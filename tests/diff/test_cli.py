@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from reconciler.config import load
 from tests.config.manifests import node, pool, service
 
@@ -193,15 +191,14 @@ def test_three_dots_leave_out_what_the_other_branch_did(repository, diff):
     assert "1 service added" in diff("main..feature")[1]
 
 
-@pytest.mark.parametrize(("range_", "broken"), [("HEAD~1..HEAD", "HEAD"), ("HEAD..HEAD~1", "HEAD")])
-def test_invalid_manifests_are_shown_with_their_revision(repository, diff, range_, broken):
+def test_invalid_manifests_are_shown_with_their_revision(repository, diff):
     repository.commit(FILES)
     repository.commit({"services.yaml": FILES["services.yaml"].replace("pool: api", "pool: apis")})
-    code, out, err = diff(range_)
+    code, out, err = diff("HEAD~1..HEAD")
     assert (code, out) == (3, "")
-    assert f"{broken}:services.yaml:10:44: error: there is no Pool named 'apis' [service-pool-missing]" in err
+    assert "HEAD:services.yaml:10:44: error: there is no Pool named 'apis' [service-pool-missing]" in err
     assert "spec: {vip: 20.20.20.2, ports: [80], pool: apis}" in err
-    assert f"error: the manifests of {broken} are not valid" in err
+    assert "error: the manifests of HEAD are not valid" in err
     assert "HEAD~1:" not in err
     assert "warning" not in err
 
@@ -252,7 +249,7 @@ def test_templates_are_rendered_for_an_environment(repository, diff):
     assert diff("HEAD~1..HEAD")[0] == 3
 
 
-def test_a_dirty_checkout_is_neither_read_nor_touched(repository, diff):
+def test_a_dirty_checkout_is_neither_compared_nor_touched(repository, diff):
     repository.commit(FILES)
     repository.commit(LIGHTER)
     (repository.root / "pools.yaml").write_text("not: {valid")
@@ -266,8 +263,53 @@ def test_a_dirty_checkout_is_neither_read_nor_touched(repository, diff):
         return files, repository.git("--no-optional-locks", "status", "--porcelain", "--branch")
 
     before = state()
-    assert diff("HEAD~1..HEAD") == (1, ONE_WEIGHT, "")
+    assert diff("HEAD~1..HEAD")[:2] == (1, ONE_WEIGHT)
     assert state() == before
+
+
+def test_a_repair_is_compared_with_the_last_state_that_was_valid(repository, diff):
+    repository.commit(FILES)
+    valid = repository.commit({"README.md": "text"})
+    repository.commit({"pools.yaml": "not: a manifest\n"})
+    repository.git("tag", "broken", repository.commit({"README.md": "another"}))
+    repository.commit(LIGHTER)
+    code, out, err = diff("broken..HEAD")
+    assert code == 1
+    first, *rest = out.splitlines()
+    assert first.startswith("broken (not valid, so ")
+    assert first.endswith(ONE_WEIGHT.splitlines()[0].removeprefix("HEAD~1"))
+    used = first.split()[4]
+    assert used == valid[:12]
+    assert rest == ONE_WEIGHT.splitlines()[1:]
+    assert "broken:pools.yaml:1:1: error" in err
+    assert f"broken is not valid; compared with {used} before it" in err
+
+
+def test_where_nothing_was_ever_valid_everything_is_new_but_a_shallow_clone_can_not_tell(repository, diff, tmp_path):
+    repository.commit(FILES | {"pools.yaml": "not: a manifest\n"})
+    repository.commit(FILES)
+    code, out, _ = diff("HEAD~1")
+    assert code == 1
+    added = "2 services added, 2 pools added, 2 nodes added"
+    assert out.startswith(f"HEAD~1 (not valid, so nothing before it)..HEAD: {added}")
+    repository.commit({"pools.yaml": "broken"})
+    repository.commit(FILES)
+    shallow = tmp_path / "shallow"
+    repository.git("clone", "-q", "--depth=2", f"file://{repository.root}", str(shallow))
+    code, _, err = diff("HEAD~1..HEAD", str(shallow))
+    assert code == 3
+    assert "git fetch --unshallow" in err
+
+
+def test_an_edited_work_tree_is_not_passed_over_in_silence(repository, diff):
+    repository.commit(FILES)
+    repository.commit(LIGHTER)
+    assert diff("HEAD~1")[2] == ""
+    (repository.root / "pools.yaml").write_text(FILES["pools.yaml"])
+    (repository.root / "new.yaml").write_text("# nothing yet\n")
+    for revisions in ("HEAD~1", "HEAD", "HEAD~1..", "HEAD~1..HEAD"):
+        assert "not in HEAD, and so not compared: new.yaml, pools.yaml" in diff(revisions)[2]
+    assert diff("HEAD~1..main")[2] == ""
 
 
 def test_trouble_is_never_taken_for_differences(repository, diff, monkeypatch):

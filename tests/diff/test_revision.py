@@ -68,6 +68,26 @@ def test_links_are_followed_inside_the_directory_only(repository):
     assert len(problems(commit)) == 5
 
 
+def test_directory_links_that_lead_out_are_seen(repository):
+    for folder in ("conf", "shared"):
+        (repository.root / folder).mkdir()
+        (repository.root / folder / "a.yaml").write_text(folder)
+    (repository.root / "notes").write_text("text")
+    for name, target in {"more": "../shared", "notes": "../notes", "far": "/usr", "nowhere": "../gone"}.items():
+        (repository.root / "conf" / name).symlink_to(target)
+    repository.commit({})
+    message = "links to directories are not followed"
+    assert ("more", "source-link", message) in problems(read_tree(repository.root / "conf"))
+    tree = read(Path("conf"))
+    assert [(d.span.file, d.severity, d.rule) for d in tree.diagnostics] == [
+        ("far", "warning", "source-link"), ("more", "error", "source-link"),
+    ]  # fmt: skip
+    repository.git("rm", "-q", "conf/far", "conf/more")
+    (repository.root / "up").symlink_to("..")
+    repository.commit({})
+    assert [(d.span.file, d.severity) for d in read().diagnostics] == [("up", "warning")]
+
+
 def test_submodules_are_left_out_with_a_warning(repository, tmp_path):
     inner = repository.commit({"a.yaml": "a"})
     repository.git("update-index", "--add", "--cacheinfo", f"160000,{inner},modules/inner")
@@ -118,12 +138,21 @@ def test_a_directory_may_be_named_from_anywhere_and_need_not_exist_any_more(repo
     assert sorted(read(repository.root).texts) == ["a.yaml", "c.yaml"]
 
 
-def test_a_bare_repository_will_do(repository, tmp_path):
+def test_a_bare_repository_will_do_if_git_dir_names_it(repository, tmp_path, monkeypatch):
     repository.commit({"conf/a.yaml": "a"})
     bare = tmp_path / "bare.git"
     repository.git("clone", "-q", "--bare", ".", str(bare))
-    assert read(bare).texts == {"conf/a.yaml": "a"}
-    assert read(bare / "conf").texts == {"a.yaml": "a"}
+    with pytest.raises(UsageError, match="cannot use bare repository") as caught:
+        locate(bare)
+    assert f"GIT_DIR={bare}" in caught.value.hint
+    monkeypatch.setenv("GIT_DIR", str(bare))
+    assert read().texts == {"conf/a.yaml": "a"}
+    assert read(Path("conf")).texts == {"a.yaml": "a"}
+    with pytest.raises(UsageError, match="outside of the work tree"):
+        locate(tmp_path)
+    monkeypatch.chdir(bare)
+    monkeypatch.setenv("GIT_DIR", ".")  # as it is in the hooks of a server
+    assert read(Path("conf")).texts == {"a.yaml": "a"}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +182,27 @@ def test_what_is_no_revision_is_an_error_of_usage(repository, text):
     repository.commit({"a.yaml": "a"})
     with pytest.raises(UsageError, match="there is no revision"):
         resolve_range(locate(Path()), text)
+
+
+def test_a_name_that_stands_for_several_commits_is_refused(repository):
+    first = repository.commit({"a.yaml": "1"})
+    repository.commit({"a.yaml": "2"})
+    repository.git("tag", "release", first)
+    repository.git("branch", "release", "HEAD")
+    for text in ("release", "release~0..HEAD", "HEAD..release"):
+        with pytest.raises(UsageError, match="stands for more than one commit") as caught:
+            resolve_range(locate(Path()), text)
+        assert "heads/release" in caught.value.hint
+        assert "tags/release" in caught.value.hint
+    assert resolve_range(locate(Path()), "tags/release..heads/release")[0].commit == first
+    repository.git("branch", "-f", "release", first)
+    assert resolve_range(locate(Path()), "release")[0].commit == first, "both are the same commit"
+    repository.git("tag", "HEAD", first)
+    assert resolve_range(locate(Path()), "HEAD")[0].commit != first
+    repository.git("update-ref", f"refs/heads/{first[:8]}", "HEAD~0")
+    with pytest.raises(UsageError, match="stands for more than one commit") as caught:
+        resolve_range(locate(Path()), first[:8])
+    assert f"heads/{first[:8]}" in caught.value.hint
 
 
 def test_histories_without_a_common_ancestor_have_no_merge_base(repository):
