@@ -123,7 +123,14 @@ def cost(plan, kernel):
         c.key.kind == "xdp" and c.action is Action.UPDATE and c.before.mode != c.after.mode for c in plan.changes
     )
     filters = len({c.action for c in plan.changes if c.key.kind == "vip"} & {Action.CREATE, Action.DELETE})
-    return len(plan.changes) + pairs + forms + modes + addresses6 + filters
+    return len(plan.changes) + pairs + forms + modes + addresses6 + filters + put_back(plan, kernel)
+
+
+def put_back(plan, kernel):
+    """Settings of interfaces that the kernel sets along with that of `all`, to another value than they had."""
+    switch, places = "net/ipv6/conf/all/forwarding", ("default", "lo", *kernel.interfaces, *kernel.vlans)
+    then = {c.after.value if c.after else kernel.former[c.key.id] for c in plan.changes if c.key.id == switch}
+    return sum(kernel.sysctls[f"net/ipv6/conf/{place}/forwarding"] != value for value in then for place in places)
 
 
 @given(fleets(), fleets())

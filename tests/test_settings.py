@@ -135,10 +135,10 @@ def test_settings_read_back_equal_from_a_snapshot():
 
 
 @pytest.mark.parametrize("mode", [Mode.NAT, Mode.DSR_L2, Mode.DSR_L3])
-def test_vips_need_to_pass_as_sources_only_where_replies_come_through(fleet_of, mode):
+def test_the_kernel_forwards_vips_as_sources_in_every_mode(fleet_of, mode):
     names = {r.name for r in desired_of(fleet_of(mode)).resources.values() if isinstance(r, Sysctl)}
-    assert {"net/ipv4/ip_forward", "net/ipv4/conf/front/rp_filter", "net/ipv4/conf/all/send_redirects"} <= names
-    assert ("net/ipv4/conf/front/accept_local" in names) == (mode is Mode.NAT)
+    of_front = {f"net/ipv4/conf/front/{name}" for name in ("forwarding", "rp_filter", "accept_local")}
+    assert {*of_front, "net/ipv4/conf/all/send_redirects"} <= names
 
 
 @pytest.mark.parametrize(("mode", "shown"), [(Mode.NAT, 0), (Mode.DSR_L3, None)])

@@ -59,12 +59,13 @@ class FakeKernel:
     on_write: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        settings = ("send_redirects", "accept_local", "rp_filter", "arp_ignore", "arp_announce")
-        for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
-            self.sysctls.setdefault(name, "0")
-        for name in ("all", *self.interfaces, *self.vlans):
+        settings = ("send_redirects", "accept_local", "rp_filter", "arp_ignore", "arp_announce", "forwarding")
+        self.sysctls.setdefault("net/ipv4/ip_forward", "0")
+        for name in ("all", "default", "lo", *self.interfaces, *self.vlans):
             for setting in settings:
                 self.sysctls.setdefault(f"net/ipv4/conf/{name}/{setting}", "1" if setting == "send_redirects" else "0")
+            for setting in ("forwarding", "disable_ipv6"):
+                self.sysctls.setdefault(f"net/ipv6/conf/{name}/{setting}", "0")
 
     def _wrote(self, method: str, what: object) -> None:
         self.writes.append((method, what))
@@ -229,6 +230,10 @@ class FakeKernel:
         return self.sysctls.get(name)
 
     def write_sysctl(self, name: str, value: str) -> None:
+        family, of_all = name.split("/")[1], name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+        for other in list(self.sysctls) if of_all and self.sysctls[name] != value else []:
+            if other.startswith(f"net/{family}/conf/") and other.endswith("/forwarding"):
+                self.sysctls[other] = value
         self.sysctls[name] = value
         self._wrote("write_sysctl", name)
 

@@ -10,11 +10,13 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.model import IcmpRedirects, Mode, Role
+from reconciler.model import IcmpRedirects, Interface, Role
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _FORWARDING6 = "net/ipv6/conf/all/forwarding"
+_RESETS = {"net/ipv4/ip_forward": "net/ipv4/conf/{}/forwarding", _FORWARDING6: "net/ipv6/conf/{}/forwarding"}
+"""Settings with which the kernel sets those of all interfaces (inet_forward_change, addrconf_forward_change)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +53,15 @@ class SysctlKind(Kind):
             return
         if view.node.role is Role.ENDPOINT:
             yield from _of_endpoint(view)
+            yield from _ipv6_on(view)
             return
-        # The FIB lookup of the data plane answers only where the kernel forwards.
-        yield Sysctl("net/ipv4/ip_forward", "1"), view.node.span
+        yield from _of_balancer4(view)
         if view.has_ipv6:
+            # To forward, the kernel asks `all`; the FIB lookup of the data plane asks the incoming interface.
             yield Sysctl(_FORWARDING6, "1"), view.node.span
-        # Redirects would tell clients and endpoints on a shared segment to go past the balancer. The kernel
-        # sends them if either the interface's setting or that of `all` is on.
-        has_nat = any(service.mode is Mode.NAT for service in view.services)
-        redirects_off = view.node.icmp_redirects is IcmpRedirects.OFF
-        if redirects_off:
-            yield Sysctl("net/ipv4/conf/all/send_redirects", "0"), view.node.span
-        for interface in view.node.interfaces:
-            conf = f"net/ipv4/conf/{interface.name}"
-            if redirects_off:
-                yield Sysctl(f"{conf}/send_redirects", "0"), interface.span
-            # Packets whose next hop has no known MAC go through the kernel: requests with the client's address
-            # for a source, which may have its way back elsewhere, and replies of NAT with a VIP of ours. It
-            # forwards these only with no strict reverse-path check, and VIPs only with accept_local
-            # (fib_validate_source in net/ipv4/fib_frontend.c).
-            if has_nat:
-                yield Sysctl(f"{conf}/accept_local", "1"), interface.span
-            yield Sysctl(f"{conf}/rp_filter", "2"), interface.span
+            for interface in view.node.interfaces:
+                yield Sysctl(f"net/ipv6/conf/{interface.name}/forwarding", "1"), interface.span
+        yield from _ipv6_on(view)
 
     def read(self, wanted: Collection[Key]) -> Reading:
         names = {key.id for key in wanted} | self.kernel.former_sysctls().keys()
@@ -102,20 +91,72 @@ class SysctlKind(Kind):
             raise KernelError(f"the kernel has no setting {name}", hint="does the interface exist, and the protocol?")
         if name not in former:
             self.kernel.remember_sysctl(name, current)  # before the write: a crash between them loses nothing
-        return self.kernel.write_sysctl(name, value)
+        return self._put(name, value)
 
     def _restore(self, name: str) -> None:
         former = self.kernel.former_sysctls().get(name)
         if former is None:
             return
         if self.kernel.read_sysctl(name) is not None:  # the interface may be gone
-            self.kernel.write_sysctl(name, former)
+            self._put(name, former)
         self.kernel.forget_sysctl(name)
+
+    def _put(self, name: str, value: str) -> None:
+        """Write this setting and no other: what the kernel resets with it gets its value back at once."""
+        places = ["default", "lo", *(link.name for link in self.kernel.links())] if name in _RESETS else []
+        others = {other: self.kernel.read_sysctl(other) for other in map(_RESETS.get(name, "").format, places)}
+        self.kernel.write_sysctl(name, value)
+        for other, was in others.items():
+            if was is not None and self.kernel.read_sysctl(other) not in (was, None):
+                self.kernel.write_sysctl(other, was)
 
 
 def is_silence(name: str) -> bool:
     """Whether a setting is one of those that keep a node from telling by ARP which VIPs it holds."""
     return name.endswith(("/arp_ignore", "/arp_announce"))
+
+
+def _of_balancer4(view: NodeView) -> Iterable[Wanted]:
+    """What IPv4 needs on a balancer, where the setting of an interface and that of `all` combine: of forwarding the
+    kernel asks the incoming interface alone, redirects are sent and VIPs are accepted as sources if either is on, of
+    rp_filter and arp_ignore the greater one counts.
+    """
+    # Redirects would tell clients and endpoints on a shared segment to go past the balancer.
+    redirects_off = view.node.icmp_redirects is IcmpRedirects.OFF
+    if redirects_off:
+        yield Sysctl("net/ipv4/conf/all/send_redirects", "0"), view.node.span
+    heard = [face for face in view.node.interfaces if _has_vip_on_link(face, view)]
+    if heard:
+        yield Sysctl("net/ipv4/conf/all/arp_ignore", "0"), view.node.span
+    for interface in view.node.interfaces:
+        conf = f"net/ipv4/conf/{interface.name}"
+        # The FIB lookup of the data plane answers only where the kernel forwards, too.
+        yield Sysctl(f"{conf}/forwarding", "1"), interface.span
+        if redirects_off:
+            yield Sysctl(f"{conf}/send_redirects", "0"), interface.span
+        # Who is on a network with a VIP asks there for its MAC, and the VIP is an address of the loopback.
+        if interface in heard:
+            yield Sysctl(f"{conf}/arp_ignore", "0"), interface.span
+        # Some packets go through the kernel: those whose next hop has no known MAC, with the client's address for a
+        # source, which may have its way back elsewhere; and replies with a VIP for a source, those of NAT and
+        # those of endpoints whose way to the client leads over this node. It forwards them only with no strict
+        # reverse-path check, and VIPs only with accept_local (fib_validate_source in net/ipv4/fib_frontend.c).
+        yield Sysctl(f"{conf}/accept_local", "1"), interface.span
+        yield Sysctl(f"{conf}/rp_filter", "2"), interface.span
+
+
+def _has_vip_on_link(interface: Interface, view: NodeView) -> bool:
+    """Whether a VIP of IPv4 is in a network of the interface."""
+    networks = [address.network for address in interface.addresses if address.version == 4]
+    return any(vip in network for network in networks for service in view.services for vip in service.vips)
+
+
+def _ipv6_on(view: NodeView) -> Iterable[Wanted]:
+    """The loopback, which has the VIPs, and the interfaces that their packets pass may have IPv6 switched off."""
+    if view.has_ipv6:
+        places = {"lo": view.node.span} | {interface.name: interface.span for interface in view.node.interfaces}
+        for name, span in places.items():
+            yield Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0"), span
 
 
 def _of_endpoint(view: NodeView) -> Iterable[Wanted]:

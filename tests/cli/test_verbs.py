@@ -75,12 +75,19 @@ def test_explain_asks_the_program_that_apply_loaded(lbctl, manifests):
 
 
 def test_settings_come_back_when_everything_is_deleted(lbctl, manifests, netns):
-    setting = ["ip", "netns", "exec", netns, "cat", "/proc/sys/net/ipv4/ip_forward"]
-    before = subprocess.run(setting, capture_output=True, text=True, check=True).stdout
+    names = ["all", "lo", "front", "back"]
+    paths = [f"/proc/sys/net/ipv4/conf/{name}/forwarding" for name in names]
+
+    def forwarding():
+        argv = ["ip", "netns", "exec", netns, "cat", *paths]
+        values = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+        return dict(zip(names, values, strict=True))
+
+    before = forwarding()
     lbctl("apply", manifests, "--auto-approve")
-    assert subprocess.run(setting, capture_output=True, text=True, check=True).stdout == "1\n"
+    assert forwarding() == before | {"front": "1", "back": "1"}
     assert "Applied" in lbctl("delete", "--auto-approve")
-    assert subprocess.run(setting, capture_output=True, text=True, check=True).stdout == before
+    assert forwarding() == before
     assert "Nothing of lbctl's" in lbctl("delete", "--auto-approve")
 
 

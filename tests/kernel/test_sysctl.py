@@ -10,6 +10,10 @@ import pytest
 
 from reconciler.errors import KernelError
 from reconciler.kernel.real import RealKernel
+from reconciler.kinds.sysctl import Sysctl, SysctlKind
+from reconciler.resource import Change, Key
+
+from .conftest import ip
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("inside")]
 
@@ -74,3 +78,25 @@ def test_a_damaged_file_is_an_error_that_names_it(kernel: RealKernel, run_dir: P
         (run_dir / "lbk/former.json").write_text(content)
         with pytest.raises(KernelError, match=r"former\.json"):
             kernel.former_sysctls()
+
+
+@pytest.mark.parametrize("switch", ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"])
+def test_a_setting_for_all_interfaces_takes_none_of_them_along(kernel: RealKernel, inside: str, switch: str) -> None:
+    ip("link", "add", "front", "type", "veth", "peer", "name", "side")
+    family = switch.split("/")[1]
+    places = ("default", "lo", "front", "side")
+    for name in (switch, *(f"net/{family}/conf/{place}/forwarding" for place in places)):
+        kernel.write_sysctl(name, "0")
+    kernel.write_sysctl(f"net/{family}/conf/side/forwarding", "1")
+
+    def forwarding() -> list[str | None]:
+        return [kernel.read_sysctl(f"net/{family}/conf/{place}/forwarding") for place in places]
+
+    kind = SysctlKind(kernel)
+    on = Change(Key("sysctl", switch), Sysctl(switch, "0"), Sysctl(switch, "1"))
+    for change, value in ((on, "1"), (on.inverse(), "0")):
+        assert kind.write([change]) == [None]
+        assert (kernel.read_sysctl(switch), forwarding()) == (value, ["0", "0", "0", "1"])
+    kernel.write_sysctl(switch, "1")
+    kernel.write_sysctl(switch, "0")
+    assert forwarding() == ["0"] * 4, "the kernel no longer sets all of them: then nothing needs to be put back"

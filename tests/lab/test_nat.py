@@ -223,4 +223,4 @@ def test_delete_takes_everything_off_the_balancer(site):
     assert netns.instance_dirs(made.lab.prefix, made.lab.run_dir) == []
     assert "xdp" not in made.lab.run("lb1", "ip", "link")
     assert str(VIP) not in made.lab.run("lb1", "ip", "route", "show", "table", "all")
-    assert made.lab.run("lb1", "cat", "/proc/sys/net/ipv4/ip_forward") == "0\n"
+    assert made.lab.run("lb1", "cat", "/proc/sys/net/ipv4/conf/front/forwarding") == "0\n"
