@@ -18,4 +18,4 @@ def compile_node(view: NodeView) -> Desired:
         for resource, origin in kind.desired(view):
             resources[resource.key] = resource
             origins[resource.key] = origin
-    return Desired(resources, origins)
+    return Desired(resources, origins, view.node.name)

@@ -26,6 +26,7 @@ _ENDPOINT_FILE, _ENDPOINT_ENTRY = "decap.c", "lbctl_decapsulate"
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"$')
 _ASKED_FOR = re.compile(r"^#ifn?def (\w+)|\bdefined\((\w+)\)", re.MULTILINE)
+_FEATURE = re.compile(r"[A-Z][A-Z0-9_]*")
 _DEFINED = re.compile(r"^#define (\w+)", re.MULTILINE)
 
 
@@ -67,6 +68,11 @@ def program_name(features: Collection[str]) -> str:
     digest = _hashed(text).copy()
     digest.update(repr(sorted(_asked_for(text).intersection(features))).encode())
     return (NAME_PREFIX + digest.hexdigest())[:15]
+
+
+def is_built_of(name: str, features: Collection[str]) -> bool:
+    """Whether the program of this name is the one with these features, and all of them are names of features."""
+    return all(map(_FEATURE.fullmatch, features)) and program_name(features) == name
 
 
 def features_of(name: str) -> tuple[str, ...] | None:

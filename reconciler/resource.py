@@ -71,6 +71,11 @@ class Resource:
         return {f.name: str(getattr(self, f.name)) for f in fields(self)}
 
     @property
+    def flaw(self) -> str:
+        """Why no manifests can ask for this; empty if they can. A file that was saved may say anything."""
+        return ""
+
+    @property
     def remembers(self) -> bool:
         """Whether each open connection by way of this is remembered, and so can be counted."""
         return True
@@ -117,10 +122,35 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the manifests ask of one node, and where each resource was asked for."""
+    """What the manifests ask of one node, and where each resource was asked for. `node` is its name."""
 
     resources: Mapping[Key, Resource] = field(default_factory=dict)
     origins: Mapping[Key, Span] = field(default_factory=dict)
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which node, instance and machine a plan is for. A plan that was made from a snapshot knows the node alone."""
+
+    node: str
+    instance: str = ""
+    host: str = ""
+
+    def difference(self, here: Target) -> str:
+        """What of this is another here, e.g. `node lb1, and this is lb2`; empty if nothing is."""
+        for what, own, theirs in (
+            ("node", self.node, here.node),
+            ("instance", self.instance, here.instance),
+            ("host", self.host, here.host),
+        ):
+            if own and theirs and own != theirs:
+                return f"{what} {own}, and this is {theirs}"
+        return ""
+
+    def __str__(self) -> str:
+        known = (("node", self.node), ("instance", self.instance), ("host", self.host))
+        return ", ".join(f"{what} {name}" for what, name in known if name)
 
 
 @dataclass(frozen=True, slots=True)

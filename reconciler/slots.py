@@ -31,6 +31,7 @@ GENERATIONS = 1 << 13
 """A ring of another size is of another generation: its slots can't be mistaken for those of its predecessor."""
 _WRAP = 1 << 32
 _SLOT_GENERATION, _HEAD_GENERATION = 17, 19
+MAX_SLOTS = (1 << _HEAD_GENERATION) - 1
 
 LEARNING = 112
 """Two minutes: within this time a UDP flow should send something (RFC 4787, REQ-5)."""

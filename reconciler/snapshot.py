@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -19,14 +19,24 @@ from reconciler.errors import SnapshotError
 from reconciler.kinds import RESOURCES
 from reconciler.model import Address
 from reconciler.plan import Plan
-from reconciler.resource import Change, Desired, Key, Live, Reason, Resource, Span
+from reconciler.resource import Change, Desired, Key, Live, Reason, Resource, Span, Target
 
 FORMAT_VERSION = 1
+PLAN_FORMAT_VERSION = 2
 
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError)
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 """What reading JSON of another shape ends in; msgspec's errors are ValueErrors."""
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """What was planned, for whom, and what it leads to."""
+
+    target: Target
+    desired: Desired
+    changes: tuple[Change, ...]
 
 
 def live_to_json(live: Live) -> Json:
@@ -45,7 +55,7 @@ def live_to_json(live: Live) -> Json:
 def live_from_json(data: Any) -> Live:
     """The reverse. Raises SnapshotError."""
     try:
-        _check_version(data)
+        _check_version(data, FORMAT_VERSION)
         resources = [_parse(item) for item in data["resources"]]
         foreign = {Key(item["kind"], item["id"]): str(item["owner"]) for item in data["foreign"]}
         counts = data.get("connections")
@@ -57,11 +67,14 @@ def live_from_json(data: Any) -> Live:
     return Live({r.key: r for r in resources}, foreign, connections)
 
 
-def plan_to_json(plan: Plan) -> Json:
+def plan_to_json(plan: Plan, target: Target) -> Json:
     """A plan for machines, with everything that `apply` needs to carry it out later."""
     effects = plan.effects()
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": PLAN_FORMAT_VERSION,
+        "node": target.node,
+        "instance": target.instance or None,
+        "host": target.host or None,
         "applyable": bool(plan.changes) and not plan.blocked,
         "resource_changes": [
             {
@@ -85,22 +98,30 @@ def plan_to_json(plan: Plan) -> Json:
     }
 
 
-def changes_from_json(data: Any) -> tuple[list[Change], Desired]:
-    """The changes of a saved plan and what they lead to. Raises SnapshotError."""
+def plan_from_json(data: Any) -> SavedPlan:
+    """The reverse. Raises SnapshotError, also if it leads to what no manifests can ask for."""
     try:
-        _check_version(data)
-        desired = {r.key: r for r in map(_parse, data["desired"])}
-        changes = [_change(item) for item in data["resource_changes"]]
+        _check_version(data, PLAN_FORMAT_VERSION)
+        target = Target(*(msgspec.convert(data[name] or "", str) for name in ("node", "instance", "host")))
+        desired = {resource.key: resource for resource in map(_parse, data["desired"])}
+        changes = tuple(_change(item) for item in data["resource_changes"])
+        flaws = {key: resource.flaw for key, resource in desired.items()}
+        origins = {change.key: change.origin for change in changes if change.origin}
     except DAMAGE as error:
         raise _damaged("plan", error) from error
-    return changes, Desired(desired)
+    for key, flaw in flaws.items():
+        if flaw:
+            raise SnapshotError(f"no manifests ask for {key!s:.80}: {flaw:.200}", hint="make a new plan")
+    return SavedPlan(target, Desired(desired, origins, target.node), changes)
 
 
 def read(path: Path) -> Any:
     """The JSON in a file. Raises SnapshotError."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        if path.exists() and not path.is_file():
+            raise SnapshotError(f"{path} is no file")
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise SnapshotError(f"{path} can't be read: {error}", hint="make a new one") from error
 
 
@@ -147,13 +168,13 @@ def _decode(type_: Any, value: Any) -> Any:
     return ip_address(msgspec.convert(value, str)) if type_ == Address else msgspec.convert(value, type_)
 
 
-def _check_version(data: Any) -> None:
-    if data["format_version"] != FORMAT_VERSION:
+def _check_version(data: Any, version: int) -> None:
+    if data["format_version"] != version:
         raise SnapshotError(
-            f"format {data['format_version']} is not the one that this version reads ({FORMAT_VERSION})",
+            f"format {data['format_version']!r:.20} is not the one that this version reads ({version})",
             hint="make a new one with this version of lbctl",
         )
 
 
 def _damaged(what: str, error: Exception) -> SnapshotError:
-    return SnapshotError(f"this is no {what} of lbctl: {error!r}", hint="make a new one")
+    return SnapshotError(f"this is no {what} of lbctl: {error!r:.200}", hint="make a new one")

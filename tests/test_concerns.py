@@ -19,8 +19,8 @@ from reconciler.reconcile import desired_of, plan_node
 from reconciler.render.markdown import plan_markdown
 from reconciler.render.style import Style
 from reconciler.render.text import plan_text
-from reconciler.resource import Desired, Key
-from reconciler.snapshot import changes_from_json, plan_to_json
+from reconciler.resource import Desired, Key, Target
+from reconciler.snapshot import plan_from_json, plan_to_json
 
 
 def with_faces(fleet, *faces):
@@ -61,9 +61,9 @@ def test_what_was_said_is_obeyed_with_a_warning(web_fleet, lossy, tmp_path):
     for shown in (plan_text(planned, Style()), plan_markdown(planned, "lb1")):
         assert concern.text in shown and concern.hint in shown
     assert plan_text(planned, Style()).splitlines()[-1].startswith("Plan: ")
-    data = json.loads(json.dumps(plan_to_json(planned)))
+    data = json.loads(json.dumps(plan_to_json(planned, Target("lb1"))))
     assert data["warnings"] == [{"address": "xdp front", "text": concern.text, "hint": concern.hint}]
-    assert changes_from_json(data)[0] == list(planned.changes)
+    assert plan_from_json(data).changes == planned.changes
     idle = replace(planned, changes=())
     assert concern.text in plan_text(idle, Style()) and "No changes." in plan_text(idle, Style())
     assert concern.text in plan_markdown(idle, "lb1")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from reconciler.cli.common import (
     look_again,
     open_kernel,
     stdout_style,
+    target,
 )
-from reconciler.errors import ApplyError, PlanStaleError
+from reconciler.errors import ApplyError, PlanStaleError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.plan import Plan, guard
 from reconciler.render.style import Style
 from reconciler.render.text import applied, change_line, concern_lines, plan_text, summary
-from reconciler.resource import Action, Change, Live
+from reconciler.resource import Action, Change, Key, Live, Reason
 
 DESCRIPTION = """\
 Bring the node to what the manifests say: make before break, verified by reading back, and a service whose
@@ -61,15 +63,16 @@ def run(args: argparse.Namespace) -> int:
         look_again(args.source, digest, planned.count(Action.DELETE))
     else:
         kernel = open_kernel(args)
-        planned = _saved(args.source, kernel)
+        planned = _saved(args, kernel)
     planned = replace(planned, live=with_connections(planned.live, kernel))
+    about = target(args, planned.desired.node)
     if not planned.changes and not planned.blocked:
-        print(plan_text(planned, style))
+        print(plan_text(planned, style, about))
         settle_transitions(kernel, instance_dir(args))
         return 0
     # Who approves beforehand sees each change as it is made; who is asked sees all of it first.
-    short = [*concern_lines(planned.concerns, style), summary(planned)]
-    print("\n".join(short) if args.auto_approve else plan_text(planned, style), end="\n\n")
+    short = [style.dim(f"Plan for {about}"), *concern_lines(planned.concerns, style), summary(planned)]
+    print("\n".join(short) if args.auto_approve else plan_text(planned, style, about), end="\n\n")
     guard(planned, allow_empty=args.allow_empty)
     if not confirm("Make these changes?", args):
         print("Nothing was changed.")
@@ -102,22 +105,34 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
     return 0
 
 
-def _saved(path: Path, kernel: Kernel) -> Plan:
-    """A saved plan, if the node still is what it was made from. Raises SnapshotError, PlanStaleError."""
-    from reconciler.concerns import concerns_of
-    from reconciler.live import read_live
-    from reconciler.snapshot import changes_from_json, read
+def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
+    """A saved plan, if it is for this node, and planning again gives the same. Raises SnapshotError, UsageError,
+    PlanStaleError."""
+    from reconciler.reconcile import plan_node
+    from reconciler.snapshot import plan_from_json, read
 
-    changes, desired = changes_from_json(read(path))
-    live = read_live(kernel, desired.resources)
-    planned = Plan(tuple(changes), desired, live, concerns=concerns_of(kernel, desired))
-    _check_fresh(planned, planned.live)
+    saved = plan_from_json(read(args.source))
+    if args.env is not None:
+        raise UsageError("a saved plan has its environment already", hint="say --env when you plan")
+    if difference := saved.target.difference(target(args, args.node or "")):
+        raise UsageError(f"{args.source} is a plan for {difference}", hint="make a plan for this one")
+    planned = plan_node(saved.desired, kernel, instance_dir(args))
+    _refuse_stale({change.key for change in _steps(planned.changes) ^ _steps(saved.changes)})
     return planned
+
+
+def _steps(changes: Iterable[Change]) -> set[Change]:
+    """Changes without why they are made, which says nothing about what is done."""
+    return {replace(change, reason=Reason.CONFIG, origin=None) for change in changes}
 
 
 def _check_fresh(planned: Plan, live: Live) -> None:
     """Raises PlanStaleError if something that the plan changes is no longer as the plan has it."""
-    moved = [change.key for change in planned.changes if live.resources.get(change.key) != change.before]
+    _refuse_stale({change.key for change in planned.changes if live.resources.get(change.key) != change.before})
+
+
+def _refuse_stale(moved: Collection[Key]) -> None:
     if moved:
-        shown = ", ".join(map(str, moved[:5])) + (f" and {len(moved) - 5} more" if len(moved) > 5 else "")
+        names = [str(key) for key in sorted(moved)]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise PlanStaleError(f"the node has changed since the plan was made: {shown}", hint="make a new plan")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from reconciler.errors import ConfigError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
 from reconciler.render.style import Style
+from reconciler.resource import Target
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage"
 
@@ -27,6 +29,11 @@ def instance_name(args: argparse.Namespace) -> str:
 
 def instance_dir(args: argparse.Namespace) -> Path:
     return Path(args.run_dir) / instance_name(args)
+
+
+def target(args: argparse.Namespace, node: str) -> Target:
+    """What a plan for this node is bound to, when it is saved."""
+    return Target(node, instance_name(args), socket.gethostname())
 
 
 def open_kernel(args: argparse.Namespace) -> Kernel:

@@ -16,12 +16,13 @@ from reconciler.cli.common import (
     look_again,
     open_kernel,
     stdout_style,
+    target,
 )
 from reconciler.errors import LbctlError
 from reconciler.files import write_output
 from reconciler.model import Fleet
 from reconciler.plan import Plan
-from reconciler.resource import Action, Live
+from reconciler.resource import Action, Live, Target
 
 DESCRIPTION = "Compare the manifests with the node and show what `apply` would change. Changes nothing."
 EPILOG = """\
@@ -51,19 +52,19 @@ def run(args: argparse.Namespace) -> int:
     planned = _plan(args, fleet)
     if not args.live:
         look_again(args.directory, digest, planned.count(Action.DELETE))
+    about = Target(planned.desired.node) if args.live else target(args, planned.desired.node)
     if args.out:
-        _write(args.out, json.dumps(plan_to_json(planned)))
+        _write(args.out, json.dumps(plan_to_json(planned, about)))
     if args.format == "json":
-        print(json.dumps(plan_to_json(planned), indent=2))
+        print(json.dumps(plan_to_json(planned, about), indent=2))
     elif args.format == "markdown":
-        from reconciler.reconcile import view_of
         from reconciler.render.markdown import plan_markdown
 
-        print(plan_markdown(planned, view_of(fleet, args.node).node.name), end="")
+        print(plan_markdown(planned, planned.desired.node), end="")
     else:
         from reconciler.render.text import plan_text
 
-        print(plan_text(planned, stdout_style(args)))
+        print(plan_text(planned, stdout_style(args), about))
     return 2 if args.detailed_exitcode and (planned.changes or planned.blocked) else 0
 
 

@@ -244,6 +244,11 @@ class Verdict(IntEnum):
 _UNKNOWN = "unknown "
 
 
+def is_word(codes: type[IntEnum], name: str) -> bool:
+    """Whether a manifest can say this name."""
+    return name in {word(codes, number) for number in codes}
+
+
 def code(codes: type[IntEnum], name: str) -> int:
     """The number of a name in the words of the manifests, e.g. `round-robin`; also of what `word` made. KeyError."""
     if name.startswith(_UNKNOWN):

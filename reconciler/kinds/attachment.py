@@ -10,6 +10,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import AttachedProgram, Outcome
 from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Role, XdpMode
 from reconciler.program import is_ours, program_name
@@ -44,6 +45,11 @@ class Attachment(Resource):
     @property
     def needs(self) -> tuple[Key, ...]:
         return (PROGRAM,)
+
+    @property
+    def flaw(self) -> str:
+        known = self.mode in (XdpMode.NATIVE, XdpMode.GENERIC)
+        return flaw_of(self.interface) or ("" if known else f"mode {self.mode}")
 
     def describe(self) -> dict[str, str]:
         earlier = "" if self.load == LOADED else f" ({self.load})"

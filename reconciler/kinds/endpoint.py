@@ -59,6 +59,10 @@ class EndpointRow(Resource):
     def needs(self) -> tuple[Key, ...]:
         return (PROGRAM,)
 
+    @property
+    def flaw(self) -> str:
+        return "a damaged row" if self.damage or self.copy else "" if is_port(self.port) else f"port {self.port}"
+
     def describe(self) -> dict[str, str]:
         return {"state": self.damage or ("disabled" if self.disabled else "usable")}
 
@@ -79,6 +83,11 @@ class EndpointRow(Resource):
             return "no connection uses it"
         rest = "goes on until it ends by itself" if count == 1 else "go on until they end by themselves"
         return f"{_connections(count)} {rest}"
+
+
+def is_port(number: int) -> bool:
+    """Whether two bytes of a packet can hold it; 0 stands for another port."""
+    return 0 <= number < 1 << 16
 
 
 def connections_end(count: int | None) -> str:

@@ -14,7 +14,7 @@ from reconciler.kernel.layout import GATEWAYS
 from reconciler.kernel.port import Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.gateway_route import GatewayRoute, needs_stand_in, stand_in, standing_for
-from reconciler.kinds.indexes import index_of, name_of, names
+from reconciler.kinds.indexes import flaw_of, index_of, name_of, names
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address
 from reconciler.resource import Change, Context, Key, Reading, Resource
@@ -40,6 +40,10 @@ class Gateway(Resource):
         if needs_stand_in(self.address):
             return (PROGRAM, Key(GatewayRoute.kind, self.interface))
         return (PROGRAM,)
+
+    @property
+    def flaw(self) -> str:
+        return flaw_of(self.interface)
 
     def describe(self) -> dict[str, str]:
         return {"address": str(self.address)}

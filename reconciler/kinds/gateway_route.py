@@ -16,7 +16,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Route
 from reconciler.kinds.base import Kind, Wanted, each
-from reconciler.kinds.indexes import index_of, name_of, names
+from reconciler.kinds.indexes import flaw_of, index_of, name_of, names
 from reconciler.model import Address
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -40,6 +40,10 @@ class GatewayRoute(Resource):
     @property
     def id(self) -> str:
         return self.interface
+
+    @property
+    def flaw(self) -> str:
+        return flaw_of(self.interface) or ("" if needs_stand_in(self.address) and not self.by else "by another way")
 
     def describe(self) -> dict[str, str]:
         return {"by way of": f"{self.address} {self.by}".rstrip()}

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from reconciler.kernel.port import Kernel
 
 _GONE = "interface "
 """What an interface is called that isn't there any more, before its number; no name has a space in it."""
+
+_NAME = re.compile(r"(?!\.\.?$)[^/\s\x00-\x1f]{1,15}")
+
+
+def flaw_of(name: str) -> str:
+    """Why this can't be the name of an interface (dev_valid_name in net/core/dev.c); empty if it can."""
+    return "" if _NAME.fullmatch(name) else f"{name!r} is no name of an interface"
 
 
 def names(kernel: Kernel) -> Mapping[int, str]:

@@ -48,6 +48,10 @@ class LoopbackVip(Resource):
         # A VIP that is announced with nothing behind it swallows traffic that others could serve.
         return tuple(Key(ServiceRow.kind, service) for service in self.services)
 
+    @property
+    def flaw(self) -> str:
+        return "" if self.form in list(VipBinding) else f"form {self.form}"
+
     def describe(self) -> dict[str, str]:
         return {"form": self.form}
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 from reconciler.kernel import port
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.indexes import flaw_of
 from reconciler.model import Address, EndpointState, Node
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -32,6 +33,10 @@ class Neighbour(Resource):
     @property
     def id(self) -> str:
         return f"{self.address} {self.interface}"
+
+    @property
+    def flaw(self) -> str:
+        return flaw_of(self.interface)
 
     def describe(self) -> dict[str, str]:
         return {"kept": "fresh"}

@@ -11,7 +11,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.model import Role
-from reconciler.program import program_name
+from reconciler.program import is_built_of, program_name
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
 
@@ -28,6 +28,11 @@ class Program(Resource):
     @property
     def id(self) -> str:
         return PROGRAM.id
+
+    @property
+    def flaw(self) -> str:
+        is_known = is_built_of(self.name, self.features)
+        return "" if is_known else f"{self.name} is no program that this version builds with these features"
 
     def describe(self) -> dict[str, str]:
         features = ", ".join(f.lower().replace("_", "-") for f in self.features)

@@ -7,6 +7,7 @@ endpoints in the endpoint rows. So a ring reads back with the names it was writt
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from reconciler.model import Algorithm, EndpointState, Pool
 from reconciler.resource import Change, Context, Key, Reading, Resource, Span
 from reconciler.ring import Slots, hash_ring, shares, turns
 from reconciler.ring_store import heads, indexes_in_use, remove_rings, write_rings
+from reconciler.slots import MAX_SLOTS, lost, moved, reduced
 from reconciler.slots import held as slots_of
-from reconciler.slots import lost, moved, reduced
 from reconciler.view import NodeView
 
 _INDEX = struct.Struct(RING_NAMES.value)
@@ -42,6 +43,10 @@ class Ring(Resource):
     members: tuple[str, ...]
     slots: bytes
 
+    def __post_init__(self) -> None:
+        if self.array.size and self.array.max() >= len(self.members):
+            raise ValueError(f"ring {self.name} has slots of more members than the {len(self.members)} it has")
+
     @property
     def id(self) -> str:
         return self.name
@@ -49,6 +54,13 @@ class Ring(Resource):
     @property
     def needs(self) -> tuple[Key, ...]:
         return (PROGRAM, *(Key(EndpointRow.kind, member) for member in self.members))
+
+    @property
+    def flaw(self) -> str:
+        if name_algorithm(self.name) is None or len(os.fsencode(self.name)) >= RING_NAMES.key_size:
+            return f"{self.name!r} is no name of a ring"
+        is_whole = np.unique(self.array).size == len(self.members) == len(set(self.members))
+        return "" if is_whole and self.array.size <= MAX_SLOTS else f"{self.array.size:,} slots of {self.members}"
 
     @property
     def array(self) -> Slots:

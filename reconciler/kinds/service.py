@@ -10,10 +10,19 @@ from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import SERVICE_COUNTERS, SERVICES, SERVICES6, AlgorithmCode, ModeCode, code, word
+from reconciler.kernel.layout import (
+    SERVICE_COUNTERS,
+    SERVICES,
+    SERVICES6,
+    AlgorithmCode,
+    ModeCode,
+    code,
+    is_word,
+    word,
+)
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
-from reconciler.kinds.endpoint import connections_end
+from reconciler.kinds.endpoint import connections_end, is_port
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_indexes, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
@@ -60,6 +69,14 @@ class ServiceRow(Resource):
     def needs(self) -> tuple[Key, ...]:
         settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # where tunnels come from
         return (PROGRAM, *settings, self._ring)
+
+    @property
+    def flaw(self) -> str:
+        known = is_word(ModeCode, self.mode) and is_word(AlgorithmCode, self.algorithm)
+        if self.damage or not known or self.protocol not in _PROTOCOLS[4]:
+            return self.damage or f"{self.protocol}, {self.mode}, {self.algorithm}"
+        ports = (self.port, self.target_port)
+        return "" if all(map(is_port, ports)) else f"ports {ports}"
 
     def describe(self) -> dict[str, str]:
         shown = {"mode": self.mode, "algorithm": self.algorithm, "ring": self.ring}

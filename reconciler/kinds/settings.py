@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import ClassVar
 
-from reconciler.kernel.layout import SETTINGS, TooBigCode, code, word
+from reconciler.kernel.layout import SETTINGS, TooBigCode, code, is_word, word
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.program import PROGRAM
@@ -41,6 +41,13 @@ class Settings(Resource):
     @property
     def needs(self) -> tuple[Key, ...]:
         return (PROGRAM,)
+
+    @property
+    def flaw(self) -> str:
+        for source, version in ((self.tunnel_source, 4), (self.tunnel_source6, 6)):
+            if source != NOTHING and not (is_source(source) and ip_network(source).version == version):
+                return f"tunnels from {source}"
+        return "" if is_word(TooBigCode, self.packet_too_big) else f"packets too big: {self.packet_too_big}"
 
     def describe(self) -> dict[str, str]:
         shown = {"tunnels from": self.tunnel_source, "IPv6 tunnels from": self.tunnel_source6}

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
+from reconciler.kernel.sysctl import is_known
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.model import IcmpRedirects, Interface, Role
 from reconciler.resource import Change, Context, Key, Reading, Resource
@@ -31,6 +32,10 @@ class Sysctl(Resource):
     @property
     def id(self) -> str:
         return self.name
+
+    @property
+    def flaw(self) -> str:
+        return "" if is_known(self.name, self.value) else f"lbctl never sets {self.name!r} to {self.value!r}"
 
     def describe(self) -> dict[str, str]:
         return {"value": self.value}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.errors import KernelError
@@ -50,6 +51,14 @@ class Tunnel(Resource):
         """The name of the link: at most 15 characters, the same for the same tunnel."""
         return f"{self.form}-{hashlib.blake2b(self.address.encode(), digest_size=4).hexdigest()}"
 
+    @property
+    def flaw(self) -> str:
+        family = 4 if self.form == "ipip" else 6
+        known = self.form in _FORMS.values() and self.state == "up" and self.settings == _AS_DUE
+        if not known or not _is_address(self.address, family):
+            return f"{self.form} device at {self.address}, {self.state}, settings {self.settings}"
+        return "" if _LEAST_MTU_BYTES[self.form] <= self.mtu_bytes < 1 << 16 else f"MTU {self.mtu_bytes}"
+
     def describe(self) -> dict[str, str]:
         shown = {"device": self.device, "MTU": str(self.mtu_bytes)}
         shown |= {} if self.state == "up" else {"state": self.state}
@@ -57,6 +66,13 @@ class Tunnel(Resource):
 
     def effect(self, after: Resource | None, context: Context) -> str:
         return "" if after else "packets in tunnels to this address are refused"
+
+
+def _is_address(text: str, version: int) -> bool:
+    try:
+        return bool(ip_address(text).version == version)
+    except ValueError:
+        return False
 
 
 def forms_of(view: NodeView) -> set[str]:

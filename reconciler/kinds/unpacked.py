@@ -40,6 +40,10 @@ class Unpacked(Resource):
     def needs(self) -> tuple[Key, ...]:
         return (PROGRAM,)
 
+    @property
+    def flaw(self) -> str:
+        return "a damaged row" if self.damage else ""
+
     def describe(self) -> dict[str, str]:
         return {}
 

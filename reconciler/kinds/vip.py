@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.kernel.layout import VIP_FILTER, VIPS, VIPS6, EchoCode, UndefinedCode, code, word
+from reconciler.kernel.layout import VIP_FILTER, VIPS, VIPS6, EchoCode, UndefinedCode, code, is_word, word
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
@@ -44,6 +44,11 @@ class VipRow(Resource):
     @property
     def needs(self) -> tuple[Key, ...]:
         return (PROGRAM,)
+
+    @property
+    def flaw(self) -> str:
+        known = is_word(UndefinedCode, self.undefined_traffic) and is_word(EchoCode, self.echo)
+        return "" if known else f"{self.undefined_traffic}, {self.echo}"
 
     def describe(self) -> dict[str, str]:
         return {"undefined traffic": self.undefined_traffic, "echo": self.echo}

@@ -15,7 +15,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.layout import TRUNKS, VLANS
 from reconciler.kernel.port import Link, Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.indexes import index_of, name_of
+from reconciler.kinds.indexes import flaw_of, index_of, name_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -42,6 +42,10 @@ class Vlan(Resource):
     @property
     def needs(self) -> tuple[Key, ...]:
         return (PROGRAM,)
+
+    @property
+    def flaw(self) -> str:
+        return flaw_of(self.interface) or flaw_of(self.trunk)
 
     def describe(self) -> dict[str, str]:
         shown = {"trunk": self.trunk} | ({"tag": str(self.tag)} if self.tag else {})

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from reconciler.plan import Plan
 from reconciler.render.style import Style
-from reconciler.resource import Action, Change, Concern, Reason
+from reconciler.resource import Action, Change, Concern, Reason, Target
 
 SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
 NOTES_COLUMN = 60
 MEANING = {Action.CREATE: "add", Action.UPDATE: "change", Action.DELETE: "remove"}
 
 
-def plan_text(plan: Plan, style: Style) -> str:
-    """The whole plan; "No changes." where there are none."""
+def plan_text(plan: Plan, style: Style, target: Target | None = None) -> str:
+    """The whole plan, headed by whose it is; "No changes." where there are none."""
+    heading = [style.dim(f"Plan for {target}")] if target else []
     lines: list[str] = []
     for key, owner in sorted(plan.blocked.items()):
         lines.append(f"  {style.bad('!')} {style.bold(str(key))}  blocked: {owner} is in the way and not lbctl's")
@@ -24,10 +25,12 @@ def plan_text(plan: Plan, style: Style) -> str:
         lines += change_lines(change, effects.get(change.key, ""), style)
     warnings = concern_lines(plan.concerns, style)
     if not lines:
-        return "\n".join([*warnings, f"{style.good('No changes.')} The node holds what the manifests say."])
+        holder = f"Node {target.node}" if target and target.node else "The node"
+        return "\n".join([*warnings, f"{style.good('No changes.')} {holder} holds what the manifests say."])
     used = [action for action in SIGNS if plan.count(action)]
     legend = ", ".join(f"{_sign(action, style)} {MEANING[action]}" for action in used)
-    return "\n".join([*([style.dim("Legend: ") + legend, ""] if legend else []), *lines, "", *warnings, summary(plan)])
+    heading += [style.dim("Legend: ") + legend, ""] if legend else []
+    return "\n".join([*heading, *lines, "", *warnings, summary(plan)])
 
 
 def summary(plan: Plan) -> str:

@@ -43,6 +43,20 @@ def test_a_saved_plan_is_applied_and_refused_once_the_node_has_changed(lbctl, ma
     assert "the node has changed since the plan was made" in lbctl("apply", saved, "--auto-approve", code=5)
 
 
+def test_a_saved_plan_is_bound_to_its_node_and_instance_and_takes_no_environment(lbctl, manifests, tmp_path):
+    saved = tmp_path / "change.plan"
+    assert lbctl("plan", manifests, "--out", saved).startswith("Plan for node lb1, instance ")
+    assert "a plan for node lb1, and this is lb2" in lbctl("apply", saved, "--node", "lb2", code=2)
+    assert "has its environment already" in lbctl("apply", saved, "--env", "prod", code=2)
+    data = json.loads(saved.read_text())
+    saved.write_text(json.dumps(data | {"instance": "other"}))
+    assert "a plan for instance other, and this is" in lbctl("apply", saved, "--auto-approve", code=2)
+    data["desired"].append({"kind": "sysctl", "name": "kernel/core_pattern", "value": "|/bin/true"})
+    saved.write_text(json.dumps(data))
+    assert "no manifests ask for sysctl kernel/core_pattern" in lbctl("apply", saved, "--auto-approve", code=1)
+    assert "Nothing of lbctl's is on this node." in lbctl("delete", "--auto-approve")
+
+
 def test_a_snapshot_plans_like_the_node_itself(lbctl, manifests, tmp_path):
     lbctl("apply", manifests, "--auto-approve")
     snapshot = tmp_path / "node.json"

@@ -15,7 +15,7 @@ from reconciler.config.load import load
 from reconciler.config.source import read_tree
 from reconciler.errors import LbctlError
 from reconciler.importers import ipvsadm, katran, keepalived, loxilb, sbulb
-from reconciler.snapshot import changes_from_json, live_from_json
+from reconciler.snapshot import live_from_json, plan_from_json
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((CHECKOUT / "examples" / "configs").rglob("*.yaml"))
@@ -92,15 +92,17 @@ json_values = st.recursive(
 )
 SNAPSHOT = {
     "format_version": 1, "foreign": [], "connections": [], "desired": [], "resource_changes": [],
+    "node": "lb1", "instance": "default", "host": None,
     "resources": [{"kind": "vip", "address": "20.20.20.1", "undefined_traffic": "drop"}],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("read", [live_from_json, changes_from_json])
+@pytest.mark.parametrize("read", [live_from_json, plan_from_json])
 @fuzz
 @given(st.sampled_from(sorted(SNAPSHOT)), json_values)
 def test_a_damaged_snapshot_or_plan_is_refused_or_read(read, field, value):
     try:
-        read(json.loads(json.dumps(SNAPSHOT | {field: value})))
+        version = {"format_version": 2} if read is plan_from_json else {}
+        read(json.loads(json.dumps(SNAPSHOT | version | {field: value})))
     except LbctlError as error:
         assert error.message
