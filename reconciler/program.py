@@ -50,9 +50,9 @@ def source(directory: Path | None = None, main: str = MAIN_FILE) -> str:
     """
     bpf = directory or data_dir("bpf")
     lines: list[str] = []
-    for number, line in enumerate((bpf / main).read_text().splitlines(), start=1):
+    for number, line in enumerate((bpf / main).read_text(encoding="utf-8").splitlines(), start=1):
         if header := _INCLUDE.match(line):
-            lines += [f'#line 1 "{header[1]}"', (bpf / header[1]).read_text().rstrip("\n")]
+            lines += [f'#line 1 "{header[1]}"', (bpf / header[1]).read_text(encoding="utf-8").rstrip("\n")]
             lines.append(f'#line {number + 1} "{main}"')
         else:
             lines.append(line)

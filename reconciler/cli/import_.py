@@ -140,7 +140,7 @@ def _write(directory: Path, files: dict[str, str]) -> None:
             if (directory / name).exists():
                 raise LbctlError(f"{directory / name} is there already", hint="name a directory without it: --out DIR")
         for name, content in files.items():
-            with (directory / name).open("x") as stream:
+            with (directory / name).open("x", encoding="utf-8") as stream:
                 stream.write(content)
             print(f"{directory / name} written")
     except OSError as error:

@@ -68,7 +68,7 @@ def _follow(root: Any, path: Iterable[str | int]) -> Any:
 
 def load_schema(kind: str) -> Schema:
     """The schema of a kind, as schema/ holds it."""
-    schema: Schema = json.loads((data_dir("schema") / f"{kind.lower()}.v1.json").read_text())
+    schema: Schema = json.loads((data_dir("schema") / f"{kind.lower()}.v1.json").read_text(encoding="utf-8"))
     return schema
 
 

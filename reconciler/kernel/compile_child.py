@@ -25,7 +25,7 @@ _PSEUDO_MAP = (1, 2)
 
 def main() -> None:
     request = json.load(sys.stdin)
-    answer = os.fdopen(os.dup(1), "w")
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # BCC prints to standard output, too.
     os.environ["BCC_KERNEL_SOURCE"] = request["headers"]
     json.dump(_compile(request["source"], request["cflags"], request["entry"]), answer)
@@ -70,7 +70,7 @@ def _map_descriptors(code: bytes) -> dict[int, int]:
 
 def _compiler() -> list[list[str | int]]:
     """The libraries that compiled: path, size, time of change in ns. Another compiler differs in one of them."""
-    paths = {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines()
+    paths = {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
              if "/lib" in line and any(name in line for name in ("libbcc", "libLLVM", "libclang"))}  # fmt: skip
     found = ((path.strip(), Path(path.strip()).stat()) for path in sorted(paths))
     return [[path, status.st_size, status.st_mtime_ns] for path, status in found]

@@ -143,7 +143,7 @@ class Instance:
 def _mounted_bpffs() -> list[Path]:
     """Where this process sees a bpffs."""
     found = set()
-    for line in _MOUNTS.read_text().splitlines():
+    for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields, _, (type_, *_) = (part.split() for part in line.partition(" - "))
         if type_ == "bpf":
             found.add(Path(_ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[4])))
@@ -155,7 +155,7 @@ def _refuse_passing_mounts() -> None:
 
     The command has mounts of its own, among them a /sys whose source is the name of the network namespace.
     """
-    for line in _MOUNTS.read_text().splitlines():
+    for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields, _, (_type, source, *_) = (part.split() for part in line.partition(" - "))
         if fields[4] == "/sys" and source != "sysfs" and (_NETNS / source).exists():
             raise KernelError(

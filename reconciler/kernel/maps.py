@@ -260,7 +260,7 @@ def _key(opened: OpenMap, key: bytes) -> ctypes.Array[ctypes.c_char]:
 def possible_cpus() -> int:
     """How many CPUs the kernel has room for: per-CPU maps hold a value for each."""
     count = 0
-    for part in _CPUS.read_text().strip().split(","):  # e.g. 0-3,8-11
+    for part in _CPUS.read_text(encoding="utf-8").strip().split(","):  # e.g. 0-3,8-11
         first, _, last = part.partition("-")
         count += int(last or first) - int(first) + 1
     return count

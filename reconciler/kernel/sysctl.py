@@ -33,7 +33,7 @@ def is_known(name: str, value: str = "0") -> bool:
 def read(name: str) -> str | None:
     """The value of a setting, None if the kernel has none of this name. KernelError if it can't be read."""
     try:
-        return _path(name).read_text().strip()
+        return _path(name).read_text(encoding="utf-8").strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -44,7 +44,7 @@ def write(name: str, value: str) -> None:
     """Change a setting. KernelError if there is none of this name or the kernel refuses the value."""
     _check(name, value)
     try:
-        _path(name).write_text(value)
+        _path(name).write_text(value, encoding="utf-8")
     except FileNotFoundError as error:
         raise KernelError(f"the kernel has no setting {name}", hint="does the interface exist?") from error
     except OSError as error:

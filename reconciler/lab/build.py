@@ -107,7 +107,7 @@ def _host_lines(topology: Topology, host: str) -> Iterator[str]:
 
 def _checksum_in_software(namespace: str, device: str) -> None:
     argv = ["ethtool", "-K", device, "tx", "off", "tx-checksum-sctp", "off"]
-    done = subprocess.run(netns.command(namespace, argv), capture_output=True, text=True, check=False)
+    done = subprocess.run(netns.command(namespace, argv), capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise LabError(f"`ethtool` failed in {namespace}: {done.stderr.strip()}")
 

@@ -169,7 +169,7 @@ class Act:
         fresh, kept = self._traffic()
         file, removed, text = _edited(self.config, pool, spare)
         self._show_difference(file, text)
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         wait_until("the agent has applied the edit", lambda: "Applied" in agent.text)
         applied = time.monotonic()
         time.sleep(AFTER_S)
@@ -254,7 +254,8 @@ class Act:
         self.screen.line()
         self.screen.line(f"{file} is edited:", indent=2)
         paint = {"+": self.screen.style.good, "-": self.screen.style.bad}
-        for line in list(difflib.unified_diff(file.read_text().splitlines(), text.splitlines(), n=1, lineterm=""))[3:]:
+        before, after = file.read_text(encoding="utf-8").splitlines(), text.splitlines()
+        for line in list(difflib.unified_diff(before, after, n=1, lineterm=""))[3:]:
             self.screen.line(paint.get(line[0], str)(line))
 
 
@@ -266,7 +267,7 @@ def _edited(config: Path, pool: Pool, spare: IPv4Address) -> tuple[Path, str, st
     """
     first, last = pool.endpoints[0], pool.endpoints[-1]
     file = config / first.span.file
-    lines = file.read_text().splitlines(keepends=True)
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     for endpoint in (first, last):
         if not re.fullmatch(rf" *- \{{.*{re.escape(str(endpoint.address))}.*\}}.*\n", _line(lines, endpoint)):
             raise LabError(f"{endpoint.span}: the demo edits endpoints that are written as `- {{address: …}}`")

@@ -138,7 +138,8 @@ class Lab(AbstractContextManager["Lab"]):
     def _complete(self, argv: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout_s,
+                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", check=False,
+                timeout=timeout_s,
                 env=self._environment(), process_group=0,
             )  # fmt: skip
         except subprocess.TimeoutExpired:

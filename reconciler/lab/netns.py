@@ -49,7 +49,8 @@ def ip(lines: Iterable[str], namespace: str | None = None) -> None:
     argv = ["ip", "-batch", "-"]
     text = "\n".join(lines) + "\n"
     done = subprocess.run(
-        command(namespace, argv) if namespace else argv, input=text, capture_output=True, text=True, check=False
+        command(namespace, argv) if namespace else argv, input=text, capture_output=True, encoding="utf-8",
+        check=False,
     )
     if done.returncode:
         raise LabError(f"`ip` failed in {namespace or 'the root namespace'}: {done.stderr.strip()}")
@@ -71,7 +72,7 @@ def write_sysctls(namespace: str, settings: dict[str, str]) -> None:
 
     def write() -> None:
         for name, value in settings.items():
-            (Path("/proc/sys") / name).write_text(value)
+            (Path("/proc/sys") / name).write_text(value, encoding="utf-8")
 
     inside(namespace, write)
 
@@ -102,7 +103,7 @@ def _net_inodes(process: Path) -> Iterator[int]:
 
 def mounts(prefix: str, run_dir: Path = RUN_DIR) -> list[Path]:
     """Mount points below the instance directories of a lab, innermost first."""
-    points = [Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    points = [Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
     return [p for p in reversed(points) if any(p.is_relative_to(d) for d in instance_dirs(prefix, run_dir))]
 
 
