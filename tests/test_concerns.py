@@ -12,6 +12,7 @@ import pytest
 from reconciler.apply import apply
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
+from reconciler.kernel.port import Neighbour
 from reconciler.live import read_live
 from reconciler.model import Algorithm, Endpoint, Fleet, Interface, Mode, Node, Role, XdpMode
 from reconciler.plan import plan
@@ -34,7 +35,7 @@ def modes(desired: Desired) -> dict[str, str]:
 @pytest.fixture
 def lossy() -> FakeKernel:
     """A node whose front is a veth that loses what native XDP sends, and whose back is one that does not."""
-    return FakeKernel(veths={"front": False, "back": True})
+    return FakeKernel(veths={"front": False, "back": True}, others_hops={Neighbour("10.1.0.254", "front")})
 
 
 def test_where_nobody_said_a_mode_a_veth_gets_one_that_works(web_fleet, lossy):

@@ -117,7 +117,7 @@ def test_no_changes_reads_so(node, desired):
 def test_a_plan_from_nothing_needs_no_kernel_and_reads_in_order(desired):
     planned = plan(desired, Live())
     kinds = list(dict.fromkeys(change.key.kind for change in planned.changes))
-    assert kinds == ["sysctl", "program", "xdp", "endpoint", "ring", "service", "vip", "loopback"]
+    assert kinds == ["sysctl", "program", "xdp", "routers", "endpoint", "ring", "service", "vip", "loopback"]
     assert planned.count(Action.CREATE) == len(desired.resources)
 
 

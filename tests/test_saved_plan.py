@@ -61,6 +61,8 @@ FLAWED = {
     "gateway-route": {"kind": "gateway-route", "interface": "eth0", "address": "10.1.0.254"},
     "blackhole": {"kind": "blackhole", "network": "0.0.0.0/0"},
     "neighbour-interface": {"kind": "neighbour", "address": "10.1.0.254", "interface": "a b"},
+    "neighbour-kept": {"kind": "neighbour", "address": "10.1.0.254", "interface": "eth0", "kept": "for ever"},
+    "routers-kept": {"kind": "routers", "kept": "all but 10.1.0.254 eth0"},
     "vlan-trunk": {"kind": "vlan", "interface": "eth0.5", "trunk": "x" * 16},
     "tunnel-mtu": TUNNEL | {"mtu_bytes": 10**9},
     "tunnel-address": TUNNEL | {"address": "::1"},

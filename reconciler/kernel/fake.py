@@ -269,6 +269,7 @@ class FakeKernel:
         if neighbour.interface not in (*self.interfaces, *self.vlans):
             return KernelError(f"there is no interface {neighbour.interface}")
         if neighbour not in self.others_neighbours:
+            self.kept.discard(neighbour)  # it may be there as one that does not last
             self.kept.add(neighbour)
             self._wrote("keep_neighbour", neighbour)
         return None

@@ -4,6 +4,8 @@
 An XDP program sends without the kernel's knowledge, so nothing tells the kernel to ask whether a neighbour still
 has the MAC that it had. A managed entry it asks for again and again: as soon as the last answer is no longer
 taken for fresh (base_reachable_time), within interval_probe_time. So a new MAC shows within about a minute.
+Where nobody answers, the kernel would forget the entry as soon as it has more than gc_thresh1 of them, but for
+those that something outside has learnt (NTF_EXT_LEARNED): so ours are of these as well.
 
 Entries carry our protocol number (NDA_PROTOCOL). Permanent entries, and those that others have made managed, need
 nobody's help and are left alone. Works on the network namespace of the calling thread. Layouts:
@@ -26,6 +28,7 @@ from reconciler.kernel.port import Neighbour, Outcome
 
 _NEW, _DELETE, _GET = 28, 29, 30
 _NDA_DST, _NDA_PROTOCOL, _NDA_FLAGS_EXT = 1, 12, 15
+_EXT_LEARNED = 0x10
 _MANAGED, _RESERVED = 0x1, 0x8000_0000
 _PERMANENT = 0x80
 _NOBODY = 0x7FFF_FFFF  # no interface has this index
@@ -99,7 +102,7 @@ def _body(neighbour: Neighbour) -> bytes:
     address = ip_address(neighbour.address)
     index = socket.if_nametoindex(neighbour.interface)
     return (
-        _HEADER.pack(_FAMILIES[address.version], index, 0, 0, 0)
+        _HEADER.pack(_FAMILIES[address.version], index, 0, _EXT_LEARNED, 0)
         + netlink.attribute(_NDA_DST, address.packed)
         + netlink.attribute(_NDA_PROTOCOL, bytes([PROTOCOL]))
         + netlink.attribute(_NDA_FLAGS_EXT, _EXTENDED.pack(_MANAGED))
@@ -111,10 +114,11 @@ def _entries(route: Route) -> Iterator[tuple[Neighbour, int, bool, bool]]:
     names = dict(socket.if_nameindex())
     for family in _FAMILIES.values():
         for answer in route.dump(_GET, _HEADER.pack(family, 0, 0, 0, 0)):
-            _, index, state, _, _ = _HEADER.unpack_from(answer)
+            _, index, state, flags, _ = _HEADER.unpack_from(answer)
             found = netlink.attributes(answer[_HEADER.size :])
             if index in names and _NDA_DST in found:
+                is_lasting = bool(flags & _EXT_LEARNED)
                 flags = _EXTENDED.unpack(found[_NDA_FLAGS_EXT])[0] if _NDA_FLAGS_EXT in found else 0
-                neighbour = Neighbour(str(ip_address(found[_NDA_DST])), names[index])
+                neighbour = Neighbour(str(ip_address(found[_NDA_DST])), names[index], is_lasting)
                 protocol = found.get(_NDA_PROTOCOL, b"\0")[0]
                 yield neighbour, protocol, bool(flags & _MANAGED), bool(state & _PERMANENT)

@@ -51,10 +51,14 @@ class LocalVip:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Neighbour:
-    """An address on a network of the node, and the interface that it is reached by."""
+    """An address on a network of the node, and the interface that it is reached by.
+
+    `is_lasting`, of one that is kept: whether the kernel keeps it also while nobody answers there.
+    """
 
     address: str
     interface: str
+    is_lasting: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True, order=True)

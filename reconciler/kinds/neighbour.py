@@ -20,15 +20,19 @@ from reconciler.model import Address, EndpointState, Node
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
 
+_FRESH = "fresh"
+_FADING = "while it answers"
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbour(Resource):
-    """`interface` is the one that the neighbour is reached by."""
+    """`interface` is the one that the neighbour is reached by. `kept`: fresh, or only while it answers."""
 
     kind: ClassVar[str] = "neighbour"
 
     address: Address
     interface: str
+    kept: str = _FRESH
 
     @property
     def id(self) -> str:
@@ -36,10 +40,10 @@ class Neighbour(Resource):
 
     @property
     def flaw(self) -> str:
-        return flaw_of(self.interface)
+        return flaw_of(self.interface) or ("" if self.kept == _FRESH else f"kept {self.kept}")
 
     def describe(self) -> dict[str, str]:
-        return {"kept": "fresh"}
+        return {"kept": self.kept}
 
 
 class NeighbourKind(Kind):
@@ -69,9 +73,14 @@ class NeighbourKind(Kind):
         if not self.kernel.keeps_neighbours():
             return Reading(tuple(_decode(key.id) for key in wanted))
         ours, others = self.kernel.neighbours()
-        served = {f"{entry.address} {entry.interface}" for entry in others} & {key.id for key in wanted}
+        names = {key.id for key in wanted}
+        served = {_name(entry) for entry in others} & names
+        routers = {_name(entry) for entry in self.kernel.next_hops()} - names  # see `routers`
         return Reading((
-            *(Neighbour(ip_address(entry.address), entry.interface) for entry in ours),
+            *(
+                Neighbour(ip_address(entry.address), entry.interface, _FRESH if entry.is_lasting else _FADING)
+                for entry in ours if _name(entry) not in routers
+            ),
             *map(_decode, sorted(served)),
         ))  # fmt: skip
 
@@ -93,6 +102,10 @@ def _networks(node: Node) -> Iterator[tuple[int, int, int, str]]:
 def _decode(id: str) -> Neighbour:
     address, _, interface = id.partition(" ")
     return Neighbour(ip_address(address), interface)
+
+
+def _name(entry: port.Neighbour) -> str:
+    return f"{entry.address} {entry.interface}"
 
 
 def _entry(key: Key) -> port.Neighbour:

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +47,7 @@ def test_entries_are_managed_and_ours(kernel: RealKernel) -> None:
     for neighbour in (FOUR, SIX):
         (line,) = [line for line in text.splitlines() if line.startswith(neighbour.address)]
         assert " managed " in line
+        assert " extern_learn " in line
         assert "proto 251" in line
     assert kernel.forget_neighbours([FOUR, SIX, FOUR]) == [None] * 3
     assert kernel.forget_neighbours([FOUR]) == [None]
@@ -71,6 +75,33 @@ def test_what_others_take_care_of_stays_theirs(kernel: RealKernel, how: str) -> 
     assert kernel.neighbours() == ([FOUR], [STATIC])
     after = entries()[STATIC.address]
     assert (after.get("lladdr"), "protocol" in after) == (before.get("lladdr"), "protocol" in before)
+
+
+def test_more_of_them_than_the_kernel_likes_are_kept_though_nobody_answers(kernel: RealKernel) -> None:
+    kept = [Neighbour(f"10.4.{i // 100}.{i % 100 + 100}", "side") for i in range(200)]
+    (threshold,) = {int(found) for found in re.findall(r"thresh1 (\d+)", ip("ntable", "show", "name", "arp_cache"))}
+    assert len(kept) > threshold
+    for setting, value in (("mcast_solicit", 1), ("retrans_time_ms", 100)):
+        (Path("/proc/sys/net/ipv4/neigh/side") / setting).write_text(str(value))
+    assert kernel.keep_neighbours(kept) == [None] * len(kept)
+    # The kernel looks for what it can forget every 15 to 45 s: it has looked when this one is gone.
+    ip("neigh", "add", STATIC.address, "lladdr", "02:04:00:00:00:66", "dev", "side", "nud", "failed")
+    deadline = time.monotonic() + 100
+    while STATIC.address in entries():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert sorted(kernel.neighbours()[0]) == sorted(kept)
+
+
+def test_an_entry_of_ours_that_would_not_last_is_told_apart(kernel: RealKernel) -> None:
+    kernel.keep_neighbours([FOUR])
+    ip("neigh", "replace", FOUR.address, "dev", "side", "managed")
+    assert [(found, found.is_lasting) for found in kernel.neighbours()[0]] == [(FOUR, False)]
+    assert kernel.keep_neighbours([FOUR]) == [None]
+    assert [(found, found.is_lasting) for found in kernel.neighbours()[0]] == [(FOUR, True)]
+    ip("neigh", "replace", FOUR.address, "dev", "side", "managed")
+    assert kernel.forget_neighbours([FOUR]) == [None]
+    assert kernel.neighbours() == ([], [])
 
 
 def test_one_that_fails_does_not_stop_the_others(kernel: RealKernel) -> None:

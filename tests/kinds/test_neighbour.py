@@ -11,6 +11,7 @@ from reconciler.compile import compile_node
 from reconciler.kernel import port
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.neighbour import Neighbour
+from reconciler.kinds.routers import Routers
 from reconciler.live import read_live
 from reconciler.model import Endpoint, EndpointState, Interface
 from reconciler.plan import plan
@@ -96,3 +97,68 @@ def test_an_ipv6_neighbour_reads_back_as_it_was_written():
     kernel = FakeKernel(kept={port.Neighbour("2001:db8:2::11", "back")})
     (found,) = read_live(kernel, kinds=(Neighbour.kind,)).resources.values()
     assert found == Neighbour(ip_address("2001:db8:2::11"), "back")
+
+
+# --- routers -------------------------------------------------------------------------------------------------
+ROUTER, OTHER = port.Neighbour("10.1.0.254", "front"), port.Neighbour("fe80::1", "back")
+
+
+def bring_all(kernel, fleet):
+    desired = compile_node(view(fleet, None, ""))
+    planned = plan(desired, read_live(kernel, desired.resources))
+    apply(planned, kernel).raise_if_failed()
+    assert plan(desired, read_live(kernel, desired.resources)).changes == ()
+    return {str(change.key) for change in planned.changes if change.key.kind in (Routers.kind, Neighbour.kind)}
+
+
+def test_the_routers_of_the_nodes_routes_are_kept_and_followed(web_fleet):
+    kernel = FakeKernel()
+    assert bring_all(kernel, web_fleet) == set()
+    kernel.others_hops = {ROUTER}
+    assert bring_all(kernel, web_fleet) == {"routers all"}
+    assert kernel.kept == {ROUTER}
+    kernel.others_hops = {ROUTER, OTHER}
+    assert bring_all(kernel, web_fleet) == {"routers all"}
+    assert kernel.kept == {ROUTER, OTHER}
+    kernel.others_hops = {OTHER}
+    assert bring_all(kernel, web_fleet) == {"neighbour 10.1.0.254 front"}
+    assert kernel.kept == {OTHER}
+    assert bring_all(kernel, replace(web_fleet, services=())) == {"routers all"}
+    assert kernel.kept == set()
+
+
+def test_which_router_is_not_kept_is_said(web_fleet):
+    kernel = FakeKernel(others_hops={ROUTER, OTHER})
+    bring_all(kernel, web_fleet)
+    kernel.kept.remove(OTHER)
+    found = read_live(kernel, [Routers().key]).resources[Routers().key]
+    assert found.describe() == {"kept": "all but fe80::1 back"}
+
+
+def test_an_endpoint_that_is_a_router_stays_kept_when_it_is_one_of_them_only(web_fleet):
+    endpoint = port.Neighbour("10.2.0.1", "back")
+    fleet = on(web_fleet, FRONT, BACK)
+    kernel = FakeKernel(others_hops={endpoint})
+    bring_all(kernel, fleet)
+    kernel.writes.clear()
+    fewer = with_endpoints(fleet, Endpoint(IPv4Address("10.2.0.2")))
+    assert bring_all(kernel, fewer) == set()
+    assert endpoint in kernel.kept
+    assert not [write for write in kernel.writes if "neighbour" in write[0]]
+    kernel.others_hops.clear()
+    assert bring_all(kernel, fewer) == {"neighbour 10.2.0.1 back"}
+
+
+def test_a_router_that_others_take_care_of_needs_no_entry(web_fleet):
+    kernel = FakeKernel(others_hops={ROUTER}, others_neighbours={ROUTER})
+    assert bring_all(kernel, web_fleet) == set()
+    assert kernel.kept == set()
+    assert bring_all(FakeKernel(others_hops={ROUTER}, can_keep=False), web_fleet) == set()
+
+
+def test_an_entry_that_would_not_last_is_mended(web_fleet):
+    kernel = FakeKernel(kept={replace(ROUTER, is_lasting=False), port.Neighbour("10.2.0.1", "back", False)})
+    kernel.others_hops = {ROUTER}
+    fleet = with_endpoints(on(web_fleet, FRONT, BACK), Endpoint(IPv4Address("10.2.0.1")))
+    assert bring_all(kernel, fleet) == {"neighbour 10.2.0.1 back", "routers all"}
+    assert all(neighbour.is_lasting for neighbour in kernel.kept)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An endpoint gets another MAC in silence, while all traffic goes by XDP: whether the data plane hears of it."""
+"""An endpoint, or a router, gets another MAC in silence, while all traffic goes by XDP: whether the data plane hears
+of it."""
 
 from __future__ import annotations
 
@@ -13,12 +14,16 @@ from scapy.layers.l2 import Ether
 
 from reconciler.kernel.layout import AlgorithmCode, ModeCode
 from reconciler.kernel.port import Neighbour
+from reconciler.kinds.routers import Routers, RoutersKind
+from reconciler.resource import Change
 from tests.packets.balancer import CLIENT, VIP, Balancer, inside, ip
 from tests.packets.frames import At, tcp
 
 pytestmark = pytest.mark.kernel
 
-KEPT, LEFT = "10.4.0.11", "10.4.0.12"
+KEPT, LEFT, ROUTER = "10.4.0.11", "10.4.0.12", "10.4.0.13"
+FAR = "10.90.0.1"
+"""An endpoint behind the router."""
 OLD, NEW = "02:04:00:00:00:01", "02:04:00:00:00:02"
 LIMIT_S = 40
 """The kernel asks every 5 s; an entry needs three turns at most: stale, unreachable, found."""
@@ -34,9 +39,10 @@ def endpoint(balancer: Balancer) -> Iterator[str]:
         ip("-n", balancer.netns, "addr", "add", "10.4.0.1/24", "dev", "side")
         ip("-n", balancer.netns, "link", "set", "side", "up")
         ip("-n", name, "link", "set", "eth0", "address", OLD)
-        for address in (KEPT, LEFT):
+        for address in (KEPT, LEFT, ROUTER):
             ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
         ip("-n", name, "link", "set", "eth0", "up")
+        ip("-n", balancer.netns, "route", "add", "10.90.0.0/16", "via", ROUTER)
         with inside(balancer.netns):
             settings = Path("/proc/sys/net/ipv4/neigh/side")
             for setting, value in (
@@ -66,12 +72,21 @@ def test_a_kept_neighbour_is_never_stale_for_long(balancer: Balancer, endpoint: 
     for port, (id, address) in {80: (1, KEPT), 81: (2, LEFT)}.items():
         balancer.endpoint(id, address)
         balancer.serve(At(VIP, port), [id], index=id, algorithm=AlgorithmCode.MAGLEV, mode=ModeCode.DSR_L2)
+    balancer.settings("10.4.0.1")
+    balancer.endpoint(3, FAR)
+    balancer.serve(At(VIP, 82), [3], index=3, algorithm=AlgorithmCode.MAGLEV, mode=ModeCode.DSR_L3)
     with inside(balancer.netns):
         assert balancer.kernel.keep_neighbours([Neighbour(KEPT, "side")]) == [None]
+        routers = RoutersKind(balancer.kernel)
+        assert routers.write([Change(Routers().key, None, Routers())]) == [None]
+        assert routers.read([Routers().key]).resources == (Routers(),)
+        assert Neighbour(ROUTER, "side") in balancer.kernel.neighbours()[0]
     wait_for(balancer, 80, OLD)
+    wait_for(balancer, 82, OLD)
     ip("-n", balancer.netns, "neigh", "replace", LEFT, "lladdr", OLD, "dev", "side", "nud", "stale")
     wait_for(balancer, 81, OLD)
 
     ip("-n", endpoint, "link", "set", "eth0", "address", NEW)
     wait_for(balancer, 80, NEW)
+    wait_for(balancer, 82, NEW)
     assert mac_of(balancer, 81) == OLD  # nobody told the kernel, and XDP didn't make it ask
