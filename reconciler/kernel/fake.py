@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from reconciler.errors import ForeignError, KernelError
@@ -40,6 +41,7 @@ class FakeKernel:
     program: LoadedProgram | None = None
     attached: dict[str, AttachedProgram] = field(default_factory=dict)
     foreign_programs: dict[str, AttachedProgram] = field(default_factory=dict)
+    silent: set[tuple[str, str, int]] | None = None
     vips: set[LocalVip] = field(default_factory=set)
     foreign_vips: dict[str, str] = field(default_factory=dict)
     tunnel_forms: frozenset[str] = frozenset({"ipip", "ip6tnl"})
@@ -178,6 +180,14 @@ class FakeKernel:
     def detach(self, interface: str, mode: str, replaces: int) -> None:
         del self.attached[interface]
         self._wrote("detach", interface)
+
+    @contextmanager
+    def hushed(self, places: Collection[tuple[str, str, int]]) -> Iterator[None]:
+        self.silent = set(places)
+        try:
+            yield
+        finally:
+            self.silent = None
 
     # --- VIPs of the node ------------------------------------------------------------------------------
     def local_vips(self) -> list[LocalVip]:

@@ -10,6 +10,7 @@ nothing, so a node without a data plane reads as empty.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -160,6 +161,11 @@ class Kernel(Protocol):
         ...
 
     def detach(self, interface: str, mode: str, replaces: int) -> None: ...
+
+    def hushed(self, places: Collection[tuple[str, str, int]]) -> AbstractContextManager[None]:
+        """While this is held, no answer comes from these places of the node (protocol, address, port), as far as
+        nobody listens there."""
+        ...
 
     def remove_instance(self) -> None:
         """Remove what is left of the instance itself. Raises KernelError while it still holds objects."""

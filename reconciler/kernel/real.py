@@ -11,12 +11,25 @@ import errno
 import os
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, holders, links, local_vips, maps, neighbours, routes, sysctl, tunnels, veth, xdp
+from reconciler.kernel import (
+    bpf,
+    holders,
+    hush,
+    links,
+    local_vips,
+    maps,
+    neighbours,
+    routes,
+    sysctl,
+    tunnels,
+    veth,
+    xdp,
+)
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import PROGRAM, Instance
@@ -263,6 +276,9 @@ class RealKernel:
             self._check_expected(interface, mode, replaces)
             with _expected(interface, replaces) as expected:
                 xdp.swap(interface, mode, None, expected)
+
+    def hushed(self, places: Collection[tuple[str, str, int]]) -> AbstractContextManager[None]:
+        return hush.hushed(places)
 
     def _check_expected(self, interface: str, mode: str, replaces: int | None) -> None:
         """The kernel's own check comes with the swap; this one knows whose the other program is."""

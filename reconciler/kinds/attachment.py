@@ -11,6 +11,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import AttachedProgram, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
+from reconciler.kinds.mode_switch import switch_mode
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Role, XdpMode
 from reconciler.program import is_ours, program_name
@@ -59,7 +60,7 @@ class Attachment(Resource):
         if after is None:
             return "packets are no longer handled here"
         if isinstance(after, Attachment) and after.mode != self.mode:
-            return "packets pass untouched for some milliseconds"
+            return "packets are lost for some milliseconds; open connections stay"
         if self.load == ASTRAY:
             return "swapped under traffic; the program starts with new maps, so open connections may break"
         return "swapped under traffic, no packet is lost"
@@ -119,10 +120,10 @@ class AttachmentKind(Kind):
                     loaded = self.kernel.loaded_program()
                     if loaded is None or loaded.name != program:
                         raise KernelError(f"{change.key} needs program {program}, which is not loaded")
-                    if runs and runs.mode != mode:  # the kernel knows no step from one mode to the other
-                        self.kernel.detach(interface, runs.mode, runs.id)
-                        runs = None
-                    self.kernel.attach(interface, mode, runs.id if runs else None)
+                    if runs and runs.mode != mode:
+                        switch_mode(self.kernel, runs, mode)
+                    else:
+                        self.kernel.attach(interface, mode, runs.id if runs else None)
         except KernelError as error:
             return error
         return None

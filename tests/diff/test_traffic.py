@@ -168,7 +168,7 @@ def test_settings_of_a_node_are_told_for_that_node(fleet):
     lb1, lb2 = compare(fleet, replace(fleet, nodes=(node, LB2))).nodes
     assert lb2.plan.changes == ()
     assert {str(key): text for key, text in lb1.others.items()} == {
-        "xdp front": "packets pass untouched for some milliseconds",
+        "xdp front": "packets are lost for some milliseconds; open connections stay",
         "xdp back": "packets are no longer handled here",
     }
 

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From native to generic XDP on an interface, or back. The kernel knows no step between them, so for some milliseconds
+the interface runs no program, and what comes in must be lost and not misunderstood: connections survive the one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from reconciler.errors import KernelError
+from reconciler.kernel.port import AttachedProgram, Kernel
+from reconciler.kinds.service import indexed_rows
+
+
+def switch_mode(kernel: Kernel, runs: AttachedProgram, mode: str) -> None:
+    """Run the loaded program in another mode. Raises KernelError; then it runs in the former mode, if that can be."""
+    with _lost(kernel, runs.interface):
+        kernel.detach(runs.interface, runs.mode, runs.id)
+        try:
+            kernel.attach(runs.interface, mode, None)
+        except KernelError:
+            kernel.attach(runs.interface, runs.mode, None)
+            raise
+
+
+@contextmanager
+def _lost(kernel: Kernel, interface: str) -> Iterator[None]:
+    """Meanwhile the kernel takes nothing in that is the program's: it resets no connections to VIPs, and sends on no
+    replies of NAT as they are, to which clients would answer with a reset."""
+    rows = [indexed.row for indexed in indexed_rows(kernel)]
+    places = [(row.protocol, str(row.vip), row.port) for row in rows if row.port]
+    with kernel.hushed(places), _closed(kernel, interface):
+        yield
+
+
+@contextmanager
+def _closed(kernel: Kernel, interface: str) -> Iterator[None]:
+    """Meanwhile nothing that comes in by the interface, or by a VLAN of it, is forwarded."""
+    links = kernel.links()
+    own = {link.index for link in links if link.name == interface}
+    names = [link.name for link in links if link.name == interface or link.trunk in own]
+    settings = [f"net/{family}/conf/{name}/forwarding" for family in ("ipv4", "ipv6") for name in names]
+    held = {setting: value for setting in settings if (value := kernel.read_sysctl(setting)) not in (None, "0")}
+    try:
+        for setting in held:
+            kernel.write_sysctl(setting, "0")
+        yield
+    finally:
+        for setting, value in held.items():
+            kernel.write_sysctl(setting, value)
