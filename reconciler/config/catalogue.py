@@ -97,6 +97,14 @@ _YAML = {
         "the message says what was expected. A key and its value are separated by a colon and a space; keys of one "
         "mapping have the same indentation.",
     ),
+    "missing-separator": _about(
+        "A document has `apiVersion` or `kind` a second time: the line `---` between two documents is missing.",
+        "write the line, not indented.",
+    ),
+    "merge-conflict": _about(
+        "git left a conflict in the file: lines that begin with `<<<<<<<`, `=======` and `>>>>>>>`.",
+        "keep one side or both, and remove these lines.",
+    ),
     "yaml-tab": _about(
         "A line is indented with a tab.",
         "indent with spaces; `lbctl fmt` uses two.",
@@ -130,6 +138,10 @@ _TEMPLATES = {
     "environment-values": _about(
         "The file of an environment is more, or something else, than one mapping.",
         "write a line `name: value` for each value.",
+    ),
+    "template-name": _about(
+        "A file holds `{{ … }}` or `{% … %}`, but its name doesn't make it a template.",
+        "rename it: templates end with `.yaml.j2`.",
     ),
     "template-undefined": _about(
         "A template uses a value that its environment doesn't have.",

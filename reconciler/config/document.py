@@ -29,7 +29,7 @@ from yaml.events import (
 )
 
 from reconciler.config.diagnostic import Diagnostic, Severity, line_and_column, quote
-from reconciler.config.syntax import Refusal, explain
+from reconciler.config.syntax import Refusal, conflict, explain, of_template
 from reconciler.resource import Span
 
 Event = Any  # an event of PyYAML's parser, whose stubs deny it the marks that it has
@@ -39,11 +39,10 @@ MAX_EVENTS = 2_000_000  # of a file; a list of 100,000 endpoints has about half 
 MAX_BROKEN = 20  # documents of a file, after which the rest is not read
 MAX_DUPLICATES = 20  # keys of a document, after which no more are reported
 
+_ENVELOPE = ("apiVersion", "kind")  # keys that each document has
 _NEXT_DOCUMENT = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 # What libyaml refuses to read, and the directive that costs it quadratic time.
-_FORBIDDEN = re.compile(
-    "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|^%TAG", re.MULTILINE
-)
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|^%TAG", re.MULTILINE)
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _NUMBER_STARTS = frozenset("0123456789+-.")
 _CONSTANTS = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -140,6 +139,8 @@ def parse(file: str, text: str, lines: Sequence[int] = ()) -> list[Document]:
         if forbidden[0] == "%TAG":
             rule, message = "yaml-tag", "tags are not part of the manifest language"
         return [_broken(file, lines, text, text, Refusal(rule, message, "remove it", forbidden.start()))]
+    if refusal := conflict(text):
+        return [_broken(file, lines, text, text, refusal)]
     documents: list[Document] = []
     rest = text
     for _ in range(MAX_BROKEN):
@@ -171,10 +172,13 @@ def _parse_until_error(file: str, lines: Sequence[int], text: str, documents: li
             raise Refusal.at(event, "source-too-large", "this file holds too many values", "split it", final=True)
     except (YAMLError, Refusal) as error:
         refusal = error if isinstance(error, Refusal) else explain(error, text)
+        if not lines:
+            refusal = of_template(refusal, text, file)
         following = None if refusal.final else _NEXT_DOCUMENT.search(text, max(refusal.offset, begin + 1))
         end = following.start() if following else len(text)
+        end = end if refusal.resume is None else refusal.resume
         documents.append(_broken(file, lines, text[begin:end], text, refusal))
-        if following:
+        if end < len(text):
             return "\n" * (line_and_column(text, end)[0] - 1) + text[end:]
     return ""
 
@@ -182,9 +186,7 @@ def _parse_until_error(file: str, lines: Sequence[int], text: str, documents: li
 def _broken(file: str, lines: Sequence[int], own_text: str, text: str, refusal: Refusal) -> Document:
     offset = min(refusal.offset, len(text.rstrip()))
     span = _span(file, lines, *line_and_column(text, offset))
-    diagnostic = Diagnostic(
-        Severity.ERROR, refusal.rule, refusal.message, span, refusal.hint, max(1, refusal.length)
-    )
+    diagnostic = Diagnostic(Severity.ERROR, refusal.rule, refusal.message, span, refusal.hint, max(1, refusal.length))
     return Document(file, lines, own_text, diagnostics=[diagnostic])
 
 
@@ -256,6 +258,11 @@ def _fill(document: Document, event: Any, events: Iterator[Any]) -> Event:
             if name not in container:
                 container[name] = value
                 container.events[name] = (key, event)
+            elif name in _ENVELOPE and len(stack) == 1 and not key.start_mark.column:
+                raise Refusal.at(key, "missing-separator",
+                                 f"another document begins here, with a second {quote(name)}",
+                                 "write a line `---` above it, or remove the key",
+                                 resume=key.start_mark.index)  # fmt: skip
             elif len(document.diagnostics) < MAX_DUPLICATES:
                 document.diagnostics.append(_duplicate(document, container, name, key))
             key = None

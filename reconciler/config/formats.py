@@ -18,6 +18,14 @@ MAX_PORT = 65_535
 _RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_UNIT_WORDS = {
+    word: unit
+    for unit, words in {
+        "ms": "ms msec msecs millisecond milliseconds", "s": "s sec secs second seconds",
+        "m": "m min mins minute minutes", "h": "h hr hrs hour hours", "d": "d day days",
+    }.items()
+    for word in words.split()
+}  # fmt: skip
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 
 
@@ -32,14 +40,10 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`noun` says what is expected; `complaint` says what is wrong with a text, None if nothing is.
-
-    `for_number` is the hint to somebody who wrote a number instead.
-    """
+    """`noun` says what is expected; `complaint` says what is wrong with a text, None if nothing is."""
 
     noun: str
     complaint: Callable[[str], Complaint | None]
-    for_number: str = ""
 
 
 def port_range(item: int | str) -> range:
@@ -63,6 +67,19 @@ def seconds(text: str) -> float:
     return int(match[1]) * _UNITS_MS[match[2]] / 1_000
 
 
+def duration_for(text: str) -> str:
+    """The duration that somebody may have meant: 1500ms for 1.5s, 5m for 5min, 90m for 1h30m. Else nothing."""
+    parts = re.findall(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s*([a-z]+)\s*", text.lower())
+    units = [_UNIT_WORDS.get(word, "") for _, _, word in parts]
+    if not parts or not all(units) or "".join(map("".join, parts)) != re.sub(r"[\s.]", "", text.lower()):
+        return ""
+    total = 0
+    for (whole, fraction, _), unit in zip(parts, units, strict=True):
+        total += int(f"{whole}{fraction:0<3}") * _UNITS_MS[unit] // 1_000
+    unit = next((unit for unit in reversed(_UNITS_MS) if total and total % _UNITS_MS[unit] == 0), "s")
+    return f"{total // _UNITS_MS[unit]}{unit}"
+
+
 def address(text: str) -> Address:
     """An IPv4 or IPv6 address without a zone. Raises ValueError."""
     if ":" not in text:
@@ -74,6 +91,8 @@ def address(text: str) -> Address:
 
 def number_hint(text: str) -> str:
     """What to do about a text where a number is expected."""
+    if re.fullmatch("[0-9]{1,15}%", text):
+        return "write the number alone: it counts in proportion to the others"
     if not re.fullmatch("[0-9]{1,15}", text):
         return ""
     plain = text.lstrip("0") or "0"
@@ -87,6 +106,14 @@ def _port_range(text: str) -> Complaint | None:
         hint = number_hint(text)
         if (match := _RANGE.fullmatch(text)) and int(match[1]) > int(match[2]):
             hint = f"did you mean '{match[2]}-{match[1]}'?"
+        elif mapped := re.fullmatch("([0-9]{1,5}):([0-9]{1,5})(?:/(?:tcp|udp|sctp))?", text):
+            hint = f"write {mapped[1]} here, and {mapped[2]} as targetPort, or as the port of each endpoint"
+        elif with_protocol := re.fullmatch("([0-9]{1,5})/(tcp|udp|sctp)", text):
+            hint = f"write {with_protocol[1]}, and `protocol: {with_protocol[2]}`"
+        elif not match and (match := re.fullmatch(r"([0-9]{1,5}) *(?:-|:|\.\.|to) *([0-9]{1,5})", text)):
+            hint = f"did you mean '{match[1]}-{match[2]}'?"
+        elif re.search("[A-Za-z]", text):
+            hint = "names are not looked up: write the number"
         return Complaint("wrong-format", str(error), hint)
     return None
 
@@ -95,7 +122,10 @@ def _duration(text: str) -> Complaint | None:
     try:
         seconds(text)
     except ValueError as error:
-        return Complaint("wrong-format", str(error), _ADD_UNIT if re.fullmatch("[0-9]+", text) else "")
+        hint = _ADD_UNIT if re.fullmatch("[0-9]+", text) else ""
+        if meant := duration_for(text):
+            hint = f"did you mean {meant}?"
+        return Complaint("wrong-format", str(error), hint)
     return None
 
 
@@ -114,20 +144,23 @@ def _address(text: str) -> Complaint | None:
     host, colon, port = text.rpartition(":")
     zoneless, percent, zone = text.partition("%")
     hint = "names are not looked up: write the address" if re.search("[A-Za-z]", text) and ":" not in text else ""
+    hint = hint or _four_numbers(text)
     if slash and _is_address(start):
         hint = f"leave out '/{prefix[:8]}'"
     elif percent and _is_address(zoneless):
         hint = f"leave out '%{zone[:16]}'"
     elif _is_address(text.strip("[]")):
         hint = "leave out the brackets"
+    elif "," in text:
+        hint = f"one address only; a list of several is written [{text[:60]}]"
     elif colon and port.isdecimal() and ("]" in host or ":" not in host):
-        hint = "a port has a key of its own"
+        hint = f"leave out ':{port[:8]}': a port has a key of its own"
     return Complaint("wrong-format", f"expected {_ADDRESS}, got {quote(text)}", hint)
 
 
 def _interface_address(text: str) -> Complaint | None:
     if not (own := _with_prefix(text)):
-        hint = f"add the length of the prefix: {text}/{_usual(text)}" if _is_address(text) else ""
+        hint = f"add the length of the prefix: {text}/{_usual(text)}" if _is_address(text) else _with_length(text)
         return Complaint("wrong-format", f"expected {_INTERFACE_ADDRESS}, got {quote(text)}", hint)
     network = own.network
     if network.prefixlen >= network.max_prefixlen - 1:
@@ -140,7 +173,9 @@ def _interface_address(text: str) -> Complaint | None:
 
 def _prefix(text: str) -> Complaint | None:
     if not (given := _with_prefix(text)):
-        hint = f"add the length of the prefix: {text}/{address(text).max_prefixlen}" if _is_address(text) else ""
+        hint = _with_length(text)
+        if _is_address(text):
+            hint = f"add the length of the prefix: {text}/{address(text).max_prefixlen}"
         return Complaint("wrong-format", f"expected {_PREFIX}, got {quote(text)}", hint)
     if given.ip != given.network.network_address:
         message = f"{quote(text)} is an address in the network {given.network}, not the network"
@@ -170,6 +205,25 @@ def _with_prefix(text: str) -> InterfaceAddress | None:
     if not _is_address(start) or not _LENGTH.fullmatch(length) or int(length) > address(start).max_prefixlen:
         return None
     return ip_interface(text)
+
+
+def _with_length(text: str) -> str:
+    """What may be meant by a text that is no address with the length of its prefix."""
+    start, slash, mask = text.partition("/")
+    if not slash or not _is_address(start):
+        return _four_numbers(start)
+    try:
+        return f"write the length of the prefix: {ip_interface(text)}"  # of a mask
+    except ValueError:
+        return f"a prefix has a length from 0 to {address(start).max_prefixlen}" if mask.isdecimal() else ""
+
+
+def _four_numbers(text: str) -> str:
+    """What is wrong with a text that was to be an IPv4 address."""
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)*\.?", text) or len(text) > 60:
+        return ""
+    plain = ".".join(part.lstrip("0") or "0" for part in text.split("."))
+    return f"without leading zeros: {plain}" if _is_address(plain) else "IPv4 has four numbers, each from 0 to 255"
 
 
 def _usual(text: str) -> int:
@@ -202,6 +256,6 @@ FORMATS = {
     "ipv4-source": Format(_SOURCES[4], _source(4)),
     "ipv6-source": Format(_SOURCES[6], _source(6)),
     "port-range": Format(_PORT_RANGE, _port_range),
-    "duration": Format(_DURATION_LIKE, _duration, _ADD_UNIT),
-    "check-duration": Format(_DURATION_LIKE, _check_duration, _ADD_UNIT),
+    "duration": Format(_DURATION_LIKE, _duration),
+    "check-duration": Format(_DURATION_LIKE, _check_duration),
 }

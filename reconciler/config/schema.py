@@ -17,9 +17,11 @@ from typing import Any
 import jsonschema_rs
 from yaml.events import ScalarEvent
 
+from reconciler.config import hints
 from reconciler.config.diagnostic import Diagnostic, closest, did_you_mean, either, quote
 from reconciler.config.document import Document, Event, Map, Path, Seq
-from reconciler.config.formats import FORMATS, Complaint, number_hint
+from reconciler.config.formats import FORMATS, Complaint
+from reconciler.config.syntax import template_hint
 from reconciler.paths import data_dir
 
 API_VERSION = "lbctl/v1"
@@ -29,6 +31,9 @@ MAX_SEARCHED = 1 << 20  # characters of a document in which all problems are loo
 MAX_COMPARED = 20  # unknown keys of a mapping, any of which may be a known one misspelt
 
 Schema = dict[str, Any]
+
+_NAME = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+_ENVELOPE = "begin it with `apiVersion: lbctl/v1` and `kind: Service`, Pool or Node; a line `---` begins another one"
 
 
 def check(document: Document) -> list[Diagnostic]:
@@ -90,11 +95,13 @@ def _envelope_problem(document: Document) -> Diagnostic | None:
     root = document.root
     if not isinstance(root, Map):
         message = f"expected a mapping with apiVersion, kind, metadata and spec, got {_actual(root, document.start)}"
-        return document.problem(document.value_at(()), "wrong-type", message)
+        return document.problem(document.value_at(()), "wrong-type", message, _ENVELOPE)
     version, kind = root.get("apiVersion", API_VERSION), root.get("kind")
     if version != API_VERSION:
         at = document.value_at(("apiVersion",))
         hint = "keep what other programs read out of this directory"
+        if kind in KINDS:
+            hint = f"write {API_VERSION}, or {hint}"
         if str(version).startswith("lbctl/"):
             hint = f"write it as {API_VERSION}, or use the version of lbctl that it was written for"
         message = f"expected {API_VERSION}, got {_actual(version, at)}"
@@ -105,12 +112,11 @@ def _envelope_problem(document: Document) -> Diagnostic | None:
                 return document.problem(
                     document.key_at((key,)), "unknown-key", f"unknown key {quote(key)}", "did you mean 'kind'?"
                 )
-        return document.problem(
-            document.value_at(()), "missing-key", "missing key 'kind'", f"add it: {either(KINDS)}"
-        )
+        return document.problem(document.value_at(()), "missing-key", "missing key 'kind'", f"add it: {either(KINDS)}")
     if kind not in KINDS:
         message = f"expected {either(KINDS)}, got {_actual(kind, document.value_at(('kind',)))}"
         hint = did_you_mean(kind, KINDS) if isinstance(kind, str) else ""
+        hint = hint or "services refer to a Pool of endpoints; a Node is a machine that balances"
         return document.problem(document.value_at(("kind",)), "unknown-kind", message, hint)
     return None
 
@@ -129,8 +135,17 @@ def _explain(document: Document, schema: Schema, error: Any) -> Iterator[tuple[P
         yield path, document.problem(document.key_at(path), "key-conflict", part["errorMessage"], "remove it")
     else:
         at = document.value_at(path)
-        complaint = _VALUES.get(keyword, _unforeseen)(path, part, node, at)
-        yield path, document.problem(at, complaint.rule, complaint.message, complaint.hint)
+        complaint = _VALUES.get(keyword, _unforeseen)(path, part, node, at, _siblings(schema, error.schema_path))
+        hint = complaint.hint
+        if isinstance(node, str) and "{{" in node and not document.lines:
+            hint = template_hint(document.file)
+        yield path, document.problem(at, complaint.rule, complaint.message, hint)
+
+
+def _siblings(schema: Schema, path: Sequence[str | int]) -> Schema:
+    """The keys that may stand beside the value that a keyword of the schema is about, with their schemas."""
+    found: Schema = _follow(schema, path[:-2]) if path[-3:-2] == ["properties"] else {}
+    return found
 
 
 def _mapping(schema: Schema, path: Sequence[str | int]) -> Schema:
@@ -144,8 +159,16 @@ def _unknown_keys(path: Path, whole: Schema, part: Schema, node: Any, error: Any
     for key in error.unexpected:
         owner = next((name for name, inner in properties.items() if key in inner.get("properties", ())), None)
         hint = f"indent it below {quote(owner)}, where it belongs" if owner else did_you_mean(key, properties)
-        hint = hint or f"there are: {', '.join(properties)}"
+        hint = hint or _elsewhere(key, path) or f"there are: {', '.join(properties)}"
         yield key, Complaint("unknown-key", f"unknown key {quote(key)}{_where(path)}", hint)
+
+
+def _elsewhere(key: str, path: Path) -> str:
+    """A hint at the kind that has a key in its `spec`, for one that stands in that of another kind."""
+    owners = [kind for kind in KINDS if key in _compiled(kind)[0]["properties"]["spec"]["properties"]]
+    return (
+        f"it belongs to the spec of a {either(owners)}, a document of its own" if owners and path == ("spec",) else ""
+    )
 
 
 def _missing_key(path: Path, whole: Schema, part: Schema, node: Any, error: Any) -> Iterator[tuple[str, Complaint]]:
@@ -153,8 +176,14 @@ def _missing_key(path: Path, whole: Schema, part: Schema, node: Any, error: Any)
     others = islice((other for other in node if other not in properties), MAX_COMPARED)
     if any(closest(other, properties) == key for other in others):
         return  # it is there, misspelt
-    hint = f"add it, for example `{key}: {_example(properties[key])}`" if "examples" in properties[key] else ""
+    example = hints.mapping_example(properties[key]) or hints.as_yaml(_of_example(whole, key))
+    hint = f"add it, for example `{key}: {example}`" if example else ""
     yield key, Complaint("missing-key", f"missing key {quote(key)}{_where(path)}", hint)
+
+
+def _of_example(whole: Schema, key: str) -> Any:
+    examples = whole.get("examples", [{}])
+    return examples[0].get(key, "") if isinstance(examples[0], dict) else ""
 
 
 def _wrong_names(path: Path, whole: Schema, part: Schema, node: Any, error: Any) -> Iterator[tuple[str, Complaint]]:
@@ -180,55 +209,60 @@ _PARTS: dict[str, Callable[[Path, Schema, Schema, Any, Any], Iterator[tuple[str 
 """What explains an error that is about a key or an item of the value where it is found."""
 
 
-def _wrong_type(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
-    hint = ""
+def _wrong_type(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
+    source, key = _source(at), str(path[-1]) if path else ""
     if node is None:
-        hint = "what belongs to a key stands behind it, or below it and further to the right"
+        hint = hints.nothing_hint(source)
+    elif "enum" in schema:
+        hint = hints.choice_hint(node if isinstance(node, Seq) else source, schema["enum"])
     elif schema["type"] == "array":
-        hint = "begin each item with '- '" if isinstance(node, Map) else f"write it as a list: [{_source(at)}]"
-    elif schema["type"] == "integer" and isinstance(node, str):
-        hint = number_hint(node)
-    elif schema["type"] == "string" and isinstance(node, int | float) and "enum" not in schema:
-        hint = FORMATS[schema["format"]].for_number if "format" in schema else f"put it in quotes: '{_source(at)}'"
+        hint = hints.list_hint(node, schema, source)
+    elif schema["type"] == "object":
+        hint = hints.mapping_hint(node, schema, source)
+    elif schema["type"] == "string":
+        hint = hints.text_hint(node, schema, source, siblings, key)
+    else:
+        hint = hints.number_hint_of(node, schema)
     return Complaint("wrong-type", f"expected {_expected(schema)}, got {_actual(node, at)}", hint)
 
 
-def _wrong_value(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
-    hint = did_you_mean(node, schema["enum"]) if isinstance(node, str) else ""
+def _wrong_value(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
+    hint = hints.choice_hint(node, schema["enum"]) if isinstance(node, str) else ""
     return Complaint("wrong-value", f"expected {_expected(schema)}, got {_actual(node, at)}", hint)
 
 
-def _out_of_range(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+def _out_of_range(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
     return Complaint("out-of-range", f"expected {_expected(schema)}, got {_source(at)}")
 
 
-def _wrong_pattern(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
-    return Complaint("wrong-format", f"{schema['patternErrorMessage']}, got {quote(node)}")
+def _wrong_pattern(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
+    hint = hints.name_hint(node) if schema["pattern"] == _NAME else ""
+    return Complaint("wrong-format", f"{schema['patternErrorMessage']}, got {quote(node)}", hint)
 
 
-def _wrong_format(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
-    return FORMATS[schema["format"]].complaint(node) or _unforeseen(path, schema, node, at)
+def _wrong_format(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
+    return FORMATS[schema["format"]].complaint(node) or _unforeseen(path, schema, node, at, siblings)
 
 
-def _too_few(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+def _too_few(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
     return Complaint("too-few", f"expected at least {schema['minItems']} item{_where(path)}, got an empty list")
 
 
-def _too_many(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+def _too_many(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
     most, noun = (schema["maxItems"], "items") if isinstance(node, Seq) else (schema["maxProperties"], "keys")
     return Complaint("too-many", f"expected at most {most} {noun}{_where(path)}, got {len(node)}")
 
 
-def _wrong_length(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+def _wrong_length(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
     wanted = f"{schema.get('minLength', 0)} to {schema['maxLength']} characters"
     return Complaint("out-of-range", f"expected {wanted}, got {len(node)}")
 
 
-def _unforeseen(path: Path, schema: Schema, node: Any, at: Event) -> Complaint:
+def _unforeseen(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
     return Complaint("wrong-value", f"expected {_expected(schema)}, got {_actual(node, at)}")
 
 
-_VALUES: dict[str, Callable[[Path, Schema, Any, Event], Complaint]] = {
+_VALUES: dict[str, Callable[[Path, Schema, Any, Event, Schema], Complaint]] = {
     "type": _wrong_type,
     "enum": _wrong_value,
     "minimum": _out_of_range,
@@ -293,7 +327,3 @@ def _source(at: Event | None) -> str:
 def _where(path: Path) -> str:
     names = [step for step in path if isinstance(step, str)]
     return f" in {'.'.join(names)}" if names else ""
-
-
-def _example(schema: Schema) -> str:
-    return json.dumps(schema["examples"][0]) if not isinstance(schema["examples"][0], str) else schema["examples"][0]

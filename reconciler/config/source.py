@@ -261,9 +261,7 @@ def _reason(error: OSError) -> str:
     return f"this can't be read: {(error.strerror or str(error)).lower()}"
 
 
-def about_file(
-    file: str, rule: str, message: str, hint: str = "", severity: Severity = Severity.ERROR
-) -> Diagnostic:
+def about_file(file: str, rule: str, message: str, hint: str = "", severity: Severity = Severity.ERROR) -> Diagnostic:
     """A problem of a file as a whole, at no line of it."""
     return Diagnostic(severity, rule, message, Span(file, 0), hint)
 
