@@ -3,15 +3,16 @@
 
 A format's module turns text into drafts (`draft`), which know the line that they came from. What all formats
 share happens once, in `assemble`: names, pools, ports, and leaving out what no manifest can say. Nothing is
-dropped without a notice that says what was done instead. `emit` writes the result as YAML.
+dropped without a notice that says what was done instead, and what is wrong with one item costs that item alone
+(`Notices.leaving_out`). `fold` shortens the notices for people, `emit` writes the result as YAML.
 """
 
 from __future__ import annotations
 
 FORMATS = {
-    "loxilb": "JSON of LoxiLB: `loxicmd save` (lbconfig.txt, EPconfig.txt) or its REST interface",
-    "ipvsadm": "what `ipvsadm-save -n` prints",
-    "keepalived": "the virtual_server blocks of keepalived.conf",
+    "loxilb": "`loxicmd save` (lbconfig.txt, EPconfig.txt), JSON and YAML of LoxiLB, or commands of loxicmd",
+    "ipvsadm": "what `ipvsadm-save -n` or `ipvsadm -L -n` prints, or commands of ipvsadm",
+    "keepalived": "keepalived.conf, with what it includes from its directory and below",
     "katran": "command lines of Katran's example client, or what its -l prints",
     "sbulb": "command line and file of real servers of sbulb",
 }

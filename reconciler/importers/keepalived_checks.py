@@ -6,9 +6,11 @@ Settings are inherited: those of a virtual server are defaults for its real serv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import takewhile
 from typing import Any
 
 from reconciler.importers import values
@@ -50,6 +52,7 @@ _DEFAULTS = {
 _OFF = ("off", "no", "false")
 _RETRY_DELAYS_S = {"HTTP_GET": "3", "SSL_GET": "3"}  # seconds; of the others 1
 _SYNONYMS = {"nb_get_retry": "retry", "nb_sock_retry": "retry"}
+_HEXADECIMAL = re.compile("[0-9A-Fa-f]{2}")
 _MAX_STATUS = 599
 _MAX_RETRIES = 2**31
 
@@ -206,16 +209,19 @@ def _datagrams(settings: dict[str, Statement], where: str, notices: Notices) -> 
         statement = settings.get(keyword)
         if statement is None:
             continue
-        found[key] = _bytes(statement).decode("ascii", "replace")
+        content, is_whole = _bytes(statement)
+        found[key] = content.decode("ascii", "replace")
         if not found[key]:
             notices.missing(statement.line, f"{where}: {statement.keyword} without content")
+        elif not is_whole:
+            message = f"{where}: {statement.keyword} says x for any digit: what stands before is written"
+            notices.add(statement.line, message)
     return found
 
 
-def _bytes(statement: Statement) -> bytes:
-    """The bytes that hexadecimal digits stand for: each pair one, and one that is left over in its word too."""
+def _bytes(statement: Statement) -> tuple[bytes, bool]:
+    """The bytes that hexadecimal digits stand for, and whether these are all: each pair of a word is one, and so is
+    a digit that is left over. They end where an x stands for any digit."""
     pairs = [word[i : i + 2].zfill(2) for word in statement.words[1:] for i in range(0, len(word), 2)]
-    try:
-        return bytes.fromhex("".join(pairs))
-    except ValueError:
-        return b"\0"  # an x stands for any digit
+    known = list(takewhile(_HEXADECIMAL.fullmatch, pairs))
+    return bytes.fromhex("".join(known)), len(known) == len(pairs)

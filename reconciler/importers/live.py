@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from reconciler.importers import manifests
 from reconciler.importers.assemble import NODE_MISSING, default_name
-from reconciler.importers.draft import Endpoint, Imported, Manifest, Notices, Service
+from reconciler.importers.draft import Endpoint, Imported, Manifest, Notices, Service, bare
 from reconciler.importers.live_weights import ring_size, weights_of
 from reconciler.importers.names import Names, label
 from reconciler.kernel.port import Kernel
@@ -46,11 +46,11 @@ def read_for_import(kernel: Kernel) -> Live:
 def import_live(live: Live, node_name: str) -> Imported:
     """Services, pools and the node of a reading. `node_name` is what the machine is called."""
     notices = Notices()
-    rings = {ring.name: ring for ring in _of(live, Ring)}
+    rings = {ring.name: ring for ring in _of(live, Ring) if _is_ring(ring, notices)}
     rows = [row for row in _of(live, ServiceRow) if _is_whole(row, rings, notices)]
     used = [rings[name] for name in sorted({row.ring for row in rows})]
     for name in sorted(rings.keys() - {ring.name for ring in used}):
-        notices.add(0, f"no service uses ring {name}: it is left out")
+        notices.add(0, f"no service uses ring {bare(name)}: it is left out")
     sizes = {name: ring_size(list(group)) for name, group in groupby(used, key=lambda ring: _pool_of(ring.name))}
     pools = _members(used, {row.id: row for row in _of(live, EndpointRow)}, notices)
     _add_idle(pools, rows, live, notices)
@@ -66,6 +66,14 @@ def _of(live: Live, kind: type[_Found]) -> list[_Found]:
     return [found for _, found in sorted(live.resources.items()) if isinstance(found, kind)]
 
 
+def _is_ring(ring: Ring, notices: Notices) -> bool:
+    """Whether a ring is one that was written so; a snapshot may hold anything."""
+    if not ring.flaw:
+        return True
+    notices.add(0, f"ring {bare(ring.name)} is damaged ({bare(ring.flaw)}): it is left out")
+    return False
+
+
 def _is_whole(row: ServiceRow, rings: Mapping[str, Ring], notices: Notices) -> bool:
     """Whether a row says what a manifest can say; one that was damaged does not."""
     pool, _, algorithm = row.ring.rpartition("/")
@@ -73,7 +81,7 @@ def _is_whole(row: ServiceRow, rings: Mapping[str, Ring], notices: Notices) -> b
     if row.ring in rings and pool and algorithm == row.algorithm in list(Algorithm) and means_something:
         return True
     said = ", ".join(filter(None, (row.mode, row.algorithm, row.ring, row.damage)))
-    notices.add(0, f"{row.key} is damaged ({said}): it is left out")
+    notices.add(0, f"{row.key} is damaged ({bare(said)}): it is left out")
     return False
 
 
@@ -85,7 +93,7 @@ def _members(
     for name, group in groupby(rings, key=lambda ring: _pool_of(ring.name)):
         of_pool = list(group)
         for member in sorted({member for ring in of_pool for member in ring.members} - rows.keys()):
-            notices.add(0, f"pool {name} uses {member}: it is left out")
+            notices.add(0, f"pool {bare(name)} uses {bare(member)}: it is left out")
         weights, exact = weights_of(of_pool, rows)
         if not exact:
             notices.add(0, f"no weights give the shares that pool {name} has now: a plan will show how they change")

@@ -43,7 +43,7 @@ def rules_and_endpoints(text: str, notices: Notices) -> tuple[list[Object], list
                 if words:
                     notices.add(line, "this is no command of loxicmd: it is left out")
                 continue
-            places, options = _options(line, words[start + 1 :])
+            places, options = _options(words[start + 1 :])
             match places:
                 case ["create", kind, vip] if kind in _LB:
                     for rule in _rules(line, vip, options, notices):
@@ -62,7 +62,7 @@ def rules_and_endpoints(text: str, notices: Notices) -> tuple[list[Object], list
     return list(rules.values()), endpoints
 
 
-def _options(line: int, words: list[str]) -> tuple[list[str], _Options]:
+def _options(words: list[str]) -> tuple[list[str], _Options]:
     """The words that are no options, and the options, whose values stand behind `=` or a blank."""
     places: list[str] = []
     options: _Options = {}
@@ -73,9 +73,7 @@ def _options(line: int, words: list[str]) -> tuple[list[str], _Options]:
             places.append(word)
             continue
         name, equals, value = word.lstrip("-").partition("=")
-        if not equals and name not in _SWITCHES:
-            if not pending:
-                raise InputError(line, f"{bare(word)} needs a value")
+        if not equals and name not in _SWITCHES and pending and not pending[-1].startswith("-"):
             value = pending.pop()
         options[name] = f"{options[name]},{value}" if name in options and value else value
     return places, options
@@ -93,6 +91,9 @@ def _rules(line: int, vip: str, options: _Options, notices: Notices) -> Iterator
             arguments["name"] = value
         elif name in ("mode", "select", "security"):
             known = {"mode": MODES, "select": SELECTIONS, "security": _SECURITY}[name]
+            if value not in known and name == "select":
+                notices.add(line, f"--select={bare(value)} has no counterpart: round-robin is written")
+                continue
             if value not in known:
                 raise InputError(line, f"--{name}={bare(value)} has no counterpart")
             arguments["sel" if name == "select" else name] = known.index(value)

@@ -2,6 +2,7 @@
 """Manifests made from a node's live state ask for exactly what it holds."""
 
 from array import array
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -16,7 +17,7 @@ from reconciler.importers import emit
 from reconciler.importers.live import import_live, read_for_import
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.layout import SERVICES
-from reconciler.kinds.ring import build
+from reconciler.kinds.ring import Ring, build
 from reconciler.limits import MIN_HASH_SLOTS
 from reconciler.live import read_live
 from reconciler.model import (
@@ -193,6 +194,15 @@ def test_a_damaged_service_is_left_out_with_a_warning():
     imported = import_live(read_live(kernel), "lb1")
     assert [m["spec"]["ports"] for m in imported.manifests if m["kind"] == "Service"] == [[81]]
     assert "is damaged" in imported.warnings[0].message
+
+
+def test_a_ring_without_slots_for_its_members_is_left_out_with_its_services():
+    kernel, _ = imported_from(pool_of("web", (1, 1)), service("a", 80, "web", Algorithm.SOURCE_HASH))
+    live = read_live(kernel)
+    damaged = {key: replace(r, slots=b"") if isinstance(r, Ring) else r for key, r in live.resources.items()}
+    imported = import_live(Live(damaged), "lb1")
+    assert [m["kind"] for m in imported.manifests] == ["Node"]
+    assert any("ring web/source-hash is damaged" in notice.message for notice in imported.warnings)
 
 
 def test_a_ring_that_no_weights_give_is_said_to_change(tmp_path):
