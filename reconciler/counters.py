@@ -37,7 +37,9 @@ def endpoint_traffic(kernel: Kernel) -> dict[str, Traffic]:
 
 def verdicts(kernel: Kernel) -> dict[Verdict, int]:
     """Packets to and from VIPs by what became of them; those that never happened are left out."""
-    return {Verdict(index): packets for index, (packets,) in _sums(kernel, VERDICTS).items() if packets}
+    known = {number.value for number in Verdict}
+    counted = _sums(kernel, VERDICTS).items()
+    return {Verdict(index): packets for index, (packets,) in counted if packets and index in known}
 
 
 def _sums(kernel: Kernel, spec: MapSpec) -> dict[int, tuple[int, ...]]:

@@ -81,6 +81,12 @@ def test_another_algorithm_adds_a_ring_switches_the_service_and_removes_the_old_
     assert ring < row < kinds.index("ring web/round-robin")
 
 
+def test_a_program_that_changes_says_its_features_before_and_after(node, web_fleet):
+    service = replace(web_fleet.services[0], algorithm=Algorithm.SOURCE_HASH)
+    text = plan_text(plan_edit(node, replace(web_fleet, services=(service,))), Style())
+    assert "features  echo, nat, round-robin -> echo, nat, source-hash" in text
+
+
 def test_the_reason_is_drift_where_the_wish_stands_still(node, desired):
     applied = {key: fingerprint(r) for key, r in desired.resources.items()}
     node.vips.clear()

@@ -69,15 +69,19 @@ def _endpoints(kernel: Kernel) -> list[Row]:
     from reconciler.counters import endpoint_traffic
     from reconciler.flows import open_flows
     from reconciler.kinds.endpoint import numbered_rows
+    from reconciler.kinds.ring import Ring
     from reconciler.live import read_live
     from reconciler.resource import Context
 
     context = Context(read_live(kernel, kinds=("service", "ring")))
+    chosen = {m for ring in context.live.resources.values() if isinstance(ring, Ring) for m in ring.members}
     traffic = endpoint_traffic(kernel)
     now_open = Counter(flow.endpoint for flow in open_flows(kernel))
     return [
         {
-            "endpoint": numbered.row.id, "state": numbered.state,
+            "endpoint": numbered.row.id,
+            # In no ring, it gets no new connections: drained, or of weight 0.
+            "state": "draining" if numbered.state == "usable" and numbered.row.id not in chosen else numbered.state,
             "open": now_open[numbered.row.id] if context.remembers(numbered.row.key) else None,
             "number": numbered.number, **asdict(traffic[numbered.row.id]),
         }

@@ -146,7 +146,7 @@ class FakeKernel:
         for spec in MAPS.values():
             if spec.is_used(features):
                 self.maps.setdefault(spec.name, {})
-        self.program = LoadedProgram((self.program.id if self.program else 0) + 1, name)
+        self.program = LoadedProgram((self.program.id if self.program else 0) + 1, name, tuple(features))
         self._wrote("load_program", name)
 
     def unload_program(self) -> None:

@@ -12,19 +12,21 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reconciler import private
-from reconciler.errors import KernelError, UsageError
+from reconciler.errors import FilesError, KernelError, UsageError
 from reconciler.kernel import bpf
+from reconciler.program import is_built_of
 
 PROGRAM = "program"
 """The name by which the program is pinned."""
 
 PATIENCE_S = 30.0
 
+_FEATURES = "features"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _BPF_MAGIC = 0xCAFE4A11
 _MOUNT_FLAGS = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC
@@ -71,6 +73,20 @@ class Instance:
             return []
         # Some kernels put files of their own into every bpffs; theirs alone have a dot in their names.
         return sorted(path.name for path in self.pins.iterdir() if "." not in path.name)
+
+    def note_features(self, features: Collection[str]) -> None:
+        """Write down what the program was built with. If that can't be written, `features` doesn't know it."""
+        with suppress(FilesError):
+            private.write(self.directory / _FEATURES, " ".join(features).encode())
+
+    def features(self, program: str) -> tuple[str, ...] | None:
+        """What the program of this name was built with, None if that was never written down."""
+        try:
+            text = private.read(self.directory / _FEATURES)
+        except FilesError:
+            return None
+        found = tuple(text.decode(errors="replace").split()) if text is not None else None
+        return found if found is not None and is_built_of(program, found) else None
 
     def others(self) -> Iterator[Instance]:
         """The other instances that have a bpffs, below this run directory or another one."""

@@ -20,10 +20,14 @@ Row = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class LoadedProgram:
-    """The program that is pinned for this instance. `name` carries the digest of what it was built from."""
+    """The program that is pinned for this instance. `name` carries the digest of what it was built from.
+
+    `features` None: nobody wrote down what it was built with.
+    """
 
     id: int
     name: str
+    features: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

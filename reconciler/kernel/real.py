@@ -177,7 +177,7 @@ class RealKernel:
                 return None
             with bpf.closing(fd):
                 info = bpf.program_info(fd)
-                return LoadedProgram(info.id, info.name)
+            return LoadedProgram(info.id, info.name, self._instance.features(info.name))
 
     def is_whole(self) -> bool:
         with refused(f"pins of instance {self._instance.name}"):
@@ -200,6 +200,7 @@ class RealKernel:
                 for pin in set(self._instance.pinned()) - before:
                     self._instance.unpin(pin)
                 raise
+        self._instance.note_features(features)
 
     def _load(self, name: str, image: Image, specs: Sequence[MapSpec]) -> None:
         with ExitStack() as stack:

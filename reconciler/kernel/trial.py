@@ -159,7 +159,7 @@ def trial(instance: Instance) -> Iterator[Trial]:
             raise KernelError(f"no program is loaded in instance {instance.name}", hint="lbctl apply")
         with bpf.closing(fd):
             program = bpf.program_info(fd)
-        features = features_of(program.name)
+        features = instance.features(program.name) or features_of(program.name)
         if features is None:
             raise KernelError(
                 f"the loaded program, {program.name}, is no balancer's, or one that another version of lbctl made",

@@ -18,12 +18,12 @@ from reconciler.view import NodeView
 
 @dataclass(frozen=True, slots=True)
 class Program(Resource):
-    """`name` holds the digest of source and features, so equal names are equal programs."""
+    """`name` holds the digest of source and features, so equal names are equal programs. None: they are not known."""
 
     kind: ClassVar[str] = "program"
 
     name: str
-    features: tuple[str, ...] = field(default=(), compare=False)
+    features: tuple[str, ...] | None = field(default=(), compare=False)
 
     @property
     def id(self) -> str:
@@ -31,12 +31,16 @@ class Program(Resource):
 
     @property
     def flaw(self) -> str:
-        is_known = is_built_of(self.name, self.features)
+        is_known = is_built_of(self.name, self.features or ())
         return "" if is_known else f"{self.name} is no program that this version builds with these features"
 
     def describe(self) -> dict[str, str]:
-        features = ", ".join(f.lower().replace("_", "-") for f in self.features)
-        return {"build": self.name} | ({"features": features} if features else {})
+        known = "not known" if self.features is None else ", ".join(map(_shown, self.features))
+        return {"build": self.name} | ({"features": known} if known else {})
+
+
+def _shown(feature: str) -> str:
+    return feature.lower().replace("_", "-")
 
 
 PROGRAM = Key("program", "data-plane")
@@ -58,7 +62,7 @@ class ProgramKind(Kind):
         if not self.kernel.is_whole():
             return Reading((Program(INCOMPLETE),))
         loaded = self.kernel.loaded_program()
-        return Reading((Program(loaded.name),) if loaded else ())
+        return Reading((Program(loaded.name, loaded.features),) if loaded else ())
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         return [self._write(change) for change in changes]
@@ -67,7 +71,7 @@ class ProgramKind(Kind):
         try:
             match change.after:
                 case Program(name=name, features=features):
-                    self.kernel.load_program(name, features)
+                    self.kernel.load_program(name, features or ())
                 case None:
                     self.kernel.unload_program()
         except KernelError as error:
