@@ -96,4 +96,8 @@ def confirm(question: str, args: argparse.Namespace) -> bool:
         return True
     if not sys.stdin.isatty():
         raise UsageError("nobody is there to approve this", hint="say --auto-approve")
-    return input(f"{question} Only 'yes' will do: ").strip() == "yes"
+    print(f"{question} Only 'yes' will do: ", end="", flush=True)
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):  # Ctrl-D
+        print()
+    return answer.strip() == "yes"

@@ -14,6 +14,7 @@ from reconciler.config.diagnostic import Diagnostic, in_order, render_text
 from reconciler.config.source import TEMPLATE_SUFFIX, SourceFile, Tree, read_files, read_tree, renamed
 from reconciler.errors import LbctlError, UsageError
 from reconciler.render.style import Style
+from reconciler.safe import line
 
 DESCRIPTION = """\
 Write manifests in their canonical form: keys in the order of the reference, two spaces a level, quotes only where
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
                 problems += complaints
                 if form != file.text:
                     changed = True
-                    print(file.name)
+                    print(line(file.name))
                     if not args.check:
                         _write(file, form)
     if problems:

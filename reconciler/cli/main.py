@@ -17,8 +17,10 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
+from reconciler.cli import streams
 from reconciler.errors import LbctlError
 from reconciler.render.style import Style
+from reconciler.safe import block
 
 VERBS = {
     "validate": "check manifests",
@@ -36,6 +38,8 @@ VERBS = {
 }
 
 INTERNAL_ERROR = 3
+FAULT = {"validate": 3, "diff": 3, "fmt": 3}
+"""Exit codes after a fault of the system, of verbs whose 1 is an answer."""
 
 EPILOG = """\
 examples:
@@ -51,27 +55,62 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    streams.prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser, verb = _parser(arguments)
-    args = parser.parse_args(arguments)
-    style = Style.for_stream(sys.stderr, args.no_color)
+    style, verb = Style(), ""
     try:
-        return int(_module(verb).run(args))
+        parser, verb = _parser(arguments)
+        args = parser.parse_args(arguments)
+        style = Style.for_stream(sys.stderr, args.no_color)
+        code = int(_module(verb).run(args))
+        sys.stdout.flush()
+        return code
     except LbctlError as error:
-        print(f"{style.bad('error')}: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"{style.dim('hint')}: {error.hint}", file=sys.stderr)
+        _complain(style, error.message, error.hint)
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename != streams.STDOUT:
+            return _fault(style, verb, error)
+        streams.give_up_stdout()
+        if isinstance(error, BrokenPipeError):  # the reader, `head` say, has seen enough
+            return 128 + signal.SIGPIPE
+        return _fault(style, verb, error)
+    except MemoryError:
+        _complain(style, "there is not enough memory", "")
+        return FAULT.get(verb, 1)
+    except SystemExit as end:  # of the parser: the usage was wrong, or help was asked for
+        _flush_help()
+        raise end from None
     except Exception as error:  # noqa: BLE001 - whatever is left is a mistake in lbctl, and exits as one
         traceback.print_exc()
-        print(f"{style.bad('error')}: this is a bug in lbctl: {type(error).__name__}: {error}", file=sys.stderr)
-        print(f"{style.dim('hint')}: please report it, with the lines above", file=sys.stderr)
+        _complain(
+            style, f"this is a bug in lbctl: {type(error).__name__}: {error}", "please report it, with the lines above"
+        )
         return INTERNAL_ERROR
+
+
+def _complain(style: Style, message: str, hint: str) -> None:
+    print(f"{style.bad('error')}: {block(message)}", file=sys.stderr)
+    if hint:
+        print(f"{style.dim('hint')}: {block(hint)}", file=sys.stderr)
+
+
+def _fault(style: Style, verb: str, error: OSError) -> int:
+    """Something that this system could not do, where no better words were found for it. Returns the exit code."""
+    where = f": {error.filename}" if error.filename else ""
+    hint = "run as root" if isinstance(error, PermissionError) and os.geteuid() else ""
+    _complain(style, f"{error.strerror or error}{where}", hint)
+    return FAULT.get(verb, 1)
+
+
+def _flush_help() -> None:
+    """Help that can't be written has nobody who misses it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        streams.give_up_stdout()
 
 
 def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str]:

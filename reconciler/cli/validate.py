@@ -8,7 +8,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from reconciler import safe
 from reconciler.cli.common import add_env, add_paths, stdout_style
+from reconciler.cli.streams import print_commands
 from reconciler.config.diagnostic import Diagnostic, Severity, in_order
 from reconciler.config.load import Loaded
 from reconciler.errors import UsageError
@@ -45,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
     diagnostics = in_order(diagnostic for loaded in checked.values() for diagnostic in loaded.diagnostics)
     failing = {Severity.ERROR, Severity.WARNING} if args.strict else {Severity.ERROR}
     if report := _report(form, checked, diagnostics, failing, args):
-        print(report)
+        (print_commands if form == "github" else print)(report)
     if form in ("text", "github"):
         for title, loaded in checked.items():
-            print(f"{title}: {_summary(loaded)}")
+            print(f"{safe.line(title)}: {_summary(loaded)}")
     return int(any(diagnostic.severity in failing for diagnostic in diagnostics))
 
 

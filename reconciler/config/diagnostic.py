@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reconciler import safe
 from reconciler.resource import Span
 
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what YAML 1.1, and so libyaml, counts as one
@@ -120,9 +121,10 @@ def _render(diagnostic: Diagnostic, lines: list[str], colours: Mapping[str, str]
         return f"{colours[style]}{text}\033[0m" if colours else text
 
     span = diagnostic.span
-    place = f"{span.file}:{span.line}:{span.column}" if span.line else span.file
+    file = safe.line(span.file)
+    place = f"{file}:{span.line}:{span.column}" if span.line else file
     severity = paint(diagnostic.severity, f"{diagnostic.severity}:")
-    yield f"{paint('bold', f'{place}:')} {severity} {diagnostic.message} [{diagnostic.rule}]"
+    yield f"{paint('bold', f'{place}:')} {severity} {safe.block(diagnostic.message)} [{diagnostic.rule}]"
     gutter = "    "
     if 1 <= span.line <= len(lines):
         source, pad, width = _excerpt(lines[span.line - 1], span.column - 1, diagnostic.length)
@@ -131,7 +133,7 @@ def _render(diagnostic: Diagnostic, lines: list[str], colours: Mapping[str, str]
         yield f"{number} | {source}".rstrip()
         yield f"{gutter} | {pad}{paint('caret', '^' + '~' * (width - 1))}"
     if diagnostic.hint:
-        yield f"{gutter}   hint: {diagnostic.hint}"
+        yield f"{gutter}   hint: {safe.block(diagnostic.hint)}"
 
 
 def _excerpt(line: str, start: int, length: int) -> tuple[str, str, int]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reconciler import safe
 from reconciler.config.diagnostic import Diagnostic, Severity, line_and_column
 from reconciler.resource import Span
 
@@ -254,7 +255,7 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 def shown_name(root: str, path: str) -> str:
     """Relative to the root; what can't be printed is escaped, so that two names never become one."""
     name = path[len(root) :].lstrip("/") or "."
-    return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in name)
+    return safe.line(name.replace("\\", "\\\\"))
 
 
 def _reason(error: OSError) -> str:

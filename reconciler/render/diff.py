@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.render.text import MEANING, SIGNS, change_lines, summary
 from reconciler.resource import Action, Key
+from reconciler.safe import code, folded, line
 
 FORMAT_VERSION = 1
 MAX_MARKDOWN = 60_000
@@ -51,24 +51,23 @@ def diff_text(diff: FleetDiff, title: str, old: str, style: Style, *, whole_plan
     `old` is what the old revision is called.
     """
     lines = [*_edit_lines(diff, old, style), *_node_lines(diff, style, whole_plans=whole_plans)]
-    return "\n".join([f"{style.bold(title)}: {headline(diff)}", *(f"  {line}" for line in lines)])
+    return "\n".join([f"{style.bold(line(title))}: {headline(diff)}", *(f"  {text}" for text in lines)])
 
 
 def diff_markdown(diff: FleetDiff, title: str, old: str) -> str:
     """Markdown: the headline, and folded below it the edits and the whole plans as a diff block."""
-    heading = f"**lbctl diff {_code(title)}**: {headline(diff)}\n"
+    heading = f"**lbctl diff {code(title)}**: {headline(diff)}\n"
     edits, nodes = list(_edit_lines(diff, old, Style())), list(_node_lines(diff, Style(), whole_plans=True))
-    lines = [_marked(line) for line in [*edits, *([""] if edits and nodes else []), *nodes]]
+    lines = [_marked(text) for text in [*edits, *([""] if edits and nodes else []), *nodes]]
     room = MAX_MARKDOWN
-    for shown, line in enumerate(lines):
-        room -= len(line) + 1
+    for shown, text in enumerate(lines):
+        room -= len(text) + 1
         if room < 0:
             lines[shown:] = [f"  ({len(lines) - shown:,} more lines are not shown)"]
             break
     if not lines:
         return heading
-    body = "\n".join(lines)
-    return f"{heading}\n<details><summary>Details</summary>\n\n```diff\n{body}\n```\n\n</details>\n"
+    return f"{heading}\n{folded(lines, 'Details')}\n"
 
 
 def diff_json(diff: FleetDiff, old: str) -> dict[str, Any]:
@@ -213,12 +212,6 @@ def _marked(line: str) -> str:
     indent = line[: len(line) - len(line.lstrip())]
     sign, rest = line[len(indent) : len(indent) + 2], line[len(indent) + 1 :]
     return _DIFF_SIGNS[sign] + indent + rest if sign in _DIFF_SIGNS else line
-
-
-def _code(text: str) -> str:
-    """Text as code, also if it holds backticks."""
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
 def _many(count: int, noun: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from reconciler.config.diagnostic import Diagnostic
+from reconciler.safe import line
 
 _DATA = {"%": "%25", "\r": "%0D", "\n": "%0A"}
 _IN_TEXT = str.maketrans(_DATA)
@@ -22,11 +23,11 @@ def render_github(diagnostics: Iterable[Diagnostic]) -> str:
 
 def _command(diagnostic: Diagnostic) -> str:
     span = diagnostic.span
-    properties = {"file": span.file}
+    properties = {"file": line(span.file)}
     if span.line:
         end = span.column + diagnostic.length
         properties |= {"line": str(span.line), "col": str(span.column), "endColumn": str(end)}
     properties["title"] = diagnostic.rule
     written = ",".join(f"{name}={value.translate(_IN_PROPERTY)}" for name, value in properties.items())
     text = "\n".join(filter(None, (diagnostic.message, diagnostic.hint and f"hint: {diagnostic.hint}")))
-    return f"::{diagnostic.severity} {written}::{text.translate(_IN_TEXT)}"
+    return f"::{diagnostic.severity} {written}::{line(text.translate(_IN_TEXT))}"

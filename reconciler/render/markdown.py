@@ -7,20 +7,20 @@ from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.render.text import change_lines, summary
 from reconciler.resource import Action
+from reconciler.safe import folded, prose
 
 _DIFF_SIGNS = {Action.CREATE: "+", Action.UPDATE: "!", Action.DELETE: "-"}  # what GitHub colours in a diff
 
 
 def plan_markdown(plan: Plan, node: str) -> str:
     """Markdown with a folded diff block."""
-    warnings = "".join(f"\n> **Warning:** {c.key}: {c.text}. {c.hint}\n" for c in plan.concerns)
+    said = [prose(f"{c.key}: {c.text}. {c.hint}") for c in plan.concerns]
+    warnings = "".join(f"\n> **Warning:** {text}\n" for text in said)
     if not plan.changes and not plan.blocked:
-        return f"**{node}**: no changes.\n{warnings}"
+        return f"**{prose(node)}**: no changes.\n{warnings}"
     lines = [f"! {key} is blocked: {owner}" for key, owner in sorted(plan.blocked.items())]
     effects = plan.effects()
     for change in plan.changes:
         first, *rest = change_lines(change, effects.get(change.key, ""), Style())
         lines += [f"{_DIFF_SIGNS[change.action]} {first.strip()[2:]}", *(line[2:] for line in rest)]
-    body = "\n".join(lines)
-    folded = f"<details><summary>Changes</summary>\n\n```diff\n{body}\n```\n\n</details>"
-    return f"**{node}**: {summary(plan)}\n{warnings}\n{folded}\n"
+    return f"**{prose(node)}**: {summary(plan)}\n{warnings}\n{folded(lines, 'Changes')}\n"

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from reconciler import safe
+
 Row = Mapping[str, str | int | float | None]
 """None is what nobody knows."""
 
@@ -41,4 +43,4 @@ def as_yaml(rows: Sequence[Row]) -> str:
 def _cell(value: str | int | float | None) -> str:
     if value is None:
         return "-"
-    return value if isinstance(value, str) else f"{value:,}"
+    return safe.line(value) if isinstance(value, str) else f"{value:,}"

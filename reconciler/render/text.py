@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.resource import Action, Change, Concern, Reason, Target
+from reconciler.safe import line
 
 SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
 NOTES_COLUMN = 60
@@ -19,7 +20,8 @@ def plan_text(plan: Plan, style: Style, target: Target | None = None) -> str:
     heading = [style.dim(f"Plan for {target}")] if target else []
     lines: list[str] = []
     for key, owner in sorted(plan.blocked.items()):
-        lines.append(f"  {style.bad('!')} {style.bold(str(key))}  blocked: {owner} is in the way and not lbctl's")
+        what = f"{style.bad('!')} {style.bold(line(str(key)))}"
+        lines.append(f"  {what}  blocked: {line(owner)} is in the way and not lbctl's")
     effects = plan.effects()
     for change in plan.changes:
         lines += change_lines(change, effects.get(change.key, ""), style)
@@ -65,7 +67,7 @@ def change_line(change: Change, style: Style, detail: str = "") -> str:
     notes = [style.warn("drift")] if change.reason is Reason.DRIFT else []
     if change.origin and change.origin.file:
         notes.append(style.dim(str(change.origin)))
-    name, detail = str(change.key), f"  {detail}" if detail else ""
+    name, detail = line(str(change.key)), f"  {line(detail)}" if detail else ""
     pad = " " * max(2, NOTES_COLUMN - len(name + detail)) if notes else ""
     return f"{_sign(change.action, style)} {style.bold(name)}{detail}{pad}{'  '.join(notes)}"
 
@@ -90,8 +92,8 @@ def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
 
 
 def _field(change: Change, before: Mapping[str, str], after: Mapping[str, str], name: str) -> str:
-    now = after.get(name, "none")
-    return f"{before.get(name, 'none')} -> {now}" if change.before else now
+    now = line(after.get(name, "none"))
+    return f"{line(before.get(name, 'none'))} -> {now}" if change.before else now
 
 
 def _sign(action: Action, style: Style) -> str:

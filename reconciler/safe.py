@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts that others wrote, made fit for where they are shown.
+
+File names, arguments, names of foreign programs and what a snapshot holds may have any character in them: line
+breaks that begin a new line of a log, escapes that a terminal obeys, backticks that end a block of Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_MARKS = re.compile(r"[\\`*_\[\]<>&#|~!]")
+_BACKTICKS = re.compile("`+")
+
+
+def line(text: str) -> str:
+    """Text on one line; what can't be printed is written as Python does, e.g. `\\n`."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def block(text: str) -> str:
+    """Text whose own line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def code(text: str) -> str:
+    """Text as code within a line of Markdown, also if it holds backticks."""
+    text = line(text)
+    fence = "`" * (1 + _longest(text))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def prose(text: str) -> str:
+    """Text within a line of Markdown, where nothing in it is a link, a mark or the name of a person."""
+    return _MARKS.sub(r"\\\g<0>", line(text)).replace("@", "@&#8203;")
+
+
+def fenced(lines: Iterable[str], language: str) -> str:
+    """Lines as a block of Markdown that nothing in them can end."""
+    body = block("\n".join(lines))
+    fence = "`" * max(3, 1 + _longest(body))
+    return f"{fence}{language}\n{body}\n{fence}"
+
+
+def folded(lines: Iterable[str], title: str) -> str:
+    """Lines of a diff, folded away below a title, in Markdown."""
+    return f"<details><summary>{title}</summary>\n\n{fenced(lines, 'diff')}\n\n</details>"
+
+
+def _longest(text: str) -> int:
+    return max((len(run) for run in _BACKTICKS.findall(text)), default=0)
+
+
+def _escaped(character: str) -> str:
+    return ascii(character)[1:-1]
