@@ -69,6 +69,11 @@ _FILES = {
         "A link leads out of the directory, or to a directory.",
         "put the files themselves there: what a directory describes must not depend on what lies around it.",
     ),
+    "source-ignored": _about(
+        "A file is named nearly as a manifest, a template or an environment is, and is not read.",
+        "rename it as the hint says, or move it out of the directory.",
+        Severity.WARNING,
+    ),
     "source-encoding": _about(
         "A file is no UTF-8 text.",
         "save it as UTF-8 without a byte order mark.",

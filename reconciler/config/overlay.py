@@ -22,7 +22,15 @@ from typing import Any
 from reconciler import children
 from reconciler.config.diagnostic import LINE_BREAK, Diagnostic, Severity, did_you_mean, quote
 from reconciler.config.document import Event, Map, Seq, parse
-from reconciler.config.source import MAX_FILE_BYTES, MAX_TREE_BYTES, TEMPLATE_SUFFIX, SourceFile, Tree
+from reconciler.config.source import (
+    IGNORED,
+    MAX_FILE_BYTES,
+    MAX_TREE_BYTES,
+    TEMPLATE_SUFFIX,
+    SourceFile,
+    Tree,
+    about_file,
+)
 from reconciler.resource import Span
 
 DIRECTORY = "environments"
@@ -42,11 +50,12 @@ def rendered(tree: Tree, env: str | None) -> Tree:
     Environments are no manifests and are left out. `texts` keeps what people wrote.
     """
     manifests, templates, environments = split(tree)
-    if not templates and not environments and env is None:
+    if len(manifests) == len(tree.files) and env is None:
         return tree
     values, problems = _values(environments, env)
+    problems += _overlooked(tree)
     wanted = [name for name in templates if not PurePosixPath(name).name.startswith("_")]
-    if wanted and not problems:
+    if wanted and all(problem.severity is not Severity.ERROR for problem in problems):
         for name, answer in zip(wanted, _render(templates, wanted, values), strict=False):
             if "text" in answer:
                 manifests.append(SourceFile(name, answer["text"], _lines(answer["text"], answer["marks"])))
@@ -69,6 +78,15 @@ def split(tree: Tree) -> tuple[list[SourceFile], dict[str, str], dict[str, Sourc
         else:
             manifests.append(file)
     return manifests, templates, environments
+
+
+def _overlooked(tree: Tree) -> Iterator[Diagnostic]:
+    """A warning of each file among the environments that is none."""
+    for file in tree.files:
+        path = PurePosixPath(file.name)
+        if path.parts[0] == DIRECTORY and (len(path.parts) > 2 or path.suffix not in (".yaml", ".yml")):
+            message = f"this file is not read: an environment is a file {DIRECTORY}/NAME.yaml"
+            yield about_file(file.name, IGNORED, message, "move it", Severity.WARNING)
 
 
 def in_template(diagnostic: Diagnostic, template: str, text: str) -> Diagnostic:

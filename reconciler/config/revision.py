@@ -16,7 +16,7 @@ from typing import IO
 
 from reconciler.config import git, source
 from reconciler.config.diagnostic import Diagnostic, Severity, either
-from reconciler.config.source import SUFFIXES, Tree, about_file, shown_name, tree_of
+from reconciler.config.source import IGNORED, SUFFIXES, Tree, about_file, overlooked, shown_name, tree_of
 from reconciler.errors import UsageError
 
 _LINK, _SUBMODULE = b"120000", b"160000"
@@ -119,7 +119,7 @@ def read_revision(revision: Revision) -> Tree:
     listing = _list(revision) if revision.tree else _Listing()
     _resolve(revision, listing)
     contents = _read(revision, listing)
-    if not listing.requests and not listing.diagnostics:
+    if not listing.requests and all(diagnostic.rule == IGNORED for diagnostic in listing.diagnostics):
         message = f"there is no manifest: no file here ends with {' or '.join(SUFFIXES)}"
         listing.diagnostics.append(_of_place(revision, "source-empty", message, Severity.WARNING))
     return tree_of(contents, listing.diagnostics)
@@ -156,6 +156,8 @@ def _list(revision: Revision) -> _Listing:
                 listing.requests[name] = b"%b:%b" % (revision.tree.encode(), path)
             elif name.endswith(SUFFIXES):
                 listing.requests[name] = hash_
+            elif nearly := overlooked(name):
+                listing.diagnostics.append(nearly)
             if len(listing.requests) > source.MAX_FILES:
                 message = f"there are more than {source.MAX_FILES} manifests"
                 listing.diagnostics.append(_of_place(revision, "source-too-large", message))

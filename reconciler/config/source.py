@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Mapping
@@ -26,6 +27,9 @@ MAX_FILES = 10_000
 MAX_FILE_BYTES = 16 << 20
 MAX_TREE_BYTES = 64 << 20
 MAX_ATTEMPTS = 5
+IGNORED = "source-ignored"
+_ALMOST = re.compile(r"(.+?)(?:(\.ya?ml)|(?:\.ya?ml)?(\.j2|\.jinja2?))", re.IGNORECASE)
+_JSON_SEARCHED = 4_096
 _PAUSE_S = 0.02  # before the second attempt; doubles with each one
 
 _FOREIGN_MARKS = {
@@ -85,7 +89,7 @@ def read_tree(directory: Path) -> Tree:
         diagnostics.append(about_file(str(directory), "source-changing", message, "try again when it is at rest"))
 
     diagnostics += listing.diagnostics
-    if not listing.files and not diagnostics:
+    if not listing.files and all(diagnostic.rule == IGNORED for diagnostic in diagnostics):
         message = f"there is no manifest: no file here ends with {' or '.join(SUFFIXES)}"
         diagnostics.append(about_file(str(directory), "source-empty", message, severity=Severity.WARNING))
     return tree_of(contents, diagnostics)
@@ -179,7 +183,34 @@ def _enter(listing: _Listing, root: str, entry: os.DirEntry[str]) -> bool:
         else:
             listing.files[name] = target
             listing.states[name] = _state(state)
+    elif warning := overlooked(name) or _json_manifest(name, entry):
+        listing.diagnostics.append(warning)
     return False
+
+
+def overlooked(name: str) -> Diagnostic | None:
+    """A warning of a file that is not read, if its name says that somebody meant it to be."""
+    if name.endswith(SUFFIXES) or not (found := _ALMOST.fullmatch(name.rpartition("/")[2])):
+        return None
+    suffix = TEMPLATE_SUFFIX if found[3] else found[2].lower()
+    return _ignored(name, f"name it {found[1]}{suffix}")
+
+
+def _json_manifest(name: str, entry: os.DirEntry[str]) -> Diagnostic | None:
+    """The same of a manifest in JSON. Other programs' files, snapshots and plans are none."""
+    if not name.lower().endswith(".json") or not entry.is_file(follow_symlinks=False):
+        return None
+    try:
+        begin = _read_file(entry.path, _JSON_SEARCHED)
+    except OSError:
+        return None
+    named = f"{name.rpartition('/')[2][:-5]}.yaml"
+    return _ignored(name, f"JSON is YAML, too: name it {named}") if b'"lbctl/v' in begin else None
+
+
+def _ignored(name: str, hint: str) -> Diagnostic:
+    message = f"this file is not read: manifests end with {SUFFIXES[0]} or {SUFFIXES[1]}, templates with {SUFFIXES[2]}"
+    return about_file(name, IGNORED, message, hint, Severity.WARNING)
 
 
 _KINDS = {
@@ -212,13 +243,13 @@ def _read(listing: _Listing) -> tuple[dict[str, bytes], list[Diagnostic]]:
     return contents, diagnostics
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str, most: int = MAX_FILE_BYTES + 1) -> bytes:
     """Not more than one byte beyond the limit, and never waiting for what turned into a pipe meanwhile."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("it is no longer a file")
-        return file.read(MAX_FILE_BYTES + 1)
+        return file.read(most)
 
 
 def _decode(name: str, content: bytes) -> tuple[str, Diagnostic | None]:
@@ -244,7 +275,7 @@ def _digest(contents: Mapping[str, bytes], diagnostics: list[Diagnostic]) -> str
     digest = hashlib.sha256()
     for name, content in contents.items():
         digest.update(f"{len(name)} {name} {len(content)} ".encode() + content)
-    digest.update(repr([(d.span.file, d.rule) for d in diagnostics]).encode())
+    digest.update(repr([(d.span.file, d.rule) for d in diagnostics if d.rule != IGNORED]).encode())
     return digest.hexdigest()
 
 

@@ -294,3 +294,32 @@ def test_directory_that_never_rests_is_a_problem(write, monkeypatch):
     after_each_read(monkeypatch, lambda: (directory / "a.yaml").write_text(str(next(counter))))
     assert problems(read_tree(directory)) == [(str(directory), "source-changing")]
     assert next(counter) == source.MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("s.YAML", "name it s.yaml"), ("sub/s.Yml", "name it s.yml"), ("web.j2", "name it web.yaml.j2"),
+        ("web.yml.j2", "name it web.yaml.j2"), ("web.yaml.J2", "name it web.yaml.j2"),
+        ("web.yaml.jinja", "name it web.yaml.j2"), ("s.json", "JSON is YAML, too: name it s.yaml"),
+    ],
+)  # fmt: skip
+def test_file_that_is_nearly_a_manifest_is_told(tmp_path, name, hint):
+    (tmp_path / "a.yaml").write_text("a: 1\n")
+    before = read_tree(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"apiVersion": "lbctl/v1"}')
+    tree = read_tree(tmp_path)
+    assert [(d.span.file, d.rule, d.severity, d.hint) for d in tree.diagnostics] == [
+        (name, "source-ignored", "warning", hint)
+    ]
+    assert tree.digest == before.digest
+    (tmp_path / "a.yaml").unlink()
+    assert {d.rule for d in read_tree(tmp_path).diagnostics} == {"source-ignored", "source-empty"}
+
+
+@pytest.mark.parametrize("name", ["web.yaml.bak", "web.yaml~", "j2", ".j2", "lb1.json", "README.j2.md"])
+def test_other_files_are_nobodys_business(tmp_path, name):
+    (tmp_path / "a.yaml").write_text("a: 1\n")
+    (tmp_path / name).write_text('{"format_version": 1}')
+    assert read_tree(tmp_path).diagnostics == ()

@@ -44,11 +44,17 @@ def test_each_environment_has_its_own_values(write):
 
 
 def test_environments_are_no_manifests_and_manifests_need_no_environment(write):
-    others = {"environments/prod.yaml": "a: 1\n", "environments/x/y.yaml": "b"}
+    others = {"environments/prod.yaml": "a: 1\n"}
     directory = write({"all.yaml": service() + pool(), **others})
     for env in (None, "prod"):
         assert load(directory, env).diagnostics == ()
         assert [found.name for found in load(directory, env).fleet.services] == ["web"]
+
+
+def test_file_among_the_environments_that_is_none_is_told(problems):
+    files = {"all.yaml": service() + pool(), "environments/x/y.yaml": "b", "environments/z.yaml.j2": "c"}
+    message = "this file is not read: an environment is a file environments/NAME.yaml"
+    assert problems(files) == [(name, 0, "source-ignored", message) for name in list(files)[1:]]
 
 
 def test_value_that_is_missing_is_named_with_the_way_out(write, problems):
