@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structure of the house: rooms in an order, imports downhill only, and few doors to the outside."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "reconciler"
+
+ROOMS = """
+    errors safe files limits paths clock children resource
+    private lock program model ring slots view support
+    config
+    kernel
+    remembered ring_store vip_filter kinds
+    compile concerns counters flows transitions plan live record snapshot
+    apply reconcile
+    explain diff importers render
+    agent lab docs
+    cli
+"""
+"""From the ground up: a room may use those before it. A new one finds its place here first."""
+
+DOORS = {"bcc": {"kernel"}, "pyroute2": set(), "scapy": set(), "watchdog": {"agent"}, "jinja2": {"config"}}
+"""Libraries, and the only rooms that may import them."""
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module):
+    return module.split(".")[1]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports say where they lead from the top"
+            if node.module == "reconciler":
+                yield from (f"reconciler.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downhill_and_libraries_have_their_doors(path):
+    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    order = ROOMS.split()
+    if room == "__init__":
+        return
+    assert room in order, f"say in ROOMS where {room} stands"
+    for module in imports(path):
+        if module.startswith("reconciler."):
+            used = room_of(module)
+            assert order.index(used) <= order.index(room), f"{path}: {room} may not use {used}"
+        library = module.partition(".")[0]
+        assert room in DOORS.get(library, {room}), f"{path}: {library} is imported elsewhere only"
+
+
+def test_every_room_is_there():
+    assert {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__")} == set(ROOMS.split())
