@@ -11,6 +11,10 @@
  * A flow is taken for another one if both fall into the same bucket and have the same fingerprint. That needs 49
  * equal bits of a hash with a secret seed: an unknown flow that meets eight remembered ones is mistaken with a
  * probability of 8 / 2^32, about 2e-9.
+ *
+ * Anybody can forge a SYN, so it must not move the connection that its addresses have. It gets a place of its own:
+ * to the lower half of its fingerprint the upper half of its sequence number is added. Only a packet whose sequence
+ * number follows takes it up (find_opening), and then it takes the place of what was there before.
  */
 
 #define BUCKETS 131072
@@ -30,13 +34,16 @@
 #define STREAM_IDLE 434		/* 2 hours 4 minutes: RFC 5382, REQ-5 */
 #define DATAGRAM_IDLE 18	/* 5 minutes: RFC 4787, REQ-5 */
 #define OPENING_IDLE 4		/* a minute: SYNs that nothing followed */
+#define CLOSING_IDLE 2		/* after a FIN or a RST, which may be forged: half a minute */
 
 /* The states of a flow; 0 is an empty place. The higher, the better its claim to the place. */
 enum remembered_state {
-	REMEMBERED_CLOSING = 1,		/* a FIN or a RST came by; what follows still goes the same way */
-	REMEMBERED_OPENING = 2,		/* nothing but SYNs */
+	REMEMBERED_OPENING = 1,		/* nothing but SYNs */
+	REMEMBERED_CLOSING = 2,		/* a FIN or a RST came by; what follows still goes the same way */
 	REMEMBERED_OPEN = 3,
 };
+
+#define NOT_OPENING 2	/* a bit of all states but that one */
 
 /* The finalizer of MurmurHash3 for 64 bits: a bijection in which each bit of the input flips half of the output's. */
 static __always_inline u64 mix64(u64 hash)
@@ -78,6 +85,14 @@ static __always_inline u64 new_flow(u64 hash, u32 endpoint, u32 now, enum rememb
 	       (u64)(now >> SEEN_UNIT_SHIFT & SEEN_MASK) << SEEN_SHIFT | state;
 }
 
+/* The hash that a flow has while it opens with this sequence number. */
+static __always_inline u64 hash_opening(u64 hash, u32 sequence)
+{
+	u16 lower = (hash >> FINGERPRINT_SHIFT) + (sequence >> 16);
+
+	return hash >> 48 << 48 | (u64)lower << FINGERPRINT_SHIFT;
+}
+
 static __always_inline u32 endpoint_of(u64 flow)
 {
 	return flow >> ENDPOINT_SHIFT & ENDPOINT_MASK;
@@ -103,9 +118,10 @@ static __always_inline u32 age_of(u64 flow, u32 now)
 /* 1 if a number is not zero. */
 static __always_inline u64 is_some(u64 number)
 {
-	number = (number | -number) >> 63;
-	OPAQUE(number);
-	return number;
+	u64 negative = -number;
+
+	OPAQUE(negative);
+	return (number | negative) >> 63;
 }
 
 /* All ones if `one` is less than `two`; both are below 2^63. */
@@ -117,30 +133,86 @@ static __always_inline u64 is_less(u64 one, u64 two)
 	return mask;
 }
 
-/* The place of the flow with this fingerprint in its bucket, PLACES or more if it is in none. */
-static __always_inline u32 find_place(const struct bucket *bucket, u64 flow)
+/* The smaller one of two numbers below 2^63. */
+static __always_inline u64 smaller(u64 one, u64 two)
 {
-	u64 found = PLACES, place;
+	return two + ((one - two) & is_less(one, two));
+}
+
+/*
+ * Where a flow is found in its bucket: the number of its place if it is opening, PLACES more if not, NOWHERE or more
+ * if it is in none.
+ */
+#define NOWHERE (2 * PLACES)
+
+/* Where the flow with this hash is that is not opening. */
+static __always_inline u64 find_settled(const struct bucket *bucket, u64 hash)
+{
+	u64 found = NOWHERE, place;
 
 #pragma unroll
 	for (place = 0; place < PLACES; place++) {
-		u64 candidate = is_some((bucket->flows[place] ^ flow) >> FINGERPRINT_SHIFT) * PLACES + place;
+		u64 held = bucket->flows[place];
+		u64 differs = (held ^ hash) >> FINGERPRINT_SHIFT | (~held & NOT_OPENING);
 
-		found += (candidate - found) & is_less(candidate, found);
+		found = smaller(is_some(differs) * PLACES + PLACES + place, found);
+	}
+	return found;
+}
+
+/* Where the flow with this hash is, of which a packet has this sequence number. */
+static __always_inline u64 find_flow(const struct bucket *bucket, u64 hash, u32 sequence)
+{
+	u64 found = find_settled(bucket, hash), opening = 0, place;
+
+#pragma unroll
+	for (place = 0; place < PLACES; place++)
+		opening |= bucket->flows[place] & ~(bucket->flows[place] >> 1);
+	if (!(opening & REMEMBERED_OPENING))
+		return found;
+	/*
+	 * The number of its SYN is less than 2^17 behind that of the packet. So a forged SYN is taken for the right
+	 * one with a probability of 2^-15.
+	 */
+	opening = hash_opening(hash, sequence) >> FINGERPRINT_SHIFT;
+#pragma unroll
+	for (place = 0; place < PLACES; place++) {
+		u64 held = bucket->flows[place];
+		u64 differs = (held ^ hash) >> 48 | ((opening - (held >> FINGERPRINT_SHIFT)) & 0xfffe) |
+			      (held & NOT_OPENING);
+
+		found = smaller(is_some(differs) * NOWHERE + place, found);
 	}
 	return found;
 }
 
 /*
+ * Write what is known of a flow now, which is `found` in its bucket. One that was opening takes the place of another
+ * one with the same addresses, which is forgotten.
+ */
+static __always_inline void write_flow(struct bucket *bucket, u64 found, u64 hash, u64 flow)
+{
+	if (found < PLACES) {
+		u64 former = find_settled(bucket, hash);
+
+		if (former < NOWHERE)
+			bucket->flows[former % PLACES] = 0;
+	}
+	bucket->flows[found % PLACES] = flow;
+}
+
+/*
  * How much a flow's claim to its place is worth. That of the lowest worth is given away: first what is over, then
- * flows that are ending, SYNs that nothing followed, and open flows; among equals the oldest.
+ * SYNs that nothing followed yet, flows that are ending, and open flows; among equals the oldest.
  */
 static __always_inline u64 worth(u64 flow, u32 now, u32 idle)
 {
 	u64 age = age_of(flow, now), state = state_of(flow);
-	u64 limit = idle - (idle - OPENING_IDLE) * (state & 1 ^ 1);	/* REMEMBERED_OPENING is the even one */
+	/* In ten bits for each state how long it may last. */
+	u64 limits = OPENING_IDLE << 10 * REMEMBERED_OPENING | CLOSING_IDLE << 10 * REMEMBERED_CLOSING |
+		     (u64)idle << 10 * REMEMBERED_OPEN;
 
-	state &= ~is_less(limit, age);
+	state &= ~is_less(limits >> 10 * state & 0x3ff, age);
 	return state * (SEEN_MASK + 1) + SEEN_MASK - age;
 }
 
@@ -152,7 +224,7 @@ static __always_inline void remember(struct bucket *bucket, u64 flow, u32 now, u
 #pragma unroll
 	for (place = 0; place < PLACES; place++) {
 		u64 held = bucket->flows[place];
-		u64 is_other = is_some((held ^ flow) >> FINGERPRINT_SHIFT);
+		u64 is_other = is_some((held ^ flow) >> FINGERPRINT_SHIFT | ((held ^ flow) & NOT_OPENING));
 		u64 candidate = (worth(held, now, idle) + 1) * is_some(held) * is_other * 2 + is_other;
 
 		candidate = candidate * PLACES + place;

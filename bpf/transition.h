@@ -26,15 +26,13 @@ static __always_inline u32 note_use(struct previous *row, u32 endpoint, u32 now)
 	return endpoint;
 }
 
-/* Whether a flow was seen since a transition began. What was not is a remnant of an earlier one. */
-static __always_inline bool is_of_this_transition(u64 flow, const struct previous *row, u32 now)
+/* All ones if a flow was seen since a transition began. What was not is a remnant of an earlier one. */
+static __always_inline u64 is_of_this_transition(u64 flow, const struct previous *row, u32 now)
 {
-	u32 age = ((now >> SEEN_UNIT_SHIFT) - (row->began >> SEEN_UNIT_SHIFT)) & (~0U >> SEEN_UNIT_SHIFT);
-
-	return age_of(flow, now) <= age;
+	return ~is_less((now >> SEEN_UNIT_SHIFT) - (row->began >> SEEN_UNIT_SHIFT), age_of(flow, now));
 }
 
-/* The endpoint of a flow in a slot that is in transition and belongs to `holder` now. */
+/* The endpoint of a flow in a slot that is in transition and belongs to `holder` now, to nobody if that is 0. */
 static __always_inline u32 choose_in_transition(const struct service *service, const struct client *client,
 						const struct packet *packet, enum packet_kind kind,
 						const struct slot *slot, u32 holder)
@@ -42,39 +40,49 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 	u32 now = bpf_ktime_get_coarse_ns() >> 30;
 	u32 index = slot->rows, number = slot->number;
 	bool is_datagram = client->protocol == IPPROTO_UDP;
-	u32 idle = is_datagram ? DATAGRAM_IDLE : STREAM_IDLE;
+	u32 idle = is_datagram ? DATAGRAM_IDLE : STREAM_IDLE, limit = idle;
+	u32 sequence = kind == PACKET_TCP ? bpf_ntohl(packet->tcp->seq) : 0;
 	void *rows = previous.lookup(&index);
 	struct previous *row = rows ? bpf_map_lookup_elem(rows, &number) : NULL;
-	u64 hash = hash_flow(service, client);
+	u64 hash = hash_flow(service, client), flow = 0, found = 0;
 	struct bucket *bucket = find_bucket(hash);
-	u32 endpoint, place;
+	u32 endpoint;
 
 	NOTE(previous, index);
 	NOTE(holder, holder);
 	if (!row || !bucket || kind == PACKET_ECHO)	/* each ping stands for itself */
 		return holder;
-	if (packet->opens) {
+
+	if (kind != PACKET_TCP || !packet->opens) {
+		found = find_flow(bucket, hash, sequence);
+		flow = bucket->flows[found % PLACES];
+		limit -= (idle - OPENING_IDLE) & is_less(found, PLACES);
+		flow &= is_less(found, NOWHERE) & is_of_this_transition(flow, row, now) &
+			~is_less(limit, age_of(flow, now));
+	}
+	/*
+	 * A SYN begins a flow, whatever is known: what follows tells by its sequence number which one it belongs to. No
+	 * other packet of an SCTP association has anything of its INIT. So an INIT begins none while one is open; its
+	 * endpoint knows what to make of it (RFC 9260, section 5.2.2).
+	 */
+	if (packet->opens && (found < PLACES || state_of(flow) != REMEMBERED_OPEN)) {
 		NOTE(memory, MEMORY_BEGINS);
-		remember(bucket, new_flow(hash, holder, now, REMEMBERED_OPENING), now, idle);
+		if (holder)
+			remember(bucket, new_flow(hash_opening(hash, sequence), holder, now, REMEMBERED_OPENING), now,
+				 idle);
 		return holder;
 	}
 
-	place = find_place(bucket, hash);
-	if (place < PLACES) {
-		u64 flow = bucket->flows[place], seen;
+	endpoint = endpoint_of(flow);
+	if (endpoint && is_alive(endpoint)) {
+		/* After an end that was not forged there come only a few acknowledgements. */
+		bool is_closing = state_of(flow) == REMEMBERED_CLOSING && !age_of(flow, now);
+		u64 seen = new_flow(hash, endpoint, now, packet->closes || is_closing ? REMEMBERED_CLOSING : REMEMBERED_OPEN);
 
-		endpoint = endpoint_of(flow);
-		if (age_of(flow, now) <= idle && is_of_this_transition(flow, row, now) && is_alive(endpoint)) {
-			enum remembered_state state = packet->closes ? REMEMBERED_CLOSING : state_of(flow);
-
-			NOTE(memory, MEMORY_REMEMBERED);
-			if (state == REMEMBERED_OPENING)
-				state = REMEMBERED_OPEN;
-			seen = new_flow(hash, endpoint, now, state);
-			if (seen != flow && kind != PACKET_ICMP_ERROR)
-				bucket->flows[place] = seen;
-			return endpoint == holder ? endpoint : note_use(row, endpoint, now);
-		}
+		NOTE(memory, MEMORY_REMEMBERED);
+		if (seen != flow && kind != PACKET_ICMP_ERROR && !packet->opens)
+			write_flow(bucket, found, hash, seen);
+		return endpoint == holder ? endpoint : note_use(row, endpoint, now);
 	}
 
 	if (!is_datagram)
@@ -84,7 +92,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 	if (endpoint != holder && !is_alive(endpoint))
 		endpoint = holder;	/* its connections are lost; whoever has the slot now says so */
 	NOTE(memory, endpoint == holder ? MEMORY_CURRENT : MEMORY_PREVIOUS);
-	if (is_datagram && kind != PACKET_ICMP_ERROR)
+	if (is_datagram && endpoint && kind != PACKET_ICMP_ERROR)
 		remember(bucket, new_flow(hash, endpoint, now, REMEMBERED_OPEN), now, idle);
 	return endpoint == holder ? endpoint : note_use(row, endpoint, now);
 }

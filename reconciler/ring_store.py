@@ -59,11 +59,16 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
 
 
 def _after(before: Held | None, endpoints: Slots, *, is_direct: bool) -> Held:
-    """What becomes of a ring."""
+    """What becomes of a ring.
+
+    One that loses its last endpoint keeps its slots, which are nobody's then: open connections still need to know
+    who had them.
+    """
     if before is None:
         return slots.still(endpoints)
-    if before.endpoints.size and endpoints.size and is_direct:
-        return slots.changed(*slots.fitted(before, endpoints), slots.now())
+    if before.endpoints.size and is_direct:
+        wanted = endpoints if endpoints.size else slots.NOBODY
+        return slots.changed(*slots.fitted(before, wanted), slots.now())
     is_other_size = before.endpoints.size != endpoints.size
     return replace(slots.still(endpoints), generation=(before.generation + is_other_size) % slots.GENERATIONS)
 
@@ -92,7 +97,8 @@ def in_transition(kernel: Kernel) -> dict[int, Held]:
 def former_endpoints(kernel: Kernel) -> set[int]:
     """The numbers of the endpoints that slots in transition had before."""
     rows = [ring.rows[ring.moving] for ring in in_transition(kernel).values()]
-    return {int(number) for some in rows for column in ("stream", "datagram") for number in np.unique(some[column])}
+    columns = [some[column] for some in rows for column in ("stream", "datagram")]
+    return {int(number) for column in columns for number in np.unique(column) if number}
 
 
 def settle(kernel: Kernel, now: int) -> int:

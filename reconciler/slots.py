@@ -26,6 +26,8 @@ Rows = NDArray[np.void]
 
 ENDPOINT_MASK = np.uint32(0x1FFFF)
 """Of a slot: the number of its endpoint. Above it are the ring's generation and the mark of a transition."""
+NOBODY = np.zeros(1, np.uint32)
+"""The ring that sends each hash to number 0, which no endpoint has."""
 IN_TRANSITION = np.uint32(1 << 31)
 GENERATIONS = 1 << 13
 """A ring of another size is of another generation: its slots can't be mistaken for those of its predecessor."""
@@ -107,18 +109,18 @@ def changed(ring: Held, wanted: Slots, now: int) -> Held:
 
     A slot that changes hands is in transition from then on. If it is already, connections that nobody remembered
     still belong to the first of its former endpoints. Datagrams belong to the last that was there for longer than
-    it takes to learn them.
+    it takes to learn them. What nobody held, nobody has connections in.
     """
     moves = ring.endpoints != wanted
     rows = ring.rows.copy()
-    fresh = moves & ~ring.moving
+    fresh = moves & ~ring.moving & (ring.endpoints != NOBODY)
     rows["stream"][fresh] = ring.endpoints[fresh]
     rows["began"][fresh] = now % _WRAP
     learnt = fresh | (moves & (since(rows["learnt"], now) >= 0))
     rows["datagram"][learnt] = ring.endpoints[learnt]
     rows["learnt"][moves] = (now + LEARNING) % _WRAP
     rows["used"][moves] = now % _WRAP
-    return Held(wanted, ring.moving | moves, rows, ring.generation)
+    return Held(wanted, ring.moving | fresh, rows, ring.generation)
 
 
 def settled(ring: Held, idle: int, now: int) -> Held:

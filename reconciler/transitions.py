@@ -47,7 +47,8 @@ def transitions(kernel: Kernel, now: int | None = None) -> Iterator[Transition]:
         if not rows.size:
             continue
         current = ring.endpoints[ring.moving]
-        numbers = np.concatenate([rows[column][rows[column] != current] for column in ("stream", "datagram")])
+        columns = [rows[column] for column in ("stream", "datagram")]
+        numbers = np.concatenate([column[(column != current) & (column != 0)] for column in columns])
         silent = int(slots.since(rows["used"], at).min())
         yield Transition(
             name, rows.size, ring.endpoints.size,

@@ -21,7 +21,6 @@ from reconciler.resource import Context, Desired, Key, Live, Resource, Span
 from reconciler.view import NodeView
 
 GONE = "it keeps what it was last asked for until `lbctl delete` runs on it"
-_STAY = "; open connections stay"  # what a ring says, which knows nothing of endpoints that are disabled
 _OF_SERVICES = (EndpointRow.kind, Ring.kind, ServiceRow.kind)
 
 
@@ -140,7 +139,7 @@ def _traffic(
         moved, text, ends = _effect(row, now, context)
         lost = sorted({id_ for pool in pools.get(service, ()) for id_ in disabled_in.get(pool, ())}) if now else []
         if lost:
-            text = "; ".join(filter(None, (text.removesuffix(_STAY), f"connections on {few(lost)} end")))
+            text = "; ".join(filter(None, (text, f"connections on {few(lost)} end")))
         if text:
             what = Traffic(service, "", pools.get(service, ()), text, moved, ends=ends or bool(lost))
             found.setdefault(what, []).append(row)

@@ -53,6 +53,11 @@ MEMORY = {
     Memory.PREVIOUS: "unknown, so it began before: it stays with the former endpoint",
     Memory.CURRENT: "unknown, and nobody had the slot before: it goes to the new endpoint",
 }
+NOBODYS_MEMORY = {
+    Memory.BEGINS: "the connection begins, and the pool has no endpoint for new ones",
+    Memory.CURRENT: "unknown, and whoever had the slot before takes no packets any more",
+}
+"""The same where the slot is nobody's now, since the pool has no active endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +202,11 @@ def _slot(names: _Names, seen: Mapping[str, int]) -> Fields:
 
 
 def _transition(trial: Trial, seen: Mapping[str, int]) -> Fields:
-    memory = seen["memory"]
+    memory, holder = Memory(seen["memory"]), seen["holder"]
     return {
         "memory": word(Memory, memory),
-        "means": MEMORY[Memory(memory)],
-        "current": _endpoint(trial, seen["holder"])["endpoint"],
+        "means": MEMORY[memory] if holder else NOBODYS_MEMORY.get(memory, MEMORY[memory]),
+        "current": _endpoint(trial, holder)["endpoint"] if holder else "nobody",
     }
 
 

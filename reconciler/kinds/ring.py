@@ -78,18 +78,21 @@ class Ring(Resource):
     def effect(self, after: Resource | None, context: Context) -> str:
         if not isinstance(after, Ring):
             return ""
+        # Of endpoints that are disabled their own rows say what ends.
+        stay = "" if any(_is_disabled(member, context) for member in self.members) else "; open connections stay"
         if not after.members:
-            return "no new connection is accepted: the pool has no active endpoint"
+            return f"no new connection is accepted: the pool has no active endpoint{stay}"
         if not self.members:
             return "new connections are accepted again"
         forgetful = any(not user.remembers for user in context.users(self.key))
         broken = self.lost(after) if forgetful else 0.0
-        stay = f"{broken:.1%} of open ones break, as the size changes" if broken else "open connections stay"
-        if forgetful and not broken:
+        if broken:
+            stay = f"; {broken:.1%} of open ones break, as the size changes"
+        elif forgetful:
             stay += ", and their slots are in transition until nobody uses the former endpoints"
         elif self._is_comparable(after) and self.algorithm is Algorithm.SOURCE_HASH:
             return f"{self.moved(after):.1%} of clients move with their next connection"
-        return f"{self.moved(after):.1%} of new connections move; {stay}"
+        return f"{self.moved(after):.1%} of new connections move{stay}"
 
     def moved(self, after: Ring) -> float:
         """The share of new connections that go to another endpoint once this is `after`, 0 to 1."""
@@ -110,6 +113,11 @@ class Ring(Resource):
         """Whether both say where a hash goes."""
         hashed = self.algorithm is after.algorithm and self.algorithm is not Algorithm.ROUND_ROBIN
         return hashed and bool(self.members and after.members)
+
+
+def _is_disabled(member: str, context: Context) -> bool:
+    row = context.desired.get(Key(EndpointRow.kind, member))
+    return isinstance(row, EndpointRow) and row.disabled
 
 
 def _as_names(*rings: Ring) -> list[Slots]:
@@ -248,7 +256,7 @@ def _decode(name: str, content: bytes | None, head: int, endpoint_names: Mapping
     ring = slots_of(content or bytes(4))
     if ring.head != head:
         return _damaged(name, "a ring of another size")  # so the program takes it for one
-    held = ring.endpoints
+    held = ring.endpoints if ring.endpoints.any() else ring.endpoints[:0]
     if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
         held = reduced(held)
     numbers, inverse = np.unique(held, return_inverse=True)

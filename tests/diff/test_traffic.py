@@ -122,7 +122,7 @@ def test_a_removed_endpoint_keeps_its_connections(fleet):
 def test_a_pool_without_active_endpoints_accepts_nothing_and_later_something(fleet):
     idle = with_endpoints(fleet, lambda e: tuple(replace(x, weight=0) for x in e))
     assert [t[0] for t in told(compare(fleet, idle)).values()] == [
-        "no new connection is accepted: the pool has no active endpoint"
+        "no new connection is accepted: the pool has no active endpoint; open connections stay"
     ]
     assert [t[0] for t in told(compare(idle, fleet)).values()] == ["new connections are accepted again"]
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scapy.layers.l2 import Ether
 from scapy.utils import PcapWriter, wrpcap
@@ -18,6 +19,7 @@ from reconciler.errors import KernelError
 from reconciler.explain.capture import Captured
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.layout import RING_NAMES, AlgorithmCode, ModeCode, UndefinedCode
+from reconciler.ring_store import write_rings
 from tests.explain.conftest import Explain, snapshot
 from tests.explain.test_trial import OWN, WEB6, behind, connected, moving, nat
 from tests.packets import balancer as lab
@@ -85,6 +87,18 @@ def test_a_known_connection_is_told_by_its_state(balancer: Balancer, explain: Ex
     assert ack["connection"] == {"state": "opening"}
     assert ack["slot"] is None
     assert ack["endpoint"]["endpoint"] == ENDPOINTS_AT[1]
+
+
+@kernel
+def test_a_pool_without_endpoints_keeps_its_connections_and_says_so(balancer: Balancer, explain: Explain) -> None:
+    for id in (2, 3):
+        balancer.endpoint(id)
+    moving(balancer, lab.TCP, At(VIP, 443))
+    assert write_rings(balancer.kernel, {2: np.zeros(0, np.uint32)}, known={2}) == {2: None}
+    syn, ack = (explain("--flags", flags, ASKED[0], f"{VIP}:443", as_json=True)[0] for flags in ("syn", "ack"))
+    assert (syn["verdict"], syn["endpoint"], syn["transition"]["current"]) == ("no-endpoint", None, "nobody")
+    assert ack["endpoint"]["endpoint"] == ENDPOINTS_AT[2]
+    assert "no endpoint for new ones; the slot belongs to nobody now" in explain(ASKED[0], f"{VIP}:443")
 
 
 @kernel

@@ -21,11 +21,22 @@ from scapy.packet import Packet
 
 from reconciler import slots
 from reconciler.kernel import bpf
-from reconciler.kernel.layout import PREVIOUS, REMEMBERED, SEED, AlgorithmCode, EchoCode, EndpointRowState, ModeCode
+from reconciler.kernel.bpf import XdpVerdict
+from reconciler.kernel.layout import (
+    PREVIOUS,
+    REMEMBERED,
+    SEED,
+    AlgorithmCode,
+    EchoCode,
+    EndpointRowState,
+    ModeCode,
+    Verdict,
+)
 from reconciler.program import program_name
 from reconciler.ring import hash_ring
-from reconciler.ring_store import in_transition, protocols, read_ring, settle, write_rings
+from reconciler.ring_store import former_endpoints, in_transition, protocols, read_ring, settle, write_rings
 from reconciler.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE
+from reconciler.transitions import transitions
 from tests.packets import balancer as lab
 from tests.packets.balancer import ENDPOINTS6_AT, ENDPOINTS_AT, VIP, Balancer
 from tests.packets.frames import At, frame, frame6
@@ -95,6 +106,14 @@ def endpoint_of(balancer: Balancer, client: At, transport: Packet) -> int:
     if ":" in client.address:
         return IDS[Ether(balancer.send(frame6(client.address, AT6.address, transport)).frame)["IPv6"].dst]
     return IDS[Ether(balancer.send(frame(client.address, VIP, transport)).frame)["IP"].dst]
+
+
+def drops(balancer: Balancer, transport: Packet) -> bool:
+    """Whether a packet is dropped, and counted as one that no endpoint is there for."""
+    before = balancer.verdicts().get(Verdict.NO_ENDPOINT, 0)
+    client = At("10.7.0.1", transport.sport)
+    run = balancer.send(frame(client.address, VIP, transport))
+    return run.verdict == XdpVerdict.DROP and balancer.verdicts().get(Verdict.NO_ENDPOINT, 0) == before + 1
 
 
 def begin(balancer: Balancer, protocol: int, client: At) -> int:
@@ -263,46 +282,103 @@ def test_no_sequence_of_edits_moves_a_flow_whose_endpoint_lives(balancer: Balanc
     servers = {id: Server() for id in (1, 2, 3)}
     flows: dict[tuple[int, At], int] = {}
     sources = iter(clients(10_000))
-    for step in range(40):
+    emptied = 0
+    for step in range(60):
         change(chance, servers)
         for id in ENDPOINTS_AT:
             state = servers[id].state if id in servers else EndpointRowState.RETIRED
             balancer.endpoint(id, state=state)
         active = {id: s.weight for id, s in servers.items() if s.state == EndpointRowState.USABLE and s.weight}
-        if active:
-            size = 64 if len(active) < 4 else 128
-            edit(balancer, np.array(list(active))[hash_ring([str(i) for i in active], list(active.values()), size)])
+        size = 64 if len(active) < 4 else 128
+        order = hash_ring([str(i) for i in active], list(active.values()), size) if active else []
+        edit(balancer, np.array(list(active))[order] if active else [])
         dead = {id for id, s in servers.items() if s.state == EndpointRowState.DISABLED}
+        emptied += not active
         for (protocol, client), endpoint in list(flows.items()):
             if endpoint in dead:
                 del flows[protocol, client]
             else:
                 assert go_on(balancer, protocol, client) == endpoint, (step, protocol, client)
-        for protocol in (lab.TCP, lab.UDP, lab.SCTP) if active and set(active) - dead else ():
+        if not active:
+            assert drops(balancer, opening(lab.TCP, next(sources)))
+        for protocol in (lab.TCP, lab.UDP, lab.SCTP) if active else ():
             client = next(sources)
             flows[protocol, client] = begin(balancer, protocol, client)
             if protocol != lab.UDP:
                 assert flows[protocol, client] in active
-    assert len(flows) > 30
+    assert len(flows) > 20
+    assert emptied
 
 
 def change(chance: random.Random, servers: dict[int, Server]) -> None:
     id = chance.choice(list(ENDPOINTS_AT))
-    match chance.choice(["add", "remove", "weight", "drain", "die", "revive"]):
+    match chance.choice(["add", "add", "remove", "weight", "drain", "die", "revive", "empty"]):
         case "add":
             servers.setdefault(id, Server())
         case "remove":
-            if len(servers) > 1:
-                servers.pop(id, None)
+            servers.pop(id, None)
         case "weight" if id in servers:
             servers[id].weight = chance.randrange(1, 5)
         case "drain" if id in servers:
             servers[id].weight = 0
+        case "empty":
+            if chance.random() < 0.5:
+                servers.clear()
+            for server in servers.values():
+                server.weight = 0
         case "die" if id in servers and len(servers) > 2:
             servers[id].state = EndpointRowState.DISABLED
         case "revive":
             for server in servers.values():
                 server.state = EndpointRowState.USABLE
+
+
+# --- a pool without endpoints --------------------------------------------------------------------------------------
+@PROTOCOLS
+def test_open_flows_go_on_when_the_ring_loses_its_last_endpoint(balancer: Balancer, protocol: int) -> None:
+    assert begin(balancer, protocol, OLD) == 1
+    edit(balancer, [])
+    balancer.endpoint(1, state=EndpointRowState.RETIRED)
+    assert [go_on(balancer, protocol, OLD) for _ in range(3)] == [1, 1, 1]
+    assert [t.former for t in transitions(balancer.kernel)] == [("10.2.0.11",)]
+
+
+@PROTOCOLS
+def test_what_begins_while_a_ring_is_empty_is_dropped_and_an_endpoint_added_later_gets_nothing_else(
+    balancer: Balancer, protocol: int
+) -> None:
+    assert begin(balancer, protocol, OLD) == 1
+    edit(balancer, [])
+    assert go_on(balancer, protocol, OLD) == 1
+    age_datagrams_out(balancer)
+    for _ in range(2):
+        assert drops(balancer, opening(protocol, NEW))
+    edit(balancer, [2, 3, 2])
+    assert go_on(balancer, protocol, OLD) == 1
+    assert begin(balancer, protocol, NEW) in (2, 3)
+    assert go_on(balancer, protocol, NEW) in (2, 3)
+
+
+def test_a_ring_that_was_empty_for_long_gives_an_endpoint_its_slots_without_a_transition(balancer: Balancer) -> None:
+    edit(balancer, [], ago=STREAM_IDLE)
+    assert settle(balancer.kernel, slots.now()) == 1
+    assert drops(balancer, more(lab.TCP, OLD))
+    edit(balancer, [2])
+    assert in_transition(balancer.kernel) == {}
+    assert begin(balancer, lab.TCP, NEW) == 2
+
+
+def test_an_empty_ring_forgets_endpoints_that_died(balancer: Balancer) -> None:
+    edit(balancer, [])
+    balancer.endpoint(1, state=EndpointRowState.DISABLED)
+    assert drops(balancer, more(lab.TCP, OLD))
+
+
+def test_nobodys_slots_keep_no_number_of_an_endpoint(balancer: Balancer) -> None:
+    edit(balancer, [])
+    age(balancer, LEARNING)
+    edit(balancer, [2])
+    assert former_endpoints(balancer.kernel) == {1}
 
 
 # --- the end of a transition -------------------------------------------------------------------------------------
@@ -400,6 +476,82 @@ def test_another_balancer_sends_flows_to_the_same_endpoints_once_all_is_settled(
     assert {c: go_on(balancer, lab.TCP, c) for c in flows} == flows
 
 
+# --- forged packets ------------------------------------------------------------------------------------------------
+def segment(client: At, flags: str, sequence: int) -> Packet:
+    return Tcp(sport=client.port, dport=AT[lab.TCP].port, flags=flags, seq=sequence % 2**32)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["unknown", "remembered"])
+def test_a_forged_syn_moves_no_connection(balancer: Balancer, known: bool) -> None:
+    """An endpoint resets what it does not know, so whoever has the slot now must get nothing of the old connection."""
+    sequence = 0x7FFF_0000
+    if known:
+        edit(balancer, [2])
+        assert endpoint_of(balancer, OLD, segment(OLD, "S", sequence)) == 2
+        assert endpoint_of(balancer, OLD, segment(OLD, "A", sequence + 1)) == 2
+    owner = 2 if known else 1
+    edit(balancer, [3])
+    for forged in (sequence - 1, sequence + 0x2_0000, 0, 0xFFFF_FFFF):
+        assert endpoint_of(balancer, OLD, segment(OLD, "S", forged)) == 3
+        assert endpoint_of(balancer, OLD, segment(OLD, "A", sequence + 0x1_0000)) == owner
+
+
+@pytest.mark.parametrize("flags", ["R", "FA"])
+def test_no_flood_of_forged_packets_takes_the_place_of_a_connection_in_use(balancer: Balancer, flags: str) -> None:
+    edit(balancer, [2])
+    assert endpoint_of(balancer, NEW, segment(NEW, "S", 0)) == 2
+    assert endpoint_of(balancer, NEW, segment(NEW, "A", 1)) == 2
+    edit(balancer, [3])
+    endpoint_of(balancer, NEW, segment(NEW, flags, 5))
+    for block in range(1, 30):
+        endpoint_of(balancer, NEW, segment(NEW, "S", block << 20))
+    assert endpoint_of(balancer, NEW, segment(NEW, "A", 1)) == 2
+
+
+def test_a_flow_that_goes_on_after_an_end_is_as_open_as_before(balancer: Balancer) -> None:
+    edit(balancer, [2], ago=200)
+    begin(balancer, lab.TCP, NEW)
+    go_on(balancer, lab.TCP, NEW, "R")
+    (flow,) = remembered(balancer)
+    write_flows(balancer, [flow & ~(0x1FFF << 2) | stamp(40) << 2])
+    assert go_on(balancer, lab.TCP, NEW) == 2
+    assert [flow & 3 for flow in remembered(balancer)] == [3]
+
+
+@pytest.mark.parametrize("sequence", [0, 0xFFFF, 0xFFFF_FFFF])
+def test_a_connection_is_taken_up_wherever_its_sequence_numbers_begin(balancer: Balancer, sequence: int) -> None:
+    """The second one has the addresses of the first, which never said that it ended."""
+    edit(balancer, [2])
+    for holder in (2, 3):
+        edit(balancer, [holder])
+        for _ in range(2):
+            assert endpoint_of(balancer, NEW, segment(NEW, "S", sequence)) == holder
+        assert endpoint_of(balancer, NEW, segment(NEW, "PA", sequence + 1 + 20_000)) == holder  # the first was lost
+        assert endpoint_of(balancer, NEW, segment(NEW, "A", sequence + 1)) == holder
+        assert len(remembered(balancer)) == 1
+        sequence += 0x1000_0000
+
+
+def test_a_syn_that_nothing_followed_for_a_minute_begins_nothing(balancer: Balancer) -> None:
+    edit(balancer, [2], ago=200)
+    begin(balancer, lab.TCP, NEW)
+    (flow,) = remembered(balancer)
+    write_flows(balancer, [flow & ~(0x1FFF << 2) | stamp(100) << 2])
+    assert go_on(balancer, lab.TCP, NEW) == 1
+
+
+def test_an_init_moves_no_association_that_is_open(balancer: Balancer) -> None:
+    edit(balancer, [2])
+    assert begin(balancer, lab.SCTP, NEW) == 2
+    assert go_on(balancer, lab.SCTP, NEW) == 2
+    edit(balancer, [3])
+    assert begin(balancer, lab.SCTP, NEW) == 2
+    assert go_on(balancer, lab.SCTP, NEW) == 2
+    assert go_on(balancer, lab.SCTP, NEW, "R") == 2
+    assert begin(balancer, lab.SCTP, NEW) == 3
+    assert go_on(balancer, lab.SCTP, NEW) == 3
+
+
 # --- the flow table ----------------------------------------------------------------------------------------------
 def test_a_syn_follows_no_earlier_flow_of_the_same_addresses(balancer: Balancer) -> None:
     edit(balancer, [2])
@@ -412,13 +564,13 @@ def test_a_syn_follows_no_earlier_flow_of_the_same_addresses(balancer: Balancer)
     assert len(remembered(balancer)) == 1
 
 
-@pytest.mark.parametrize(("flags", "state"), [("A", 3), ("FA", 1), ("R", 1), ("RA", 1)])
+@pytest.mark.parametrize(("flags", "state"), [("A", 3), ("FA", 2), ("R", 2), ("RA", 2)])
 def test_an_end_makes_room_and_what_follows_still_goes_the_same_way(
     balancer: Balancer, flags: str, state: int
 ) -> None:
     edit(balancer, [2])
     begin(balancer, lab.TCP, NEW)
-    assert remembered(balancer)[0] & 3 == 2
+    assert remembered(balancer)[0] & 3 == 1
     assert go_on(balancer, lab.TCP, NEW, flags) == 2
     assert remembered(balancer)[0] & 3 == state
     assert go_on(balancer, lab.TCP, NEW) == 2
@@ -487,7 +639,8 @@ def test_a_full_bucket_gives_away_what_is_over_then_what_ends_then_the_oldest(ba
     flows = {prints[flow >> 32]: flow for flow in remembered(balancer)}
     over, ending, old = crowd[5], crowd[2], crowd[6]
     go_on(balancer, lab.TCP, ending, "R")
-    restamped = {over: stamp(STREAM_IDLE + 40), old: stamp(1_000)}
+    flows |= {prints[flow >> 32]: flow for flow in remembered(balancer)}
+    restamped = {over: stamp(STREAM_IDLE + 40), ending: stamp(60), old: stamp(1_000)}
     write_flows(balancer, [flows[c] & ~(0x1FFF << 2) | s << 2 for c, s in restamped.items()])
     for newcomer, loser in zip(crowd[8:11], (over, ending, old), strict=True):
         begin(balancer, lab.TCP, newcomer)
@@ -508,6 +661,7 @@ def test_two_flows_are_mistaken_for_each_other_only_if_49_bits_of_their_hashes_a
     """A place that has the fingerprint of a flow, and nothing else of it, is taken for it: so that is all it is."""
     edit(balancer, [2])
     begin(balancer, lab.TCP, NEW)
+    go_on(balancer, lab.TCP, NEW)
     (flow,) = remembered(balancer)
     for bit in range(32, 64):
         write_flows_at(balancer, bucket_of(NEW), flow ^ 1 << bit)
