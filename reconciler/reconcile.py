@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +13,18 @@ from reconciler import record, slots
 from reconciler.apply import Notify, Result, apply
 from reconciler.compile import compile_node
 from reconciler.concerns import concerns_of
+from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.attachment import generic_interfaces
+from reconciler.kinds.loopback import LoopbackVip
+from reconciler.kinds.neighbour_proxy import NeighbourProxy
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.tunnel import forms_of
 from reconciler.live import read_live
 from reconciler.lock import apply_lock
 from reconciler.model import Fleet, Role
 from reconciler.plan import Plan, plan
-from reconciler.resource import Desired, Live
+from reconciler.resource import Change, Desired, Live
 from reconciler.ring_store import in_transition, settle
 from reconciler.view import NodeView, view
 
@@ -75,4 +80,17 @@ def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify)
     path = instance_dir / RECORD
     record.save(path, planned.desired, record.load(path), left)
     settle(kernel, slots.now())
+    if came := _vips_that_came(result.done):
+        # Who doesn't hear of it asks again by itself, some time later: that is no failure of what is in place.
+        with contextlib.suppress(KernelError):
+            kernel.announce(came)
     return result
+
+
+def _vips_that_came(done: Iterable[Change]) -> set[str]:
+    """The VIPs that this balancer answers for from now on. An endpoint never says that it has one."""
+    made = [change.after for change in done if change.before is None]
+    return {
+        str(found.address) for found in made
+        if isinstance(found, NeighbourProxy) or (isinstance(found, LoopbackVip) and found.services)
+    }  # fmt: skip

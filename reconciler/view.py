@@ -67,6 +67,18 @@ class NodeView:
         return {e.address: e.span for pool in reversed(pools) for e in reversed(pool.endpoints) if e.address in own}
 
     @property
+    def on_link6(self) -> Mapping[tuple[Address, str], Span]:
+        """The IPv6 VIPs that are in a network of an interface, with its name and the place that asks for the VIP; on
+        a balancer, which answers for them there."""
+        if self.node.role is not Role.BALANCER:
+            return {}
+        vips = {vip: service.span for service in reversed(self.services) for vip in service.vips if vip.version == 6}
+        return {
+            (vip, face.name): span for vip, span in vips.items() for face in self.node.interfaces
+            if any(vip in own.network for own in face.addresses)
+        }  # fmt: skip
+
+    @property
     def features(self) -> tuple[str, ...]:
         """What the program must be able to do for these services, and nothing else; sorted."""
         if self.node.role is Role.ENDPOINT:

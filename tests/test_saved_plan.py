@@ -62,6 +62,7 @@ FLAWED = {
     "blackhole": {"kind": "blackhole", "network": "0.0.0.0/0"},
     "neighbour-interface": {"kind": "neighbour", "address": "10.1.0.254", "interface": "a b"},
     "neighbour-kept": {"kind": "neighbour", "address": "10.1.0.254", "interface": "eth0", "kept": "for ever"},
+    "neighbour-proxy": {"kind": "neighbour-proxy", "address": "20.20.20.1", "interface": "eth0"},
     "routers-kept": {"kind": "routers", "kept": "all but 10.1.0.254 eth0"},
     "vlan-trunk": {"kind": "vlan", "interface": "eth0.5", "trunk": "x" * 16},
     "tunnel-mtu": TUNNEL | {"mtu_bytes": 10**9},

@@ -51,6 +51,9 @@ class FakeKernel:
     can_keep: bool = True
     kept: set[Neighbour] = field(default_factory=set)
     others_neighbours: set[Neighbour] = field(default_factory=set)
+    proxies: set[Neighbour] = field(default_factory=set)
+    others_proxies: set[Neighbour] = field(default_factory=set)
+    announced: list[list[str]] = field(default_factory=list)
     held_routes: dict[str, Route] = field(default_factory=dict)
     others_hops: set[Neighbour] = field(default_factory=set)
     own_networks: set[str] = field(default_factory=set)
@@ -290,6 +293,26 @@ class FakeKernel:
                 self.kept.remove(neighbour)
                 self._wrote("forget_neighbour", neighbour)
         return [None] * len(wanted)
+
+    def neighbour_proxies(self) -> tuple[list[Neighbour], list[Neighbour]]:
+        return sorted(self.proxies), sorted(self.others_proxies)
+
+    def add_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        for proxy in wanted:
+            if proxy not in self.others_proxies:
+                self.proxies.add(proxy)
+                self._wrote("add_proxy", proxy)
+        return [None] * len(wanted)
+
+    def remove_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        for proxy in wanted:
+            if proxy in self.proxies:
+                self.proxies.remove(proxy)
+                self._wrote("remove_proxy", proxy)
+        return [None] * len(wanted)
+
+    def announce(self, vips: Collection[str]) -> None:
+        self.announced.append(sorted(vips))
 
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:

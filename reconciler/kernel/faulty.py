@@ -97,3 +97,11 @@ class FaultyKernel(FakeKernel):
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         up = super().remove_routes
         return [self._row(lambda route=route: up([route])) for route in wanted]  # type: ignore[misc]
+
+    def add_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        up = super().add_neighbour_proxies
+        return [self._row(lambda proxy=proxy: up([proxy])) for proxy in wanted]  # type: ignore[misc]
+
+    def remove_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        up = super().remove_neighbour_proxies
+        return [self._row(lambda proxy=proxy: up([proxy])) for proxy in wanted]  # type: ignore[misc]

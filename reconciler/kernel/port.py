@@ -240,6 +240,18 @@ class Kernel(Protocol):
 
     def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]: ...
 
+    def neighbour_proxies(self) -> tuple[list[Neighbour], list[Neighbour]]:
+        """The addresses of IPv6 that the kernel answers for on an interface: ours, and those of others."""
+        ...
+
+    def add_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]: ...
+
+    def remove_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]: ...
+
+    def announce(self, vips: Collection[str]) -> None:
+        """Tell the machines of the networks that these VIPs are in, if any, that they are here now."""
+        ...
+
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:
         """Those that carry our mark."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import (
+    announce,
     bpf,
     holders,
     hush,
@@ -24,6 +25,7 @@ from reconciler.kernel import (
     local_vips,
     maps,
     neighbours,
+    proxies,
     routes,
     sysctl,
     tunnels,
@@ -369,6 +371,22 @@ class RealKernel:
     def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
         with refused("neighbours"):
             return neighbours.forget(wanted)
+
+    def neighbour_proxies(self) -> tuple[list[Neighbour], list[Neighbour]]:
+        with refused("neighbours"):
+            return proxies.read()
+
+    def add_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        with refused("neighbours"):
+            return proxies.add(wanted)
+
+    def remove_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
+        with refused("neighbours"):
+            return proxies.remove(wanted)
+
+    def announce(self, vips: Collection[str]) -> None:
+        with refused("announcements of VIPs"):
+            announce.announce(vips)
 
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:

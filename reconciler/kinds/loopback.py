@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VIPs on the loopback: the node takes packets to them for its own. A balancer answers ARP for those of IPv4, an
-endpoint of direct server return never does. Neighbour discovery speaks for no address of the loopback, so IPv6 VIPs
-must be routed to the balancer.
+endpoint of direct server return never does. Neighbour discovery speaks for no address of the loopback: for IPv6 VIPs
+in its own networks a balancer has `neighbour_proxy`, others must be routed to it.
 
 The default form is a `local` route with our protocol number; adding addresses to a link is quadratic in the
 kernel (50,000: 81 s against 0.8 s as routes).

@@ -66,6 +66,9 @@ class SysctlKind(Kind):
             yield Sysctl(_FORWARDING6, "1"), view.node.span
             for interface in view.node.interfaces:
                 yield Sysctl(f"net/ipv6/conf/{interface.name}/forwarding", "1"), interface.span
+            # Solicitations for VIPs are answered there.
+            for name in sorted({interface for _, interface in view.on_link6}):
+                yield Sysctl(proxy_setting(name), "1"), view.node.span
         yield from _ipv6_on(view)
 
     def read(self, wanted: Collection[Key]) -> Reading:
@@ -114,6 +117,11 @@ class SysctlKind(Kind):
         for other, was in others.items():
             if was is not None and self.kernel.read_sysctl(other) not in (was, None):
                 self.kernel.write_sysctl(other, was)
+
+
+def proxy_setting(interface: str) -> str:
+    """The setting with which an interface answers neighbour solicitations for addresses that it hasn't."""
+    return f"net/ipv6/conf/{interface}/proxy_ndp"
 
 
 def is_silence(name: str) -> bool:

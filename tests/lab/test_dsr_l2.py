@@ -199,3 +199,23 @@ def test_delete_gives_an_endpoint_back_as_it_was(site):
     assert {setting(lab, name) for name in held} == {"0"}
     assert str(VIP) not in lab.run(FIRST, "ip", "route", "show", "table", "all")
     assert netns.instance_dirs(lab.netns(FIRST), lab.run_dir) == []
+
+
+# --- VIPs inside the segment ------------------------------------------------------------------------------------
+ON_LINK = {"IPv4": (r"20\.20\.20\.21", "10.21.0.99"), "IPv6": (r"2001:db8:20::21", "2001:db8:21::99")}
+
+
+@pytest.mark.parametrize("family", ON_LINK)
+def test_who_is_on_the_segment_finds_a_vip_in_it_and_hears_where_it_is_now(site, tmp_path, family):
+    """The client believes in another machine, as it does where that one had the VIP until now."""
+    vip = ON_LINK[family][1]
+    lab = site(*(IPV6 if family == "IPv6" else ()), ON_LINK[family])
+    lab.run(CLIENT, "ip", "route", "del", f"{vip}/{128 if family == 'IPv6' else 32}")
+    prove_service(lab, "downloads")
+    applied_on(lab, "lb3", "delete", "--auto-approve")
+    believed = ("lladdr", "02:00:00:00:99:99", "dev", "eth0", "nud", "reachable")
+    lab.run(CLIENT, "ip", "neigh", "replace", vip, *believed)
+    applied_on(lab, "lb3", "apply", str(tmp_path / "manifests"), "--node", "lb3", "--auto-approve")
+    assert "02:00:00:00:99:99" not in lab.run(CLIENT, "ip", "neigh", "show", vip)
+    prove_service(lab, "downloads")
+    assert "No changes" in applied_on(lab, "lb3", "plan", str(tmp_path / "manifests"), "--node", "lb3")

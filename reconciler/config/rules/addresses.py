@@ -201,9 +201,9 @@ def _endpoint_is_balancer(draft: Draft) -> Iterator[Finding]:
 
 @rule("vip-on-several-balancers", Severity.WARNING)
 def _vip_on_several_balancers(draft: Draft) -> Iterator[Finding]:
-    """A VIP lies in an IPv4 network that several of its balancers are attached to.
+    """A VIP lies in a network that several of its balancers are attached to.
 
-    Every machine of that network, its router too, asks by ARP who has the VIP, and all these balancers answer.
+    Every machine of that network, its router too, asks who has the VIP, and all these balancers answer.
     The last answer wins: one balancer gets everything, another one after the next question, and connections that
     only the first one knew break.
 
@@ -229,44 +229,18 @@ def _vip_on_several_balancers(draft: Draft) -> Iterator[Finding]:
                 if any(segment.first <= value <= segment.last for segment in draft.segments[id(node)])
             ]
             message = f"the VIP {vip} lies in a network of the balancers {names[0]} and {names[1]}"
-            message += f"{more(len(names) - 1, 'balancer')}: each of them answers ARP requests for it"
+            asked = "ARP requests" if vip.version == 4 else "neighbour solicitations"
+            message += f"{more(len(names) - 1, 'balancer')}: each of them answers {asked} for it"
             hint = "take a VIP outside of their networks, with routes to them, or select one balancer (nodeSelector)"
             yield Finding(service.span, vip_path(service, i), message, hint)
 
 
-@rule("vip-not-answered", Severity.WARNING)
-def _vip_not_answered(draft: Draft) -> Iterator[Finding]:
-    """An IPv6 VIP lies in a network that one of its balancers is attached to.
-
-    Every machine of that network, its router too, asks by neighbour discovery who has the VIP, and nobody answers: the
-    kernel does so only for addresses of the interface itself, while a VIP is on the loopback. (Of IPv4 it answers for
-    both.)
-
-    The way out: a VIP outside of all networks of the balancers, and a route to each of them.
-    """
-    told: set[int] = set()
-    for service in draft.services:
-        for i, vip in enumerate(service.vips):
-            if vip.version != 6 or number(vip) in told:
-                continue
-            for node in draft.carriers(service):
-                near = [s for s in draft.segments[id(node)] if s.first <= number(vip) <= s.last]
-                if near:
-                    told.add(number(vip))
-                    message = f"the VIP {vip} lies in {near[0].address.network}, a network of {title(node)}: nobody "
-                    message += "there answers neighbour solicitations for it"
-                    hint = "take a VIP outside of the balancer's networks, with a route to it"
-                    yield Finding(service.span, vip_path(service, i), message, hint)
-                    break
-
-
 def _shared(draft: Draft, nodes: tuple[Node, ...]) -> list[Range]:
-    """The IPv4 addresses in networks of more than one of the nodes."""
+    """The addresses in networks of more than one of the nodes."""
     networks: dict[Range, set[int]] = {}
     for node in nodes:
         for segment in draft.segments[id(node)]:
-            if segment.first < IPV6:
-                networks.setdefault((segment.first, segment.last), set()).add(id(node))
+            networks.setdefault((segment.first, segment.last), set()).add(id(node))
     return merged(network for network, owners in networks.items() if len(owners) > 1)
 
 

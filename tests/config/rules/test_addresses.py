@@ -32,10 +32,6 @@ CASES = {
         web("dsr-l2", vip="10.1.0.100") + TWO_BALANCERS,
         web("dsr-l2", vip="10.1.1.100") + TWO_BALANCERS,
     ),
-    "vip-not-answered": (
-        web("dsr-l2", vip="'2001:db8:2::100'", endpoints="{address: '2001:db8:2::11'}") + node(interfaces=BACK6),
-        web("dsr-l2", vip="'2001:db8:20::1'", endpoints="{address: '2001:db8:2::11'}") + node(interfaces=BACK6),
-    ),
     "duplicate-address": (
         node("lb1") + node("lb2", interfaces="{name: eth0, addresses: [10.3.0.1/24, 10.2.0.1/24]}"),
         node("lb1") + node("lb2", interfaces="{name: eth0, addresses: [10.3.0.1/24, 10.2.0.2/24]}"),
@@ -123,3 +119,11 @@ def test_link_local_addresses_may_be_everywhere(write):
     interfaces = "{{name: eth0, addresses: ['fe80::1/64', '2001:db8::{}/64']}}"
     text = node("lb1", interfaces=interfaces.format(1)) + node("lb2", interfaces=interfaces.format(2))
     assert load(write({"all.yaml": text})).diagnostics == ()
+
+
+def test_several_balancers_answer_for_an_ipv6_vip_too(write):
+    both = "".join(node(name, interfaces=BACK6.replace("::1/", f"::{i}/")) for i, name in enumerate(("lb1", "lb2"), 1))
+    near, far = ("'2001:db8:2::100'", "'2001:db8:20::1'")
+    for vip, expected in ((near, ["vip-on-several-balancers"]), (far, [])):
+        loaded = load(write({"all.yaml": web("dsr-l2", vip=vip, endpoints="{address: '2001:db8:2::11'}") + both}))
+        assert rules_of(loaded) == expected

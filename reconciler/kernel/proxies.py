@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses that the kernel answers neighbour solicitations for on an interface that has none of them.
+
+Ours carry our protocol number (NDA_PROTOCOL). The kernel answers where the interface forwards and its `proxy_ndp` is
+on. Works on the network namespace of the calling thread. Layouts: include/uapi/linux/neighbour.h; what the kernel
+does: ndisc_recv_ns() in net/ipv6/ndisc.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from reconciler.errors import KernelError
+from reconciler.kernel import netlink
+from reconciler.kernel.local_vips import PROTOCOL
+from reconciler.kernel.netlink import Message
+from reconciler.kernel.port import Neighbour, Outcome
+
+_NEW, _DELETE, _GET = 28, 29, 30
+_DST, _PROTOCOL = 1, 12
+_PROXY = 0x8
+_HEADER = struct.Struct("=BxxxiHBB")  # family, padding, interface, state, flags, type
+
+
+def read() -> tuple[list[Neighbour], list[Neighbour]]:
+    """Ours, and those of others. OSError if the kernel refuses."""
+    names = dict(socket.if_nameindex())
+    ours: list[Neighbour] = []
+    others: list[Neighbour] = []
+    with netlink.route() as route:
+        for answer in route.dump(_GET, _HEADER.pack(socket.AF_INET6, 0, 0, _PROXY, 0)):
+            family, index, _, flags, _ = _HEADER.unpack_from(answer)
+            found = netlink.attributes(answer[_HEADER.size :])
+            if family == socket.AF_INET6 and flags & _PROXY and index in names:
+                proxy = Neighbour(str(ip_address(found[_DST])), names[index])
+                (ours if found.get(_PROTOCOL, b"\0")[0] == PROTOCOL else others).append(proxy)
+    return ours, others
+
+
+def add(proxies: Sequence[Neighbour]) -> list[Outcome]:
+    """Have the kernel answer for these; one outcome each. Those of others stay theirs, without an error."""
+    _, others = read()
+    return _change(_NEW, netlink.CREATE | netlink.REPLACE, proxies, set(proxies) - set(others))
+
+
+def remove(proxies: Sequence[Neighbour]) -> list[Outcome]:
+    """Remove entries; one outcome each. What is absent or not ours is left as it is, without an error."""
+    ours, _ = read()
+    return _change(_DELETE, 0, proxies, set(proxies) & set(ours))
+
+
+def _change(type_: int, flags: int, proxies: Sequence[Neighbour], chosen: set[Neighbour]) -> list[Outcome]:
+    outcomes: dict[Neighbour, Outcome] = {}
+    messages: dict[Neighbour, Message] = {}
+    for proxy in chosen:
+        try:
+            index = socket.if_nametoindex(proxy.interface)
+        except OSError:
+            outcomes[proxy] = KernelError(f"there is no interface {proxy.interface}")
+            continue
+        body = _HEADER.pack(socket.AF_INET6, index, 0, _PROXY, 0)
+        body += netlink.attribute(_DST, ip_address(proxy.address).packed)
+        messages[proxy] = Message(type_, flags, body + netlink.attribute(_PROTOCOL, bytes([PROTOCOL])))
+    with netlink.route() as route:
+        for proxy, error in zip(messages, route.change(list(messages.values())), strict=True):
+            if error and not (type_ == _DELETE and error.errno == errno.ENOENT):
+                outcomes[proxy] = KernelError(
+                    f"the kernel can't answer for {proxy.address} on {proxy.interface}: {error.strerror}"
+                )
+    return [outcomes.get(proxy) for proxy in proxies]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IPv6 VIPs inside a network of the balancer: the machines of that network ask by neighbour discovery who has them.
+
+By itself the kernel answers only for addresses of the interface that is asked. So it is told to answer for these
+VIPs too, which are on the loopback. (By ARP it answers for all its addresses.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import ClassVar
+
+from reconciler.kernel import port
+from reconciler.kernel.port import Outcome
+from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.indexes import flaw_of
+from reconciler.kinds.loopback import LoopbackVip
+from reconciler.kinds.sysctl import Sysctl, proxy_setting
+from reconciler.model import Address
+from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.view import NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourProxy(Resource):
+    kind: ClassVar[str] = "neighbour-proxy"
+
+    address: Address
+    interface: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.address} {self.interface}"
+
+    @property
+    def flaw(self) -> str:
+        return flaw_of(self.interface) or ("" if self.address.version == 6 else f"{self.address} is not of IPv6")
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return Key(LoopbackVip.kind, str(self.address)), Key(Sysctl.kind, proxy_setting(self.interface))
+
+    def describe(self) -> dict[str, str]:
+        return {"neighbour discovery": "answered"}
+
+    def effect(self, after: Resource | None, context: Context) -> str:
+        return "" if after else f"machines on {self.interface} no longer find this VIP"
+
+
+class NeighbourProxyKind(Kind):
+    phase = 75  # after the VIP itself: it brings packets here
+    resource = NeighbourProxy
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        for (vip, interface), span in view.on_link6.items():
+            yield NeighbourProxy(vip, interface), span
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        ours, others = self.kernel.neighbour_proxies()
+        names = {key.id for key in wanted}
+        found = [NeighbourProxy(ip_address(proxy.address), proxy.interface) for proxy in (*ours, *others)]
+        return Reading((*found[: len(ours)], *(proxy for proxy in found[len(ours) :] if proxy.id in names)))
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        puts, gone = [c for c in changes if c.after], [c for c in changes if c.after is None]
+        outcomes = list(zip(puts, self.kernel.add_neighbour_proxies([_entry(c.key) for c in puts]), strict=True))
+        outcomes += zip(gone, self.kernel.remove_neighbour_proxies([_entry(c.key) for c in gone]), strict=True)
+        return each(changes, outcomes)
+
+
+def _entry(key: Key) -> port.Neighbour:
+    address, _, interface = key.id.partition(" ")
+    return port.Neighbour(address, interface)
+
+
+KIND = NeighbourProxyKind
