@@ -73,7 +73,12 @@ def settle_transitions(kernel: Kernel, instance_dir: Path) -> int:
 
 
 def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify) -> Result:
-    """Apply a plan and write down what is in place now. Ends the transitions that are over, too."""
+    """Apply a plan and write down what is in place now. Ends the transitions that are over, too.
+
+    Raises UsageError, before any change, if another instance is on the node.
+    """
+    if planned.desired.resources:
+        kernel.claim()
     result = apply(planned, kernel, notify)
     done = set(result.done)
     left = {change.key: change for change in planned.changes if change not in done}

@@ -37,13 +37,16 @@ def target(args: argparse.Namespace, node: str) -> Target:
 
 
 def open_kernel(args: argparse.Namespace) -> Kernel:
-    """The kernel that the arguments name, after entering its network namespace. Raises KernelError."""
+    """The kernel that the arguments name, after entering its network namespace. Raises KernelError, and UsageError if
+    the instance is not in that namespace, or not the only one there."""
     from reconciler.kernel.netns import enter
     from reconciler.kernel.real import RealKernel
 
     if args.netns:
         enter(args.netns)
-    return RealKernel(instance_name(args), Path(args.run_dir))
+    kernel = RealKernel(instance_name(args), Path(args.run_dir), netns=args.netns or "")
+    kernel.check_place()
+    return kernel
 
 
 def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:

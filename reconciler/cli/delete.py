@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from reconciler.cli.apply import execute
-from reconciler.cli.common import confirm, instance_dir, open_kernel, stdout_style
+from reconciler.cli.common import confirm, instance_dir, instance_name, open_kernel, stdout_style
 from reconciler.resource import Desired
 
 DESCRIPTION = """\
@@ -28,10 +29,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from reconciler.agent.single import only_agent
+    from reconciler.kernel import netns
     from reconciler.live import with_connections
     from reconciler.reconcile import plan_node
     from reconciler.render.text import plan_text
 
+    if args.netns and not netns.exists(args.netns) and instance_dir(args).is_dir():
+        return _abandon(args)
     style = stdout_style(args)
     kernel = open_kernel(args)
     with only_agent(instance_dir(args)):  # an agent would put it all back
@@ -46,4 +50,21 @@ def run(args: argparse.Namespace) -> int:
                 return 1
             execute(planned, kernel, args, style)
         kernel.remove_instance()
+        return 0
+
+
+def _abandon(args: argparse.Namespace) -> int:
+    """Remove an instance whose network namespace is gone."""
+    from reconciler.agent.single import only_agent
+    from reconciler.kernel.real import RealKernel
+
+    name = instance_name(args)
+    kernel = RealKernel(name, Path(args.run_dir), netns=args.netns)
+    with only_agent(instance_dir(args)):
+        print(f"The network namespace {args.netns} is gone, and with it all that instance {name} had there.")
+        if not confirm("Remove its maps, pins and notes, too?", args):
+            print("Nothing was changed.")
+            return 1
+        kernel.abandon()
+        print(f"Instance {name} is removed.")
         return 0

@@ -76,6 +76,9 @@ class FakeKernel:
         self.writes.append((method, what))
         self.on_write()
 
+    def claim(self) -> None:
+        """Nobody else can be in this memory."""
+
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
         if map_name in self.inner:

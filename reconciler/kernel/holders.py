@@ -29,10 +29,17 @@ def is_of(instance: Instance, held: xdp.Running) -> bool:
     """Whether a running program is this instance's: its maps are pinned here, or it is ours and they are nowhere."""
     if held.program is None or not is_ours(held.program.name):
         return False
+    return bool(pinned_maps(instance) & set(held.program.map_ids)) or other_holder(instance, held) is None
+
+
+def other_holder(instance: Instance, held: xdp.Running) -> Instance | None:
+    """The other instance that has the maps of a running program pinned, if this one has not."""
+    if held.program is None or not is_ours(held.program.name):
+        return None
     used = set(held.program.map_ids)
-    return bool(used & pinned_maps(instance)) or not any(
-        used & pinned_maps(other) for other in instance.others()
-    )
+    if used & pinned_maps(instance):
+        return None
+    return next((other for other in instance.others() if used & pinned_maps(other)), None)
 
 
 def pinned_maps(instance: Instance) -> set[int]:

@@ -14,6 +14,11 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def exists(name: str) -> bool:
+    """Whether there is a network namespace of this name."""
+    return (_DIRECTORY / name).exists()
+
+
 def enter(name: str) -> None:
     """Move the calling thread into a network namespace, and nothing else: mounts stay as they are.
 

@@ -109,6 +109,10 @@ class TunnelDevice:
 class Kernel(Protocol):
     """One node. Every method raises KernelError where the kernel refuses the whole call."""
 
+    def claim(self) -> None:
+        """Note that the node is this instance's, before its first change. UsageError if it is another one's."""
+        ...
+
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
         """All rows. Of an array: those that are not all zero. Of a per-CPU map: the values of all CPUs, joined.

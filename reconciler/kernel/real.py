@@ -19,6 +19,7 @@ from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import (
     announce,
     bpf,
+    claims,
     holders,
     hush,
     links,
@@ -58,12 +59,34 @@ _INDEX = struct.Struct("=I")
 
 
 class RealKernel:
-    """One instance on this machine. `source_dir` holds another data plane than lbctl's own, for tests."""
+    """One instance on this machine. `source_dir` holds another data plane than lbctl's own, for tests; `netns` is
+    what the network namespace of the calling thread was called by, if it was."""
 
-    def __init__(self, instance: str = "default", run_dir: Path = RUN_DIR, source_dir: Path | None = None) -> None:
+    def __init__(
+        self, instance: str = "default", run_dir: Path = RUN_DIR, source_dir: Path | None = None, netns: str = ""
+    ) -> None:
         self._instance = Instance(instance, run_dir)
+        self._netns = netns
         self._ledger = sysctl.Ledger(self._instance)
         self._source_dir = source_dir
+
+    # --- the instance ----------------------------------------------------------------------------------
+    def check_place(self) -> None:
+        """Raise UsageError if this instance is in another network namespace, or another one is in this one."""
+        claims.check(self._instance, self._netns)
+
+    def claim(self) -> None:
+        with refused(f"instance {self._instance.name}"):
+            if claims.is_stale(self._instance, self._netns):
+                self._ledger.discard()  # values of settings that went with their namespace
+            claims.claim(self._instance, self._netns)
+
+    def abandon(self) -> None:
+        """Remove the instance though its network namespace is gone: what was there went with it. Raises UsageError."""
+        claims.check_gone(self._instance, self._netns)
+        self.unload_program()
+        self._ledger.discard()
+        self.remove_instance()
 
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
@@ -339,7 +362,7 @@ class RealKernel:
         sysctl.write(name, value)
 
     def former_sysctls(self) -> dict[str, str]:
-        return self._ledger.values()
+        return {} if claims.is_stale(self._instance, self._netns) else self._ledger.values()
 
     def remember_sysctl(self, name: str, former: str) -> None:
         self._ledger.put(name, former)

@@ -92,8 +92,18 @@ class Ledger:
             with self._instance.locked():
                 self._write({key: value for key, value in self.values().items() if key != name})
 
+    def discard(self) -> None:
+        """Forget all settings. Raises KernelError."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise KernelError(f"can't remove {self._path}: {error.strerror}") from error
+
     def _write(self, values: dict[str, str]) -> None:
-        private.write(self._path, json.dumps(values, indent=1, sort_keys=True).encode())
+        try:
+            private.write(self._path, json.dumps(values, indent=1, sort_keys=True).encode())
+        except FilesError as error:
+            raise KernelError(error.message, hint=error.hint) from error
 
 
 def _checked(content: object) -> dict[str, str]:

@@ -19,6 +19,9 @@ _FORWARDING6 = "net/ipv6/conf/all/forwarding"
 _RESETS = {"net/ipv4/ip_forward": "net/ipv4/conf/{}/forwarding", _FORWARDING6: "net/ipv6/conf/{}/forwarding"}
 """Settings with which the kernel sets those of all interfaces (inet_forward_change, addrconf_forward_change)."""
 
+GONE = "gone"
+"""Instead of the value of a setting that lbctl changed and whose interface there isn't any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sysctl(Resource):
@@ -72,8 +75,10 @@ class SysctlKind(Kind):
         yield from _ipv6_on(view)
 
     def read(self, wanted: Collection[Key]) -> Reading:
-        names = {key.id for key in wanted} | self.kernel.former_sysctls().keys()
-        values = {name: self.kernel.read_sysctl(name) for name in sorted(names)}
+        names = {key.id for key in wanted}
+        changed = self.kernel.former_sysctls().keys()
+        values = {name: self.kernel.read_sysctl(name) for name in sorted(names | changed)}
+        values |= {name: GONE for name in changed - names if values[name] is None}
         return Reading(tuple(Sysctl(name, value) for name, value in values.items() if value is not None))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
@@ -105,7 +110,7 @@ class SysctlKind(Kind):
         former = self.kernel.former_sysctls().get(name)
         if former is None:
             return
-        if self.kernel.read_sysctl(name) is not None:  # the interface may be gone
+        if self.kernel.read_sysctl(name) not in (former, None):  # the interface may be gone
             self._put(name, former)
         self.kernel.forget_sysctl(name)
 
