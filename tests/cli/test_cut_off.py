@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whenever an `apply` or a `delete` is killed, the next one brings the node to where it should be."""
+
+import os
+
+import pytest
+
+from reconciler.kernel import local_vips, xdp
+from tests.cli.killed import KILLED, lbctl
+from tests.kernel.conftest import entered
+
+pytestmark = pytest.mark.kernel
+
+STEP = int(os.environ.get("LBCTL_KILL_STEP", "11"))
+"""Each so-manieth change is one to be killed before; each of them takes minutes."""
+
+
+@pytest.fixture
+def verb(netns, tmp_path):
+    """A verb in the namespace, by its words; it must end with a code."""
+    where = ("--netns", netns, "--run-dir", tmp_path / "run")
+
+    def call(*words, code=0, killed_before=None):
+        ended, count = lbctl(*where, *words, killed_before=killed_before, log=tmp_path / "log")
+        assert ended == code, f"{words}, killed before change {killed_before}: {(tmp_path / 'log').read_text()}"
+        return count
+
+    return call
+
+
+def assert_clean(netns, run_dir):
+    with entered(netns):
+        assert list(xdp.running()) == []
+        assert local_vips.read() == []
+    assert list(run_dir.iterdir()) == []
+
+
+def test_a_killed_first_apply_can_be_deleted(verb, manifests, netns, tmp_path):
+    changes = verb("apply", manifests, "--auto-approve")
+    verb("delete", "--auto-approve")
+    assert changes > 30
+    for number in range(0, changes - 1, STEP):
+        verb("apply", manifests, "--auto-approve", code=KILLED, killed_before=number)
+        verb("delete", "--auto-approve")
+        assert_clean(netns, tmp_path / "run")
+
+
+def test_a_killed_first_apply_can_be_applied(verb, manifests):
+    changes = verb("apply", manifests, "--auto-approve")
+    verb("delete", "--auto-approve")
+    for number in range(0, changes - 1, STEP):
+        verb("apply", manifests, "--auto-approve", code=KILLED, killed_before=number)
+        verb("apply", manifests, "--auto-approve")
+        verb("plan", manifests, "--detailed-exitcode")
+        verb("delete", "--auto-approve")
+
+
+def test_a_killed_delete_can_be_finished(verb, manifests, netns, tmp_path):
+    verb("apply", manifests, "--auto-approve")
+    changes = verb("delete", "--auto-approve")
+    assert changes > 20
+    for number in range(0, changes - 1, STEP):
+        verb("apply", manifests, "--auto-approve")
+        verb("delete", "--auto-approve", code=KILLED, killed_before=number)
+        verb("delete", "--auto-approve")
+        assert_clean(netns, tmp_path / "run")
