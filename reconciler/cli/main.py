@@ -30,7 +30,7 @@ VERBS = {
     "diff": "compare two git revisions by what they mean, and what that does to traffic",
     "apply": "make the changes, verify them, undo what fails",
     "run": "keep the node as the manifests say: watch, plan, apply, for years",
-    "get": "show services, endpoints or flows with their live counters",
+    "get": "show services, endpoints, flows, transitions or verdicts, live",
     "explain": "say what this node would do with a packet, and why",
     "import": "turn other tools' configuration, or what this node holds, into manifests",
     "export": "write a snapshot of live state, for `plan --live`",

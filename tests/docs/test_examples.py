@@ -13,6 +13,9 @@ import pytest
 import yaml
 
 from reconciler.cli.main import VERBS, _module, _parser
+from reconciler.config.load import load
+from reconciler.support import unsupported
+from reconciler.view import view
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CI = CHECKOUT / "examples" / "ci"
@@ -63,6 +66,28 @@ def test_examples_in_the_help_of_a_verb_work(verb):
     examples = re.findall(r"^  (lbctl .*)$", _module(verb).EPILOG, re.MULTILINE)
     assert examples
     assert all(check_command(line) for line in examples)
+
+
+TOPICS = {
+    "healthCheck": "health check", "role": "role", "mode fullnat": "mode fullnat", "protocol udp": "UDP in mode nat",
+    "affinity": "affinity", "idleTimeout": "idle timeout", "gateway": "gateway",
+}  # fmt: skip
+"""How a refusal begins → how the comment of an example names it."""
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (CHECKOUT / "examples" / "configs").iterdir()))
+def test_an_example_names_what_can_not_be_applied_yet_and_nothing_else(example):
+    directory = CHECKOUT / "examples" / "configs" / example
+    fleet = load(directory).fleet
+    refused = " ".join(str(item) for node in fleet.nodes for item in unsupported(view(fleet, node.name, "")))
+    wanted = {word for begin, word in TOPICS.items() if f": {begin}" in refused}
+    if "mode fullnat" in wanted:
+        wanted -= {"affinity", "idle timeout"}  # they go with it
+    comment = " ".join(
+        line.removeprefix("#").strip() for line in (directory / "services.yaml").read_text().splitlines()
+    )
+    said = re.search(r"`plan` and `apply` don't support (.*?) yet\.", comment)
+    assert {word for word in TOPICS.values() if said and word in said[1]} == wanted
 
 
 def test_a_command_that_does_not_exist_is_noticed():

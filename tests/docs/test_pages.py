@@ -88,3 +88,11 @@ def test_rules_page_has_an_anchor_for_each_rule():
     headings = re.findall(r"^### (\S+)$", PAGES["rules.md"], re.MULTILINE)
     assert headings == list(about_rules())
     assert set(RULES) <= set(headings)
+
+
+def test_files_that_contributing_names_are_there():
+    text = (CHECKOUT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:bpf|docs|examples|reconciler|schema|tests)/[^`\s]*)`", text)
+    real = [path for path in named if not re.search("[A-Z]{4}", path)]  # KIND and NAME stand for any
+    assert len(real) > 15
+    assert [path for path in real if not (CHECKOUT / path).exists()] == []
