@@ -12,7 +12,7 @@ import pytest
 from reconciler.apply import apply
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import Neighbour
+from reconciler.kernel.port import Firewall, Neighbour
 from reconciler.live import read_live
 from reconciler.model import Algorithm, Endpoint, Fleet, Interface, Mode, Node, Role, XdpMode
 from reconciler.plan import plan
@@ -21,6 +21,7 @@ from reconciler.render.markdown import plan_markdown
 from reconciler.render.style import Style
 from reconciler.render.text import plan_text
 from reconciler.resource import Desired, Key, Target
+from reconciler.safe import prose
 from reconciler.snapshot import plan_from_json, plan_to_json
 
 
@@ -59,15 +60,16 @@ def test_what_was_said_is_obeyed_with_a_warning(web_fleet, lossy, tmp_path):
     (concern,) = planned.concerns
     assert concern.key == Key("xdp", "front")
     assert "veth" in concern.text and "xdp: generic" in concern.hint
-    for shown in (plan_text(planned, Style()), plan_markdown(planned, "lb1")):
-        assert concern.text in shown and concern.hint in shown
+    text = plan_text(planned, Style())
+    assert concern.text in text and concern.hint in text
+    assert prose(f"{concern.text}. {concern.hint}") in plan_markdown(planned, "lb1")
     assert plan_text(planned, Style()).splitlines()[-1].startswith("Plan: ")
     data = json.loads(json.dumps(plan_to_json(planned, Target("lb1"))))
     assert data["warnings"] == [{"address": "xdp front", "text": concern.text, "hint": concern.hint}]
     assert plan_from_json(data).changes == planned.changes
     idle = replace(planned, changes=())
     assert concern.text in plan_text(idle, Style()) and "No changes." in plan_text(idle, Style())
-    assert concern.text in plan_markdown(idle, "lb1")
+    assert prose(concern.text) in plan_markdown(idle, "lb1")
 
 
 def test_a_program_that_sends_nothing_may_be_native_anywhere(web_fleet):
@@ -105,3 +107,15 @@ def plan_node_of(fleet, kernel):
 def read_live_after(fleet, kernel):
     apply(plan_node_of(fleet, kernel), kernel).raise_if_failed()
     return read_live(kernel)
+
+
+def test_a_firewall_is_told_of_for_the_interfaces_that_it_stands_in_front_of(web_fleet):
+    kernel = FakeKernel(walls=[
+        Firewall("nft ip filter FORWARD", (4,), ("front", "back", "side"), "nft insert rule ip filter {} accept"),
+        Firewall("nft ip6 filter FORWARD", (6,), ("front",), "…"),
+        Firewall("iptables FORWARD", (4,), (), "…"),
+    ])  # fmt: skip
+    (concern,) = plan_node_of(web_fleet, kernel).concerns
+    assert concern.key == Key("firewall", "nft ip filter FORWARD")
+    assert "no rule names front, back:" in concern.text
+    assert concern.hint.endswith(": nft insert rule ip filter front accept; nft insert rule ip filter back accept")

@@ -12,6 +12,7 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.layout import MAPS, MapType
 from reconciler.kernel.port import (
     AttachedProgram,
+    Firewall,
     Link,
     LoadedProgram,
     LocalVip,
@@ -59,6 +60,7 @@ class FakeKernel:
     own_networks: set[str] = field(default_factory=set)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
     strips_tags: bool = False
+    walls: list[Firewall] = field(default_factory=list)
     veths: dict[str, bool] = field(default_factory=dict)
     writes: list[tuple[str, object]] = field(default_factory=list)
     on_write: Callable[[], None] = lambda: None
@@ -261,6 +263,10 @@ class FakeKernel:
 
     def forget_sysctl(self, name: str) -> None:
         self.former.pop(name, None)
+
+    # --- others' firewalls -----------------------------------------------------------------------------
+    def firewalls(self, interfaces: Collection[str]) -> list[Firewall]:
+        return [replace(wall, unnamed=tuple(n for n in wall.unnamed if n in interfaces)) for wall in self.walls]
 
     # --- interfaces and neighbours ---------------------------------------------------------------------
     def links(self) -> list[Link]:

@@ -226,7 +226,7 @@ class Verdict(IntEnum):
     ENDPOINT_DISABLED = 13, "dropped: a reply of an endpoint that is disabled"
     TOO_BIG_ANSWERED = 14, "dropped: longer than the MTU of the way out, and the sender was told"
     NO_HEADROOM = 15, "dropped: the driver left no room for another header"
-    NEIGHBOUR_UNKNOWN = 16, "dropped: nobody knows the endpoint's MAC, for which the kernel asks now"
+    NEIGHBOUR_UNKNOWN = 16, "dropped: nobody knows the next hop's MAC, for which the kernel asks now"
     OFF_LINK = 17, "dropped: dsr-l2 reaches an endpoint only on a network of the node itself"
     ICMP_ERROR = 18, "an ICMP error about a flow, forwarded to the endpoint that has it"
     REJECTED = 19, "dropped: to a VIP, but to none of its services, and the sender was told"

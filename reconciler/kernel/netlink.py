@@ -12,11 +12,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 ACK, REPLACE, EXCLUSIVE, CREATE, APPEND = 0x4, 0x100, 0x200, 0x400, 0x800
 NESTED = 0x8000
+_NETFILTER = 12
 
 _REQUEST, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x300, 0x10
 _ERROR, _DONE = 2, 3
@@ -132,10 +133,19 @@ class Route:
             position += (length + 3) & ~3
 
 
-@contextmanager
-def route() -> Iterator[Route]:
+def route() -> AbstractContextManager[Route]:
     """A socket in the network namespace that the calling thread is in."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
+    return _opened(socket.NETLINK_ROUTE)
+
+
+def netfilter() -> AbstractContextManager[Route]:
+    """The same for firewalls (nfnetlink)."""
+    return _opened(_NETFILTER)
+
+
+@contextmanager
+def _opened(protocol: int) -> Iterator[Route]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         for option in (_CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK):
             sock.setsockopt(_SOL_NETLINK, option, 1)

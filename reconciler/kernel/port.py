@@ -106,6 +106,20 @@ class TunnelDevice:
     is_ours: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Firewall:
+    """A firewall that drops packets of these versions of IP that the kernel forwards, unless a rule says otherwise.
+
+    `unnamed` are the interfaces, of those that were asked about, that none of its rules names; `remedy` is the command
+    that lets through what comes in by one, with {} in the place of its name.
+    """
+
+    name: str
+    versions: tuple[int, ...]
+    unnamed: tuple[str, ...]
+    remedy: str
+
+
 class Kernel(Protocol):
     """One node. Every method raises KernelError where the kernel refuses the whole call."""
 
@@ -221,6 +235,11 @@ class Kernel(Protocol):
     def remember_sysctl(self, name: str, former: str) -> None: ...
 
     def forget_sysctl(self, name: str) -> None: ...
+
+    # --- others' firewalls -----------------------------------------------------------------------------
+    def firewalls(self, interfaces: Collection[str]) -> list[Firewall]:
+        """Those that drop what is forwarded by default. Changes nothing."""
+        ...
 
     # --- interfaces and neighbours ---------------------------------------------------------------------
     def links(self) -> list[Link]: ...

@@ -20,6 +20,7 @@ from reconciler.kernel import (
     announce,
     bpf,
     claims,
+    firewall,
     holders,
     hush,
     links,
@@ -40,6 +41,7 @@ from reconciler.kernel.layout import INNER_IDS, MAPS, SEED, MapSpec, MapType
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import (
     AttachedProgram,
+    Firewall,
     Link,
     LoadedProgram,
     LocalVip,
@@ -369,6 +371,11 @@ class RealKernel:
 
     def forget_sysctl(self, name: str) -> None:
         self._ledger.drop(name)
+
+    # --- others' firewalls -----------------------------------------------------------------------------
+    def firewalls(self, interfaces: Collection[str]) -> list[Firewall]:
+        with refused("firewalls"):
+            return firewall.firewalls(interfaces)
 
     # --- interfaces and neighbours ---------------------------------------------------------------------
     def links(self) -> list[Link]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Outcome
+from reconciler.kernel.port import Firewall, Outcome
 from reconciler.kernel.sysctl import is_known
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.model import IcmpRedirects, Interface, Role
-from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _FORWARDING6 = "net/ipv6/conf/all/forwarding"
@@ -81,6 +81,15 @@ class SysctlKind(Kind):
         values |= {name: GONE for name in changed - names if values[name] is None}
         return Reading(tuple(Sysctl(name, value) for name, value in values.items() if value is not None))
 
+    def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
+        """Firewalls drop what the kernel forwards, though it may."""
+        forwarding = [r.id.split("/") for r in wanted if r.id.endswith("/forwarding")]
+        for version in (4, 6):
+            names = [parts[3] for parts in forwarding if parts[1] == f"ipv{version}" and parts[3] != "all"]
+            for wall in self.kernel.firewalls(names) if names else ():
+                if version in wall.versions and wall.unnamed:
+                    yield _dropping(wall, version)
+
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         return [self._write(change) for change in changes]
 
@@ -127,6 +136,16 @@ class SysctlKind(Kind):
 def proxy_setting(interface: str) -> str:
     """The setting with which an interface answers neighbour solicitations for addresses that it hasn't."""
     return f"net/ipv6/conf/{interface}/proxy_ndp"
+
+
+def _dropping(wall: Firewall, version: int) -> Concern:
+    return Concern(
+        Key("firewall", wall.name),
+        f"drops forwarded packets of IPv{version} by default, and no rule names {', '.join(wall.unnamed)}: so what "
+        "goes through the kernel is lost, though it counts as sent, such as packets to a next hop whose MAC is not "
+        "known yet, and replies of endpoints whose way to clients leads over this node",
+        f"let it through: {'; '.join(map(wall.remedy.format, wall.unnamed))}",
+    )
 
 
 def is_silence(name: str) -> bool:

@@ -11,6 +11,7 @@ from reconciler.explain.explanation import Explanation
 from reconciler.explain.headers import Header
 from reconciler.render.style import Style
 
+_ASKS = "neighbour-unknown"
 _LABEL_WIDTH = 12
 _LAYER_WIDTH = 10
 _TRANSPORTS = ("tcp", "udp", "sctp", "icmp", "icmp6")
@@ -66,8 +67,9 @@ def _rows(e: Explanation) -> Iterator[tuple[str, str]]:
     elif e.fib and e.fib != "found":
         yield "route", e.fib
     if e.way:
+        asks = f", so that it asks for the way to {_destination(e.out)}" if e.verdict == _ASKS else ""
         ways = {"interface": e.egress, "same-interface": f"{e.egress}, back out of the same interface",
-                "kernel": "given to the kernel"}  # fmt: skip
+                "kernel": f"given to the kernel{asks}"}  # fmt: skip
         unchanged = e.way == "kernel" and e.out == e.packet
         yield "out", ways[e.way] + (", as it came" if unchanged else "")
         for layer in () if unchanged else e.out:
@@ -87,6 +89,11 @@ def _packet(found: Sequence[Header]) -> str:
     source, destination = (_place(network[side], last.get(f"{side}_port")) for side in ("source", "destination"))
     vlans = "".join(f", vlan {header['id']}" for header in own if header["header"] == "vlan")
     return f"{' '.join(words)} {source} → {destination}, {network['length']} bytes{vlans}"
+
+
+def _destination(found: Sequence[Header]) -> str:
+    """Of what takes the place of a packet whose next hop is unknown: the endpoint, or the gateway of the interface."""
+    return next((str(header["destination"]) for header in found if "ttl" in header), "it")
 
 
 def _place(address: str | int, port: str | int | None) -> str:
