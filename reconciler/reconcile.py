@@ -13,7 +13,7 @@ from reconciler import record, slots
 from reconciler.apply import Notify, Result, apply
 from reconciler.compile import compile_node
 from reconciler.concerns import concerns_of
-from reconciler.errors import KernelError
+from reconciler.errors import FilesError, KernelError
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.attachment import generic_interfaces
 from reconciler.kinds.loopback import LoopbackVip
@@ -83,7 +83,8 @@ def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify)
     done = set(result.done)
     left = {change.key: change for change in planned.changes if change not in done}
     path = instance_dir / RECORD
-    record.save(path, planned.desired, record.load(path), left)
+    with contextlib.suppress(FilesError):  # of the disk: without the record, a plan can't tell drift from an edit
+        record.save(path, planned.desired, record.load(path), left)
     settle(kernel, slots.now())
     if came := _vips_that_came(result.done):
         # Who doesn't hear of it asks again by itself, some time later: that is no failure of what is in place.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,12 @@ def only_agent(instance_dir: Path) -> Iterator[None]:
     """
     with private.opened(instance_dir / LOCK) as handle:
         if not private.lock(handle, 0):
+            pid = os.read(handle, 20).decode("ascii", "replace").strip() or "not known"
             raise LbctlError(
-                f"an agent runs on instance {instance_dir.name} already: pid {os.read(handle, 20).decode().strip()}",
+                f"an agent runs on instance {instance_dir.name} already: pid {pid}",
                 hint="stop it first, or name another instance with --instance",
             )
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk: the lock is what counts
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()}\n".encode())
         yield

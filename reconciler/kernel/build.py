@@ -6,12 +6,15 @@ A cached image loads without a compiler, without kernel headers and without impo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
 import struct
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 from reconciler import children, private, program
 from reconciler.errors import BuildError, FilesError
 from reconciler.kernel import headers
-from reconciler.kernel.cache import cache_dir
+from reconciler.kernel.cache import ENVIRONMENT, cache_dir
 from reconciler.kernel.maps import Shape
 
 _FORMAT = 1
@@ -58,19 +61,38 @@ def build(features: Sequence[str], source_dir: Path | None = None, entry: str | 
     cached = cache / f"{hashlib.sha256(repr(identity).encode()).hexdigest()}.image"
     content = _read(cached)
     if content is None:
-        content = _compile({
-            "source": source,
-            "cflags": [f"-D{feature}" for feature in features],
-            "entry": entry,
-            "headers": str(headers.find(cache)),
-        })  # fmt: skip
+        with _headers(cache) as found:
+            content = _compile({
+                "source": source,
+                "cflags": [f"-D{feature}" for feature in features],
+                "entry": entry,
+                "headers": str(found),
+            })  # fmt: skip
         body = json.dumps(content).encode()
-        private.write(cached, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        with contextlib.suppress(FilesError):  # full or read-only: then it is compiled again the next time
+            private.write(cached, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     return Image(
         code=bytes.fromhex(content["code"]),
         relocations=tuple((index, name) for index, name in content["relocations"]),
         maps={name: Shape(*numbers) for name, numbers in content["maps"].items()},
     )
+
+
+@contextmanager
+def _headers(cache: Path) -> Iterator[Path]:
+    """Kernel headers, prepared in the cache, or for this once where nothing can be written there."""
+    with ExitStack() as stack:
+        try:
+            try:
+                found = headers.find(cache)
+            except OSError:
+                found = headers.find(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbctl-"))))
+        except OSError as error:
+            raise BuildError(
+                f"there is no room for kernel headers in {cache}: {error.strerror or error}",
+                hint=f"make room, or name another directory in {ENVIRONMENT}",
+            ) from error
+        yield found
 
 
 def _read(cached: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ Those below net/ belong to the network namespace of the calling thread.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -87,10 +88,26 @@ class Ledger:
             self._write(self.values() | {name: former})
 
     def drop(self, name: str) -> None:
-        """Forget a setting; no error if it is not written down."""
-        if name in self.values():
-            with self._instance.locked():
-                self._write({key: value for key, value in self.values().items() if key != name})
+        """Forget a setting; no error if it is not written down. Raises KernelError."""
+        if name not in self.values():
+            return
+        with self._instance.locked():
+            left = {key: value for key, value in self.values().items() if key != name}
+            if not left:
+                self.discard()
+                return
+            try:
+                self._write(left)
+            except KernelError:  # where there is no room for another file, there is some in this one
+                self._overwrite(left)
+
+    def _overwrite(self, values: dict[str, str]) -> None:
+        """Write fewer values into the file that is there."""
+        try:
+            with self._path.open("r+b") as file:
+                file.write(_text(values).ljust(os.fstat(file.fileno()).st_size))
+        except OSError as error:
+            raise KernelError(f"can't write {self._path}: {error.strerror}") from error
 
     def discard(self) -> None:
         """Forget all settings. Raises KernelError."""
@@ -101,9 +118,13 @@ class Ledger:
 
     def _write(self, values: dict[str, str]) -> None:
         try:
-            private.write(self._path, json.dumps(values, indent=1, sort_keys=True).encode())
+            private.write(self._path, _text(values))
         except FilesError as error:
             raise KernelError(error.message, hint=error.hint) from error
+
+
+def _text(values: dict[str, str]) -> bytes:
+    return json.dumps(values, indent=1, sort_keys=True).encode()
 
 
 def _checked(content: object) -> dict[str, str]:

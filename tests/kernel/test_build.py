@@ -219,3 +219,21 @@ def test_the_cache_is_closed_to_others(cache: Path, source: Path) -> None:
     build((), source, "entry")
     assert cache.stat().st_mode & 0o777 == 0o700
     assert image_file(cache).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("state", ["full", "read-only"])
+def test_a_cache_that_takes_nothing_is_done_without(
+    cache: Path, source: Path, children: list[object], state: str
+) -> None:
+    cache.mkdir(mode=0o700)
+    size = "size=4k" if state == "full" else "ro"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"{size},mode=700", "tmpfs", cache], check=True)
+    try:
+        if state == "full":
+            (cache / "filler").write_bytes(bytes(4096))
+        assert verdict_of(build((), source, "entry")) == bpf.XdpVerdict.PASS
+        assert build((), source, "entry").code
+        assert len(children) == 2
+        assert not list(cache.glob("*.image"))
+    finally:
+        subprocess.run(["umount", cache], check=True)
