@@ -16,6 +16,18 @@
  */
 #define IDLE_NS (7440 * SECOND_NS)
 
+/*
+ * How long nothing must have followed a FIN or a RST until the addresses are free. One side may close its direction
+ * and go on to receive, and a SYN meanwhile may be forged.
+ */
+#define CLOSING_NS (2 * SECOND_NS)
+
+/* RFC 5382, REQ-5: for how long packets may follow the end of a connection, four minutes. */
+#define TRANSITORY_NS (240 * SECOND_NS)
+
+/* How far a FIN or a RST may be ahead of what its receiver acknowledged: a window without scaling. */
+#define WINDOW 0xffff
+
 /* Ages can be negative: another CPU may have written a later time meanwhile. */
 static __always_inline bool is_older(const struct flow *flow, u64 now, s64 age_ns)
 {
@@ -25,14 +37,40 @@ static __always_inline bool is_older(const struct flow *flow, u64 now, s64 age_n
 /* Whether a flow must make way for a new connection with the same addresses. */
 static __always_inline bool is_over(const struct flow *flow, u64 now)
 {
-	return flow->state == FLOW_CLOSING || is_older(flow, now, IDLE_NS);
+	return is_older(flow, now, flow->state == FLOW_CLOSING ? CLOSING_NS : IDLE_NS);
 }
 
-static __always_inline u8 state_after(const struct tcphdr *tcp, const struct flow *flow)
+/*
+ * Whether what comes from an endpoint is no reply although a flow has its addresses: the client talks to it directly,
+ * by a port that it had a connection to the VIP from. The endpoint's part of that begins with a SYN, which one that is
+ * over has no use for.
+ */
+static __always_inline bool is_no_reply(const struct flow *flow, const struct tcphdr *tcp, u64 now)
+{
+	if (flow->state == FLOW_CLOSING)
+		return tcp->syn || is_older(flow, now, TRANSITORY_NS);
+	return tcp->syn && is_older(flow, now, IDLE_NS);
+}
+
+/*
+ * Whether a FIN or a RST ends its connection: if it is where the other side waits for it. All others are forwarded, and
+ * mean as little here as to their receiver (RFC 9293, section 3.10.7.4). `other` is the other half of the connection.
+ */
+static __always_inline bool is_end(const struct tcphdr *tcp, const struct flow *flow, const struct flow *other)
+{
+	/* An endpoint that refuses a connection has no number but that of the SYN. */
+	if (flow->state == FLOW_OPENING && flow->direction == DIRECTION_REPLY)
+		return tcp->ack_seq == flow->acknowledged;
+	return other && other->acknowledged && bpf_ntohl(tcp->seq) - bpf_ntohl(other->acknowledged) <= WINDOW;
+}
+
+static __always_inline u8 state_after(const struct tcphdr *tcp, const struct flow *flow, const struct flow *other)
 {
 	if (tcp->fin || tcp->rst)
-		return FLOW_CLOSING;
-	if (flow->state == FLOW_OPENING && flow->direction == DIRECTION_REQUEST && !is_opening(tcp))
+		return is_end(tcp, flow, other) ? FLOW_CLOSING : flow->state;
+	if (flow->direction == DIRECTION_REQUEST && is_opening(tcp))
+		return flow->state == FLOW_CLOSING ? FLOW_OPENING : flow->state;
+	if (flow->direction == DIRECTION_REQUEST && flow->state == FLOW_OPENING)
 		return FLOW_OPEN;
 	return flow->state;
 }
@@ -55,6 +93,7 @@ static __always_inline void mirror(const struct flow_key *key, const struct flow
 {
 	*other_key = *key;
 	*other = *flow;
+	other->acknowledged = 0;
 	if (flow->direction == DIRECTION_REQUEST) {
 		other_key->source = flow->address;
 		other_key->source_port = flow->port;
@@ -83,22 +122,29 @@ static __always_inline bool is_same_way(const struct flow *one, const struct flo
 static __always_inline void follow(const struct flow_key *key, struct flow *flow, const struct tcphdr *tcp)
 {
 	u64 now = bpf_ktime_get_coarse_ns();
-	u8 state = state_after(tcp, flow);
 	struct flow_key other_key;
 	struct flow other, *found;
+	u8 state;
 
-	if (state == flow->state && !is_older(flow, now, REFRESH_NS))
-		return;
+	if (!tcp->fin && !tcp->rst) {
+		if (tcp->ack && flow->acknowledged != tcp->ack_seq)
+			flow->acknowledged = tcp->ack_seq;
+		if (state_after(tcp, flow, NULL) == flow->state && !is_older(flow, now, REFRESH_NS))
+			return;
+	}
 
-	flow->state = state;
-	flow->last_seen = now;
 	mirror(key, flow, &other_key, &other);
 	found = flows.lookup(&other_key);
-	if (!found) {
-		flows.insert(&other_key, &other);
-	} else if (is_same_way(found, &other)) {
+	if (found && !is_same_way(found, &other))
+		found = NULL;
+	state = state_after(tcp, flow, found);
+	flow->state = other.state = state;
+	flow->last_seen = other.last_seen = now;
+	if (found) {
 		found->state = state;
 		found->last_seen = now;
+	} else {
+		flows.insert(&other_key, &other);	/* unless it is there, of another connection */
 	}
 }
 
@@ -117,14 +163,16 @@ static __always_inline void forget(struct flow_key *key, const struct flow *flow
 
 /*
  * Make the half of a new connection that its replies go by. False if the endpoint is talking to this client
- * address and port already, for another VIP: its replies could not be told apart.
+ * address and port already, for another VIP: its replies could not be told apart. `first` is the number that it will
+ * acknowledge first, 0 if that is unknown.
  */
-static __always_inline bool claim_replies(const struct flow_key *key, const struct flow *flow)
+static __always_inline bool claim_replies(const struct flow_key *key, const struct flow *flow, __be32 first)
 {
 	struct flow_key reply_key;
 	struct flow reply, *taken;
 
 	mirror(key, flow, &reply_key, &reply);
+	reply.acknowledged = first;
 	if (!flows.insert(&reply_key, &reply))
 		return true;
 	taken = flows.lookup(&reply_key);

@@ -255,7 +255,7 @@ enum direction {
 enum flow_state {
 	FLOW_OPENING = 0,	/* nothing but SYNs */
 	FLOW_OPEN = 1,
-	FLOW_CLOSING = 2,	/* a FIN or a RST came by; a SYN starts afresh */
+	FLOW_CLOSING = 2,	/* a FIN or a RST came by; a SYN starts afresh once nothing else follows */
 };
 
 /* The addresses of a packet as it comes in. */
@@ -277,6 +277,8 @@ struct flow {
 	u32 endpoint;
 	u32 service;		/* index of the service's counters */
 	u64 last_seen;		/* ns of CLOCK_MONOTONIC, a second late at most */
+	__be32 acknowledged;	/* by the sender of these packets, so where the other side's go on; 0: unknown */
+	u8 pad[4];
 };
 
 BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, 1);

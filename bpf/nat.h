@@ -6,9 +6,10 @@
  * replies first. Returns VERDICT_REQUEST, or why the packet must be dropped.
  */
 static __always_inline enum verdict open_connection(const struct service *service, struct flow_key *key,
-						    struct flow *flow)
+						    struct flow *flow, const struct tcphdr *tcp)
 {
 	enum verdict failure = VERDICT_NO_ENDPOINT;
+	__be32 first = is_opening(tcp) ? bpf_htonl(bpf_ntohl(tcp->seq) + 1) : 0;
 	struct client client = {
 		.address = bpf_ntohl(key->source),
 		.port = bpf_ntohs(key->source_port),
@@ -27,7 +28,7 @@ static __always_inline enum verdict open_connection(const struct service *servic
 		flow->endpoint = id;
 		flow->address = endpoint->address;
 		flow->port = endpoint->port ?: service->target_port ?: key->destination_port;
-		if (claim_replies(key, flow) && !flows.update(key, flow)) {
+		if (claim_replies(key, flow, first) && !flows.update(key, flow)) {
 			count_connection(service->index, id);
 			return VERDICT_REQUEST;
 		}
@@ -90,10 +91,10 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 		if (!may_open(service, tcp))
 			return count(VERDICT_CONNECTION_UNKNOWN, XDP_PASS);
 		fresh.direction = DIRECTION_REQUEST;
-		fresh.state = state_after(tcp, &fresh);
+		fresh.state = is_opening(tcp) ? FLOW_OPENING : tcp->fin || tcp->rst ? FLOW_CLOSING : FLOW_OPEN;
 		fresh.service = service->index;
 		fresh.last_seen = bpf_ktime_get_coarse_ns();
-		verdict = open_connection(service, key, &fresh);
+		verdict = open_connection(service, key, &fresh, tcp);
 		if (verdict != VERDICT_REQUEST)
 			return drop(verdict);
 		flow = &fresh;
@@ -119,6 +120,10 @@ static __always_inline int nat_reply(struct xdp_md *ctx, struct packet *packet, 
 	if (!is_served(flow->endpoint, key->source)) {
 		forget(key, flow);
 		return drop(VERDICT_ENDPOINT_DISABLED);
+	}
+	if (is_no_reply(flow, packet->tcp, bpf_ktime_get_coarse_ns())) {
+		forget(key, flow);
+		return XDP_PASS;
 	}
 
 	follow(key, flow, packet->tcp);

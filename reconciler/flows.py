@@ -35,7 +35,7 @@ def flows(kernel: Kernel) -> Iterator[Flow]:
     now = clock.now_ns()
     for key, value in kernel.dump(FLOWS.name):
         client, _, client_port, _, _ = _KEY.unpack(key)
-        _, _, direction, state, endpoint, service, seen_ns = _ROW.unpack(value)
+        _, _, direction, state, endpoint, service, seen_ns, _ = _ROW.unpack(value)
         if direction == Direction.REQUEST:
             yield Flow(
                 f"{'.'.join(map(str, client))}:{int.from_bytes(client_port)}",
@@ -47,9 +47,12 @@ def flows(kernel: Kernel) -> Iterator[Flow]:
 
 
 def open_flows(kernel: Kernel) -> Iterator[Flow]:
-    """Connections that still carry traffic: neither closing nor idle for longer than TCP keeps quiet."""
-    closing = FlowState.CLOSING.name.lower()
-    return (flow for flow in flows(kernel) if flow.state != closing and flow.idle_s < MAX_IDLE_S)
+    """Connections that carry traffic: both sides agreed to it, neither ended it, and TCP may still be just quiet."""
+    return (flow for flow in flows(kernel) if flow.state == OPEN and flow.idle_s < MAX_IDLE_S)
+
+
+OPEN, HALF_OPEN = (state.name.lower() for state in (FlowState.OPEN, FlowState.OPENING))
+"""States of a flow. One that is half open has a SYN of the client's, which he followed up by nothing yet."""
 
 
 MAX_IDLE_S = 7_440

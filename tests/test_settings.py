@@ -3,6 +3,7 @@
 
 import json
 import struct
+import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
@@ -14,11 +15,12 @@ from reconciler.cli import get
 from reconciler.cli.main import main
 from reconciler.compile import compile_node
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import ENDPOINTS, ENDPOINTS6, SETTINGS, TooBigCode
-from reconciler.kinds.service import ServiceRow
+from reconciler.kernel.layout import ENDPOINTS, ENDPOINTS6, FLOWS, SETTINGS, Direction, FlowState, TooBigCode
+from reconciler.kinds.endpoint import numbered_rows
+from reconciler.kinds.service import ServiceRow, indexed_rows
 from reconciler.kinds.settings import SETTINGS_KEY, Settings
 from reconciler.kinds.sysctl import Sysctl
-from reconciler.live import read_live
+from reconciler.live import read_live, with_connections
 from reconciler.model import Algorithm, Endpoint, Interface, Mode, PacketTooBig, Protocol, TunnelSource
 from reconciler.render.table import table
 from reconciler.resource import Change, Context, Key, Live
@@ -151,6 +153,24 @@ def test_get_does_not_count_what_nobody_knows(fleet_of, mode, shown):
         assert rows
         assert {row["open"] for row in rows} == {shown}
         assert (" - " in table(rows, columns, "")) == (shown is None)
+
+
+def test_syns_that_nothing_followed_are_counted_apart_from_open_connections(fleet_of):
+    kernel = FakeKernel()
+    apply(plan_for(kernel, desired_of(fleet_of(Mode.NAT))), kernel).raise_if_failed()
+    (service, *_), (endpoint, *_) = indexed_rows(kernel), numbered_rows(kernel)
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    states = (FlowState.OPENING, FlowState.OPENING, FlowState.OPEN, FlowState.CLOSING)
+    kernel.update(FLOWS.name, [
+        (struct.pack(FLOWS.key, bytes([10, 9, 9, number]), service.row.vip.packed, b"\1\1", b"\0P", 6),
+         struct.pack(FLOWS.value, bytes(4), bytes(2), Direction.REQUEST, state, endpoint.number, service.index, now,
+                     bytes(4)))
+        for number, state in enumerate(states)
+    ])  # fmt: skip
+    for what, name in (("services", service.row.id), ("endpoints", endpoint.row.id)):
+        rows = {row[what.removesuffix("s")]: row for row in get._TABLES[what][0](kernel)}
+        assert (rows[name]["open"], rows[name]["half_open"]) == (1, 2)
+    assert with_connections(Live(), kernel).connections == {(service.row.id, endpoint.row.id): 1}
 
 
 def test_markdown_is_headed_by_the_node_that_was_found(tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from reconciler.cli.common import open_kernel
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _services(kernel: Kernel) -> list[Row]:
     from reconciler.counters import service_traffic
-    from reconciler.flows import open_flows
+    from reconciler.flows import MAX_IDLE_S, flows
     from reconciler.kinds.ring import Ring
     from reconciler.kinds.service import ServiceRow
     from reconciler.live import read_live
@@ -54,12 +54,12 @@ def _services(kernel: Kernel) -> list[Row]:
     live = read_live(kernel, kinds=("service", "ring")).resources.values()
     rings = {ring.name: ring for ring in live if isinstance(ring, Ring)}
     traffic = service_traffic(kernel)
-    now_open = Counter(flow.service for flow in open_flows(kernel))
+    counts = Counter((flow.service, flow.state) for flow in flows(kernel) if flow.idle_s < MAX_IDLE_S)
     return [
         {
             "service": row.id, "mode": row.mode, "algorithm": row.algorithm, "ring": row.ring,
             "endpoints": len(rings[row.ring].members) if row.ring in rings else 0,
-            "open": now_open[row.id] if row.remembers else None, **asdict(traffic[row.id]),
+            **_open(counts, row.id, row.remembers), **asdict(traffic[row.id]),
         }
         for row in sorted((r for r in live if isinstance(r, ServiceRow)), key=lambda row: (_order(row.vip), row.port))
     ]  # fmt: skip
@@ -67,7 +67,7 @@ def _services(kernel: Kernel) -> list[Row]:
 
 def _endpoints(kernel: Kernel) -> list[Row]:
     from reconciler.counters import endpoint_traffic
-    from reconciler.flows import open_flows
+    from reconciler.flows import MAX_IDLE_S, flows
     from reconciler.kinds.endpoint import numbered_rows
     from reconciler.kinds.ring import Ring
     from reconciler.live import read_live
@@ -76,17 +76,25 @@ def _endpoints(kernel: Kernel) -> list[Row]:
     context = Context(read_live(kernel, kinds=("service", "ring")))
     chosen = {m for ring in context.live.resources.values() if isinstance(ring, Ring) for m in ring.members}
     traffic = endpoint_traffic(kernel)
-    now_open = Counter(flow.endpoint for flow in open_flows(kernel))
+    counts = Counter((flow.endpoint, flow.state) for flow in flows(kernel) if flow.idle_s < MAX_IDLE_S)
     return [
         {
             "endpoint": numbered.row.id,
             # In no ring, it gets no new connections: drained, or of weight 0.
             "state": "draining" if numbered.state == "usable" and numbered.row.id not in chosen else numbered.state,
-            "open": now_open[numbered.row.id] if context.remembers(numbered.row.key) else None,
+            **_open(counts, numbered.row.id, context.remembers(numbered.row.key)),
             "number": numbered.number, **asdict(traffic[numbered.row.id]),
         }
         for numbered in sorted(numbered_rows(kernel), key=lambda n: (_order(n.row.address), n.row.port))
     ]  # fmt: skip
+
+
+def _open(counts: Mapping[tuple[str, str], int], of: str, is_counted: bool) -> Row:
+    """Connections that are open, and those of which there is nothing but a SYN; None where nobody counts them."""
+    from reconciler.flows import HALF_OPEN, OPEN
+
+    states = (("open", OPEN), ("half_open", HALF_OPEN))
+    return {name: counts[of, state] if is_counted else None for name, state in states}
 
 
 def _order(address: Address) -> tuple[int, int]:
@@ -118,8 +126,12 @@ def _verdicts(kernel: Kernel) -> list[Row]:
 _TRAFFIC = ["connections", "request_packets", "reply_packets"]
 _BYTES = ["request_bytes", "reply_bytes"]
 _TABLES: dict[str, tuple[Callable[[Kernel], list[Row]], list[str], list[str]]] = {
-    "services": (_services, ["service", "mode", "algorithm", "endpoints", "open", *_TRAFFIC], ["ring", *_BYTES]),
-    "endpoints": (_endpoints, ["endpoint", "state", "open", *_TRAFFIC], ["number", *_BYTES]),
+    "services": (
+        _services,
+        ["service", "mode", "algorithm", "endpoints", "open", *_TRAFFIC],
+        ["half_open", "ring", *_BYTES],
+    ),
+    "endpoints": (_endpoints, ["endpoint", "state", "open", *_TRAFFIC], ["half_open", "number", *_BYTES]),
     "flows": (_flows, ["client", "service", "endpoint", "state", "idle_s"], []),
     "transitions": (_transitions, ["ring", "moving", "slots", "began_s", "used_s", "settles_s"], ["former"]),
     "verdicts": (_verdicts, ["verdict", "packets"], ["meaning"]),

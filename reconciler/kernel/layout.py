@@ -103,8 +103,9 @@ RING_TURNS = MapSpec("ring_turns", MapType.ARRAY, "=I", "=Q", 16_384)
 # name of a ring, filled up with zeros → its index; the program has no use for it
 RING_NAMES = MapSpec("ring_names", MapType.HASH, "=128s", "=I", 16_384)
 # source, destination, source port, destination port, protocol, padding
-# → new address, new port, direction, state, endpoint id, index of the service's counters, last seen (ns)
-FLOWS = MapSpec("flows", MapType.LRU_HASH, "=4s4s2s2sBxxx", "=4s2sBBIIQ", limits.FLOW_ROWS, _NAT)
+# → new address, new port, direction, state, endpoint id, index of the service's counters, last seen (ns), the number
+# that the sender acknowledged last, padding
+FLOWS = MapSpec("flows", MapType.LRU_HASH, "=4s4s2s2sBxxx", "=4s2sBBIIQ4sxxxx", limits.FLOW_ROWS, _NAT)
 # index → connections, request packets, request bytes, reply packets, reply bytes
 SERVICE_COUNTERS = MapSpec("service_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", limits.SERVICES)
 ENDPOINT_COUNTERS = MapSpec("endpoint_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", limits.ENDPOINTS + 1)

@@ -285,7 +285,7 @@ def test_the_copy_of_a_full_flow_table_loses_no_flow(balancer: Balancer, tried: 
     nat(balancer)
     with balancer.kernel._map(FLOWS.name) as opened:
         assert opened
-        row = struct.pack(FLOWS.value, bytes(4), bytes(2), Direction.REPLY, FlowState.OPEN, 1, 1, 0)
+        row = struct.pack(FLOWS.value, bytes(4), bytes(2), Direction.REPLY, FlowState.OPEN, 1, 1, 0, bytes(4))
         rows = [(struct.pack("=I12x", number), row) for number in range(opened.shape.capacity)]
         maps.update(opened, rows)
         assert len(held := list(maps.dump(opened))) > 200_000

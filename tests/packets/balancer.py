@@ -15,7 +15,7 @@ import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -193,6 +193,7 @@ class Flow:
     state: FlowState
     endpoint: int
     service: int = 1
+    acknowledged: int = field(default=0, compare=False)
 
 
 class FlowKey(NamedTuple):
@@ -292,7 +293,7 @@ class Balancer:
         """Times before the machine started are negative; the program's clock wraps like any unsigned number."""
         self._write(FLOWS, (_flow_key(key), struct.pack(
             FLOWS.value, _packed(flow.at.address), _port(flow.at.port), flow.direction, flow.state,
-            flow.endpoint, flow.service, last_seen_ns % 2**64)))  # fmt: skip
+            flow.endpoint, flow.service, last_seen_ns % 2**64, flow.acknowledged.to_bytes(4))))  # fmt: skip
 
     def evict(self, key: FlowKey) -> None:
         """What the LRU does when it needs the place."""
@@ -337,9 +338,11 @@ class Balancer:
         found = {}
         for key, value in self.kernel.dump(FLOWS.name):
             source, destination, source_port, destination_port, protocol = struct.unpack(FLOWS.key, key)
-            address, port, direction, state, endpoint, service, seen = struct.unpack(FLOWS.value, value)
+            address, port, direction, state, endpoint, service, seen, number = struct.unpack(FLOWS.value, value)
             assert protocol == TCP
-            flow = Flow(_at(address, port), Direction(direction), FlowState(state), endpoint, service)
+            flow = Flow(
+                _at(address, port), Direction(direction), FlowState(state), endpoint, service, int.from_bytes(number)
+            )
             found[FlowKey(_at(source, source_port), _at(destination, destination_port))] = flow, seen
         return found
 

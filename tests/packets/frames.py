@@ -29,9 +29,12 @@ class At:
 
 
 def tcp(source: At, destination: At, flags: str = "S", payload: bytes = b"", /, **ip: object) -> bytes:
-    """A frame with a TCP segment of these flags; named arguments are fields of the IP header."""
+    """A frame with a TCP segment of these flags; named arguments are fields of the IP header.
+
+    Whoever sends it, the other side waits for its number, or for one a little below.
+    """
     return frame(source.address, destination.address, TCP(
-        sport=source.port, dport=destination.port, flags=flags, seq=0x1000, ack=0x2000, window=0xFAF0,
+        sport=source.port, dport=destination.port, flags=flags, seq=0x1000, ack=0x0F00, window=0xFAF0,
     ) / Raw(payload), **ip)  # fmt: skip
 
 
@@ -62,7 +65,7 @@ def frame6(source: str, destination: str, transport: Packet, **ip: object) -> by
 def tcp6(source: At, destination: At, flags: str = "S", payload: bytes = b"", /, **ip: object) -> bytes:
     """As `tcp`, for IPv6."""
     return frame6(source.address, destination.address, TCP(
-        sport=source.port, dport=destination.port, flags=flags, seq=0x1000, ack=0x2000, window=0xFAF0,
+        sport=source.port, dport=destination.port, flags=flags, seq=0x1000, ack=0x0F00, window=0xFAF0,
     ) / Raw(payload), **ip)  # fmt: skip
 
 

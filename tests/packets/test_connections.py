@@ -54,6 +54,20 @@ def states(balancer: Balancer) -> dict[FlowKey, FlowState]:
     return {key: flow.state for key, flow in balancer.flows().items()}
 
 
+def rest(balancer: Balancer, seconds: int) -> None:
+    """Let all connections be silent for so long."""
+    for key, flow in balancer.flows().items():
+        balancer.set_flow(key, flow, now_ns() - seconds * 10**9)
+
+
+def segment(source: At, to: At, flags: str, sequence: int, acknowledged: int = 0x0F00) -> bytes:
+    """A segment with numbers of its own."""
+    packet = Ether(tcp(source, to, flags))
+    packet["TCP"].seq, packet["TCP"].ack = sequence % 2**32, acknowledged
+    del packet["TCP"].chksum
+    return bytes(packet)
+
+
 def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
@@ -157,13 +171,73 @@ def test_after_a_fin_or_a_reset_packets_still_follow_but_a_syn_starts_afresh(
     assert comes_from(balancer, "A", ONE) == WEB
     assert states(balancer) == {REQUEST: FlowState.CLOSING, REPLY: FlowState.CLOSING}
 
+    rest(balancer, 3)
     assert goes_to(balancer, "S") == TWO
     assert balancer.traffic_of_services()[1].connections == 2
+
+
+@pytest.mark.parametrize("flags", ["FA", "R", "RA"])
+@pytest.mark.parametrize("by", ["client", "endpoint"])
+@pytest.mark.parametrize("off", [-1, 0x1_0000, 0x8000_0000])
+def test_a_forged_fin_or_reset_with_another_number_ends_nothing(
+    balancer: Balancer, flags: str, by: str, off: int
+) -> None:
+    establish(balancer)
+    assert comes_from(balancer, "A", ONE) == WEB
+    balancer.send(segment(CLIENT, WEB, flags, 0x0F00 + off) if by == "client" else
+                  segment(ONE, CLIENT, flags, 0x0F00 + off), "front" if by == "client" else "back")  # fmt: skip
+    assert set(states(balancer).values()) == {FlowState.OPEN}
+    rest(balancer, 3)
+    assert goes_to(balancer, "S") == ONE
+
+
+def test_a_syn_moves_no_connection_that_one_side_has_closed_while_the_other_goes_on(balancer: Balancer) -> None:
+    establish(balancer)
+    assert goes_to(balancer, "FA") == ONE
+    rest(balancer, 1)
+    assert comes_from(balancer, "PA", ONE) == WEB
+    assert goes_to(balancer, "S") == ONE
+    assert comes_from(balancer, "SA", ONE) == WEB
+    assert goes_to(balancer, "A") == ONE
+
+
+def test_an_endpoint_that_refuses_a_connection_frees_its_addresses(balancer: Balancer) -> None:
+    assert goes_to(balancer, "S") == ONE
+    balancer.send(segment(ONE, CLIENT, "RA", 0, 0x7777), "back")
+    assert set(states(balancer).values()) == {FlowState.OPENING}
+    balancer.send(segment(ONE, CLIENT, "RA", 0, 0x1001), "back")
+    rest(balancer, 3)
+    assert goes_to(balancer, "S") == TWO
+
+
+def test_a_connection_straight_to_an_endpoint_is_left_alone_once_that_by_the_vip_is_over(balancer: Balancer) -> None:
+    establish(balancer)
+    answer, more = tcp(ONE, CLIENT, "SA"), tcp(ONE, CLIENT, "PA")
+    assert balancer.send(answer, "back").verdict == XdpVerdict.REDIRECT, "a repeated one of the handshake"
+    assert goes_to(balancer, "FA") == ONE
+    assert comes_from(balancer, "FA", ONE) == WEB
+    for content in (answer, more):
+        assert balancer.send(content, "back") == (XdpVerdict.PASS, content)
+    assert balancer.flows() == {}
+
+
+@pytest.mark.parametrize(("state", "hours"), [(FlowState.CLOSING, 1), (FlowState.OPEN, 3)])
+def test_a_flow_that_is_long_over_makes_no_reply_of_anything(
+    balancer: Balancer, state: FlowState, hours: int
+) -> None:
+    balancer.set_flow(REPLY, Flow(WEB, Direction.REPLY, state, endpoint=1), now_ns() - hours * HOUR_NS)
+    content = tcp(ONE, CLIENT, "SA")
+    assert balancer.send(content, "back") == (XdpVerdict.PASS, content)
+    if state == FlowState.CLOSING:
+        balancer.set_flow(REPLY, Flow(WEB, Direction.REPLY, state, endpoint=1), now_ns() - hours * HOUR_NS)
+        content = tcp(ONE, CLIENT, "RA")
+        assert balancer.send(content, "back") == (XdpVerdict.PASS, content)
 
 
 def test_the_last_words_of_an_endpoint_do_not_touch_the_next_connection_of_the_client(balancer: Balancer) -> None:
     establish(balancer)
     goes_to(balancer, "FA")
+    rest(balancer, 3)
     assert goes_to(balancer, "S") == TWO
     balancer.set_flow(REPLY, Flow(WEB, Direction.REPLY, FlowState.OPEN, endpoint=1), now_ns())
 
@@ -303,7 +377,11 @@ def test_a_connection_that_is_over_makes_way(balancer: Balancer, way: str) -> No
     balancer.ring(2, [1])
     goes_to(balancer, "S")
     if way == "closing":
+        comes_from(balancer, "RA", server)
+        balancer.send(tcp(CLIENT, WEB, "A"))
+        comes_from(balancer, "A", server)
         goes_to(balancer, "R")
+        rest(balancer, 3)
     else:
         reply = Flow(WEB, Direction.REPLY, FlowState.OPEN, endpoint=1)
         balancer.set_flow(FlowKey(server, CLIENT), reply, now_ns() - 3 * HOUR_NS)
