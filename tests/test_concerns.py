@@ -119,3 +119,13 @@ def test_a_firewall_is_told_of_for_the_interfaces_that_it_stands_in_front_of(web
     assert concern.key == Key("firewall", "nft ip filter FORWARD")
     assert "no rule names front, back:" in concern.text
     assert concern.hint.endswith(": nft insert rule ip filter front accept; nft insert rule ip filter back accept")
+
+
+def test_an_interface_that_is_down_or_a_port_of_another_is_told_of(web_fleet):
+    names = ("front", "back", "side", "bond0")
+    kernel = FakeKernel(interfaces=names, down={"front", "side"}, masters={"back": "bond0"})
+    back, front = plan_node_of(web_fleet, kernel).concerns
+    assert (front.key, front.hint) == (Key("xdp", "front"), "ip link set front up")
+    assert back.key == Key("xdp", "back")
+    assert back.text.startswith("back is a port of bond0:")
+    assert back.hint == "name bond0 in the manifests in place of its ports"

@@ -60,6 +60,8 @@ class FakeKernel:
     own_networks: set[str] = field(default_factory=set)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
     strips_tags: bool = False
+    down: set[str] = field(default_factory=set)
+    masters: dict[str, str] = field(default_factory=dict)
     walls: list[Firewall] = field(default_factory=list)
     veths: dict[str, bool] = field(default_factory=dict)
     writes: list[tuple[str, object]] = field(default_factory=list)
@@ -271,9 +273,10 @@ class FakeKernel:
     # --- interfaces and neighbours ---------------------------------------------------------------------
     def links(self) -> list[Link]:
         indexes = {name: i for i, name in enumerate((*self.interfaces, *self.vlans), 2)}
-        return [Link(name, indexes[name], strips_tags=self.strips_tags) for name in self.interfaces] + [
-            Link(name, indexes[name], indexes[trunk], tag) for name, (trunk, tag) in self.vlans.items()
-        ]
+        own = [Link(name, indexes[name], strips_tags=self.strips_tags) for name in self.interfaces]
+        links = own + [Link(name, indexes[name], indexes[trunk], tag) for name, (trunk, tag) in self.vlans.items()]
+        ports = {port: indexes[master] for port, master in self.masters.items()}
+        return [replace(link, is_up=link.name not in self.down, master=ports.get(link.name)) for link in links]
 
     def far_ends(self, interfaces: Collection[str]) -> dict[str, bool]:
         return {name: is_native for name, is_native in self.veths.items() if name in interfaces}

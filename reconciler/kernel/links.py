@@ -20,6 +20,7 @@ from reconciler.kernel.port import Link
 _GET = 18
 _ADDRESS, _IFNAME, _LINK, _LINKINFO, _LINK_NETNSID = 1, 3, 5, 18, 37
 _INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
+_MASTER, _UP = 10, 1 << 0
 _HEADER = struct.Struct("=BxHiII")  # family, type, index, flags, change
 
 
@@ -31,7 +32,7 @@ _FLAGS = struct.Struct("=II")  # struct ethtool_value
 def read() -> list[Link]:
     """All interfaces. OSError if the kernel refuses."""
     with netlink.route() as route:
-        links = [_link(answer) for answer in route.dump(_GET, _HEADER.pack(0, 0, 0, 0, 0))]
+        links = [_with_state(_link(answer), answer) for answer in route.dump(_GET, _HEADER.pack(0, 0, 0, 0, 0))]
     trunks = {link.trunk for link in links}
     return [replace(link, strips_tags=_strips_tags(link.name)) if link.index in trunks else link for link in links]
 
@@ -42,6 +43,12 @@ def _strips_tags(name: str) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
         fcntl.ioctl(sock, _ETHTOOL, _REQUEST.pack(name.encode(), ctypes.addressof(flags)))
     return bool(_FLAGS.unpack(flags.raw)[1] & _RX_VLAN)
+
+
+def _with_state(link: Link, answer: bytes) -> Link:
+    _, _, _, flags, _ = _HEADER.unpack_from(answer)
+    master = netlink.attributes(answer[_HEADER.size :]).get(_MASTER)
+    return replace(link, is_up=bool(flags & _UP), master=int.from_bytes(master, sys.byteorder) if master else None)
 
 
 def _link(answer: bytes) -> Link:

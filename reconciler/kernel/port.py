@@ -79,7 +79,8 @@ class Route:
 class Link:
     """A network interface. A VLAN of another one has that one's index and the tag. `mac` is empty where none is.
 
-    `strips_tags`, of a trunk: whether it takes tags out of frames before XDP sees these.
+    `strips_tags`, of a trunk: whether it takes tags out of frames before XDP sees these. `master` is the index of the
+    bridge, bond or VRF that it is a port of.
     """
 
     name: str
@@ -87,6 +88,8 @@ class Link:
     trunk: int | None = None
     tag: int | None = None
     strips_tags: bool = False
+    is_up: bool = True
+    master: int | None = None
     mac: bytes = field(default=b"", compare=False)
 
 

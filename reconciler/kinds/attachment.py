@@ -11,6 +11,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import AttachedProgram, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
+from reconciler.kinds.interface_concerns import about_links, about_veths
 from reconciler.kinds.mode_switch import switch_mode
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Role, XdpMode
@@ -94,16 +95,10 @@ class AttachmentKind(Kind):
         )
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
-        native = [a.interface for a in wanted if isinstance(a, Attachment) and a.sends and a.mode == XdpMode.NATIVE]
-        for interface, is_native in self.kernel.far_ends(native).items():
-            if not is_native:
-                yield Concern(
-                    Key(Attachment.kind, interface),
-                    f"{interface} is a veth, and its far end is not seen to run a native XDP program: then whatever "
-                    "native XDP sends out there vanishes, though counters say that it was forwarded",
-                    "leave `xdp` out, or say `xdp: generic`; or let the far end run a native program that passes "
-                    "everything",
-                )
+        attached = [a for a in wanted if isinstance(a, Attachment)]
+        native = [a.key for a in attached if a.sends and a.mode == XdpMode.NATIVE]
+        yield from about_veths(self.kernel, native)
+        yield from about_links(self.kernel, [a.key for a in attached])
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         interfaces = [change.key.id for change in changes]

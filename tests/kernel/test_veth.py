@@ -42,3 +42,12 @@ def test_only_a_native_program_takes_frames_of_native_xdp(
             xdp.swap("away", mode, program, None)
     assert kernel.far_ends(asked) == {"front": seen, "back": seen}
     assert kernel.far_ends(["back"]) == {"back": seen}
+
+
+def test_links_say_whether_they_are_up_and_whose_ports_they_are(kernel: RealKernel, inside: str) -> None:
+    ip("link", "add", "front", "type", "veth", "peer", "name", "away")
+    ip("link", "add", "br0", "type", "bridge")
+    ip("link", "set", "front", "up", "master", "br0")
+    links = {link.name: link for link in kernel.links()}
+    found = {name: (links[name].is_up, links[name].master) for name in ("front", "away", "br0")}
+    assert found == {"front": (True, links["br0"].index), "away": (False, None), "br0": (False, None)}
