@@ -68,8 +68,9 @@ def parse(text: str) -> Imported:
                 program, rest = program_of(words)
                 if program and not ("katran" in program and "client" in program):
                     raise InputError(line, f"this is no command of Katran's client: {quote(' '.join(words))}")
-                _run(vips, line, _options(rest, line, notices), notices)
-                commands += 1
+                options = _options(rest, line, notices)
+                _run(vips, line, options, notices)
+                commands += bool(options)
     if not vips and not commands:
         if notices.error:
             raise InputError(notices.error.line, notices.error.what, hint=notices.error.hint or _HINT)

@@ -57,7 +57,7 @@ def parse(text: str, include: Include | None = None) -> Imported:
     """
     notices = Notices()
     lines = keepalived_source.lines(text, include, notices)
-    statements = _unconditional(keepalived_syntax.parse(lines), notices)
+    statements = keepalived_syntax.parse(lines, notices)
     groups: dict[str, Statement] = {}
     servers: list[Statement] = []
     for statement in statements:
@@ -71,7 +71,8 @@ def parse(text: str, include: Include | None = None) -> Imported:
             what = bare(statement.keyword)
             notices.add(statement.line, f"{what} describes no virtual server: it is left out")
     if not servers:
-        raise InputError(0, "there is no virtual_server in the input", hint="give the whole of keepalived.conf")
+        missing = InputError(0, "there is no virtual_server in the input", hint="give the whole of keepalived.conf")
+        raise notices.error or missing
     return assemble(_all_services(servers, groups, notices), notices)
 
 
@@ -88,17 +89,9 @@ def _all_services(servers: Sequence[Statement], groups: dict[str, Statement], no
                 yield from _services(server, places, notices)
 
 
-def _unconditional(statements: Sequence[Statement], notices: Notices) -> list[Statement]:
-    for statement in statements:
-        if statement.condition:
-            shown = bare(f"{statement.condition} {statement}")
-            notices.add(statement.line, f"{shown} holds for some machines only: it is left out")
-    return [statement for statement in statements if not statement.condition]
-
-
 def _services(server: Statement, places: Sequence[_Place], notices: Notices) -> Iterator[Service]:
     """The services that a virtual_server stands for: one, or one for each port of its group."""
-    body = _unconditional(server.block or [], notices)
+    body = server.block or []
     title = bare(str(server))
     _note_unknown(body, _SERVER_KNOWN, title, notices)
     protocol = _protocol(server, body, title, notices)
@@ -194,7 +187,7 @@ def _host(text: str, line: int) -> Address:
 def _group(group: Statement, name: str, left: int, notices: Notices) -> Iterator[_Place]:
     """The VIPs of a group by port and family."""
     places: dict[tuple[int, int], dict[Address, None]] = {}
-    for entry in _unconditional(group.block or [], notices):
+    for entry in group.block or []:
         if entry.keyword == "fwmark":
             notices.missing(entry.line, f"virtual_server_group {bare(name)}: {bare(str(entry))}")
             continue
@@ -253,7 +246,7 @@ def _endpoint(real: Statement, mode: str, title: str, notices: Notices) -> Endpo
     """The endpoint of a real server, if it can be one of a service in this mode."""
     if not 2 <= len(real.words) <= 3:
         raise InputError(real.line, "expected real_server ADDRESS PORT")
-    body = _unconditional(real.block or [], notices)
+    body = real.block or []
     where = f"{title}: real_server {bare(real.value)}"
     address = _host(real.value, real.line)
     port = values.port(real.words[2], real.line) if len(real.words) > 2 else 0

@@ -74,7 +74,7 @@ def check(
 def _of_real(
     server: Sequence[Statement], real: Statement, way: Way, title: str, notices: Notices
 ) -> dict[str, Any] | None:
-    body = [statement for statement in real.block or [] if not statement.condition]
+    body = real.block or []
     checkers = [statement for statement in body if statement.keyword in CHECKERS]
     chosen = next((statement for statement in checkers if CHECKERS[statement.keyword]), None)
     where = f"{title}: real_server {bare(real.value)}"
@@ -99,13 +99,13 @@ def _of_checker(
 ) -> dict[str, Any]:
     """`scope` holds the settings that a checker sees, the nearest last."""
     kind = CHECKERS[checker.keyword]
-    own = [statement for statement in checker.block or [] if not statement.condition]
+    own = checker.block or []
     understood = {*SETTINGS, *_PLACE, *_UNDERSTOOD.get(checker.keyword, ())}
     for statement in own:
         if statement.keyword not in understood and not _says_nothing(statement, checker.keyword):
             notices.missing(statement.line, f"{where}: {checker.keyword}: {bare(str(statement))}")
     wanted = {*SETTINGS, *_PLACE, *understood}
-    settings = {_SYNONYMS.get(s.keyword, s.keyword): s for s in scope if s.keyword in wanted and not s.condition}
+    settings = {_SYNONYMS.get(s.keyword, s.keyword): s for s in scope if s.keyword in wanted}
     through = _through(settings.get("connect_ip"), real, way, checker, where, notices)
     content: dict[str, Any] = {}
     if checker.keyword in _WEB:
@@ -180,7 +180,7 @@ def _web(
     urls = [statement for statement in own if statement.keyword == "url"]
     for statement in urls[1:]:
         notices.add(statement.line, f"{where}: a health check has one path: this url is left out")
-    url = {s.keyword: s for s in (urls[0].block or [] if urls else ()) if not s.condition}
+    url = {s.keyword: s for s in (urls[0].block or [] if urls else ())}
     for statement in url.values():
         if statement.keyword not in ("path", "status_code", "virtualhost"):
             notices.missing(statement.line, f"{where}: {checker.keyword}: {bare(str(statement))}")

@@ -2,8 +2,10 @@
 """The lines of keepalived.conf(5) as its parser sees them: comments gone, files included, parameters filled in,
 definitions of several lines and `~SEQ` and `~LST` written out.
 
-What is written out goes back to the front of the lines that wait, so that one definition may stand in another, and
-takes effect where keepalived lets it: at its use. All of it together may take no more than a fixed amount of work.
+Which lines hold may depend on the machine (`@lb1`, `@^lb1`): they are read as the first machine reads them that is
+named so. What is written out goes back to the front of the lines that wait, so that one definition may stand in
+another, and takes effect where keepalived lets it: at its use. All of it together may take no more than a fixed amount
+of work.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ MAX_INCLUDES = 16  # in each other
 
 _CODE = re.compile(r'(?:[^"#!]+|"[^"]*"?)*')
 _INCLUDE = re.compile(r"\s*(include[rmwba]?)\s+(\S.*?)\s*")
+_CONDITION = re.compile(r"\s*@(\^?)(\S+)\s*(.*)", re.DOTALL)
+_LONG_DEFINITION = re.compile(r"\s*(?:@\S+\s+)?\$[A-Za-z_][A-Za-z0-9_]*=.*\\")
 _DEFINITION = re.compile(r"\s*\$([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _USE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*)(?=\s|$))")
 _REPEAT = re.compile(r"\s*~(SEQx?|LST)\(([^)]*)\)\s*(.*)")
 _GROUPS = re.compile(r"\{([^}]*)\}")
-_CONDITIONAL_DEFINITION = re.compile(r"\s*(@\S+)\s+\$[A-Za-z_][A-Za-z0-9_]*=")
 
 
 @dataclass(slots=True)
@@ -39,6 +42,8 @@ class _Reader:
     include: Include | None
     notices: Notices
     parameters: dict[str, str] = field(default_factory=dict)
+    machine: str = ""
+    """Whose lines hold; empty until one is named."""
     work: int = 0
 
 
@@ -55,8 +60,8 @@ def _of_file(text: str, file: str, depth: int, reader: _Reader) -> Iterator[tupl
         code = _code(whole)
         if joined:
             joined.append(code.removesuffix("\\"))
-        elif (definition := _DEFINITION.fullmatch(code)) and code.endswith("\\"):
-            begin, joined = line, [f"${definition[1]}={definition[2].removesuffix(chr(92)).strip()}"]
+        elif _LONG_DEFINITION.fullmatch(code):
+            begin, joined = line, [code.removesuffix("\\").rstrip()]
         elif match := _INCLUDE.fullmatch(code):
             yield from _included(match[1], match[2].strip('"'), line, depth, reader)
         else:
@@ -95,14 +100,19 @@ def _written_out(line: int, first: str, reader: _Reader) -> Iterator[tuple[int, 
     waiting = deque([first])
     while waiting:
         code = waiting.popleft()
-        if definition := _DEFINITION.fullmatch(code):
+        if match := _CONDITION.fullmatch(code):
+            if _holds(line, match[2], bool(match[1]), reader):
+                waiting.appendleft(match[3])
+            else:
+                shown = bare(code.strip())
+                reader.notices.add(
+                    line, f"{shown} holds for other machines than {bare(reader.machine)}: it is left out"
+                )
+        elif definition := _DEFINITION.fullmatch(code):
             reader.parameters[definition[1]] = definition[2].strip(" \t")
         elif match := _REPEAT.fullmatch(code):
             with reader.notices.leaving_out("the line"):
                 waiting.extendleft(reversed(_repeated(line, match[1], match[2], match[3], reader)))
-        elif match := _CONDITIONAL_DEFINITION.match(code):
-            shown = bare(code.strip())
-            reader.notices.add(line, f"{shown} holds for some machines only: it is left out")
         elif (filled := _fill_in(code, reader.parameters)) is not None:
             _count(line, len(filled) + LINE_COST, reader)
             if len(filled) > MAX_LINE and "\n" not in filled:
@@ -110,6 +120,14 @@ def _written_out(line: int, first: str, reader: _Reader) -> Iterator[tuple[int, 
             waiting.extendleft(reversed(filled.split("\n")))
         elif code:
             yield line, code
+
+
+def _holds(line: int, machine: str, negated: bool, reader: _Reader) -> bool:
+    """Whether a line of a machine, or of all others, holds for the one that is read for."""
+    if not reader.machine:
+        reader.machine = machine
+        reader.notices.add(line, f"lines that depend on the machine are read as machine {bare(machine)} reads them")
+    return (machine == reader.machine) != negated
 
 
 def _fill_in(code: str, parameters: dict[str, str]) -> str | None:

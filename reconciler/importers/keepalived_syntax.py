@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The syntax of keepalived.conf(5): a keyword and its words on a line, and blocks in braces.
 
-`keepalived_source` has the lines. What depends on the machine (lines that begin with `@`) can't be known here:
-a statement carries its condition.
+`keepalived_source` has the lines.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from reconciler.importers.draft import InputError
+from reconciler.importers.draft import InputError, Notices
 
 MAX_DEPTH = 16
 
@@ -20,11 +19,10 @@ _TOKEN = re.compile(r'\s+|(?P<brace>[{}])|"(?P<quoted>[^"]*)"|(?P<word>[^\s{}"]+
 
 @dataclass(slots=True)
 class Statement:
-    """`words` are the keyword and what follows it; `condition` is the @-word before it, or empty."""
+    """`words` are the keyword and what follows it."""
 
     line: int
     words: list[str]
-    condition: str = ""
     block: list[Statement] | None = None
 
     @property
@@ -48,11 +46,11 @@ class _Open:
     statements: list[Statement] = field(default_factory=list)
 
 
-def parse(lines: Iterable[tuple[int, str]]) -> list[Statement]:
+def parse(lines: Iterable[tuple[int, str]], notices: Notices) -> list[Statement]:
     """The statements of the lines. Raises InputError."""
     stack = [_Open(0)]
     for line, text in lines:
-        words = _words(line, text)
+        words = _words(line, text, notices)
         current: Statement | None = None
         for word, is_brace in words:
             if is_brace and word == "{":
@@ -76,26 +74,19 @@ def parse(lines: Iterable[tuple[int, str]]) -> list[Statement]:
                 current.words.append(word)
     if len(stack) > 1:
         raise InputError(stack[-1].line, "the block that begins here is not closed")
-    return list(_conditions(stack[0].statements))
+    return stack[0].statements
 
 
-def _conditions(statements: list[Statement]) -> Iterator[Statement]:
-    for statement in statements:
-        if statement.keyword.startswith("@") and len(statement.words) > 1:
-            statement.condition = statement.words.pop(0)
-        if statement.block:
-            statement.block = list(_conditions(statement.block))
-        yield statement
-
-
-def _words(line: int, text: str) -> list[tuple[str, bool]]:
+def _words(line: int, text: str, notices: Notices) -> list[tuple[str, bool]]:
     """The words of a line, and whether each is a brace."""
     words: list[tuple[str, bool]] = []
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise InputError(line, "a quote is not closed")
+            with notices.leaving_out("the rest of the line"):
+                raise InputError(line, "a quote is not closed")
+            break
         position = match.end()
         if match["brace"]:
             words.append((match["brace"], True))
