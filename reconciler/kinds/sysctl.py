@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,6 +22,8 @@ _RESETS = {"net/ipv4/ip_forward": "net/ipv4/conf/{}/forwarding", _FORWARDING6: "
 
 GONE = "gone"
 """Instead of the value of a setting that lbctl changed and whose interface there isn't any more."""
+
+_OF_INTERFACE6 = re.compile("net/ipv6/conf/[^/]+/forwarding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,12 @@ class Sysctl(Resource):
         return {"value": self.value}
 
     def effect(self, after: Resource | None, context: Context) -> str:
-        # rt6_purge_dflt_routers in net/ipv6/route.c: a router learns no default route unless accept_ra is 2.
-        if self.name == _FORWARDING6 and self.value == "0" and isinstance(after, Sysctl):
+        if not (isinstance(after, Sysctl) and (self.value, after.value) == ("0", "1")):
+            return ""
+        # Each such write calls rt6_purge_dflt_routers (net/ipv6/addrconf.c); it is said once.
+        of_all = context.live.resources.get(Key(self.kind, _FORWARDING6))
+        is_last = isinstance(of_all, Sysctl) and of_all.value == "1" and _OF_INTERFACE6.fullmatch(self.name)
+        if self.name == _FORWARDING6 or is_last:
             return "default routes learnt from router advertisements go, but for interfaces whose accept_ra is 2"
         return ""
 

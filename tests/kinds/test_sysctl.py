@@ -116,3 +116,11 @@ def test_ipv6_that_was_switched_off_is_switched_on_where_it_is_needed(six):
         "all": "1", "default": "0", "lo": "0", "front": "0", "back": "0", "side": "1",
     }  # fmt: skip
     assert brought(None, kernel).sysctls == before
+
+
+@pytest.mark.parametrize(("all_now", "named"), [("0", "all"), ("1", "front")])
+def test_default_routes_that_go_are_said_once(six, all_now, named):
+    kernel = FakeKernel()
+    kernel.sysctls |= {"net/ipv6/conf/all/forwarding": all_now, "net/ipv6/conf/back/forwarding": all_now}
+    effects = plan_for(six, kernel).effects()
+    assert [key.id for key, text in effects.items() if "accept_ra" in text] == [f"net/ipv6/conf/{named}/forwarding"]
