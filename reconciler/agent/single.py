@@ -11,8 +11,7 @@ from pathlib import Path
 
 from reconciler import private
 from reconciler.errors import LbctlError
-
-LOCK = "agent.lock"
+from reconciler.kernel.instance import AGENT_LOCK
 
 
 @contextmanager
@@ -21,7 +20,7 @@ def only_agent(instance_dir: Path) -> Iterator[None]:
 
     The kernel drops the lock with the process, however that ends; the file stays and means nothing by itself.
     """
-    with private.opened(instance_dir / LOCK) as handle:
+    with private.opened(instance_dir / AGENT_LOCK) as handle:
         if not private.lock(handle, 0):
             pid = os.read(handle, 20).decode("ascii", "replace").strip() or "not known"
             raise LbctlError(

@@ -24,6 +24,9 @@ from reconciler.program import is_built_of
 PROGRAM = "program"
 """The name by which the program is pinned."""
 
+AGENT_LOCK = "agent.lock"
+"""The file that the instance's agent has locked; it holds the number of the process."""
+
 PATIENCE_S = 30.0
 
 _FEATURES = "features"
@@ -48,6 +51,8 @@ class Instance:
         self.name = name
         self.directory = run_dir / name
         self.pins = self.directory / "bpf"
+        if not self._is_mounted():
+            self.pins = _where_the_agent_sees(self.pins) or self.pins
 
     def open(self, name: str) -> int | None:
         """A file descriptor of the object pinned by this name, None if there is none."""
@@ -128,13 +133,7 @@ class Instance:
             )
 
     def _is_mounted(self) -> bool:
-        status = ctypes.create_string_buffer(256)  # struct statfs; the type of the file system comes first
-        if _libc.statfs(os.fsencode(self.pins), status) < 0:
-            number = ctypes.get_errno()
-            if number == errno.ENOENT:
-                return False
-            raise OSError(number, os.strerror(number))
-        return ctypes.c_ulong.from_buffer(status).value == _BPF_MAGIC
+        return _is_bpffs(self.pins)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -154,6 +153,25 @@ class Instance:
             yield
         finally:
             os.close(directory)
+
+
+def _is_bpffs(path: Path) -> bool:
+    status = ctypes.create_string_buffer(256)  # struct statfs; the type of the file system comes first
+    if _libc.statfs(os.fsencode(path), status) < 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOENT, errno.ENOTDIR):
+            return False
+        raise OSError(number, os.strerror(number))
+    return ctypes.c_ulong.from_buffer(status).value == _BPF_MAGIC
+
+
+def _where_the_agent_sees(pins: Path) -> Path | None:
+    """The way to pins that an agent has in mounts of its own, as systemd gives them to many a unit; else None."""
+    with suppress(FilesError, OSError):
+        pid = (private.read(pins.with_name(AGENT_LOCK)) or b"").strip()
+        seen = Path(f"/proc/{int(pid)}/root{pins.absolute()}") if pid.isdigit() else None
+        return seen if seen and _is_bpffs(seen) else None
+    return None
 
 
 def _mounted_bpffs() -> list[Path]:

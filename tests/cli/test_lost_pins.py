@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pins that are gone, all or some: the program goes on, and what it works with is found again."""
 
+import os
 import subprocess
+import sys
 
 import pytest
 
 from reconciler.kernel import bpf, maps, xdp
 from reconciler.kernel.layout import FLOWS
 from reconciler.kernel.real import RealKernel
+from tests.cli.conftest import CHECKOUT
 from tests.kernel.conftest import entered
 
 pytestmark = pytest.mark.kernel
@@ -80,10 +83,14 @@ def test_delete_after_all_pins_are_lost_leaves_nothing(lbctl, netns, pins):
     ).stdout
 
 
-@pytest.mark.parametrize("names", [["services"], ["ring_names"], ["program"], ["program", "endpoints", "ring_ids"]])
-def test_single_pins_that_are_removed_come_back_with_their_contents(lbctl, manifests, netns, pins, names):
-    for name in names:
-        (pins / name).unlink()
+SOME = [["services"], ["ring_names"], ["program"], ["program", "endpoints", "ring_ids"]]
+
+
+@pytest.mark.parametrize("names", [*SOME, []])
+def test_pins_that_are_removed_come_back_with_their_contents(lbctl, manifests, netns, pins, names):
+    for path in pins.iterdir():
+        if path.name in names or (not names and "." not in path.name):
+            path.unlink()
     plan = lbctl("plan", manifests)
     assert "program data-plane" in plan
     assert "service" not in plan
@@ -114,6 +121,29 @@ def test_a_program_with_other_maps_than_the_pinned_ones_is_swapped_and_the_plan_
     lbctl("apply", manifests, "--auto-approve")
     after = running(netns)
     assert after["front"].id == after["back"].id != former.id
+    assert lbctl("plan", manifests).startswith("No changes.")
+
+
+def test_the_pins_of_an_agent_with_mounts_of_its_own_are_seen_and_found_again_after_it(lbctl, manifests, netns):
+    """As under systemd with PrivateMounts=, ProtectSystem= and the like."""
+    agent = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "reconciler.cli.main",
+         "--netns", netns, "--run-dir", lbctl.run_dir, "run", manifests],
+        cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    with agent:
+        for line in agent.stdout:
+            if "Applied" in line:
+                break
+        assert not os.path.ismount(lbctl.run_dir / netns / "bpf")
+        assert lbctl("plan", manifests).startswith("No changes.")
+        assert "20.20.20.1:80/tcp" in lbctl("get", "services")
+        agent.terminate()
+        agent.stdout.read()
+    before = running(netns)["front"]
+    assert "Plan: 1 to add, 2 to change, 0 to remove" in lbctl("plan", manifests)
+    lbctl("apply", manifests, "--auto-approve")
+    assert set(running(netns)["front"].map_ids) == set(before.map_ids)
     assert lbctl("plan", manifests).startswith("No changes.")
 
 
