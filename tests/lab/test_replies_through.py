@@ -2,7 +2,7 @@
 """Direct server return where endpoints know no way to the client but over the balancer, whose kernel then forwards
 replies with its own VIPs for sources."""
 
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from reconciler.lab import netns
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.topology import host_of
+from tests.nft import DROP, FORWARD, IP, accepting, chain, nft
 
 from .conftest import LabMaker
 
@@ -44,36 +45,64 @@ FAMILIES = {
 }
 
 
-def failures(lab: Lab, vip: IPv4Address | IPv6Address, count: int = 4) -> list[str]:
+@pytest.fixture
+def site(start_lab: LabMaker, tmp_path: Path) -> Callable[[int], Lab]:
+    """One endpoint whose only way leads over the balancer, with everything applied; of a family of IP."""
+
+    def start(family: int) -> Lab:
+        manifests, text = tmp_path / "manifests", MANIFESTS
+        for name, value in FAMILIES[family].items():
+            text = text.replace(name, value)
+        manifests.mkdir()
+        (manifests / "all.yaml").write_text(text)
+        fleet = load(manifests).fleet
+        assert fleet
+        lab = start_lab(fleet, node_name="lb1")
+        (server,) = lab.topology.endpoints
+        balancer = FAMILIES[family]["SERVERS"] + "1"
+        lab.run(host_of(server), "ip", f"-{family}", "route", "replace", "default", "via", balancer)
+        lab.serve_http()
+        lab.apply(manifests)
+        wait_until("the first request is answered", lambda: not failures(lab, 1))
+        assert failures(lab) == []
+        return lab
+
+    return start
+
+
+def failures(lab: Lab, count: int = 4) -> list[str]:
     """Why requests were not answered; empty where all of them were."""
+    (vip,) = lab.fleet.services[0].vips
     return [o.error for o in lab.load(vip, 80, count=count, timeout_s=4).wait() if o.error]
+
+
+def plan(lab: Lab, manifests: Path) -> str:
+    return lab.lbctl("plan", str(manifests), "--node", "lb1").stdout
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_replies_that_come_back_through_the_balancer_reach_the_client(
-    start_lab: LabMaker, tmp_path: Path, family: int
+    site: Callable[[int], Lab], tmp_path: Path, family: int
 ) -> None:
-    manifests, text = tmp_path / "manifests", MANIFESTS
-    for name, value in FAMILIES[family].items():
-        text = text.replace(name, value)
-    manifests.mkdir()
-    (manifests / "all.yaml").write_text(text)
-    fleet = load(manifests).fleet
-    assert fleet
-    lab = start_lab(fleet, node_name="lb1")
-    (server,), (vip,) = lab.topology.endpoints, fleet.services[0].vips
-    over_the_balancer = FAMILIES[family]["SERVERS"] + "1"
-    lab.run(host_of(server), "ip", f"-{family}", "route", "replace", "default", "via", over_the_balancer)
-    lab.serve_http()
-    lab.apply(manifests)
-    wait_until("the first request is answered", lambda: not failures(lab, vip, 1))
-    assert failures(lab, vip) == []
-
+    lab, manifests = site(family), tmp_path / "manifests"
     # Requests are asked about at front, replies at back, but for those of IPv6, of which `all` decides.
     for interface in ("front", "back") if family == 4 else ("front",):
         netns.write_sysctls(lab.balancer, {f"net/ipv{family}/conf/{interface}/forwarding": "0"})
-        assert failures(lab, vip, 1) == ["TimeoutError: timed out"]
-        shown = lab.lbctl("plan", str(manifests), "--node", "lb1").stdout
-        assert f"~ sysctl net/ipv{family}/conf/{interface}/forwarding" in shown
+        assert failures(lab, 1) == ["TimeoutError: timed out"]
+        assert f"~ sysctl net/ipv{family}/conf/{interface}/forwarding" in plan(lab, manifests)
         lab.apply(manifests)
-        assert failures(lab, vip) == []
+        assert failures(lab) == []
+
+
+def test_a_firewall_that_stops_replies_is_told_of_until_it_lets_them_through(
+    site: Callable[[int], Lab], tmp_path: Path
+) -> None:
+    lab, manifests = site(4), tmp_path / "manifests"
+    assert "warning" not in plan(lab, manifests)
+    netns.inside(lab.balancer, lambda: nft(*chain(IP, b"filter", b"FORWARD", FORWARD, DROP)))
+    assert failures(lab, 1) == ["TimeoutError: timed out"]
+    assert "warning: firewall nft ip filter FORWARD: " in plan(lab, manifests)
+    for interface in (b"front", b"back"):
+        netns.inside(lab.balancer, nft, accepting(IP, b"filter", b"FORWARD", interface))
+    assert failures(lab) == []
+    assert "warning" not in plan(lab, manifests)
