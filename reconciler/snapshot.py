@@ -55,7 +55,7 @@ def live_to_json(live: Live) -> Json:
 def live_from_json(data: Any) -> Live:
     """The reverse. Raises SnapshotError."""
     try:
-        _check_version(data, FORMAT_VERSION)
+        _check_version(data, FORMAT_VERSION, "resources", "snapshot")
         resources = [_parse(item) for item in data["resources"]]
         foreign = {Key(item["kind"], item["id"]): str(item["owner"]) for item in data["foreign"]}
         counts = data.get("connections")
@@ -101,7 +101,7 @@ def plan_to_json(plan: Plan, target: Target) -> Json:
 def plan_from_json(data: Any) -> SavedPlan:
     """The reverse. Raises SnapshotError, also if it leads to what no manifests can ask for."""
     try:
-        _check_version(data, PLAN_FORMAT_VERSION)
+        _check_version(data, PLAN_FORMAT_VERSION, "resource_changes", "plan")
         target = Target(*(msgspec.convert(data[name] or "", str) for name in ("node", "instance", "host")))
         desired = {resource.key: resource for resource in map(_parse, data["desired"])}
         changes = tuple(_change(item) for item in data["resource_changes"])
@@ -119,10 +119,12 @@ def read(path: Path) -> Any:
     """The JSON in a file. Raises SnapshotError."""
     try:
         if path.exists() and not path.is_file():
-            raise SnapshotError(f"{path} is no file")
+            raise SnapshotError(f"{path} is no file", hint=_MAKE)
         return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise SnapshotError(f"{path} can't be read: {error}", hint="make a new one") from error
+    except OSError as error:
+        raise SnapshotError(f"{path} can't be read: {(error.strerror or str(error)).lower()}", hint=_MAKE) from error
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError(f"{path} is no JSON, so neither a snapshot nor a plan: {error}", hint=_MAKE) from error
 
 
 def _change(item: Mapping[str, Any]) -> Change:
@@ -168,12 +170,21 @@ def _decode(type_: Any, value: Any) -> Any:
     return ip_address(msgspec.convert(value, str)) if type_ == Address else msgspec.convert(value, type_)
 
 
-def _check_version(data: Any, version: int) -> None:
+def _check_version(data: Any, version: int, part: str, what: str) -> None:
+    """Whether data is of a kind, which has a part that no other has, and of the version that this one reads."""
+    if not isinstance(data, dict) or "format_version" not in data or part not in data:
+        other = next((name for key, name in _PARTS.items() if isinstance(data, dict) and key in data), "neither")
+        message = f"this is {'no' if other == 'neither' else f'a {other} of lbctl, not a'} {what}"
+        raise SnapshotError(message if other != "neither" else f"{message} of lbctl", hint=_MAKE)
     if data["format_version"] != version:
         raise SnapshotError(
             f"format {data['format_version']!r:.20} is not the one that this version reads ({version})",
             hint="make a new one with this version of lbctl",
         )
+
+
+_PARTS = {"resource_changes": "plan", "resources": "snapshot"}
+_MAKE = "`lbctl export . > FILE` writes a snapshot, `lbctl plan . --out FILE` a plan"
 
 
 def _damaged(what: str, error: Exception) -> SnapshotError:

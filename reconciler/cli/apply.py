@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.reconcile import settle_transitions
 
     style = stdout_style(args)
+    _check_source(args.source)
     if args.source.is_dir():
         from reconciler.reconcile import desired_of, plan_node
 
@@ -78,6 +79,18 @@ def run(args: argparse.Namespace) -> int:
         print("Nothing was changed.")
         return 1
     return execute(planned, kernel, args, style)
+
+
+def _check_source(source: Path) -> None:
+    """Raises UsageError for what is neither a directory of manifests nor a saved plan."""
+    from reconciler.config.source import SUFFIXES, nearby
+
+    if source.is_file() and source.name.endswith(SUFFIXES):
+        hint = f"`lbctl apply {source.parent}` applies the whole directory: what no file asks for would be removed"
+        raise UsageError(f"{source} is a manifest, neither a directory nor a saved plan", hint=hint)
+    if not source.exists():
+        hint = nearby(source) or "give a directory of manifests, or a plan that `lbctl plan . --out FILE` wrote"
+        raise UsageError(f"there is no {source}", hint=hint)
 
 
 def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Style) -> int:

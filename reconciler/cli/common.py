@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.errors import ConfigError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
 from reconciler.render.style import Style
 from reconciler.resource import Target
+
+if TYPE_CHECKING:
+    from reconciler.config.source import Tree
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage"
 
@@ -57,16 +62,32 @@ def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:
 def load_at_rest(directory: Path, args: argparse.Namespace) -> tuple[Fleet, str]:
     """The same, read while git does not change them, and their digest."""
     from reconciler.config.diagnostic import render_text
-    from reconciler.config.load import load
+    from reconciler.config.load import check_manifests, no_garbage_collection
     from reconciler.config.rest import at_rest
 
-    loaded = at_rest(directory, lambda: load(directory, args.env))
+    with no_garbage_collection():
+        loaded = at_rest(directory, lambda: check_manifests(read_named(directory, args.env)))
     if loaded.diagnostics:
         style = Style.for_stream(sys.stderr, args.no_color)
         print(render_text(loaded.diagnostics, loaded.texts, colour=style.colour), file=sys.stderr)
     if loaded.fleet is None:
         raise ConfigError("the manifests are not valid, nothing was changed")
     return loaded.fleet, loaded.digest
+
+
+def read_named(directory: Path, env: str | None) -> Tree:
+    """The manifests below `directory`, rendered; their files are called as somebody at the terminal would."""
+    from reconciler.config.overlay import rendered
+    from reconciler.config.source import read_tree, renamed
+
+    return renamed(rendered(read_tree(directory), env), directory, shown(directory))
+
+
+def shown(path: Path, root: Path | None = None) -> str:
+    """A path from `root`, the current directory; as an absolute one if it leads elsewhere."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays one
+    root = root or Path.cwd()
+    return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
 
 
 def look_again(directory: Path, digest: str, removed: int) -> None:

@@ -23,7 +23,7 @@ from reconciler.config.revision import (
     resolve_range,
 )
 from reconciler.config.source import read_tree
-from reconciler.errors import ConfigError, LbctlError
+from reconciler.errors import ConfigError, LbctlError, UsageError
 from reconciler.model import Fleet
 from reconciler.render.style import Style
 
@@ -79,7 +79,13 @@ def _run(args: argparse.Namespace) -> int:
     from reconciler.diff.fleet import compare
     from reconciler.render.diff import diff_json, diff_markdown, diff_text
 
-    asked, new = resolve_range(locate(args.path), args.revisions)
+    try:
+        asked, new = resolve_range(locate(args.path), args.revisions)
+    except UsageError as error:
+        if Path(args.revisions).exists():
+            hint = f"revisions come first: `lbctl diff HEAD~1 {args.revisions}`"
+            raise UsageError(f"{args.revisions} is a path, and no revision", hint=hint) from error
+        raise
     old, before, after = _fleets(asked, new, args)
     diff = compare(before, after, args.node)
     title = args.revisions if ".." in args.revisions else f"{args.revisions}..HEAD"

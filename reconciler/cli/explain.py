@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from reconciler.cli.common import instance_name, open_kernel, stdout_style
 from reconciler.errors import KernelError, UsageError
 from reconciler.kernel.port import Kernel, Link
+from reconciler.program import DECAPSULATE
 
 if TYPE_CHECKING:
     from reconciler.explain.capture import Captured
@@ -94,12 +96,18 @@ def _frames(args: argparse.Namespace) -> Callable[[bytes], list[list[Captured]]]
 
     asked = {"--flags": args.flags, "--bytes": args.bytes}
     if len(args.packet) > 2:
-        raise UsageError("a packet has one source and one destination", hint="lbctl explain --help")
+        hint = "lbctl explain 198.51.100.7:40000 20.20.20.1:80"
+        raise UsageError(f"a packet has one source and one destination, not {len(args.packet)} places", hint=hint)
     if args.flags and args.proto != "tcp":
         raise UsageError(f"{args.proto} has no flags", hint="leave --flags out")
     if len(args.packet) == 1:
         if given := [name for name, value in asked.items() if value is not None]:
             raise UsageError(f"{given[0]} is of no use with a capture", hint="lbctl explain --help")
+        if re.fullmatch(r"[0-9.]+(:[0-9]+)?|\[.*\]:[0-9]+|[0-9a-fA-F:]*::?[0-9a-fA-F:]*", args.packet[0]):
+            message = f"{args.packet[0]} is the destination, or the source, of a packet: both are needed"
+            client = "198.51.100.7" if args.proto == "icmp" else "198.51.100.7:40000"
+            hint = f"`lbctl explain --proto {args.proto} {client} {args.packet[0]}` asks about a client"
+            raise UsageError(message, hint=hint)
         captured = read_capture(Path(args.packet[0]))
         return lambda _mac: [captured]
 
@@ -120,7 +128,11 @@ def _ingress(kernel: Kernel, asked: str | None) -> tuple[Link, int | None]:
     """Where packets come in: an interface, and for a VLAN of it the tag. KernelError unless the program runs there."""
     loaded = kernel.loaded_program()
     if loaded is None:
-        raise KernelError("no program is loaded: the kernel gets every packet as it comes in", hint="lbctl apply")
+        hint = "`lbctl apply` loads it on a balancer; an endpoint whose kernel unpacks tunnels has none"
+        raise KernelError("no program is loaded: the kernel gets every packet as it comes in", hint=hint)
+    if DECAPSULATE in (loaded.features or ()):
+        hint = "ask on a balancer; what this one did `lbctl get verdicts` shows"
+        raise KernelError("this node is an endpoint: its program unpacks tunnels, and chooses nothing", hint=hint)
     links = {link.name: link for link in kernel.links()}
     attached = {a.interface: a for a in kernel.attached_programs([asked] if asked else [])}
     name, tag = asked or next(iter(attached), None), None

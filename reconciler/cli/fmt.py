@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.cli.common import add_paths
+from reconciler.cli.common import add_paths, shown
 from reconciler.config.diagnostic import Diagnostic, in_order, render_text
 from reconciler.config.source import TEMPLATE_SUFFIX, SourceFile, Tree, read_files, read_tree, renamed
 from reconciler.errors import LbctlError, UsageError
@@ -64,13 +64,13 @@ def _trees(paths: list[Path]) -> Iterator[Tree]:
     """The manifests of each directory, and those that are named themselves. Raises UsageError."""
     from reconciler.config.overlay import split
 
-    files = {str(path): path for path in paths if path.is_file()}
+    files = {shown(path): path for path in paths if path.is_file()}
     if template := next((name for name in files if name.endswith(TEMPLATE_SUFFIX)), None):
         raise UsageError(f"{template} is a template, and those have no canonical form")
     for path in paths:
         if not path.is_file():
             tree = read_tree(path)
-            yield renamed(replace(tree, files=tuple(split(tree)[0])), path, str(path))
+            yield renamed(replace(tree, files=tuple(split(tree)[0])), path, shown(path))
     if files:
         yield read_files(files)
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from reconciler.cli import streams
+from reconciler.cli.parser import Parser, add_everywhere, called_verb
 from reconciler.errors import LbctlError
 from reconciler.render.style import Style
 from reconciler.safe import block
@@ -59,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     style, verb = Style(), ""
     try:
-        parser, verb = _parser(arguments)
-        args = parser.parse_args(arguments)
+        style = Style.for_stream(sys.stderr, "--no-color" in arguments)
+        args, verb = _parsed(arguments)
         style = Style.for_stream(sys.stderr, args.no_color)
         code = int(_module(verb).run(args))
         sys.stdout.flush()
@@ -113,31 +114,25 @@ def _flush_help() -> None:
         streams.give_up_stdout()
 
 
-def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str]:
-    """The parser for the verb that is called; it knows the arguments of that verb only."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "lbctl", description="GitOps for a layer-4 load balancer in the Linux kernel.", epilog=EPILOG,
-        formatter_class=form, allow_abbrev=False,
-    )  # fmt: skip
-    node = parser.add_argument_group("which node")
-    node.add_argument("--netns", metavar="NAME", help="work in this network namespace (as `ip netns` names it)")
-    node.add_argument("--run-dir", metavar="DIR", default="/run/lbctl", help="where pins and locks live (%(default)s)")
-    node.add_argument("--instance", metavar="NAME", help="name below the run directory (the netns, else `default`)")
-    parser.add_argument("--no-color", action="store_true", help="plain text (as with NO_COLOR, or without a terminal)")
+def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, str]:
+    """What the command line says, and the verb; only the arguments of that verb are known. Raises UsageError."""
+    called = called_verb(arguments)
+    parser = Parser("lbctl", description="GitOps for a layer-4 load balancer in the Linux kernel.", epilog=EPILOG)
+    add_everywhere(parser, is_verb=False)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
-    called = next((a for a in arguments if a in VERBS), "")
+    asked = parser
     for verb, text in VERBS.items():
         if verb != called:
             verbs.add_parser(verb, help=text)
             continue
         module = _module(verb)
-        sub = verbs.add_parser(
-            verb, help=text, description=module.DESCRIPTION, epilog=module.EPILOG, formatter_class=form,
-            allow_abbrev=False,
-        )  # fmt: skip
-        module.arguments(sub)
-    return parser, called
+        asked = verbs.add_parser(verb, help=text, description=module.DESCRIPTION, epilog=module.EPILOG)
+        module.arguments(asked)
+        add_everywhere(asked, is_verb=True)
+    args, extra = parser.parse_known_args(arguments)
+    if extra:
+        asked.refuse(extra)
+    return args, called
 
 
 def _module(verb: str) -> ModuleType:

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reconciler.cli.common import add_env
+from reconciler.cli.common import add_env, shown
 from reconciler.config.diagnostic import Severity, in_order, render_text
 from reconciler.errors import ConfigError
 from reconciler.render.style import Style
@@ -31,12 +31,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from reconciler.config.overlay import rendered
-    from reconciler.config.source import read_tree
+    from reconciler.config.source import read_tree, renamed
 
     tree = rendered(read_tree(args.directory), args.env)
     if tree.diagnostics:
+        named = renamed(tree, args.directory, shown(args.directory))
         colour = Style.for_stream(sys.stderr, args.no_color).colour
-        print(render_text(in_order(tree.diagnostics), tree.texts, colour=colour), file=sys.stderr)
+        print(render_text(in_order(named.diagnostics), named.texts, colour=colour), file=sys.stderr)
     if any(diagnostic.severity is Severity.ERROR for diagnostic in tree.diagnostics):
         raise ConfigError("the manifests can't be rendered")
     for i, file in enumerate(tree.files):

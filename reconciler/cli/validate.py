@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reconciler import safe
-from reconciler.cli.common import add_env, add_paths, stdout_style
+from reconciler.cli.common import add_env, add_paths, shown, stdout_style
 from reconciler.cli.streams import print_commands
 from reconciler.config.diagnostic import Diagnostic, Severity, in_order
 from reconciler.config.load import Loaded
@@ -61,14 +61,14 @@ def _check(args: argparse.Namespace, root: Path) -> dict[str, Loaded]:
     from reconciler.config.source import read_files, read_tree, renamed
 
     checked: dict[str, Loaded] = {}
-    files = {_shown(path, root): path for path in args.paths if path.is_file()}
+    files = {shown(path, root): path for path in args.paths if path.is_file()}
     if files and args.env is not None:
         raise UsageError("the environment of a single file is not known", hint="give the directory that it belongs to")
     with no_garbage_collection():
         for path in args.paths:
             if not path.is_file():
                 tree = rendered(read_tree(path), args.env)
-                checked[_shown(path, root)] = check_manifests(renamed(tree, path, _shown(path, root)))
+                checked[shown(path, root)] = check_manifests(renamed(tree, path, shown(path, root)))
         if files:
             title = next(iter(files)) if len(files) == 1 else f"{len(files)} files"
             checked[title] = check_manifests(rendered(read_files(files), None))
@@ -79,12 +79,6 @@ def _root(form: str) -> Path:
     """Where the names of files begin: annotations land on a file only if its name is that in the repository."""
     workspace = os.environ.get("GITHUB_WORKSPACE")
     return Path(workspace) if workspace and form in ("github", "sarif") else Path.cwd()
-
-
-def _shown(path: Path, root: Path) -> str:
-    """A path from `root`; as an absolute one if it leads elsewhere."""
-    shown = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays one
-    return str(shown.relative_to(root)) if shown.is_relative_to(root) else str(shown)
 
 
 def _report(

@@ -8,6 +8,7 @@ diagnostic. A directory that changes while it is read is read again, so that a c
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler import safe
-from reconciler.config.diagnostic import Diagnostic, Severity, line_and_column
+from reconciler.config.diagnostic import Diagnostic, Severity, did_you_mean, line_and_column
 from reconciler.resource import Span
 
 TEMPLATE_SUFFIX = ".yaml.j2"
@@ -133,10 +134,11 @@ def _list(directory: Path) -> _Listing:
     try:
         root = os.path.realpath(directory, strict=True)
         if not Path(root).is_dir():
-            listing.diagnostics.append(about_file(str(directory), "source-missing", "this is no directory"))
+            hint = f"give the directory that it lies in: {directory.parent}"
+            listing.diagnostics.append(about_file(str(directory), "source-missing", "this is no directory", hint))
             return listing
     except OSError as error:
-        listing.diagnostics.append(about_file(str(directory), "source-missing", _reason(error)))
+        listing.diagnostics.append(about_file(str(directory), "source-missing", _reason(error), nearby(directory)))
         return listing
     pending = [root]
     while pending:
@@ -156,6 +158,13 @@ def _list(directory: Path) -> _Listing:
     listing.files = dict(sorted(listing.files.items())[:MAX_FILES])
     listing.diagnostics.sort(key=lambda d: (d.span, d.rule))
     return listing
+
+
+def nearby(path: Path) -> str:
+    """A hint at the file or directory that was probably meant by a path that is not there."""
+    with contextlib.suppress(OSError):
+        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir() if entry.name[0] != "."])
+    return ""
 
 
 def _enter(listing: _Listing, root: str, entry: os.DirEntry[str]) -> bool:

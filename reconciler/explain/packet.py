@@ -40,21 +40,41 @@ class Place:
 def parse_place(text: str, protocol: str) -> Place:
     """`ADDRESS:PORT`, an IPv6 address in brackets; of ICMP the address alone. Raises UsageError."""
     if protocol == "icmp":
-        return Place(_address(text.removeprefix("[").removesuffix("]"), text))
+        alone = text.removeprefix("[").removesuffix("]")
+        if with_port := re.fullmatch(r"\[(.*)\]:[0-9]+|([^:]*):[0-9]+", text):
+            host = with_port[1] or with_port[2]
+            raise UsageError(f"{text!r} has a port, and icmp has none", hint=f"write {host}")
+        return Place(_address(alone, text, "198.51.100.7 or 2001:db8::7"))
+    if _is_address(text):
+        shown = f"[{text}]" if ":" in text else text
+        raise UsageError(
+            f"{text!r} has no port, and {protocol} needs one", hint=f"write {shown}:PORT, or --proto icmp"
+        )
     match = re.fullmatch(r"\[([^\]]*)\]:([0-9]+)|([^:]*):([0-9]+)", text)
     if not match:
-        raise UsageError(f"{text!r} is no address with a port", hint=f"write it like {_EXAMPLES}")
+        hint = "an IPv6 address stands in brackets: [2001:db8::7]:40000" if text.count(":") > 1 else ""
+        raise UsageError(f"{text!r} is no address with a port", hint=hint or f"write it like {_EXAMPLES}")
     host, port = match[1] or match[3], int(match[2] or match[4])
     if not 0 < port < 65_536:
         raise UsageError(f"{port} in {text!r} is no port", hint="ports are numbers from 1 to 65535")
     return Place(_address(host, text), port)
 
 
-def _address(host: str, text: str) -> Address:
+def _address(host: str, text: str, examples: str = _EXAMPLES) -> Address:
     try:
         return ip_address(host)
     except ValueError as error:
-        raise UsageError(f"{host!r} in {text!r} is no IP address", hint=f"write it like {_EXAMPLES}") from error
+        where = f" in {text!r}" if text != host else ""
+        raise UsageError(f"{host!r}{where} is no IP address", hint=f"write it like {examples}") from error
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text is an address and nothing else. One of IPv6 whose last part may be a port is not."""
+    try:
+        found = ip_address(text)
+    except ValueError:
+        return False
+    return found.version == 4 or not re.search(":[0-9]{2,5}$", text)
 
 
 def parse_flags(text: str) -> tuple[str, ...]:

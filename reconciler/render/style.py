@@ -16,7 +16,8 @@ class Style:
 
     @classmethod
     def for_stream(cls, stream: TextIO, no_color: bool) -> Style:
-        return cls(stream.isatty() and not no_color and not os.environ.get("NO_COLOR"))
+        plain = no_color or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        return cls(stream.isatty() and not plain)
 
     def _wrap(self, code: str, text: str) -> str:
         return f"\033[{code}m{text}\033[0m" if self.colour else text

@@ -208,7 +208,7 @@ def test_without_a_program_the_way_out_is_apply(
     with inside(balancer.netns):
         assert main(["--run-dir", str(tmp_path), "explain", *ASKED]) == 1
     assert "no program is loaded" in (text := capsys.readouterr().err)
-    assert "hint: lbctl apply" in text
+    assert "hint: `lbctl apply` loads it" in text
 
 
 @kernel
@@ -253,7 +253,7 @@ def test_an_interface_that_runs_another_program_than_the_loaded_one_is_refused()
 MISTAKES = {
     "one address of each family": (["192.0.2.1:1", "[2001:db8::1]:2"], "IPv4"),
     "three addresses": ([*ASKED, ASKED[0]], "one source and one destination"),
-    "no port": (["192.0.2.1", ASKED[1]], "no address with a port"),
+    "no port": (["192.0.2.1", ASKED[1]], "has no port, and tcp needs one"),
     "flags of UDP": (["--proto", "udp", "--flags", "syn", *ASKED], "udp has no flags"),
     "a length that can't be": (["--bytes", "10", *ASKED], "no such packet has 10 bytes"),
     "flags of a capture": (["--flags", "syn", "some.pcap"], "--flags is of no use with a capture"),

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: what it accepts, help that fits the terminal, and mistakes that are told with the way out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from reconciler.errors import UsageError
+
+_COMMENT = re.compile(r"(\s*)(\S.*?) {2,}(# .*)")
+_ENTRY = re.compile(r"(\s*\S+(?: \S+)*? {2,})(\S.*)|(\s*)(.*)")
+
+
+class Help(argparse.HelpFormatter):
+    """Paragraphs fill the width; indented lines stay lines, and are only broken where they are too long."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = []
+        for paragraph in text.strip("\n").split("\n\n"):
+            lines = paragraph.splitlines()
+            if any(line.startswith(" ") for line in lines):
+                lines = [piece for line in lines for piece in _fitting(line, width)]
+                paragraphs.append("\n".join(lines))
+            else:
+                paragraphs.append(textwrap.fill(" ".join(lines), width, break_on_hyphens=False))
+        return "\n\n".join(paragraphs)
+
+
+def _fitting(line: str, width: int) -> list[str]:
+    """A line in pieces: a comment goes above, the description of an entry goes on below where it begins."""
+    if len(line) <= width:
+        return [line]
+    if found := _COMMENT.fullmatch(line):
+        return [found[1] + found[3], found[1] + found[2]]
+    found = _ENTRY.fullmatch(line)
+    assert found
+    first, rest = (found[1], found[2]) if found[1] else (found[3], found[4])
+    return textwrap.wrap(rest, width, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False)
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError in place of printing its whole usage."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **{"formatter_class": Help, "allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        from reconciler.config.diagnostic import did_you_mean, either, quote
+
+        hint = f"{self.prog} --help"
+        if found := re.fullmatch(r"argument (.+?): invalid choice: '(.*)' \(choose from (.*)\)", message):
+            name, given, choices = found[1], found[2], re.findall(r"'([^']*)'", found[3])
+            if name == "VERB":
+                message = f"there is no verb {quote(given)}"
+                hint = did_you_mean(given, choices) or f"there are: {', '.join(choices)}"
+                hint = "lbctl --help" if given == "help" else hint
+            else:
+                message = f"{name}: expected {either(choices)}, got {quote(given)}"
+                hint = did_you_mean(given, choices) or hint
+        elif found := re.fullmatch(r"argument (.+?): (expected .*)", message):
+            message = f"{found[1]}: {found[2]}"
+        elif found := re.fullmatch(r"the following arguments are required: (.*)", message):
+            message = f"`{self.prog}` needs more: {found[1]}"
+            missing = next((action for action in self._actions if found[1] in (action.dest, action.metavar)), None)
+            if missing and missing.choices:
+                hint = f"one of {either(missing.choices)}"
+            if found[1] == "VERB":
+                hint = "`lbctl --help` lists the verbs; `lbctl validate` checks the manifests of this directory"
+            if found[1] == "directory":
+                hint = f"`{self.prog} .` takes the current directory"
+        raise UsageError(message, hint=hint)
+
+    def refuse(self, extra: Sequence[str]) -> NoReturn:
+        """Nobody knows these words of the command line. Raises UsageError."""
+        from reconciler.config.diagnostic import did_you_mean, quote
+
+        flag = next((word.partition("=")[0] for word in extra if word.startswith("-")), "")
+        message, hint = f"`{self.prog}` has no use for {quote(extra[0])}", f"{self.prog} --help"
+        if flag:
+            message = f"`{self.prog}` has no option {quote(flag)}"
+            hint = did_you_mean(flag, self._option_string_actions) or hint
+        raise UsageError(message, hint=hint)
+
+
+def add_everywhere(parser: argparse.ArgumentParser, *, is_verb: bool) -> None:
+    """The options that may stand before the verb as well as behind it."""
+    default = argparse.SUPPRESS if is_verb else None
+    node = parser.add_argument_group("which node")
+    node.add_argument(
+        "--netns", metavar="NAME", default=default, help="work in this network namespace (as `ip netns` names it)"
+    )
+    node.add_argument(
+        "--run-dir", metavar="DIR", default=default or "/run/lbctl", help="where pins and locks live (/run/lbctl)"
+    )
+    node.add_argument(
+        "--instance", metavar="NAME", default=default, help="name below the run directory (the netns, else `default`)"
+    )
+    parser.add_argument(
+        "--no-color", action="store_true", default=default or False,
+        help="plain text (as with NO_COLOR, or without a terminal)",
+    )  # fmt: skip
+
+
+def called_verb(arguments: Sequence[str]) -> str:
+    """The first word that is neither an option nor the value of one, if there is any."""
+    words = iter(arguments)
+    for word in words:
+        if word in ("--netns", "--run-dir", "--instance"):
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return ""

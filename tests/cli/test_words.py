@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line says to those who mistype it, and how its help fits a terminal."""
+
+import io
+import json
+import os
+import pty
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli.explain import _ingress
+from reconciler.cli.main import VERBS, main
+from reconciler.errors import KernelError
+from reconciler.kernel.fake import FakeKernel
+from reconciler.kernel.port import LoadedProgram
+from reconciler.render.style import Style
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "configs" / "nat-tcp"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A current directory with manifests, a saved plan, and files that are neither."""
+    shutil.copytree(EXAMPLE, tmp_path / "prod")
+    monkeypatch.chdir(tmp_path)
+    Path("list.json").write_text("[]")
+    plan = {"format_version": 2, "resource_changes": [], "desired": []}
+    Path("change.plan").write_text(json.dumps(plan))
+    Path("snapshot.json").write_text(json.dumps({"format_version": 1, "resources": [], "foreign": []}))
+    return tmp_path
+
+
+MISTAKES = {
+    "": ("`lbctl` needs more: VERB", "`lbctl --help` lists the verbs"),
+    "aply prod": ("there is no verb 'aply'", "did you mean 'apply'?"),
+    "help": ("there is no verb 'help'", "lbctl --help"),
+    "validate --formt json": ("`lbctl validate` has no option '--formt'", "did you mean '--format'?"),
+    "validate --strickt=yes": ("`lbctl validate` has no option '--strickt'", "did you mean '--strict'?"),
+    "validate --format=jsn": ("expected auto, text, json, github, sarif or junit, got 'jsn'", "did you mean 'json'?"),
+    "validate --netns": ("--netns: expected one argument", "lbctl validate --help"),
+    "plan": ("`lbctl plan` needs more: directory", "`lbctl plan .` takes the current directory"),
+    "plan prod extra": ("`lbctl plan` has no use for 'extra'", "lbctl plan --help"),
+    "get": ("`lbctl get` needs more: what", "one of services, endpoints"),
+    "get service": ("what: expected services", "did you mean 'services'?"),
+    "import": ("`lbctl import` needs more: FORMAT", "one of loxilb, ipvsadm"),
+    "apply prd": ("there is no prd", "did you mean 'prod'?"),
+    "apply prod/pools.yaml": ("is a manifest, neither a directory nor a saved plan", "`lbctl apply prod`"),
+    "plan prod/pools.yaml --live empty": ("this is no directory", "give the directory that it lies in: prod"),
+    "plan prd --live empty": ("no such file or directory", "did you mean 'prod'?"),
+    "plan prod --live nothing.json": ("nothing.json can't be read", "`lbctl export . > FILE` writes a snapshot"),
+    "plan prod --live prod/pools.yaml": ("is no JSON, so neither a snapshot nor a plan", "writes a snapshot"),
+    "plan prod --live change.plan": ("this is a plan of lbctl, not a snapshot", "writes a snapshot"),
+    "plan prod --live list.json": ("this is no snapshot of lbctl", "writes a snapshot"),
+    "diff prod": ("prod is a path, and no revision", "revisions come first: `lbctl diff HEAD~1 prod`"),
+    "explain 20.20.20.1:80": ("both are needed", "`lbctl explain --proto tcp 198.51.100.7:40000 20.20.20.1:80`"),
+    "explain 1.2.3.4 20.20.20.1:80": ("'1.2.3.4' has no port, and tcp needs one", "write 1.2.3.4:PORT"),
+    "explain --proto icmp 1.2.3.4:7 20.20.20.1": ("has a port, and icmp has none", "write 1.2.3.4"),
+    "explain 2001:db8::1:80 2001:db8::2:80": ("is no address with a port", "an IPv6 address stands in brackets"),
+    "explain 1.2.3.4:5 then 20.20.20.1:80": ("not 3 places", "lbctl explain 198.51.100.7:40000 20.20.20.1:80"),
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistake_is_told_with_the_way_out(here, capsys, words):
+    assert main(words.split()) in (1, 2, 3)
+    message, hint = MISTAKES[words]
+    lines = capsys.readouterr().err.splitlines()
+    assert any(message in line for line in lines), lines
+    assert any("hint: " in line and hint in line for line in lines), lines
+
+
+@pytest.mark.parametrize("option", ["--netns x", "--run-dir x", "--instance run", "--no-color"])
+def test_options_of_all_verbs_stand_before_and_behind_the_verb(here, capsys, option):
+    assert main([*option.split(), "validate", "prod"]) == 0
+    assert main(["validate", *option.split(), "prod"]) == 0
+    assert main(["validate", "prod", *option.split()]) == 0
+
+
+def test_an_option_behind_the_verb_is_the_one_that_counts(here, capsys, monkeypatch):
+    found = []
+    monkeypatch.setattr("reconciler.cli.validate.run", lambda args: found.append((args.instance, args.run_dir)) or 0)
+    main(["--instance", "a", "validate"])
+    main(["--instance", "a", "validate", "--instance", "b", "--run-dir", "/d"])
+    assert found == [("a", "/run/lbctl"), ("b", "/d")]
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_fits_a_terminal_of_80_columns(capsys, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*filter(None, [verb]), "--help"])
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+
+
+def test_paths_are_those_of_the_current_directory_in_every_verb(here, capsys):
+    (here / "prod" / "more.yaml").write_text("kind: Nothing\n")
+    for words in ("plan --live empty", "validate"):
+        for directory in ("prod", f"{here}/prod"):
+            main([*words.split(), directory])
+            output = capsys.readouterr()
+            assert "\nprod/more.yaml:1:7: error: " in f"\n{output.out}{output.err}", words
+    (here / "prod" / "more.yaml").write_text("a:   1\n")
+    for words in ("fmt --check prod", f"fmt --check {here}/prod", f"fmt --check {here}/prod/more.yaml"):
+        main(words.split())
+        assert "prod/more.yaml" in capsys.readouterr().out.splitlines(), words
+
+
+def test_a_plan_names_files_as_the_terminal_would(here, capsys):
+    assert main(["plan", "prod", "--live", "empty"]) == 0
+    assert "  prod/services.yaml:" in capsys.readouterr().out
+
+
+def test_colours_are_for_terminals_that_have_them(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    master, slave = pty.openpty()
+    with os.fdopen(master), os.fdopen(slave, "w") as terminal:
+        for name, colour in (("xterm", True), ("dumb", False)):
+            monkeypatch.setenv("TERM", name)
+            assert Style.for_stream(terminal, False).colour is colour
+    assert not Style.for_stream(io.StringIO(), False).colour
+
+
+def test_explain_on_an_endpoint_says_where_to_ask():
+    class Endpoint(FakeKernel):
+        def loaded_program(self):
+            return LoadedProgram(1, "lbctl_0", ("DECAPSULATE",))
+
+    with pytest.raises(KernelError, match="this node is an endpoint") as refused:
+        _ingress(Endpoint(("eth0",)), None)
+    assert refused.value.hint.startswith("ask on a balancer")
