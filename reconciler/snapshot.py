@@ -172,10 +172,12 @@ def _decode(type_: Any, value: Any) -> Any:
 
 def _check_version(data: Any, version: int, part: str, what: str) -> None:
     """Whether data is of a kind, which has a part that no other has, and of the version that this one reads."""
-    if not isinstance(data, dict) or "format_version" not in data or part not in data:
-        other = next((name for key, name in _PARTS.items() if isinstance(data, dict) and key in data), "neither")
-        message = f"this is {'no' if other == 'neither' else f'a {other} of lbctl, not a'} {what}"
-        raise SnapshotError(message if other != "neither" else f"{message} of lbctl", hint=_MAKE)
+    if not isinstance(data, dict):
+        raise SnapshotError(f"this is no {what} of lbctl", hint=_MAKE)
+    if part not in data and (other := next((name for key, name in _PARTS.items() if key in data), "")):
+        raise SnapshotError(f"this is a {other} of lbctl, not a {what}", hint=_MAKE)
+    if "format_version" not in data:
+        raise SnapshotError(f"this is no {what} of lbctl", hint=_MAKE)
     if data["format_version"] != version:
         raise SnapshotError(
             f"format {data['format_version']!r:.20} is not the one that this version reads ({version})",
@@ -184,7 +186,7 @@ def _check_version(data: Any, version: int, part: str, what: str) -> None:
 
 
 _PARTS = {"resource_changes": "plan", "resources": "snapshot"}
-_MAKE = "`lbctl export . > FILE` writes a snapshot, `lbctl plan . --out FILE` a plan"
+_MAKE = "make a new one: `lbctl export . > FILE` writes a snapshot, `lbctl plan . --out FILE` a plan"
 
 
 def _damaged(what: str, error: Exception) -> SnapshotError:
