@@ -49,7 +49,7 @@ MISTAKES = {
     "apply prod/pools.yaml": ("is a manifest, neither a directory nor a saved plan", "`lbctl apply prod`"),
     "plan prod/pools.yaml --live empty": ("this is no directory", "give the directory that it lies in: prod"),
     "plan prd --live empty": ("no such file or directory", "did you mean 'prod'?"),
-    "plan prod --live nothing.json": ("nothing.json can't be read", "make a new one: `lbctl export . > FILE` writes a snapshot"),
+    "plan prod --live nothing.json": ("nothing.json can't be read", "make a new one: `lbctl export . > FILE`"),
     "plan prod --live prod/pools.yaml": ("is no JSON, so neither a snapshot nor a plan", "writes a snapshot"),
     "plan prod --live change.plan": ("this is a plan of lbctl, not a snapshot", "writes a snapshot"),
     "plan prod --live list.json": ("this is no snapshot of lbctl", "writes a snapshot"),
