@@ -22,8 +22,8 @@ check: setup    ## types, style, and the examples
 	@.venv/bin/mypy
 	@for example in examples/configs/*/; do ./lbctl validate "$$example" || exit 1; done
 
-fuzz: setup     ## the fuzz targets of the tests, for much longer
-	@.venv/bin/pytest tests/fuzz --hypothesis-profile=long
+fuzz: setup     ## the fuzz targets of the tests, for much longer, and every fault of the system
+	@LBCTL_EVERY_FAULT=1 .venv/bin/pytest tests/fuzz tests/faults --hypothesis-profile=long
 
 bench: setup    ## what takes how long, as ratios to a named baseline
 	@.venv/bin/python -m tests.bench

@@ -8,6 +8,7 @@ the colours that lbctl itself uses, and in the log of a CI job no line is taken 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import re
@@ -75,7 +76,8 @@ def prepare() -> None:
 def give_up_stdout() -> None:
     """Let what is still to be written go nowhere: Python writes it when it ends."""
     if isinstance(sys.stdout, Output):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def print_commands(text: str) -> None:
@@ -88,9 +90,12 @@ def print_commands(text: str) -> None:
 
 def _open_missing() -> None:
     """A process may be started without some of its descriptors: the next file that it opens would become one."""
-    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(handle, True)
-    os.close(handle)
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:
+            with contextlib.suppress(OSError):  # as in a root directory without devices
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _stream(raw: io.FileIO, former: TextIO | None) -> Output:
