@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from reconciler.importers.draft import Imported
 
 STDIN = "-"
-MAX_BYTES = 64 << 20
+MAX_BYTES = 32 << 20
 
 DESCRIPTION = """\
 Turn the configuration of another load balancer, or the live state of this node, into manifests. What has no

@@ -13,6 +13,7 @@ from typing import Any
 
 from reconciler.importers import manifests
 from reconciler.importers.draft import (
+    WRONG_FILE,
     Address,
     Endpoint,
     Imported,
@@ -27,7 +28,8 @@ from reconciler.importers.names import Names, label
 
 MAX_WEIGHT = 1000
 MAX_VIPS = 64
-MAX_MEMBERS = 2_000_000  # VIPs and endpoints of all services: far more than a fleet has, and it fits into memory
+MAX_MEMBERS = 1_000_000  # VIPs and endpoints of all services: more than a fleet has, and they fit into memory
+MAX_SERVICES = 100_000
 _ONE_FAMILY = ("nat", "fullnat", "dsr-l2")
 _TRANSLATING = ("nat", "fullnat")
 _IMPOSSIBLE = {  # without replies, and without memory
@@ -101,7 +103,9 @@ def _without_conflicts(drafts: Iterable[Service], notices: Notices) -> list[Serv
         members += len(draft.vips) + len(draft.endpoints)
         if members > MAX_MEMBERS:
             message = f"the services up to this one have more than {MAX_MEMBERS:,} VIPs and endpoints"
-            raise TooMuch(draft.line, message, hint="import the input in parts")
+            raise TooMuch(draft.line, message, hint=WRONG_FILE)
+        if len(kept) == MAX_SERVICES:
+            raise TooMuch(draft.line, f"up to here there are {MAX_SERVICES:,} services", hint=WRONG_FILE)
         if draft.protocol != "icmp" and not draft.ports:
             message = "port 0, which stands for every port, has no counterpart: the service is left out"
             notices.add(draft.line, f"{draft}: {message}; write the ports that it needs")

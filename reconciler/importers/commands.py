@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from reconciler.importers.draft import InputError
+from reconciler.importers.draft import WRONG_FILE, InputError, TooMuch
 from reconciler.importers.values import lines_of
+
+MAX_COMMANDS = 500_000  # lines; a table of 10,000 services with 100,000 servers has a quarter of them
 
 _PIECE = re.compile(
     r"(?P<space>\s+)"
@@ -26,12 +28,15 @@ _ESCAPED_IN_QUOTES = re.compile(r'\\([$`"\\])')
 def command_lines(text: str) -> Iterator[tuple[int, str]]:
     """Each command as one line, with the number of the line where it begins."""
     pending: list[str] = []
-    begin = 0
+    begin = count = 0
     for number, line in enumerate(lines_of(text), start=1):
         begin = begin or number
         goes_on = line.endswith("\\")
         pending.append(line[:-1] if goes_on else line)
         if not goes_on:
+            count += bool(line.strip())
+            if count > MAX_COMMANDS:
+                raise TooMuch(begin, f"up to here there are {MAX_COMMANDS:,} commands", hint=WRONG_FILE)
             yield begin, " ".join(pending)
             pending, begin = [], 0
     if pending:

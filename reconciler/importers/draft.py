@@ -56,6 +56,9 @@ class InputError(LbctlError):
         self.what = message
 
 
+WRONG_FILE = "is it the right file? if so, import it in parts"
+
+
 class TooMuch(InputError):
     """The input asks for more time or memory than any real one needs. This always ends an import."""
 
@@ -72,12 +75,18 @@ class Notice:
     message: str
 
 
+MAX_NOTICES = 500_000
+"""Of an import: a fleet of 100,000 endpoints with a few for each has fewer, and they still fit into memory."""
+
+
 class Notices(list[Notice]):
     """Notices as they are collected. `error` is the first item's that could not be understood at all."""
 
     error: InputError | None = None
 
     def add(self, line: int, message: str) -> None:
+        if len(self) == MAX_NOTICES:
+            raise TooMuch(line, f"up to here {MAX_NOTICES:,} things had no counterpart", hint=WRONG_FILE)
         self.append(Notice(file_of(line), int(line), message))
 
     def missing(self, line: int, what: str) -> None:

@@ -12,9 +12,10 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 from reconciler.config.diagnostic import quote
-from reconciler.importers.draft import InputError
+from reconciler.importers.draft import WRONG_FILE, InputError, TooMuch
 
 MAX_DEPTH = 32
+MAX_OBJECTS = 500_000  # which take a few hundred MiB
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
@@ -69,6 +70,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
         self._line, self._counted = 1, 0
+        self._objects = 0
 
     def at_end(self) -> bool:
         self._skip_space()
@@ -97,6 +99,9 @@ class _Reader:
 
     def _object(self, depth: int) -> Object:
         found = Object(self._here())
+        self._objects += 1
+        if self._objects > MAX_OBJECTS:
+            raise TooMuch(self._here(), f"these are more than {MAX_OBJECTS:,} objects", hint=WRONG_FILE)
         while self._more("}", bool(found)):
             self._skip_space()
             line = self._here()

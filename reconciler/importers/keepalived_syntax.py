@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from reconciler.importers.draft import InputError, Notices
+from reconciler.importers.draft import WRONG_FILE, InputError, Notices, TooMuch
 
 MAX_DEPTH = 16
+MAX_STATEMENTS = 1_000_000  # which take half a GiB; 100,000 real servers with their checks have fewer
 
 _TOKEN = re.compile(r'\s+|(?P<brace>[{}])|"(?P<quoted>[^"]*)"|(?P<word>[^\s{}"]+)')
 
@@ -49,6 +50,7 @@ class _Open:
 def parse(lines: Iterable[tuple[int, str]], notices: Notices) -> list[Statement]:
     """The statements of the lines. Raises InputError."""
     stack = [_Open(0)]
+    count = 0
     for line, text in lines:
         words = _words(line, text, notices)
         current: Statement | None = None
@@ -69,6 +71,9 @@ def parse(lines: Iterable[tuple[int, str]], notices: Notices) -> list[Statement]
                 current = None
             elif current is None:
                 current = Statement(line, [word])
+                count += 1
+                if count > MAX_STATEMENTS:
+                    raise TooMuch(line, f"up to here there are {MAX_STATEMENTS:,} statements", hint=WRONG_FILE)
                 stack[-1].statements.append(current)
             else:
                 current.words.append(word)

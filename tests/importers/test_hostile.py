@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reconciler.config.document import parse as parse_yaml
 from reconciler.errors import LbctlError
 from reconciler.importers import FORMATS, emit
+from reconciler.importers.draft import TooMuch
 from tests.importers.test_golden import CASES
 
 TEXTS = {path: path.read_text() for path in CASES}
@@ -122,3 +123,25 @@ def test_a_megabyte_in_one_piece_is_refused_or_read_in_time_that_grows_with_it(n
     """No clock decides: with a tokenizer of quadratic time this would outlast the limit of any test run."""
     if (imported := outcome(name, text)) and imported.manifests:
         assert_holds(imported)
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "name", "text"),
+    [
+        ("draft", "MAX_NOTICES", "ipvsadm", "-A -f {}\n"),
+        ("commands", "MAX_COMMANDS", "ipvsadm", "-A -t 10.0.0.1:{}\n"),
+        ("commands", "MAX_COMMANDS", "katran", "-A -t 10.0.0.1:{}\n"),
+        ("assemble", "MAX_SERVICES", "ipvsadm", "-A -t 10.0.0.1:{}\n"),
+        ("assemble", "MAX_MEMBERS", "ipvsadm", "-A -t 10.0.0.1:{}\n"),
+        ("keepalived_syntax", "MAX_STATEMENTS", "keepalived", "virtual_server 10.0.0.1 {}\n"),
+        ("json_text", "MAX_OBJECTS", "loxilb", '{{"lbAttr": [], "x{}": 0}}\n'),
+    ],
+)
+def test_more_than_fits_into_memory_is_refused_with_its_line(module, limit, name, text, monkeypatch):
+    monkeypatch.setattr(importlib.import_module(f"reconciler.importers.{module}"), limit, 10)
+    importer = importlib.import_module(f"reconciler.importers.{name}")
+    importer.parse("".join(text.format(i) for i in range(1, 10)))
+    with pytest.raises(TooMuch) as error:
+        importer.parse("".join(text.format(i) for i in range(1, 13)))
+    assert error.value.line == 11
+    assert error.value.hint
