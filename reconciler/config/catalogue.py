@@ -79,7 +79,8 @@ _FILES = {
         "save it as UTF-8 without a byte order mark.",
     ),
     "source-too-large": _about(
-        "A file, or all files together, hold more than is read: 16 MiB a file, 64 MiB and 10,000 files in all.",
+        "A file, or all files together, hold more than is read: 16 MiB and 1,200,000 keys and values a file; 64 MiB, "
+        "10,000 files and 1,000,000 endpoints in all.",
         "split the file, or the directory.",
     ),
     "source-changing": _about(

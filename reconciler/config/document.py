@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Protocol
 
 from yaml._yaml import CParser
@@ -35,7 +34,7 @@ from reconciler.resource import Span
 Event = Any  # an event of PyYAML's parser, whose stubs deny it the marks that it has
 
 MAX_DEPTH = 32
-MAX_EVENTS = 2_000_000  # of a file; a list of 100,000 endpoints has about half as many
+MAX_EVENTS = 1_200_000  # of a file, at some 400 bytes each; 100,000 endpoints with all their keys have a million
 MAX_BROKEN = 20  # documents of a file, after which the rest is not read
 MAX_DUPLICATES = 20  # keys of a document, after which no more are reported
 
@@ -142,9 +141,9 @@ def parse(file: str, text: str, lines: Sequence[int] = ()) -> list[Document]:
     if refusal := conflict(text):
         return [_broken(file, lines, text, text, refusal)]
     documents: list[Document] = []
-    rest = text
+    rest, left = text, MAX_EVENTS
     for _ in range(MAX_BROKEN):
-        rest = _parse_until_error(file, lines, rest, documents)
+        rest, left = _parse_until_error(file, lines, rest, documents, left)
         if not rest:
             return documents
     message = f"this file has {MAX_BROKEN} broken documents; the rest of it was not read"
@@ -154,11 +153,16 @@ def parse(file: str, text: str, lines: Sequence[int] = ()) -> list[Document]:
     return documents
 
 
-def _parse_until_error(file: str, lines: Sequence[int], text: str, documents: list[Document]) -> str:
-    """Add what can be read. The result is the text behind the first broken document, on the same lines."""
+def _parse_until_error(
+    file: str, lines: Sequence[int], text: str, documents: list[Document], most: int
+) -> tuple[str, int]:
+    """Add what can be read of at most so many events. The result is the text behind the first broken document, on the
+    same lines, and how many events are left for it."""
     begin = len(text) - len(text.lstrip("\n"))
+    left = iter(range(most, 0, -1))
     try:
-        events: Iterator[Event] = islice(iter(CParser(text).get_event, None), MAX_EVENTS)
+        # `left` comes first: it ends where nothing may be read any more, and costs no call for an event.
+        events: Iterator[Event] = (event for _, event in zip(left, iter(CParser(text).get_event, None), strict=False))
         for event in events:
             kind = type(event)
             if kind is DocumentStartEvent:
@@ -179,8 +183,8 @@ def _parse_until_error(file: str, lines: Sequence[int], text: str, documents: li
         end = end if refusal.resume is None else refusal.resume
         documents.append(_broken(file, lines, text[begin:end], text, refusal))
         if end < len(text):
-            return "\n" * (line_and_column(text, end)[0] - 1) + text[end:]
-    return ""
+            return "\n" * (line_and_column(text, end)[0] - 1) + text[end:], next(left, 0)
+    return "", 0
 
 
 def _broken(file: str, lines: Sequence[int], own_text: str, text: str, refusal: Refusal) -> Document:

@@ -27,6 +27,7 @@ from reconciler.model import Fleet, Node, Pool, Service
 from reconciler.resource import Span
 
 MAX_PORTS = 262_144  # of all services; far more than a node holds, and a bound on what a range can cost
+MAX_ENDPOINTS = 1_000_000  # of all pools, likewise
 MAX_SHOWN = 100  # problems of a file
 
 
@@ -43,10 +44,14 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Broken:
-    """A document with errors: the kinds and names that it may declare, and the names in it."""
+    """A document with errors: the kinds and names that it may declare, and the names in it.
 
-    declared: frozenset[tuple[str, str]]
-    names: frozenset[str]
+    `is_unread`: it is too long to look for names in it, so it may declare and mention anything.
+    """
+
+    declared: frozenset[tuple[str, str]] = frozenset()
+    names: frozenset[str] = frozenset()
+    is_unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +89,14 @@ def check_manifests(tree: Tree) -> Loaded:
     files: dict[str, _Checked] = {}
     diagnostics = list(tree.diagnostics)
     unread = tree.partial or any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics)
-    ports = 0
+    ports = endpoints = 0
     for file in tree.files:
         files[file.name] = checked = _checked.get(file) or _check_file(file)
         diagnostics += checked.diagnostics
         ports += checked.ports
-        if ports > MAX_PORTS:
-            diagnostics.append(_too_many_ports(Span(file.name, 0)))
+        endpoints += sum(len(item.endpoints) for item in checked.objects if isinstance(item, Pool))
+        if ports > MAX_PORTS or endpoints > MAX_ENDPOINTS:
+            diagnostics.append(_too_many(Span(file.name, 0), "ports" if ports > MAX_PORTS else "endpoints"))
             unread = True
             break
     _checked = {file: files[file.name] for file in tree.files if file.name in files}
@@ -123,7 +129,7 @@ def _check_file(file: SourceFile) -> _Checked:
         problems = document.diagnostics + (schema.check(document) if document.start else [])
         own_ports = 0 if problems else count_ports(document)
         if ports + own_ports > MAX_PORTS:
-            problems = [_too_many_ports(document.span)]
+            problems = [_too_many(document.span, "ports")]
         if problems:
             diagnostics += problems
             broken.append(_broken(document))
@@ -139,6 +145,8 @@ def _check_file(file: SourceFile) -> _Checked:
 
 def _broken(document: Document) -> _Broken:
     """What can be told of a document with errors: of one that is no YAML, only the words in it."""
+    if document.start is None and len(document.text) > schema.MAX_SEARCHED:
+        return _Broken(is_unread=True)
     root = document.root if isinstance(document.root, Map) else Map()
     kind, metadata = root.get("kind"), root.get("metadata")
     name = metadata.get("name") if isinstance(metadata, Map) else None
@@ -156,7 +164,7 @@ def _draft(files: Sequence[_Checked], unread: bool) -> Draft:
         nodes=tuple(item for item in objects if isinstance(item, Node)),
         declared_elsewhere=frozenset().union(*(document.declared for file in files for document in file.broken)),
         mentioned_elsewhere=frozenset().union(*(document.names for file in files for document in file.broken)),
-        unread=unread,
+        unread=unread or any(document.is_unread for file in files for document in file.broken),
     )
 
 
@@ -180,9 +188,11 @@ def _locate(
             yield Diagnostic(rule.severity, rule.name, finding.message, span, finding.hint, length)
 
 
-def _too_many_ports(span: Span) -> Diagnostic:
-    message = f"with these, all services together have more than {MAX_PORTS} ports"
-    return Diagnostic(Severity.ERROR, "too-many-ports", message, span)
+def _too_many(span: Span, what: str) -> Diagnostic:
+    owners, most = ("services", MAX_PORTS) if what == "ports" else ("pools", MAX_ENDPOINTS)
+    message = f"with these, all {owners} together have more than {most} {what}"
+    rule = "too-many-ports" if what == "ports" else "source-too-large"
+    return Diagnostic(Severity.ERROR, rule, message, span, "leave some out")
 
 
 @contextmanager

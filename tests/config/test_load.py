@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reconciler.config import document as document_module
 from reconciler.config import load as load_module
 from reconciler.config.diagnostic import render_json, render_text
 from reconciler.config.load import load
@@ -260,3 +261,32 @@ def test_every_fleet_can_be_written_as_manifests(write, fleet):
     loaded = load(write({"all.yaml": as_text(fleet)}))
     for kind in ("services", "pools", "nodes"):
         assert [*getattr(loaded.fleet, kind)] == sorted(getattr(fleet, kind), key=lambda item: item.name)
+
+
+def test_what_a_file_may_hold_is_not_given_anew_behind_each_broken_document(monkeypatch):
+    """Each value costs memory until the whole file is checked."""
+    monkeypatch.setattr(document_module, "MAX_EVENTS", 1_000)
+    text = "---\na: [" + "1, " * 300 + "]\n---\n]\n"
+    documents = document_module.parse("a.yaml", text * 5)
+    rules = [d.rule for document in documents for d in document.diagnostics]
+    assert rules == ["yaml-syntax", "yaml-syntax", "yaml-syntax", "source-too-large"]
+    assert sum(len(document.root["a"]) for document in documents if document.root) == 900
+
+
+def test_endpoints_of_all_pools_are_bounded(write, monkeypatch):
+    monkeypatch.setattr(load_module, "MAX_ENDPOINTS", 3)
+    files = {f"{i}.yaml": service(f"s{i}", vip=f"20.20.20.{i}", pool=f"p{i}") + pool(f"p{i}") for i in range(3)}
+    assert load(write(files)).fleet is not None
+    files["3.yaml"] = pool("p3", endpoints="{address: 10.2.0.1}, {address: 10.2.0.2}")
+    loaded = load(write(files))
+    assert [(d.span.file, d.rule) for d in loaded.diagnostics if d.severity == "error"] == [
+        ("3.yaml", "source-too-large")
+    ]
+
+
+def test_what_is_too_long_to_be_searched_may_declare_anything(write, monkeypatch):
+    """Looking for names in it would take more memory than the whole tree."""
+    monkeypatch.setattr(document_module, "MAX_EVENTS", 1_000)
+    monkeypatch.setattr(load_module.schema, "MAX_SEARCHED", 2_000)
+    long = "a: [" + "1, " * 2_000 + "]\n"
+    assert rules_of(load(write({"all.yaml": service(), "b.yaml": long}))) == ["source-too-large"]
