@@ -9,6 +9,7 @@ import io
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 
 CALLS = [
@@ -40,6 +41,8 @@ class Faults:
 
         def wrapped(module, name, call):
             def stand_in(*args, **kwargs):
+                if any(sys._getframe(depth).f_code.co_filename == subprocess.__file__ for depth in range(1, 5)):
+                    return call(*args, **kwargs)  # it forgets its child where its own pipes fail
                 if self.below and not str(_place(args, self.link)).startswith(str(self.below)):
                     return call(*args, **kwargs)
                 self.count += 1
