@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs in a child of the test that is killed before a change of its choice: it ends as by SIGKILL, with nothing
-cleaned up."""
+"""Verbs in a child of the test, and a change of the test's choice before which the child is killed, as by SIGKILL with
+nothing cleaned up, or which fails."""
 
+import ctypes
 import os
 import struct
 import sys
@@ -21,36 +22,51 @@ _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 
 
 class Changes:
-    """Counts what a process changes, in the kernel and in files, and ends it before one of these changes."""
+    """Counts what a process changes, in the kernel and in files. Before change number `last` it ends the process, or,
+    with an errno, has that change fail."""
 
-    def __init__(self, last: int | None) -> None:
+    def __init__(self, last: int | None, fault: int | None) -> None:
         self.count = 0
-        self._last = last
+        self._last, self._fault = last, fault
 
     def next(self) -> None:
-        if self.count == self._last:
-            os._exit(KILLED)
+        """Count one. Raises the fault, if it is this one's turn."""
         self.count += 1
+        if self.count - 1 == self._last:
+            if self._fault is None:
+                os._exit(KILLED)
+            raise OSError(self._fault, os.strerror(self._fault))
+
+    def _fails(self) -> bool:
+        """The same for functions of C: whether this one fails; errno says how."""
+        try:
+            self.next()
+        except OSError as fault:
+            ctypes.set_errno(fault.errno)
+            return True
+        return False
 
     def watch(self) -> None:
         syscall, mount, umount = bpf._libc.syscall, instance._libc.mount, instance._libc.umount2
         change = netlink.Route.change
 
         def counted_syscall(number, command, *rest):
-            if command.value not in _READS:
-                self.next()
+            if command.value not in _READS and self._fails():
+                return -1
             return syscall(number, command, *rest)
 
         def counted(function):
             def call(*arguments):
-                self.next()
-                return function(*arguments)
+                return -1 if self._fails() else function(*arguments)
 
             return call
 
         def counted_changes(route, messages):
-            if messages:
-                self.next()
+            try:
+                if messages:
+                    self.next()
+            except OSError as fault:
+                return [fault] * len(messages)
             return change(route, messages)
 
         def audit(event, arguments):
@@ -64,7 +80,7 @@ class Changes:
         sys.addaudithook(audit)
 
 
-def lbctl(*words, killed_before=None, log: Path):
+def lbctl(*words, killed_before=None, fault=None, log: Path):
     """Run a verb; returns its exit code and how many changes it made."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -75,7 +91,7 @@ def lbctl(*words, killed_before=None, log: Path):
             os.dup2(out, 1)
             os.dup2(out, 2)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            changes = Changes(killed_before)
+            changes = Changes(killed_before, fault)
             changes.watch()
             code = main([str(word) for word in words])
             sys.stdout.flush()
