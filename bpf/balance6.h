@@ -90,6 +90,12 @@ static __always_inline int balance6(struct xdp_md *ctx, struct packet *packet)
 {
 	enum packet_kind kind = parse6(ctx, packet);
 
+#ifdef DSR_L3
+	if (kind == PACKET_ICMP_ERROR && packet->quoted6->nexthdr == IPPROTO_IPV6)
+		return relay_error(ctx, packet, true, true);
+	if (kind == PACKET_ICMP_ERROR && packet->quoted6->nexthdr == IPPROTO_IPIP)
+		return relay_error(ctx, packet, true, false);
+#endif
 	if (kind == PACKET_NOT_IP || !may_be_vip(fold_address(&packet->ip6->daddr)))
 		return XDP_PASS;
 
@@ -101,7 +107,7 @@ static __always_inline int balance6(struct xdp_md *ctx, struct packet *packet)
 	if (kind == PACKET_ICMP_ERROR) {
 		struct service6_key asked = {
 			.port = packet->ports->source,
-			.protocol = packet->quoted6->nexthdr,
+			.protocol = packet->quoted_protocol,
 		};
 		struct service *service;
 

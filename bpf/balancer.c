@@ -43,9 +43,7 @@
 #ifdef GATEWAY
 #include "gateway.h"
 #endif
-#ifdef VLAN
 #include "vlan.h"
-#endif
 #include "forward.h"
 #include "schedule.h"
 #include "vip.h"
@@ -81,6 +79,7 @@
 #ifdef IPV6
 #include "tunnel6.h"
 #endif
+#include "tunnel_error.h"
 #endif
 #include "dsr.h"
 #endif
@@ -165,6 +164,10 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 		return XDP_PASS;
 #endif
 
+#ifdef DSR_L3
+	if (kind == PACKET_ICMP_ERROR && packet->quoted_protocol == IPPROTO_IPIP)
+		return relay_error(ctx, packet, false, false);
+#endif
 	is_for_vip = may_be_vip(bpf_ntohl(packet->ip->daddr));
 #ifdef NAT
 	if (!is_for_vip && kind != PACKET_TCP)	/* which may be a reply */
@@ -186,7 +189,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 		struct service_key asked = {
 			.vip = packet->quoted->saddr,
 			.port = packet->ports->source,
-			.protocol = packet->quoted->protocol,
+			.protocol = packet->quoted_protocol,
 		};
 		struct service *service = services.lookup(&asked);
 
@@ -194,7 +197,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 			struct client client = {
 				.address = bpf_ntohl(packet->quoted->daddr),
 				.port = bpf_ntohs(packet->ports->destination),
-				.protocol = packet->quoted->protocol,
+				.protocol = packet->quoted_protocol,
 			};
 
 			return dsr(ctx, packet, false, kind, service, &client);
@@ -264,6 +267,7 @@ int lbctl_balance(struct xdp_md *ctx)
 		return drop(VERDICT_NO_HEADROOM);
 	return action;
 #else
+	take_off_priority(ctx);
 	return balance(ctx, &packet);
 #endif
 }

@@ -24,6 +24,14 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 	struct next_hop hop;
 
 	NOTE(service, service->index);
+	if (is_for_many(packet->eth))
+		return drop(VERDICT_LINK_BROADCAST);
+#ifdef IPV6
+	if (is_ipv6 && is_impossible_source6(packet->ip6))
+		return drop(VERDICT_IMPOSSIBLE_SOURCE);
+#endif
+	if (!is_ipv6 && is_impossible_source(packet->ip))
+		return drop(VERDICT_IMPOSSIBLE_SOURCE);
 	if ((is_ipv6 ? packet->ip6->hop_limit : packet->ip->ttl) <= 1)
 		return drop(VERDICT_TTL_EXPIRED);
 	id = find_endpoint(service, client, packet, kind, &endpoint);

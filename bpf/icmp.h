@@ -70,7 +70,7 @@ static __always_inline int answer(struct xdp_md *ctx, u8 type, u8 code, __be32 d
 
 #ifdef DSR
 /*
- * A packet that is longer than `mtu`. It is answered whether or not it may be fragmented, since nobody here
+ * A packet that is longer than `mtu`, from somebody who may be told. It is answered whether or not it may be fragmented, since nobody here
  * does that, and silence helps no sender.
  */
 static __always_inline int too_big(struct xdp_md *ctx, const struct packet *packet, u32 mtu)
@@ -78,8 +78,7 @@ static __always_inline int too_big(struct xdp_md *ctx, const struct packet *pack
 	u32 row = 0;
 	struct settings *set = settings.lookup(&row);
 
-	if (!set || set->too_big != TOO_BIG_ANSWER || mtu < MIN_MTU || packet->ip_bytes < QUOTED_BYTES ||
-	    !may_answer(packet->eth, packet->ip->saddr))
+	if (!set || set->too_big != TOO_BIG_ANSWER || mtu < MIN_MTU || packet->ip_bytes < QUOTED_BYTES)
 		return drop(VERDICT_TOO_BIG);
 	return answer(ctx, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, bpf_htonl(mtu), QUOTED_BYTES,
 		      VERDICT_TOO_BIG_ANSWERED);

@@ -83,8 +83,7 @@ static __always_inline int too_big6(struct xdp_md *ctx, const struct packet *pac
 	u32 row = 0;
 	struct settings *set = settings.lookup(&row);
 
-	if (!set || set->too_big != TOO_BIG_ANSWER || mtu < MIN_MTU6 || packet->ip_bytes < QUOTED_BYTES6 ||
-	    !may_answer6(packet->eth, &packet->ip6->saddr))
+	if (!set || set->too_big != TOO_BIG_ANSWER || mtu < MIN_MTU6 || packet->ip_bytes < QUOTED_BYTES6)
 		return drop(VERDICT_TOO_BIG);
 	return answer6(ctx, ICMPV6_PKT_TOOBIG, 0, bpf_htonl(mtu), QUOTED_BYTES6, VERDICT_TOO_BIG_ANSWERED);
 }

@@ -320,6 +320,9 @@ enum verdict {
 	VERDICT_ECHO_ANSWERED = 20,	/* a ping of a VIP */
 	VERDICT_ECHO_FORWARDED = 21,	/* to an endpoint */
 	VERDICT_ECHO_DROPPED = 22,
+	VERDICT_ERROR_RELAYED = 23,	/* of a router on the way to an endpoint, about a tunnel */
+	VERDICT_IMPOSSIBLE_SOURCE = 24,	/* an address that no other host can have */
+	VERDICT_LINK_BROADCAST = 25,	/* in a frame for many, although its packet is for one */
 
 	/* Of endpoints, where a program unpacks tunnels: what became of each that came in. */
 	VERDICT_DECAPSULATED = 48,

@@ -67,6 +67,10 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 	int action;
 
 	NOTE(service, service->index);
+	if (is_for_many(packet->eth))
+		return drop(VERDICT_LINK_BROADCAST);
+	if (is_impossible_source(packet->ip))
+		return drop(VERDICT_IMPOSSIBLE_SOURCE);
 	if (packet->ip->ttl <= 1)
 		return drop(VERDICT_TTL_EXPIRED);
 
@@ -115,6 +119,8 @@ static __always_inline int nat_reply(struct xdp_md *ctx, struct packet *packet, 
 	NOTE(service, flow->service);
 	NOTE(flow, flow->state);
 	NOTE(endpoint, flow->endpoint);
+	if (is_for_many(packet->eth))
+		return drop(VERDICT_LINK_BROADCAST);
 	if (packet->ip->ttl <= 1)
 		return drop(VERDICT_TTL_EXPIRED);
 	if (!is_served(flow->endpoint, key->source)) {

@@ -49,6 +49,7 @@ struct packet {
 		struct iphdr *quoted;
 		struct ipv6hdr *quoted6;
 	};
+	u8 quoted_protocol;	/* of PACKET_ICMP_ERROR only: what the ports belong to */
 	struct ports *ports;	/* of PACKET_TCP and PACKET_DATAGRAM; of PACKET_ICMP_ERROR those of the quote */
 	union {
 		struct tcphdr *tcp;	/* of PACKET_TCP only */
@@ -68,6 +69,23 @@ struct packet {
 static __always_inline bool is_opening(const struct tcphdr *tcp)
 {
 	return tcp->syn && !tcp->ack && !tcp->fin && !tcp->rst;
+}
+
+/*
+ * Whether no other host can have this address for its own: of nobody, of the loopback, of many, or that of the VIP which
+ * the packet is for (RFC 1122, section 3.2.1.3).
+ */
+static __always_inline bool is_impossible_source(const struct iphdr *ip)
+{
+	u32 first = bpf_ntohl(ip->saddr) >> 24;
+
+	return first == 0 || first == 127 || first >= 224 || ip->saddr == ip->daddr;
+}
+
+/* Whether a frame is for all that are on the link, or for some of them. */
+static __always_inline bool is_for_many(const struct ethhdr *eth)
+{
+	return eth->h_dest[0] & 1;
 }
 
 #ifdef ECHO
@@ -98,6 +116,7 @@ static __always_inline enum packet_kind parse_icmp(struct packet *packet, u32 by
 	    quoted->saddr != packet->ip->daddr)
 		return PACKET_OTHER;
 	packet->quoted = quoted;
+	packet->quoted_protocol = quoted->protocol;
 	packet->ports = ports;
 	return PACKET_ICMP_ERROR;
 }

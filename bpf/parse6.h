@@ -16,6 +16,16 @@ static __always_inline bool is_same6(const struct in6_addr *one, const struct in
 	       one->s6_addr32[2] == two->s6_addr32[2] && one->s6_addr32[3] == two->s6_addr32[3];
 }
 
+/* As is_impossible_source() in parse.h. An IPv4 address in the form of IPv6 stands in no packet (RFC 4291). */
+static __always_inline bool is_impossible_source6(const struct ipv6hdr *ip)
+{
+	const __be32 *words = ip->saddr.s6_addr32;
+
+	if (!words[0] && !words[1])
+		return words[2] == bpf_htonl(0xffff) || (!words[2] && bpf_ntohl(words[3]) <= 1);
+	return ip->saddr.s6_addr[0] == 0xff || is_same6(&ip->saddr, &ip->daddr);
+}
+
 #ifdef ECHO
 static __always_inline bool is_echo6(const struct packet *packet, u32 bytes, void *end)
 {
@@ -23,6 +33,16 @@ static __always_inline bool is_echo6(const struct packet *packet, u32 bytes, voi
 	       packet->icmp6->icmp6_type == ICMPV6_ECHO_REQUEST;
 }
 #endif
+
+/* RFC 8200, section 4.5. */
+struct fragment {
+	u8 next;
+	u8 reserved;
+	__be16 offset;		/* and flags, in the lowest three bits */
+	__be32 id;
+};
+
+#define FRAGMENT_OFFSET 0xfff8
 
 /* ICMPv6 errors, types 1 to 4 (RFC 4443), as parse_icmp() has it for IPv4. */
 static __always_inline enum packet_kind parse_icmp6(struct packet *packet, u32 bytes, void *end)
@@ -35,7 +55,17 @@ static __always_inline enum packet_kind parse_icmp6(struct packet *packet, u32 b
 		return PACKET_OTHER;
 	if (icmp->icmp6_type < ICMPV6_DEST_UNREACH || icmp->icmp6_type > ICMPV6_PARAMPROB)
 		return PACKET_OTHER;
-	/* A quoted extension header is a protocol that has no services. */
+	/* Of a fragment, the first one has ports. Other extension headers are a protocol that has no services. */
+	packet->quoted_protocol = quoted->nexthdr;
+	if (quoted->nexthdr == IPPROTO_FRAGMENT) {
+		struct fragment *fragment = (void *)(quoted + 1);
+
+		ports = (void *)(fragment + 1);
+		if ((void *)(ports + 2) > end || bytes < sizeof(*icmp) + sizeof(*quoted) + sizeof(*fragment) + 8 ||
+		    fragment->offset & bpf_htons(FRAGMENT_OFFSET))
+			return PACKET_OTHER;
+		packet->quoted_protocol = fragment->next;
+	}
 	if (quoted->version != 6 || !is_same6(&quoted->saddr, &packet->ip6->daddr))
 		return PACKET_OTHER;
 	packet->quoted6 = quoted;

@@ -11,14 +11,56 @@ struct vlan_header {
 	__be16 protocol;
 };
 
-#define TAGGED (1U << 16)	/* of packet.tci */
 #define TAG_MASK 0x0fff
-#define PRIORITY_MASK 0xf000
 
 /* The MACs of a frame, as three words. */
 struct macs {
 	u32 words[3];
 };
+
+/* Take the first four bytes behind the MACs of a frame away. False if there is no room for what is left. */
+static __always_inline bool take_off(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct macs macs;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return false;
+	macs = *(struct macs *)eth;
+	if (bpf_xdp_adjust_head(ctx, sizeof(struct vlan_header)))
+		return false;
+	eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return false;
+	*(struct macs *)eth = macs;
+	return true;
+}
+
+/* The tag of a frame, of VLAN 0 or another one, if there is IP in it; NULL if there is none. */
+static __always_inline struct vlan_header *find_tag(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct vlan_header *tag = (void *)(eth + 1);
+
+	if ((void *)(tag + 1) > (void *)(long)ctx->data_end || eth->h_proto != bpf_htons(ETH_P_8021Q))
+		return NULL;
+	if (tag->protocol != bpf_htons(ETH_P_IP) && tag->protocol != bpf_htons(ETH_P_IPV6))
+		return NULL;
+	return tag;
+}
+
+#ifndef VLAN
+/* Take a tag of VLAN 0 off, which is a priority and nothing else, and holds for this link only. */
+static __always_inline void take_off_priority(struct xdp_md *ctx)
+{
+	struct vlan_header *tag = find_tag(ctx);
+
+	if (tag && !(tag->tci & bpf_htons(TAG_MASK)))
+		take_off(ctx);
+}
+#else
+#define TAGGED (1U << 16)	/* of packet.tci */
+#define PRIORITY_MASK 0xf000
 
 /*
  * Take the tag off, if there is one, and note in `packet` what it said and which interface it means. False if
@@ -27,15 +69,12 @@ struct macs {
 static __always_inline bool take_off_tag(struct xdp_md *ctx, struct packet *packet)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
-	struct vlan_header *tag = (void *)(eth + 1);
+	struct vlan_header *tag = find_tag(ctx);
 	struct vlan vlan = { .trunk = ctx->ingress_ifindex };
-	struct macs macs;
 	u32 *ifindex;
 
-	if ((void *)(tag + 1) > (void *)(long)ctx->data_end || eth->h_proto != bpf_htons(ETH_P_8021Q))
-		return true;
-	if (tag->protocol != bpf_htons(ETH_P_IP) && tag->protocol != bpf_htons(ETH_P_IPV6))
-		return false;
+	if (!tag)
+		return (void *)(eth + 1) > (void *)(long)ctx->data_end || eth->h_proto != bpf_htons(ETH_P_8021Q);
 	packet->tci = TAGGED | bpf_ntohs(tag->tci);
 	vlan.tag = packet->tci & TAG_MASK;
 	if (vlan.tag) {		/* 0 is a priority and no VLAN */
@@ -44,14 +83,7 @@ static __always_inline bool take_off_tag(struct xdp_md *ctx, struct packet *pack
 			return false;
 		packet->ingress = *ifindex;
 	}
-	macs = *(struct macs *)eth;
-	if (bpf_xdp_adjust_head(ctx, sizeof(*tag)))
-		return false;
-	eth = (void *)(long)ctx->data;
-	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
-		return false;
-	*(struct macs *)eth = macs;
-	return true;
+	return take_off(ctx);
 }
 
 /* Put a tag on. False if there is no room for it. */
@@ -86,3 +118,4 @@ static __always_inline u32 find_trunk(struct packet *packet, u32 ifindex)
 	packet->tci = TAGGED | (packet->tci & PRIORITY_MASK) | vlan->tag;
 	return vlan->trunk;
 }
+#endif

@@ -234,6 +234,9 @@ class Verdict(IntEnum):
     ECHO_ANSWERED = 20, "a ping of a VIP, answered"
     ECHO_FORWARDED = 21, "a ping of a VIP, forwarded to an endpoint, which answers"
     ECHO_DROPPED = 22, "dropped: a ping of a VIP, as its service wants it"
+    ERROR_RELAYED = 23, "a router's word that packets in a tunnel are too big, relayed to the client"
+    IMPOSSIBLE_SOURCE = 24, "dropped: from an address that no other host can have: loopback, multicast, the VIP itself"
+    LINK_BROADCAST = 25, "dropped: for one VIP, but in a frame for many: broadcast or multicast"
     # Of endpoints, where a program unpacks tunnels: what became of each that came in.
     DECAPSULATED = 48, "unpacked, for a VIP of the endpoint"
     NOT_FOR_VIP = 49, "passed on untouched: what is inside is for nobody that the endpoint holds"

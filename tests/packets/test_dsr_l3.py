@@ -328,10 +328,10 @@ def test_nobody_is_told_if_the_node_says_so(balancer: Balancer) -> None:
 
 @pytest.mark.parametrize("source", ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"])
 def test_a_sender_that_is_nobody_or_many_is_not_told(balancer: Balancer, source: str) -> None:
-    assert dropped_as(balancer, tcp(At(source, 1), WEB, "A", bytes(MTU - 40))) == [Verdict.TOO_BIG]
+    assert dropped_as(balancer, tcp(At(source, 1), WEB, "A", bytes(MTU - 40))) == [Verdict.IMPOSSIBLE_SOURCE]
 
 
 def test_what_came_to_many_is_not_answered(balancer: Balancer) -> None:
     content = b"\xff" * 6 + sized(FITS + 1)[6:]
-    assert dropped_as(balancer, content) == [Verdict.TOO_BIG]
+    assert dropped_as(balancer, content) == [Verdict.LINK_BROADCAST]
 

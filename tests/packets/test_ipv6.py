@@ -288,11 +288,14 @@ def test_by_mac_the_whole_mtu_may_be_used(balancer: Balancer) -> None:
 
 @pytest.mark.parametrize("source", ["::", "::1", "ff02::1"])
 def test_a_sender_that_is_nobody_or_many_is_not_told(balancer: Balancer, source: str) -> None:
-    assert dropped_as(balancer, tcp6(At(source, 1), SERVICE, "A", bytes(FITS))) == [Verdict.TOO_BIG]
+    assert dropped_as(balancer, tcp6(At(source, 1), SERVICE, "A", bytes(FITS))) == [Verdict.IMPOSSIBLE_SOURCE]
 
 
-def test_nobody_is_told_if_the_node_says_so_or_if_it_came_to_many(balancer: Balancer) -> None:
-    assert dropped_as(balancer, b"\x33\x33\x00\x00\x00\x01" + sized(MTU)[6:]) == [Verdict.TOO_BIG]
+def test_what_came_to_many_is_not_answered(balancer: Balancer) -> None:
+    assert dropped_as(balancer, b"\x33\x33\x00\x00\x00\x01" + sized(MTU)[6:]) == [Verdict.LINK_BROADCAST]
+
+
+def test_nobody_is_told_if_the_node_says_so(balancer: Balancer) -> None:
     balancer.settings(OWN, source6=OWN6, too_big=TooBigCode.DROP)
     assert dropped_as(balancer, sized(MTU)) == [Verdict.TOO_BIG]
 
