@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Protocol
 
 from yaml._yaml import CParser
@@ -161,8 +162,9 @@ def _parse_until_error(
     begin = len(text) - len(text.lstrip("\n"))
     left = iter(range(most, 0, -1))
     try:
-        # `left` comes first: it ends where nothing may be read any more, and costs no call for an event.
-        events: Iterator[Event] = (event for _, event in zip(left, iter(CParser(text).get_event, None), strict=False))
+        # `left` comes first, so that it ends where nothing more may be read. No Python runs for an event.
+        both = zip(left, iter(CParser(text).get_event, None), strict=False)
+        events: Iterator[Event] = map(itemgetter(1), both)
         for event in events:
             kind = type(event)
             if kind is DocumentStartEvent:

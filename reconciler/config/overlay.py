@@ -60,7 +60,7 @@ def rendered(tree: Tree, env: str | None) -> Tree:
             if "text" in answer:
                 manifests.append(SourceFile(name, answer["text"], _lines(answer["text"], answer["marks"])))
             else:
-                problems.append(_problem(answer, templates, env, environments))
+                problems.append(_problem(answer, templates, env, environments, values))
     files = tuple(sorted(manifests, key=lambda file: file.name))
     return replace(tree, files=files, diagnostics=(*tree.diagnostics, *problems))
 
@@ -239,14 +239,16 @@ def _line_bounds(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _problem(
-    answer: Mapping[str, Any], templates: Mapping[str, str], env: str | None, environments: Iterable[str]
+    answer: Mapping[str, Any], templates: Mapping[str, str], env: str | None, environments: Iterable[str], values: Map
 ) -> Diagnostic:
     """Why a template could not be rendered, on what it is about, as far as that is known."""
-    name, line, message = answer["template"], answer["line"], answer["message"]
+    name, line = answer["template"], answer["line"]
+    source = _line(templates[name], line) if line else ""
+    message = _named(answer["message"], source)
     rule = f"template-{answer['problem']}"
     span, length = Span(name, line, 0), 1
     if line:
-        start, end = _mentioned(message, _line(templates[name], line))
+        start, end = _mentioned(message, source)
         span, length = Span(name, line, start + 1), max(1, end - start)
     hint = {
         "template-forbidden": "templates see the values of their environment, and nothing of what renders them",
@@ -254,12 +256,27 @@ def _problem(
         "template-limit": "templates are for a handful of values: write out what they can't",
     }.get(rule, "")
     if rule == "template-undefined":
-        hint = f"add it to {DIRECTORY}/{env}.yaml"
+        about = re.match("'(\\w+)' has no value", message)
+        hint = (did_you_mean(about[1], values) if about else "") or f"add it to {DIRECTORY}/{env}.yaml"
         if env is None:
             known = sorted(environments)
             hint = f"choose one of these with --env: {', '.join(known)}"
             hint = hint if known else f"write it to {DIRECTORY}/NAME.yaml and choose that with --env NAME"
     return Diagnostic(Severity.ERROR, rule, message, span, hint, length)
+
+
+def _named(message: str, source: str) -> str:
+    """A message with the name of the value that it is about, or the expression, where the line of a template has one
+    that it must be."""
+    if about := re.match(r"there is no '(\w+)' in this value", message):
+        owner = re.search(rf"([\w.\[\]'\"]+)(?:\.{about[1]}\b|\[['\"]{about[1]}['\"]\])", source)
+        return message.replace("this value", quote(owner[1]), 1) if owner else message
+    codes = [source[begin:end] for begin, end in _codes(source)]
+    if "iterable" in message:
+        codes = [code for code in codes if re.match(r"\{%[-+]? *for\b", code)]
+    if "'" in message and any(word in message for word in ("operand", "object", "argument")) and len(codes) == 1:
+        return f"{quote(codes[0])[1:-1]}: {message}"
+    return message
 
 
 def _mentioned(message: str, source: str) -> tuple[int, int]:

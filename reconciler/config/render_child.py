@@ -59,7 +59,13 @@ class _Missing(jinja2.StrictUndefined):
             return str(super()._undefined_message)
         if self._undefined_obj is jinja2.utils.missing:
             return f"{name!r} has no value"
-        return f"there is no {name!r} in this value"
+        known = [key for key in self._undefined_obj if isinstance(key, str)] if self._is_mapping() else []
+        return f"there is no {name!r} in this value" + (
+            f", which has {', '.join(map(repr, known[:8]))}" if known else ""
+        )
+
+    def _is_mapping(self) -> bool:
+        return isinstance(self._undefined_obj, dict)
 
 
 class _Integer(int):

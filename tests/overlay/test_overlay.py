@@ -66,7 +66,26 @@ def test_value_that_is_missing_is_named_with_the_way_out(write, problems):
 
 def test_attribute_that_is_missing_is_an_error_and_not_empty(problems):
     files = {"a.yaml.j2": "x:\n  y: {{ web.port }}\n", "environments/e.yaml": "web: {ports: 1}\n"}
-    assert problems(files, "e") == [("a.yaml.j2", 2, "template-undefined", "there is no 'port' in this value")]
+    message = "there is no 'port' in 'web', which has 'ports'"
+    assert problems(files, "e") == [("a.yaml.j2", 2, "template-undefined", message)]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("{{ web['prt'] }}", "there is no 'prt' in 'web', which has 'ports'"),
+        ("{{ web.ports + 'x' }}", "{{ web.ports + 'x' }}: unsupported operand type(s) for +: 'int' and 'str'"),
+        ("{% for x in web.ports %}{{ x }}{% endfor %}", "{% for x in web.ports %}: 'int' object is not iterable"),
+    ],
+)
+def test_error_of_a_template_names_what_it_is_about(problems, code, message):
+    [(_, _, _, said)] = problems({"a.yaml.j2": code + "\n", "environments/e.yaml": "web: {ports: 1}\n"}, "e")
+    assert said == message
+
+
+def test_value_that_is_mistyped_is_named(write):
+    [found] = load(write({"a.yaml.j2": "a: {{ wbe }}\n", "environments/e.yaml": "web: 1\n"}), "e").diagnostics
+    assert found.hint == "did you mean 'web'?"
 
 
 def test_unknown_environment_is_an_error_that_lists_them(write):
