@@ -3,6 +3,7 @@
 
 import errno
 import os
+import subprocess
 
 import pytest
 
@@ -26,7 +27,10 @@ def verb(netns, tmp_path):
         assert ended in code, f"{words}, change {killed_before}: exit code {ended}\n{(tmp_path / 'log').read_text()}"
         return count
 
-    return call
+    yield call
+    for pins in (tmp_path / "run").glob("*/bpf"):  # of a test that failed
+        if os.path.ismount(pins):
+            subprocess.run(["umount", pins], check=True)
 
 
 def assert_clean(netns, run_dir):

@@ -11,7 +11,7 @@ from tests.kernel.conftest import entered
 
 pytestmark = pytest.mark.kernel
 
-FORWARD = "/proc/sys/net/ipv4/ip_forward"
+FORWARD = "/proc/sys/net/ipv4/conf/front/forwarding"
 
 
 @pytest.fixture
