@@ -28,8 +28,8 @@ ASTRAY = "with maps that nobody writes any more"
 class Attachment(Resource):
     """`mode` is native or generic; `program` is the name of the program, its digest included.
 
-    `sends`: whether it sends packets itself, as that of an endpoint never does. `load` says which of the programs of
-    this name it is: the one that is loaded, with whose maps lbctl works, or an earlier one.
+    `sends` is whether the program sends packets itself; the program of an endpoint never does. Several programs may
+    have one name: `load` says whether this is the loaded one, whose maps lbctl works with, or an earlier one.
     """
 
     kind: ClassVar[str] = "xdp"
@@ -84,7 +84,7 @@ class AttachmentKind(Kind):
             return
         name, sends = program_name(view.features), view.node.role is Role.BALANCER
         for interface in view.node.interfaces:
-            if interface.trunk is None:  # what comes in on a VLAN comes in by its trunk
+            if interface.trunk is None:  # packets of a VLAN come in by its trunk
                 yield Attachment(interface.name, view.xdp_mode(interface).value, name, sends), interface.span
 
     def read(self, wanted: Collection[Key]) -> Reading:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kind of live object is: what nodes want of it, how it is read, how it is written."""
+"""The interface of a kind of live objects: which ones a node must hold, how they are read, how they are written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Wanted = tuple[Resource, Span]
 class Kind(ABC):
     """One kind, bound to a kernel. `phase` orders writes: creates and updates ascend, deletes descend.
 
-    Only nodes of one of the `roles` want anything of it.
+    Only nodes with one of these `roles` need objects of the kind.
     """
 
     phase: ClassVar[int]
@@ -31,30 +31,30 @@ class Kind(ABC):
     @staticmethod
     @abstractmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        """What this node must hold, each with the place in the manifests that asks for it. Pure."""
+        """The resources that this node must hold, each with the place in the manifests that asks for it. Pure."""
 
     @abstractmethod
     def read(self, wanted: Collection[Key]) -> Reading:
-        """What the node holds. `wanted` are keys of this kind that the manifests ask for.
+        """The resources that the node holds. `wanted` are the keys of this kind that the manifests ask for.
 
         One dump, in canonical form: a resource that was just written reads back equal.
         """
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
-        """What about the node may keep these from working, though they will be there. Only what is known for sure
-        is said. Writes nothing."""
+        """Facts about the node that may keep these resources from working though they are in place. Only facts that
+        are known for sure. Writes nothing."""
         return ()
 
     @abstractmethod
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         """Make the changes; one outcome each, in order.
 
-        Idempotent: writing what is there and deleting what is absent are no errors, so that a change that
+        Idempotent: it is no error to write a resource that is there or to delete one that is absent, so a change that
         failed half-way can be repeated or taken back.
         """
 
 
 def each(changes: Sequence[Change], outcomes: Iterable[tuple[Change, Outcome]]) -> list[Outcome]:
-    """Outcomes in the order of the changes, from pairs in any order; a change without a pair is done."""
+    """Outcomes in the order of the changes, from pairs in any order; a change without a pair succeeded."""
     found = {id(change): outcome for change, outcome in outcomes}
     return [found.get(id(change)) for change in changes]

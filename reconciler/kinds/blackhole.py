@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Black holes: routes by which packets to the source of tunnels end on the node.
+"""Black holes: routes that make a balancer drop packets to the network that its tunnels come from.
 
-Such a network is routed to the balancer, which has no use for what comes to it. Its own routes would send a packet
-back to the router that it came from, and that would send it here again, until its hops are used up. A network
-inside one that the node is attached to goes nowhere anyway.
+Routers send packets to such a network to the balancer, which has no use for them. By its other routes the balancer
+would send such a packet back to the router, and the router would send it here again, until its hop limit is used up.
+A network inside one that the node is attached to needs no black hole: no router gets packets to it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Blackhole(Resource):
 
 
 class BlackholeKind(Kind):
-    phase = 14  # before tunnels come from there
+    phase = 14  # before tunnels come from this network
     resource = Blackhole
 
     @staticmethod

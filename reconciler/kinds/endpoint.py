@@ -3,7 +3,7 @@
 
 An endpoint keeps its number for as long as anything may point to it. A row whose endpoint no manifest names
 any more is retired, not cleared: its connections go on, and the endpoint gets its old number when it comes
-back. Only when no number is left unused are retired rows without connections given away.
+back. Only when every number is taken do new endpoints get the numbers of retired rows without connections.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from reconciler.resource import Change, Context, Key, Reading, Resource, Span
 from reconciler.ring_store import former_endpoints
 from reconciler.view import NodeView
 
-_SERVICE = "service"  # the kind that connections belong to; it stands on this one, so it can't be imported
+_SERVICE = "service"  # the kind that connections belong to; its module imports this one
 _ID = struct.Struct(ENDPOINTS.key)
 _ROW = struct.Struct(ENDPOINTS.value)
 _FLOW = struct.Struct(FLOWS.value)
@@ -35,8 +35,8 @@ _FLOW = struct.Struct(FLOWS.value)
 class EndpointRow(Resource):
     """A server. `port` 0 stands for the port that the client asked for.
 
-    `damage` says what is wrong with a row that was written by somebody else. `copy` is the number of a row whose
-    endpoint has another one: such a row is an endpoint of its own, which no manifest asks for.
+    `damage` says what is wrong with a row that was written by somebody else. `copy` is the number of a second row
+    of the same endpoint: it counts as an endpoint of its own, which no manifest asks for.
     """
 
     kind: ClassVar[str] = "endpoint"
@@ -77,7 +77,7 @@ class EndpointRow(Resource):
         services = users if own is None else own.keys()
         staying = services & context.desired.keys()
         if services and not staying:
-            return connections_end(total)  # with the services that they belong to
+            return connections_end(total)  # every service that has any is deleted
         count = None if own is None else sum(own[service] for service in staying)
         if count == 0:
             return "no connection uses it"
@@ -86,12 +86,12 @@ class EndpointRow(Resource):
 
 
 def is_port(number: int) -> bool:
-    """Whether two bytes of a packet can hold it; 0 stands for another port."""
+    """Whether a number fits into the two bytes of a port; 0, which stands for another port, does."""
     return 0 <= number < 1 << 16
 
 
 def connections_end(count: int | None) -> str:
-    """What is said of open connections that end; without a number where nobody counted them."""
+    """The text about open connections that end; without a number if nobody counted them."""
     return f"{_connections(count)} {'ends' if count == 1 else 'end'}"
 
 
@@ -121,11 +121,11 @@ class NumberedRow:
 def numbered_rows(kernel: Kernel) -> list[NumberedRow]:
     """Every row in use, retired ones too."""
     held = [(key, *_ROW.unpack(value)) for key, value in kernel.dump(ENDPOINTS.name)]
-    # An array of 2 MB, which most nodes have no use for.
+    # The IPv6 addresses are an array of 2 MB; it is read only if a row refers to it.
     addresses6 = dict(kernel.dump(ENDPOINTS6.name)) if any(not any(address) for _, address, _, _ in held) else {}
     rows = []
     for key, address, port, state in held:
-        full = address if any(address) else addresses6.get(key, b"")  # without any, it was damaged: nobody's
+        full = address if any(address) else addresses6.get(key, b"")  # empty: the row was damaged
         if state != EndpointRowState.FREE and full:
             damage = "" if state in list(EndpointRowState) else word(EndpointRowState, state)
             row = EndpointRow(ip_address(full), int.from_bytes(port), state == EndpointRowState.DISABLED, damage)
@@ -185,7 +185,7 @@ class EndpointKind(Kind):
         return each(changes, outcomes)
 
     def _write_addresses6(self, new: Sequence[Change], numbers: Mapping[str, int]) -> list[tuple[Change, Outcome]]:
-        """Where the rows will look for their addresses, before they do. Returns what failed."""
+        """Write IPv6 addresses before the rows that refer to them. Returns the changes that failed."""
         rows = [
             (change, (_ID.pack(numbers[change.key.id]), change.after.address.packed))
             for change in new

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gateways of interfaces: the next hop of what comes in there and is for no network of the node."""
+"""Gateways of interfaces: the next hop of packets that come in there and go to no network of the node."""
 
 from __future__ import annotations
 

@@ -22,14 +22,14 @@ from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _STAND_INS = int(IPv6Address("100:0:0:0:6c62:6374::"))
-"""The first of these addresses: in the discard-only prefix (RFC 6666), above those by which networks discard traffic.
-The interface's number is added."""
+"""The stand-in of an interface is this address plus the interface's number. It is in the discard-only prefix (RFC
+6666), above the addresses by which networks discard traffic."""
 _NUMBERS = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayRoute(Resource):
-    """`by` names the interface that the route leads by where that is another one than it should be."""
+    """`by` names the interface that the route leads by, if that is the wrong one."""
 
     kind: ClassVar[str] = "gateway-route"
 
@@ -96,7 +96,7 @@ def needs_stand_in(gateway: Address) -> bool:
 
 
 def stand_in(index: int, gateway: Address) -> Address:
-    """What the row of an interface's gateway holds."""
+    """The address that an interface's row in `gateways` holds: the gateway's own, or its stand-in."""
     return _numbered(index) if needs_stand_in(gateway) else gateway
 
 

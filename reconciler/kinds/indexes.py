@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from reconciler.kernel.port import Kernel
 
 _GONE = "interface "
-"""What an interface is called that isn't there any more, before its number; no name has a space in it."""
+"""This word and its number name an interface that is gone; no real name has a space in it."""
 
 _NAME = re.compile(r"(?!\.\.?$)[^/\s\x00-\x1f]{1,15}")
 
 
 def flaw_of(name: str) -> str:
-    """Why this can't be the name of an interface (dev_valid_name in net/core/dev.c); empty if it can."""
+    """Why a text can't be the name of an interface (dev_valid_name in net/core/dev.c); empty if it can."""
     return "" if _NAME.fullmatch(name) else f"{name!r} is no name of an interface"
 
 
@@ -25,7 +25,7 @@ def names(kernel: Kernel) -> Mapping[int, str]:
 
 
 def name_of(index: int, known: Mapping[int, str]) -> str:
-    """The name of an interface, and something to call it by if it is gone: a row may outlive it."""
+    """The name of an interface. One that is gone is named by its number: a row may outlive its interface."""
     return known.get(index, f"{_GONE}{index}")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces on which the program stands as it should, and packets are lost all the same."""
+"""Interfaces that lose packets although the right program is attached to them."""
 
 from __future__ import annotations
 

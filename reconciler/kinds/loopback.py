@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VIPs on the loopback: the node takes packets to them for its own. A balancer answers ARP for those of IPv4, an
-endpoint of direct server return never does. Neighbour discovery speaks for no address of the loopback: for IPv6 VIPs
-in its own networks a balancer has `neighbour_proxy`, others must be routed to it.
+"""VIPs on the loopback: the node accepts packets to them. A balancer answers ARP requests for IPv4 VIPs, an endpoint
+of direct server return never does. The kernel answers no neighbour solicitation for an address of the loopback: for
+IPv6 VIPs in a balancer's own networks there is `neighbour_proxy`; routers must send it the packets to all others.
 
 The default form is a `local` route with our protocol number; adding addresses to a link is quadratic in the
 kernel (50,000: 81 s against 0.8 s as routes).
@@ -25,8 +25,8 @@ from reconciler.view import NodeView
 
 @dataclass(frozen=True, slots=True)
 class LoopbackVip(Resource):
-    """`form`: route or address. `services` are the ids of those that are published at it, `silence` are the names
-    of the settings that keep an endpoint from answering for it."""
+    """`form`: route or address. `services` are the ids of the services at this VIP, `silence` are the names of the
+    settings that keep an endpoint from answering ARP requests for it."""
 
     kind: ClassVar[str] = "loopback"
 
@@ -45,7 +45,7 @@ class LoopbackVip(Resource):
 
     @property
     def needs_any(self) -> tuple[Key, ...]:
-        # A VIP that is announced with nothing behind it swallows traffic that others could serve.
+        # A VIP that is announced without a service swallows traffic that other balancers could serve.
         return tuple(Key(ServiceRow.kind, service) for service in self.services)
 
     @property
@@ -108,7 +108,7 @@ def _of_endpoint(view: NodeView) -> Iterable[Wanted]:
     silence = tuple(row.id for row, _ in SysctlKind.desired(view) if is_silence(row.id))
     found = {vip: s.span for s in reversed(view.services) for vip in s.vips}
     for vip, span in found.items():
-        # A server can't listen at an IPv6 address that is but a route (__inet6_bind in net/ipv6/af_inet6.c).
+        # A server can't listen at an IPv6 VIP that is only a route (__inet6_bind in net/ipv6/af_inet6.c).
         form = view.node.vip_binding if vip.version == 4 else VipBinding.ADDRESS
         yield LoopbackVip(vip, form.value, silence=silence), span
 

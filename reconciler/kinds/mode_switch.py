@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From native to generic XDP on an interface, or back. The kernel knows no step between them, so for some milliseconds
-the interface runs no program, and what comes in must be lost and not misunderstood: connections survive the one.
+"""From native to generic XDP on an interface, or back. The kernel can't replace one by the other in a single step, so
+for some milliseconds the interface runs no program. Packets that come in meanwhile are dropped, since connections
+survive lost packets, but not the kernel's own answers to them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from reconciler.kinds.service import indexed_rows
 
 
 def switch_mode(kernel: Kernel, runs: AttachedProgram, mode: str) -> None:
-    """Run the loaded program in another mode. Raises KernelError; then it runs in the former mode, if that can be."""
+    """Run the loaded program in another mode. Raises KernelError, after an attempt to go back to the former mode."""
     with _lost(kernel, runs.interface):
         kernel.detach(runs.interface, runs.mode, runs.id)
         try:
@@ -26,8 +27,8 @@ def switch_mode(kernel: Kernel, runs: AttachedProgram, mode: str) -> None:
 
 @contextmanager
 def _lost(kernel: Kernel, interface: str) -> Iterator[None]:
-    """Meanwhile the kernel takes nothing in that is the program's: it resets no connections to VIPs, and sends on no
-    replies of NAT as they are, to which clients would answer with a reset."""
+    """Within this, the kernel drops packets that are the program's: it sends no resets to clients of VIPs, and doesn't
+    forward replies of NAT untranslated, to which clients would answer with resets."""
     rows = [indexed.row for indexed in indexed_rows(kernel)]
     places = [(row.protocol, str(row.vip), row.port) for row in rows if row.port]
     with kernel.hushed(places), _closed(kernel, interface):
@@ -36,7 +37,7 @@ def _lost(kernel: Kernel, interface: str) -> Iterator[None]:
 
 @contextmanager
 def _closed(kernel: Kernel, interface: str) -> Iterator[None]:
-    """Meanwhile nothing that comes in by the interface, or by a VLAN of it, is forwarded."""
+    """Within this, the kernel forwards no packet that comes in by the interface or by a VLAN of it."""
     links = kernel.links()
     own = {link.index for link in links if link.name == interface}
     names = [link.name for link in links if link.name == interface or link.trunk in own]

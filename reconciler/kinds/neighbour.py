@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neighbours that the kernel keeps fresh: endpoints and gateways on the node's own networks.
 
-The data plane sends to the MAC that the kernel knows, but the kernel does not see what it sends and has no reason
-to ask again. On a kernel that can't keep neighbours there are none of these, and nothing else changes.
+The data plane sends to the MAC that the kernel knows, but the kernel does not see these packets and has no reason
+to ask for the MAC again. A kernel that can't keep neighbours gets no such entries, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FADING = "while it answers"
 
 @dataclass(frozen=True, slots=True)
 class Neighbour(Resource):
-    """`interface` is the one that the neighbour is reached by. `kept`: fresh, or only while it answers."""
+    """The neighbour is reached by `interface`. `kept`: fresh, or only while the neighbour answers."""
 
     kind: ClassVar[str] = "neighbour"
 
@@ -47,7 +47,7 @@ class Neighbour(Resource):
 
 
 class NeighbourKind(Kind):
-    phase = 25  # after the program is attached: many drivers reset the link, and its neighbours are lost
+    phase = 25  # after the program is attached: many drivers reset the link then, and neighbours are lost
     resource = Neighbour
 
     @staticmethod
@@ -75,7 +75,7 @@ class NeighbourKind(Kind):
         ours, others = self.kernel.neighbours()
         names = {key.id for key in wanted}
         served = {_name(entry) for entry in others} & names
-        routers = {_name(entry) for entry in self.kernel.next_hops()} - names  # see `routers`
+        routers = {_name(entry) for entry in self.kernel.next_hops()} - names  # these belong to `routers`
         return Reading((
             *(
                 Neighbour(ip_address(entry.address), entry.interface, _FRESH if entry.is_lasting else _FADING)

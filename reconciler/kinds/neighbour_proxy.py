@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IPv6 VIPs inside a network of the balancer: the machines of that network ask by neighbour discovery who has them.
+"""IPv6 VIPs inside a network of the balancer: the machines of that network ask for their MAC by neighbour discovery.
 
-By itself the kernel answers only for addresses of the interface that is asked. So it is told to answer for these
-VIPs too, which are on the loopback. (By ARP it answers for all its addresses.)
+By itself the kernel answers such a question only for addresses of the interface that the question came in by. These
+VIPs are on the loopback, so lbctl has the kernel answer for them, too. (By ARP it answers for all its addresses.)
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class NeighbourProxy(Resource):
 
 
 class NeighbourProxyKind(Kind):
-    phase = 75  # after the VIP itself: it brings packets here
+    phase = 75  # after the VIP itself: the answers bring packets here
     resource = NeighbourProxy
 
     @staticmethod

@@ -18,7 +18,7 @@ from reconciler.view import NodeView
 
 @dataclass(frozen=True, slots=True)
 class Program(Resource):
-    """`name` holds the digest of source and features, so equal names are equal programs. None: they are not known."""
+    """`name` holds the digest of source and features, so equal names are equal programs. `features` None: unknown."""
 
     kind: ClassVar[str] = "program"
 
@@ -45,7 +45,7 @@ def _shown(feature: str) -> str:
 
 PROGRAM = Key("program", "data-plane")
 INCOMPLETE = "incomplete: some pins are missing"
-"""Instead of a name: what is left where loading or unloading was cut off, or somebody has removed pins."""
+"""The name of a program of which only some pins exist: loading or unloading was cut off, or somebody removed some."""
 
 
 class ProgramKind(Kind):

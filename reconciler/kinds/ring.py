@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rings: which endpoint a new connection of a pool goes to, slot by slot.
 
-The kernel knows rings and endpoints by number only; their names are in `ring_names`, and the numbers of the
-endpoints in the endpoint rows. So a ring reads back with the names it was written with.
+The kernel knows rings and endpoints by number only. The map `ring_names` has the names of rings, the endpoint
+rows have those of endpoints. So a ring reads back with the names it was written with.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Ring(Resource):
     def effect(self, after: Resource | None, context: Context) -> str:
         if not isinstance(after, Ring):
             return ""
-        # Of endpoints that are disabled their own rows say what ends.
+        # If an endpoint is disabled, the change of its own row says which connections end.
         stay = "" if any(_is_disabled(member, context) for member in self.members) else "; open connections stay"
         if not after.members:
             return f"no new connection is accepted: the pool has no active endpoint{stay}"
@@ -95,7 +95,7 @@ class Ring(Resource):
         return f"{self.moved(after):.1%} of new connections move{stay}"
 
     def moved(self, after: Ring) -> float:
-        """The share of new connections that go to another endpoint once this is `after`, 0 to 1."""
+        """The share of new connections that go to another endpoint once `after` replaces this ring, 0 to 1."""
         if self._is_comparable(after):
             return moved(*_as_names(self, after))
         former = self.shares
@@ -106,11 +106,11 @@ class Ring(Resource):
         return name_algorithm(self.name)
 
     def lost(self, after: Ring) -> float:
-        """The share of open connections without memory that break once this is `after`, 0 to 1."""
+        """The share of open connections without a flow entry that break once `after` replaces this ring, 0 to 1."""
         return lost(*_as_names(self, after)) if self._is_comparable(after) else 0.0
 
     def _is_comparable(self, after: Ring) -> bool:
-        """Whether both say where a hash goes."""
+        """Whether both rings have endpoints and choose them by the same hash."""
         hashed = self.algorithm is after.algorithm and self.algorithm is not Algorithm.ROUND_ROBIN
         return hashed and bool(self.members and after.members)
 
@@ -121,7 +121,7 @@ def _is_disabled(member: str, context: Context) -> bool:
 
 
 def _as_names(*rings: Ring) -> list[Slots]:
-    """The slots of rings as numbers that stand for the same members in all of them."""
+    """The slots of each ring; a number stands for the same member in all of them."""
     numbers = {member: number for number, member in enumerate(dict.fromkeys(m for r in rings for m in r.members))}
     return [np.array([numbers[member] for member in ring.members], np.uint32)[ring.array] for ring in rings]
 
@@ -131,7 +131,7 @@ def ring_name(pool: str, algorithm: Algorithm) -> str:
 
 
 def name_algorithm(name: str) -> Algorithm | None:
-    """None if the name is none that a manifest could lead to."""
+    """The algorithm in the name of a ring; None if no manifest could lead to such a name."""
     word = name.rpartition("/")[2]
     return Algorithm(word) if word in list(Algorithm) else None
 
@@ -142,7 +142,7 @@ _in_use: WeakValueDictionary[tuple[Pool, Algorithm], Ring] = WeakValueDictionary
 def build(pool: Pool, algorithm: Algorithm) -> Ring:
     """The ring of a pool: active endpoints of a weight above 0, in the order of their ids.
 
-    While anybody holds the ring of a pool, that of an equal pool is the same object and costs nothing.
+    While anybody holds the ring of a pool, an equal pool gets the same object, which costs nothing.
     """
     ring = _in_use.get((pool, algorithm))
     if ring is None:
@@ -156,12 +156,12 @@ def _build(pool: Pool, algorithm: Algorithm) -> Ring:
     }
     members = tuple(sorted(weights))
     ordered = [weights[member] for member in members]
-    # A hash ring may stand in the kernel larger than it is here; in turns, the order is all there is.
+    # A hash ring is reduced to its smallest equal form: the kernel may hold a larger one. In turns, the order counts.
     if algorithm is Algorithm.ROUND_ROBIN:
         ring = turns(ordered)
     else:
         ring = reduced(hash_ring(members, ordered, pool.ring_size or 0))
-    # A member whose share is less than half a slot may hold none: in the kernel it would leave no trace.
+    # A member whose share is less than half a slot may hold no slot. It is left out, as the kernel can't show it.
     held, ranks = np.unique(ring, return_inverse=True)
     return Ring(ring_name(pool.name, algorithm), tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
 
@@ -195,7 +195,7 @@ class RingKind(Kind):
         numbers = {r.row.id: r.number for r in numbered_rows(self.kernel)}
         held = _name_rows(self.kernel)
         indexes = _sound(held)
-        # Services may use rings whose names are lost.
+        # Rings whose names are lost are not free: services may use them.
         free = iter(sorted(set(range(1, RING_NAMES.capacity)) - set(indexes.values()) - indexes_in_use(self.kernel)))
         outcomes: dict[Key, Outcome] = {}
         wanted: dict[Key, tuple[int, Slots]] = {}
@@ -209,7 +209,7 @@ class RingKind(Kind):
                 wanted[change.key] = index, _encode(change.after, numbers)
             except KernelError as error:
                 outcomes[change.key] = error
-        # What is left of a ring whose name was never written is none that anybody uses.
+        # Nobody uses a ring whose name was never written: it is not `known`, and its remains are overwritten.
         written = write_rings(self.kernel, dict(wanted.values()), known=set(indexes.values()))
         outcomes |= {key: written[index] for key, (index, _) in wanted.items()}
         # The ring before its name: a name without a ring would read back as an empty ring.
@@ -217,7 +217,7 @@ class RingKind(Kind):
         self.kernel.delete(RING_TURNS.name, [_INDEX.pack(wanted[key][0]) for key in new])
         names = [(_name(key.id), _INDEX.pack(wanted[key][0])) for key in new]
         outcomes |= zip(new, self.kernel.update(RING_NAMES.name, names), strict=True)
-        # The name last: a ring whose removal was cut off is still there to be removed.
+        # The name goes last: if the removal is cut off, the ring still reads as present and is removed later.
         gone = [change.key for change in changes if change.after is None and change.key.id in held]
         own = [key for key in gone if key.id in indexes]
         outcomes |= zip(own, remove_rings(self.kernel, [indexes[key.id] for key in own]), strict=True)
@@ -241,13 +241,13 @@ def ring_indexes(kernel: Kernel) -> dict[str, int]:
 
 
 def _name_rows(kernel: Kernel) -> dict[str, int]:
-    """What is written beside each name. A damaged name may hold anything."""
+    """The ring's number beside each name. A damaged row may hold any number."""
     rows = kernel.dump(RING_NAMES.name)
     return {key.rstrip(b"\0").decode(errors="surrogateescape"): _INDEX.unpack(value)[0] for key, value in rows}
 
 
 def _sound(names: Mapping[str, int]) -> dict[str, int]:
-    """The names that stand for a ring, and for none that another name stands for."""
+    """The names that have a ring of their own: of several names for one ring, the first."""
     first = {index: name for name, index in sorted(names.items(), reverse=True) if 0 < index < RINGS.capacity}
     return {name: index for index, name in first.items()}
 
@@ -255,7 +255,7 @@ def _sound(names: Mapping[str, int]) -> dict[str, int]:
 def _decode(name: str, content: bytes | None, head: int, endpoint_names: Mapping[int, str]) -> Ring:
     ring = slots_of(content or bytes(4))
     if ring.head != head:
-        return _damaged(name, "a ring of another size")  # so the program takes it for one
+        return _damaged(name, "a ring of another size")  # the program goes by the size in the head
     held = ring.endpoints if ring.endpoints.any() else ring.endpoints[:0]
     if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
         held = reduced(held)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routers that the kernel keeps fresh: the next hops of the node's routes.
 
-Replies of NAT go to clients by them, and tunnels to endpoints in other networks. Which they are nobody declares: the
-routes are the kernel's, and a routing daemon may change them at any time. So there is one of these for all of them,
-and it reads as not fresh where a router is not kept.
+Replies of NAT go to clients by way of routers, and tunnels to endpoints in other networks. No manifest names these
+routers: the routes are the kernel's, and a routing daemon may change them at any time. So one resource stands for all
+of them; it reads as not fresh if the kernel keeps one of them not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FRESH = "fresh"
 
 @dataclass(frozen=True, slots=True)
 class Routers(Resource):
-    """`kept`: fresh, or the names of those that are not."""
+    """`kept`: fresh, or the names of the routers that are not."""
 
     kind: ClassVar[str] = "routers"
 
@@ -63,7 +63,7 @@ class RoutersKind(Kind):
 
 
 def _routers(kernel: Kernel) -> tuple[list[Neighbour], list[Neighbour]]:
-    """Those that we keep, and those that nobody does."""
+    """The routers that lbctl has the kernel keep, and those that nobody does."""
     routers = kernel.next_hops()
     ours, others = kernel.neighbours()
     fresh = {neighbour for neighbour in ours if neighbour.is_lasting}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Service rows: what is balanced. Writing one publishes a service; it is one element, so it is atomic."""
+"""Service rows: the VIPs, protocols and ports that are balanced. Writing one publishes a service; a row is one element
+of a map, so that is atomic."""
 
 from __future__ import annotations
 
@@ -32,10 +33,10 @@ from reconciler.view import NodeView
 
 _MAPS = {4: SERVICES, 6: SERVICES6}  # by family of the VIP; their rows share the indexes of counters
 _KEYS = {4: struct.Struct("=4s2sBB"), 6: struct.Struct("=16s2sBB")}
-"""As in the layout, with what stands in the padding: in a row that is not damaged, 0."""
+"""As in the layout, but with the byte of padding, which is 0 unless the row is damaged."""
 _ROW = struct.Struct(SERVICES.value)
 _INDEX = struct.Struct(SERVICE_COUNTERS.key)
-_PROTOCOLS = {  # RFC 5237, IANA protocol numbers; pings have another one in each family
+_PROTOCOLS = {  # RFC 5237, IANA protocol numbers; that of pings differs between the families
     4: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1},
     6: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 58},
 }
@@ -67,7 +68,7 @@ class ServiceRow(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # where tunnels come from
+        settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # they hold the source of tunnels
         return (PROGRAM, *settings, self._ring)
 
     @property
@@ -99,7 +100,7 @@ class ServiceRow(Resource):
         return connections_end(sum(n for (service, _), n in counts.items() if service == self.id))
 
     def _moves(self, after: ServiceRow, context: Context) -> str:
-        """What becomes of connections that nobody remembers: they follow the ring, open ones too."""
+        """The effect on connections without a flow entry: all of them follow the ring, open ones too."""
         before, now = context.live.resources.get(self._ring), context.desired.get(after._ring)
         if self.algorithm != after.algorithm or not isinstance(before, Ring) or not isinstance(now, Ring):
             return "" if self.ring == after.ring else "connections go where another ring says, and open ones break"
@@ -113,7 +114,7 @@ class ServiceRow(Resource):
 
 @dataclass(frozen=True, slots=True)
 class IndexedRow:
-    """A row as the kernel holds it, with the index of its counters, which is its own unless the row is damaged."""
+    """A row as the kernel holds it, and the index of its counters. Rows share an index only if one is damaged."""
 
     index: int
     row: ServiceRow
@@ -196,7 +197,7 @@ def _pack_key(row: ServiceRow) -> bytes:
 
 
 def _protocol(version: int, number: int, padding: int) -> str:
-    """Its name; of a damaged row the number, and after a `+` whatever stands in the padding."""
+    """The protocol's name; of a damaged row its number, and after a `+` the byte of padding."""
     name = _PROTOCOL_NAMES[version].get(number, str(number))
     return f"{name}+{padding}" if padding else name
 

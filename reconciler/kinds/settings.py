@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for the whole data plane: where its tunnels come from, and what becomes of packets too big for them."""
+"""Settings of the whole data plane: the source of its tunnels, and what becomes of packets too big for them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NOTHING = "none"
 
 @dataclass(frozen=True, slots=True)
 class Settings(Resource):
-    """Sources are addresses, networks of which a hash of the flow chooses an address, or `none`; one for tunnels to
-    IPv4 endpoints, one for those to IPv6 endpoints. `packet_too_big`: answer or drop."""
+    """There is one source for tunnels to IPv4 endpoints and one for tunnels to IPv6 endpoints: an address, a network
+    from which a hash of the flow chooses an address, or `none`. `packet_too_big`: answer or drop."""
 
     kind: ClassVar[str] = "settings"
 
@@ -67,7 +67,7 @@ SETTINGS_KEY = Settings().key
 
 
 class SettingsKind(Kind):
-    """Where every setting is as it is in a row of zeros, no row is wanted: it would look like none."""
+    """If every setting has the value of a row of zeros, no row is wanted: an array can't tell such a row from none."""
 
     phase = 15
     resource = Settings
@@ -95,7 +95,7 @@ class SettingsKind(Kind):
 
 
 def is_source(text: str) -> bool:
-    """Whether a manifest could say this source of tunnels, unlike `none`, and what a damaged row holds."""
+    """Whether a text is an address or network, and not `none` or the content of a damaged row."""
     try:
         return ip_network(text) is not None
     except ValueError:
@@ -126,7 +126,7 @@ def _decode(value: bytes) -> Settings:
 
 
 def _source(address: Address, spread: Address) -> str:
-    """As `_text`; what no manifest can ask for reads as what it is."""
+    """As `_text`; a source that no manifest can ask for is shown as its two addresses."""
     if not int(address) and not int(spread):
         return NOTHING
     length = address.max_prefixlen - int(spread).bit_length()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel settings that a node needs. What they were before is written down and comes back."""
+"""Kernel settings that a node needs. Their former values are written down and come back."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from reconciler.view import NodeView
 
 _FORWARDING6 = "net/ipv6/conf/all/forwarding"
 _RESETS = {"net/ipv4/ip_forward": "net/ipv4/conf/{}/forwarding", _FORWARDING6: "net/ipv6/conf/{}/forwarding"}
-"""Settings with which the kernel sets those of all interfaces (inet_forward_change, addrconf_forward_change)."""
+"""A write of one of these also sets the setting of each interface (inet_forward_change, addrconf_forward_change)."""
 
 GONE = "gone"
-"""Instead of the value of a setting that lbctl changed and whose interface there isn't any more."""
+"""The value of a setting that lbctl changed, once its interface is gone."""
 
 _OF_INTERFACE6 = re.compile("net/ipv6/conf/[^/]+/forwarding")
 
@@ -49,7 +49,7 @@ class Sysctl(Resource):
     def effect(self, after: Resource | None, context: Context) -> str:
         if not (isinstance(after, Sysctl) and (self.value, after.value) == ("0", "1")):
             return ""
-        # Each such write calls rt6_purge_dflt_routers (net/ipv6/addrconf.c); it is said once.
+        # Each such write removes these routes (rt6_purge_dflt_routers, net/ipv6/addrconf.c); only one change says so.
         of_all = context.live.resources.get(Key(self.kind, _FORWARDING6))
         is_last = isinstance(of_all, Sysctl) and of_all.value == "1" and _OF_INTERFACE6.fullmatch(self.name)
         if self.name == _FORWARDING6 or is_last:
@@ -72,11 +72,11 @@ class SysctlKind(Kind):
             return
         yield from _of_balancer4(view)
         if view.has_ipv6:
-            # To forward, the kernel asks `all`; the FIB lookup of the data plane asks the incoming interface.
+            # The kernel forwards if `all` says so; the data plane's FIB lookup heeds the incoming interface's setting.
             yield Sysctl(_FORWARDING6, "1"), view.node.span
             for interface in view.node.interfaces:
                 yield Sysctl(f"net/ipv6/conf/{interface.name}/forwarding", "1"), interface.span
-            # Solicitations for VIPs are answered there.
+            # These interfaces answer neighbour solicitations for VIPs.
             for name in sorted({interface for _, interface in view.on_link6}):
                 yield Sysctl(proxy_setting(name), "1"), view.node.span
         yield from _ipv6_on(view)
@@ -89,7 +89,7 @@ class SysctlKind(Kind):
         return Reading(tuple(Sysctl(name, value) for name, value in values.items() if value is not None))
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
-        """Firewalls drop what the kernel forwards, though it may."""
+        """Firewalls that drop packets although these settings let the kernel forward them."""
         forwarding = [r.id.split("/") for r in wanted if r.id.endswith("/forwarding")]
         for version in (4, 6):
             names = [parts[3] for parts in forwarding if parts[1] == f"ipv{version}" and parts[3] != "all"]
@@ -113,7 +113,7 @@ class SysctlKind(Kind):
 
     def _set(self, name: str, value: str) -> None:
         former = self.kernel.former_sysctls()
-        if former.get(name) == value:  # an undo leads back to where we found it
+        if former.get(name) == value:  # an undo: this is the former value
             return self._restore(name)
         current = self.kernel.read_sysctl(name)
         if current is None:
@@ -131,7 +131,7 @@ class SysctlKind(Kind):
         self.kernel.forget_sysctl(name)
 
     def _put(self, name: str, value: str) -> None:
-        """Write this setting and no other: what the kernel resets with it gets its value back at once."""
+        """Write this setting and no other: settings that the kernel changes with it get their values back at once."""
         places = ["default", "lo", *(link.name for link in self.kernel.links())] if name in _RESETS else []
         others = {other: self.kernel.read_sysctl(other) for other in map(_RESETS.get(name, "").format, places)}
         self.kernel.write_sysctl(name, value)
@@ -141,7 +141,7 @@ class SysctlKind(Kind):
 
 
 def proxy_setting(interface: str) -> str:
-    """The setting with which an interface answers neighbour solicitations for addresses that it hasn't."""
+    """The setting with which an interface answers neighbour solicitations for addresses that are not its own."""
     return f"net/ipv6/conf/{interface}/proxy_ndp"
 
 
@@ -156,14 +156,14 @@ def _dropping(wall: Firewall, version: int) -> Concern:
 
 
 def is_silence(name: str) -> bool:
-    """Whether a setting is one of those that keep a node from telling by ARP which VIPs it holds."""
+    """Whether a setting keeps a node from telling by ARP which VIPs it holds."""
     return name.endswith(("/arp_ignore", "/arp_announce"))
 
 
 def _of_balancer4(view: NodeView) -> Iterable[Wanted]:
-    """What IPv4 needs on a balancer, where the setting of an interface and that of `all` combine: of forwarding the
-    kernel asks the incoming interface alone, redirects are sent and VIPs are accepted as sources if either is on, of
-    rp_filter and arp_ignore the greater one counts.
+    """What IPv4 needs on a balancer. The kernel combines the setting of an interface with that of `all`: forwarding
+    depends on the incoming interface alone; send_redirects and accept_local are on if either is on; of rp_filter and
+    arp_ignore the greater one counts.
     """
     # Redirects would tell clients and endpoints on a shared segment to go past the balancer.
     redirects_off = view.node.icmp_redirects is IcmpRedirects.OFF
@@ -174,17 +174,17 @@ def _of_balancer4(view: NodeView) -> Iterable[Wanted]:
         yield Sysctl("net/ipv4/conf/all/arp_ignore", "0"), view.node.span
     for interface in view.node.interfaces:
         conf = f"net/ipv4/conf/{interface.name}"
-        # The FIB lookup of the data plane answers only where the kernel forwards, too.
+        # The data plane's FIB lookup answers only where the kernel may forward, too.
         yield Sysctl(f"{conf}/forwarding", "1"), interface.span
         if redirects_off:
             yield Sysctl(f"{conf}/send_redirects", "0"), interface.span
-        # Who is on a network with a VIP asks there for its MAC, and the VIP is an address of the loopback.
+        # Machines on a network with a VIP ask there for its MAC, though the VIP is an address of the loopback.
         if interface in heard:
             yield Sysctl(f"{conf}/arp_ignore", "0"), interface.span
-        # Some packets go through the kernel: those whose next hop has no known MAC, with the client's address for a
-        # source, which may have its way back elsewhere; and replies with a VIP for a source, those of NAT and
-        # those of endpoints whose way to the client leads over this node. It forwards them only with no strict
-        # reverse-path check, and VIPs only with accept_local (fib_validate_source in net/ipv4/fib_frontend.c).
+        # The kernel, not the program, forwards some packets: requests whose next hop has no known MAC, from clients
+        # whose way back may be another interface; and replies whose source is a VIP, by NAT or from endpoints whose
+        # way to the client leads over this node. The kernel drops them if the reverse-path check is strict, and those
+        # from a VIP without accept_local (fib_validate_source in net/ipv4/fib_frontend.c).
         yield Sysctl(f"{conf}/accept_local", "1"), interface.span
         yield Sysctl(f"{conf}/rp_filter", "2"), interface.span
 
@@ -196,7 +196,7 @@ def _has_vip_on_link(interface: Interface, view: NodeView) -> bool:
 
 
 def _ipv6_on(view: NodeView) -> Iterable[Wanted]:
-    """The loopback, which has the VIPs, and the interfaces that their packets pass may have IPv6 switched off."""
+    """IPv6 may be off on the loopback, which has the VIPs, and on the interfaces of the node: it has to be on."""
     if view.has_ipv6:
         places = {"lo": view.node.span} | {interface.name: interface.span for interface in view.node.interfaces}
         for name, span in places.items():
@@ -204,9 +204,9 @@ def _ipv6_on(view: NodeView) -> Iterable[Wanted]:
 
 
 def _of_endpoint(view: NodeView) -> Iterable[Wanted]:
-    """What an endpoint needs that holds VIPs on its loopback while the balancer answers for them.
+    """The settings of an endpoint, which holds VIPs on its loopback while the balancer answers ARP requests for them.
 
-    IPv6 needs nothing: its neighbour discovery speaks only for addresses of the interface that is asked.
+    IPv6 needs none: an interface answers neighbour solicitations for its own addresses only.
     The greater one of an interface's setting and that of `all` counts, so it suffices to raise that of the interface.
     """
     if not any(vip.version == 4 for service in view.services for vip in service.vips):
@@ -214,15 +214,15 @@ def _of_endpoint(view: NodeView) -> Iterable[Wanted]:
     places = [(interface.name, interface.span) for interface in view.node.interfaces] or [("all", view.node.span)]
     for name, span in places:
         conf = f"net/ipv4/conf/{name}"
-        # Answer only who asks for an address of the interface itself; ask with such an address as the sender.
+        # Answer only requests for an address of the interface itself; use such an address as the sender of requests.
         yield Sysctl(f"{conf}/arp_ignore", "1"), span
         yield Sysctl(f"{conf}/arp_announce", "2"), span
         # Requests come from the balancer, replies leave by whatever way leads to the client.
         yield Sysctl(f"{conf}/rp_filter", "2"), span
     if view.tunnelled and not view.decapsulates:
-        # Packets come out of a device without an address, where no reverse path will do but none at all
-        # (`no_addr` in __fib_validate_source); the device alone can't say so where `all` says more. Interfaces
-        # that are declared keep a check of their own.
+        # Packets come out of a tunnel device without an address. There every reverse-path check fails (`no_addr` in
+        # __fib_validate_source), so it must be off, for the device and for `all`, since the greater value counts.
+        # Declared interfaces keep the check by their own setting.
         yield Sysctl("net/ipv4/conf/all/rp_filter", "0"), view.node.span
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tunnels that end at an endpoint of dsr-l3: devices of the kernel that unpack what balancers send.
 
-There is one for each address that pools name. A device takes packets from any sender to
-that address, so its settings let through only what is for the node itself: nothing is forwarded. Replies don't
-enter it.
+There is one for each address that pools name. A device takes packets from any sender to that address, so its settings
+keep it from forwarding: the inner packets must be for the node itself. Replies don't enter it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 _FORMS = {4: "ipip", 6: "ip6tnl"}
-"""By the family of the endpoint: IPv4 in IPv4 (RFC 2003), either in IPv6 (RFC 2473)."""
+"""By the family of the endpoint's address: IPv4 in IPv4 (RFC 2003), IPv4 or IPv6 in IPv6 (RFC 2473)."""
 _OUTER_HEADER_BYTES = {"ipip": 20, "ip6tnl": 40}
 _LEAST_MTU_BYTES = {"ipip": 576, "ip6tnl": 1280}
 _USUAL_MTU_BYTES = 1500
@@ -31,8 +30,8 @@ _AS_DUE = "as they should be"
 
 @dataclass(frozen=True, slots=True)
 class Tunnel(Resource):
-    """`address` is the node's own, which the tunnel ends at. `state`: up or down. `settings` names those of the
-    device that are not as they should be."""
+    """The tunnel ends at `address`, one of the node's own. `state`: up or down. `settings` names the device's settings
+    that are wrong."""
 
     kind: ClassVar[str] = "tunnel"
 
@@ -76,7 +75,7 @@ def _is_address(text: str, version: int) -> bool:
 
 
 def forms_of(view: NodeView) -> set[str]:
-    """The forms of tunnels that balancers send to this node, if it is an endpoint."""
+    """The forms of the tunnels that balancers send to this node; none if it is no endpoint."""
     return {_FORMS[address.version] for address in view.tunnel_ends} if view.node.role is Role.ENDPOINT else set()
 
 
@@ -125,13 +124,13 @@ class TunnelKind(Kind):
 
 
 def _mtu_bytes(node: Node, address: Address) -> int:
-    """That of the interface which has the address, as far as that is declared."""
+    """The declared MTU of the interface that has the address; the greatest declared one if none has it."""
     own = [face.mtu_bytes for face in node.interfaces if address in (own.ip for own in face.addresses)]
     return max(own or [face.mtu_bytes for face in node.interfaces], default=_USUAL_MTU_BYTES)
 
 
 def _settings(tunnel: Tunnel) -> tuple[tuple[str, str], ...]:
-    """What leaves the tunnel comes from clients, to whom no way leads through it, and must be for the node itself.
+    """Inner packets come from clients, to whom no route leads through the tunnel, and must be for the node itself.
 
     Of rp_filter the greater one of the device and of `all` counts: see `sysctl`.
     """

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VIPs that the program of an endpoint takes packets out of tunnels for. It leaves all others as they are."""
+"""VIPs for which the program of an endpoint unpacks tunnels. It passes tunnelled packets to other addresses as they
+are."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """VIP rows: which addresses are VIPs, and what becomes of pings, and of packets that no service wants.
 
-What the filter (`vip_filter`) does not let pass is no VIP to the program, whatever the rows say. So a row that it
-does not let pass counts as absent, and the filter is written before new rows and after rows that go.
+The program takes an address for a VIP only if the filter (`vip_filter`) lets it pass, whatever the rows say. So a row
+that the filter does not let pass counts as absent. The filter is written before new rows and after rows that go.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class VipKind(Kind):
         wanted = {addresses[c].packed for c in changes if c.after}
         rows = self._rows()
         passing = let_pass(rows, self._filter())
-        self._remove(rows.keys() - passing - wanted)  # or their bits would bring them back
+        self._remove(rows.keys() - passing - wanted)  # else new bits of the filter might let them pass again
         refusal = self._write_filter(passing | wanted)
         outcomes: list[tuple[Change, Outcome]] = []
         for version, spec in _MAPS.items():

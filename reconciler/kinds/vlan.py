@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VLANs: which interface of the node stands for which tag on which trunk.
 
-The tags are the kernel's to know: manifests say only which interface is a VLAN of which other.
+The kernel knows the tags: manifests say only which interface is a VLAN of which other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INDEX = struct.Struct(VLANS.value)
 
 @dataclass(frozen=True, slots=True)
 class Vlan(Resource):
-    """`is_current` is whether the rows say the same as the kernel."""
+    """`is_current` is whether the rows hold the trunk and the tag that the kernel knows."""
 
     kind: ClassVar[str] = "vlan"
 
@@ -104,7 +104,7 @@ class VlanKind(Kind):
                     hint=f"ethtool -K {change.after.trunk} rxvlan off",
                 )
             value = _VLAN.pack(link.trunk, link.tag)
-        # The row of `trunks`, which is what is read, comes first and goes last: what was cut off is seen.
+        # The row of `trunks`, the one that is read, comes first and goes last: then a change that was cut off is seen.
         stale = [row for row, held in self.kernel.dump(VLANS.name) if held == key and row != value]
         outcomes = self.kernel.update(TRUNKS.name, [(key, value)]) if value else []
         outcomes += self.kernel.delete(VLANS.name, stale)
