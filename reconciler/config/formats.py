@@ -69,6 +69,8 @@ def seconds(text: str) -> float:
 
 def duration_for(text: str) -> str:
     """The duration that somebody may have meant: 1500ms for 1.5s, 5m for 5min, 90m for 1h30m. Else nothing."""
+    if len(text) > 40:
+        return ""
     parts = re.findall(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s*([a-z]+)\s*", text.lower())
     units = [_UNIT_WORDS.get(word, "") for _, _, word in parts]
     if not parts or not all(units) or "".join(map("".join, parts)) != re.sub(r"[\s.]", "", text.lower()):
@@ -93,6 +95,12 @@ def number_hint(text: str) -> str:
     """What to do about a text where a number is expected."""
     if re.fullmatch("[0-9]{1,15}%", text):
         return "write the number alone: it counts in proportion to the others"
+    if re.fullmatch("0x[0-9a-f]{1,8}", text.lower()):
+        return f"write it as {int(text, 16)}"
+    if re.fullmatch("[0-9]{1,3}([_'. ][0-9]{3})+", text):
+        return f"write it as {re.sub('[^0-9]', '', text)}"
+    if re.fullmatch("[0-9]{1,15} ?[A-Za-z]{1,5}", text):
+        return "write the number alone, with all its digits"
     if not re.fullmatch("[0-9]{1,15}", text):
         return ""
     plain = text.lstrip("0") or "0"
@@ -112,7 +120,7 @@ def _port_range(text: str) -> Complaint | None:
             hint = f"write {with_protocol[1]}, and `protocol: {with_protocol[2]}`"
         elif not match and (match := re.fullmatch(r"([0-9]{1,5}) *(?:-|:|\.\.|to) *([0-9]{1,5})", text)):
             hint = f"did you mean '{match[1]}-{match[2]}'?"
-        elif re.search("[A-Za-z]", text):
+        elif not hint and re.search("[A-Za-z]", text):
             hint = "names are not looked up: write the number"
         return Complaint("wrong-format", str(error), hint)
     return None
@@ -145,7 +153,9 @@ def _address(text: str) -> Complaint | None:
     zoneless, percent, zone = text.partition("%")
     hint = "names are not looked up: write the address" if re.search("[A-Za-z]", text) and ":" not in text else ""
     hint = hint or _four_numbers(text)
-    if slash and _is_address(start):
+    if "://" in text:
+        hint = "write the address alone"
+    elif slash and _is_address(start):
         hint = f"leave out '/{prefix[:8]}'"
     elif percent and _is_address(zoneless):
         hint = f"leave out '%{zone[:16]}'"
@@ -210,6 +220,11 @@ def _with_prefix(text: str) -> InterfaceAddress | None:
 def _with_length(text: str) -> str:
     """What may be meant by a text that is no address with the length of its prefix."""
     start, slash, mask = text.partition("/")
+    if text.lower() in ("all", "any", "*"):
+        return "0.0.0.0/0 is every address of IPv4, ::/0 of IPv6"
+    if stars := re.fullmatch(r"((?:[0-9]{1,3}\.){1,3})\*(?:\.\*)*", text):
+        known = stars[1].count(".")
+        return f"write {stars[1]}{'.'.join(['0'] * (4 - known))}/{8 * known}"
     if not slash or not _is_address(start):
         return _four_numbers(start)
     try:

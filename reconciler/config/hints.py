@@ -57,6 +57,8 @@ def list_hint(node: Any, schema: Schema, source: str) -> str:
     item = schema.get("items", {})
     example = f"for example {as_yaml(schema['examples'][0])}" if schema.get("examples") else ""
     if not isinstance(node, Map):
+        if re.match("-[^- ]", source):
+            return f"a space belongs behind the '-' that begins an item: `- {source.split()[0].lstrip('-')}`"
         if "integer" in _types(item) and not re.fullmatch(r"[0-9, ]+", source) and "string" not in _types(item):
             return f"list each one, {example}"
         return f"write it as a list: [{source}]"
@@ -83,6 +85,8 @@ def mapping_hint(node: Any, schema: Schema, source: str) -> str:
         chosen = [key for key, part in properties.items() if source in part.get("enum", ())]
         if chosen or (required and "enum" not in properties[required[0]]):
             return f"write it as a mapping: {{{(chosen or required)[0]}: {source}}}"
+    if isinstance(node, Seq) and len(node) == 1 and isinstance(node[0], Map) and set(node[0]) <= set(properties):
+        return "leave out the '- ': this is one mapping, no list"
     if example := mapping_example(schema):
         return f"write it as a mapping, for example {example}"
     return "write it as a mapping, for example {name: value}"
@@ -113,6 +117,8 @@ def number_hint_of(node: Any, schema: Schema) -> str:
 def text_hint(node: Any, schema: Schema, source: str, siblings: Schema, key: str) -> str:
     """About a value where a text belongs."""
     if isinstance(node, Seq):
+        if schema.get("format") == "port-range" and len(node) == 2:
+            return f"write {node[0]}-{node[1]}"
         if key + "s" in siblings:
             return f"write several as '{key}s'"
         return (
@@ -120,11 +126,13 @@ def text_hint(node: Any, schema: Schema, source: str, siblings: Schema, key: str
             if len(node) == 1 and not isinstance(node[0], Map | Seq)
             else "name one only"
         )
+    if isinstance(node, Map) and len(node) == 1 and next(iter(node.values())) is None:
+        return f"templates (*.yaml.j2) fill in values, with two brackets: {{{{ {next(iter(node))} }}}}"
     if isinstance(node, Map):
         return f"write the name alone: {node['name']}" if isinstance(node.get("name"), str) else ""
     if isinstance(node, bool):
         return f"put it in quotes: '{source}'"
-    if schema.get("format", "").endswith("duration"):
+    if schema.get("format", "").endswith("duration") and source != "0":
         return f"add a unit: {source}s" if source.isdecimal() else f"add a unit: {duration_for(source + 's')}"
     if "format" in schema:
         complaint = FORMATS[schema["format"]].complaint(source)

@@ -269,8 +269,9 @@ def _named(message: str, source: str) -> str:
     """A message with the name of the value that it is about, or the expression, where the line of a template has one
     that it must be."""
     if about := re.match(r"there is no '(\w+)' in this value", message):
-        owner = re.search(rf"([\w.\[\]'\"]+)(?:\.{about[1]}\b|\[['\"]{about[1]}['\"]\])", source)
-        return message.replace("this value", quote(owner[1]), 1) if owner else message
+        for use in re.finditer(rf"\.{about[1]}\b|\[['\"]{about[1]}['\"]\]", source):
+            if owner := re.search(r"[\w.\[\]'\"]+$", source[max(0, use.start() - 60) : use.start()]):
+                return message.replace("this value", quote(owner[0]), 1)
     codes = [source[begin:end] for begin, end in _codes(source)]
     if "iterable" in message:
         codes = [code for code in codes if re.match(r"\{%[-+]? *for\b", code)]

@@ -137,7 +137,7 @@ def _explain(document: Document, schema: Schema, error: Any) -> Iterator[tuple[P
         at = document.value_at(path)
         complaint = _VALUES.get(keyword, _unforeseen)(path, part, node, at, _siblings(schema, error.schema_path))
         hint = complaint.hint
-        if isinstance(node, str) and "{{" in node and not document.lines:
+        if isinstance(node, str) and ("{{" in node or "${" in node) and not document.lines:
             hint = template_hint(document.file)
         yield path, document.problem(at, complaint.rule, complaint.message, hint)
 
@@ -159,6 +159,10 @@ def _unknown_keys(path: Path, whole: Schema, part: Schema, node: Any, error: Any
     for key in error.unexpected:
         owner = next((name for name, inner in properties.items() if key in inner.get("properties", ())), None)
         hint = f"indent it below {quote(owner)}, where it belongs" if owner else did_you_mean(key, properties)
+        if assigned := re.fullmatch(r"([A-Za-z]+) *= *(.{1,60})", key):
+            hint = f"a colon and a space stand between them: `{assigned[1]}: {assigned[2]}`"
+        if path == ("metadata",) and key in ("namespace", "annotations"):
+            hint = "there is none here; labels hold words of your own"
         hint = hint or _elsewhere(key, path) or f"there are: {', '.join(properties)}"
         yield key, Complaint("unknown-key", f"unknown key {quote(key)}{_where(path)}", hint)
 

@@ -82,7 +82,11 @@ def explain(error: YAMLError, text: str) -> Refusal:
             message, hint = _unopened(text[stopped])
         elif before.strip(" -?"):
             message = "unexpected text behind the end of a value"
-            hint = "put a text in quotes as a whole or not at all"
+            hint = (
+                "remove the comma"
+                if text[stopped : stopped + 1] == ","
+                else "put a text in quotes as a whole or not at all"
+            )
         elif text[stopped : stopped + 1] == "-":
             message = f"expected another key of the mapping that begins on line {opened_line + 1}"
             hint = "a list is the value of a key, or a mapping is an item of a list: not both"
@@ -103,6 +107,9 @@ def explain(error: YAMLError, text: str) -> Refusal:
         closing = "}" if bracket == "{" else "]"
         if opened_line == error.problem_mark.line:
             message = f"expected ',' or '{closing}'"
+            hint = (
+                "a comma stands between two keys: {a: 1, b: 2}" if closing == "}" else "a comma stands between items"
+            )
         else:
             offset, message = opened, f"this '{bracket}' is not closed"
             hint = f"end it with '{closing}', and its items with ','"
