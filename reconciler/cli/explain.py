@@ -32,7 +32,7 @@ examples:
   lbctl explain --proto udp [2001:db8::7]:5353 [2001:db8:20::1]:53
   lbctl explain --proto icmp 198.51.100.7 20.20.20.1
   lbctl explain --flags ack --bytes 1500 198.51.100.7:40000 20.20.20.1:80   # does it fit?
-  lbctl explain --interface eth1 10.2.0.11:8080 198.51.100.7:40000          # a reply
+  lbctl explain --flags ack 10.2.0.11:8080 198.51.100.7:40000               # a reply
   lbctl explain capture.pcap --format json
 
 exit codes: 0 explained, 1 failed, 2 wrong usage
@@ -50,8 +50,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flags", metavar="FLAGS", help="of TCP, e.g. syn or psh,ack")
     parser.add_argument("--bytes", metavar="N", type=int, help="length of the IP packet (the shortest that can be)")
     parser.add_argument(
-        "--interface", metavar="NAME", help="where the packet comes in, or a VLAN of it (the first with the program)"
-    )
+        "--interface", metavar="NAME",
+        help="where the packet comes in, or a VLAN of it (where the route to its source leads)",
+    )  # fmt: skip
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     frames_to = _frames(args)
     kernel = open_kernel(args)
-    link, tag = _ingress(kernel, args.interface)
+    link, tag = _ingress(kernel, args.interface or _likely(kernel, frames_to(bytes(6))[0]))
     with trial(Instance(instance_name(args), Path(args.run_dir))) as tried:
         if not tried.is_same_code:
             print("note: the loaded program came from the same source, but from another compiler", file=sys.stderr)
@@ -122,6 +123,26 @@ def _frames(args: argparse.Namespace) -> Callable[[bytes], list[list[Captured]]]
 
     make(bytes(6))  # finds mistakes before anybody has to be root
     return make
+
+
+def _likely(kernel: Kernel, frames: Sequence[Captured]) -> str | None:
+    """Where the first of these frames would come in: by what leads to its source, if the program runs there.
+
+    A capture that has the tags of a trunk was taken on it.
+    """
+    from reconciler.explain.headers import headers
+
+    found = headers(frames[0].frame) if frames else []
+    source = next((str(header["source"]) for header in found if "ttl" in header), None)
+    links = {link.index: link for link in kernel.links()}
+    link = links.get(kernel.way_out(source) or 0) if source else None
+    if link is None:
+        return None
+    trunk = links.get(link.trunk) if link.trunk is not None else None
+    has_tag = any(header["header"] == "vlan" for header in found)
+    names = [trunk.name] if trunk and has_tag else [link.name, *([trunk.name] if trunk else [])]
+    runs = {attached.interface for attached in kernel.attached_programs([])}
+    return names[0] if runs.intersection(names) else None
 
 
 def _ingress(kernel: Kernel, asked: str | None) -> tuple[Link, int | None]:

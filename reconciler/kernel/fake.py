@@ -58,6 +58,7 @@ class FakeKernel:
     held_routes: dict[str, Route] = field(default_factory=dict)
     others_hops: set[Neighbour] = field(default_factory=set)
     own_networks: set[str] = field(default_factory=set)
+    ways_out: dict[str, int] = field(default_factory=dict)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
     strips_tags: bool = False
     down: set[str] = field(default_factory=set)
@@ -348,6 +349,9 @@ class FakeKernel:
 
     def next_hops(self) -> list[Neighbour]:
         return sorted(self.others_hops)
+
+    def way_out(self, address: str) -> int | None:
+        return self.ways_out.get(address)
 
     def networks(self) -> list[str]:
         return sorted(self.own_networks)

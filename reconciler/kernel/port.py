@@ -293,6 +293,10 @@ class Kernel(Protocol):
         """The routers that the routes of others lead by."""
         ...
 
+    def way_out(self, address: str) -> int | None:
+        """The index of the interface by which the kernel sends what is for an address; None if it has no way."""
+        ...
+
     def networks(self) -> list[str]:
         """Those that the node is attached to by an address, and its own single addresses."""
         ...

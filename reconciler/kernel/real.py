@@ -435,6 +435,9 @@ class RealKernel:
         with refused("routes"):
             return routes.next_hops()
 
+    def way_out(self, address: str) -> int | None:
+        return routes.way_out(address)
+
     def networks(self) -> list[str]:
         with refused("local addresses"):
             return routes.networks()

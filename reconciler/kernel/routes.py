@@ -93,6 +93,19 @@ def networks() -> list[str]:
     return sorted(found)
 
 
+def way_out(address: str) -> int | None:
+    """The index of the interface by which the kernel sends what is for an address; None if it has no way."""
+    target = ip_address(address)
+    header = _HEADER.pack(_FAMILIES[target.version], target.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    try:
+        with netlink.route() as connection:
+            answer = connection.get(_GET, header + netlink.attribute(_DST, target.packed))
+    except OSError:
+        return None
+    found = netlink.attributes(answer[_HEADER.size :]).get(_OIF)
+    return _NUMBER.unpack(found)[0] if found else None
+
+
 def _dump(table: int = 0, protocol: int = 0, type_: int = 0) -> Iterator[bytes]:
     with netlink.route() as connection:
         for family in _FAMILIES.values():

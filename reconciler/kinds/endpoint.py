@@ -25,7 +25,7 @@ from reconciler.resource import Change, Context, Key, Reading, Resource, Span
 from reconciler.ring_store import former_endpoints
 from reconciler.view import NodeView
 
-_SERVICE = "service"  # the kind that connections belong to; its module imports this one
+_SERVICE, _RING = "service", "ring"  # kinds whose modules import this one
 _ID = struct.Struct(ENDPOINTS.key)
 _ROW = struct.Struct(ENDPOINTS.value)
 _FLOW = struct.Struct(FLOWS.value)
@@ -73,11 +73,11 @@ class EndpointRow(Resource):
         total = None if own is None else sum(own.values())
         if after is not None:
             return connections_end(total) if isinstance(after, EndpointRow) and after.disabled else ""
-        users = {user.key for user in context.users(self.key) if user.kind == _SERVICE}
-        services = users if own is None else own.keys()
-        staying = services & context.desired.keys()
+        users = {user.key: user for user in context.users(self.key) if user.kind == _SERVICE}
+        services = users.keys() if own is None else own.keys()
+        staying = {s for s in services & context.desired.keys() if s not in users or _stay(users[s], context)}
         if services and not staying:
-            return connections_end(total)  # every service that has any is deleted
+            return connections_end(total)  # no service that has any keeps them
         count = None if own is None else sum(own[service] for service in staying)
         if count == 0:
             return "no connection uses it"
@@ -88,6 +88,16 @@ class EndpointRow(Resource):
 def is_port(number: int) -> bool:
     """Whether a number fits into the two bytes of a port; 0, which stands for another port, does."""
     return 0 <= number < 1 << 16
+
+
+def _stay(service: Resource, context: Context) -> bool:
+    """Whether connections of a service stay with an endpoint that no pool names any more.
+
+    Where nobody remembers them they follow the ring, to another pool too.
+    """
+    after = context.desired[service.key]
+    rings = [[need for need in row.needs if need.kind == _RING] for row in (service, after)]
+    return service.remembers == after.remembers and (service.remembers or rings[0] == rings[1])
 
 
 def connections_end(count: int | None) -> str:

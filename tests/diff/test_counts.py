@@ -82,6 +82,12 @@ def test_a_service_that_forgets_takes_open_connections_along_to_another_ring():
     assert service.effect(moved, context) == text
     assert service.effect(replace(service, mode="dsr-l2"), context) == ""
     other = replace(service, algorithm="source-hash", ring="web/source-hash")
+    # An endpoint that is in the former pool only loses what goes to another pool, and the plan says no other thing.
+    live = Live({r.key: r for r in (ROW, rings[0], service)})
+    assert ROW.effect(None, Context(live, {moved.key: moved})) == "connections on it end"
+    by_nat = replace(service, mode="nat")
+    assert ROW.effect(None, Context(live, {by_nat.key: by_nat})) == "connections on it end"
+    assert ROW.effect(None, Context(live, {service.key: service})).endswith("until they end by themselves")
     assert service.effect(other, context) == "connections go where another ring says, and open ones break"
     assert service.effect(replace(service, mode="nat"), context) == "connections on it end"
     assert replace(SERVICE, ring="x").effect(SERVICE, context) == "open connections stay, new ones follow the new row"

@@ -13,7 +13,7 @@ import pytest
 from scapy.layers.l2 import Ether
 from scapy.utils import PcapWriter, wrpcap
 
-from reconciler.cli.explain import _ingress
+from reconciler.cli.explain import _ingress, _likely
 from reconciler.cli.main import main
 from reconciler.errors import KernelError
 from reconciler.explain.capture import Captured
@@ -233,6 +233,30 @@ def attached(kernel: FakeKernel, *names: str) -> FakeKernel:
 def test_packets_come_in_by_the_first_interface_or_the_one_that_is_asked_for() -> None:
     kernel = attached(FakeKernel(), "front", "back")
     assert [_ingress(kernel, asked)[0].name for asked in (None, "back")] == ["front", "back"]
+
+
+def test_a_packet_comes_in_where_its_source_is_unless_the_program_does_not_run_there() -> None:
+    kernel = FakeKernel(("front", "back", "side"), vlans={"front.7": ("front", 7), "back.8": ("back", 8)})
+    attached(kernel, "front", "side")
+    index = {link.name: link.index for link in kernel.links()}
+    kernel.ways_out = {"10.1.0.2": index["front"], "10.2.0.2": index["side"], "10.3.0.2": index["front.7"],
+                       "10.4.0.2": index["back"], "10.5.0.2": index["back.8"]}  # fmt: skip
+
+    def likely(source: str, tag: int | None = None) -> str | None:
+        content = tcp(At(source, 1), WEB)
+        return _likely(kernel, [Captured(content, len(content)).tagged(tag)])
+
+    assert [likely(f"10.{n}.0.2") for n in range(1, 7)] == ["front", "side", "front.7", None, None, None]
+    assert likely("10.3.0.2", tag=7) == "front"
+    assert _likely(kernel, []) is None
+
+
+@kernel
+def test_a_reply_is_explained_where_endpoints_are(balancer: Balancer, explain: Explain) -> None:
+    balancer.endpoint(1)
+    connected(balancer)
+    assert "in by back" in explain("--flags", "ack", f"{ENDPOINTS_AT[1]}:80", ASKED[0])
+    assert "in by front" in explain("--flags", "ack", *ASKED)
 
 
 def test_a_vlan_is_its_trunk_and_a_tag() -> None:
