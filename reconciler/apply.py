@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a plan: in order, verified, and taken back where it fails.
 
-A service is the unit: when a write fails, what was done for the services that stand on it is undone, and the
-others go through. Nothing is written before what it needs is there, and nothing is deleted while something
-that is left needs it, whatever failed before.
+A VIP is the unit: when a write fails, what was done for the VIPs that stand on it is undone, and the others go
+through. Nothing is written before what it needs is there, a VIP not before all of that was read back. Nothing is
+deleted while something that is left needs it, or while what takes its place is missing.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from reconciler.errors import ApplyError, KernelError, RollbackError
+from reconciler.errors import ApplyError, BlockedError, KernelError, PartialError, RollbackError
 from reconciler.kernel.port import Kernel
-from reconciler.kinds import KINDS
+from reconciler.kinds import KINDS, RESOURCES
 from reconciler.kinds.base import Kind
 from reconciler.live import read_live
-from reconciler.plan import Plan
+from reconciler.plan import Held, Plan
 from reconciler.resource import Change, Key, Resource
+from reconciler.standing import carriers, fallen, kept_for
 
 ATTEMPTS = 3
 """How often a write is tried before it counts as failed; an undo is tried twice as often."""
@@ -28,34 +29,54 @@ Notify = Callable[[Change, Exception | None], None]
 
 @dataclass(slots=True)
 class Result:
-    """What became of a plan."""
+    """What became of a plan. `blocked` is what it said beforehand, and why; `skipped` has what waits for that, too."""
 
     done: list[Change] = field(default_factory=list)
+    blocked: dict[Key, str] = field(default_factory=dict)
     failed: dict[Key, Exception] = field(default_factory=dict)
     skipped: dict[Key, str] = field(default_factory=dict)
     undone: list[Change] = field(default_factory=list)
     stuck: dict[Key, Exception] = field(default_factory=dict)
     """What should have been undone and could not be."""
 
+    @property
+    def lost(self) -> list[Key]:
+        """What is not as the plan wants it."""
+        return [*self.blocked, *self.failed, *self.skipped]
+
     def raise_if_failed(self) -> None:
-        """Raises ApplyError, or RollbackError if something that was done could not be taken back."""
-        if not self.failed:
-            return
+        """Raises the error of what went wrong: RollbackError, PartialError, ApplyError or BlockedError."""
         causes = "; ".join(f"{key}: {error}" for key, error in sorted(self.failed.items()))
         if self.stuck:
             left = ", ".join(str(key) for key in sorted(self.stuck))
             raise RollbackError(f"{causes}. Not everything could be undone: {left}", hint="run `lbctl plan`")
-        raise ApplyError(f"{causes}. {len(self.undone)} changes were undone, {len(self.done)} are in place")
+        if self.failed and self.done:
+            raise PartialError(f"{causes}. {_changes(self.undone)} undone, {_changes(self.done)} in place")
+        if self.failed:
+            undone = f"{_changes(self.undone)} undone, the" if self.undone else "The"
+            raise ApplyError(f"{causes}. {undone} node is as it was")
+        if self.blocked:
+            reasons = "; ".join(f"{key}: {why}" for key, why in sorted(self.blocked.items()))
+            raise BlockedError(f"{reasons}. {_changes(self.done)} in place")
+        if self.skipped:
+            waiting = "; ".join(f"{key}: {why}" for key, why in sorted(self.skipped.items()))
+            raise PartialError(f"some changes had to wait: {waiting}", hint="run `lbctl plan` to see what is left")
+
+
+def _changes(changes: Sequence[Change]) -> str:
+    return f"{len(changes)} change{' is' if len(changes) == 1 else 's are'}"
 
 
 @dataclass(slots=True)
 class _Run:
     """A plan under way. `current` follows what the kernel holds, change by change."""
 
+    plan: Plan
     kinds: Mapping[str, Kind]
     current: dict[Key, Resource]
     notify: Notify
     result: Result = field(default_factory=Result)
+    verified: set[Key] = field(default_factory=set)
 
     def make(self, changes: Iterable[Change], attempts: int = ATTEMPTS) -> Iterator[tuple[Change, Exception | None]]:
         """Write changes of one kind as one batch, failed ones again; each with its last outcome."""
@@ -92,27 +113,29 @@ def apply(plan: Plan, kernel: Kernel, notify: Notify = lambda change, error: Non
     Raises nothing for a failed write: see `Result.raise_if_failed`.
     """
     kinds = {kind.resource.kind: kind(kernel) for kind in KINDS}
-    run = _Run(kinds, dict(plan.live.resources), notify)
+    run = _Run(plan, kinds, dict(plan.live.resources), notify)
     result = run.result
-    for key, owner in plan.blocked.items():
-        result.failed[key] = KernelError(f"in the way: {owner}, which is not lbctl's")
+    result.blocked = dict(plan.blocked)
+    result.skipped = {held.change.key: str(held) for held in plan.held}
     puts = [change for change in plan.changes if change.after]
     deletes = [change for change in plan.changes if change.after is None]
-    for _, batch in groupby(puts, key=lambda change: change.key.kind):
+    for kind, batch in groupby(puts, key=lambda change: change.key.kind):
+        if kinds[kind].resource.announces:
+            _verify(run, kernel, puts)
         _put(run, list(batch))
     _verify(run, kernel, puts)
     if result.failed:
-        _undo(run, plan, kernel, puts)
-    for _, batch in groupby(deletes, key=lambda change: change.key.kind):
-        _delete(run, list(batch))
+        _undo(run, kernel, puts)
+    _delete(run, deletes)
     _verify(run, kernel, deletes)
     return result
 
 
 def _put(run: _Run, batch: Sequence[Change]) -> None:
     ready = []
+    lost = set(run.result.lost)
     for change in batch:
-        need = _unmet_need(run, change.after) if change.after else None
+        need = _unmet_need(run, lost, change.after) if change.after else None
         if need:
             run.result.skipped[change.key] = f"needs {need}"
         else:
@@ -120,24 +143,41 @@ def _put(run: _Run, batch: Sequence[Change]) -> None:
     _note(run, run.make(ready))
 
 
-def _unmet_need(run: _Run, resource: Resource) -> Key | None:
+def _unmet_need(run: _Run, lost: Collection[Key], resource: Resource) -> Key | None:
+    """The first need that isn't there; of what is given, whatever that needs."""
     for need in resource.needs:
-        if need not in run.current or _is_lost(run.result, need):
+        if need in lost:
+            return need
+        if RESOURCES[need.kind].is_given:
+            given = run.plan.desired.resources.get(need)
+            if given and (deeper := _unmet_need(run, lost, given)):
+                return deeper
+        elif need not in run.current:
             return need
     if resource.needs_any and not any(need in run.current for need in resource.needs_any):
         return resource.needs_any[0]
     return None
 
 
-def _delete(run: _Run, batch: Sequence[Change]) -> None:
-    needed = _needed(run)
-    ready = []
-    for change in batch:
-        if change.key in needed:
-            run.result.skipped[change.key] = "something that is left needs it"
-        else:
-            ready.append(change)
-    _note(run, run.make(ready))
+def _delete(run: _Run, deletes: Sequence[Change]) -> None:
+    result, desired = run.result, run.plan.desired.resources
+    causes = fallen(desired, run.plan.live.resources, result.lost)
+    carrying = carriers(desired) if causes else set()
+    announced: Key | None = None
+    for kind, batch in groupby(deletes, key=lambda change: change.key.kind):
+        awaited, needed, ready = kept_for(kind, causes, carrying), _needed(run), []
+        for change in batch:
+            if awaited:
+                result.skipped[change.key] = str(Held(change, awaited))
+            elif announced:
+                result.skipped[change.key] = f"kept while there is {announced}"
+            elif change.key in needed:
+                result.skipped[change.key] = "something that is left needs it"
+            else:
+                ready.append(change)
+        _note(run, run.make(ready))
+        if run.kinds[kind].resource.announces:
+            announced = next((change.key for change in ready if change.key in result.failed), None)
 
 
 def _note(run: _Run, outcomes: Iterable[tuple[Change, Exception | None]]) -> None:
@@ -149,14 +189,10 @@ def _note(run: _Run, outcomes: Iterable[tuple[Change, Exception | None]]) -> Non
         run.notify(change, error)
 
 
-def _is_lost(result: Result, key: Key) -> bool:
-    return key in result.failed or key in result.skipped
-
-
 def _verify(run: _Run, kernel: Kernel, changes: Collection[Change]) -> None:
-    """Read back what was written; what differs counts as failed."""
-    done = set(run.result.done)
-    made = [change for change in changes if change in done]
+    """Read back what was written and was not yet; what differs counts as failed."""
+    done = {change.key for change in run.result.done} - run.verified
+    made = [change for change in changes if change.key in done]
     if not made:
         return
     kinds = {change.key.kind for change in made}
@@ -169,6 +205,7 @@ def _verify(run: _Run, kernel: Kernel, changes: Collection[Change]) -> None:
         for change in made:
             if (found := live.get(change.key)) != change.after:
                 wrong[change] = KernelError(f"reads back as {_shown(found)}, not as {_shown(change.after)}")
+    run.verified |= done
     run.result.done = [change for change in run.result.done if change not in wrong]
     for change, error in wrong.items():
         run.result.failed[change.key] = error
@@ -181,18 +218,14 @@ def _shown(resource: Resource | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in resource.describe().items())
 
 
-def _undo(run: _Run, plan: Plan, kernel: Kernel, puts: Sequence[Change]) -> None:
-    """Take back what stands under the services that failed, and under no other."""
+def _undo(run: _Run, kernel: Kernel, puts: Sequence[Change]) -> None:
+    """Take back what stands under the VIPs that failed, and under no other."""
     result = run.result
-    desired = plan.desired.resources
-    needs, dependents = _needs(desired), _dependents(desired)
-    tainted = _closure((key for key in desired if _is_lost(result, key)), dependents)
-    sound = _closure((key for key in desired if key not in tainted and key not in dependents), needs)
-    doomed = _closure(tainted, needs) - sound - result.skipped.keys()
+    doomed = fallen(run.plan.desired.resources, run.plan.live.resources, result.lost).keys() - result.skipped.keys()
     # Many a write fails without effect: what is as it was needs no undoing.
     touched = [change for change in reversed(puts) if change.key in doomed]
     try:
-        live = read_live(kernel, doomed, {key.kind for key in doomed}).resources
+        live = read_live(kernel, [change.key for change in touched], {c.key.kind for c in touched}).resources
         touched = [change for change in touched if live.get(change.key) != change.before]
     except KernelError:
         pass  # then all of it is written back
@@ -214,27 +247,3 @@ def _undo(run: _Run, plan: Plan, kernel: Kernel, puts: Sequence[Change]) -> None
 def _needed(run: _Run) -> set[Key]:
     """What something that the kernel holds just now stands on."""
     return {need for resource in run.current.values() for need in resource.needs}
-
-
-def _needs(resources: Mapping[Key, Resource]) -> Mapping[Key, Collection[Key]]:
-    return {key: resource.needs for key, resource in resources.items()}
-
-
-def _dependents(resources: Mapping[Key, Resource]) -> Mapping[Key, Collection[Key]]:
-    found: dict[Key, list[Key]] = {}
-    for key, resource in resources.items():
-        for need in resource.needs:
-            found.setdefault(need, []).append(key)
-    return found
-
-
-def _closure(start: Iterable[Key], edges: Mapping[Key, Collection[Key]]) -> set[Key]:
-    """Everything that can be reached from `start`, itself included."""
-    found: set[Key] = set()
-    left = list(start)
-    while left:
-        key = left.pop()
-        if key not in found:
-            found.add(key)
-            left += edges.get(key, ())
-    return found

@@ -63,7 +63,19 @@ class ForeignError(KernelError):
 
 
 class ApplyError(LbctlError):
-    """Changes failed; what they had done was undone."""
+    """Changes failed; what they had done was undone, and nothing else was done."""
+
+
+class PartialError(ApplyError):
+    """Changes failed and what they had done was undone; others are in place."""
+
+    exit_code = 7
+
+
+class BlockedError(LbctlError):
+    """The node can't hold all that is asked for: something is in the way, or something is missing."""
+
+    exit_code = 6
 
 
 class RollbackError(ApplyError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from reconciler.flows import open_flows
 from reconciler.kernel.port import Kernel
@@ -20,15 +21,17 @@ def read_live(kernel: Kernel, wanted: Collection[Key] = (), kinds: Iterable[str]
     chosen = None if kinds is None else set(kinds)
     resources: dict[Key, Resource] = {}
     foreign: dict[Key, str] = {}
+    impossible: dict[Key, str] = {}
     for kind in KINDS:
         if chosen is None or kind.resource.kind in chosen:
             reading = kind(kernel).read([key for key in wanted if key.kind == kind.resource.kind])
             resources |= {resource.key: resource for resource in reading.resources}
             foreign |= reading.foreign
-    return Live(resources, foreign)
+            impossible |= reading.impossible
+    return Live(resources, foreign, impossible=impossible)
 
 
 def with_connections(live: Live, kernel: Kernel) -> Live:
     """The same, with the open connections of each service and endpoint counted."""
     counts = Counter((flow.service, flow.endpoint) for flow in open_flows(kernel))
-    return Live(live.resources, live.foreign, dict(counts))
+    return replace(live, connections=dict(counts))

@@ -10,14 +10,27 @@ from dataclasses import dataclass, field
 from reconciler.errors import LbctlError
 from reconciler.kinds import PHASES
 from reconciler.resource import Action, Change, Concern, Context, Desired, Key, Live, Reason, Resource
+from reconciler.standing import carriers, fallen, kept_for
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A change that is not made as long as what it waits for isn't there."""
+
+    change: Change
+    waits_for: Key
+
+    def __str__(self) -> str:
+        return f"{'waits for' if self.change.after else 'kept until there is'} {self.waits_for}"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Changes in the order in which they are made, and what stands in their way.
+    """Changes in the order in which they are made, and what can't be done as the node is.
 
-    `desired` is what the plan leads to; `blocked` says for a key whose object stands where ours would. `concerns` are
-    for people: they change nothing.
+    `desired` is what the plan leads to; `blocked` says for a key why it can't be had: another's object stands there,
+    or the node lacks something. `held` are the changes that wait for those. `concerns` are for people: they change
+    nothing.
     """
 
     changes: tuple[Change, ...]
@@ -25,6 +38,7 @@ class Plan:
     live: Live
     blocked: Mapping[Key, str] = field(default_factory=dict)
     concerns: tuple[Concern, ...] = ()
+    held: tuple[Held, ...] = ()
 
     def count(self, action: Action) -> int:
         return sum(change.action is action for change in self.changes)
@@ -53,17 +67,39 @@ def plan(desired: Desired, live: Live, applied: Mapping[Key, str] | None = None)
         before = live.resources.get(key)
         if before == after:
             continue
+        if key in live.impossible:
+            blocked[key] = live.impossible[key]
+            continue
         if before is None and key in live.foreign:
-            blocked[key] = live.foreign[key]
+            blocked[key] = f"in the way: {live.foreign[key]}, which is not lbctl's"
+            continue
+        if after.is_given:
             continue
         same_wish = applied.get(key) == fingerprint(after)
         reason = Reason.DRIFT if same_wish else Reason.CONFIG
         changes.append(Change(key, before, after, reason, desired.origins.get(key)))
     for key, before in live.resources.items():
-        if key not in desired.resources:
+        if key not in desired.resources and not before.is_given:
             reason = Reason.REMOVED if key in applied or not applied else Reason.DRIFT
             changes.append(Change(key, before, None, reason))
-    return Plan(tuple(order(changes)), desired, live, blocked)
+    held = _held(changes, desired, live, blocked) if blocked else {}
+    ordered = order(changes)
+    return Plan(
+        tuple(c for c in ordered if c.key not in held),
+        desired,
+        live,
+        blocked,
+        held=tuple(Held(c, held[c.key]) for c in ordered if c.key in held),
+    )
+
+
+def _held(changes: Iterable[Change], desired: Desired, live: Live, blocked: Iterable[Key]) -> dict[Key, Key]:
+    """Which changes wait, and for what: writes for what they need, deletes for what may take their places."""
+    causes = fallen(desired.resources, live.resources, blocked)
+    carrying = carriers(desired.resources)
+    kept = {kind: kept_for(kind, causes, carrying) for kind in {c.key.kind for c in changes if c.after is None}}
+    waits = ((c.key, causes.get(c.key) if c.after else kept[c.key.kind]) for c in changes)
+    return {key: cause for key, cause in waits if cause}
 
 
 def order(changes: Iterable[Change]) -> list[Change]:

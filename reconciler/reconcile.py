@@ -81,7 +81,8 @@ def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify)
         kernel.claim()
     result = apply(planned, kernel, notify)
     done = set(result.done)
-    left = {change.key: change for change in planned.changes if change not in done}
+    left = {change.key for change in planned.changes if change not in done}
+    left |= planned.blocked.keys() | {held.change.key for held in planned.held}
     path = instance_dir / RECORD
     with contextlib.suppress(FilesError):  # of the disk: without the record, a plan can't tell drift from an edit
         record.save(path, planned.desired, record.load(path), left)

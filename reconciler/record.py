@@ -7,13 +7,13 @@ Losing the file loses nothing but that word; the kernel is the record of what a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from reconciler import private
 from reconciler.errors import FilesError
 from reconciler.plan import fingerprint
-from reconciler.resource import Change, Desired, Key
+from reconciler.resource import Desired, Key
 
 
 def load(path: Path) -> dict[Key, str]:
@@ -25,10 +25,10 @@ def load(path: Path) -> dict[Key, str]:
         return {}
 
 
-def save(path: Path, desired: Desired, before: Mapping[Key, str], open_changes: Mapping[Key, Change]) -> None:
+def save(path: Path, desired: Desired, before: Mapping[Key, str], open_keys: Collection[Key]) -> None:
     """Write down `desired` as applied. Keys that are still open keep what was known `before`."""
-    kept = {key: before[key] for key in open_changes if key in before}
-    done = {key: fingerprint(r) for key, r in desired.resources.items() if key not in open_changes}
+    kept = {key: before[key] for key in open_keys if key in before}
+    done = {key: fingerprint(r) for key, r in desired.resources.items() if key not in open_keys}
     text = json.dumps([[key.kind, key.id, print_] for key, print_ in sorted((done | kept).items())])
     if _read(path) != text.encode():
         private.write(path, text.encode())

@@ -43,9 +43,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One thing that a node holds. Subclasses add fields and are compared by value."""
+    """One thing that a node holds. Subclasses add fields and are compared by value.
+
+    `is_given`: lbctl never writes it. It is there when all that it needs is, unless a reading says that it can't be.
+    `announces`: it brings traffic to the node, so everything that this traffic stands on is among its needs.
+    `is_restored`: removing it puts back what was there before lbctl.
+    """
 
     kind: ClassVar[str]
+    is_given: ClassVar[bool] = False
+    announces: ClassVar[bool] = False
+    is_restored: ClassVar[bool] = False
 
     @property
     def id(self) -> str:
@@ -69,6 +77,10 @@ class Resource:
     def describe(self) -> dict[str, str]:
         """The fields as a person reads them, in the order of a plan."""
         return {f.name: str(getattr(self, f.name)) for f in fields(self)}
+
+    def former(self) -> dict[str, str]:
+        """What will be in its place once it is removed, as `describe` has it, of a kind that is restored."""
+        return {}
 
     @property
     def flaw(self) -> str:
@@ -113,7 +125,7 @@ class Change:
     def action(self) -> Action:
         if self.before is None:
             return Action.CREATE
-        return Action.DELETE if self.after is None else Action.UPDATE
+        return Action.DELETE if self.after is None and not self.before.is_restored else Action.UPDATE
 
     def inverse(self) -> Change:
         """The change that takes this one back."""
@@ -155,14 +167,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one kind found: our own resources, and whose the others in our way are.
+    """What one kind found: our own resources, whose the others in our way are, and what can't be had here.
 
     `foreign` describes, for a person, the owner of an object that stands where ours would (`xdp eth0` →
-    "program 'xdp_pass', id 12"). A plan that wants such a key is blocked; the object is never touched.
+    "program 'xdp_pass', id 12"); the object is never touched. `impossible` says why the node, as it is, can't hold
+    a key that is wanted (`interface eth7` → "there is no interface eth7"). A plan that wants either is blocked.
     """
 
     resources: tuple[Resource, ...] = ()
     foreign: Mapping[Key, str] = field(default_factory=dict)
+    impossible: Mapping[Key, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -182,6 +196,7 @@ class Live:
     foreign: Mapping[Key, str] = field(default_factory=dict)
     connections: Mapping[tuple[str, str], int] | None = None
     """Open connections by (service id, endpoint id); None where nobody counted them."""
+    impossible: Mapping[Key, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def live_to_json(live: Live) -> Json:
         "format_version": FORMAT_VERSION,
         "resources": [_resource(live.resources[key]) for key in sorted(live.resources)],
         "foreign": [{"kind": k.kind, "id": k.id, "owner": owner} for k, owner in sorted(live.foreign.items())],
+        "impossible": [{"kind": k.kind, "id": k.id, "why": why} for k, why in sorted(live.impossible.items())],
         "connections": None if live.connections is None else [
             {"service": service, "endpoint": endpoint, "open": count}
             for (service, endpoint), count in sorted(live.connections.items())
@@ -58,13 +59,14 @@ def live_from_json(data: Any) -> Live:
         _check_version(data, FORMAT_VERSION, "resources", "snapshot")
         resources = [_parse(item) for item in data["resources"]]
         foreign = {Key(item["kind"], item["id"]): str(item["owner"]) for item in data["foreign"]}
+        impossible = {Key(item["kind"], item["id"]): str(item["why"]) for item in data.get("impossible", ())}
         counts = data.get("connections")
         connections = None
         if counts is not None:
             connections = {(str(c["service"]), str(c["endpoint"])): int(c["open"]) for c in counts}
     except DAMAGE as error:
         raise _damaged("snapshot", error) from error
-    return Live({r.key: r for r in resources}, foreign, connections)
+    return Live({r.key: r for r in resources}, foreign, connections, impossible)
 
 
 def plan_to_json(plan: Plan, target: Target) -> Json:
@@ -92,7 +94,11 @@ def plan_to_json(plan: Plan, target: Target) -> Json:
             }
             for change in plan.changes
         ],
-        "blocked": [{"address": str(key), "owner": owner} for key, owner in sorted(plan.blocked.items())],
+        "blocked": [{"address": str(key), "why": why} for key, why in sorted(plan.blocked.items())],
+        "waiting": [
+            {"address": str(held.change.key), "actions": [held.change.action.value], "waits_for": str(held.waits_for)}
+            for held in plan.held
+        ],
         "warnings": [{"address": str(c.key), "text": c.text, "hint": c.hint} for c in plan.concerns],
         "desired": [_resource(plan.desired.resources[key]) for key in sorted(plan.desired.resources)],
     }

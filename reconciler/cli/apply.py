@@ -18,10 +18,11 @@ from reconciler.cli.common import (
     load_at_rest,
     look_again,
     open_kernel,
+    say,
     stdout_style,
     target,
 )
-from reconciler.errors import ApplyError, PlanStaleError, UsageError
+from reconciler.errors import BlockedError, PlanStaleError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.plan import Plan, guard
 from reconciler.render.style import Style
@@ -37,7 +38,9 @@ examples:
   lbctl apply /etc/lbctl --auto-approve
   lbctl apply change.plan          # exactly what `lbctl plan --out change.plan` showed, or nothing
 
-exit codes: 0 done, 1 failed and rolled back, 4 failed and not fully rolled back, 5 the saved plan is stale
+exit codes: 0 done; 1 failed, and the node is as it was; 2 wrong usage; 4 failed, and not everything could be undone;
+5 the saved plan is stale; 6 blocked: what can't be done on this node was left out, the rest is done;
+7 in part: what failed was undone, or had to wait, the rest is done
 """
 
 
@@ -67,13 +70,16 @@ def run(args: argparse.Namespace) -> int:
         planned = _saved(args, kernel)
     planned = replace(planned, live=with_connections(planned.live, kernel))
     about = target(args, planned.desired.node)
-    if not planned.changes and not planned.blocked:
+    if not planned.changes:
         print(plan_text(planned, style, about))
         settle_transitions(kernel, instance_dir(args))
-        return 0
+        return BlockedError.exit_code if planned.blocked else 0
     # Who approves beforehand sees each change as it is made; who is asked sees all of it first.
     short = [style.dim(f"Plan for {about}"), *concern_lines(planned.concerns, style), summary(planned)]
-    print("\n".join(short) if args.auto_approve else plan_text(planned, style, about), end="\n\n")
+    if args.auto_approve:
+        say("\n".join(short) + "\n")
+    else:
+        print(plan_text(planned, style, about), end="\n\n")
     guard(planned, allow_empty=args.allow_empty)
     if not confirm("Make these changes?", args):
         print("Nothing was changed.")
@@ -101,7 +107,7 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
 
     def notify(change: Change, error: Exception | None) -> None:
         line = change_line(change, style)
-        print(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}", flush=True)
+        say(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}")
 
     started = time.monotonic()
     with apply_lock(instance_dir(args)):
@@ -110,11 +116,9 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
         result = carry_out(planned, kernel, instance_dir(args), notify)
     for key, why in sorted(result.skipped.items()):
         print(f"  {style.warn('skipped')} {key}: {why}", file=sys.stderr)
-    word = style.bad("Failed") if result.failed else style.good("Applied")
-    print(f"\n{word}: {applied(result.done, time.monotonic() - started)}")
+    word = style.bad("Failed") if result.failed else style.bad("Blocked") if result.blocked else style.good("Applied")
+    say(f"\n{word}: {applied(result.done, time.monotonic() - started)}")
     result.raise_if_failed()
-    if result.skipped:
-        raise ApplyError("some changes had to wait", hint="run `lbctl plan` to see what is left")
     return 0
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reconciler.cli import streams
 from reconciler.errors import ConfigError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
@@ -112,6 +113,14 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
 
 def add_env(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", metavar="NAME", help="render templates with the values of environments/NAME.yaml")
+
+
+def say(text: str) -> None:
+    """Print a line in the middle of work that has to be finished, whether or not anybody can read about it."""
+    try:
+        print(text, flush=True)
+    except OSError:  # the reader is gone, or the disk is full
+        streams.give_up_stdout()
 
 
 def confirm(question: str, args: argparse.Namespace) -> bool:

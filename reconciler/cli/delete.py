@@ -19,7 +19,7 @@ examples:
   lbctl delete
   lbctl --netns lb1 delete --auto-approve
 
-exit codes: 0 done, 1 failed
+exit codes: 0 done; 1 failed, nothing was removed; 4 and 7 failed in part, see `lbctl apply --help`
 """
 
 

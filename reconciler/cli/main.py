@@ -19,7 +19,7 @@ from types import ModuleType
 
 from reconciler.cli import streams
 from reconciler.cli.parser import Parser, add_everywhere, called_verb
-from reconciler.errors import LbctlError
+from reconciler.errors import LbctlError, UsageError
 from reconciler.render.style import Style
 from reconciler.safe import block
 
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     streams.prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Where 2 says that there are changes, it can't say that the command line is wrong.
+    wrong_usage = LbctlError.exit_code if "--detailed-exitcode" in arguments else UsageError.exit_code
     style, verb = Style(), ""
     try:
         style = Style.for_stream(sys.stderr, "--no-color" in arguments)
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except LbctlError as error:
         _complain(style, error.message, error.hint)
-        return error.exit_code
+        return wrong_usage if isinstance(error, UsageError) else error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAULT.get(verb, 1)
     except SystemExit as end:  # of the parser: the usage was wrong, or help was asked for
         _flush_help()
-        raise end from None
+        return wrong_usage if end.code else 0
     except Exception as error:  # noqa: BLE001 - whatever is left is a mistake in lbctl, and exits as one
         traceback.print_exc()
         _complain(

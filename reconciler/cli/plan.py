@@ -18,7 +18,7 @@ from reconciler.cli.common import (
     stdout_style,
     target,
 )
-from reconciler.errors import LbctlError
+from reconciler.errors import BlockedError, LbctlError
 from reconciler.files import write_output
 from reconciler.model import Fleet
 from reconciler.plan import Plan
@@ -31,7 +31,8 @@ examples:
   lbctl plan . --node lb1 --live node-lb1.json --format markdown   # in CI, with no kernel at hand
   lbctl plan . --out change.plan && lbctl apply change.plan
 
-exit codes: 0; with --detailed-exitcode 0 nothing to do, 1 failed, 2 changes
+exit codes: 0; 6 blocked: the node, as it is, can't hold all of it; 1 failed; 2 wrong usage. With --detailed-exitcode
+0 nothing to do; 2 changes; 6 blocked; 1 failed, or wrong usage
 """
 
 
@@ -65,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         from reconciler.render.text import plan_text
 
         print(plan_text(planned, stdout_style(args), about))
-    return 2 if args.detailed_exitcode and (planned.changes or planned.blocked) else 0
+    if planned.blocked:
+        return BlockedError.exit_code
+    return 2 if args.detailed_exitcode and planned.changes else 0
 
 
 def _plan(args: argparse.Namespace, fleet: Fleet) -> Plan:

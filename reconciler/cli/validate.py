@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         (print_commands if form == "github" else print)(report)
     if form in ("text", "github"):
         for title, loaded in checked.items():
-            print(f"{safe.line(title)}: {_summary(loaded)}")
+            print(f"{safe.line(title)}: {_summary(loaded, failing)}")
     return int(any(diagnostic.severity in failing for diagnostic in diagnostics))
 
 
@@ -108,10 +108,11 @@ def _report(
     return render_text(diagnostics, texts, colour=stdout_style(args).colour)
 
 
-def _summary(loaded: Loaded) -> str:
-    if loaded.fleet is None:
+def _summary(loaded: Loaded, failing: set[Severity]) -> str:
+    if loaded.fleet is None or any(d.severity in failing for d in loaded.diagnostics):
         counts = [sum(d.severity is severity for d in loaded.diagnostics) for severity in Severity]
-        return ", ".join(_count(n, severity.value) for n, severity in zip(counts, Severity, strict=True) if n)
+        text = ", ".join(_count(n, severity.value) for n, severity in zip(counts, Severity, strict=True) if n)
+        return text if loaded.fleet is None else f"{text}; --strict lets none pass"
     kinds = {"service": loaded.fleet.services, "pool": loaded.fleet.pools, "node": loaded.fleet.nodes}
     return f"valid ({', '.join(_count(len(found), noun) for noun, found in kinds.items())})"
 

@@ -32,8 +32,9 @@ class FakeKernel:
 
     `foreign_vips` (address → owner) and `foreign_programs` (interface → program) stand for other people's
     objects; `vlans` are interfaces, too: name → its trunk and tag; `veths` are those that are veth: name → whether the
-    far end runs a program in native mode. `on_write` is called after each write: tests look there at every state that
-    packets would see.
+    far end runs a program in native mode. It has all addresses that it is asked for but those that it `lacks`:
+    (interface, address) → what it has instead. `on_write` is called after each write: tests look there at every state
+    that packets would see.
     """
 
     interfaces: tuple[str, ...] = ("front", "back")
@@ -45,6 +46,7 @@ class FakeKernel:
     silent: set[tuple[str, str, int]] | None = None
     vips: set[LocalVip] = field(default_factory=set)
     foreign_vips: dict[str, str] = field(default_factory=dict)
+    lacks: dict[tuple[str, str], str] = field(default_factory=dict)
     tunnel_forms: frozenset[str] = frozenset({"ipip", "ip6tnl"})
     tunnel_devices: dict[str, TunnelDevice] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
@@ -281,6 +283,9 @@ class FakeKernel:
 
     def far_ends(self, interfaces: Collection[str]) -> dict[str, bool]:
         return {name: is_native for name, is_native in self.veths.items() if name in interfaces}
+
+    def missing_addresses(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        return {asked: self.lacks[asked] for asked in wanted if asked in self.lacks}
 
     def keeps_neighbours(self) -> bool:
         return self.can_keep

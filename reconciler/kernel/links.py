@@ -18,7 +18,7 @@ from reconciler.kernel import netlink
 from reconciler.kernel.port import Link
 
 _GET = 18
-_ADDRESS, _IFNAME, _LINK, _LINKINFO, _LINK_NETNSID = 1, 3, 5, 18, 37
+_ADDRESS, _IFNAME, _MTU, _LINK, _LINKINFO, _LINK_NETNSID = 1, 3, 4, 5, 18, 37
 _INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
 _MASTER, _UP = 10, 1 << 0
 _HEADER = struct.Struct("=BxHiII")  # family, type, index, flags, change
@@ -54,10 +54,11 @@ def _with_state(link: Link, answer: bytes) -> Link:
 def _link(answer: bytes) -> Link:
     _, _, index, _, _ = _HEADER.unpack_from(answer)
     found = netlink.attributes(answer[_HEADER.size :])
-    mac = found.get(_ADDRESS, b"")
+    mac, mtu = found.get(_ADDRESS, b""), int.from_bytes(found[_MTU], sys.byteorder)
     name = found[_IFNAME].rstrip(b"\0").decode()
     info = netlink.attributes(found.get(_LINKINFO, b""))
     if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"vlan" or _LINK not in found or _LINK_NETNSID in found:
-        return Link(name, index, mac=mac)
+        return Link(name, index, mac=mac, mtu_bytes=mtu)
     tag = netlink.attributes(info[_INFO_DATA])[_VLAN_ID]
-    return Link(name, index, int.from_bytes(found[_LINK], sys.byteorder), int.from_bytes(tag, sys.byteorder), mac=mac)
+    trunk = int.from_bytes(found[_LINK], sys.byteorder)
+    return Link(name, index, trunk, int.from_bytes(tag, sys.byteorder), mac=mac, mtu_bytes=mtu)

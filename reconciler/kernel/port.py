@@ -91,6 +91,7 @@ class Link:
     is_up: bool = True
     master: int | None = None
     mac: bytes = field(default=b"", compare=False)
+    mtu_bytes: int = field(default=65_536, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +251,13 @@ class Kernel(Protocol):
     def far_ends(self, interfaces: Collection[str]) -> dict[str, bool]:
         """Those of the interfaces that are veth, each with whether its far end is seen to run a program in native
         mode."""
+        ...
+
+    def missing_addresses(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Which of these (interface, address with its prefix length) aren't there, and what is, for a person.
+
+        An address without a prefix length may be on any interface.
+        """
         ...
 
     def keeps_neighbours(self) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import (
+    addresses,
     announce,
     bpf,
     claims,
@@ -385,6 +386,10 @@ class RealKernel:
     def far_ends(self, interfaces: Collection[str]) -> dict[str, bool]:
         with refused("interfaces"):
             return veth.far_ends(interfaces)
+
+    def missing_addresses(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        with refused("addresses"):
+            return addresses.missing(wanted)
 
     def keeps_neighbours(self) -> bool:
         with refused("neighbours"):

@@ -11,6 +11,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import AttachedProgram, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
+from reconciler.kinds.interface import interface_key
 from reconciler.kinds.interface_concerns import about_links, about_veths
 from reconciler.kinds.mode_switch import switch_mode
 from reconciler.kinds.program import PROGRAM
@@ -46,7 +47,7 @@ class Attachment(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (PROGRAM,)
+        return (PROGRAM, interface_key(self.interface))
 
     @property
     def flaw(self) -> str:

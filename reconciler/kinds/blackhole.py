@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from reconciler.kernel.port import Outcome, Route
 from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.interface import THIS_NODE
 from reconciler.kinds.settings import is_source
 from reconciler.model import Mode, Prefix
 from reconciler.resource import Change, Key, Reading, Resource
@@ -35,6 +36,10 @@ class Blackhole(Resource):
     def flaw(self) -> str:
         is_some = is_source(self.network) and ip_network(self.network).prefixlen > 0
         return "" if is_some else f"{self.network} is no network"
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (THIS_NODE,)
 
     def describe(self) -> dict[str, str]:
         return {"packets to it": "dropped"}

@@ -15,6 +15,7 @@ from reconciler.kernel.port import Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.gateway_route import GatewayRoute, needs_stand_in, stand_in, standing_for
 from reconciler.kinds.indexes import flaw_of, index_of, name_of, names
+from reconciler.kinds.interface import interface_key
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address
 from reconciler.resource import Change, Context, Key, Reading, Resource
@@ -37,9 +38,8 @@ class Gateway(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        if needs_stand_in(self.address):
-            return (PROGRAM, Key(GatewayRoute.kind, self.interface))
-        return (PROGRAM,)
+        route = (Key(GatewayRoute.kind, self.interface),) if needs_stand_in(self.address) else ()
+        return (PROGRAM, interface_key(self.interface), *route)
 
     @property
     def flaw(self) -> str:

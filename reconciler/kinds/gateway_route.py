@@ -17,6 +17,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Route
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import flaw_of, index_of, name_of, names
+from reconciler.kinds.interface import interface_key
 from reconciler.model import Address
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -44,6 +45,10 @@ class GatewayRoute(Resource):
     @property
     def flaw(self) -> str:
         return flaw_of(self.interface) or ("" if needs_stand_in(self.address) and not self.by else "by another way")
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (interface_key(self.interface),)
 
     def describe(self) -> dict[str, str]:
         return {"by way of": f"{self.address} {self.by}".rstrip()}

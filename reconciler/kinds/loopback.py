@@ -16,8 +16,10 @@ from typing import ClassVar
 
 from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.service import ServiceKind, ServiceRow
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
+from reconciler.kinds.vip import VipRow
 from reconciler.model import Address, Role, VipBinding
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -29,6 +31,7 @@ class LoopbackVip(Resource):
     settings that keep an endpoint from answering ARP requests for it."""
 
     kind: ClassVar[str] = "loopback"
+    announces: ClassVar[bool] = True
 
     address: Address
     form: str
@@ -41,7 +44,9 @@ class LoopbackVip(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return tuple(Key(Sysctl.kind, name) for name in self.silence)
+        silence = tuple(Key(Sysctl.kind, name) for name in self.silence)
+        rows = (Key(VipRow.kind, self.id),) if self.services else ()
+        return (*silence, foundation_of(self.address), *rows)
 
     @property
     def needs_any(self) -> tuple[Key, ...]:

@@ -16,6 +16,7 @@ from reconciler.kernel import port
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import flaw_of
+from reconciler.kinds.interface import interface_key
 from reconciler.model import Address, EndpointState, Node
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -41,6 +42,10 @@ class Neighbour(Resource):
     @property
     def flaw(self) -> str:
         return flaw_of(self.interface) or ("" if self.kept == _FRESH else f"kept {self.kept}")
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (interface_key(self.interface),)
 
     def describe(self) -> dict[str, str]:
         return {"kept": self.kept}

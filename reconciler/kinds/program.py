@@ -10,6 +10,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.interface import THIS_NODE
 from reconciler.model import Role
 from reconciler.program import is_built_of, program_name
 from reconciler.resource import Change, Key, Reading, Resource
@@ -33,6 +34,10 @@ class Program(Resource):
     def flaw(self) -> str:
         is_known = is_built_of(self.name, self.features or ())
         return "" if is_known else f"{self.name} is no program that this version builds with these features"
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (THIS_NODE,)
 
     def describe(self) -> dict[str, str]:
         known = "not known" if self.features is None else ", ".join(map(_shown, self.features))

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from reconciler.kernel.port import Kernel, Neighbour, Outcome
 from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.interface import THIS_NODE
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
 
@@ -31,6 +32,10 @@ class Routers(Resource):
     @property
     def id(self) -> str:
         return "all"
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (THIS_NODE,)
 
     @property
     def flaw(self) -> str:

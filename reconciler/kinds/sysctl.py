@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Firewall, Outcome
 from reconciler.kernel.sysctl import is_known
 from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.interface import THIS_NODE, interface_key
 from reconciler.model import IcmpRedirects, Interface, Role
 from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -28,12 +29,15 @@ _OF_INTERFACE6 = re.compile("net/ipv6/conf/[^/]+/forwarding")
 
 @dataclass(frozen=True, slots=True)
 class Sysctl(Resource):
-    """`name` in the form of paths, e.g. `net/ipv4/ip_forward`: names of interfaces may hold dots."""
+    """`name` in the form of paths, e.g. `net/ipv4/ip_forward`: names of interfaces may hold dots. `before` is what
+    it was before lbctl changed it."""
 
     kind: ClassVar[str] = "sysctl"
+    is_restored: ClassVar[bool] = True
 
     name: str
     value: str
+    before: str = field(default="", compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -43,8 +47,16 @@ class Sysctl(Resource):
     def flaw(self) -> str:
         return "" if is_known(self.name, self.value) else f"lbctl never sets {self.name!r} to {self.value!r}"
 
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        interface = interface_of(self.name)
+        return (interface_key(interface) if interface else THIS_NODE,)
+
     def describe(self) -> dict[str, str]:
         return {"value": self.value}
+
+    def former(self) -> dict[str, str]:
+        return {"value": self.before or "as before lbctl"}
 
     def effect(self, after: Resource | None, context: Context) -> str:
         if not (isinstance(after, Sysctl) and (self.value, after.value) == ("0", "1")):
@@ -82,11 +94,15 @@ class SysctlKind(Kind):
         yield from _ipv6_on(view)
 
     def read(self, wanted: Collection[Key]) -> Reading:
+        former = self.kernel.former_sysctls()
         names = {key.id for key in wanted}
-        changed = self.kernel.former_sysctls().keys()
-        values = {name: self.kernel.read_sysctl(name) for name in sorted(names | changed)}
-        values |= {name: GONE for name in changed - names if values[name] is None}
-        return Reading(tuple(Sysctl(name, value) for name, value in values.items() if value is not None))
+        values = {name: self.kernel.read_sysctl(name) for name in sorted(names | former.keys())}
+        absent = [key for key in wanted if values[key.id] is None and not interface_of(key.id)]
+        values |= {name: GONE for name in former.keys() - names if values[name] is None}
+        return Reading(
+            tuple(Sysctl(n, value, former.get(n, "")) for n, value in values.items() if value is not None),
+            impossible={key: f"the kernel has no setting {key.id}" for key in absent},
+        )
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         """Firewalls that drop packets although these settings let the kernel forward them."""
@@ -120,7 +136,12 @@ class SysctlKind(Kind):
             raise KernelError(f"the kernel has no setting {name}", hint="does the interface exist, and the protocol?")
         if name not in former:
             self.kernel.remember_sysctl(name, current)  # before the write: a crash between them loses nothing
-        return self._put(name, value)
+        try:
+            self._put(name, value)
+        except KernelError:
+            if name not in former and self.kernel.read_sysctl(name) == current:
+                self.kernel.forget_sysctl(name)  # nothing was changed, so there is nothing to restore
+            raise
 
     def _restore(self, name: str) -> None:
         former = self.kernel.former_sysctls().get(name)
@@ -153,6 +174,12 @@ def _dropping(wall: Firewall, version: int) -> Concern:
         "known yet, and replies of endpoints whose way to clients leads over this node",
         f"let it through: {'; '.join(map(wall.remedy.format, wall.unnamed))}",
     )
+
+
+def interface_of(name: str) -> str:
+    """The interface that a setting belongs to, e.g. `net/ipv4/conf/eth0/rp_filter`; empty if it is none's."""
+    parts = name.split("/")
+    return parts[3] if parts[2:3] == ["conf"] and parts[3] not in ("all", "default") else ""
 
 
 def is_silence(name: str) -> bool:

@@ -16,6 +16,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome, TunnelDevice
 from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.interface import THIS_NODE
 from reconciler.model import Address, Node, Role
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -44,6 +45,10 @@ class Tunnel(Resource):
     @property
     def id(self) -> str:
         return f"{self.form} {self.address}"
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (THIS_NODE,)
 
     @property
     def device(self) -> str:

@@ -16,6 +16,7 @@ from reconciler.kernel.layout import TRUNKS, VLANS
 from reconciler.kernel.port import Link, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of, index_of, name_of
+from reconciler.kinds.interface import vlan_key
 from reconciler.kinds.program import PROGRAM
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -41,7 +42,7 @@ class Vlan(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (PROGRAM,)
+        return (PROGRAM, vlan_key(self.interface, self.trunk))
 
     @property
     def flaw(self) -> str:

@@ -19,18 +19,24 @@ def plan_text(plan: Plan, style: Style, target: Target | None = None) -> str:
     """The whole plan, headed by whose it is; "No changes." where there are none."""
     heading = [style.dim(f"Plan for {target}")] if target else []
     lines: list[str] = []
-    for key, owner in sorted(plan.blocked.items()):
-        what = f"{style.bad('!')} {style.bold(line(str(key)))}"
-        lines.append(f"  {what}  blocked: {line(owner)} is in the way and not lbctl's")
+    for key, why in sorted(plan.blocked.items()):
+        origin = plan.desired.origins.get(key)
+        asked = f"  {style.dim(line(str(origin)))}" if origin and origin.file else ""
+        lines += [f"  {style.bad('!')} {style.bold(line(str(key)))}  blocked{asked}", f"      {line(why)}"]
     effects = plan.effects()
     for change in plan.changes:
         lines += change_lines(change, effects.get(change.key, ""), style)
+    lines += (f"  {style.dim('.')} {change_line(held.change, style, str(held))}" for held in plan.held)
     warnings = concern_lines(plan.concerns, style)
     if not lines:
         holder = f"Node {target.node}" if target and target.node else "The node"
         return "\n".join([*warnings, f"{style.good('No changes.')} {holder} holds what the manifests say."])
     used = [action for action in SIGNS if plan.count(action)]
-    legend = ", ".join(f"{_sign(action, style)} {MEANING[action]}" for action in used)
+    legend = ", ".join([
+        *(f"{_sign(action, style)} {MEANING[action]}" for action in used),
+        *([f"{style.bad('!')} can't be done here"] if plan.blocked else []),
+        *([f"{style.dim('.')} waits for that"] if plan.held else []),
+    ])  # fmt: skip
     heading += [style.dim("Legend: ") + legend, ""] if legend else []
     return "\n".join([*heading, *lines, "", *warnings, summary(plan)])
 
@@ -40,6 +46,7 @@ def summary(plan: Plan) -> str:
     counts = ", ".join(f"{plan.count(action)} to {word}" for action, word in MEANING.items())
     notes = [f"{plan.drifted} drifted"] if plan.drifted else []
     notes += [f"{len(plan.blocked)} blocked"] if plan.blocked else []
+    notes += [f"{len(plan.held)} waiting"] if plan.held else []
     remarks = f" ({', '.join(notes)})" if notes else ""
     return f"Plan: {counts}{remarks}."
 
@@ -65,6 +72,8 @@ def applied(done: Sequence[Change], seconds: float) -> str:
 def change_line(change: Change, style: Style, detail: str = "") -> str:
     """One change on one line: sign, what, why, where it was asked for."""
     notes = [style.warn("drift")] if change.reason is Reason.DRIFT else []
+    if change.after is None and change.action is not Action.DELETE:
+        notes.append("restored")
     if change.origin and change.origin.file:
         notes.append(style.dim(str(change.origin)))
     name, detail = line(str(change.key)), f"  {line(detail)}" if detail else ""
@@ -75,8 +84,8 @@ def change_line(change: Change, style: Style, detail: str = "") -> str:
 def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
     """One change in full: its line, the fields that differ, what happens to traffic."""
     before = change.before.describe() if change.before else {}
-    after = change.after.describe() if change.after else {}
-    names = list(after | before) if change.after else []
+    after = change.after.describe() if change.after else change.before.former() if change.before else {}
+    names = list(after | before) if after else []
     fields = {name: _field(change, before, after, name) for name in names if before.get(name) != after.get(name)}
     single = " ".join(*fields.items()) if len(fields) == 1 else ""
     yield f"  {change_line(change, style, single)}"

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses of interfaces, whoever gave them. Works on the network namespace of the calling thread.
+
+Layouts: include/uapi/linux/if_addr.h.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_interface
+
+from reconciler.kernel import netlink
+
+_GET = 22
+_ADDRESS, _LOCAL = 1, 2
+_HEADER = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def read() -> list[tuple[str, str]]:
+    """Pairs of an interface and an address with its prefix length. OSError if the kernel refuses."""
+    names = dict(socket.if_nameindex())
+    found = []
+    with netlink.route() as route:
+        for family in _FAMILIES:
+            for answer in route.dump(_GET, _HEADER.pack(family, 0, 0, 0, 0)):
+                held, length, _, _, index = _HEADER.unpack_from(answer)
+                marks = netlink.attributes(answer[_HEADER.size :])
+                if held == family and index in names:  # a kernel without IPv6 answers for all other families
+                    address = ip_address(marks.get(_LOCAL) or marks[_ADDRESS])
+                    found.append((names[index], f"{address}/{length}"))
+    return found
+
+
+def missing(wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Which of these (interface, address with its prefix length) aren't there, and what is, for a person.
+
+    An address without a prefix length may be on any interface. OSError if the kernel refuses.
+    """
+    held = read()
+    exact = {(name, ip_interface(address)) for name, address in held}
+    anywhere = {str(ip_interface(address).ip): f"{address} is on {name}" for name, address in held}
+    absent = {}
+    for interface, address in wanted:
+        if ("/" in address and (interface, ip_interface(address)) in exact) or (
+            "/" not in address and address in anywhere
+        ):
+            continue
+        own = [a for name, a in held if name == interface and ip_interface(a).version == ip_interface(address).version]
+        elsewhere = anywhere.get(str(ip_interface(address).ip))
+        has = f"{interface} has {', '.join(own)}" if own else f"{interface} has no address of this family"
+        absent[interface, address] = elsewhere or (has if "/" in address else "no interface has it")
+    return absent

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node must have by itself: the interfaces that the manifests declare, with their addresses and the rest.
+
+lbctl never makes any of it. It is asked for whenever the node is read, so that a plan says what isn't there before
+anything is written: an interface whose name is mistyped, or the manifests of another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from reconciler.errors import KernelError
+from reconciler.kernel.port import Link, Outcome
+from reconciler.kinds.base import Kind, Wanted
+from reconciler.model import Mode, Role
+from reconciler.resource import Change, Key, Reading, Resource
+from reconciler.view import NodeView
+
+_MTU, _VLAN_OF = "mtu ", "vlan of "
+_USUAL_MTU_BYTES = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Interface(Resource):
+    """An interface, or one thing about it. `has` is empty, an address with its prefix length, `mtu N` (at least) or
+    `vlan of TRUNK`."""
+
+    kind: ClassVar[str] = "interface"
+    is_given: ClassVar[bool] = True
+
+    name: str
+    has: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.name} {self.has}" if self.has else self.name
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        if self.key == THIS_NODE:
+            return ()
+        return (interface_key(self.name),) if self.has and self.name != ANY else (THIS_NODE,)
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+
+ANY = "(any)"
+"""Stands for whatever interface of the node."""
+THIS_NODE = Key(Interface.kind, "of this node")
+"""That the node is the one that the manifests mean: one of the addresses that they declare for it is here, or, where
+they declare none, one of its interfaces."""
+
+
+def interface_key(name: str, has: str = "") -> Key:
+    return Interface(name, has).key
+
+
+def vlan_key(name: str, trunk: str) -> Key:
+    return interface_key(name, f"{_VLAN_OF}{trunk}")
+
+
+class InterfaceKind(Kind):
+    phase = -10
+    roles = (Role.BALANCER, Role.ENDPOINT)
+    resource = Interface
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        node = view.node
+        if not view.services and not view.runs_program:
+            return
+        yield Interface("of", "this node"), node.span
+        if node.role is Role.ENDPOINT and node.address:
+            yield Interface(ANY, str(node.address)), node.span
+        for face in node.interfaces:
+            yield Interface(face.name), face.span
+            for address in face.addresses:
+                yield Interface(face.name, str(address)), face.span
+            # Few say how large the packets of an interface are, and it matters where tunnels make them larger.
+            if face.mtu_bytes != _USUAL_MTU_BYTES or any(s.mode is Mode.DSR_L3 for s in view.services):
+                yield Interface(face.name, f"{_MTU}{face.mtu_bytes}"), face.span
+            if face.trunk:
+                yield Interface(face.name, f"{_VLAN_OF}{face.trunk}"), face.span
+
+    def read(self, wanted: Collection[Key]) -> Reading:
+        asked = [Interface(*key.id.split(" ", 1)) for key in wanted if key != THIS_NODE]
+        if not asked:
+            return Reading()
+        links = {link.name: link for link in self.kernel.links()}
+        addresses = [(a.name, a.has) for a in asked if _is_address(a)]
+        missing = self.kernel.missing_addresses(addresses) if addresses else {}
+        impossible: dict[Key, str] = {}
+        for a in asked:
+            if a.has and a.name != ANY and a.name not in links:
+                continue  # that there is no such interface is said once
+            text = f"it isn't there: {missing[pair]}" if (pair := (a.name, a.has)) in missing else ""
+            if text := text or _wrong(a, links):
+                impossible[a.key] = text
+        absent = [f"{name} {address}" for name, address in addresses if (name, address) in missing]
+        names = [a.name for a in asked if not a.has]
+        if THIS_NODE in wanted:
+            if addresses and len(absent) == len(addresses):
+                text = f"none of the addresses that the manifests declare for this node is here: {', '.join(absent)}"
+                impossible[THIS_NODE] = f"{text}; is it another machine's part of them (--node)?"
+            elif not addresses and names and links.keys().isdisjoint(names):
+                text = f"none of the interfaces that the manifests declare for this node is here; {_there_are(links)}"
+                impossible[THIS_NODE] = f"{text}; is it another machine's part of them (--node)?"
+        return Reading(impossible=impossible)
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        return [KernelError(f"lbctl doesn't make {change.key}") for change in changes]
+
+
+def _is_address(asked: Interface) -> bool:
+    return bool(asked.has) and not asked.has.startswith((_MTU, _VLAN_OF))
+
+
+def _wrong(asked: Interface, links: Mapping[str, Link]) -> str:
+    """Why the node hasn't got what is asked for; empty if it has."""
+    return next(_faults(asked, links), "")
+
+
+def _faults(asked: Interface, links: Mapping[str, Link]) -> Iterator[str]:
+    link = links.get(asked.name)
+    if _is_address(asked):
+        return
+    if link is None:
+        yield f"there is no interface {asked.name}; {_there_are(links)}"
+    elif asked.has.startswith(_MTU):
+        if link.mtu_bytes < int(asked.has.removeprefix(_MTU)):
+            yield f"{asked.name} takes packets of {link.mtu_bytes:,} bytes at most: raise its MTU, or declare that one"
+    elif asked.has.startswith(_VLAN_OF):
+        name = asked.has.removeprefix(_VLAN_OF)
+        trunk = links.get(name)
+        if trunk is None:
+            yield f"there is no interface {name}; {_there_are(links)}"
+        elif link.trunk != trunk.index:
+            yield f"{asked.name} is no VLAN of {name}: ip link add link {name} name {asked.name} type vlan id …"
+        elif trunk.strips_tags:
+            yield f"{name} takes the tags off before XDP sees them: ethtool -K {name} rxvlan off"
+
+
+def _there_are(links: Collection[str]) -> str:
+    shown = sorted(name for name in links if name != "lo")
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    return f"there are: {', '.join(shown[:8])}{more}" if shown else "there are none"
+
+
+KIND = InterfaceKind
