@@ -12,8 +12,8 @@ FIGHT = 5
 """Mended so often within WINDOW_S, a key is being fought over."""
 WINDOW_S = 600.0
 PAUSE_S = 60.0
-"""From then on it is mended once in so long: two programs that overwrite each other at full speed hurt more
-than a wrong value, and a wrong value must not stay."""
+"""From then on it may be mended once in so long: two programs that overwrite each other at full speed hurt more
+than a wrong value, and a wrong value must not stay. What traffic stands on can't wait."""
 
 
 class Fights:

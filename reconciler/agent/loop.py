@@ -24,10 +24,12 @@ from reconciler.config.rest import SECOND_LOOK_S
 from reconciler.errors import ApplyError, ConfigError, LbctlError
 from reconciler.kernel.port import Kernel
 from reconciler.lock import apply_lock
+from reconciler.model import Fleet
 from reconciler.plan import Plan, guard
 from reconciler.reconcile import carry_out, desired_of, plan_node
 from reconciler.resource import Action, Change, Desired, Reason
 from reconciler.ring_store import settle
+from reconciler.standing import carriers
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 60.0
@@ -72,10 +74,14 @@ class Agent:
 
     seen: str = ""
     """The digest of what was loaded last, good or bad."""
+    fleet: Fleet | None = None
+    """What was loaded, as long as it is not known what it asks of this node."""
     offered: Desired | None = None
     """What the manifests ask for now, not compared with the node yet."""
     desired: Desired | None = None
     """What is enforced."""
+    revision: str = ""
+    """The digest of the manifests that ask for it."""
     due: float = 0.0
     """When to compare with the node though nothing happened."""
     retry_s: float = FIRST_RETRY_S
@@ -100,13 +106,16 @@ class Agent:
         self._attempt(MANIFESTS, self._look, kept)
         if self.clock() < self.due:
             return
-        if self._attempt(NODE, self._reconcile, f"trying again, at last every {LAST_RETRY_S:g} s"):
+        last_s = min(LAST_RETRY_S, self.resync_s)  # whatever can't be had, the rest is looked at as often as ever
+        reconciled = self._attempt(NODE, self._reconcile, f"trying again, at last every {last_s:g} s")
+        if reconciled:
             self.report.recovered(NODE)
+        if reconciled and self.fleet is None:
             self.retry_s = FIRST_RETRY_S
             self.due = self.clock() + self.resync_s
         else:
-            self.due = self.clock() + self.retry_s
-            self.retry_s = min(2 * self.retry_s, LAST_RETRY_S)
+            self.due = self.clock() + min(self.retry_s, last_s)
+            self.retry_s = min(2 * self.retry_s, last_s)
 
     def _attempt(self, about: str, step: Callable[[], None], consequence: str) -> bool:
         """Whether the step went well; what went wrong is reported."""
@@ -121,19 +130,25 @@ class Agent:
         return False
 
     def _look(self) -> None:
-        """Load the manifests if they are others than last time. Raises LbctlError, OSError."""
-        if self.manifests.digest() == self.seen:
-            return
-        self.seen = ""  # if loading fails altogether, it is tried again
-        loaded = self.manifests.load()
-        self.seen = loaded.digest
-        text = render_text(loaded.diagnostics, loaded.texts, colour=self.report.style.colour).rstrip()
-        if loaded.fleet is None:
-            raise ConfigError(text)
-        if text:
-            self.report.say(text)
-        self.offered = desired_of(loaded.fleet, self.node, self.kernel)
-        self.due, self.retry_s = 0.0, FIRST_RETRY_S
+        """Load the manifests if they are others than last time, and find out what they ask of this node.
+
+        That may fail today and not tomorrow, where it takes the name of the host or an answer of the kernel; so it
+        is tried until it is known. Raises LbctlError, OSError.
+        """
+        if self.manifests.digest() != self.seen:
+            self.seen, self.fleet = "", None  # if loading fails altogether, it is tried again
+            loaded = self.manifests.load()
+            self.seen = loaded.digest
+            text = render_text(loaded.diagnostics, loaded.texts, colour=self.report.style.colour).rstrip()
+            if loaded.fleet is None:
+                raise ConfigError(text)
+            if text:
+                self.report.say(text)
+            self.fleet = loaded.fleet
+            self.due, self.retry_s = 0.0, FIRST_RETRY_S
+        if self.fleet is not None:
+            self.offered, self.fleet = desired_of(self.fleet, self.node, self.kernel), None
+            self.due = 0.0
 
     def _reconcile(self) -> None:
         """Bring the node to what it is asked to be. Raises LbctlError."""
@@ -167,7 +182,7 @@ class Agent:
             except (LbctlError, OSError) as refusal:
                 self.report.problem(MANIFESTS, str(refusal), "nothing was removed")
             else:
-                self.desired = offered
+                self.desired, self.revision = offered, self.seen
                 self.report.recovered(MANIFESTS)
                 return planned
         if self.desired is None:
@@ -176,6 +191,7 @@ class Agent:
         guard(planned, allow_empty=self.allow_empty)
         now = self.clock()
         resting = {c.key for c in planned.changes if c.reason is Reason.DRIFT and self.fights.rests(c.key, now)}
+        resting -= carriers(self.desired.resources) if resting else set()
         return replace(planned, changes=tuple(c for c in planned.changes if c.key not in resting))
 
     def _look_again(self, planned: Plan) -> None:
@@ -200,18 +216,22 @@ class Agent:
             result = carry_out(planned, self.kernel, self.instance_dir, notify)
             done = [change for change in result.done if change.key not in result.failed]
         finally:
-            self.report.applied(done, self.clock() - started)
+            self.report.applied(done, planned.effects(), self.clock() - started, self.revision)
         drifted = [change.key for change in done if change.reason is Reason.DRIFT]
-        for key in self.fights.mended(drifted, self.clock()):
-            self.report.say(
-                f"{key} was changed by somebody else {FIGHT} times in {WINDOW_S / 60:g} minutes; "
-                f"from now on it is set back once in {PAUSE_S:g} s"
-            )
+        begun = self.fights.mended(drifted, self.clock())
+        carrying = carriers(planned.desired.resources) if begun else set()
+        for key in begun:
+            text = f"{key} was changed by somebody else {FIGHT} times in {WINDOW_S / 60:g} minutes"
+            if key in carrying:
+                self.report.alarm(f"{text}; traffic stands on it, so it is set back each time: find out who does that")
+            else:
+                self.report.say(f"{text}; from now on it is set back once in {PAUSE_S:g} s")
         _raise_if_incomplete(result)
 
 
 def _raise_if_incomplete(result: Result) -> None:
-    lines = [f"{key}: {error}" for key, error in sorted(result.failed.items())]
+    lines = [f"{key}: {why}" for key, why in sorted(result.blocked.items())]
+    lines += [f"{key}: {error}" for key, error in sorted(result.failed.items())]
     lines += [f"{key} could not be undone: {error}" for key, error in sorted(result.stuck.items())]
     lines += [f"{key}: {why}" for key, why in sorted(result.skipped.items())]
     if lines:

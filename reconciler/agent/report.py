@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TextIO
 
 from reconciler.render.style import Style
-from reconciler.render.text import applied, change_line
-from reconciler.resource import Change, Concern
+from reconciler.render.text import applied, change_line, change_lines
+from reconciler.resource import Change, Concern, Key
+
+SHOWN = 20
+"""Lines that tell how one thing changed."""
 
 
 def local_time() -> datetime:
@@ -17,7 +20,10 @@ def local_time() -> datetime:
 
 
 class Report:
-    """Writes to `out`, each line at once. A problem is told when it begins, when it changes and when it ends."""
+    """Writes to `out`, each line at once. A problem is told when it begins, when it changes and when it ends.
+
+    A log that can't be written ends nothing: what it misses is counted, and told when it can be written again.
+    """
 
     def __init__(self, out: TextIO, style: Style, now: Callable[[], datetime] = local_time) -> None:
         self.style = style
@@ -25,11 +31,21 @@ class Report:
         self._now = now
         self._problems: dict[str, str] = {}
         self._concerns: frozenset[Concern] = frozenset()
+        self._unsaid = 0
 
     def say(self, text: str) -> None:
         """An event; lines after the first are indented below it."""
         time = self.style.dim(self._now().isoformat(timespec="seconds"))
-        print(time, text.replace("\n", "\n    "), file=self._out, flush=True)
+        missed = f"{time} {self._unsaid:,} lines before this one could not be written\n" if self._unsaid else ""
+        try:
+            print(f"{missed}{time}", text.replace("\n", "\n    "), file=self._out, flush=True)
+        except (OSError, ValueError):  # the disk is full, the pipe is broken, the text is none of this encoding
+            self._unsaid += 1
+        else:
+            self._unsaid = 0
+
+    def alarm(self, text: str) -> None:
+        self.say(self.style.bad(text))
 
     def problem(self, about: str, text: str, consequence: str) -> None:
         """Something is wrong with `about`. Nothing is said where the same was said last."""
@@ -53,9 +69,18 @@ class Report:
                 self.say(f"{self.style.warn('warning:')} {concern.key}: {concern.text}\n{concern.hint}")
         self._concerns = frozenset(found)
 
-    def applied(self, done: Sequence[Change], seconds: float) -> None:
-        """Each change that is in place now, and how many there are."""
+    def applied(self, done: Sequence[Change], effects: Mapping[Key, str], seconds: float, revision: str) -> None:
+        """Each change that is in place now, how many there are, and the digest of the manifests that asked for them.
+
+        Of what there was before, it is said how it changed, and what that does to traffic.
+        """
         for change in done:
-            self.say(change_line(change, self.style))
+            if change.before is None:
+                self.say(change_line(change, self.style))
+                continue
+            first, *rest = change_lines(change, effects.get(change.key, ""), self.style)
+            if len(rest) > SHOWN:
+                rest[SHOWN - 2 : -1] = [f"and {len(rest) - SHOWN + 1} more"]
+            self.say("\n".join([first.strip(), *(line.removeprefix("      ") for line in rest)]))
         if done:
-            self.say(f"{self.style.good('Applied')}: {applied(done, seconds)}")
+            self.say(f"{self.style.good('Applied')}: {applied(done, seconds)} Manifests {revision[:12]}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.cli.apply import execute
-from reconciler.cli.common import confirm, instance_dir, instance_name, open_kernel, stdout_style
+from reconciler.cli.common import confirm, instance_dir, instance_name, open_kernel, say, stdout_style
 from reconciler.resource import Desired
 
 DESCRIPTION = """\
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             print("Nothing of lbctl's is on this node.")
         else:
             planned = replace(planned, live=with_connections(planned.live, kernel))
-            print(plan_text(planned, style), end="\n\n")
+            (say if args.auto_approve else print)(f"{plan_text(planned, style)}\n")
             if not confirm("Remove all of it?", args):
                 print("Nothing was changed.")
                 return 1

@@ -8,10 +8,10 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 
+from reconciler.cli import streams
 from reconciler.cli.common import add_env, add_node, instance_dir, instance_name, open_kernel, stdout_style
 
 DESCRIPTION = """\
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     with notifier() as notify:  # before another network namespace is entered
         kernel = open_kernel(args)
         with only_agent(instance_dir(args)):
-            report = Report(sys.stdout, stdout_style(args))
+            report = Report(streams.log(), stdout_style(args))
             watch = Watch(directory, lambda: bell.ring(Wake.FILES))
             agent = Agent(
                 manifests=Manifests(

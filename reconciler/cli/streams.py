@@ -73,6 +73,16 @@ def prepare() -> None:
         sys.stderr = _stream(_Complaints(2, "w", closefd=False), sys.stderr)
 
 
+def log() -> TextIO:
+    """Standard output without a buffer: what can't be written now is lost, and not in the way of what comes later."""
+    if not isinstance(sys.stdout, Output):
+        return sys.stdout
+    raw: Any = _Descriptor(1, "w", closefd=False)
+    stream = Output(raw, encoding=sys.stdout.encoding, errors="lbctl", newline="\n", write_through=True)
+    stream.guards_terminal, stream.guards_ci = sys.stdout.guards_terminal, sys.stdout.guards_ci
+    return stream
+
+
 def give_up_stdout() -> None:
     """Let what is still to be written go nowhere: Python writes it when it ends."""
     if isinstance(sys.stdout, Output):

@@ -91,7 +91,8 @@ class InterfaceKind(Kind):
             return Reading()
         links = {link.name: link for link in self.kernel.links()}
         addresses = [(a.name, a.has) for a in asked if _is_address(a)]
-        missing = self.kernel.missing_addresses(addresses) if addresses else {}
+        anywhere = {(ANY, address.partition("/")[0]) for _, address in addresses}
+        missing = self.kernel.missing_addresses([*addresses, *sorted(anywhere)]) if addresses else {}
         impossible: dict[Key, str] = {}
         for a in asked:
             if a.has and a.name != ANY and a.name not in links:
@@ -99,19 +100,19 @@ class InterfaceKind(Kind):
             text = f"it isn't there: {missing[pair]}" if (pair := (a.name, a.has)) in missing else ""
             if text := text or _wrong(a, links):
                 impossible[a.key] = text
-        absent = [f"{name} {address}" for name, address in addresses if (name, address) in missing]
         names = [a.name for a in asked if not a.has]
-        if THIS_NODE in wanted:
-            if addresses and len(absent) == len(addresses):
-                text = f"none of the addresses that the manifests declare for this node is here: {', '.join(absent)}"
-                impossible[THIS_NODE] = f"{text}; is it another machine's part of them (--node)?"
-            elif not addresses and names and links.keys().isdisjoint(names):
-                text = f"none of the interfaces that the manifests declare for this node is here; {_there_are(links)}"
-                impossible[THIS_NODE] = f"{text}; is it another machine's part of them (--node)?"
+        if anywhere and anywhere <= missing.keys():
+            impossible[THIS_NODE] = _another(f"addresses ({', '.join(sorted(a for _, a in anywhere))})")
+        elif not anywhere and names and links.keys().isdisjoint(names):
+            impossible[THIS_NODE] = _another(f"interfaces ({', '.join(sorted(names))})")
         return Reading(impossible=impossible)
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         return [KernelError(f"lbctl doesn't make {change.key}") for change in changes]
+
+
+def _another(what: str) -> str:
+    return f"none of the {what} that the manifests declare for this node is on this machine: is --node the right one?"
 
 
 def _is_address(asked: Interface) -> bool:

@@ -4,14 +4,17 @@
 import fcntl
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
 from reconciler.agent.fights import FIGHT, PAUSE_S
 from reconciler.agent.loop import FIRST_RETRY_S, LAST_RETRY_S
 from reconciler.agent.wake import Doorbell, Wake
+from reconciler.config.source import read_tree
 from reconciler.errors import KernelError
 from reconciler.kernel.layout import ENDPOINTS, SERVICES
+from reconciler.kernel.port import Neighbour
 from reconciler.lock import apply_lock
 from reconciler.reconcile import RECORD
 from tests.agent.conftest import POOLS, RESYNC_S, Node, edit
@@ -22,6 +25,9 @@ BROKEN = {
     "half a file": ("pools.yaml", "8080}\n---", "80", "pools.yaml:"),
     "unknown pool": ("services.yaml", "pool: mail", "pool: male", "services.yaml:21"),
 }
+
+
+NEIGHBOUR = Neighbour("10.2.0.1", "back")
 
 
 def published(kernel):
@@ -40,7 +46,7 @@ def test_the_first_round_applies_everything_and_says_what_and_where(node):
     assert published(node.kernel) == 2
     assert re.search(r"^\+ endpoint 10\.2\.0\.1:8080 +pools\.yaml:6$", told, re.M)
     assert re.search(r"^\+ service 20\.20\.20\.1:80/tcp +services\.yaml:1$", told, re.M)
-    assert re.search(r"^Applied: \d+ added, \d+ changed, 0 removed in 0 ms\.$", told, re.M)
+    assert re.search(r"^Applied: \d+ added, \d+ changed, 0 removed in 0 ms\. Manifests [0-9a-f]{12}$", told, re.M)
 
 
 def test_an_agent_that_starts_on_a_finished_node_writes_nothing_and_says_so(node, tmp_path):
@@ -66,7 +72,11 @@ def test_an_edited_weight_changes_exactly_one_ring(node):
     edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
     told = node.files_moved()
     assert set(node.wrote()) <= {"patch_inner", "replace_inner", "update"}
-    assert re.match(r"~ ring web/round-robin +pools\.yaml:1\nApplied: 0 added, 1 changed, 0 removed", told)
+    assert told.startswith("~ ring web/round-robin ")
+    assert told.splitlines()[0].endswith(" pools.yaml:1")
+    assert "\n    10.2.0.1:8080  66.7% -> 75.0%\n    10.2.0.2:8080  33.3% -> 25.0%\n" in told
+    assert "\n    traffic: 8.3% of new connections move; open connections stay\nApplied: 0 added, 1 changed" in told
+    assert f"Manifests {read_tree(node.directory).digest[:12]}\n" in told
 
 
 def test_a_removed_service_is_removed(node):
@@ -307,23 +317,37 @@ def test_the_time_between_two_looks_is_the_resync_time(node):
     assert node.agent.due == node.now + RESYNC_S
 
 
-def test_a_fight_is_told_once_and_fought_slowly(node):
+def test_a_fight_over_what_traffic_stands_on_is_shouted_about_and_never_rests(node):
     node.start()
     for _ in range(FIGHT):
         spoil_a_service(node.kernel)
         told = node.tick()
         assert "drift" in told
-    assert "was changed by somebody else 5 times in 10 minutes" in told
+    assert "was changed by somebody else 5 times in 10 minutes; traffic stands on it" in told
+    for _ in range(FIGHT):
+        spoil_a_service(node.kernel)
+        assert "drift" in node.tick()
+        assert published(node.kernel) == 2
+
+
+def test_a_fight_over_what_traffic_does_not_stand_on_is_told_once_and_fought_slowly(node):
+    edit(node.directory / "node.yaml", "name: back}", "name: back, addresses: [10.2.0.254/24]}")
+    node.start()
+    for _ in range(FIGHT):
+        node.kernel.kept.remove(NEIGHBOUR)
+        told = node.tick()
+        assert "drift" in told
+    assert "was changed by somebody else 5 times in 10 minutes; from now on it is set back once in" in told
     last = node.now
-    spoil_a_service(node.kernel)
+    node.kernel.kept.remove(NEIGHBOUR)
     assert node.tick() == ""
-    assert published(node.kernel) == 1
+    kept = len(node.kernel.kept)
     node.now = node.agent.due = last + PAUSE_S
     node.agent.round(Wake.TIME)
     told = node.told()
     assert "drift" in told
     assert "somebody else" not in told
-    assert published(node.kernel) == 2
+    assert len(node.kernel.kept) == kept + 1
 
 
 def test_a_key_that_is_fought_over_does_not_keep_its_edit_waiting(node):
@@ -331,6 +355,7 @@ def test_a_key_that_is_fought_over_does_not_keep_its_edit_waiting(node):
     for _ in range(FIGHT + 1):
         spoil_a_service(node.kernel)
         node.tick()
+    spoil_a_service(node.kernel)
     node.kernel.fails = lambda: True
     edit(node.directory / "services.yaml", "source-hash", "round-robin")
     assert "injected fault" in node.files_moved()
@@ -362,7 +387,7 @@ def test_failed_changes_are_tried_again_ever_more_slowly_and_told_once(node):
         delays.append(node.agent.due - node.now)
         assert node.tick() == ""
     assert delays[:4] == pytest.approx([FIRST_RETRY_S * 2**i for i in range(4)])
-    assert delays[-1] == LAST_RETRY_S
+    assert delays[-1] == min(LAST_RETRY_S, RESYNC_S)
     node.kernel.fails = lambda: False
     told = node.tick()
     assert "~ ring web/round-robin" in told
@@ -373,6 +398,53 @@ def test_failed_changes_are_tried_again_ever_more_slowly_and_told_once(node):
     spoil_a_service(node.kernel)
     assert "injected fault" in node.tick()
     assert node.agent.due - node.now == pytest.approx(FIRST_RETRY_S)
+
+
+def test_what_is_blocked_for_long_does_not_keep_the_rest_from_being_looked_at(node):
+    node.kernel.foreign_vips["20.20.20.2"] = "address on eth0"
+    node.start()
+    for _ in range(15):
+        node.tick()
+    assert node.agent.due - node.now == RESYNC_S
+    spoil_a_service(node.kernel)
+    assert "drift" in node.tick()
+    assert published(node.kernel) == 1
+
+
+def test_what_the_manifests_ask_for_is_asked_again_where_it_could_not_be_told(node, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("reconciler.agent.loop.desired_of", lambda *_: refuse())
+        node.agent.round(Wake.TIME)
+        assert "manifests: no buffer space" in node.told()
+        assert node.tick() == ""
+        assert node.agent.due - node.now == pytest.approx(2 * FIRST_RETRY_S)
+    told = node.tick()
+    assert "manifests: recovered" in told
+    assert published(node.kernel) == 2
+    assert node.agent.due == node.now + RESYNC_S
+
+
+def refuse():
+    raise KernelError("no buffer space")
+
+
+def test_an_interface_that_is_gone_is_told_and_its_program_stays_where_it_is(node):
+    """An interface that is renamed: its number, its program and its rows are the same."""
+    node.start()
+    kernel = node.kernel
+    kernel.interfaces = ("front", "lan0")
+    kernel.attached["lan0"] = replace(kernel.attached.pop("back"), interface="lan0")
+    kernel.sysctls |= {n.replace("/back/", "/lan0/"): v for n, v in kernel.sysctls.items() if "/back/" in n}
+    told = node.tick()
+    assert "node: interface back: there is no interface back; there are: front, lan0" in told
+    assert "xdp lan0: kept until there is interface back" in told
+    assert set(kernel.attached) == {"front", "lan0"}
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    assert "~ ring web/round-robin" in node.files_moved()
+    edit(node.directory / "node.yaml", "name: back", "name: lan0")
+    assert "node: recovered" in node.files_moved()
+    assert set(kernel.attached) == {"front", "lan0"}
+    assert "detach" not in node.wrote()
 
 
 def test_a_retry_does_not_come_early_because_files_moved(node):

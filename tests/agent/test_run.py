@@ -143,6 +143,32 @@ def test_systemd_hears_when_it_is_ready_and_when_it_stops(manifests, tmp_path, l
     assert agent.end() == 0
 
 
+@pytest.mark.parametrize("log", ["/dev/full", "a pipe that nobody reads"])
+def test_a_log_that_can_not_be_written_ends_nothing(manifests, tmp_path, log):
+    if log == "/dev/full":
+        out = os.open(log, os.O_WRONLY)
+    else:
+        read, out = os.pipe()
+        os.close(read)
+    arguments = ["--run-dir", str(tmp_path / "run"), "--instance", "lba", "run", str(manifests)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE_S)
+        environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        agent = subprocess.Popen(
+            [sys.executable, "-c", LBCTL, *arguments], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.PIPE
+        )
+        os.close(out)
+        try:
+            assert systemd.recv(100) == b"READY=1"
+            agent.send_signal(signal.SIGTERM)
+            assert agent.communicate(timeout=PATIENCE_S) == (None, b"")
+        finally:
+            agent.kill()
+            agent.wait(timeout=PATIENCE_S)
+    assert agent.returncode == 0
+
+
 @pytest.mark.parametrize(("text", "expected"), [("1s", 1), ("30s", 30), ("5m", 300), ("2h", 7200)])
 def test_a_time_is_a_number_and_a_unit(text, expected):
     assert seconds(text) == expected

@@ -22,8 +22,9 @@ def ip(*words):
 def netns():
     ip("netns", "add", NETNS)
     try:
-        for name in ("front", "back"):
+        for name, address in (("front", "10.1.0.1/24"), ("back", "10.2.0.1/24")):
             ip("-n", NETNS, "link", "add", name, "type", "veth", "peer", "name", f"{name}-far")
+            ip("-n", NETNS, "address", "add", address, "dev", name)
             ip("-n", NETNS, "link", "set", name, "up")
             ip("-n", NETNS, "link", "set", f"{name}-far", "up")
         yield NETNS
