@@ -148,7 +148,7 @@ def _unmet_need(run: _Run, lost: Collection[Key], resource: Resource) -> Key | N
     for need in resource.needs:
         if need in lost:
             return need
-        if RESOURCES[need.kind].is_given:
+        if need.kind in RESOURCES and RESOURCES[need.kind].is_given:
             given = run.plan.desired.resources.get(need)
             if given and (deeper := _unmet_need(run, lost, given)):
                 return deeper

@@ -49,6 +49,11 @@ class Foundation(Resource):
     def needs(self) -> tuple[Key, ...]:
         return self.parts or (THIS_NODE,)
 
+    @property
+    def flaw(self) -> str:
+        stands = self.family in ("IPv4", "IPv6") and all(part.kind != self.kind for part in self.parts)
+        return "" if stands else "nothing can stand on that"
+
     def describe(self) -> dict[str, str]:
         return {}
 

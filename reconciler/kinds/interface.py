@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_interface
 from typing import ClassVar
 
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Link, Outcome
 from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.indexes import flaw_of
 from reconciler.model import Mode, Role
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -43,8 +45,25 @@ class Interface(Resource):
             return ()
         return (interface_key(self.name),) if self.has and self.name != ANY else (THIS_NODE,)
 
+    @property
+    def flaw(self) -> str:
+        if self.key == THIS_NODE:
+            return ""
+        if self.has.startswith(_VLAN_OF):
+            return flaw_of(self.name) or flaw_of(self.has.removeprefix(_VLAN_OF))
+        return ("" if self.name == ANY else flaw_of(self.name)) or ("" if _is_sensible(self.has) else "unheard of")
+
     def describe(self) -> dict[str, str]:
         return {}
+
+
+def _is_sensible(has: str) -> bool:
+    if not has or (has.startswith(_MTU) and has.removeprefix(_MTU).isdecimal()):
+        return True
+    try:
+        return ip_interface(has) is not None
+    except ValueError:
+        return False
 
 
 ANY = "(any)"

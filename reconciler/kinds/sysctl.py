@@ -179,7 +179,7 @@ def _dropping(wall: Firewall, version: int) -> Concern:
 def interface_of(name: str) -> str:
     """The interface that a setting belongs to, e.g. `net/ipv4/conf/eth0/rp_filter`; empty if it is none's."""
     parts = name.split("/")
-    return parts[3] if parts[2:3] == ["conf"] and parts[3] not in ("all", "default") else ""
+    return parts[3] if len(parts) == 5 and parts[2] == "conf" and parts[3] not in ("all", "default") else ""
 
 
 def is_silence(name: str) -> bool:

@@ -39,10 +39,10 @@ def test_a_mistyped_interface_is_said_and_takes_the_program_off_none(lbctl, mani
 
 
 def test_a_first_apply_that_is_blocked_changes_nothing(lbctl, manifests, netns):
-    before = setting(netns, "net/ipv4/ip_forward")
+    before = setting(netns, "net/ipv4/conf/front/forwarding")
     edit(manifests / "nodes.yaml", "name: back", "name: bakc")
     lbctl("apply", manifests, "--auto-approve", code=BLOCKED)
-    assert setting(netns, "net/ipv4/ip_forward") == before
+    assert setting(netns, "net/ipv4/conf/front/forwarding") == before
     assert "xdp" not in ip("-n", netns, "link", "show", "front")
     assert "Nothing of lbctl's" in lbctl("delete", "--auto-approve")
 
@@ -78,7 +78,7 @@ def test_a_delete_shows_which_settings_get_which_value_back(lbctl, manifests, ne
     assert "to add, 0 to change" not in lbctl("plan", manifests)
     (manifests / "services.yaml").unlink()
     text = lbctl("plan", manifests)
-    assert "~ sysctl net/ipv4/ip_forward  value 1 -> 0" in text
+    assert "~ sysctl net/ipv4/conf/front/forwarding  value 1 -> 0" in text
     assert "- sysctl" not in text
 
 
