@@ -26,6 +26,7 @@ from reconciler.view import NodeView
 @dataclass(frozen=True, slots=True)
 class NeighbourProxy(Resource):
     kind: ClassVar[str] = "neighbour-proxy"
+    announces: ClassVar[bool] = True
 
     address: Address
     interface: str
