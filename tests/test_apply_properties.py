@@ -43,6 +43,7 @@ from tests.strategies import fake_source, fleets
 
 FOREIGN_VIP = LocalVip("192.0.2.9", "address")
 ROUNDS = 40
+NOBODY = {0}  # a pool that loses its last endpoint is emptied slot by slot
 _SERVICES = (SERVICES.name, SERVICES6.name)
 
 
@@ -88,7 +89,7 @@ def dangling(kernel):
     endpoints = {number for number, value in rows.items() if any(value[:4]) or number in addresses6}
     for key, value in (row for name in _SERVICES for row in kernel.maps.get(name, {}).items()):
         ring = kernel.inner.get(RINGS.name, {}).get(struct.unpack(SERVICES.value, value)[1])
-        if ring is None or not set(slots.held(ring).endpoints.tolist()) <= endpoints:
+        if ring is None or not set(slots.held(ring).endpoints.tolist()) - NOBODY <= endpoints:
             yield key
 
 

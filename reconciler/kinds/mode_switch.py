@@ -6,12 +6,15 @@ survive lost packets, but not the kernel's own answers to them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from reconciler.errors import KernelError
 from reconciler.kernel.port import AttachedProgram, Kernel
 from reconciler.kinds.service import indexed_rows
+
+OPEN_ATTEMPTS = 6
+"""How often it is tried to let an interface forward again."""
 
 
 def switch_mode(kernel: Kernel, runs: AttachedProgram, mode: str) -> None:
@@ -48,5 +51,17 @@ def _closed(kernel: Kernel, interface: str) -> Iterator[None]:
             kernel.write_sysctl(setting, "0")
         yield
     finally:
-        for setting, value in held.items():
-            kernel.write_sysctl(setting, value)
+        _open_again(kernel, held)
+
+
+def _open_again(kernel: Kernel, held: Mapping[str, str]) -> None:
+    """Let them forward as before. A refusal may be over a moment later, and must not keep the others closed."""
+    left = dict(held)
+    for last in range(OPEN_ATTEMPTS, 0, -1):
+        for setting, value in list(left.items()):
+            try:
+                kernel.write_sysctl(setting, value)
+                del left[setting]
+            except KernelError:
+                if last == 1:
+                    raise
