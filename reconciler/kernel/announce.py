@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling the machines of a network that a VIP in it is here now: they may know the MAC of the node that had it.
+"""Tell the machines of a network that a VIP in it is here now: they may still know the MAC of its former node.
 
-By ARP (RFC 5227, section 2.3) for IPv4, by neighbour advertisements (RFC 4861, section 7.2.6) for IPv6. A VIP is told
-of on each interface that has a network around it; of IPv6 also only where the kernel answers for it. Works on the
-network namespace of the calling thread.
+By ARP (RFC 5227, section 2.3) for IPv4, by neighbour advertisements (RFC 4861, section 7.2.6) for IPv6. Frames leave
+by each interface with a network that contains the VIP; for an IPv6 VIP the kernel must answer for it there as well.
+Works on the network namespace of the calling thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reconciler.kernel import netlink, proxies
 _ROUNDS = 3
 _GAP_S = 0.1
 _READY_WAIT_S = 5.0
-"""A driver may have reset the link when the program was attached just now."""
+"""How long a link may take to come up again: drivers may reset it when a program is attached."""
 
 _GET_LINK, _GET_ADDRESS = 18, 22
 _IFLA_ADDRESS, _IFLA_NAME, _IFA_LOCAL = 1, 3, 2
@@ -42,7 +42,7 @@ class _Link:
 
 
 def announce(vips: Collection[str]) -> None:
-    """Tell of these VIPs a few times. OSError if the kernel refuses, but not for an interface that went away."""
+    """Announce these VIPs a few times. OSError if the kernel refuses, but not for an interface that went away."""
     frames = list(_frames(vips))
     if not frames:
         return
@@ -56,13 +56,13 @@ def announce(vips: Collection[str]) -> None:
 
 
 def arp(mac: bytes, vip: IPv4Address) -> bytes:
-    """A frame by which everybody hears that a MAC has an address."""
+    """A broadcast frame that says which MAC an IPv4 address has."""
     header = struct.pack("!6s6sHHHBBH", _BROADCAST, mac, _ARP, 1, 0x0800, 6, 4, 1)
     return header + mac + vip.packed + bytes(6) + vip.packed
 
 
 def advertisement(mac: bytes, vip: IPv6Address) -> bytes:
-    """The same for IPv6."""
+    """A multicast frame that says which MAC an IPv6 address has."""
     body = struct.pack("!I16sBB6s", _OVERRIDE, vip.packed, _TARGET_MAC, 1, mac)
     message = struct.pack("!BBH", _ADVERTISEMENT, 0, 0) + body
     pseudo = vip.packed + _ALL_NODES.packed + struct.pack("!II", len(message), _ICMPV6)
@@ -101,7 +101,7 @@ def _frames(vips: Collection[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def _links() -> dict[int, _Link]:
-    """Those that are up and on an Ethernet, by number."""
+    """The Ethernet interfaces that are up, by number."""
     links = {}
     with netlink.route() as route:
         for answer in route.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0)):
@@ -114,7 +114,7 @@ def _links() -> dict[int, _Link]:
 
 
 def _await_links(names: Collection[str]) -> None:
-    """Wait a moment for links that don't carry anything just now."""
+    """Wait up to a few seconds for links that are not running."""
     deadline = time.monotonic() + _READY_WAIT_S
     while any(link.name in names and not link.is_running for link in _links().values()):
         if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bpf(2) system call: objects, pins and programs. Maps have a module of their own, `maps`.
 
-Functions return bare file descriptors, which the kernel opens close-on-exec; whoever gets one closes it.
-What the kernel refuses is raised as OSError with its errno. Layouts: `union bpf_attr` and
+Functions return bare file descriptors, which the kernel opens close-on-exec; the caller closes them.
+If the kernel refuses a call, OSError is raised with its errno. Layouts: `union bpf_attr` and
 `struct bpf_prog_info` of include/uapi/linux/bpf.h.
 """
 
@@ -65,7 +65,7 @@ class XdpVerdict(IntEnum):
 
 
 class Run(NamedTuple):
-    """What a program made of one frame."""
+    """A program's verdict on one frame, and the frame as the program left it."""
 
     verdict: int
     frame: bytes
@@ -123,7 +123,7 @@ def pin(fd: int, path: Path) -> None:
 
 
 def open_pin(path: Path) -> int | None:
-    """A file descriptor of what is pinned there, None if nothing is."""
+    """A file descriptor of the object pinned at a path, None if nothing is."""
     name = memory(os.fsencode(path) + b"\0")
     try:
         return call(Command.OBJ_GET, memory(struct.pack("=QII", ctypes.addressof(name), 0, 0)))
@@ -154,7 +154,7 @@ def object_info(fd: int, info: ctypes.Array[ctypes.c_char]) -> None:
 
 
 def program_info(fd: int) -> ProgramInfo:
-    """What the kernel knows about an open program."""
+    """The kernel's description of an open program."""
     # struct bpf_prog_info: number of maps at byte 52, address of the array for their ids at 56.
     first = memory(128)
     object_info(fd, first)
@@ -197,7 +197,7 @@ def load_program(name: str, instructions: bytes) -> int:
     except OSError as refusal:
         log = memory(_LOG_BYTES)
         try:
-            return load(1, log)  # The same once more, with the verifier's log; it can succeed after EAGAIN.
+            return load(1, log)  # Once more, with the verifier's log; it can succeed after EAGAIN.
         except OSError:
             lines = _log_end(log)
             hint = "run as root" if refusal.errno == errno.EPERM else ""
@@ -208,7 +208,7 @@ def load_program(name: str, instructions: bytes) -> int:
 
 
 def bind_map(program: int, fd: int) -> None:
-    """Let a map live as long as a program, and be found by it, though the program itself has no use for the map.
+    """Tie a map to a program that doesn't use it: the map lives as long as the program, and is listed among its maps.
 
     OSError EINVAL before Linux 5.10.
     """

@@ -48,7 +48,7 @@ class Image:
 
 
 def build(features: Sequence[str], source_dir: Path | None = None, entry: str | None = None) -> Image:
-    """Compile the program with -D of each feature, or fetch what an earlier call compiled.
+    """Compile the program with -D of each feature, or fetch the image that an earlier call compiled.
 
     `source_dir` holds its main file and the headers (None: lbctl's own), `entry` is the function that packets enter
     by (None: the program's own). Raises BuildError with the compiler's
@@ -69,7 +69,7 @@ def build(features: Sequence[str], source_dir: Path | None = None, entry: str | 
                 "headers": str(found),
             })  # fmt: skip
         body = json.dumps(content).encode()
-        with contextlib.suppress(FilesError):  # full or read-only: then it is compiled again the next time
+        with contextlib.suppress(FilesError):  # a full or read-only disk: the next call compiles again
             private.write(cached, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     return Image(
         code=bytes.fromhex(content["code"]),
@@ -80,7 +80,7 @@ def build(features: Sequence[str], source_dir: Path | None = None, entry: str | 
 
 @contextmanager
 def _headers(cache: Path) -> Iterator[Path]:
-    """Kernel headers, prepared in the cache, or for this once where nothing can be written there."""
+    """Kernel headers, prepared in the cache; in a temporary directory if the cache can't be written."""
     with ExitStack() as stack:
         try:
             try:
@@ -96,7 +96,7 @@ def _headers(cache: Path) -> Iterator[Path]:
 
 
 def _read(cached: Path) -> dict[str, Any] | None:
-    """What is in the cache, None if it is not there, damaged, or made by another compiler than today's."""
+    """A cached image; None if it is missing, damaged, or made by another compiler than the installed one."""
     try:
         checksum, _, body = (private.read(cached) or b"").partition(b"\n")
     except FilesError:
@@ -108,7 +108,8 @@ def _read(cached: Path) -> dict[str, Any] | None:
 
 
 def _compiler_changed(libraries: Sequence[tuple[str, int, int]]) -> bool:
-    """Whether a library that compiled is another one now. Where it was removed, nothing could be rebuilt."""
+    """Whether a library of the compiler was replaced. One that was removed doesn't count: without it nothing could be
+    rebuilt."""
     for path, size, changed_ns in libraries:
         try:
             status = Path(path).stat()
@@ -139,7 +140,7 @@ def _compile(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(output: str) -> str:
-    """What the compiler said, from its first error on, without Python's traceback."""
+    """The compiler's output from its first error on, without Python's traceback."""
     lines = output.partition("Traceback (most recent call last)")[0].splitlines() or output.splitlines()
     first = next((number for number, line in enumerate(lines) if "error:" in line), len(lines) - _LINES_SHOWN)
     return "".join(f"\n    {line}" for line in lines[max(first, 0) :][:_LINES_SHOWN])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where compiled programs and prepared headers are kept between runs.
 
-Whoever can write there decides what the kernel runs, so the directory belongs to us alone.
+Whoever can write there decides which program the kernel runs, so only the own user may write to the directory.
 """
 
 from __future__ import annotations

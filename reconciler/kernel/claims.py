@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One instance a network namespace, one network namespace an instance.
 
-Routes, addresses and neighbours carry the mark of lbctl, not that of an instance, and former values of settings mean
-nothing elsewhere. So an instance claims the namespace that it is in before its first change.
+Routes, addresses and neighbours carry the mark of lbctl, not of one instance, and former values of settings are true
+of one namespace only. So an instance claims the namespace that it is in before its first change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def claim(instance: Instance, netns: str) -> None:
         return
     place.note(instance.directory, here)
     try:
-        check(instance, netns)  # where two have come at once, each sees the other's note
+        check(instance, netns)  # if two instances claim it at once, each sees the other's note
     except UsageError:
         (instance.directory / place.NOTE).unlink(missing_ok=True)
         raise
@@ -57,14 +57,14 @@ def is_stale(instance: Instance, netns: str) -> bool:
 
 
 def check_gone(instance: Instance, netns: str) -> None:
-    """Raise UsageError if the instance is in a namespace of another name than that which is gone."""
+    """Raise UsageError if the instance's namespace has another name than `netns`, which is gone."""
     own = place.noted(instance.directory)
     if own and own.name != netns:
         raise UsageError(f"instance {instance.name} is in {own}, not in one called {netns}")
 
 
 def _is_replaced(own: Place, here: Place) -> bool:
-    """Whether the namespace that an instance was in is gone, and this one came in its place."""
+    """Whether the namespace `own` of an instance is gone, and `here` came in its place."""
     return own.name == here.name and (own.name != "" or not place.is_alive(own))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that compiles: `python -m reconciler.kernel.compile_child`. Nothing else imports bcc.
 
-A process of its own because BCC ends it with exit(1) on some errors, writes what is wrong to standard error
-only, and takes 75 MB. Reads a request as JSON from standard input and writes the image to standard output.
+A process of its own because BCC calls exit(1) on some errors, writes messages to standard error only, and takes
+75 MB. Reads a request as JSON from standard input and writes the image to standard output.
 The program is not loaded here; the maps that BCC makes while it compiles end with the process.
 """
 
@@ -69,7 +69,7 @@ def _map_descriptors(code: bytes) -> dict[int, int]:
 
 
 def _compiler() -> list[list[str | int]]:
-    """The libraries that compiled: path, size, time of change in ns. Another compiler differs in one of them."""
+    """The libraries of the compiler: path, size, time of change in ns. Another compiler differs in one of them."""
     paths = {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
              if "/lib" in line and any(name in line for name in ("libbcc", "libLLVM", "libclang"))}  # fmt: skip
     found = ((path.strip(), Path(path.strip()).stat()) for path in sorted(paths))

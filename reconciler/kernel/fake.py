@@ -31,10 +31,10 @@ class FakeKernel:
     """`writes` lists every write, in order: the name of the method and what it was about.
 
     `foreign_vips` (address → owner) and `foreign_programs` (interface → program) stand for other people's
-    objects; `vlans` are interfaces, too: name → its trunk and tag; `veths` are those that are veth: name → whether the
-    far end runs a program in native mode. It has all addresses that it is asked for but those that it `lacks`:
-    (interface, address) → what it has instead. `on_write` is called after each write: tests look there at every state
-    that packets would see.
+    objects; `vlans` are interfaces, too: name → its trunk and tag; `veths` are the veth interfaces: name → whether the
+    far end runs a program in native mode. Interfaces have every address that is asked for, except those in `lacks`:
+    (interface, address) → the address that the interface has instead. `on_write` is called after each write: tests use
+    it to check every state that packets would see.
     """
 
     interfaces: tuple[str, ...] = ("front", "back")
@@ -84,7 +84,7 @@ class FakeKernel:
         self.on_write()
 
     def claim(self) -> None:
-        """Nobody else can be in this memory."""
+        """Always granted: no other instance shares this memory."""
 
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
@@ -300,7 +300,7 @@ class FakeKernel:
         if neighbour.interface not in (*self.interfaces, *self.vlans):
             return KernelError(f"there is no interface {neighbour.interface}")
         if neighbour not in self.others_neighbours:
-            self.kept.discard(neighbour)  # it may be there as one that does not last
+            self.kept.discard(neighbour)  # it may be in the set with another `is_lasting`
             self.kept.add(neighbour)
             self._wrote("keep_neighbour", neighbour)
         return None

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Firewalls that drop what the kernel forwards unless one of their rules says otherwise: chains of nftables, those
-of iptables-nft among them, and the table of the older iptables. Looks at them only, in the namespace of the thread.
+"""Firewalls that drop forwarded packets unless one of their rules says otherwise: chains of nftables, including those
+of iptables-nft, and the table of the older iptables. Only reads, in the network namespace of the calling thread.
 
 Layouts: include/uapi/linux/netfilter/nf_tables.h, include/uapi/linux/netfilter_ipv4/ip_tables.h.
 """
@@ -32,19 +32,20 @@ _LEGACY = {
     4: ("iptables", "ip_tables_names", socket.AF_INET, 0, 88),
     6: ("ip6tables", "ip6_tables_names", socket.AF_INET6, 41, 140),
 }
-"""By family: the command, the list of tables in use, the socket, its level, where an entry has its target's place."""
+"""By family: the command, the file that lists tables in use, the socket's family and level, the offset in an entry of
+the offset of its target."""
 _TARGET_HEADER_BYTES, _VERDICT_DROP = 32, -_DROP - 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def firewalls(interfaces: Collection[str]) -> list[Firewall]:
-    """Those that drop by default. OSError if the kernel gives no answer."""
+    """The firewalls that drop forwarded packets by default. OSError if the kernel gives no answer."""
     return [*_nftables(interfaces), *(wall for version in _LEGACY for wall in _legacy(version, interfaces))]
 
 
 def _unnamed(interfaces: Collection[str], rules: bytes) -> tuple[str, ...]:
-    """The interfaces that no rule names. What a rule that names one does is its author's affair."""
+    """The interfaces that no rule names. Rules that name one are not interpreted: their author decided about it."""
     return tuple(sorted(name for name in interfaces if name.encode() + b"\0" not in rules))
 
 
@@ -81,7 +82,7 @@ def _text(name: bytes) -> str:
 
 def _legacy(version: int, interfaces: Collection[str]) -> Iterator[Firewall]:
     command, names, family, level, target_field = _LEGACY[version]
-    if _FILTER not in _tables_in_use(names):  # a question about a table would make it
+    if _FILTER not in _tables_in_use(names):  # asking about a table would create it
         return
     with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         info = _INFO.unpack(_ask(sock, level, _GET_INFO, _FILTER.ljust(_INFO.size, b"\0")))
@@ -103,7 +104,7 @@ def _tables_in_use(names: str) -> Collection[bytes]:
 
 
 def _ask(sock: socket.socket, level: int, option: int, question: bytes) -> bytes:
-    """getsockopt() with a question in the place of the answer, which Python's own doesn't know."""
+    """getsockopt() with a buffer that holds a question when it is called; Python's own can't pass one."""
     buffer, length = ctypes.create_string_buffer(question, len(question)), ctypes.c_uint32(len(question))
     if _libc.getsockopt(sock.fileno(), level, option, buffer, ctypes.byref(length)):
         number = ctypes.get_errno()

@@ -29,8 +29,8 @@ _PREFIX = "headers-"
 def find(cache: Path, root: Path = Path("/")) -> Path:
     """A directory with complete headers: the running kernel's own, else those of any installed package.
 
-    `cache` takes what has to be merged or unpacked; `root` is where /lib/modules, /sys and /usr/src are looked
-    for. Raises BuildError, which names the package to install, if there are none.
+    Merged or unpacked headers go into `cache`; /lib/modules, /sys and /usr/src are looked for below `root`. Raises
+    BuildError, which names the package to install, if there are no headers.
     """
     release = platform.release()
     build = root / "lib/modules" / release / "build"
@@ -52,7 +52,7 @@ def find(cache: Path, root: Path = Path("/")) -> Path:
 
 
 def _tree(flavour: Path, common: Path) -> tuple[Path, ...]:
-    """The directories that make complete headers together, those of the flavour first; empty if they don't."""
+    """The directories that together make complete headers, the flavour's first; empty if they are not complete."""
     architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
     if not (flavour / "arch" / architecture / "include/generated").is_dir():
         return ()
@@ -84,7 +84,7 @@ def _merged(trees: Sequence[Path], cache: Path) -> Path:
     """One directory that shows all trees; where two have the same file, the first wins."""
     if len(trees) == 1:
         return trees[0]
-    # A package that is upgraded replaces directories' entries, which shows in their times.
+    # An upgrade of the package changes the times of the directories.
     identity = [(str(tree), tree.stat().st_mtime_ns) for tree in trees]
     return _in_cache(cache, repr(identity), lambda target: _link(trees, target))
 
@@ -111,7 +111,7 @@ def _unpacked(archive: Path, release: str, cache: Path) -> Path:
 
 
 def _in_cache(cache: Path, identity: str, fill: Callable[[Path], None]) -> Path:
-    """The directory of this identity; filled beside its place and renamed, so that nobody sees a half one."""
+    """The directory of this identity. It is filled under another name and then renamed, so nobody sees half of it."""
     target = cache / (_PREFIX + hashlib.sha256(identity.encode()).hexdigest()[:16])
     if target.is_dir():
         return target
@@ -130,7 +130,7 @@ def _in_cache(cache: Path, identity: str, fill: Callable[[Path], None]) -> Path:
 
 
 def _load_archive_module() -> None:
-    """Some kernels show their headers only once this module is loaded; where it is missing, so are they."""
+    """Some kernels show their headers only once this module is loaded. It is no error if there is no such module."""
     with contextlib.suppress(FileNotFoundError):
         children.run(["modprobe", "--quiet", "kheaders"])
 

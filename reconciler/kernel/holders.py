@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose programs run on interfaces, and what a program knows of maps whose pins are lost.
+"""Which instance a running program belongs to, and how to get maps back whose pins are lost.
 
-A bpffs that is unmounted, or was mounted for a process that has ended, takes all pins along. The program that is
-attached goes on with its maps, and they can be had from it.
+All pins go with their bpffs, when it is unmounted or the process ends that it was mounted for. The attached program
+goes on and still has its maps, so they can be opened by way of the program.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def shape_of(spec: MapSpec) -> Shape:
 
 
 def is_of(instance: Instance, held: xdp.Running) -> bool:
-    """Whether a running program is this instance's: its maps are pinned here, or it is ours and they are nowhere."""
+    """Whether a running program is this instance's: lbctl loaded it, and no other instance alone has its maps
+    pinned."""
     if held.program is None or not is_ours(held.program.name):
         return False
     return bool(pinned_maps(instance) & set(held.program.map_ids)) or other_holder(instance, held) is None
@@ -71,13 +72,13 @@ def _program(instance: Instance) -> ProgramInfo | None:
             return bpf.program_info(fd)
     pinned = pinned_maps(instance)
     programs = (held.program for held in xdp.running() if is_of(instance, held))
-    # With maps that are pinned, a program with other maps is no longer theirs.
+    # If the instance has pinned maps, a running program that uses none of them is an old one.
     return next((p for p in programs if p and (not pinned or pinned & set(p.map_ids))), None)
 
 
 @functools.lru_cache(maxsize=1024)
 def _name(map_id: int) -> str | None:
-    """The name in the layout of a map that has the shape in the layout; a map changes neither in its life."""
+    """The name in the layout of a map with the layout's shape, else None; name and shape of a map never change."""
     fd = bpf.open_map(map_id)
     if fd is None:
         return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node that holds its tongue: for a while it gives no answer where nobody listens.
+"""Keep the kernel from answering packets to ports at which nobody listens, for a while.
 
-A VIP is an address of the node, so without the program its kernel answers what belongs to connections of clients with
-resets. A socket whose filter takes nothing (SO_ATTACH_FILTER) stands in the way of that: it is found for the
-packets, and drops them (tcp_filter in net/ipv4/tcp_ipv4.c, and its like). Clients send again what was dropped.
+A VIP is an address of the node, so without the program its kernel answers the packets of open connections with
+resets. A socket whose filter accepts nothing (SO_ATTACH_FILTER) prevents that: the kernel finds the socket for the
+packets and drops them (tcp_filter in net/ipv4/tcp_ipv4.c, and the like). Clients send dropped packets again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SPARE_DESCRIPTORS = 128
 
 @contextmanager
 def hushed(places: Collection[Place]) -> Iterator[None]:
-    """No answer comes from these places meanwhile. Where somebody listens already, or for whom there is no room, all
-    stays as it is."""
+    """Within this, the kernel doesn't answer for these places. Places where somebody listens already are left alone,
+    and places for which there are too few file descriptors."""
     with _room(len(places)), ExitStack() as stack:
         for protocol, address, port in places:
             if protocol in _TYPES:
@@ -41,7 +41,7 @@ def hushed(places: Collection[Place]) -> Iterator[None]:
 
 
 def _deaf(protocol: str, address: str, port: int) -> socket.socket:
-    """A socket that hears nothing. OSError if somebody has the place."""
+    """A socket that drops every packet. OSError if somebody else's socket has the place."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind, number = _TYPES[protocol]
     try:
@@ -70,7 +70,7 @@ def _deaf(protocol: str, address: str, port: int) -> socket.socket:
 
 @contextmanager
 def _room(descriptors: int) -> Iterator[None]:
-    """Let this process have as many descriptors more as it may."""
+    """Raise this process's limit of file descriptors by this number, as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         yield

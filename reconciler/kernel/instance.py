@@ -34,7 +34,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _BPF_MAGIC = 0xCAFE4A11
 _MOUNT_FLAGS = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC
 _MOUNTS = Path("/proc/self/mountinfo")
-_ESCAPED = re.compile(r"\\([0-7]{3})")  # in it, blanks and the like
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and the like in it
 _NETNS = Path("/run/netns")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +59,7 @@ class Instance:
         return bpf.open_pin(self.pins / name)
 
     def pin(self, fd: int, name: str) -> None:
-        """Pin an object, in the place of whatever was pinned by this name: no moment is without either.
+        """Pin an object by this name. It replaces the former pin in one step: the name is never missing.
 
         Only within `mounted()`.
         """
@@ -76,16 +76,16 @@ class Instance:
         """The names of all pins."""
         if not self._is_mounted():
             return []
-        # Some kernels put files of their own into every bpffs; theirs alone have a dot in their names.
+        # Some kernels put files of their own into every bpffs; only those have a dot in their names.
         return sorted(path.name for path in self.pins.iterdir() if "." not in path.name)
 
     def note_features(self, features: Collection[str]) -> None:
-        """Write down what the program was built with. If that can't be written, `features` doesn't know it."""
+        """Write down the features that the program was built with. If that fails, `features` returns None."""
         with suppress(FilesError):
             private.write(self.directory / _FEATURES, " ".join(features).encode())
 
     def features(self, program: str) -> tuple[str, ...] | None:
-        """What the program of this name was built with, None if that was never written down."""
+        """The features that the program of this name was built with, None if they were never written down."""
         try:
             text = private.read(self.directory / _FEATURES)
         except FilesError:
@@ -144,7 +144,7 @@ class Instance:
         private.make_directory(self.directory)
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fchmod(directory, 0o700)  # who may open it may lock it; former versions made it open to all
+            os.fchmod(directory, 0o700)  # whoever may open it could lock it; former versions made it open to all
             if not private.lock(directory, PATIENCE_S):
                 raise KernelError(
                     f"another process has held instance {self.name} for {PATIENCE_S:.0f} seconds",
@@ -166,7 +166,7 @@ def _is_bpffs(path: Path) -> bool:
 
 
 def _where_the_agent_sees(pins: Path) -> Path | None:
-    """The way to pins that an agent has in mounts of its own, as systemd gives them to many a unit; else None."""
+    """The path of the pins in the agent's own mounts, which systemd gives to some units; else None."""
     with suppress(FilesError, OSError):
         pid = (private.read(pins.with_name(AGENT_LOCK)) or b"").strip()
         seen = Path(f"/proc/{int(pid)}/root{pins.absolute()}") if pid.isdigit() else None
@@ -175,7 +175,7 @@ def _where_the_agent_sees(pins: Path) -> Path | None:
 
 
 def _mounted_bpffs() -> list[Path]:
-    """Where this process sees a bpffs."""
+    """The places where this process sees a bpffs."""
     found = set()
     for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields, _, (type_, *_) = (part.split() for part in line.partition(" - "))
@@ -185,9 +185,9 @@ def _mounted_bpffs() -> list[Path]:
 
 
 def _refuse_passing_mounts() -> None:
-    """Raise KernelError within `ip netns exec`: what is mounted there is unmounted when the command ends.
+    """Raise KernelError within `ip netns exec`: file systems mounted there are unmounted when the command ends.
 
-    The command has mounts of its own, among them a /sys whose source is the name of the network namespace.
+    Such a command has mounts of its own, among them a /sys whose source is the name of the network namespace.
     """
     for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields, _, (_type, source, *_) = (part.split() for part in line.partition(" - "))

@@ -28,12 +28,12 @@ class MapType(IntEnum):
 NO_PREALLOC = 1 << 0
 """BPF_F_NO_PREALLOC: rows of a hash take memory only once they are there."""
 MMAPABLE = 1 << 10
-"""BPF_F_MMAPABLE: user space can look at an array as at its own memory (Linux 5.5)."""
+"""BPF_F_MMAPABLE: user space can map an array into its own memory (Linux 5.5)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapSpec:
-    """One map. It is made only where one of `features` is in the program; where there are none, always.
+    """One map. It is made only if the program has one of these `features`; always, if there are none.
 
     `inner` is the format of the rows of an array of arrays.
     """
@@ -58,7 +58,7 @@ class MapSpec:
 
     @property
     def flags(self) -> int:
-        """What the map is made with."""
+        """The flags that the map is created with."""
         return (NO_PREALLOC if self.type == MapType.HASH else 0) | (MMAPABLE if self.is_mmapable else 0)
 
     def is_used(self, features: Collection[str]) -> bool:
@@ -74,7 +74,7 @@ _IPV6 = ("IPV6",)
 SERVICES = MapSpec("services", MapType.HASH, "=4s2sBx", "=II2sBB", limits.SERVICES)
 # vip → what becomes of undefined traffic and of pings (UndefinedCode, EchoCode below), padding
 VIPS = MapSpec("vips", MapType.HASH, "=4s", "=BBxx", limits.SERVICES)
-# 0 → a bit for each hash of an address (bpf/vip.h): where it is not set, no VIP has the address
+# 0 → a bit for each hash of an address (bpf/vip.h): if it is 0, the address is no VIP
 VIP_FILTER = MapSpec("vip_filter", MapType.ARRAY, "=I", "=8192s", 1)
 # id (0 is never used) → address, port (0: as asked), state (EndpointRowState below), padding
 ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", limits.ENDPOINTS + 1)
@@ -87,18 +87,18 @@ ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", limits.ENDPOINTS
 RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, inner="=I")
 # index → element 0 of the ring once more
 RING_HEADS = MapSpec("ring_heads", MapType.ARRAY, "=I", "=I", RINGS.capacity)
-# index of a ring, or 16,384 + that → array with a row for each slot, only while slots of it are in transition: the
-# endpoints that unknown connections and unknown datagrams go to, and three times in units of 2**30 ns of
-# CLOCK_MONOTONIC: the begin, the end of the time in which datagrams are learnt, the last use of another endpoint
-# than the current one
+# index of a ring, or 16,384 + index → array with a row for each slot, only while slots of the ring are in transition:
+# the endpoints that unknown connections and unknown datagrams go to, and three times in units of 2**30 ns of
+# CLOCK_MONOTONIC: the begin of the transition, the end of the time in which datagrams are learnt, the last use of
+# another endpoint than the current one
 PREVIOUS = MapSpec("previous", MapType.ARRAY_OF_MAPS, "=I", "=I", 2 * RINGS.capacity, _DSR, inner="=5Ixxxx")
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
 REMEMBERED = MapSpec("remembered", MapType.ARRAY, "=I", "=8Q", 131_072, _DSR, is_mmapable=True)
 # 0 → the secret that the hashes of `remembered` depend on, made with the map
 SEED = MapSpec("seed", MapType.ARRAY, "=I", "=2Q", 1, _DSR)
-# a cache of the program's own: way out, by id of an endpoint
+# id of an endpoint → the way to it; a cache that only the program writes
 NEXT_HOPS = MapSpec("next_hops", MapType.ARRAY, "=I", "=IIIHHQQ", 65_536, _DSR)
-# index of a ring → how many connections were scheduled by it; round-robin takes its turn from this
+# index of a ring → number of connections that it scheduled; round-robin takes its turn from this
 RING_TURNS = MapSpec("ring_turns", MapType.ARRAY, "=I", "=Q", 16_384)
 # name of a ring, filled up with zeros → its index; the program has no use for it
 RING_NAMES = MapSpec("ring_names", MapType.HASH, "=128s", "=I", 16_384)
@@ -111,26 +111,25 @@ SERVICE_COUNTERS = MapSpec("service_counters", MapType.PERCPU_ARRAY, "=I", "=5Q"
 ENDPOINT_COUNTERS = MapSpec("endpoint_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", limits.ENDPOINTS + 1)
 # Verdict below → packets
 VERDICTS = MapSpec("verdicts", MapType.PERCPU_ARRAY, "=I", "=Q", 64)
-# 0 → source of IPv4 tunnels, bits of it that a hash of the flow replaces, the same for IPv6, what becomes of
+# 0 → source of IPv4 tunnels, the bits of it that a hash of the flow replaces, the same two for IPv6, what becomes of
 # packets that are too big to be encapsulated (TooBigCode below), padding
 SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
 # ifindex of a trunk, tag, padding → ifindex of the interface that stands for the VLAN; and the other way round
 VLANS = MapSpec("vlans", MapType.HASH, "=IHxx", "=I", 4_096, ("VLAN",))
 TRUNKS = MapSpec("trunks", MapType.HASH, "=I", "=IHxx", 4_096, ("VLAN",))
-# of endpoints: a VIP that a program takes packets out of tunnels for, filled up with zeros; version of IP, padding
-# → padding
+# of endpoints: a VIP for which the program unpacks tunnels, filled up with zeros; version of IP, padding → padding
 UNPACKED = MapSpec("unpacked", MapType.HASH, "=16sBxxx", "=4x", 16_384, features=("DECAPSULATE",))
-# ifindex → next hop of what comes in there and is for no network of the node (IPv4: 4 bytes), whether it is IPv6
+# ifindex → next hop of packets that come in there and go to no network of the node (IPv4: 4 bytes), whether it is IPv6
 GATEWAYS = MapSpec("gateways", MapType.HASH, "=I", "=16sBxxx", 1_024, ("GATEWAY",))
-# only in the program that explains: what it looked up for a packet, all ones where it never did; in this order
+# only in the program that explains: the values that it looked up for a packet, in this order; all ones: not looked up
 EXPLANATION = (
     "bytes", "vip", "service", "flow", "rings", "slots", "slot", "previous", "holder", "memory", "endpoint", "fib",
     "egress",
 )  # fmt: skip
 EXPLAINED = MapSpec("explained", MapType.ARRAY, "=I", "=13I", 1, ("EXPLAIN",))
 
-# index → number of the inner array that is there. The program has no use for these, but before Linux 6.8 whoever asks
-# an array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)
+# index → number of the inner array that is there. Only user space reads these: before Linux 6.8, a process that reads
+# the array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)
 RING_IDS = MapSpec("ring_ids", MapType.ARRAY, "=I", "=I", RINGS.capacity)
 PREVIOUS_IDS = MapSpec("previous_ids", MapType.ARRAY, "=I", "=I", PREVIOUS.capacity, _DSR)
 INNER_IDS = {RINGS.name: RING_IDS, PREVIOUS.name: PREVIOUS_IDS}
@@ -193,12 +192,12 @@ class FlowState(IntEnum):
 
 
 class Memory(IntEnum):
-    """Where the endpoint of a flow comes from whose slot is in transition."""
+    """How the endpoint is chosen for a flow whose slot is in transition."""
 
     BEGINS = 0       # the flow begins: the slot's current endpoint, which is remembered
     REMEMBERED = 1
     PREVIOUS = 2     # the flow is unknown: the endpoint that had the slot before
-    CURRENT = 3      # unknown, too, but nobody had the slot before or is alive
+    CURRENT = 3      # unknown, too, but no endpoint had the slot before, or it is dead
 
 
 class Verdict(IntEnum):
@@ -237,7 +236,7 @@ class Verdict(IntEnum):
     ERROR_RELAYED = 23, "a router's word that packets in a tunnel are too big, relayed to the client"
     IMPOSSIBLE_SOURCE = 24, "dropped: from an address that no other host can have: loopback, multicast, the VIP itself"
     LINK_BROADCAST = 25, "dropped: for one VIP, but in a frame for many: broadcast or multicast"
-    # Of endpoints, where a program unpacks tunnels: what became of each that came in.
+    # On endpoints whose program unpacks tunnels: what became of each tunnelled packet.
     DECAPSULATED = 48, "unpacked, for a VIP of the endpoint"
     NOT_FOR_VIP = 49, "passed on untouched: what is inside is for nobody that the endpoint holds"
     TUNNEL_ELSEWHERE = 50, "passed on untouched: the tunnel ends at another node"
@@ -249,12 +248,12 @@ _UNKNOWN = "unknown "
 
 
 def is_word(codes: type[IntEnum], name: str) -> bool:
-    """Whether a manifest can say this name."""
+    """Whether a name is one of the words of the manifests."""
     return name in {word(codes, number) for number in codes}
 
 
 def code(codes: type[IntEnum], name: str) -> int:
-    """The number of a name in the words of the manifests, e.g. `round-robin`; also of what `word` made. KeyError."""
+    """The number of a word of the manifests, e.g. `round-robin`, or of `word`'s "unknown 7". Raises KeyError."""
     if name.startswith(_UNKNOWN):
         return int(name.removeprefix(_UNKNOWN))
     return codes[name.upper().replace("-", "_")]

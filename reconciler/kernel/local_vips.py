@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VIPs that the node takes for its own: `local` routes, or addresses on the loopback.
 
-Both carry our protocol number (rtm_protocol, IFA_PROTO), which is how they are told from everybody else's.
+Both carry our protocol number (rtm_protocol, IFA_PROTO); those of others don't.
 Works on the network namespace of the calling thread. Layouts: include/uapi/linux/rtnetlink.h, if_addr.h.
 """
 
@@ -21,7 +21,7 @@ from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import LocalVip, Outcome
 
 PROTOCOL = 251
-"""Our mark on what is on the loopback; a number that rtnetlink.h gives to nobody."""
+"""Our mark on routes and addresses; rtnetlink.h gives this number to nobody."""
 
 _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
@@ -41,7 +41,7 @@ _ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """What makes an address local to the node: "route" or "address", its interface, its protocol number."""
+    """A route or address that makes a VIP local to the node: its form, its interface, its protocol number."""
 
     form: str
     interface: int
@@ -67,12 +67,12 @@ def read() -> list[LocalVip]:
 
 
 def foreign(addresses: Collection[str]) -> dict[str, str]:
-    """Which of these the node holds without our mark: address → owner for a person. OSError if it refuses."""
+    """Which of these the node holds without our mark: address → owner for a person. OSError if the kernel refuses."""
     wanted = set(addresses)
     with netlink.route() as route:
         held = [(address, holder) for address, holder in _addresses(route) if address in wanted]
         routes = [(address, holder) for address, holder in _routes(route) if address in wanted]
-    # The kernel makes a route of its own for each address; of that, the address is the owner.
+    # The kernel makes a route of its own for each address; the address is named as the owner, not the route.
     made_by_kernel = {address for address, _ in held}
     owners = {
         address: str(holder) for address, holder in routes
@@ -113,8 +113,8 @@ def _outcome(verb: str, vip: LocalVip, error: OSError | None, *harmless: int) ->
 def _add_message(vip: LocalVip) -> Message:
     if vip.form == "address":
         return Message(_NEW_ADDRESS, netlink.CREATE | netlink.EXCLUSIVE, _address_body(vip))
-    # Not exclusive: a VIP that changes its form has the kernel's route for its address for a moment. Of IPv6 ours is
-    # another route anyhow, by its metric: 1024, while the kernel's is 0.
+    # Not exclusive: while a VIP changes its form, the kernel's route for its address is there for a moment. For IPv6
+    # our route is another one anyhow, by its metric: 1024, while the kernel's is 0.
     return Message(_NEW_ROUTE, netlink.CREATE | netlink.APPEND, _route_body(vip))
 
 

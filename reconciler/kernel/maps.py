@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """BPF maps by file descriptor: create, describe, read whole, write many rows at once.
 
-Keys and values are bytes. A write of many rows gives one outcome a row and goes on after a row that fails,
-which the kernel's own batches don't. Everything else that the kernel refuses is raised as OSError.
+Keys and values are bytes. A write of many rows gives one outcome a row and goes on after a row that fails; the
+kernel's own batches stop there. Any other call that the kernel refuses raises OSError.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Row = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What two maps must have in common to stand in for each other."""
+    """Type and sizes of a map: a map can replace another one only if their shapes are equal."""
 
     type: int
     key_size: int
@@ -99,7 +99,7 @@ def lookup(opened: OpenMap, key: bytes) -> bytes | None:
 def dump(opened: OpenMap) -> Iterator[Row]:
     """All rows; of arrays, those that are not all zero.
 
-    What somebody else writes meanwhile may or may not be seen.
+    The dump may or may not show rows that somebody else writes meanwhile.
     """
     shape = opened.shape
     sparse = shape.type in (MapType.ARRAY, MapType.PERCPU_ARRAY)
@@ -126,7 +126,7 @@ def _chunks(opened: OpenMap) -> Iterator[Row]:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            rows *= 2  # A bucket of the hash table holds more rows than there was room for.
+            rows *= 2  # A bucket of the hash table holds more rows than the buffer.
             continue
         (count,) = struct.unpack_from("=I", attributes, 32)
         yield keys.raw[: count * key_size], values.raw[: count * row_bytes]
@@ -168,8 +168,8 @@ def read_whole(opened: OpenMap) -> list[Row]:
 def overwrite(opened: OpenMap, rows: Sequence[Row]) -> None:
     """Make a map that nobody else uses hold these rows, as `read_whole` gives them, and no others.
 
-    Of an array, they are all rows; if user space can look at it as at memory, that is the way taken. OSError if a
-    row does not fit.
+    For an array, `rows` are all its rows; an array that can be mapped into memory is written there. OSError if a row
+    does not fit.
     """
     if opened.flags & MMAPABLE and opened.shape.value_size % 8 == 0:
         values = b"".join(values for _, values in rows)
@@ -234,8 +234,8 @@ def _batches(command: Command, opened: OpenMap, keys: bytes, values: bytes | Non
             call(command, attributes)
             start += rows
         except OSError as error:
-            # The kernel leaves the count of rows that it has done, and stops at the row after them. It
-            # leaves the count alone if it refused the call as a whole.
+            # The kernel writes how many rows it has done, and stops at the row after them. If it refused
+            # the call as a whole, it doesn't touch the count.
             (done,) = struct.unpack_from("=I", attributes, 32)
             if done >= rows:
                 raise

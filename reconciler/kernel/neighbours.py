@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neighbours that the kernel keeps resolved by itself: `managed` entries (Linux 5.16).
 
-An XDP program sends without the kernel's knowledge, so nothing tells the kernel to ask whether a neighbour still
-has the MAC that it had. A managed entry it asks for again and again: as soon as the last answer is no longer
-taken for fresh (base_reachable_time), within interval_probe_time. So a new MAC shows within about a minute.
-Where nobody answers, the kernel would forget the entry as soon as it has more than gc_thresh1 of them, but for
-those that something outside has learnt (NTF_EXT_LEARNED): so ours are of these as well.
+An XDP program sends without the kernel's knowledge, so the kernel has no reason to ask whether a neighbour still
+has the same MAC. For a managed entry it asks again and again: once the last answer is no longer fresh
+(base_reachable_time), within interval_probe_time. So a new MAC shows within about a minute. An entry for which nobody
+answers is forgotten as soon as the kernel has more than gc_thresh1 entries, unless it is marked as learnt from
+outside (NTF_EXT_LEARNED): so ours have this mark as well.
 
-Entries carry our protocol number (NDA_PROTOCOL). Permanent entries, and those that others have made managed, need
-nobody's help and are left alone. Works on the network namespace of the calling thread. Layouts:
+Entries carry our protocol number (NDA_PROTOCOL). Permanent entries, and managed entries of others, need no help and
+are left alone. Works on the network namespace of the calling thread. Layouts:
 include/uapi/linux/neighbour.h; what the kernel does: neigh_managed_work() in net/core/neighbour.c.
 """
 
@@ -40,8 +40,8 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 def can_keep() -> bool:
     """Whether the kernel knows managed entries. OSError if it refuses to say.
 
-    It is asked to do what it can't, for an interface that there isn't, so nothing is ever written: a kernel that
-    reads the extended flags finds fault with a reserved one first.
+    The request has a reserved extended flag and names an interface that doesn't exist, so nothing is ever written. A
+    kernel that reads extended flags complains of the flag, any other of the interface.
     """
     body = _HEADER.pack(socket.AF_INET, _NOBODY, 0, 0, 0) + netlink.attribute(_NDA_DST, bytes(4))
     body += netlink.attribute(_NDA_FLAGS_EXT, _EXTENDED.pack(_RESERVED | _MANAGED))
@@ -53,7 +53,7 @@ def can_keep() -> bool:
 
 
 def read() -> tuple[list[Neighbour], list[Neighbour]]:
-    """Our entries, and those that need nobody's help. OSError if the kernel refuses."""
+    """Our entries, and the managed or permanent ones of others. OSError if the kernel refuses."""
     ours, others = [], []
     with netlink.route() as route:
         for neighbour, protocol, is_managed, is_permanent in _entries(route):
@@ -65,13 +65,13 @@ def read() -> tuple[list[Neighbour], list[Neighbour]]:
 
 
 def keep(neighbours: Sequence[Neighbour]) -> list[Outcome]:
-    """Have the kernel keep these; one outcome each. What others take care of stays theirs, without an error."""
+    """Have the kernel keep these; one outcome each. Entries of others are left alone, without an error."""
     _, others = read()
     return _change(_NEW, netlink.CREATE | netlink.REPLACE, neighbours, set(neighbours) - set(others))
 
 
 def forget(neighbours: Sequence[Neighbour]) -> list[Outcome]:
-    """Remove entries; one outcome each. What is absent or not ours is left as it is, without an error."""
+    """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
     ours, _ = read()
     return _change(_DELETE, 0, neighbours, set(neighbours) & set(ours))
 
@@ -110,7 +110,7 @@ def _body(neighbour: Neighbour) -> bytes:
 
 
 def _entries(route: Route) -> Iterator[tuple[Neighbour, int, bool, bool]]:
-    """Each with the number of its protocol, and whether it is managed and permanent."""
+    """All entries, each with the number of its protocol, whether it is managed, and whether it is permanent."""
     names = dict(socket.if_nameindex())
     for family in _FAMILIES.values():
         for answer in route.dump(_GET, _HEADER.pack(family, 0, 0, 0, 0)):

@@ -31,7 +31,7 @@ _DUMP_ATTEMPTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One request: type, flags beside those of every request, and what follows the header."""
+    """One request: its type, its flags beside NLM_F_REQUEST and the like, and the bytes after the header."""
 
     type: int
     flags: int
@@ -80,7 +80,7 @@ class Route:
         return [outcomes[index] for index in range(len(messages))]
 
     def get(self, type_: int, body: bytes) -> bytes:
-        """The one object that a request asks for: what follows the header of the answer. OSError if there is none."""
+        """The object that a request asks for: the bytes after the answer's header. OSError if there is none."""
         self._send([(type_, 0, body)])
         while True:
             for answer, flags, sequence, payload in self._receive():
@@ -91,9 +91,9 @@ class Route:
                 return payload
 
     def dump(self, type_: int, body: bytes) -> list[bytes]:
-        """All objects that a request of this type finds: what follows the header of each answer.
+        """All objects that a request of this type finds, each as the bytes after the header of an answer.
 
-        The kernel heeds filters in `body`. OSError if it refuses, EINTR if the objects never stood still.
+        The kernel heeds filters in `body`. OSError if it refuses, EINTR if the objects changed during every attempt.
         """
         for _ in range(_DUMP_ATTEMPTS):
             found = self._dump(type_, body)
@@ -154,7 +154,7 @@ def _opened(protocol: int) -> Iterator[Route]:
 
 
 def _outcome(flags: int, payload: bytes) -> OSError | None:
-    """What an acknowledgement says; the kernel's own words come with many errors."""
+    """The error in an acknowledgement, with the kernel's own message if it has one; None for success."""
     number = -struct.unpack_from("=i", payload)[0]
     if number <= 0:
         return None

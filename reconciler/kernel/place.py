@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network namespaces, and the note of an instance in which one it is.
+"""Network namespaces, and the note in which an instance writes down its own.
 
-They are told apart by their cookies, which the kernel gives once and never again until it is booted, and /run is
-empty then.
+A namespace is known by its cookie: the kernel gives each cookie once until the next boot, which empties /run.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def here(name: str) -> Place:
 
 
 def noted(instance_dir: Path) -> Place | None:
-    """Where an instance is; None if it never changed anything. Raises KernelError."""
+    """The namespace that an instance noted; None if it never changed anything. Raises KernelError."""
     try:
         content = private.read(instance_dir / NOTE)
         fields = json.loads(content) if content is not None else None
@@ -67,7 +66,7 @@ def noted(instance_dir: Path) -> Place | None:
 
 
 def note(instance_dir: Path, place: Place) -> None:
-    """Write down where an instance is. Raises KernelError."""
+    """Write down the namespace of an instance. Raises KernelError."""
     try:
         private.write(instance_dir / NOTE, json.dumps(asdict(place)).encode())
     except FilesError as error:
@@ -84,7 +83,7 @@ def neighbours(instance_dir: Path, place: Place) -> Iterator[str]:
 
 
 def is_alive(place: Place) -> bool:
-    """Whether any process is in the namespace, as far as can be seen from here."""
+    """Whether any process that can be seen from here is in the namespace."""
     for link in Path("/proc").glob("[0-9]*/ns/net"):
         try:
             if link.stat().st_ino == place.inode:

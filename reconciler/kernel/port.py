@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lbctl can see and change on a node: the one interface between kinds and any kernel.
+"""Everything that lbctl can see and change on a node: the one interface between kinds and any kernel.
 
 Rows are bytes here; the kinds give them meaning. A write of many rows is one call and gives one outcome a
-row, in order: None where it is done, else the error. Rows after a failed one are still tried. Writing a row
-that is there replaces it; deleting what is absent is no error. Reading a map that was never made gives
-nothing, so a node without a data plane reads as empty.
+row, in order: None for success, else the error. Rows after a failed one are still tried. Writing a row that is
+there replaces it; deleting an absent row is no error. Reading a map that was never made gives nothing, so a node
+without a data plane reads as empty.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Row = tuple[bytes, bytes]
 class LoadedProgram:
     """The program that is pinned for this instance. `name` carries the digest of what it was built from.
 
-    `features` None: nobody wrote down what it was built with.
+    `features` None: nobody wrote down which features it was built with.
     """
 
     id: int
@@ -32,7 +32,7 @@ class LoadedProgram:
 
 @dataclass(frozen=True, slots=True)
 class AttachedProgram:
-    """What an interface runs: `mode` is "native" or "generic"; `owner` describes it for a person.
+    """The program that an interface runs: `mode` is "native" or "generic"; `owner` describes it for a person.
 
     `is_loaded`: it is the program that is pinned, with all its maps. `has_our_maps`: its maps are the instance's.
     """
@@ -58,7 +58,7 @@ class LocalVip:
 class Neighbour:
     """An address on a network of the node, and the interface that it is reached by.
 
-    `is_lasting`, of one that is kept: whether the kernel keeps it also while nobody answers there.
+    `is_lasting`, of a kept neighbour: whether the kernel keeps its entry even while it doesn't answer.
     """
 
     address: str
@@ -77,10 +77,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Link:
-    """A network interface. A VLAN of another one has that one's index and the tag. `mac` is empty where none is.
+    """A network interface. A VLAN has its tag and the index of its trunk. `mac` is empty if the interface has none.
 
-    `strips_tags`, of a trunk: whether it takes tags out of frames before XDP sees these. `master` is the index of the
-    bridge, bond or VRF that it is a port of.
+    `strips_tags`, of a trunk: whether it takes tags out of frames before XDP sees the frames. `master` is the index of
+    the bridge, bond or VRF that the interface is a port of.
     """
 
     name: str
@@ -96,9 +96,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class TunnelDevice:
-    """A link that unpacks what is sent to `local` in tunnels of a form: "ipip" or "ip6tnl".
+    """A link that unpacks packets sent to `local` in tunnels of a form: "ipip" or "ip6tnl".
 
-    `settings` are those of sysctls that it gets before it is taken up; they are not read back with it.
+    `settings` are sysctls that are written before the device is taken up; they are not read back with it.
     """
 
     name: str
@@ -112,10 +112,10 @@ class TunnelDevice:
 
 @dataclass(frozen=True, slots=True)
 class Firewall:
-    """A firewall that drops packets of these versions of IP that the kernel forwards, unless a rule says otherwise.
+    """A firewall that drops forwarded packets of these versions of IP, unless a rule says otherwise.
 
     `unnamed` are the interfaces, of those that were asked about, that none of its rules names; `remedy` is the command
-    that lets through what comes in by one, with {} in the place of its name.
+    that lets through packets from an interface, with {} in the place of its name.
     """
 
     name: str
@@ -128,21 +128,21 @@ class Kernel(Protocol):
     """One node. Every method raises KernelError where the kernel refuses the whole call."""
 
     def claim(self) -> None:
-        """Note that the node is this instance's, before its first change. UsageError if it is another one's."""
+        """Note that the node is this instance's, before its first change. UsageError if it is another instance's."""
         ...
 
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
         """All rows. Of an array: those that are not all zero. Of a per-CPU map: the values of all CPUs, joined.
 
-        Of an array of arrays: the indexes that have one, with a number that means nothing here.
+        Of an array of arrays: the indexes that have an inner array, with a number that means nothing here.
         """
         ...
 
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]: ...
 
     def delete(self, map_name: str, keys: Sequence[bytes]) -> list[Outcome]:
-        """Of an array: fills the rows with zeros."""
+        """Remove rows; the rows of an array are filled with zeros."""
         ...
 
     # --- arrays of arrays (rings, previous): one array each, swapped or patched ------------------------
@@ -151,7 +151,7 @@ class Kernel(Protocol):
         ...
 
     def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
-        """Put new inner arrays in the places of whatever is there, each in one atomic step."""
+        """Put new inner arrays at these indexes. Each replaces the former one in one atomic step."""
         ...
 
     def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
@@ -179,7 +179,7 @@ class Kernel(Protocol):
         ...
 
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
-        """What runs on these interfaces, and whatever of ours runs on others."""
+        """The programs on these interfaces, and our own programs on any others."""
         ...
 
     def attach(self, interface: str, mode: str, replaces: int | None) -> None:
@@ -199,7 +199,7 @@ class Kernel(Protocol):
 
     # --- VIPs of the node ------------------------------------------------------------------------------
     def local_vips(self) -> list[LocalVip]:
-        """Those that carry our mark."""
+        """The VIPs that carry our mark."""
         ...
 
     def foreign_addresses(self, addresses: Collection[str]) -> dict[str, str]:
@@ -233,7 +233,7 @@ class Kernel(Protocol):
     def write_sysctl(self, name: str, value: str) -> None: ...
 
     def former_sysctls(self) -> dict[str, str]:
-        """The settings that we changed, and what they were before."""
+        """The settings that we changed, with their former values."""
         ...
 
     def remember_sysctl(self, name: str, former: str) -> None: ...
@@ -242,15 +242,14 @@ class Kernel(Protocol):
 
     # --- others' firewalls -----------------------------------------------------------------------------
     def firewalls(self, interfaces: Collection[str]) -> list[Firewall]:
-        """Those that drop what is forwarded by default. Changes nothing."""
+        """The firewalls that drop forwarded packets by default. Changes nothing."""
         ...
 
     # --- interfaces and neighbours ---------------------------------------------------------------------
     def links(self) -> list[Link]: ...
 
     def far_ends(self, interfaces: Collection[str]) -> dict[str, bool]:
-        """Those of the interfaces that are veth, each with whether its far end is seen to run a program in native
-        mode."""
+        """The veth interfaces among these, each with whether its far end is seen to run a program in native mode."""
         ...
 
     def missing_addresses(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -265,11 +264,11 @@ class Kernel(Protocol):
         ...
 
     def neighbours(self) -> tuple[list[Neighbour], list[Neighbour]]:
-        """Those that the kernel keeps for us, and those that others take care of."""
+        """The neighbours that the kernel keeps for us, and those that others take care of."""
         ...
 
     def keep_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
-        """Have the kernel keep these resolved. Those that others take care of stay theirs, without an error."""
+        """Have the kernel keep these resolved. Those of others are left alone, without an error."""
         ...
 
     def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]: ...
@@ -283,16 +282,16 @@ class Kernel(Protocol):
     def remove_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]: ...
 
     def announce(self, vips: Collection[str]) -> None:
-        """Tell the machines of the networks that these VIPs are in, if any, that they are here now."""
+        """Tell the machines of each attached network which of these VIPs are in that network, and here now."""
         ...
 
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:
-        """Those that carry our mark."""
+        """The routes that carry our mark."""
         ...
 
     def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
-        """Make routes, or bring ours to the same networks to what they should be."""
+        """Make routes, or correct our routes to the same networks."""
         ...
 
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]: ...
@@ -306,5 +305,5 @@ class Kernel(Protocol):
         ...
 
     def networks(self) -> list[str]:
-        """Those that the node is attached to by an address, and its own single addresses."""
+        """The networks that the node is attached to by an address, and its own single addresses."""
         ...

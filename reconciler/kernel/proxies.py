@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses that the kernel answers neighbour solicitations for on an interface that has none of them.
+"""Addresses for which the kernel answers neighbour solicitations on an interface that doesn't have them.
 
-Ours carry our protocol number (NDA_PROTOCOL). The kernel answers where the interface forwards and its `proxy_ndp` is
-on. Works on the network namespace of the calling thread. Layouts: include/uapi/linux/neighbour.h; what the kernel
+Our entries carry our protocol number (NDA_PROTOCOL). The kernel answers if the interface forwards and its `proxy_ndp`
+is on. Works on the network namespace of the calling thread. Layouts: include/uapi/linux/neighbour.h; what the kernel
 does: ndisc_recv_ns() in net/ipv6/ndisc.c.
 """
 
@@ -27,7 +27,7 @@ _HEADER = struct.Struct("=BxxxiHBB")  # family, padding, interface, state, flags
 
 
 def read() -> tuple[list[Neighbour], list[Neighbour]]:
-    """Ours, and those of others. OSError if the kernel refuses."""
+    """Our entries, and those of others. OSError if the kernel refuses."""
     names = dict(socket.if_nameindex())
     ours: list[Neighbour] = []
     others: list[Neighbour] = []
@@ -42,13 +42,13 @@ def read() -> tuple[list[Neighbour], list[Neighbour]]:
 
 
 def add(proxies: Sequence[Neighbour]) -> list[Outcome]:
-    """Have the kernel answer for these; one outcome each. Those of others stay theirs, without an error."""
+    """Have the kernel answer for these; one outcome each. Entries of others are left alone, without an error."""
     _, others = read()
     return _change(_NEW, netlink.CREATE | netlink.REPLACE, proxies, set(proxies) - set(others))
 
 
 def remove(proxies: Sequence[Neighbour]) -> list[Outcome]:
-    """Remove entries; one outcome each. What is absent or not ours is left as it is, without an error."""
+    """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
     ours, _ = read()
     return _change(_DELETE, 0, proxies, set(proxies) & set(ours))
 

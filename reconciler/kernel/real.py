@@ -57,13 +57,13 @@ from reconciler.program import DECAPSULATE
 
 RUN_DIR = Path("/run/lbctl")
 
-_INNER_A_CALL = 128  # each needs a file descriptor meanwhile, of which a process has 1,024 by default
+_INNER_A_CALL = 128  # each needs a file descriptor during the call; a process has 1,024 by default
 _INDEX = struct.Struct("=I")
 
 
 class RealKernel:
     """One instance on this machine. `source_dir` holds another data plane than lbctl's own, for tests; `netns` is
-    what the network namespace of the calling thread was called by, if it was."""
+    the name of --netns that the calling thread entered its network namespace by, if any."""
 
     def __init__(
         self, instance: str = "default", run_dir: Path = RUN_DIR, source_dir: Path | None = None, netns: str = ""
@@ -75,17 +75,17 @@ class RealKernel:
 
     # --- the instance ----------------------------------------------------------------------------------
     def check_place(self) -> None:
-        """Raise UsageError if this instance is in another network namespace, or another one is in this one."""
+        """Raise UsageError if this instance is in another network namespace, or another instance is in this one."""
         claims.check(self._instance, self._netns)
 
     def claim(self) -> None:
         with refused(f"instance {self._instance.name}"):
             if claims.is_stale(self._instance, self._netns):
-                self._ledger.discard()  # values of settings that went with their namespace
+                self._ledger.discard()  # former values went with their namespace
             claims.claim(self._instance, self._netns)
 
     def abandon(self) -> None:
-        """Remove the instance though its network namespace is gone: what was there went with it. Raises UsageError."""
+        """Remove an instance whose network namespace is gone, with everything that was in it. Raises UsageError."""
         claims.check_gone(self._instance, self._netns)
         self.unload_program()
         self._ledger.discard()
@@ -136,7 +136,7 @@ class RealKernel:
             return maps.read_array(inner) if inner else None
 
     def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
-        # Each call, not each array, waits until no CPU runs on the former ones (8 ms): so many go in one.
+        # Each call waits until no CPU uses the former arrays (8 ms), however many they are: so one call takes many.
         items = list(contents.items())
         return [
             outcome for start in range(0, len(items), _INNER_A_CALL)
@@ -156,7 +156,8 @@ class RealKernel:
                 maps.write_array(inner, content)
                 rows.append((_INDEX.pack(index), _INDEX.pack(fd)))
                 ids.append((_INDEX.pack(index), _INDEX.pack(inner.id)))
-            # Noted first: what is noted in vain is found out, what is not noted would never be seen again.
+            # The number is noted before the array is put in its place. If the latter fails, `_inner` sees that the
+            # noted array is gone; an array without a note would never be found.
             if any(noted := self.update(INNER_IDS[outer].name, ids)):
                 return noted
             return [outcome and _row_error(outer, opened, outcome) for outcome in maps.update(opened, rows)]
@@ -187,7 +188,7 @@ class RealKernel:
         with self._map(outer) as opened, self._map(INNER_IDS[outer].name) as ids, refused(f"{outer} {index}"):
             number = maps.lookup(ids, _INDEX.pack(index)) if ids else None
             fd = bpf.open_map(_INDEX.unpack(number)[0]) if number and any(number) else None
-            # Where the one that is noted is gone, it was replaced just now, or never got to its place.
+            # If the noted array is gone, it was replaced just now, or never got to its place: ask the outer array.
             while fd is None and opened and number and any(number):
                 number = maps.lookup(opened, _INDEX.pack(index))
                 fd = bpf.open_map(_INDEX.unpack(number)[0]) if number else None
@@ -213,7 +214,7 @@ class RealKernel:
             return not pinned or (PROGRAM in pinned and self._map_ids() == holders.pinned_maps(self._instance))
 
     def _map_ids(self) -> set[int]:
-        """The numbers of the instance's maps, those included whose pins are lost."""
+        """The numbers of the instance's maps, including maps whose pins are lost."""
         return holders.pinned_maps(self._instance) | set(holders.maps_of_program(self._instance).values())
 
     def load_program(self, name: str, features: Sequence[str]) -> None:
@@ -235,7 +236,7 @@ class RealKernel:
             descriptors = {spec.name: stack.enter_context(self._made(spec)) for spec in specs}
             program = stack.enter_context(bpf.closing(bpf.load_program(name, image.linked(descriptors))))
             for map_name in descriptors.keys() - image.maps.keys():
-                with suppress(OSError):  # before Linux 5.10 these are lost with their pins
+                with suppress(OSError):  # before Linux 5.10 such maps are lost with their pins
                     bpf.bind_map(program, descriptors[map_name])
             self._instance.pin(program, PROGRAM)
 
@@ -310,7 +311,7 @@ class RealKernel:
         return hush.hushed(places)
 
     def _check_expected(self, interface: str, mode: str, replaces: int | None) -> None:
-        """The kernel's own check comes with the swap; this one knows whose the other program is."""
+        """Raise an error that says whose program the interface runs instead; the kernel's own check can't say it."""
         xdp.index(interface)
         held = next((r for r in xdp.running() if r.interface == interface), None)
         if held is None:
@@ -454,7 +455,7 @@ def inner_shape(spec: MapSpec) -> Shape:
 
 
 def _needed(spec: MapSpec, image: Image, features: Sequence[str]) -> bool:
-    """Whether a map is made: a balancer has those that user space alone uses as well."""
+    """Whether a map is made: a balancer also has maps that only user space uses."""
     if DECAPSULATE in features:
         return spec.name in image.maps
     return spec.is_used(features)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel refuses, as errors for people."""
+"""Refusals of the kernel, as errors for people."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of the node: ours, which carry our protocol number, and what those of all others lead by.
+"""Routes of the node: ours, which carry our protocol number, and the next hops of everybody else's.
 
-Ours stand in the table `main`, with a metric that lets every other route to the same network go first. Works on the
+Ours are in the table `main`, with a metric that lets every other route to the same network go first. Works on the
 network namespace of the calling thread. Layouts: include/uapi/linux/rtnetlink.h.
 """
 
@@ -38,7 +38,7 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def read() -> list[Route]:
-    """Ours. OSError if the kernel refuses."""
+    """Our routes. OSError if the kernel refuses."""
     names = dict(socket.if_nameindex())
     found = []
     for answer in _dump(table=_MAIN, protocol=PROTOCOL):
@@ -51,19 +51,19 @@ def read() -> list[Route]:
 
 
 def add(routes: Sequence[Route]) -> list[Outcome]:
-    """Make routes, or bring ours to the same networks to what they should be; one outcome each."""
+    """Make routes, or correct our routes to the same networks; one outcome each."""
     held = {route.to for route in read()}
     flags = {route.to: netlink.REPLACE if route.to in held else netlink.EXCLUSIVE for route in routes}
     return _change(_NEW, routes, flags)
 
 
 def remove(routes: Sequence[Route]) -> list[Outcome]:
-    """Remove ours to these networks; one outcome each. What is absent or not ours is left, without an error."""
+    """Remove our routes to these networks; one outcome each. It is no error if there is none."""
     return _change(_DELETE, routes, {})
 
 
 def next_hops() -> list[Neighbour]:
-    """The routers that routes of others lead by, on links that have neighbours; of all tables."""
+    """The next hops of others' routes in all tables, on links that have neighbours."""
     with netlink.route() as connection:
         links = [_LINK.unpack_from(answer) for answer in connection.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0))]
     able = {index for _, _, index, flags, _ in links if not flags & _NO_NEIGHBOURS}
@@ -71,7 +71,7 @@ def next_hops() -> list[Neighbour]:
     found: set[tuple[int, str]] = set()
     seen: set[bytes] = set()
     for answer in _dump(type_=_UNICAST):
-        # Where a routing daemon holds a million routes, they lead by a few: only their networks differ.
+        # A routing daemon may hold a million routes by a few routers: apart from their networks, they are equal.
         _, bits, _, _, _, protocol, *_ = _HEADER.unpack_from(answer)
         rest = _without_network(answer, bits)
         if protocol != PROTOCOL and rest not in seen:
@@ -81,7 +81,7 @@ def next_hops() -> list[Neighbour]:
 
 
 def networks() -> list[str]:
-    """Those that the node is attached to by an address, and its own single addresses."""
+    """The networks that the node is attached to by an address, and its own single addresses."""
     found = set()
     with netlink.route() as connection:
         for family in _FAMILIES.values():
@@ -118,7 +118,7 @@ def _dump(table: int = 0, protocol: int = 0, type_: int = 0) -> Iterator[bytes]:
 
 
 def _without_network(answer: bytes, bits: int) -> bytes:
-    """The attributes of a route but for the network that it leads to, which the kernel says behind its table."""
+    """The attributes of a route without its network, which follows the table in the kernel's answer."""
     start = _HEADER.size + _TABLE_BYTES
     length, number = struct.unpack_from("=HH", answer, start) if bits else (0, 0)
     end = start + (length + 3 & ~3) if number == _DST else start

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel settings below /proc/sys, and the values that they had before we changed them.
+"""Kernel settings below /proc/sys, and their values before we changed them.
 
 Names have the form of paths (`net/ipv4/conf/eth0.100/rp_filter`), since names of interfaces may hold dots.
 Those below net/ belong to the network namespace of the calling thread.
@@ -21,8 +21,7 @@ _KNOWN = re.compile(
     r"net/ipv4/ip_forward|net/ipv[46]/conf/(?!\.\.?/)[^/\0]{1,15}/"
     r"(forwarding|disable_ipv6|send_redirects|accept_local|rp_filter|arp_ignore|arp_announce|proxy_ndp)"
 )
-"""Every setting that lbctl ever changes. What is written down as a former value is root's to restore, so no other
-name is believed."""
+"""Every setting that lbctl ever changes. Root restores former values from a file, so other names in it are refused."""
 _VALUE = re.compile(r"-?[0-9]{1,10}")
 
 
@@ -82,7 +81,7 @@ class Ledger:
             ) from error
 
     def put(self, name: str, former: str) -> None:
-        """Write down what a setting was. KernelError if it is none that lbctl changes, or it can't be written."""
+        """Write down a setting's former value. KernelError if lbctl never changes this setting, or if that fails."""
         _check(name, former)
         with self._instance.locked():
             self._write(self.values() | {name: former})
@@ -98,11 +97,11 @@ class Ledger:
                 return
             try:
                 self._write(left)
-            except KernelError:  # where there is no room for another file, there is some in this one
+            except KernelError:  # a full disk: there is no room for another file, but in this one there is
                 self._overwrite(left)
 
     def _overwrite(self, values: dict[str, str]) -> None:
-        """Write fewer values into the file that is there."""
+        """Write fewer values into the existing file."""
         try:
             with self._path.open("r+b") as file:
                 file.write(_text(values).ljust(os.fstat(file.fileno()).st_size))

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the loaded program would do with a frame: tried on copies of its maps, so that live traffic never notices.
 
-Each trial runs the very program that is loaded, and beside it the same source with the feature EXPLAIN, which
-writes what it looks up into the map `explained`. Both must do the same, so what the one writes down is why the
-other does what it does.
+Each trial runs the loaded program itself, and beside it the same source with the feature EXPLAIN, which writes what it
+looks up into the map `explained`. Both must do the same to a frame; then the map tells why the loaded program does it.
 """
 
 from __future__ import annotations
@@ -42,17 +41,17 @@ _NOT_LOOKED_UP = b"\xff" * EXPLAINED.value_size
 _COPIES = {MapType.LRU_HASH: MapType.HASH, MapType.PERCPU_ARRAY: MapType.ARRAY}
 """A copy of an LRU must not evict while it is filled, and only one CPU runs a trial."""
 _LEFT_EMPTY = (MapType.PERCPU_ARRAY, MapType.ARRAY_OF_MAPS)
-"""Counters start from zero, and arrays of maps get only what is looked for."""
+"""Counters start from zero, and arrays of maps get only the inner arrays that the program looks up."""
 _ARRAYS_OF_ARRAYS = {spec.name for spec in MAPS.values() if spec.type == MapType.ARRAY_OF_MAPS}
 _NO_PREALLOCATION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a frame. `action` and `frame` are what the program returned and made of it.
+    """What became of a frame: `action` is what the program returned, `frame` is the frame as it left it.
 
-    `verdict` is the counter that moved, None if none did. `seen` holds what the program looked up, by the names
-    of EXPLANATION; what it never got to is left out.
+    `verdict` is the counter that moved, None if none did. `seen` holds the values that the program looked up,
+    by the names of EXPLANATION; those that it never looked up are left out.
     """
 
     action: int
@@ -86,9 +85,9 @@ class Trial:
         return maps.lookup(opened, key) if opened else None
 
     def run(self, frames: Sequence[bytes], ifindex: int) -> list[Outcome]:
-        """What becomes of frames that come in on an interface, each after those before it.
+        """Try frames as if they came in on an interface, one after the other: each sees the changes of earlier ones.
 
-        Every call begins with what the live maps hold just now. Raises KernelError.
+        Every call begins with the present content of the live maps. Raises KernelError.
         """
         with refused("trial"):
             held = _Held({name: maps.read_whole(opened) for name, opened in self._live.items()
@@ -104,7 +103,7 @@ class Trial:
         return explained
 
     def _explained(self, frames: Sequence[bytes], ifindex: int, held: _Held) -> list[Outcome]:
-        """Arrays in arrays can be many and large, so only those are read that an attempt looked for."""
+        """Inner arrays can be many and large: try again until every one that the program looked up is copied."""
         while True:
             outcomes = _run(self._explaining, frames, ifindex, held)
             sought = {(name, o.seen[name]) for o in outcomes for name in o.seen if name in _ARRAYS_OF_ARRAYS}
@@ -182,7 +181,7 @@ _Maps = dict[str, OpenMap]
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What the live maps held: rows by name; arrays in arrays by name and index, None where there is none."""
+    """The content of the live maps: rows by name; inner arrays by name and index, None for a missing one."""
 
     rows: dict[str, list[Row]]
     arrays: dict[tuple[str, int], bytes | None]
@@ -200,7 +199,7 @@ def _create(spec: MapSpec, shape: Shape) -> int:
     """An empty map for a copy of a live one, which has this shape."""
     copied = replace(shape, type=_COPIES.get(spec.type, spec.type))
     if copied.type == MapType.HASH:
-        # Room for what the trial itself adds to a full table; what is not used takes no memory.
+        # Room for the rows that the trial itself adds to a full table; unused room takes no memory.
         return maps.create(spec.name, replace(copied, capacity=2 * copied.capacity), flags=_NO_PREALLOCATION)
     if copied.type == MapType.ARRAY:
         return maps.create(spec.name, copied, flags=MMAPABLE)

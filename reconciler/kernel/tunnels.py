@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices that unpack tunnels: ipip (IPv4 in IPv4) and ip6tnl (both in IPv6).
 
-Ours carry our alias, which is how they are told from everybody else's. Works on the network namespace of the
+Ours carry our alias; those of others don't. Works on the network namespace of the
 calling thread. Layouts: include/uapi/linux/if_link.h, include/uapi/linux/if_tunnel.h.
 """
 
@@ -27,7 +27,7 @@ _INFO_KIND, _INFO_DATA = 1, 2
 _LOCAL, _REMOTE, _PROTOCOL = 2, 3, 9  # IFLA_IPTUN_…
 _UP = 1
 _SKIP_STATISTICS = struct.pack("=I", 1 << 3)
-_PROTOCOLS = {"ipip": 4, "ip6tnl": 0}  # what is inside: IPv4, either
+_PROTOCOLS = {"ipip": 4, "ip6tnl": 0}  # the inner packets: IPv4, either
 _NO_PROTOCOL = 255
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 
@@ -35,8 +35,8 @@ _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 def known(form: str) -> bool:
     """Whether the kernel can make devices of this form, by itself or with a module that it loads for that.
 
-    It is asked for one that holds what no such device can: it refuses that with EINVAL, and a form that it
-    doesn't know with EOPNOTSUPP. OSError for anything else.
+    The request is for a device that is impossible: the kernel refuses it with EINVAL if it knows the form, else with
+    EOPNOTSUPP. OSError for anything else.
     """
     impossible = netlink.attribute(_PROTOCOL, bytes([_NO_PROTOCOL]))
     with netlink.route() as route:
@@ -58,9 +58,10 @@ def read() -> list[TunnelDevice]:
 
 
 def add(wanted: TunnelDevice) -> None:
-    """Make a device or bring the one of this name to what it should be, and take it up.
+    """Make a device, or correct the one of this name, and take it up.
 
-    Its settings come before that: not one packet passes with others. Raises KernelError, ForeignError, OSError.
+    Its settings are written before it is up: no packet passes with other settings. Raises KernelError, ForeignError,
+    OSError.
     """
     with netlink.route() as route:
         held = {device.name: device for device in _devices(route)}
@@ -89,7 +90,7 @@ def add(wanted: TunnelDevice) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove a device; what is absent or not ours is left as it is, without an error. KernelError, OSError."""
+    """Remove a device; an absent one or another's is left alone, without an error. KernelError, OSError."""
     with netlink.route() as route:
         if any(device.name == name and device.is_ours for device in _devices(route)):
             _change(route, Message(_DELETE_LINK, 0, _named(name)), f"remove {name}", errno.ENODEV)

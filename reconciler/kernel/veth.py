@@ -23,9 +23,9 @@ _UNSEEN = (errno.EPERM, errno.EACCES, errno.ENODEV, errno.EINVAL, errno.EOPNOTSU
 
 
 def far_ends(interfaces: Collection[str]) -> dict[str, bool]:
-    """Those of the interfaces that are veth, each with whether its far end is seen to run a program in native mode.
+    """The veth interfaces among these, each with whether its far end is seen to run a program in native mode.
 
-    The far end may be in a namespace that we can't look into; it counts as running none. OSError if the kernel
+    A far end in a namespace that we can't look into counts as running none. OSError if the kernel
     refuses to list our own interfaces.
     """
     found = {}
@@ -43,7 +43,7 @@ def _kind(held: dict[int, bytes]) -> bytes:
 
 
 def _far_end(route: Route, held: dict[int, bytes]) -> dict[int, bytes]:
-    """What is to be seen of the far end; nothing if it is out of sight."""
+    """The attributes of the far end; none if it is in a namespace that we can't look into."""
     if _LINK not in held:
         return {}
     body = _HEADER.pack(0, 0, int.from_bytes(held[_LINK], sys.byteorder), 0, 0)

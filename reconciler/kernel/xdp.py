@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""XDP programs on interfaces: what runs where, attach and detach by compare-and-swap.
+"""XDP programs on interfaces: which runs where; attach and detach by compare-and-swap.
 
-Works on the network namespace of the calling thread. A program attached this way stays when we end.
+Works on the network namespace of the calling thread. A program attached this way stays when this process ends.
 Layouts and flags: include/uapi/linux/if_link.h.
 """
 
@@ -40,14 +40,14 @@ class Running:
 
     @property
     def owner(self) -> str:
-        """Whose it is, for a person."""
+        """The owner of the program, as a text for people."""
         if self.program is None:
             return f"program id {self.id}"
         return f"program '{self.program.name}', id {self.id}, loaded by uid {self.program.uid}"
 
 
 def running() -> Iterator[Running]:
-    """What runs on the interfaces of this network namespace. OSError if the kernel refuses."""
+    """The programs on the interfaces of this network namespace. OSError if the kernel refuses."""
     with netlink.route() as route:
         links = route.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(_IFLA_EXT_MASK, _SKIP_STATISTICS))
     for link in links:
@@ -71,8 +71,8 @@ def _describe(program_id: int) -> bpf.ProgramInfo | None:
 def swap(interface: str, mode: str, program: int | None, expected: int | None) -> None:
     """Put `program` in the place of `expected`, both descriptors, None for no program; one atomic step.
 
-    Raises KernelError, and changes nothing, if the interface runs anything else than `expected`, or can't run
-    programs in this mode.
+    Raises KernelError, and changes nothing, if the interface doesn't run `expected`, or can't run programs in this
+    mode.
     """
     flags = _MODE_FLAGS[mode] | (_ONLY_IF_NONE if expected is None else _REPLACE)
     nested = netlink.attribute(_XDP_FD, struct.pack("=i", _DETACH if program is None else program))
