@@ -11,7 +11,7 @@ demo: setup     ## a balancer, a client and four servers in namespaces: see it r
 	@.venv/bin/python -m reconciler.lab.demo examples/configs/nat-tcp
 
 test: setup     ## what this machine can test: needs root, leaves nothing behind
-	@.venv/bin/pytest
+	@.venv/bin/pytest --numprocesses auto --dist loadfile
 
 test-vm: setup  ## what needs Debian's own kernel, in a virtual machine that boots it: a few minutes
 	@tools/setup-vm
