@@ -17,6 +17,7 @@ from reconciler.kernel import bpf, maps
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import PROGRAM, Instance
+from reconciler.kernel.instance_maps import inner_shape
 from reconciler.kernel.layout import (
     EXPLAINED,
     EXPLANATION,
@@ -29,7 +30,6 @@ from reconciler.kernel.layout import (
 )
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import Row
-from reconciler.kernel.real import inner_shape
 from reconciler.kernel.refusal import refused
 from reconciler.program import features_of
 
