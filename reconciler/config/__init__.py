@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to model: reads a directory of manifests, checks it, and says all that is wrong with it at once."""
+"""Text to model: reads a directory of manifests, checks it, and reports all problems at once."""

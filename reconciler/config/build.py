@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents that their schema accepts become values of the model. Nothing here can fail."""
+"""Turn documents that fit their schema into values of the model. Nothing here can fail."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ Object = Service | Pool | Node
 
 
 def build(document: Document) -> Object:
-    """What a document describes, with the place of each part."""
+    """The object that a document describes, with the place of each part."""
     return _BUILDERS[document.root["kind"]](document)
 
 
 def count_ports(document: Document) -> int:
-    """How many ports a service has, a port for each time that it is listed: what building it costs."""
+    """How many ports a service lists, repeated ones included: building it costs that many steps."""
     if document.root["kind"] != "Service":
         return 0
     spec = document.root["spec"]
@@ -108,7 +108,7 @@ def _node(document: Document) -> Node:
 
 
 def _common(document: Document) -> dict[str, Any]:
-    """What all kinds have: their metadata, and where they stand."""
+    """The arguments that all kinds have: metadata and places in the file."""
     metadata = document.root["metadata"]
     return {
         "name": metadata["name"],
@@ -128,7 +128,7 @@ def _places(document: Document) -> Places:
 
 
 def _given(spec: Map, fields: dict[str, tuple[str, Callable[[Any], Any]]]) -> dict[str, Any]:
-    """The arguments for what a manifest says, by the names that the model has for them."""
+    """The arguments for the keys that a manifest has, by the model's names for them."""
     return {name: value(spec[key]) for key, (name, value) in fields.items() if key in spec}
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every rule that a diagnostic can name: what it means, and the way out.
+"""Every rule that a diagnostic can name: its meaning, and the way out.
 
-Those of `rules` say it in their docstrings. What is wrong with files, with YAML, with the shape of a document
-and with templates stands here.
+The rules of `rules` have this text in their docstrings. This module has the texts of all others: about files, YAML,
+the shape of a document, and templates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reconciler.config.rules import RULES
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """`text` is Markdown; its first paragraph says in a sentence or two what is wrong."""
+    """`text` is Markdown; its first paragraph describes the problem in a sentence or two."""
 
     text: str
     severity: Severity = Severity.ERROR

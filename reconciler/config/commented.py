@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """YAML with its comments: a tree in which every comment and empty line belongs to a key or an item.
 
-The parser says where each token lies, so what stands between two tokens is indicators, space and comments.
-A comment on a line of its own belongs to what follows, unless its indentation puts it at the end of a list or
-mapping that has just ended; a comment behind something belongs to that. Meant for texts that
-`document.parse` has read without a complaint.
+The parser tells the place of each token; between two tokens there are only indicators, space and comments. A comment
+on a line of its own belongs to the next key or item, unless its indentation puts it at the end of a list or mapping
+that has just ended. A comment at the end of a line belongs to the key or item on it. Only for texts that
+`document.parse` reads without a diagnostic.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Node:
 @dataclass(slots=True, eq=False)
 class Entry:
     """A key with its value, an item of a list (`key` is None), or the value of a document. `spaced`: there is an
-    empty line above the first line of it; above the first entry that doesn't count."""
+    empty line above the first line of it; lines above the first entry don't count."""
 
     key: Event | None
     node: Node
@@ -75,28 +75,28 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Page:
-    """A document; `below` are comments behind its end that belong to nothing in it."""
+    """A document; `below` are the comments after its last value."""
 
     entry: Entry
     below: list[Comment] = field(default_factory=list)
 
 
 def read(text: str) -> tuple[list[Page], list[Comment]]:
-    """The documents that are not empty; and the comments, if there is no document that they could belong to."""
+    """The documents that are not empty; and all comments, if there is no such document."""
     reader = _Reader(text)
     return list(reader.pages()), reader.waiting
 
 
 class _Reader:
-    """Walks over events and what stands between them."""
+    """Walks over the parser's events and the text between them."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.events: Iterator[Event] = iter(CParser(text).get_event, None)
-        self.at = 0  # all before it has been looked at
-        self.dash = -1  # where the last '-' stood that was no part of a value
-        self.open: list[tuple[Node, Entry]] = []  # lists and mappings, and whose values they are
-        self.waiting: list[Comment] = []  # comments for what comes next
+        self.at = 0  # the text before this offset is done
+        self.dash = -1  # offset of the last '-' outside of values
+        self.open: list[tuple[Node, Entry]] = []  # lists and mappings, and the entries that they are values of
+        self.waiting: list[Comment] = []  # comments for the next entry
         self.ended: list[Node] = []  # block lists and mappings that ended since the last token, inner ones first
 
     def pages(self) -> Iterator[Page]:
@@ -124,7 +124,7 @@ class _Reader:
 
     def _next(self) -> Event:
         event = next(self.events)
-        # Directives and the marker lie inside of an event, and comments among them.
+        # These events span directives and the marker; comments may stand among them.
         is_marker = isinstance(event, DocumentStartEvent | DocumentEndEvent)
         self._look_at(event.end_mark.index if is_marker else event.start_mark.index)
         self.at = max(self.at, event.end_mark.index)
@@ -147,8 +147,8 @@ class _Reader:
         self.at = max(self.at, end)
 
     def _behind(self) -> list[Comment]:
-        """Where a comment goes that stands behind something on its line."""
-        if not self.open:  # behind a marker
+        """The list that takes a comment at the end of a line with content."""
+        if not self.open:  # after a marker
             return self.waiting
         node, owner = self.open[-1]
         if node.entries:
@@ -156,8 +156,8 @@ class _Reader:
         return owner.above if owner.key is None else owner.behind
 
     def _take(self, column: int) -> list[Comment]:
-        """The waiting comments that belong to what begins at `column`. Those that are indented deeper stay with
-        what ended before."""
+        """The waiting comments that belong to the entry at `column`. Comments that are indented deeper go to the lists
+        and mappings that ended before it."""
         rest, ended = self.waiting, self.ended
         self.waiting, self.ended = [], []
         while rest and rest[0].column > column:
@@ -168,7 +168,7 @@ class _Reader:
         return rest
 
     def _fill(self, entry: Entry) -> None:
-        """Read the value of an entry from behind its first event."""
+        """Read the value of an entry, whose first event has been read."""
         node = entry.node
         if node.is_scalar:
             if node.event.style and node.event.style in "|>":

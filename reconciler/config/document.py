@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML to plain data that knows where each key and value was written.
+"""YAML to plain data, with the place of each key and value.
 
 A small and unsurprising part of YAML: mappings with text keys, lists, text, numbers, true, false, null. Plain
-scalars are read as YAML 1.2 does (`yes`, `010` and `1:30` are text), and what lets one text stand for another
-(anchors, aliases, merge keys, tags) is refused, since a reviewer should see in a diff what changes.
+scalars are read as YAML 1.2 does (`yes`, `010` and `1:30` are text). Anchors, aliases, merge keys and tags are
+refused, since with them a line of a diff doesn't show everything that changes.
 An error ends its document only: reading goes on at the next `---`.
 """
 
@@ -35,13 +35,13 @@ from reconciler.resource import Span
 Event = Any  # an event of PyYAML's parser, whose stubs deny it the marks that it has
 
 MAX_DEPTH = 32
-MAX_EVENTS = 1_200_000  # of a file, at some 400 bytes each; 100,000 endpoints with all their keys have a million
+MAX_EVENTS = 1_200_000  # of a file, some 400 bytes each; 100,000 endpoints with all keys take a million
 MAX_BROKEN = 20  # documents of a file, after which the rest is not read
 MAX_DUPLICATES = 20  # keys of a document, after which no more are reported
 
 _ENVELOPE = ("apiVersion", "kind")  # keys that each document has
 _NEXT_DOCUMENT = re.compile(r"^---(?=\s|$)", re.MULTILINE)
-# What libyaml refuses to read, and the directive that costs it quadratic time.
+# Characters that libyaml refuses, and the directive that takes it quadratic time.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|^%TAG", re.MULTILINE)
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _NUMBER_STARTS = frozenset("0123456789+-.")
@@ -49,7 +49,7 @@ _CONSTANTS = {"true": True, "false": False, "null": None, "~": None, "": None}
 
 
 class Map(dict[str, Any]):
-    """A mapping; `events` holds the parser's events of each key and its value, which know their place."""
+    """A mapping; `events` holds the parser's events of each key and its value, with their places."""
 
     __slots__ = ("events",)
 
@@ -67,7 +67,7 @@ class Seq(list[Any]):
 
 
 class Picker(Protocol):
-    """A step of a path that knows an item of a list by what it is."""
+    """A step of a path that finds an item of a list by its content."""
 
     def pick(self, items: Any) -> int: ...
 
@@ -77,7 +77,7 @@ Path = tuple[str | int | Picker, ...]
 
 @dataclass(slots=True)
 class Document:
-    """One YAML document. `start` is None if it could not be read; `diagnostics` are of its YAML alone.
+    """One YAML document. `start` is None if it could not be read; `diagnostics` are about its YAML only.
     `lines`: see `SourceFile.lines`."""
 
     file: str
@@ -92,7 +92,7 @@ class Document:
         return self.span_of(self.value_at(()))
 
     def value_at(self, path: Path) -> Event:
-        """The event of the value at `path`, or of the last one on the way to it that is there."""
+        """The event of the value at `path`; if there is none, of the last value on the way to it."""
         return self._walk(path)[1]
 
     def key_at(self, path: Path) -> Event:
@@ -103,7 +103,7 @@ class Document:
         return _span(self.file, self.lines, event.start_mark.line + 1, event.start_mark.column + 1)
 
     def extent_of(self, event: Event) -> tuple[Span, int]:
-        """Where an event begins, and how many characters it takes on that line."""
+        """The place where an event begins, and how many characters of that line it takes."""
         start, end = event.start_mark, event.end_mark
         return self.span_of(event), max(1, end.column - start.column if end.line == start.line else 1)
 
@@ -157,12 +157,12 @@ def parse(file: str, text: str, lines: Sequence[int] = ()) -> list[Document]:
 def _parse_until_error(
     file: str, lines: Sequence[int], text: str, documents: list[Document], most: int
 ) -> tuple[str, int]:
-    """Add what can be read of at most so many events. The result is the text behind the first broken document, on the
-    same lines, and how many events are left for it."""
+    """Add the documents before the first broken one, and that one, reading at most `most` events. Returns the text
+    after it, with its line numbers, and how many events are left for it."""
     begin = len(text) - len(text.lstrip("\n"))
     left = iter(range(most, 0, -1))
     try:
-        # `left` comes first, so that it ends where nothing more may be read. No Python runs for an event.
+        # `left` comes first, so zip asks the parser for no event more than allowed. No Python code runs for an event.
         both = zip(left, iter(CParser(text).get_event, None), strict=False)
         events: Iterator[Event] = map(itemgetter(1), both)
         for event in events:
@@ -197,7 +197,7 @@ def _broken(file: str, lines: Sequence[int], own_text: str, text: str, refusal: 
 
 
 def _number(text: str) -> int | float | str:
-    """A plain scalar that begins as a number does; integers that are written as such or as 1e3 or 80.0."""
+    """The number of a plain scalar, else its text. 1e3 and 80.0 are integers, too."""
     if not _NUMBER.fullmatch(text):
         return text
     if len(text) <= 15 and text.lstrip("+-").isdigit():
@@ -216,8 +216,8 @@ def _duplicate(document: Document, container: Map, name: str, key: Event) -> Dia
 
 
 def _fill(document: Document, event: Any, events: Iterator[Any]) -> Event:
-    """Read the value of one document from behind its start event; the result is the last event of the value,
-    or the last that there was. Raises Refusal and YAMLError.
+    """Read the value of one document, whose start event has been read. Returns the last event of the value, or the
+    last event that there was. Raises Refusal and YAMLError.
 
     This loop runs once for each value of a large tree, so it is written for speed: one level, no calls.
     """
@@ -233,7 +233,7 @@ def _fill(document: Document, event: Any, events: Iterator[Any]) -> Event:
             if container is top:
                 break
             continue
-        if event.anchor is not None:  # of an anchor, or of an alias to one
+        if event.anchor is not None:  # an anchor, or an alias of one
             raise Refusal.at(event, "yaml-anchor", "anchors and aliases are not part of the manifest language",
                              "write the value out: a diff should show all that it changes")  # fmt: skip
         if event.tag is not None:

@@ -2,8 +2,8 @@
 """The canonical form of manifests: what `lbctl fmt` writes.
 
 Keys in the order of the schema, two spaces a level, `---` between documents, quotes only where a value would be
-no text without them, `{…}` and `[…]` as long as they fit on their line. Comments stay with what they are about,
-and single empty lines stay. The form of the form is itself, and the meaning never changes.
+no text without them, `{…}` and `[…]` as long as they fit on their line. Comments stay with their keys and items,
+and single empty lines stay. Formatting twice changes nothing more, and the meaning never changes.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _INDENT = 2
 _BREAK = "\n"
 _ALWAYS_PLAIN = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./-]*")
 _TEXT_TAG = "tag:yaml.org,2002:str"
-_NO_TEXT = re.compile("0o[0-7]+|[yYnN]")  # to some readers of YAML, beside what PyYAML's resolver knows
+_NO_TEXT = re.compile("0o[0-7]+|[yYnN]")  # texts to PyYAML's resolver, but not to every reader of YAML
 
 
 def canonical(file: SourceFile) -> tuple[str, list[Diagnostic]]:
-    """The canonical form of a file; or its text as it is, and why that can't be read."""
+    """The canonical form of a file; or its text as it is, with the problems that keep it from being read."""
     text = file.text.replace("\r\n", "\n").replace("\r", "\n")
     documents = parse(file.name, text)
     if problems := [problem for document in documents for problem in document.diagnostics]:
@@ -117,7 +117,7 @@ def _entry(entry: Entry, indent: int, place: Place, *, first: bool) -> list[str]
     elif entry.key is not None:
         lines = [pad + label, *_entries(entry.node, indent + _INDENT, place)]
     else:
-        # The first key stands behind the dash. Comments above it have no place there and go above the dash.
+        # The first key stands right of the dash, where no comment can be above it: its comments go above the dash.
         lines = _entries(entry.node, indent + _INDENT, place)
         behind, moved = [], behind
         while not lines[0] or lines[0].lstrip(" ").startswith("#"):
@@ -215,7 +215,7 @@ def _in_quotes(character: str) -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Whether this is a text without quotes too: to us, and to those who read YAML 1.1."""
+    """Whether a scalar without quotes is still a text, both to lbctl and to readers of YAML 1.1."""
     tag = Resolver().resolve(ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     if tag != _TEXT_TAG or _NO_TEXT.fullmatch(text) or not text.isprintable():
         return False
@@ -223,7 +223,7 @@ def _is_text(text: str) -> bool:
 
 
 def _can_be_plain(text: str, *, flow: bool) -> bool:
-    """Whether the parser, where it counts, takes a text without quotes for what it is."""
+    """Whether the parser reads a text back unchanged if it has no quotes."""
     if text.startswith(("---", "...")) or "\n" in text:
         return False
     sample = f"[{text}, {{{text}: {text}}}, {text}]" if flow else f"{text}: {text}\n"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Git's plumbing, asked so that a repository can run nothing.
 
-Whoever opens a merge request decides what lies in the work tree: files that look like a repository of their own,
-with a configuration that names commands. So only a `.git` above the manifests, which no commit can hold, or what
-GIT_DIR names is taken for the repository; nothing is fetched; and each key of a configuration by which git starts
-other programs has a value that starts none.
+The author of a merge request decides which files are in the work tree. They may look like a repository of their own,
+with a configuration that names commands. So the repository is only ever a `.git` above the manifests, which no commit
+can hold, or the one that GIT_DIR names; nothing is fetched; and every configuration key with which git starts other
+programs is set to a value that starts none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reconciler.errors import UsageError
 
 _SETTINGS = {
     "safe.bareRepository": "explicit",
-    "core.warnAmbiguousRefs": "true",  # resolving a name listens to it
+    "core.warnAmbiguousRefs": "true",  # heeded when a name is resolved
     "core.fsmonitor": "false",
     "core.hooksPath": os.devnull,
     "core.alternateRefsCommand": "false",
@@ -38,10 +38,10 @@ _SETTINGS = {
     "fetch.recurseSubmodules": "false",
     "protocol.allow": "never",
 }
-"""What would start other programs, though few of these are asked by the commands that are used here."""
+"""The keys that let git start other programs, though the commands used here heed only a few of them."""
 
 _ENVIRONMENT = {
-    "LC_ALL": "C",  # messages are read
+    "LC_ALL": "C",  # lbctl parses git's messages
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_NO_LAZY_FETCH": "1",  # since git 2.44
@@ -58,7 +58,7 @@ def repository_of(directory: Path) -> Path:
 
 
 def ask(near: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """The short answer of a git command, good or bad. Raises UsageError if there is no git."""
+    """The whole answer of a git command, successful or not. Raises UsageError if there is no git."""
     with _no_git():
         return subprocess.run(
             _command(near, arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False,
@@ -68,7 +68,8 @@ def ask(near: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 @contextmanager
 def stream(near: Path, *arguments: str, requests: Sequence[bytes] = ()) -> Iterator[IO[bytes]]:
-    """The output of a git command that is asked these lines. It may be left unread. Raises UsageError if git fails."""
+    """The output of a git command that gets these lines as input. The caller may stop reading early. Raises UsageError
+    if git fails."""
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
         stdin.writelines(request + b"\n" for request in requests)
         stdin.seek(0)
@@ -80,13 +81,13 @@ def stream(near: Path, *arguments: str, requests: Sequence[bytes] = ()) -> Itera
         with process:
             assert process.stdout is not None
             yield process.stdout
-            if not process.stdout.read(1) and process.wait():  # else git ends when nobody reads on
+            if not process.stdout.read(1) and process.wait():  # with output left, git only fails for lack of a reader
                 stderr.seek(0)
                 raise UsageError(f"git {arguments[0]} failed: {reason(stderr.read())}")
 
 
 def reason(stderr: bytes) -> str:
-    """The first line of what git complains of."""
+    """The first line of git's complaint."""
     lines = stderr.decode("utf-8", "replace").strip().splitlines()
     return lines[0].removeprefix("fatal: ") if lines else "it does not say why"
 
@@ -105,5 +106,6 @@ def _command(near: Path, arguments: Sequence[str]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, so that git finds what a hook or a CI job prepared; but in plain English, and without any program."""
+    """Git's environment: our own, since a hook or a CI job may have prepared it, but with messages in English and
+    without any program to start."""
     return {**os.environ, **_ENVIRONMENT}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody may have meant by a value of the wrong shape: the way out, as exactly as it can be told."""
+"""Hints for values of the wrong shape: guesses at what their author meant, as exact as possible."""
 
 from __future__ import annotations
 

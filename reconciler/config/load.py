@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A directory of manifests becomes a fleet, or a list of all that is wrong with it.
+"""Turn a directory of manifests into a fleet, or into a list of all its problems.
 
 Each file is read, checked against the schemas and built on its own, and remembered by its content. So after an
 edit only the edited file is parsed again; the rules, which look at all files together, always run.
@@ -33,8 +33,8 @@ MAX_SHOWN = 100  # problems of a file
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a directory holds. `fleet` is None if any diagnostic is an error; `texts` maps each file's name,
-    relative to the directory, to its content, for those who show source lines."""
+    """The content of a directory. `fleet` is None if any diagnostic is an error; `texts` maps each file's name,
+    relative to the directory, to its text, from which source lines are shown."""
 
     fleet: Fleet | None
     diagnostics: tuple[Diagnostic, ...]
@@ -44,9 +44,9 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Broken:
-    """A document with errors: the kinds and names that it may declare, and the names in it.
+    """A document with errors: the objects that it may declare, as kind and name, and the names in it.
 
-    `is_unread`: it is too long to look for names in it, so it may declare and mention anything.
+    `is_unread`: it is too long to be searched for names, so it may declare and mention anything.
     """
 
     declared: frozenset[tuple[str, str]] = frozenset()
@@ -56,7 +56,7 @@ class _Broken:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """What one file holds on its own account; `located` remembers where findings of rules lie in it."""
+    """The result of checking one file by itself; `located` remembers the places of rules' findings in it."""
 
     objects: tuple[Object, ...]
     diagnostics: tuple[Diagnostic, ...]
@@ -72,19 +72,19 @@ _checked: dict[SourceFile, _Checked] = {}
 def load(directory: Path, env: str | None = None) -> Loaded:
     """Read and check every manifest below `directory`, with templates rendered for the environment `env`.
 
-    Raises nothing: all that is wrong is a diagnostic.
+    Raises nothing: every problem is a diagnostic.
     """
     with no_garbage_collection():
         return check(read_tree(directory), env)
 
 
 def check(tree: Tree, env: str | None = None) -> Loaded:
-    """The same for a tree that has been read."""
+    """As `load`, for a tree that has been read."""
     return check_manifests(rendered(tree, env))
 
 
 def check_manifests(tree: Tree) -> Loaded:
-    """The same for a tree without templates and environments."""
+    """As `load`, for a tree without templates and environments."""
     global _checked
     files: dict[str, _Checked] = {}
     diagnostics = list(tree.diagnostics)
@@ -144,7 +144,7 @@ def _check_file(file: SourceFile) -> _Checked:
 
 
 def _broken(document: Document) -> _Broken:
-    """What can be told of a document with errors: of one that is no YAML, only the words in it."""
+    """The names of a document with errors. If it is no YAML, every word in it counts as a name."""
     if document.start is None and len(document.text) > schema.MAX_SEARCHED:
         return _Broken(is_unread=True)
     root = document.root if isinstance(document.root, Map) else Map()
@@ -171,7 +171,7 @@ def _draft(files: Sequence[_Checked], unread: bool) -> Draft:
 def _locate(
     findings: list[tuple[Finding, Rule]], files: Mapping[str, _Checked], sources: Mapping[str, SourceFile]
 ) -> Iterator[Diagnostic]:
-    """Put findings on the keys and values that they are about. Those places are not kept, since a tree of
+    """Give findings the places of the keys and values that they are about. Places are not kept, since a tree of
     100,000 endpoints has a million of them: the few files with findings are parsed once more."""
     findings.sort(key=lambda found: found[0].span.file)
     for file, group in itertools.groupby(findings, key=lambda found: found[0].span.file):
@@ -197,7 +197,7 @@ def _too_many(span: Span, what: str) -> Diagnostic:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Parsing makes a million objects and no cycle: the collector would only walk them, for most of the time."""
+    """Parsing makes a million objects and no cycles: the collector would find nothing and take most of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -2,8 +2,8 @@
 """Environments: templates of manifests, and the values that each environment fills in.
 
 `web.yaml.j2` is a template; `environments/prod.yaml` holds the values for `--env prod`. Rendering turns a tree
-into one without templates, whose lines still know which line of the template they come from, so that every
-message and every plan points to what a person can edit. Templates whose names begin with `_` are there to be
+into one without templates. Each rendered line keeps the number of the template's line that it comes from, so every
+message and every plan points to a line that a person can edit. Templates whose names begin with `_` are there to be
 included by others. The rendering itself happens in a process of its own, see `render_child`.
 """
 
@@ -45,9 +45,10 @@ _TAG = re.compile(r"\{[{%]|[%}]\}")
 
 
 def rendered(tree: Tree, env: str | None) -> Tree:
-    """The tree with its templates rendered for an environment, or without any values. What can't be is a diagnostic.
+    """The tree with its templates rendered for an environment, or without any values. A template that can't be
+    rendered becomes a diagnostic.
 
-    Environments are no manifests and are left out. `texts` keeps what people wrote.
+    Environments are no manifests and are left out. `texts` keeps the templates as people wrote them.
     """
     manifests, templates, environments = split(tree)
     if len(manifests) == len(tree.files) and env is None:
@@ -81,7 +82,7 @@ def split(tree: Tree) -> tuple[list[SourceFile], dict[str, str], dict[str, Sourc
 
 
 def _overlooked(tree: Tree) -> Iterator[Diagnostic]:
-    """A warning of each file among the environments that is none."""
+    """A warning about each file in the environments' directory that is no environment."""
     for file in tree.files:
         path = PurePosixPath(file.name)
         if path.parts[0] == DIRECTORY and (len(path.parts) > 2 or path.suffix not in (".yaml", ".yml")):
@@ -90,7 +91,7 @@ def _overlooked(tree: Tree) -> Iterator[Diagnostic]:
 
 
 def in_template(diagnostic: Diagnostic, template: str, text: str) -> Diagnostic:
-    """A problem of a rendered text, told of the template that it was rendered from."""
+    """A problem of a rendered text, moved to the place in the template that the text comes from."""
     span = diagnostic.span
     line = _line(text, span.rendered_line)
     source = _line(template, span.line)
@@ -110,8 +111,8 @@ def in_template(diagnostic: Diagnostic, template: str, text: str) -> Diagnostic:
 
 @lru_cache(maxsize=8)
 def _aligned(source: str, line: str) -> list[tuple[int, int, int, bool]]:
-    """Where each piece of a rendered line begins, where it begins and ends in the line of the template, and whether it
-    is a value. Nothing if the line can't be told apart.
+    """The pieces of a rendered line: where each begins, where it begins and ends in the template's line, and whether
+    it is a value. Nothing if the two lines can't be matched.
     """
     parts = _parts(source)  # text and values in turn
     pieces = []
@@ -141,7 +142,7 @@ def _parts(source: str) -> list[str]:
 
 
 def _line(text: str, number: int) -> str:
-    """A line by its number, counted from 1; the one behind the last is empty."""
+    """A line by its number, counted from 1; the one after the last is empty."""
     lines = _split(text)
     return lines[number - 1] if number <= len(lines) else ""
 
@@ -157,7 +158,7 @@ def _content(line: str) -> tuple[int, int]:
 
 
 def _values(environments: Mapping[str, SourceFile], env: str | None) -> tuple[Map, list[Diagnostic]]:
-    """What an environment's file holds, and what is wrong with that."""
+    """The values in an environment's file, and the problems of that file."""
     if env is None:
         return Map(), []
     if env not in environments:
@@ -178,7 +179,7 @@ def _values(environments: Mapping[str, SourceFile], env: str | None) -> tuple[Ma
 
 
 def _render(templates: Mapping[str, str], wanted: Sequence[str], values: Map) -> list[dict[str, Any]]:
-    """The answers of the process that renders; where it died, the last one says so."""
+    """The answers of the process that renders; if it died, the last answer says so."""
     import subprocess  # only templates cost this import
 
     limits = {
@@ -207,7 +208,7 @@ def _render(templates: Mapping[str, str], wanted: Sequence[str], values: Map) ->
 
 
 def _numbers(values: Map | Seq, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """The path of each number that JSON would write in another way than it is written, and how that is."""
+    """Each number that JSON would write in another way than the file does: its path, and its text in the file."""
     if isinstance(values, Map):
         items: Iterable[tuple[str | int, Any, Event]] = ((k, v, values.events[k][1]) for k, v in values.items())
     else:
@@ -241,7 +242,7 @@ def _line_bounds(text: str) -> Iterator[tuple[int, int]]:
 def _problem(
     answer: Mapping[str, Any], templates: Mapping[str, str], env: str | None, environments: Iterable[str], values: Map
 ) -> Diagnostic:
-    """Why a template could not be rendered, on what it is about, as far as that is known."""
+    """Why a template could not be rendered, at the place in it that caused this, as far as that is known."""
     name, line = answer["template"], answer["line"]
     source = _line(templates[name], line) if line else ""
     message = _named(answer["message"], source)
@@ -266,8 +267,8 @@ def _problem(
 
 
 def _named(message: str, source: str) -> str:
-    """A message with the name of the value that it is about, or the expression, where the line of a template has one
-    that it must be."""
+    """A message of jinja2, completed by the name of the value or by the expression that it is about, if the template's
+    line leaves no doubt about it."""
     if about := re.match(r"there is no '(\w+)' in this value", message):
         for use in re.finditer(rf"\.{about[1]}\b|\[['\"]{about[1]}['\"]\]", source):
             if owner := re.search(r"[\w.\[\]'\"]+$", source[max(0, use.start() - 60) : use.start()]):
@@ -281,7 +282,7 @@ def _named(message: str, source: str) -> str:
 
 
 def _mentioned(message: str, source: str) -> tuple[int, int]:
-    """Where a line of a template has the name that a message begins with; else where its content is."""
+    """Begin and end, in a template's line, of the name that a message begins with; else of the line's content."""
     if about := re.match(r"(?:there is no (?:template )?)?'([^']+)'", message):
         name = re.compile(rf"(?<!\w){re.escape(about[1])}(?!\w)")
         for begin, end in _codes(source):
@@ -291,7 +292,7 @@ def _mentioned(message: str, source: str) -> tuple[int, int]:
 
 
 def _codes(source: str) -> Iterator[tuple[int, int]]:
-    """Where a line of a template has code: each `{{ … }}` and `{% … %}`."""
+    """Begin and end of each `{{ … }}` and `{% … %}` in a line of a template."""
     begin = -1
     for tag in _TAG.finditer(source):
         if tag[0].startswith("{"):

@@ -6,7 +6,7 @@ the kernel can refuse. Reads a request as JSON from standard input:
 {"templates": {name: text}, "render": [name…], "values": {…}, "numbers": [[path, text]…], "limits": {…}}, and answers
 one line of JSON for each name of "render", in that order: {"text", "marks"}, where marks are pairs of an offset in the
 text and the line of the template that it comes from, or {"problem", "message", "template", "line"}, line 0 if it is
-not known. "numbers" are those of the values that are written in another way than JSON writes them.
+not known. "numbers" are the values that JSON would write in another way than their file does.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment
 
 _POWER_BITS = 4096
-"""How large the result of `**` may be."""
+"""The largest result of `**`."""
 
 _NOBODY = 65534
 
 _NOT_REPEATABLE = ("lipsum", "random")
-"""Would make something else of the same template each time."""
+"""Functions of jinja2 that would render the same template differently each time."""
 
 
 class _Limit(BaseException):
-    """A template asks for too much. No `except` in between may take it for an error of its own."""
+    """A template asks for too much. A BaseException, so that no `except Exception` of jinja2 catches it."""
 
     def __init__(self, message: str, line: int = 0) -> None:
         super().__init__(message)
@@ -78,7 +78,7 @@ class _Integer(int):
 
 
 class _Fraction(float):
-    """The same for one that is not whole."""
+    """A fraction that is printed as it was written."""
 
     written: str
 
@@ -87,7 +87,7 @@ class _Fraction(float):
 
 
 def _as_written(values: Any, numbers: list[tuple[list[Any], str]]) -> Any:
-    """The values of an environment, with numbers that know how they were written; each is given with its path."""
+    """The values of an environment, with these numbers, given by path and text, printed as they were written."""
     for (*path, last), text in numbers:
         owner = values
         for step in path:
@@ -104,7 +104,7 @@ def _as_written(values: Any, numbers: list[tuple[list[Any], str]]) -> Any:
 
 
 class _Lines(CodeGenerator):
-    """Makes code that knows of each piece of text, not only of each expression, which line it comes from."""
+    """Makes code that knows the line of each piece of text; jinja2's own knows the lines of expressions only."""
 
     def visit_Output(self, node: nodes.Output, frame: Frame) -> None:
         for child in node.nodes:
@@ -113,7 +113,7 @@ class _Lines(CodeGenerator):
 
 
 Token = tuple[int, str, str]
-"""The line that it begins on, its type, and its text."""
+"""The line that the token begins on, its type, and its text."""
 
 _BEGIN = ("block_begin", "raw_begin", "comment_begin")
 _END = ("block_end", "raw_end", "comment_end")
@@ -122,10 +122,10 @@ _PRINTING = ("include", "endcall", "endblock")
 
 
 class _Lexer(Lexer):
-    """Takes a line away as a whole if it holds nothing but statements and comments.
+    """Removes a line entirely if it holds nothing but statements and comments.
 
-    Jinja2's own `trim_blocks` takes the line break behind every statement, also behind one that ends a line with
-    content: then the next line is joined to it.
+    Jinja2's own `trim_blocks` removes the line break after every statement, even if its line has other content: then
+    the next line is joined to that content.
     """
 
     def tokeniter(
@@ -147,10 +147,10 @@ class _Lexer(Lexer):
 
 
 def _without_statements(line: list[Token]) -> tuple[list[Token], bool]:
-    """The tokens that are left of a line, and whether its line break goes, too. A statement or comment that spans
-    several lines counts as one line.
+    """The remaining tokens of a line, and whether its line break goes, too. A statement or comment that spans several
+    lines counts as one line.
 
-    A line that says by a sign (`{%+`, `+%}`) that its space is to stay is left as it is.
+    A line with a sign that keeps its space (`{%+`, `+%}`) is left as it is.
     """
     tags = [token for token in line if token[1] != "data"]
     has_content = any(kind == "data" and not text.isspace() for _, kind, text in line)
@@ -188,7 +188,7 @@ def main() -> None:
         try:
             answer = _render(environment, name, templates[name], values, min(limits["file_bytes"], room))
             room -= len(answer["text"])
-        except (Exception, _Limit) as error:  # noqa: BLE001 - whatever a template does wrong is the user's to know
+        except (Exception, _Limit) as error:  # noqa: BLE001 - users shall see any error of a template
             answer = _explain(error, environment, name, limits["memory_bytes"])
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -204,7 +204,7 @@ def _environment(templates: dict[str, str]) -> _Environment:
         undefined=_Missing,
         finalize=_printed,
         autoescape=False,
-        optimized=False,  # it would compute constants where no line is known
+        optimized=False,  # an error in a constant would have no line
         keep_trailing_newline=True,
         cache_size=-1,
     )
@@ -245,7 +245,7 @@ def _json(value: Any) -> str:
 
 
 def _to_json(value: Any, **options: Any) -> str:
-    """What `tojson` prints: on one line numbers as they were written."""
+    """The filter `tojson`: JSON on one line has numbers as they were written."""
     return json.dumps(value, **options) if options.get("indent") is not None else _json(value)
 
 
@@ -255,15 +255,15 @@ def _refuse(value: object) -> NoReturn:
 
 
 def _warm_up(environment: _Environment) -> None:
-    """Have jinja2 import what it only imports when it needs it."""
+    """Make jinja2 do its late imports now, before the process is confined."""
     for text in ("{{ [1] | map('string') | join }}", "{{ missing }}", "{% syntax"):
         with contextlib.suppress(jinja2.TemplateError):
             environment.from_string(text).render()
 
 
 def confine(memory_bytes: int) -> None:
-    """From here on this process opens no file and no socket, starts no other, and is nobody. Should a template
-    find a way out of the sandbox, there is nothing outside."""
+    """From here on this process can't open files or sockets or start others, and runs as the user nobody. So a
+    template that escapes from jinja2's sandbox can reach nothing."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     for limit, most in (
         (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NPROC, 0), (resource.RLIMIT_NOFILE, 3)
@@ -277,7 +277,8 @@ def confine(memory_bytes: int) -> None:
 
 
 def _start_clock(limit_s: int) -> None:
-    """A signal when the time is up, which a long single step delays; the end of the process soon after."""
+    """Start two timers: a signal ends a template when its time is up; since one long step of Python delays the signal,
+    the kernel ends the process soon after."""
     signal.setitimer(signal.ITIMER_PROF, limit_s)
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
@@ -310,15 +311,15 @@ def _render(environment: _Environment, name: str, source: str, values: dict[str,
 
 
 def _lines_of(template: jinja2.Template) -> Callable[[int], int]:
-    """Which line of a template a line of its code comes from. `get_corresponding_lineno` takes as long as the template
-    is for each answer."""
+    """A function from a line of the compiled code to the template's line. jinja2's `get_corresponding_lineno` searches
+    the whole template for each answer."""
     pairs = template.debug_info  # pairs of a line of the template and the first line of code for it
     begins = [code for _, code in pairs]
     return lambda code: pairs[at - 1][0] if (at := bisect_right(begins, code)) else 1
 
 
 def _line(rendering: Any, template: jinja2.Template, line_of: Callable[[int], int]) -> int:
-    """The line that a template is at, between two pieces. A block of it may be rendered by its parent."""
+    """The line that a template has reached between two pieces. Its parent may be rendering a block of it."""
     found, here = rendering, rendering
     while isinstance(here := here.gi_yieldfrom, GeneratorType):
         if here.gi_code.co_filename == template.filename:
@@ -327,7 +328,8 @@ def _line(rendering: Any, template: jinja2.Template, line_of: Callable[[int], in
 
 
 def _marks(piece: str, offset: int, line: int, lines: list[str]) -> Iterator[tuple[int, int]]:
-    """Text of the template itself runs on through its lines; a value is on one, whatever it holds."""
+    """Marks for a piece of rendered text. Text of the template itself has a mark for each line; a value has one, even
+    if it has several lines."""
     parts = piece.split("\n")
     yield offset, line
     if all(part in lines[line - 1 + i] for i, part in enumerate(parts) if line - 1 + i < len(lines)):
@@ -354,13 +356,13 @@ def _explain(error: BaseException, environment: _Environment, name: str, memory_
         problem, message = "limit", "the template calls or includes itself too often"
     elif isinstance(error, _Limit | OverflowError):
         problem = "limit"
-    elif isinstance(error, SyntaxError):  # of the code that jinja2 makes: too many loops inside of each other
+    elif isinstance(error, SyntaxError):  # in the code that jinja2 makes: too many nested loops
         message = error.msg
     return {"problem": problem, "message": message, "template": template, "line": line}
 
 
 def _place(error: BaseException, environment: _Environment, name: str) -> tuple[str, int]:
-    """The template and line that an error came from: the innermost that it went through."""
+    """The template and line of an error: the innermost in its traceback."""
     place = (name, error.line if isinstance(error, _Limit) else 0)
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading manifests while nobody moves them.
+"""Reading manifests while nobody changes the directory.
 
-`source` reads again what changed during the reading. That does not tell half a checkout whose next file is yet to
-come: git says by its locks that it is at work, and where anybody else moves files, a second look tells.
+`source` reads again if files change during the reading. It can't notice a checkout that is only half done and pauses
+between two files. Git's locks show that git is at work; other programs' changes show in a second look.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import TypeVar
 from reconciler.errors import ConfigError
 
 PATIENCE_S = 5.0
-"""How long git may hold its lock before that is said."""
+"""How long git may hold its lock before lbctl reports it."""
 SECOND_LOOK_S = 1.0
-"""How long files must stand still before anything is removed on their word."""
+"""How long files must stay unchanged before lbctl removes anything because of them."""
 _STEP_S = 0.05
 _LOCKS = ("index.lock", "HEAD.lock")
-"""The first stands from before git touches the first file of a work tree until after the last one."""
+"""Git holds the first one from before it changes the first file of a work tree until after the last one."""
 _POINTER = b"gitdir: "
 _POINTER_BYTES = 4096
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 def at_rest(
     directory: Path, read: Callable[[], T], patience_s: float = PATIENCE_S, pause: Callable[[float], None] = time.sleep
 ) -> T:
-    """What `read` returns, which read while git held no lock on the work tree around `directory`.
+    """The result of a `read` during which git held no lock on the work tree around `directory`.
 
     Raises ConfigError if git holds one for longer than `patience_s`.
     """

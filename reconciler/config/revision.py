@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests as a commit holds them, read with git's plumbing: no checkout, no index, nothing written.
+"""The manifests in a commit, read with git's plumbing: no checkout, no index, nothing written.
 
-What counts as a manifest, the limits and the checks are those of `source`. A commit knows nothing of what lies
-around it, so a link that leaves the directory is refused also where it would lead back in.
+The names of manifests, the limits and the checks are those of `source`. A commit knows nothing of the directories
+around it, so a link that leaves its directory is refused even if it would lead back into it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LINK, _SUBMODULE = b"120000", b"160000"
 MAX_FORMER = 50
 _CHUNK_BYTES = 1 << 16
 _SUFFIX = re.compile(r"[~^:@]")  # what may follow the name of a branch or tag
-_BROKEN_LINKS = {  # what `git cat-file --follow-symlinks` says, in the words of `source`
+_BROKEN_LINKS = {  # messages of `git cat-file --follow-symlinks`, in the words of `source`
     "dangling": "no such file or directory",
     "loop": "too many levels of symbolic links",
     "notdir": "not a directory",
@@ -32,7 +32,8 @@ _BROKEN_LINKS = {  # what `git cat-file --follow-symlinks` says, in the words of
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A directory of a repository: git is asked in `near`; `path` leads there from the root, which is ""."""
+    """A directory of a repository: git runs in `near`; `path` leads from the repository's root ("") to the
+    directory."""
 
     near: Path
     path: str
@@ -74,7 +75,7 @@ def locate(directory: Path) -> Place:
 
 
 def resolve_range(place: Place, text: str) -> tuple[Revision, Revision]:
-    """What `A..B` names; `A...B` starts at their merge base, and `A` alone means `A..HEAD`. Raises UsageError."""
+    """The two revisions of `A..B`; `A...B` starts at the merge base, `A` alone means `A..HEAD`. Raises UsageError."""
     dots = next((dots for dots in ("...", "..") if dots in text), "")
     first, _, last = text.partition(dots) if dots else (text, "", "")
     old, new = (_commit(place, name or "HEAD") for name in (first, last))
@@ -96,7 +97,7 @@ def resolve_range(place: Place, text: str) -> tuple[Revision, Revision]:
 
 
 def former_states(revision: Revision) -> Iterator[Revision]:
-    """What the place held before, commit by commit along the first parents, as far back as MAX_FORMER."""
+    """Earlier revisions that changed the place, along the first parents, at most MAX_FORMER of them."""
     path = ["--", revision.place.path] if revision.place.path else []
     answer = git.ask(
         revision.place.near, "rev-list", "--first-parent", f"--max-count={MAX_FORMER}", revision.commit, *path
@@ -112,7 +113,7 @@ def knows_all(place: Place) -> bool:
 
 
 def read_revision(revision: Revision) -> Tree:
-    """Every manifest of the place in this revision. What is wrong with them is a diagnostic.
+    """Every manifest of the place in this revision. Their problems are diagnostics.
 
     Raises UsageError if git fails.
     """
@@ -127,7 +128,7 @@ def read_revision(revision: Revision) -> Tree:
 
 @dataclass
 class _Listing:
-    """The manifests and links of a tree. `requests` maps a name to what git is asked for, `found` to the answer."""
+    """The manifests and links of a tree. `requests` maps a name to the request to git, `found` to git's answer."""
 
     requests: dict[str, bytes] = field(default_factory=dict)
     links: set[str] = field(default_factory=set)
@@ -167,7 +168,7 @@ def _list(revision: Revision) -> _Listing:
 
 
 def _resolve(revision: Revision, listing: _Listing) -> None:
-    """Find hash and size of everything that was listed; a link is what it leads to."""
+    """Find hash and size of every listed entry; of a link, those of its target."""
     astray: dict[str, bytes] = {}
     for name, (what, hash_, size) in zip(
         listing.requests, _look_up(revision, list(listing.requests.values())), strict=True
@@ -189,7 +190,7 @@ def _resolve(revision: Revision, listing: _Listing) -> None:
 
 
 def _resolve_astray(revision: Revision, listing: _Listing, links: Mapping[str, bytes]) -> None:
-    """Links out of the place that are no manifests by their names: those to directories are not followed."""
+    """Report links out of the place that lead to directories, or out of the repository: they are not followed."""
     prefix = f"{revision.commit}:{revision.place.path}".encode()
     inner = b"/" if revision.place.path else b""
     requests = [prefix + inner + path for path in links.values()]
@@ -207,7 +208,7 @@ def _directory_link(name: str) -> Diagnostic:
 
 
 def _look_up(revision: Revision, requests: Sequence[bytes]) -> Iterator[tuple[str, bytes, int]]:
-    """What each request names: blob, tree, or what is wrong with a link; hash and size of blobs and trees."""
+    """Git's answer to each request: "blob", "tree" or the fault of a link; hash and size of blobs and trees."""
     if not requests:
         return
     words = ("cat-file", "--batch-check", "--follow-symlinks")
@@ -215,7 +216,7 @@ def _look_up(revision: Revision, requests: Sequence[bytes]) -> Iterator[tuple[st
         for _ in requests:
             match output.readline().split():
                 case [what, size] if what != b"missing" and size.isdigit():
-                    output.read(int(size) + 1)  # where the link leads
+                    output.read(int(size) + 1)  # the link's target
                     yield what.decode(), b"", 0
                 case [hash_, what, size]:
                     yield what.decode(), hash_, int(size)
@@ -265,7 +266,7 @@ def _commit(place: Place, name: str) -> str:
 
 
 def _refuse_several(place: Place, name: str, base: str) -> None:
-    """Raise UsageError unless all that a name may stand for is the same commit."""
+    """Raise UsageError if a name may stand for several commits."""
     patterns = [f"refs/{folder}{base}" for folder in ("", "tags/", "heads/", "remotes/")]
     refs = git.ask(place.near, "for-each-ref", "--format=%(refname)", *patterns).stdout.decode().split()
     rest = name[len(base) :]
@@ -280,7 +281,7 @@ def _refuse_several(place: Place, name: str, base: str) -> None:
 
 
 def _tree_hash(place: Place, commit: str) -> str:
-    """What names the place's tree in a commit; "" if there is none."""
+    """The hash of the place's tree in a commit; "" if there is none."""
     if not place.path:
         return commit
     with git.stream(place.near, "ls-tree", "-z", "--full-tree", commit, "--", place.path) as output:
@@ -297,7 +298,8 @@ def _of_place(revision: Revision, rule: str, message: str, severity: Severity = 
 
 
 def _records(output: IO[bytes]) -> Iterator[bytes]:
-    """What `-z` ends with a NUL each, as it comes: a listing may be much larger than what we want of it."""
+    """The records of a command with `-z`, each as soon as it is read: a listing may be much larger than the part of it
+    that is needed."""
     rest = b""
     while chunk := output.read(_CHUNK_BYTES):
         *records, rest = (rest + chunk).split(b"\0")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schemas as a tree of keys: what stands below which key, in which order."""
+"""The schemas as a tree of keys: which keys are below which, in which order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _child(schema: Schema, step: str) -> Any:
 
 
 def _parts(root: Schema, schema: Any) -> Iterator[Schema]:
-    """A schema and all that it is put together from; what it refers to comes before itself."""
+    """A schema and the schemas that it is composed of; those that it refers to come first."""
     if not isinstance(schema, dict):
         return
     if "$ref" in schema:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of a directory are manifests, and what they hold.
+"""The manifests of a directory: which files they are, and their texts.
 
-Nothing that lies in the directory can raise: what can't be read, is no text, or leads out of the tree is a
-diagnostic. A directory that changes while it is read is read again, so that a checkout is seen whole.
+No content of the directory makes this raise: a file that can't be read, is no text, or is a link out of the tree
+becomes a diagnostic. A directory that changes while it is read is read again, so that a checkout is seen whole.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FOREIGN_MARKS = {
 class SourceFile:
     """A manifest file: its name relative to the directory, and its text.
 
-    Of a text that was rendered, `lines` says for each of its lines which one of the template it comes from.
+    If the text was rendered, `lines` has for each of its lines the number of the template's line that it comes from.
     """
 
     name: str
@@ -56,9 +56,9 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What a directory holds. `files` are those that could be read, by name; `texts` has the others too,
-    as far as they could be. `digest` changes if and only if a name or the content of a file does. Templates and
-    environments are among them, see `overlay`. `partial`: there may be manifests that belong to these."""
+    """The content of a directory. `files` are the readable files in the order of their names; `texts` also has the
+    others' texts, as far as they could be read. `digest` changes if and only if a name or the content of a file does.
+    Templates and environments are among the files, see `overlay`. `partial`: more manifests may belong to these."""
 
     files: tuple[SourceFile, ...]
     diagnostics: tuple[Diagnostic, ...]
@@ -69,7 +69,7 @@ class Tree:
 
 @dataclass
 class _Listing:
-    """The manifests of a directory and, by name, what tells whether they or a directory changed."""
+    """The manifests of a directory and, by name, the states of files and directories, which show changes."""
 
     files: dict[str, str] = field(default_factory=dict)  # name → real path
     states: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class _Listing:
 
 
 def read_tree(directory: Path) -> Tree:
-    """Read every *.yaml and *.yml file below `directory`, except in what begins with a dot."""
+    """Read every *.yaml and *.yml file below `directory`, except files and directories that begin with a dot."""
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
             time.sleep(_PAUSE_S * 2 ** (attempt - 1))
@@ -97,13 +97,13 @@ def read_tree(directory: Path) -> Tree:
 
 
 def read_files(paths: Mapping[str, Path]) -> Tree:
-    """Single files, by the names that they are to have in messages. What lies around them is not looked at."""
+    """Single files, by their names in messages. Other files of their directories are not read."""
     listing = _Listing({name: os.path.realpath(path) for name, path in paths.items()})
     return replace(tree_of(*_read(listing)), partial=True)
 
 
 def renamed(tree: Tree, directory: Path, shown: str) -> Tree:
-    """The same with `shown` in front of every name, and in place of the name of the directory itself."""
+    """The tree with `shown` in front of every name, and in place of the name of the directory itself."""
 
     def name(file: str) -> str:
         return shown if file == str(directory) else os.path.normpath(os.path.join(shown, file))  # noqa: PTH118
@@ -117,7 +117,7 @@ def renamed(tree: Tree, directory: Path, shown: str) -> Tree:
 
 
 def tree_of(contents: Mapping[str, bytes], diagnostics: list[Diagnostic]) -> Tree:
-    """The tree of these files by name, with what is wrong with their bytes and what was known before."""
+    """The tree of these files, given by name, with the problems of their bytes and the `diagnostics` so far."""
     files, texts, diagnostics = [], {}, list(diagnostics)
     for name, content in contents.items():
         text, problem = _decode(name, content)
@@ -161,7 +161,7 @@ def _list(directory: Path) -> _Listing:
 
 
 def nearby(path: Path) -> str:
-    """A hint at the file or directory that was probably meant by a path that is not there."""
+    """A hint at the file or directory that was probably meant by a path that doesn't exist."""
     with contextlib.suppress(OSError):
         return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir() if entry.name[0] != "."])
     return ""
@@ -198,7 +198,7 @@ def _enter(listing: _Listing, root: str, entry: os.DirEntry[str]) -> bool:
 
 
 def overlooked(name: str) -> Diagnostic | None:
-    """A warning of a file that is not read, if its name says that somebody meant it to be."""
+    """A warning about a file that is not read although its name looks like that of a manifest."""
     if name.endswith(SUFFIXES) or not (found := _ALMOST.fullmatch(name.rpartition("/")[2])):
         return None
     suffix = TEMPLATE_SUFFIX if found[3] else found[2].lower()
@@ -206,7 +206,7 @@ def overlooked(name: str) -> Diagnostic | None:
 
 
 def _json_manifest(name: str, entry: os.DirEntry[str]) -> Diagnostic | None:
-    """The same of a manifest in JSON. Other programs' files, snapshots and plans are none."""
+    """A warning about a manifest in JSON. Other programs' files, snapshots and plans are no manifests."""
     if not name.lower().endswith(".json") or not entry.is_file(follow_symlinks=False):
         return None
     try:
@@ -253,7 +253,7 @@ def _read(listing: _Listing) -> tuple[dict[str, bytes], list[Diagnostic]]:
 
 
 def _read_file(path: str, most: int = MAX_FILE_BYTES + 1) -> bytes:
-    """Not more than one byte beyond the limit, and never waiting for what turned into a pipe meanwhile."""
+    """Read at most one byte beyond the limit, and never wait for a file that has become a pipe meanwhile."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -280,7 +280,7 @@ def _decode(name: str, content: bytes) -> tuple[str, Diagnostic | None]:
 
 
 def _digest(contents: Mapping[str, bytes], diagnostics: list[Diagnostic]) -> str:
-    """Of names and contents, and of what could not be read."""
+    """The digest of names and contents, and of the problems of unreadable files."""
     digest = hashlib.sha256()
     for name, content in contents.items():
         digest.update(f"{len(name)} {name} {len(content)} ".encode() + content)
@@ -293,7 +293,7 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 
 
 def shown_name(root: str, path: str) -> str:
-    """Relative to the root; what can't be printed is escaped, so that two names never become one."""
+    """A path relative to the root; unprintable characters are escaped, so that two names never become one."""
     name = path[len(root) :].lstrip("/") or "."
     return safe.line(name.replace("\\", "\\\\"))
 

@@ -21,7 +21,7 @@ _OPENING = {"]": "[", "}": "{"}
 
 class Refusal(Exception):
     """A document can't be read, because of `length` characters from `offset` on. After a `final` refusal nothing
-    more of the file is read. `resume` is where another document certainly begins."""
+    more of the file is read. `resume` is an offset at which another document certainly begins."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Refusal(Exception):
 
 
 def explain(error: YAMLError, text: str) -> Refusal:
-    """What libyaml, which speaks of tokens and productions, means by an error."""
+    """Translate an error of libyaml, which speaks of tokens and productions, into plain words."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return Refusal("yaml-syntax", f"this is no YAML: {error}", "", 0)
     problem, stopped = error.problem or "", error.problem_mark.index
@@ -140,7 +140,8 @@ def explain(error: YAMLError, text: str) -> Refusal:
 
 
 def conflict(text: str) -> Refusal | None:
-    """That git left a conflict in a text. Neither side of it is what was meant, so nothing of the file is read."""
+    """The refusal of a text in which git left a conflict. Neither side may be the intended one, so nothing of the file
+    is read."""
     if not (mark := _CONFLICT.search(text)):
         return None
     message = "a merge conflict is left here"
@@ -149,7 +150,7 @@ def conflict(text: str) -> Refusal | None:
 
 
 def of_template(refusal: Refusal, text: str, file: str) -> Refusal:
-    """The same, or that a file holds template code, and is no template by its name."""
+    """The same refusal, or another one if the text is a template's but the file's name is not."""
     at = refusal.offset - (text[refusal.offset - 1 : refusal.offset] == "{")
     if not text.startswith(_TAGS, at):
         return refusal
@@ -166,7 +167,7 @@ def template_hint(file: str) -> str:
 
 
 def _without_colon(text: str, offset: int) -> Refusal:
-    """What may have been meant by a line that is no key with its value."""
+    """The refusal of a line that is no key with its value, with a guess at what was meant."""
     line_end = min((end for mark in "\r\n" if (end := text.find(mark, offset)) >= 0), default=len(text))
     line = text[offset:line_end].rstrip()
     message, hint = "expected a key and its value: `key: value`", "write a colon and a space behind the key"
@@ -188,7 +189,7 @@ def _unopened(bracket: str) -> tuple[str, str]:
 
 
 def _odd_space(text: str, line_start: int, stopped: int) -> Refusal | None:
-    """That a line, or the one above, is indented with what only looks like a space."""
+    """The refusal of a line that is indented, or the line above it, with a character that only looks like a space."""
     above = text.rfind("\n", 0, max(0, line_start - 1)) + 1
     if not (found := _ODD_SPACE.search(text, above, max(stopped, line_start + 1))):
         return None
