@@ -49,6 +49,12 @@ def test_exit_code_says_whether_there_are_problems(directory, capsys, text, word
     assert main(["validate", *words]) == code
 
 
+def test_what_strict_refuses_is_not_called_valid(directory, capsys):
+    write(directory / "all.yaml", ONLY_WARNING)
+    main(["validate", "--strict"])
+    assert capsys.readouterr().out.splitlines()[-1] == ".: 1 warning; --strict lets none pass"
+
+
 def test_wrong_usage_exits_with_2(directory, capsys):
     assert main(["validate", "--format", "xml"]) == 2
 
