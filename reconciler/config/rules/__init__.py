@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no schema can say: how manifests must fit together. One module for each subject; see `draft`."""
+"""Rules about how manifests must fit together, which no schema can express. One module for each subject; see
+`draft`."""
 
 from reconciler.config.rules import (  # noqa: F401  importing a module registers its rules
     addresses,

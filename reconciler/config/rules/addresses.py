@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses: which may be a VIP or an endpoint, and whose they are already."""
+"""Addresses: which may be a VIP or an endpoint, and which are taken already."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _address_not_unicast(draft: Draft) -> Iterator[Finding]:
 
 
 def _not_unicast(address: Address) -> str:
-    """What an address is instead of one machine's, or nothing (RFC 6890, RFC 5771, RFC 4291)."""
+    """Why an address is not one machine's, e.g. "multicast"; empty if it is (RFC 6890, RFC 5771, RFC 4291)."""
     if isinstance(address, IPv4Address):
         first_octet = int(address) >> 24
         if first_octet == 0:
@@ -72,7 +72,7 @@ def _not_unicast(address: Address) -> str:
 
 
 _UNICAST = [(1 << 24, (127 << 24) - 1), (128 << 24, (224 << 24) - 1), (IPV6 + (1 << 125), IPV6 + (1 << 126) - 1)]
-"""Where most addresses are, without anything between that isn't unicast; 2000::/3 for IPv6."""
+"""Ranges that hold most addresses and only unicast ones; 2000::/3 for IPv6."""
 
 
 @rule("network-address")
@@ -139,9 +139,8 @@ def _vip_is_node_address(draft: Draft) -> Iterator[Finding]:
     """A VIP is an address that a node has already: of one of its interfaces, of its gateway, or one that it uses
     as a source.
 
-    The node would be cut off from whoever manages it, since all that arrives at the address is balanced, or
-    dropped if no service wants it. On an endpoint, the VIP on the loopback is none of your work: lbctl puts it
-    there.
+    Nobody could manage the node through this address any more, since packets to it are balanced, or dropped if no
+    service wants them. Don't declare VIPs on the loopback of an endpoint: lbctl puts them there.
 
     The way out: a VIP needs an address of its own; remove it from the interfaces of endpoints.
     """
@@ -162,7 +161,7 @@ def _vip_is_node_address(draft: Draft) -> Iterator[Finding]:
     for service in draft.services:
         for i, vip in enumerate(service.vips):
             found = owners.get(number(vip))
-            if found and number(vip) not in endpoints:  # of which vip-is-endpoint tells
+            if found and number(vip) not in endpoints:  # else vip-is-endpoint reports it
                 what, node = found
                 hint = "a VIP needs an address of its own"
                 if node.role is Role.ENDPOINT:
@@ -174,7 +173,7 @@ def _vip_is_node_address(draft: Draft) -> Iterator[Finding]:
 def _endpoint_is_balancer(draft: Draft) -> Iterator[Finding]:
     """An endpoint is an address of a balancer that sends to it.
 
-    What XDP sends out of an interface goes to other machines. It never comes back to its own, so connections to
+    Packets that XDP sends out of an interface go to other machines and never to the machine itself, so connections to
     that endpoint would time out, while health checks from the same machine succeed.
 
     The way out: run the server on another machine, or carry the service on other balancers (`nodeSelector`).
@@ -248,8 +247,8 @@ def _shared(draft: Draft, nodes: tuple[Node, ...]) -> list[Range]:
 def _duplicate_address(draft: Draft) -> Iterator[Finding]:
     """Two nodes declare the same address for an interface.
 
-    In most cases one of the two was copied, and not changed. Checks that use the addresses, and the lab that is
-    built from them, then see another network than there is.
+    In most cases one of the two was copied, and not changed. Checks that use the addresses, and the lab, then see
+    another network than the real one.
 
     The way out: correct one of them. Networks that never meet may use the same addresses; then ignore this.
     """
@@ -267,7 +266,7 @@ def _duplicate_address(draft: Draft) -> Iterator[Finding]:
 
 
 def _first_places(numbers: list[int], wanted: Container[int]) -> dict[int, int]:
-    """Where those of the numbers that are wanted stand first."""
+    """The first position of each wanted number."""
     found: dict[int, int] = {}
     for i, value in enumerate(numbers):
         if value in wanted:

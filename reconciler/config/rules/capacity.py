@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node must hold, against what it was said to be able to hold, and what this version can.
+"""The rows that a node needs, compared with its declared capacity and with the capacity of this version.
 
-Old and new stand side by side while something changes: an endpoint that no manifest names any more keeps its row
-as long as connections may point to it, and the row of a service goes after its successor came. So the peak is
-counted as all that is declared, and the largest single pool, or service, a second time: what it takes to
-exchange any one of them at once.
+Old and new rows exist side by side while something changes: an endpoint that no manifest names any more keeps its row
+as long as connections may point to it, and the row of a service is removed after its successor was written. So the
+peak is everything that is declared, plus the largest single pool, or service, once more: enough to exchange any one
+of them at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_LOOPBACK_ADDRESSES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """How many rows a balancer needs, and the largest single part of them, which has most of them at `place`."""
+    """How many rows a balancer needs, and the largest single part of them; most rows of that part are from `place`."""
 
     rows: int
     largest: Service | Pool
@@ -45,8 +45,8 @@ def _capacity_services(draft: Draft) -> Iterator[Finding]:
     """The services that a balancer carries need more rows than its declared `capacity.services`, or than this version
     has: 16,384.
 
-    Each pair of a VIP and a port is a row: a service with two VIPs and the ports 8000-8010 has 22. What doesn't
-    fit can't be written; `apply` would fail half-way.
+    Each pair of a VIP and a port is a row: a service with two VIPs and the ports 8000-8010 has 22. Rows beyond the
+    capacity can't be written; `apply` would fail half-way.
 
     The way out: a larger capacity, fewer ports, or a `nodeSelector` that spreads the services over balancers.
     """
@@ -61,8 +61,8 @@ def _capacity_endpoints(draft: Draft) -> Iterator[Finding]:
     """The pools that a balancer needs have more endpoints than its declared `capacity.endpoints`, or than this version
     has rows for: 131,071.
 
-    Each address with a port is a row; an endpoint in several pools is one row. What doesn't fit can't be written;
-    `apply` would fail half-way.
+    Each address with a port is a row; an endpoint in several pools is one row. Rows beyond the capacity can't be
+    written; `apply` would fail half-way.
 
     The way out: a larger capacity, or a `nodeSelector` that spreads the services over balancers.
     """
@@ -73,12 +73,12 @@ def _capacity_endpoints(draft: Draft) -> Iterator[Finding]:
 
 @rule("capacity-peak", Severity.WARNING)
 def _capacity_peak(draft: Draft) -> Iterator[Finding]:
-    """All that is declared fits into a balancer, its `capacity` or what this version can hold, but there is no room
-    to exchange the largest pool, or service.
+    """Everything that is declared fits into a balancer, by its `capacity` and by that of this version, but there is no
+    room to exchange the largest pool, or service.
 
-    While something changes, old and new stand side by side: an endpoint that was removed keeps its row as long as
-    connections may point to it, and a service that moves to another VIP has both for a moment. The peak is counted
-    as all that is declared, and the largest pool (service) once more. Beyond the capacity such a change fails.
+    While something changes, old and new rows exist side by side: an endpoint that was removed keeps its row as long as
+    connections may point to it, and a service that moves to another VIP has both for a moment. The peak is everything
+    that is declared, plus the largest pool (service) once more. A change that needs more than the capacity fails.
 
     The way out: a larger capacity, or smaller steps: a part of the pool at a time.
     """
@@ -104,7 +104,7 @@ def _capacity_flows(draft: Draft) -> Iterator[Finding]:
 
     The connections beyond the capacity push others out of the table, and those break.
 
-    The way out: raise the one, or lower the other.
+    The way out: raise `capacity.flows` up to the limit of this version, or lower `expectedFlows`.
     """
     translating: set[int] | None = None
     for node in draft.balancers:
@@ -127,7 +127,7 @@ def _capacity_beyond(draft: Draft) -> Iterator[Finding]:
     The tables have a fixed size: 16,384 pairs of VIP and port, 131,071 endpoints, 131,072 connections of the modes nat
     and fullnat. A larger capacity makes them no larger; checks go by the smaller number.
 
-    The way out: the number that the message names, or none, which means as much as there is room for.
+    The way out: the number that the message names; or leave it out, which means as much as this version can hold.
     """
     for node in draft.balancers:
         for key, most in _MOST.items():
@@ -162,7 +162,7 @@ def _many_loopback_addresses(draft: Draft) -> Iterator[Finding]:
 
 
 def _service_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
-    """What the services of balancers take, and how many there is room for; each VIP and port is a row."""
+    """The rows that the services of each balancer need, and its limit; each pair of VIP and port is a row."""
     groups: dict[Labels, tuple[Service, int]] = {}  # the largest service of a selector, and the rows of all
     for service in draft.services:
         largest, rows = groups.get(service.node_selector, (service, 0))
@@ -185,8 +185,8 @@ def _service_rows(service: Service) -> int:
 
 
 def _endpoint_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
-    """What the pools of balancers take, and how many there is room for; an address and port is a row, however often
-    it occurs. Of a balancer without a declared capacity only if that may be too much."""
+    """The rows that the pools of each balancer need, and its limit; an address and port is one row, however often it
+    occurs. Balancers without a declared capacity are left out if their rows certainly fit."""
     sizes = [len(pool.endpoints) for pool in draft.pools]
     may_be_too_many = sum(sizes) + max(sizes, default=0) > ENDPOINTS
     if not may_be_too_many and not any(node.capacity.endpoints for node in draft.balancers):
@@ -200,7 +200,7 @@ def _endpoint_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
                     selectors.setdefault(id(node), set()).add(service.node_selector)
             names.setdefault(service.node_selector, set()).add(service.pool)
     carried: dict[frozenset[Labels], frozenset[str]] = {}
-    counted: dict[frozenset[str], _Load] = {}  # many nodes carry the same pools, if for different services
+    counted: dict[frozenset[str], _Load] = {}  # many nodes carry the same pools, though for different services
     for node in draft.balancers:
         own, limit = frozenset(selectors.get(id(node), ())), min(node.capacity.endpoints or ENDPOINTS, ENDPOINTS)
         if own and (may_be_too_many or node.capacity.endpoints):
@@ -220,7 +220,7 @@ def _endpoint_load(draft: Draft, pools: Sequence[Pool]) -> _Load:
 
 
 def _excess(node: Node, key: str, what: str, load: _Load, limit: int) -> Finding:
-    """That a balancer would hold too much: told of its capacity, or of the largest part if this version is the
+    """A finding that a balancer needs too many rows: at its capacity, or at the largest part if this version is the
     limit."""
     message = f"{title(node)} would hold {what}"
     if getattr(node.capacity, key) == limit:

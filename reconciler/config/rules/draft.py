@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rules are made of, and what they share: the draft of a fleet, findings, the registry.
+"""The parts that all rules share: the draft of a fleet, findings, the registry.
 
 A rule is a function from a draft to findings; `@rule` gives it the stable name that users see and adds it to
-`RULES`. Its docstring is what the documentation says about it: what it means, why that hurts, the way out.
-Rules see documents that fit their schema only. What the others would have said is not known, so a rule about
+`RULES`. Its docstring becomes its text in the documentation: what it means, why that hurts, the way out.
+Rules see only documents that fit their schema. The content of other documents is not known, so a rule about
 something that is missing asks `Draft.may_declare` first.
 
-Rules run over 10,000 services and 100,000 endpoints each time that somebody saves a file. So whatever looks at
-each endpoint is computed once, in `Draft`, as plain numbers, and no rule compares everything with everything.
+Rules run over 10,000 services and 100,000 endpoints each time that somebody saves a file. So facts about every
+endpoint are computed once, in `Draft`, as plain numbers, and no rule compares everything with everything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from reconciler.resource import Span
 
 @dataclass(frozen=True)
 class Reach:
-    """Balancers, and all pools whose endpoints each of them sends to."""
+    """Balancers, and the pools to whose endpoints each of these balancers sends."""
 
     balancers: tuple[Node, ...]
     pools: tuple[Pool, ...]
@@ -36,13 +36,14 @@ class Reach:
 
     @cached_property
     def numbers(self) -> list[int]:
-        """Those of the endpoints, sorted; an endpoint of several pools is there several times."""
+        """The numbers of the endpoints' addresses, sorted; an endpoint of several pools occurs several times."""
         return sorted(chain.from_iterable(self.lists))
 
 
 @dataclass(frozen=True)
 class Draft:
-    """All documents that fit their schema, in order of their places, and what the others may have said."""
+    """All documents that fit their schema, in order of their places, and the names that other documents may declare or
+    mention."""
 
     services: tuple[Service, ...]
     pools: tuple[Pool, ...]
@@ -52,7 +53,7 @@ class Draft:
     mentioned_elsewhere: frozenset[str] = frozenset()
     """The names that broken documents may refer to."""
     unread: bool = False
-    """Whether something could not even be read."""
+    """Whether some file or document could not be read at all."""
 
     def may_declare(self, kind: str, name: str | None = None) -> bool:
         """Whether a document that is broken or unread could declare this; without a name, anything of the kind."""
@@ -113,7 +114,7 @@ class Draft:
         return {id(node): segments(node) for node in self.nodes}
 
     def near(self, node: Node) -> list[Range]:
-        """What is, or may be, in the networks of a node: see `segments.near`."""
+        """The addresses that are, or may be, in the networks of a node: see `segments.near`."""
         return near(node, self.segments[id(node)])
 
     @cached_property
@@ -131,7 +132,7 @@ class Draft:
         return found
 
     def whereabouts(self, service: Service) -> Iterable[int | Labels]:
-        """What stands for the balancers that carry a service; if none is declared, what selects them."""
+        """Keys for the balancers that carry a service: their `id`s; if no balancer is declared, the node selector."""
         found = self.carriers(service)
         return map(id, found) if found else (service.node_selector,)
 
@@ -176,8 +177,8 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem with the document that begins at `span`, at a path inside of it. Where the path ends early,
-    because a key was left out, the problem is with what misses it."""
+    """A problem with the document that begins at `span`, at a path inside of it. If a key of the path was left
+    out, the problem is shown at the mapping that lacks it."""
 
     span: Span
     path: Path
@@ -214,17 +215,17 @@ def title(item: Service | Pool | Node) -> str:
 
 
 def vip_path(service: Service, index: int = 0) -> Path:
-    """Where a VIP of a service was written."""
+    """The path of a VIP of a service."""
     return ("spec", "vips", index) if "vips" in service.places else ("spec", "vip")
 
 
 def key_path(item: Service | Node, key: str) -> Path:
-    """Where a key of `spec` was written, or else the name of the document: something to point at."""
+    """The path of a key of `spec`; if it was left out, of the document's name, so that there is a place to show."""
     return ("spec", key) if key in item.places else ("metadata", "name")
 
 
 def more(count: int, noun: str) -> str:
-    """What a message adds when it names one thing of `count` that have the same problem."""
+    """The end of a message that names one thing of `count` with the same problem."""
     if count <= 1:
         return ""
     return f" (and {count - 1:,} more {noun}{'' if count == 2 else 's'})"

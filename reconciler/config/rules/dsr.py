@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Direct server return: what endpoints, networks and algorithms must offer when replies go past the balancer."""
+"""Direct server return: the demands on endpoints, networks and algorithms when replies go past the balancer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from reconciler.config.rules.segments import BEHIND_IPV6, IPV6, count_inside, me
 from reconciler.model import Algorithm, Mode, Node, Protocol
 
 CLIENT_MTU_BYTES = 1500
-"""The longest packets that clients are taken to send: what the internet carries."""
+"""The longest packets that clients are assumed to send: the MTU of the internet."""
 OUTER_HEADER_BYTES = {4: 20, 6: 40}
-"""What a tunnel adds to each packet, by the family of the endpoint (RFC 2003, RFC 2473)."""
+"""The bytes that a tunnel adds to each packet, by the family of the endpoint (RFC 2003, RFC 2473)."""
 
 
 @rule("dsr-port")
@@ -21,7 +21,7 @@ def _dsr_port(draft: Draft) -> Iterator[Finding]:
     """In mode dsr-l2 or dsr-l3 a `targetPort`, or the port of an endpoint, differs from the port of the service.
 
     In these modes packets reach the endpoint unchanged, with the port that the client asked for, and replies go
-    straight to the client. Nobody is there to translate a port: the endpoint answers with a reset.
+    straight to the client. No machine on the way translates a port: the endpoint answers with a reset.
 
     The way out: let the server listen on the port of the service, or use mode nat or fullnat.
     """
@@ -55,12 +55,12 @@ def _dsr_l2_segment(draft: Draft) -> Iterator[Finding]:
     """An endpoint of a service in mode dsr-l2 is in none of the networks that a balancer of the service is
     attached to.
 
-    This mode hands packets to the MAC address of the endpoint. Behind a router nobody knows that address, and the
-    router, asked instead, would send packets for the VIP back to the balancer, again and again.
+    This mode sends packets to the MAC address of the endpoint, which can't be found out through a router. And the
+    router itself would send packets for the VIP back to the balancer, again and again.
 
     The way out: mode dsr-l3, which reaches endpoints anywhere through a tunnel, or an interface of the balancer in
     the network of the endpoint. Networks are known by the `addresses` of interfaces; a balancer with an interface
-    that declares none is not checked.
+    without `addresses` is not checked.
     """
     for reach in draft.reach(Mode.DSR_L2):
         without: dict[int, Node] = {}
@@ -90,8 +90,8 @@ def _dsr_l2_segment(draft: Draft) -> Iterator[Finding]:
 def _dsr_least_connections(draft: Draft) -> Iterator[Finding]:
     """The algorithm least-connections in mode dsr-l2 or dsr-l3.
 
-    It needs to know how many connections each endpoint has. Here replies go past the balancer: it sees neither
-    that a connection was accepted nor that the server closed it, and keeps no table of them.
+    This algorithm needs to know how many connections each endpoint has. In these modes replies go past the balancer:
+    it sees neither that a connection was accepted nor that the server closed it, and keeps no table of connections.
 
     The way out: `maglev`, the default of these modes; or mode nat or fullnat, in which the balancer sees both
     directions.
@@ -107,9 +107,9 @@ def _dsr_least_connections(draft: Draft) -> Iterator[Finding]:
 def _dsr_round_robin(draft: Draft) -> Iterator[Finding]:
     """The algorithm round-robin in mode dsr-l2 or dsr-l3.
 
-    Whose turn it was can't be found out again from a packet, and the balancer remembers no connection in these
-    modes: each packet would be somebody else's turn. A hash gives the same answer for all packets of a connection,
-    on every balancer, without any memory.
+    The balancer remembers no connection in these modes, and a packet doesn't show which endpoint's turn it was when
+    its connection began: each packet would go to the next endpoint. A hash gives the same answer for all packets of a
+    connection, on every balancer, without any memory.
 
     The way out: `maglev`, the default of these modes, or `source-hash`.
     """
@@ -125,8 +125,8 @@ def _dsr_endpoint_unmanaged(draft: Draft) -> Iterator[Finding]:
     """An endpoint of a service in mode dsr-l2 or dsr-l3 has no Node of role endpoint, while others have.
 
     An endpoint needs the VIP on its loopback, must not answer ARP requests for it, and for dsr-l3 must unpack the
-    tunnel. lbctl sees to that where the endpoint is declared as a Node. Where it is not, and nobody else does,
-    the endpoint drops all that it is sent. A fleet without any such Node is taken to be prepared by other means.
+    tunnel. lbctl does this on endpoints that are declared as a Node. An endpoint that nobody prepares drops all
+    requests. In a fleet without any such Node, the endpoints are assumed to be prepared by other means.
 
     The way out: declare the endpoint as a Node of role endpoint, whose `address` is the one in the pool.
     """
@@ -173,8 +173,8 @@ def _tunnel_mtu(draft: Draft) -> Iterator[Finding]:
 
 
 def _outwards(draft: Draft, numbers: list[int], node: Node) -> dict[int, int]:
-    """The interfaces of a balancer that packets to endpoints leave by, as far as that can be told from addresses
-    and gateways, each with the family of the endpoints that needs more room."""
+    """The interfaces of a balancer by which packets to endpoints leave, as far as addresses and gateways show it, each
+    with the family of endpoints whose tunnels need more room."""
     families: dict[int, int] = {}
     for segment in draft.segments[id(node)]:
         if count_inside(numbers, segment.first, segment.last):
@@ -205,7 +205,7 @@ def _too_small(node: Node, outwards: dict[int, int], entering: int) -> Iterator[
 
 
 def _too_small_endpoint(draft: Draft, reach: Reach, needed: int) -> Iterator[Finding]:
-    """The first of the declared endpoints whose interface is too small for what comes out of the network."""
+    """The first declared endpoint whose interface has too small an MTU for the packets in the tunnel."""
     wrong: list[tuple[Node, int]] = []
     for value in dict.fromkeys(reach.numbers):
         if node := draft.endpoint_nodes.get(value):

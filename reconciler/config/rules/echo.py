@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pings of VIPs: who has a say, and what can be done."""
+"""Pings of VIPs: which services decide about them, and which answers are possible."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from reconciler.model import Echo, Labels, Protocol, Service
 def _echo_nat(draft: Draft) -> Iterator[Finding]:
     """`echo: endpoint` in mode nat or fullnat.
 
-    There the reply of the endpoint would come from an address that nobody pinged, and the balancer translates no
-    ICMP. So nobody would get an answer.
+    In these modes the endpoint would reply from an address that the client did not ping, and the balancer translates
+    no ICMP. So no client would get an answer.
 
     The way out: `echo: reply`, which the balancer itself answers, or mode dsr-l2 or dsr-l3.
     """
@@ -27,10 +27,10 @@ def _echo_nat(draft: Draft) -> Iterator[Finding]:
 
 @rule("echo-conflict")
 def _echo_conflict(draft: Draft) -> Iterator[Finding]:
-    """Two services share a VIP, and differ in what becomes of its pings; or they both hand them to endpoints, of
-    different pools or in different ways.
+    """Two services share a VIP and have different `echo`; or both send its pings to endpoints, of different pools or
+    in different ways.
 
-    A ping names no port, so a VIP has one answer to it. Whose wish counts, nobody could tell from the manifests.
+    A ping names no port, so a VIP has one answer to it. The manifests would not tell which service decides.
 
     The way out: say `echo` the same everywhere, or at one service of the VIP only. Services on different balancers
     may differ. A service with `protocol: icmp` hands pings to its endpoints.
@@ -53,7 +53,7 @@ def _echo_conflict(draft: Draft) -> Iterator[Finding]:
 
 
 def _wish(service: Service) -> tuple[object, ...] | None:
-    """What a service wants with pings: equal for services that agree, None if it has no opinion."""
+    """A service's wish for pings: equal for services that agree, None if it has no wish."""
     if service.takes_pings:
         return Echo.ENDPOINT, service.pool, service.mode, service.algorithm
     return (service.echo,) if service.echo else None

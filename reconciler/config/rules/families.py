@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IPv4 and IPv6: which modes can bring packets of one to endpoints of the other."""
+"""IPv4 and IPv6: which modes can bring packets of one family to endpoints of the other."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _family_mismatch(draft: Draft) -> Iterator[Finding]:
     others: dict[tuple[int, int], list[Endpoint]] = {}
     for service in draft.services:
         pool, vip = draft.pool.get(service.pool), service.vips[0]
-        if service.mode is Mode.DSR_L3:  # of its VIPs only those of IPv6 ask for a family of endpoints
+        if service.mode is Mode.DSR_L3:  # only its IPv6 VIPs need endpoints of a certain family
             vip = next((vip for vip in service.vips if vip.version == 6), vip)
         elif len({vip.version for vip in service.vips}) > 1:
             continue

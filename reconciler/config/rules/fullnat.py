@@ -14,8 +14,8 @@ from reconciler.model import Mode, Node, Service
 def _snat_address_missing(draft: Draft) -> Iterator[Finding]:
     """A balancer carries a service in mode fullnat, but has no source address of the family of its VIP.
 
-    In this mode requests come from an address of the balancer, so that replies find back to it from anywhere.
-    Without one there is nothing to put into them.
+    In this mode the balancer replaces the source of requests by an address of its own, so that replies come back to it
+    from anywhere. Without such an address it can't send requests on.
 
     The way out: `snatAddresses` of the node: addresses that are routed to this balancer alone, and are no VIP.
     """
@@ -38,8 +38,8 @@ def _snat_address_missing(draft: Draft) -> Iterator[Finding]:
 def _snat_address_shared(draft: Draft) -> Iterator[Finding]:
     """A source address of one balancer is also an address of another node.
 
-    Replies to it arrive at one machine only. For the connections of the other one they are lost, or worse, taken
-    for those of somebody else.
+    Replies to this address arrive at one machine only. The other machine's connections lose their replies; or worse,
+    the first machine takes the replies for those of its own connections.
 
     The way out: give each balancer source addresses of its own.
     """
@@ -62,8 +62,8 @@ def _snat_ports_too_few(draft: Draft) -> Iterator[Finding]:
     """The source addresses and ports of a balancer don't suffice for its `expectedFlows`.
 
     To one address and port of an endpoint, each connection needs a source address and port that no other one has.
-    So there can be as many as source addresses times source ports, and no more: whoever comes next is refused. All
-    expected connections count for each endpoint, since all may end up at the last one that is healthy.
+    So there can be source addresses times source ports connections; any further one is refused. The check takes all
+    expected connections for each endpoint, since all may end up at the last healthy one.
 
     The way out: more `snatAddresses`, or a larger range of `snatPorts`.
     """
@@ -84,7 +84,7 @@ def _snat_ports_too_few(draft: Draft) -> Iterator[Finding]:
 
 
 def _carried(draft: Draft) -> Iterator[tuple[Service, Node]]:
-    """Services in mode fullnat that differ in what they need from balancers, with each balancer that carries them."""
+    """Services in mode fullnat with different needs, each with every balancer that carries it."""
     seen: set[tuple[int, frozenset[int]]] = set()
     for service in draft.services:
         if service.mode is Mode.FULLNAT:

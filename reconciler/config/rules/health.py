@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health checks: whether they can see what they are for."""
+"""Health checks: whether they can see that an endpoint serves its VIP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reconciler.config.rules.draft import Draft, Finding, rule, title
 from reconciler.model import CheckType, Pool, Protocol, Service, Through
 
 MAX_DETECTION_S = 60
-"""How long it may take to find out that an endpoint is dead, without a warning."""
+"""If it takes longer than this to find out that an endpoint is dead, there is a warning."""
 
 _CHECKS = ("spec", "healthCheck")
 _PROTOCOLS = {
@@ -21,7 +21,7 @@ _PROTOCOLS = {
     CheckType.UDP: Protocol.UDP,
     CheckType.SCTP: Protocol.SCTP,
 }
-"""What a check speaks; a ping is for every protocol."""
+"""The protocol of each type of check; a ping suits every protocol."""
 
 
 @rule("check-through-vip")
@@ -64,11 +64,11 @@ def _check_bypasses_vip(draft: Draft) -> Iterator[Finding]:
 def _check_protocol(draft: Draft) -> Iterator[Finding]:
     """A health check speaks another protocol than every service of the pool, at the same port.
 
-    A server of UDP has nothing at the TCP port of the same number; the check fails though the server is well. Or
+    A UDP server doesn't listen at the TCP port of the same number; the check fails though the server is well. Or
     something else listens there, and the check succeeds though the server is dead.
 
     The way out: a check of the protocol of the service, a ping, or a `port` that was made for checks: with a port
-    of its own the check may speak what it likes.
+    of its own the check may speak any protocol.
     """
     for pool, services in _checked(draft):
         spoken = _PROTOCOLS.get(pool.health_check.type)
@@ -110,8 +110,8 @@ def _check_port_unknown(draft: Draft) -> Iterator[Finding]:
 def _check_timeout(draft: Draft) -> Iterator[Finding]:
     """The `timeout` of a health check is not shorter than its `interval`.
 
-    The next check would begin while the last one still waits, so that late answers are taken for answers to the
-    wrong question.
+    The next check would begin while the last one still waits, so a late answer would be taken for the answer to the
+    next check.
 
     The way out: a shorter timeout or a longer interval. The defaults are an interval of 2s and a timeout of 1s.
     """
@@ -176,7 +176,7 @@ def _uses_dsr(services: list[Service]) -> Service | None:
 
 
 def _written(pool: Pool, key: str, default: float, other: str) -> Path:
-    """The path of a duration, or of the other key of the pair if this one has its default."""
+    """The path of a duration; of the `other` key of the pair if this one has its default."""
     value = pool.health_check.timeout_s if key == "timeout" else pool.health_check.interval_s
     return (*_CHECKS, key if value != default else other)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names, and what refers to them."""
+"""Names, and references to them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _duplicate_name(draft: Draft) -> Iterator[Finding]:
 def _service_pool_missing(draft: Draft) -> Iterator[Finding]:
     """A service names a pool that no document declares.
 
-    There would be nobody to answer: every connection to the service would be dropped.
+    The service would have no endpoints: every connection to it would be dropped.
 
     The way out: correct the name, or declare the pool. Names are compared exactly, and a pool may stand in any
     file of the directory.
@@ -53,8 +53,8 @@ def _service_pool_missing(draft: Draft) -> Iterator[Finding]:
 def _pool_unused(draft: Draft) -> Iterator[Finding]:
     """No service names this pool.
 
-    Its endpoints get no connections. Often it is what a renamed or deleted service left behind, and somebody will
-    edit it one day and wonder why nothing changes.
+    Its endpoints get no connections. Often a renamed or deleted service left it behind, and one day somebody will edit
+    it and wonder why nothing changes.
 
     The way out: remove the pool, or name it in a service.
     """
@@ -68,7 +68,7 @@ def _pool_unused(draft: Draft) -> Iterator[Finding]:
 def _node_selector_unmatched(draft: Draft) -> Iterator[Finding]:
     """No balancer has all the labels that the `nodeSelector` of a service asks for.
 
-    Then no balancer carries the service. Nothing fails: its VIP just never answers.
+    Then no balancer carries the service. There is no error anywhere: its VIP just never answers.
 
     The way out: correct the labels, here or in the `metadata` of the nodes. A balancer must have all of them;
     nodes of other roles don't count.
@@ -86,7 +86,7 @@ def _node_selector_unmatched(draft: Draft) -> Iterator[Finding]:
 
 
 def _label_hint(draft: Draft, selector: Labels) -> str:
-    """What was probably meant by the first label that no balancer has."""
+    """A hint at the label that was probably meant by the first one that no balancer has."""
     known = {label for node in draft.balancers for label in node.labels}
     if not known:
         return "no balancer has labels: add them to the `metadata` of a Node"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools: whether anybody in them takes connections."""
+"""Pools: whether their endpoints take connections."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _weight_below_a_slot(draft: Draft) -> Iterator[Finding]:
         slots = pool.ring_size or default_size(len(active))
         total = sum(pool.endpoints[i].weight for i in active)
         small = [i for i in active if pool.endpoints[i].weight * slots < total]
-        if small and slots >= len(active):  # else `ring-too-small` says it
+        if small and slots >= len(active):  # else `ring-too-small` reports it
             message = (
                 f"a weight of {pool.endpoints[small[0]].weight} of {total:,} is less than one of the {slots:,} slots "
                 f"of {title(pool)}: this endpoint may never get a connection{more(len(small), 'endpoint')}"

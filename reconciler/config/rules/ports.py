@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports of VIPs: whose they are, and what they are translated to."""
+"""Ports of VIPs: which service has them, and to which ports they are translated."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Claim:
 def _vip_port_conflict(draft: Draft) -> Iterator[Finding]:
     """Two services claim the same port of the same VIP, and a balancer carries both.
 
-    A packet to that port can go to one pool only. Which one, nobody could tell from the manifests.
+    A packet to that port can go to one pool only, and the manifests don't tell to which one.
 
     The way out: other ports, another VIP, or a `nodeSelector` that puts the services on different balancers.
     Different protocols have ports of their own; a range counts as every port in it.
@@ -70,7 +70,7 @@ def _vip_port_conflict(draft: Draft) -> Iterator[Finding]:
 
 
 def _ranges(ports: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Sorted ports as ranges, which begin and end at different ports each."""
+    """Sorted ports as ranges: first and last port of each."""
     if not ports:
         return
     first = last = ports[0]
@@ -101,9 +101,10 @@ def _overlapping(claims: list[_Claim]) -> Iterator[list[_Claim]]:
 
 
 def _conflicts(draft: Draft, group: list[_Claim]) -> Iterator[tuple[_Claim, _Claim]]:
-    """Pairs of claims in a group that overlap on some balancer, the service that stands first in front.
+    """Pairs of claims in a group that overlap on some balancer; in a pair, the service that is declared first comes
+    first.
 
-    Of each balancer only the claim that reaches farthest is remembered, so not each pair is found, but each
+    For each balancer only the claim with the highest last port is remembered, so not every pair is found, but every
     claim that overlaps another one is in some pair.
     """
     farthest: dict[int | Labels, _Claim] = {}
@@ -150,11 +151,11 @@ def _target_port_of_many(draft: Draft) -> Iterator[Finding]:
     """A service has several ports, and one port of its endpoints for all of them: `targetPort`, or the `port` of an
     endpoint.
 
-    Behind the balancer the connections would look the same no matter which port the client asked for. A client
-    that uses one source port for two of them could not be told apart from itself, and its second connection
-    would be refused.
+    Behind the balancer, connections look the same whichever port the client asked for. If a client uses one source
+    port for connections to two of these ports, the replies of the two can't be told apart, so the second connection is
+    refused.
 
-    The way out: one service for each port, or leave out the port of the endpoints, so that each stays what it is.
+    The way out: one service for each port, or leave out the port of the endpoints, so that ports are not translated.
     """
     told = set()  # pools, which several services may share
     for service in draft.services:

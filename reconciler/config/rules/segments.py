@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from reconciler.model import Address, InterfaceAddress, Node
 
 IPV6 = 1 << 32
-"""Where the numbers of IPv6 addresses begin, see `number`."""
+"""The number of the IPv6 address `::`, see `number`."""
 BEHIND_IPV6 = IPV6 + (1 << 128)
 
 Range = tuple[int, int]
@@ -57,8 +57,9 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
 
 
 def near(node: Node, own: Sequence[Segment]) -> list[Range]:
-    """The ranges of what is, or may be, in the networks of a node, whose segments are its own. All of a family may,
-    if no address of that family is declared, and everything, if an interface has no address at all."""
+    """The ranges of addresses that are, or may be, in the networks of a node; `own` are its segments. If the node
+    declares no address of a family, any address of the family may be; if an interface declares none, any address at
+    all."""
     if not all(interface.addresses for interface in node.attached):
         return [(0, BEHIND_IPV6)]
     ranges = [(segment.first, segment.last) for segment in own]
@@ -70,7 +71,7 @@ def near(node: Node, own: Sequence[Segment]) -> list[Range]:
 
 
 def outside(numbers: list[int], ranges: Sequence[Range]) -> list[int]:
-    """Those of the sorted numbers that are in none of the ranges, which are sorted and don't overlap."""
+    """The sorted numbers without those in any of the ranges, which are sorted and don't overlap."""
     found: list[int] = []
     begin = 0
     for first, last in ranges:

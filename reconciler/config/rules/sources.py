@@ -16,7 +16,7 @@ def _sources_exclude_everybody(draft: Draft) -> Iterator[Finding]:
     """`allowedSources` lets nobody through to a VIP: no network in it is of the family of the VIP, or none can
     hold a client.
 
-    The VIP would answer nobody, with healthy endpoints and without an error anywhere.
+    The VIP would answer no client, with healthy endpoints and without an error anywhere.
 
     The way out: add a network of the family of the VIP, for everybody `0.0.0.0/0` or `::/0`.
     """
@@ -38,8 +38,8 @@ def _source_without_effect(draft: Draft) -> Iterator[Finding]:
     """An entry of `allowedSources` changes nothing: an earlier or a larger one covers it, or no client can have
     an address in it.
 
-    Whoever removes the entry later, to keep these clients out, will find that they still come in. Or the entry
-    is not what its writer meant.
+    If somebody removes the entry later to keep these clients out, they still come in. Or the entry is not what its
+    author meant.
 
     The way out: remove the entry, or the larger one.
     """

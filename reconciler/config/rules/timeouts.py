@@ -15,8 +15,8 @@ LONGEST_S = 24 * 60 * 60
 def _timeout_long(draft: Draft) -> Iterator[Finding]:
     """An `idleTimeout`, or the `timeout` of an affinity, is longer than a day.
 
-    Machines that vanish say no goodbye, so what they leave behind stays in the table for all that time. The table
-    is bounded: what is dead pushes out what is alive.
+    A client that vanishes doesn't close its connections, so their entries stay in the table for all that time. The
+    table is bounded: entries of dead connections push out those of open ones.
 
     The way out: 24h at most. For connections that are quiet for longer, let one side send keepalives.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How balancers, routers and endpoints stand to each other: the ways that packets and replies take."""
+"""Balancers, routers and endpoints together: the ways that packets and replies take."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from reconciler.model import Algorithm, IcmpRedirects, Labels, Mode, Node, Pool,
 
 @rule("nat-return-path", Severity.WARNING)
 def _nat_return_path(draft: Draft) -> Iterator[Finding]:
-    """In mode nat, replies of an endpoint don't come back through the balancer, as far as that can be told.
+    """In mode nat, replies of an endpoint don't come back through the balancer, as far as the manifests show.
 
-    Only the balancer can put the VIP back into them. A reply that takes another way comes from an address that the
-    client never asked: it answers with a reset, or waits. So the balancer must be the gateway of the endpoint
-    towards the clients, and has to reach it in the first place.
+    Only the balancer can put the VIP back into replies. A reply that takes another way comes from an address that the
+    client never asked: the client answers with a reset, or waits. So the balancer must be able to reach the endpoint,
+    and must be the endpoint's gateway towards the clients.
 
-    The way out: make the balancer the gateway of its endpoints; or use mode fullnat, whose replies find back from
-    anywhere, or mode dsr-l3, whose replies needn't. Ways are known by the `addresses` and the `gateway` of
-    interfaces; a balancer with an interface that declares none is not checked.
+    The way out: make the balancer the gateway of its endpoints; or use mode fullnat, whose replies come back from
+    anywhere, or mode dsr-l3, whose replies go straight to the client. Ways are known by the `addresses` and the
+    `gateway` of interfaces; a balancer with an interface without `addresses` is not checked.
     """
     for reach in draft.reach(Mode.NAT):
         yield from _out_of_reach(draft, reach.balancers, reach.numbers, reach.pools)
@@ -56,7 +56,7 @@ def _out_of_reach(
 
 
 def _other_gateways(draft: Draft, balancers: tuple[Node, ...], numbers: list[int]) -> Iterator[Finding]:
-    """Endpoints that are declared with a gateway which is none of the balancers."""
+    """Declared endpoints whose gateway is none of the balancers."""
     own = {number(a.ip) for node in balancers for interface in node.interfaces for a in interface.addresses}
     for node in {id(n): n for value in numbers if (n := draft.endpoint_nodes.get(value))}.values():
         faces = enumerate(node.interfaces)
@@ -75,11 +75,11 @@ def _nat_on_several_balancers(draft: Draft) -> Iterator[Finding]:
     """Several balancers carry a service in mode nat.
 
     A reply must come back through the balancer that the request went through, since no other one knows the
-    connection. But an endpoint has one gateway: it replies through the same balancer always, and the connections
-    of the others never come about.
+    connection. But an endpoint has one gateway: it always replies through the same balancer, and connections through
+    the other balancers fail.
 
-    The way out: mode fullnat, whose replies find back to the balancer that they belong to, or mode dsr-l2 or
-    dsr-l3, whose replies pass none; or a `nodeSelector` that puts the service on one balancer. If the balancers
+    The way out: mode fullnat, whose replies come back to the right balancer, or mode dsr-l2 or dsr-l3, whose replies
+    pass no balancer; or a `nodeSelector` that puts the service on one balancer. If the balancers
     take turns, and the gateway of the endpoints moves along with the VIP, you may ignore this.
     """
     groups: dict[Labels, list[Service]] = {}
@@ -127,7 +127,7 @@ def _redirects_on(draft: Draft) -> Iterator[Finding]:
 
     The kernel sees that a packet leaves by the interface that it entered by, and tells the sender to go to the
     next hop directly: past the balancer. From then on replies don't come back through it, or requests chase
-    round between machines. It begins after a while, with some hosts only.
+    round between machines. This begins after a while, and only with some hosts.
 
     The way out: leave out `icmpRedirects`, or set it to `off`, and lbctl turns them off on its interfaces.
     """
@@ -151,11 +151,11 @@ def _redirects_on(draft: Draft) -> Iterator[Finding]:
 def _multipath_missing(draft: Draft) -> Iterator[Finding]:
     """A router stands before several balancers of a service, but may use fewer paths at once.
 
-    Without multipath it takes one of the routes to a VIP, and leaves the other balancers idle. The load is not
-    shared, and nobody notices until the one is too small.
+    Without multipath the router takes one of the routes to a VIP, and leaves the other balancers idle. The load is not
+    shared, and nobody notices until the one balancer is overloaded.
 
     The way out: `multipath`, at least the number of balancers, and the same in the configuration of its routing
-    daemon. Balancers count that share a network with the router; where no addresses are declared, all do.
+    daemon. Only balancers that share a network with the router count; if no addresses are declared, all count.
     """
     networks: dict[tuple[int, int], set[int]] = {}
     for node in draft.balancers:
@@ -184,8 +184,8 @@ def _sctp_multihoming(draft: Draft) -> Iterator[Finding]:
     """A service of SCTP has several VIPs, in mode dsr-l2 or dsr-l3.
 
     An association may use several addresses at both ends. In these modes the balancer chooses by the addresses
-    and ports of each packet, and the second path of an association has others than the first: it would end at
-    another endpoint, which knows nothing of the association and aborts it.
+    and ports of each packet, which differ between the paths of an association: the second path would end at another
+    endpoint, which knows nothing of the association and aborts it.
 
     The way out: mode nat or fullnat, which know associations; or one VIP for each service, if none is used
     together with another.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tunnels of dsr-l3 come from."""
+"""The source addresses of tunnels in mode dsr-l3."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def _tunnel_source_missing(draft: Draft) -> Iterator[Finding]:
     """A balancer carries a service in mode dsr-l3, and has no address that its tunnels could come from.
 
     The outer header of a tunnel needs a source of the family of the endpoint. It is the first address that an
-    interface of the balancer declares, unless `tunnelSource` says another one. Where there is neither, every packet
-    to the endpoint would be dropped.
+    interface of the balancer declares, unless `tunnelSource` says another one. Without either, every packet to the
+    endpoint would be dropped.
 
     The way out: declare the `addresses` of an interface, or `tunnelSource`.
     """
@@ -53,10 +53,10 @@ def _families(draft: Draft, service: Service) -> Iterator[int]:
 
 @rule("tunnel-source-taken")
 def _tunnel_source_taken(draft: Draft) -> Iterator[Finding]:
-    """A `tunnelSource` is, or holds, a VIP or the address of an endpoint.
+    """A `tunnelSource` is, or contains, a VIP or the address of an endpoint.
 
-    The endpoint that has this address itself drops what comes in by a tunnel from it: no machine takes packets from
-    the network that claim to be its own.
+    The endpoint that has this address drops tunnelled packets that come from it: no machine accepts packets from the
+    network whose source is one of its own addresses.
 
     The way out: a network that is used for nothing else, and is routed to the balancer; or no `tunnelSource`.
     """

@@ -15,8 +15,8 @@ from reconciler.model import Mode
 def _endpoint_way_unknown(draft: Draft) -> Iterator[Finding]:
     """A balancer on one interface without a gateway has endpoints of mode dsr-l3 in other networks.
 
-    Its tunnels leave by the interface that packets come in by, and nothing in the manifests says to whom. If the
-    routes of the kernel don't happen to lead there, every packet is dropped.
+    Its tunnels leave by the interface by which packets come in, and the manifests don't name the next hop. If the
+    kernel has no route to the endpoints by this interface, every packet is dropped.
 
     The way out: the `gateway` of the interface. If routes are set up by other means, say by a routing daemon, you
     may ignore this. A balancer whose interface declares no addresses is not checked.
