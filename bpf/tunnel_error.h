@@ -102,6 +102,7 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 	if (!service || !is_dsr(service) || !is_tunnelled(service))
 		return XDP_PASS;
 
+	NOTE(service, service->index);
 	/* The sum of what is quoted of the inner packet: that of all without the rest. */
 	sum = bpf_csum_diff((__be32 *)packet->quoted, outer_bytes, NULL, 0, (u16)~icmp->checksum);
 	sum = bpf_csum_diff((__be32 *)&icmp->un, sizeof(icmp->un), NULL, 0, sum);

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scapy.layers.inet import ICMP, IP
+from scapy.layers.l2 import Ether
 
 from reconciler import slots
 from reconciler.errors import KernelError
@@ -64,6 +65,9 @@ DNS = At(VIP, 53)
 WEB6 = At("2001:db8:20::1", 80)
 OWN = "10.2.0.1"
 SYN, ACK = tcp(CLIENT, WEB, "S"), tcp(CLIENT, WEB, "A")
+MIDWAY = frame("10.2.0.250", OWN, ICMP(type=3, code=4, nexthopmtu=1400) / IP(src=OWN, dst=ENDPOINTS_AT[1])
+               / Ether(ACK)["IP"])  # fmt: skip
+"""What a router on the way to an endpoint says of a tunnel."""
 LONG = tcp(CLIENT, WEB, "A", b"x" * 1460)
 
 
@@ -164,6 +168,9 @@ CASES: dict[str, Case] = {
     "dsr-l3, too big and silent": (narrow, LONG, "front", Verdict.TOO_BIG),
     **{f"no way: {kind}": (behind(network.replace(".0/24", ".7"), ModeCode.DSR_L3), SYN, "front", Verdict.NO_ROUTE)
        for kind, network in NO_WAY.items()},
+    "dsr-l3, too big on the way": (dsr, MIDWAY, "back", Verdict.ERROR_RELAYED),
+    "from nowhere": (nat, tcp(At("127.0.0.1", 40_000), WEB), "front", Verdict.IMPOSSIBLE_SOURCE),
+    "for many": (nat, b"\xff" * 6 + SYN[6:], "front", Verdict.LINK_BROADCAST),
     "VLAN": (trunk, tagged(SYN, 100), "front", Verdict.REQUEST),
     "VLAN of others": (trunk, tagged(SYN, 7), "front", None),
     "IPv6": (ipv6, tcp6(At(CLIENT6, 40_000), WEB6), "front", Verdict.REQUEST),
