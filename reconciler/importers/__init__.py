@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people have becomes manifests: one module a format, each with a pure `parse(text) -> Imported`.
+"""Turn the configuration of other tools into manifests: one module a format, each with a pure
+`parse(text) -> Imported`.
 
-A format's module turns text into drafts (`draft`), which know the line that they came from. What all formats
-share happens once, in `assemble`: names, pools, ports, and leaving out what no manifest can say. Nothing is
-dropped without a notice that says what was done instead, and what is wrong with one item costs that item alone
+A format's module turns text into drafts (`draft`), which know the line that they came from. The steps that all formats
+share are in `assemble`: names, pools, ports, and leaving out parts that no manifest can express. Every part that is
+dropped gets a notice that says what was done instead, and an error in one item costs only that item
 (`Notices.leaving_out`). `fold` shortens the notices for people, `emit` writes the result as YAML.
 """
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drafts become manifests: what no manifest can hold goes, services get names, equal endpoint lists one pool."""
+"""Turn drafts into manifests: drop the parts that no manifest can express, name services, give equal endpoint lists
+one pool."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ MAX_MEMBERS = 1_000_000  # VIPs and endpoints of all services: more than a fleet
 MAX_SERVICES = 100_000
 _ONE_FAMILY = ("nat", "fullnat", "dsr-l2")
 _TRANSLATING = ("nat", "fullnat")
-_IMPOSSIBLE = {  # without replies, and without memory
+_IMPOSSIBLE = {  # direct server return: the balancer sees no replies and remembers no connections
     "least-connections": "sees no replies and can't count connections",
     "round-robin": "doesn't remember whose turn a connection was",
 }
@@ -53,7 +54,8 @@ def assemble(drafts: Iterable[Service], notices: Notices, nodes: Sequence[Manife
         endpoints, target_port = _ports(draft, _weights(draft, _reachable(draft, vips, notices), notices), notices)
         checked_port = _checked_port(draft, endpoints, target_port)
         content = manifests.pool("", endpoints, _check(draft, checked_port))["spec"]
-        # What waits for its endpoints waits for its own; and a check without a port is for the port of one service.
+        # A service without endpoints gets a pool of its own, to be filled later. A pool whose check has no port goes
+        # only with services that lead the check to the same port.
         key = json.dumps([content, checked_port]) if endpoints else name
         if key not in pools:
             pools[key] = manifests.manifest("Pool", pool_names.take(name), content)
@@ -73,14 +75,14 @@ def assemble(drafts: Iterable[Service], notices: Notices, nodes: Sequence[Manife
 
 
 def default_name(service: Service) -> str:
-    """Where a service is found, as a name: tcp-20-20-20-1-80."""
+    """A name made of a service's protocol, VIP and port: tcp-20-20-20-1-80."""
     vip = str(service.vips[0]).replace(".", "-").replace(":", "-").strip("-")
     port = f"-{port_text(service.ports[0])}" if service.ports else ""
     return f"{service.protocol}-{vip}{port}"
 
 
 def reason_not_unicast(address: Address) -> str:
-    """What an address is instead of one machine's, or nothing."""
+    """Why an address is not one machine's, e.g. "multicast"; empty if it is."""
     if address.is_unspecified or (address.version == 4 and int(address) >> 24 == 0):
         return "it is no address of a machine"
     if address.is_loopback:
@@ -95,7 +97,7 @@ def reason_not_unicast(address: Address) -> str:
 
 
 def _without_conflicts(drafts: Iterable[Service], notices: Notices) -> list[Service]:
-    """The services whose VIPs can be VIPs, and whose ports no earlier one has."""
+    """The services with valid VIPs and with ports that no earlier service has."""
     kept: list[Service] = []
     taken: dict[tuple[Address, str], _Ports] = {}
     members = 0
@@ -133,10 +135,10 @@ def _without_conflicts(drafts: Iterable[Service], notices: Notices) -> list[Serv
 
 
 class _Ports:
-    """Which ports of a VIP are taken, and by the service of which line."""
+    """The taken ports of a VIP, each with the line of the service that has it."""
 
     def __init__(self) -> None:
-        self._ranges: list[tuple[int, int, int]] = []  # first, one behind the last, line; by the first
+        self._ranges: list[tuple[int, int, int]] = []  # first port, last port + 1, line; sorted by the first
 
     def holder(self, ports: range) -> int | None:
         """The line of a service that has one of these ports."""
@@ -159,7 +161,8 @@ def _lets_somebody_in(service: Service) -> bool:
 
 
 def _by_vips(service: Service, notices: Notices) -> Iterator[Service]:
-    """The service with each VIP once, none of a family that its mode can't mix, in parts of so many as may be."""
+    """The service with each VIP once and without VIPs of a family that its mode can't mix; split if it has too
+    many."""
     vips = list(dict.fromkeys(service.vips))
     if service.mode in _ONE_FAMILY:
         for vip in vips:
@@ -168,7 +171,7 @@ def _by_vips(service: Service, notices: Notices) -> Iterator[Service]:
                 notices.add(service.line, f"{service}: VIP {vip} is left out: {reason}")
         vips = [vip for vip in vips if vip.version == vips[0].version]
     groups = [vips]
-    if any(endpoint.address.version == 4 for endpoint in service.endpoints):  # tunnels bring them IPv4 only
+    if any(endpoint.address.version == 4 for endpoint in service.endpoints):  # tunnels to them carry only IPv4
         groups = [[vip for vip in vips if vip.version == version] for version in (4, 6)]
     for group in groups:
         for start in range(0, len(group), MAX_VIPS):
@@ -187,7 +190,7 @@ def _with_possible_algorithm(service: Service, notices: Notices) -> Service:
 
 
 def _reachable(service: Service, vips: set[Address], notices: Notices) -> list[Endpoint]:
-    """The endpoints that the service can have, each once."""
+    """The endpoints that the service's mode can reach, each once."""
     kept: dict[tuple[Address, int | None], Endpoint] = {}
     for endpoint in service.endpoints:
         key = (endpoint.address, endpoint.port or _only_port(service))
@@ -208,7 +211,7 @@ def _reachable(service: Service, vips: set[Address], notices: Notices) -> list[E
 
 
 def _weights(service: Service, endpoints: list[Endpoint], notices: Notices) -> list[Endpoint]:
-    """Weights that do what they did, none above the highest that there may be."""
+    """Endpoints whose weights have the same effect as in the source, and are not above the limit."""
     weights = [endpoint.weight for endpoint in endpoints]
     if service.unweighted and len({weight for weight in weights if weight}) > 1:
         message = f"{service.scheduler} ignores weights, {service.algorithm} does not: they are left out"
@@ -229,8 +232,9 @@ def _weights(service: Service, endpoints: list[Endpoint], notices: Notices) -> l
 
 
 def _ports(service: Service, endpoints: list[Endpoint], notices: Notices) -> tuple[list[Endpoint], int | None]:
-    """Ports where they say something: none where it is the one that the client asked for anyway, and the
-    targetPort of the service where all endpoints have the same one. So more services can share a pool."""
+    """The endpoints without needless ports, and the `targetPort` of the service. An endpoint needs no port if it is
+    the one that the client asked for, nor if all endpoints have the same: that is the targetPort. So more services can
+    share a pool."""
     only = _only_port(service)
     given = {endpoint.port or only for endpoint in endpoints}
     plain = [replace(endpoint, port=None) for endpoint in endpoints]
@@ -248,7 +252,7 @@ def _ports(service: Service, endpoints: list[Endpoint], notices: Notices) -> tup
 
 
 def _only_port(service: Service) -> int | None:
-    """The one port that clients can ask for, if there is but one."""
+    """The port that clients can ask for, if there is only one."""
     return service.ports[0][0] if len(service.ports) == 1 and len(service.ports[0]) == 1 else None
 
 
@@ -257,7 +261,7 @@ def _unique(endpoints: list[Endpoint]) -> list[Endpoint]:
 
 
 def _checked_port(service: Service, endpoints: list[Endpoint], target_port: int | None) -> int | None:
-    """The port that a check without one of its own goes to, where it is one of the service's, not of endpoints."""
+    """The port that a check without its own port goes to, if the service determines it and not the endpoints."""
     if not service.check or service.check["type"] not in _CHECK_PROTOCOLS or "port" in service.check:
         return None
     own_ports = bool(endpoints) and all(endpoint.port for endpoint in endpoints)
@@ -265,7 +269,8 @@ def _checked_port(service: Service, endpoints: list[Endpoint], target_port: int 
 
 
 def _check(service: Service, checked_port: int | None) -> dict[str, Any] | None:
-    """The health check; the port that the source left to the service is written where nothing else says it."""
+    """The health check. If the source checks the service's port and the manifests would not imply it, it is
+    written."""
     if not service.check:
         return None
     check = dict(service.check)

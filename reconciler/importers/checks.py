@@ -33,8 +33,8 @@ def health_check(
 ) -> dict[str, Any]:
     """A health check after which one success is enough, as with LoxiLB and keepalived.
 
-    `content` are path, host, status, send and expect, as far as they are known; what can't be written of it is
-    left out. `place` is the line and the words that notices begin with. `port` 0: that of the endpoint.
+    `content` are path, host, status, send and expect, as far as they are known; values that manifests can't hold are
+    left out. `place` is the line and the words that notices begin with. `port` 0: the endpoint's port.
     """
     found: dict[str, Any] = {"type": kind}
     if port and kind != "ping":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines as scripts and notes hold them: comments, prompts, `sudo`, lines that go on after a backslash.
+"""Command lines in scripts and notes: with comments, prompts, `sudo`, lines that go on after a backslash.
 
-Words are split as a shell does, in one pass: the time grows with the length of the line, whatever is in it.
+Words are split as a shell does, in one pass: the time is proportional to the length of the line, whatever it holds.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _split(number: int, text: str) -> list[str]:
 
 
 def program_of(words: list[str]) -> tuple[str, list[str]]:
-    """The name of the program without its path, or nothing if a line begins with an option; and the rest."""
+    """The program's name without its path, empty if the line begins with an option; and the remaining words."""
     if words[0].startswith("-"):
         return "", words
     return words[0].rpartition("/")[2], words[1:]

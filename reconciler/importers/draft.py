@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an importer found, before it has names and pools; and what becomes of it."""
+"""An importer's findings: services before they have names and pools, and notices; and the result, `Imported`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Manifest = dict[str, Any]
 
 
 class Line(int):
-    """The number of a line, counted from 1, that also knows its file where the input is several files."""
+    """The number of a line, counted from 1; it also knows its file if the input is several files."""
 
     file: str
 
@@ -34,7 +34,7 @@ def bare(text: str) -> str:
 
 
 def file_of(line: int) -> str:
-    """The file of a line; empty for the input that was given itself."""
+    """The file of a line; empty for the imported file itself."""
     return line.file if isinstance(line, Line) else ""
 
 
@@ -44,9 +44,9 @@ def named(line: int) -> str:
 
 
 class InputError(LbctlError):
-    """Something in the input is not what its format asks for. `line` 0 stands for the input as a whole.
+    """Something in the input violates its format. `line` 0 stands for the input as a whole.
 
-    `what` is the sentence without the line. It ends an import only where nothing of the input makes sense:
+    `what` is the sentence without the line. The error ends an import only if nothing of the input makes sense:
     `Notices.leaving_out` turns the error of one item into a notice.
     """
 
@@ -65,9 +65,9 @@ class TooMuch(InputError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Notice:
-    """Something that the manifests do not say as the source did, and what was done instead.
+    """A part of the source that the manifests don't express in the same way, and what was done instead.
 
-    `file` is empty for the input that was given itself, else an included file.
+    `file` is empty for the imported file itself, else an included file.
     """
 
     file: str
@@ -76,11 +76,12 @@ class Notice:
 
 
 MAX_NOTICES = 500_000
-"""Of an import: a fleet of 100,000 endpoints with a few for each has fewer, and they still fit into memory."""
+"""Of one import: a fleet of 100,000 endpoints with a few notices for each has fewer, and they still fit into
+memory."""
 
 
 class Notices(list[Notice]):
-    """Notices as they are collected. `error` is the first item's that could not be understood at all."""
+    """Notices as they are collected. `error` is that of the first item that could not be understood."""
 
     error: InputError | None = None
 
@@ -90,12 +91,12 @@ class Notices(list[Notice]):
         self.append(Notice(file_of(line), int(line), message))
 
     def missing(self, line: int, what: str) -> None:
-        """Something that the language has no word for, without which the rest still makes sense."""
+        """Note a setting that the manifests can't express; the rest still makes sense without it."""
         self.add(line, f"{what} has no counterpart: it is left out")
 
     @contextmanager
     def leaving_out(self, what: str) -> Iterator[None]:
-        """What is wrong in here costs this one item, and is a notice that says so."""
+        """An InputError within this drops the item, and becomes a notice that says so."""
         try:
             yield
         except TooMuch:
@@ -121,8 +122,8 @@ class Endpoint:
 class Service:
     """`name` is the source's own name, or empty. `ports` are ranges with both ends in them, none for icmp.
 
-    `scheduler` is the source's word for the algorithm, where it has one; `unweighted`, if that ignores weights.
-    `check` is a health check in the words of the manifests; without a port it is for the port of each endpoint.
+    `scheduler` is the source's word for the algorithm, if it has one; `unweighted`: the scheduler ignores weights.
+    `check` is a health check in the words of the manifests; without a port it goes to the port of each endpoint.
     """
 
     line: int
@@ -146,7 +147,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Manifests as plain data, keys in canonical order, and what they don't say; notices by line."""
+    """Manifests as plain data, keys in canonical order; and notices about all that they don't express, by line."""
 
     manifests: tuple[Manifest, ...]
     warnings: tuple[Notice, ...] = ()
@@ -158,6 +159,6 @@ def port_text(ports: range) -> str:
 
 
 def place(vip: Address, protocol: str, ports: Sequence[range]) -> str:
-    """Where a service is, as messages show it: 20.20.20.1:80/tcp."""
+    """VIP, port and protocol of a service as messages show them: 20.20.20.1:80/tcp."""
     host = f"[{vip}]" if vip.version == 6 and ports else str(vip)
     return f"{host}{f':{port_text(ports[0])}' if ports else ''}/{protocol}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests as YAML that people go on editing: the canonical form, a line for each endpoint and interface."""
+"""Manifests as YAML for people to edit: the canonical form, a line for each endpoint and interface."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LISTS = ("endpoints", "interfaces")
 
 
 def files(manifests: Iterable[Manifest], origin: str) -> dict[str, str]:
-    """File name → YAML, a file for each kind that there is. `origin` says where all this came from."""
+    """File name → YAML, a file for each kind that there is. `origin` names the source of the import."""
     by_file: dict[str, list[Manifest]] = {}
     for manifest in manifests:
         by_file.setdefault(FILES[manifest["kind"]], []).append(manifest)
@@ -26,7 +26,7 @@ def files(manifests: Iterable[Manifest], origin: str) -> dict[str, str]:
 
 
 def text(manifests: Iterable[Manifest], origin: str) -> str:
-    """All documents in one text, below a comment that says where they came from."""
+    """All documents in one text, below a comment that names the source of the import."""
     comment = "".join(c if c.isprintable() else "?" for c in origin)
     documents = "---\n".join("\n".join(_mapping(manifest, "")) + "\n" for manifest in manifests)
     form, problems = canonical(SourceFile("", f"# Imported from {comment}.\n{documents}"))
@@ -35,7 +35,7 @@ def text(manifests: Iterable[Manifest], origin: str) -> str:
 
 
 def _mapping(values: Mapping[str, Any], indent: str) -> Iterator[str]:
-    """Plain YAML, with the quotes of JSON: the canonical form takes off what is too much."""
+    """Plain YAML, with the quotes of JSON; the canonical form removes the needless ones."""
     for key, value in values.items():
         if key in _BLOCKS:
             yield f"{indent}{key}:"

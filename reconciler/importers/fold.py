@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notices as people read them: what differs in numbers and addresses only is said once, with how often."""
+"""Shorten notices for people: of those that differ only in numbers and addresses, one is shown, with their number."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from reconciler.importers.draft import Notice
 
-SHOWN = 3  # so many of a kind are shown one by one
+SHOWN = 3  # up to so many notices of a kind are shown one by one
 
-# An address of IPv6 is told from other words by its colons; digits cover IPv4, ports, weights and times.
+# Colons tell an IPv6 address from other words; digits match IPv4 addresses, ports, weights and times.
 _VARIABLE = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f.]*|[0-9]+")
 
 

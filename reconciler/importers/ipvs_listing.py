@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `ipvsadm -L -n` and /proc/net/ip_vs show, as the commands of ipvsadm that lead there.
+"""Listings of `ipvsadm -L -n` and /proc/net/ip_vs, translated into the ipvsadm commands that would make them.
 
-Only listings with the way of forwarding and the weight of each server will do: those of counters and rates
-name neither. Columns: ipvsadm(8); /proc/net/ip_vs writes addresses and ports as hexadecimal digits.
+A listing must show the way of forwarding and the weight of each server: those of counters and rates don't. Columns:
+ipvsadm(8); /proc/net/ip_vs writes addresses and ports as hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HINT = "give what `ipvsadm-save -n` or `ipvsadm -L -n` prints"
 
 
 def as_commands(text: str, notices: Notices) -> Iterator[tuple[int, str | list[str]]]:
-    """The commands of a text: lines that are none of a listing as they are, those of one as the words of a command."""
+    """The commands of a text: a line of a listing as the words of a command, any other line as it is."""
     service: list[str] = []
     for line, whole in command_lines(text):
         shown = whole.strip()
@@ -63,7 +63,7 @@ def _service_options(line: int, words: list[str]) -> list[str]:
         elif word.startswith("(") and word.endswith(")"):
             options += ["-b", word[1:-1]]
         else:
-            options.append(f"--{word}")  # which is told to have no counterpart
+            options.append(f"--{word}")  # `ipvsadm` then reports that it has no counterpart
     return options
 
 
@@ -76,7 +76,7 @@ def _server_options(line: int, words: list[str]) -> list[str]:
 
 
 def _plain(place: str, *, mark: bool = False) -> str:
-    """A place as commands name it, also if it is written in hexadecimal."""
+    """Address and port as commands write them, from decimal or hexadecimal ones."""
     match = _HEXADECIMAL.fullmatch(place)
     if match is None:
         return place

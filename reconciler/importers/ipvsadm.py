@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IPVS tables as `ipvsadm-save -n` or `ipvsadm -L -n` print them, and scripts of ipvsadm commands that lead to one."""
+"""IPVS tables as `ipvsadm-save -n` or `ipvsadm -L -n` print them, and scripts of ipvsadm commands that make one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WITH_VALUE = {"t", "u", "sctp", "f", "s", "M", "r", "w", "x", "y", "pe", "b", "
 _PROTOCOLS = {"t": "tcp", "u": "udp", "sctp": "sctp"}
 _MODES = {"m": "nat", "i": "dsr-l3", "g": "dsr-l2", "fullnat": "fullnat"}
 _SERVICE_LEFT_OUT = {"M": "persistence by network", "pe": "a persistence engine", "o": "one-packet scheduling"}
-_WHOLE_CLIENT = ("255.255.255.255", "128", "")  # persistence by the client itself, as here
+_WHOLE_CLIENT = ("255.255.255.255", "128", "")  # persistence by the client's whole address, as with lbctl
 _COMMANDS = "AEDCaedLlZSR"
 _ELSEWHERE = {
     "--start-daemon": "the synchronization of connections between balancers",
@@ -37,7 +37,7 @@ _ELSEWHERE = {
     "--add-laddr": "a local address of DPVS", "-P": "a local address of DPVS",
     "--del-laddr": "a local address of DPVS", "-Q": "a local address of DPVS",
 }  # fmt: skip
-"""Commands about something else than services: what they are about, in the words of notices."""
+"""Commands that are not about services → their subject, in the words of notices."""
 
 _DEFAULT_TIMEOUTS_S = {"tcp": 900, "tcpfin": 120, "udp": 300}  # in the order of --set
 
@@ -48,14 +48,14 @@ _Server = tuple[Address, int]
 
 @dataclass
 class _Table:
-    """The services as the commands so far have made them: their options, and those of their servers."""
+    """The services that the commands so far have made: their options, and the options of their servers."""
 
     services: dict[_Key, tuple[int, Options]] = field(default_factory=dict)
     servers: dict[_Key, dict[_Server, tuple[int, Options]]] = field(default_factory=dict)
     marks: set[str] = field(default_factory=set)
     """Services that stand for a firewall mark instead of a VIP."""
     idle_s: dict[str, int] = field(default_factory=dict)
-    """Protocol → how long its connections are remembered, where a command says so."""
+    """Protocol → how long its connections are remembered, if a command says so."""
 
 
 def parse(text: str) -> Imported:
@@ -91,7 +91,7 @@ def _command(table: _Table, line: int, words: list[str], notices: Notices) -> No
 
 
 def _set_timeouts(table: _Table, line: int, words: list[str], notices: Notices) -> None:
-    """Take what `--set tcp tcpfin udp` says; 0 keeps what is there."""
+    """Take the timeouts of `--set tcp tcpfin udp`; 0 keeps the former one."""
     if len(words) != len(_DEFAULT_TIMEOUTS_S):
         raise InputError(line, "--set needs three timeouts: of TCP, of TCP after a FIN, of UDP")
     for (name, default), text in zip(_DEFAULT_TIMEOUTS_S.items(), words, strict=True):
@@ -124,7 +124,7 @@ def _options(words: list[str], line: int, notices: Notices) -> Options:
         if not name or (equals and name not in _WITH_VALUE | {"p"}):
             notices.missing(line, f"option {bare(word)}")
             if pending and not pending[-1].startswith("-"):
-                pending.pop()  # its value, as far as can be told
+                pending.pop()  # probably its value
             continue
         of_server = found.keys() & {"a", "e"}
         if name == "b" and of_server and not value:
@@ -195,7 +195,7 @@ def _shown(key: _Key) -> str:
 
 
 def _ports(port: int) -> tuple[range, ...]:
-    """None of port 0, which stands for every port."""
+    """The ports of a service; none for port 0, which stands for every port."""
     return (range(port, port + 1),) if port else ()
 
 
@@ -246,5 +246,5 @@ def _endpoints(table: _Table, key: _Key, mode: str, notices: Notices) -> Iterato
             notices.add(line, f"{_shown(key)}: {bare(tunnel)} tunnels have no counterpart: IPIP is written")
         with notices.leaving_out(f"server {address} of {_shown(key)}"):
             weight = values.number(options.get("w", "1"), line, "a weight", 0, lvs.MAX_WEIGHT)
-            # Without address translation the kernel keeps the port of the service, whatever is written.
+            # Without address translation the kernel keeps the port of the service, whatever port the server has.
             yield Endpoint(address, port if mode in ("nat", "fullnat") and port else None, weight, line=line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON whose objects know the line of each key, so that what is said about a field can name its place.
+"""JSON whose objects know the line of each key, so that messages about a field can name its place.
 
 Keys are told apart without regard to case, as Go does: LoxiLB writes `Monitor` and reads `monitor`.
 """
@@ -34,7 +34,7 @@ class Object(dict[str, Any]):
 
 
 def parse(text: str) -> list[Any]:
-    """The JSON values of a text, one behind the other. Raises InputError."""
+    """The JSON values of a text, one after the other. Raises InputError."""
     reader = _Reader(text.removeprefix("\ufeff"))
     values = []
     while not reader.at_end():
@@ -152,7 +152,7 @@ class _Reader:
         self._at = match.end()
 
     def _here(self) -> int:
-        """The line of the place that reading has come to."""
+        """The line that reading has reached."""
         if self._at < self._counted:
             self._line, self._counted = 1, 0
         self._line += self._text.count("\n", self._counted, self._at)

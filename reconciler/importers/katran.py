@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Katran as its example client sets it up, from the client's command lines or from the table that -l prints.
 
-Katran keeps no file; a script of such commands, or the table, is all that people have. Options and output:
+Katran keeps no file; people only have a script of such commands, or the table. Options and output:
 example_grpc/goclient of Katran.
 """
 
@@ -84,7 +84,7 @@ def _services(vips: dict[_Key, _Vip], notices: Notices) -> Iterator[Service]:
 
 
 def _without_listing(text: str, vips: dict[_Key, _Vip], notices: Notices) -> str:
-    """Take what -l prints into `vips`; the rest of the text, on the same lines."""
+    """Read the table that -l prints into `vips`. Returns the rest of the text, with its line numbers."""
     rest: list[str] = []
     current: _Vip | None = None
     for number, line in enumerate(values.lines_of(text), start=1):
@@ -113,7 +113,7 @@ def _set_real(vip: _Vip, address: Address, weight: str, flags: str, line: int) -
 
 
 def _options(words: list[str], line: int, notices: Notices) -> dict[str, str]:
-    """Options as Go's flag package reads them: one or two hyphens, values behind a blank or `=`."""
+    """Options as Go's flag package reads them: one or two hyphens, values after a blank or `=`."""
     found: dict[str, str] = {}
     pending = list(reversed(words))
     while pending:
@@ -124,7 +124,7 @@ def _options(words: list[str], line: int, notices: Notices) -> dict[str, str]:
         if name not in _WITH_VALUE | _WITHOUT_VALUE:
             notices.missing(line, f"option {bare(word)}")
             if pending and not equals and not pending[-1].startswith("-"):
-                pending.pop()  # its value, as far as can be told
+                pending.pop()  # probably its value
             continue
         if name in _WITH_VALUE and not equals:
             if not pending:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The virtual servers of keepalived.conf.
 
-Keywords and defaults are those of keepalived.conf(5), and where that is silent, of what `keepalived -t` says and
-does (2.2.7): what it doesn't understand it takes for not said. FNAT and its local addresses are those of DPVS.
+Keywords and defaults are those of keepalived.conf(5); where that is silent, those of `keepalived -t` (2.2.7), which
+ignores settings that it doesn't understand. FNAT and its local addresses are those of DPVS.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _DEFAULTS = {
     "quorum": "1", "hysteresis": "0", "uthreshold": "0", "lthreshold": "0",
     "persistence_granularity": "255.255.255.255",
 }  # fmt: skip
-"""Settings without a counterpart → the value with which they say nothing. That of a switch is off."""
+"""Settings without a counterpart → the value that changes nothing. For a switch this is off."""
 _OFF = ("off", "false", "no")
 _MAX_TIME_S = 2_678_400
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where virtual servers are: VIPs with the port that they share."""
+    """VIPs of virtual servers, and the port that they share."""
 
     vips: tuple[Address, ...]
     port: int
@@ -53,7 +53,7 @@ class _Place:
 def parse(text: str, include: Include | None = None) -> Imported:
     """Services, pools and health checks of keepalived.conf. Raises InputError.
 
-    `include` reads the files that the text includes; without it they are said to be missing.
+    `include` reads the files that the text includes; without it they are reported as missing.
     """
     notices = Notices()
     lines = keepalived_source.lines(text, include, notices)
@@ -77,7 +77,7 @@ def parse(text: str, include: Include | None = None) -> Imported:
 
 
 def _all_services(servers: Sequence[Statement], groups: dict[str, Statement], notices: Notices) -> Iterator[Service]:
-    """The services that the virtual servers stand for; one that makes no sense costs itself alone."""
+    """The services of all virtual servers; a virtual server that makes no sense is left out."""
     left = MAX_PLACES
     for server in servers:
         places: list[_Place] = []
@@ -90,7 +90,7 @@ def _all_services(servers: Sequence[Statement], groups: dict[str, Statement], no
 
 
 def _services(server: Statement, places: Sequence[_Place], notices: Notices) -> Iterator[Service]:
-    """The services that a virtual_server stands for: one, or one for each port of its group."""
+    """The services of a virtual_server: one, or one for each port of its group."""
     body = server.block or []
     title = bare(str(server))
     _note_unknown(body, _SERVER_KNOWN, title, notices)
@@ -129,7 +129,7 @@ def _services(server: Statement, places: Sequence[_Place], notices: Notices) -> 
 
 
 def _protocol(server: Statement, body: Sequence[Statement], title: str, notices: Notices) -> str:
-    """The protocol; without one keepalived takes UDP, for which many have written TCP in mind."""
+    """The protocol. If none is written, keepalived takes UDP, although many authors meant TCP."""
     statement = next((s for s in reversed(body) if s.keyword == "protocol" and s.value.lower() in _PROTOCOLS), None)
     for other in body:
         if other.keyword == "protocol" and other.value.lower() not in _PROTOCOLS:
@@ -140,7 +140,7 @@ def _protocol(server: Statement, body: Sequence[Statement], title: str, notices:
 
 
 def _scheduler(body: Sequence[Statement], title: str, notices: Notices) -> str:
-    """The scheduler that is said, or nothing: keepalived takes its default for one that it doesn't know."""
+    """The scheduler that is written; empty for one that keepalived doesn't know, as it takes its default then."""
     found = ""
     for statement in body:
         if statement.keyword in _SCHEDULER:
@@ -157,7 +157,7 @@ def _affinity(body: Sequence[Statement], title: str, notices: Notices) -> str | 
         if statement.keyword == "persistence_timeout":
             text = statement.value or str(lvs.DEFAULT_PERSISTENCE_S)
             if text.isdecimal() and not int(text[:20]):
-                continue  # 0: no persistence, as with DPVS and as keepalived takes it
+                continue  # 0: no persistence, both with DPVS and with keepalived
             with notices.leaving_out(f"the persistence of {title}"):
                 persistence = values.number(text, statement.line, "seconds", 1, _MAX_TIME_S)
                 found = values.timeout(persistence, "persistence_timeout", (statement.line, title), notices)
@@ -180,7 +180,7 @@ def _places(server: Statement, groups: dict[str, Statement], left: int, notices:
 
 
 def _host(text: str, line: int) -> Address:
-    """An address; keepalived takes no notice of a prefix behind it."""
+    """An address; keepalived ignores a prefix after it."""
     return values.address(text.partition("/")[0], line)
 
 
@@ -227,7 +227,7 @@ def _range(text: str, line: int) -> list[Address]:
 
 
 def _mode(body: Sequence[Statement], default: str, title: str, notices: Notices) -> str:
-    """The mode that is said in a block, else the one that it inherits."""
+    """The mode that is written in a block, else the one that it inherits."""
     for statement in body:
         if statement.keyword in _METHOD:
             mode = _MODES.get(statement.value)
@@ -259,7 +259,7 @@ def _endpoint(real: Statement, mode: str, title: str, notices: Notices) -> Endpo
         if statement.keyword == "weight":
             with notices.leaving_out(f"the weight of {where}"):
                 weight = values.number(statement.value, statement.line, "a weight", 0, lvs.MAX_WEIGHT)
-    # Without address translation the kernel keeps the port of the service, whatever is written.
+    # Without address translation the kernel keeps the port of the service, whatever port the server has.
     return Endpoint(address, port or None if mode in _TRANSLATING else None, weight, line=real.line)
 
 
@@ -275,5 +275,5 @@ def _note_unknown(body: Sequence[Statement], known: set[str], title: str, notice
 
 
 def _last(body: Sequence[Statement], keywords: Sequence[str]) -> str:
-    """The value that a keyword or its synonym was given last, as keepalived takes it."""
+    """The last value of a keyword or its synonyms: keepalived takes the last one, too."""
     return next((s.value for s in reversed(body) if s.keyword in keywords), "")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health checkers of keepalived: one for each real server there, one for a pool here.
+"""Health checkers of keepalived. There each real server has one, in manifests each pool.
 
-Settings are inherited: those of a virtual server are defaults for its real servers, theirs for their checkers.
+Settings are inherited: those of a virtual server are defaults for its real servers, those of a real server for its
+checkers.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ _DEFAULT_RETRIES = {"DNS_CHECK": "3"}
 _UNDERSTOOD = {
     "HTTP_GET": {"url"}, "SSL_GET": {"url"}, "UDP_CHECK": {"payload", "require_reply"},
 }  # fmt: skip
-"""What a checker may say beyond the settings that all have."""
+"""The settings of a checker beyond those that all have."""
 _PLACE = ("connect_ip", "connect_port")
 _DEFAULTS = {
     "min_reply_length": "0", "max_reply_length": "255", "http_protocol": "1.0", "log_all_failures": "false",
     "alpha": "false", "fast_recovery": "false", "fwmark": "0",
 }  # fmt: skip
 _OFF = ("off", "no", "false")
-_RETRY_DELAYS_S = {"HTTP_GET": "3", "SSL_GET": "3"}  # seconds; of the others 1
+_RETRY_DELAYS_S = {"HTTP_GET": "3", "SSL_GET": "3"}  # seconds; 1 for all others
 _SYNONYMS = {"nb_get_retry": "retry", "nb_sock_retry": "retry"}
 _HEXADECIMAL = re.compile("[0-9A-Fa-f]{2}")
 _MAX_STATUS = 599
@@ -127,7 +128,7 @@ def _of_checker(
 
 
 def _says_nothing(statement: Statement, checker: str) -> bool:
-    """Whether a setting says what holds anyway."""
+    """Whether a setting only repeats the default."""
     if statement.keyword == "delay_before_retry":
         return statement.value == _RETRY_DELAYS_S.get(checker, "1")
     value = statement.value.lower()
@@ -151,7 +152,7 @@ def _through(
 
 
 def _seconds(settings: dict[str, Statement], keyword: str, default: str, where: str, notices: Notices) -> float:
-    """A time; keepalived takes no notice of one that makes no sense."""
+    """A time; one that makes no sense is ignored, as keepalived does."""
     if statement := settings.get(keyword):
         with notices.leaving_out(f"{where}: {keyword}"):
             return values.seconds(statement.value, statement.line)
@@ -166,8 +167,8 @@ def _retries(settings: dict[str, Statement], default: str, where: str, notices: 
 
 
 def _port(settings: dict[str, Statement], real: Statement, way: Way) -> int:
-    """The port that is checked, as far as it is said. keepalived checks the real server's own port, which is the
-    endpoint's, but for the modes where requests come to the port of the service whatever the real server's is."""
+    """The checked port, 0 for the endpoint's. keepalived checks the real server's own port. That is the endpoint's,
+    except in modes whose requests come to the port of the service, whatever port the real server has."""
     if statement := settings.get("connect_port"):
         return values.port(statement.value, statement.line)
     port = values.port(real.words[2], real.line) if len(real.words) > 2 else 0
@@ -220,8 +221,8 @@ def _datagrams(settings: dict[str, Statement], where: str, notices: Notices) -> 
 
 
 def _bytes(statement: Statement) -> tuple[bytes, bool]:
-    """The bytes that hexadecimal digits stand for, and whether these are all: each pair of a word is one, and so is
-    a digit that is left over. They end where an x stands for any digit."""
+    """The bytes of hexadecimal digits, and whether these are all: each pair of digits of a word is a byte, and so is a
+    single last digit. The bytes end at an x, which stands for any digit."""
     pairs = [word[i : i + 2].zfill(2) for word in statement.words[1:] for i in range(0, len(word), 2)]
     known = list(takewhile(_HEXADECIMAL.fullmatch, pairs))
     return bytes.fromhex("".join(known)), len(known) == len(pairs)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that a keepalived.conf includes, read from the directory that it is in and those below.
+"""The files that a keepalived.conf includes, read from its own directory and those below it.
 
-Somebody else may have written the configuration: a file elsewhere is not read, whatever asks for it, and neither
-is anything but a regular file.
+Somebody else may have written the configuration, so files in other places are never read, and only regular files are.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def reader_for(main: Path, decode: Callable[[str, bytes], str], max_bytes: int) -> Include:
-    """The files that are included by `main`, the file that is imported, and by each other.
+    """A reader of the files that `main`, the imported file, includes, and those that they include.
 
-    Their names count from the directory of `main`. All of them together may have `max_bytes`.
+    Names are relative to the directory of `main`. All of them together may have `max_bytes`.
     """
     root = main.parent.resolve()
     left = max_bytes
@@ -51,8 +50,8 @@ def _matching(pattern: str, base: Path, root: Path) -> list[Path]:
         whole = Path(os.path.normpath(base / one))
         if not whole.is_relative_to(root):
             raise InputError(0, "only files in its own directory and below are")
-        # The part above has no wildcards: a pattern can't walk through directories that are not the input's.
-        names = sorted(islice(iglob(str(whole.relative_to(root)), root_dir=root), MAX_FILES))  # noqa: PTH207 - which takes hidden files, too
+        # The root has no wildcards: a pattern can't search directories outside of the input's.
+        names = sorted(islice(iglob(str(whole.relative_to(root)), root_dir=root), MAX_FILES))  # noqa: PTH207 - skips hidden files
         paths |= dict.fromkeys(root / name for name in names)
     if not paths:
         raise InputError(0, "there is no such file")
@@ -60,7 +59,7 @@ def _matching(pattern: str, base: Path, root: Path) -> list[Path]:
 
 
 def _without_braces(pattern: str) -> Iterator[str]:
-    """`a{b,c}` as `ab` and `ac`, for as many as are wanted."""
+    """`a{b,c}` as `ab` and `ac`, one after the other, as the caller asks for them."""
     waiting = [pattern]
     for _ in range(MAX_FILES):
         if not waiting:

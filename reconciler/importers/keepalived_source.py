@@ -2,10 +2,9 @@
 """The lines of keepalived.conf(5) as its parser sees them: comments gone, files included, parameters filled in,
 definitions of several lines and `~SEQ` and `~LST` written out.
 
-Which lines hold may depend on the machine (`@lb1`, `@^lb1`): they are read as the first machine reads them that is
-named so. What is written out goes back to the front of the lines that wait, so that one definition may stand in
-another, and takes effect where keepalived lets it: at its use. All of it together may take no more than a fixed amount
-of work.
+Some lines are for certain machines only (`@lb1`, `@^lb1`): lines are read as the first machine named in this way would
+read them. Expanded lines are put in front of the lines still to be read, so that definitions may contain each other
+and take effect at their use, as in keepalived. All expansions together may take no more than a fixed amount of work.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ Include = Callable[[str, str], list[tuple[str, str]]]
 """Pattern, and the file that it stands in → name and text of each file. Raises InputError with line 0."""
 
 MAX_LINE = 10_000  # characters, once parameters are filled in
-MAX_WORK = 16 << 20  # characters that are written out, each as often as its line is looked at again
-LINE_COST = 64  # characters that a line counts for beyond its own
-MAX_INCLUDES = 16  # in each other
+MAX_WORK = 16 << 20  # characters of expanded lines, each as often as its line is read again
+LINE_COST = 64  # characters that each line counts in addition
+MAX_INCLUDES = 16  # nested in each other
 
 _CODE = re.compile(r'(?:[^"#!]+|"[^"]*"?)*')
 _INCLUDE = re.compile(r"\s*(include[rmwba]?)\s+(\S.*?)\s*")
@@ -43,17 +42,17 @@ class _Reader:
     notices: Notices
     parameters: dict[str, str] = field(default_factory=dict)
     machine: str = ""
-    """Whose lines hold; empty until one is named."""
+    """The machine whose lines are read; empty until one is named."""
     work: int = 0
 
 
 def lines(text: str, include: Include | None, notices: Notices) -> Iterator[tuple[int, str]]:
-    """The lines that say something, each with the line of the source that it came from. Raises InputError."""
+    """The expanded lines that are not empty, each with its line number in the source. Raises InputError."""
     yield from _of_file(text, "", 0, _Reader(include, notices))
 
 
 def _of_file(text: str, file: str, depth: int, reader: _Reader) -> Iterator[tuple[int, str]]:
-    joined: list[str] = []  # of a definition that goes on
+    joined: list[str] = []  # of a definition of several lines
     begin = 0
     for number, whole in enumerate(lines_of(text), start=1):
         line = Line.of(file, number) if file else number
@@ -74,7 +73,7 @@ def _of_file(text: str, file: str, depth: int, reader: _Reader) -> Iterator[tupl
 
 
 def _code(line: str) -> str:
-    """A line without its comment and the space behind."""
+    """A line without its comment and the space at its end."""
     match = _CODE.match(line)
     assert match is not None
     return match[0].rstrip()
@@ -123,7 +122,7 @@ def _written_out(line: int, first: str, reader: _Reader) -> Iterator[tuple[int, 
 
 
 def _holds(line: int, machine: str, negated: bool, reader: _Reader) -> bool:
-    """Whether a line of a machine, or of all others, holds for the one that is read for."""
+    """Whether a line for `machine`, or for all others, is for the machine whose lines are read."""
     if not reader.machine:
         reader.machine = machine
         reader.notices.add(line, f"lines that depend on the machine are read as machine {bare(machine)} reads them")
@@ -131,7 +130,7 @@ def _holds(line: int, machine: str, negated: bool, reader: _Reader) -> bool:
 
 
 def _fill_in(code: str, parameters: dict[str, str]) -> str | None:
-    """The line with the first parameter in it that is known filled in; None if there is none."""
+    """The line with its first known parameter filled in; None if it has none."""
     for match in _USE.finditer(code) if "$" in code else ():
         name = match[1] or match[2]
         if name in parameters:
@@ -140,7 +139,7 @@ def _fill_in(code: str, parameters: dict[str, str]) -> str | None:
 
 
 def _repeated(line: int, kind: str, arguments: str, rest: str, reader: _Reader) -> list[str]:
-    """The definitions and lines that a ~SEQ or ~LST stands for, in their order."""
+    """The definitions and lines that a ~SEQ or ~LST expands to, in their order."""
     if kind == "LST":
         sets = _listed(line, arguments)
     else:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The syntax of keepalived.conf(5): a keyword and its words on a line, and blocks in braces.
 
-`keepalived_source` has the lines.
+`keepalived_source` reads the lines.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Statement:
 
     @property
     def value(self) -> str:
-        """The first word behind the keyword, or nothing."""
+        """The first word after the keyword; empty if there is none."""
         return self.words[1] if len(self.words) > 1 else ""
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Statement:
 
 @dataclass(slots=True)
 class _Open:
-    """A block whose end has not come yet."""
+    """A block whose end has not been read yet."""
 
     line: int
     statements: list[Statement] = field(default_factory=list)

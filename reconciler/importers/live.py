@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live state of a node becomes the manifests that ask for it: applied, they change nothing.
+"""Turn the live state of a node into manifests that ask for it: applied, they change nothing.
 
-What the kernel does not hold can't come back: the names of services, weights beyond their proportions, which
-pool an endpoint belongs to that takes no connections, and whether that is for its weight or for its state.
+Some facts are not in the kernel and are lost: the names of services, weights beyond their proportions, the pool of an
+endpoint that takes no connections, and whether it takes none for its weight or for its state.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _Found = TypeVar("_Found", bound=Resource)
 
 
 def read_for_import(kernel: Kernel) -> Live:
-    """What a node holds, with the settings that say how it was told to behave, and its connections."""
+    """The resources that a node holds, including kernel settings, and its connections."""
     interfaces = [found.interface for found in _of(read_live(kernel, kinds=(Attachment.kind,)), Attachment)]
     wanted = [Key(Sysctl.kind, _redirects_of(name)) for name in ("all", *interfaces)]
     return with_connections(read_live(kernel, wanted), kernel)
 
 
 def import_live(live: Live, node_name: str) -> Imported:
-    """Services, pools and the node of a reading. `node_name` is what the machine is called."""
+    """Services, pools and the node of a reading. `node_name` is the name of the machine."""
     notices = Notices()
     rings = {ring.name: ring for ring in _of(live, Ring) if _is_ring(ring, notices)}
     rows = [row for row in _of(live, ServiceRow) if _is_whole(row, rings, notices)]
@@ -67,7 +67,7 @@ def _of(live: Live, kind: type[_Found]) -> list[_Found]:
 
 
 def _is_ring(ring: Ring, notices: Notices) -> bool:
-    """Whether a ring is one that was written so; a snapshot may hold anything."""
+    """Whether lbctl could have written this ring; a snapshot may hold anything."""
     if not ring.flaw:
         return True
     notices.add(0, f"ring {bare(ring.name)} is damaged ({bare(ring.flaw)}): it is left out")
@@ -75,7 +75,7 @@ def _is_ring(ring: Ring, notices: Notices) -> bool:
 
 
 def _is_whole(row: ServiceRow, rings: Mapping[str, Ring], notices: Notices) -> bool:
-    """Whether a row says what a manifest can say; one that was damaged does not."""
+    """Whether a manifest could ask for this row; for a damaged one it couldn't."""
     pool, _, algorithm = row.ring.rpartition("/")
     means_something = row.protocol in list(Protocol) and row.mode in list(Mode) and not row.damage
     if row.ring in rings and pool and algorithm == row.algorithm in list(Algorithm) and means_something:
@@ -88,7 +88,7 @@ def _is_whole(row: ServiceRow, rings: Mapping[str, Ring], notices: Notices) -> b
 def _members(
     rings: Sequence[Ring], rows: Mapping[str, EndpointRow], notices: Notices
 ) -> dict[str, dict[str, Endpoint]]:
-    """Pool → id → endpoint, of those that take connections."""
+    """Pool → id → endpoint, of the endpoints that take connections."""
     pools: dict[str, dict[str, Endpoint]] = {}
     for name, group in groupby(rings, key=lambda ring: _pool_of(ring.name)):
         of_pool = list(group)
@@ -112,7 +112,7 @@ def _endpoint(row: EndpointRow, weight: int = 1, state: str = "active") -> Endpo
 def _add_idle(
     pools: dict[str, dict[str, Endpoint]], services: Sequence[ServiceRow], live: Live, notices: Notices
 ) -> None:
-    """Endpoints that take no new connections, in the pool that their open ones point to, else the likeliest."""
+    """Add the endpoints that take no new connections, to the pool of their open connections, else to the likeliest."""
     active = {member for pool in pools.values() for member in pool}
     pool_of_service = {row.id: _pool_of(row.ring) for row in services}
     open_in: dict[str, Counter[str]] = {}
@@ -140,14 +140,14 @@ def _add_idle(
 
 
 def _serves(row: EndpointRow, service: ServiceRow) -> bool:
-    """Whether an endpoint can be behind a service: as rules want ports, and families of addresses."""
+    """Whether an endpoint can be behind a service, by the rules about ports and families of addresses."""
     tunnelled = service.mode == Mode.DSR_L3 and row.address.version == 6
     translated = service.mode == Mode.NAT
     return (tunnelled or row.address.version == service.vip.version) and (translated or not row.port)
 
 
 def _distance(row: EndpointRow, endpoints: Sequence[Endpoint]) -> tuple[bool, int]:
-    """How unlike those of a pool an endpoint is: first by its port, then by how far its address is away."""
+    """How far an endpoint is from those of a pool: by its port first, then by the distance of its address."""
     gaps = (
         ((e.port or 0) != row.port, abs(int(e.address) - int(row.address)))
         for e in endpoints if e.address.version == row.address.version
@@ -156,11 +156,11 @@ def _distance(row: EndpointRow, endpoints: Sequence[Endpoint]) -> tuple[bool, in
 
 
 def _services(rows: Sequence[ServiceRow], echo: Mapping[Address, str]) -> Iterator[Manifest]:
-    """One service for the ports of a VIP that are treated alike. Pings that endpoints answer are one of their own,
-    and what else becomes of the pings of a VIP is said by the first of its services."""
+    """One service for all ports of a VIP with the same treatment. Pings that endpoints answer are a service of their
+    own; any other `echo` of a VIP is written in the first of its services."""
 
     def alike(row: ServiceRow) -> tuple[int, int, str, str, str, str, int, int]:
-        # A target port is for one port only.
+        # A service with a target port has one port only.
         own_port = row.port if row.target_port else 0
         vip = row.vip
         return vip.version, int(vip), row.protocol, row.ring, row.mode, row.algorithm, row.target_port, own_port
@@ -217,7 +217,7 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
 
 
 def _tunnels(live: Live, services: Sequence[ServiceRow], notices: Notices) -> Manifest:
-    """What a node says of tunnels; nothing where no service needs one, or it is as it would be anyway."""
+    """The node's settings of tunnels; none if no service needs tunnels, or if they are the defaults."""
     held = next(iter(_of(live, Settings)), None)
     if held is None or not any(row.mode in (Mode.DSR_L2, Mode.DSR_L3) for row in services):
         return {}
@@ -248,7 +248,7 @@ def _redirects_of(interface: str) -> str:
 
 
 def _common(what: str, values: Sequence[str], notices: Notices) -> str | None:
-    """What most VIPs have."""
+    """The value that most VIPs have."""
     counts = Counter(sorted(values)).most_common()
     if len(counts) > 1:
         notices.add(0, f"VIPs differ in their {what}, and a node has one: {counts[0][0]} is written")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from rings: the smallest ones that give the very slots that a ring has."""
+"""Weights from rings: the smallest ones that lead to exactly the same slots."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from reconciler.limits import default_size
 from reconciler.model import Algorithm
 
 MAX_WEIGHT = 1000
-MAX_TRIES = 40  # of one ring: several weights give the shares that it has, and building a large ring takes its time
+MAX_TRIES = 40  # of one ring: several sets of weights fit its shares, and each try builds a ring, which may be large
 
 Weights = dict[str, int]
 
 
 def weights_of(rings: Sequence[Ring], rows: Mapping[str, EndpointRow]) -> tuple[Weights, bool]:
-    """The weights of a pool's members, and whether all its rings come out of them as they are.
+    """The weights of a pool's members, and whether they lead to exactly the same rings.
 
     Members without a row are left out.
     """
     members = sorted({member for ring in rings for member in ring.members} & rows.keys())
-    # Turns hold exact proportions, slots for hashes only rounded ones: those are asked first.
+    # Round-robin rings hold exact proportions, hash rings only rounded ones: so the former come first.
     ordered = sorted(rings, key=lambda ring: ring.algorithm is not Algorithm.ROUND_ROBIN)
     guesses = [guess for ring in ordered if ring.members for guess in _guesses(ring)] or [{}]
     for guess in guesses:
@@ -48,9 +48,9 @@ def _guesses(ring: Ring) -> Iterator[Weights]:
 
 
 def _rounded(counts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Small weights whose shares of that many slots are the counts, smallest first.
+    """Small weights that lead to these counts of slots, smallest first.
 
-    A count is up to one slot away from the exact share, so there are several ways to take it back to a weight.
+    A count is up to one slot away from the exact share, so several weights may lead to it.
     """
     size, top = int(counts.sum()), int(counts.max())
     for highest in range(1, MAX_WEIGHT + 1):
@@ -69,6 +69,6 @@ def _rebuild(ring: Ring, weights: Weights, rows: Mapping[str, EndpointRow]) -> R
 
 
 def ring_size(rings: Sequence[Ring]) -> int | None:
-    """The size that hash rings of a pool were asked to have, None if it is the one that they would have anyway."""
+    """The `ringSize` of a pool with these rings, None if they have the default size."""
     hashed = [r for r in rings if r.members and r.algorithm is not Algorithm.ROUND_ROBIN]
     return next((r.array.size for r in hashed if default_size(len(r.members)) % r.array.size), None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines of loxicmd, as the rules and endpoint objects that they make.
+"""Command lines of loxicmd, turned into the rules and endpoint objects that they make.
 
-Options and their meaning: `loxicmd create lb --help`, `loxicmd create endpoint --help`. In a script the command may
-stand behind others (`docker exec llb1 loxicmd …`); lines without it are no business of the balancer's.
+Options and their meaning: `loxicmd create lb --help`, `loxicmd create endpoint --help`. In a script other commands may
+precede loxicmd on its line (`docker exec llb1 loxicmd …`); lines without loxicmd are ignored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Options = dict[str, str]
 
 
 def rules_and_endpoints(text: str, notices: Notices) -> tuple[list[Object], list[Object]]:
-    """What the commands of a text have made, one after the other."""
+    """The rules and endpoint objects after all commands of a text."""
     rules: dict[tuple[str, str, int], Object] = {}
     endpoints: list[Object] = []
     for line, command in command_lines(text):
@@ -63,7 +63,7 @@ def rules_and_endpoints(text: str, notices: Notices) -> tuple[list[Object], list
 
 
 def _options(words: list[str]) -> tuple[list[str], _Options]:
-    """The words that are no options, and the options, whose values stand behind `=` or a blank."""
+    """The words that are no options, and the options, whose values come after `=` or a blank."""
     places: list[str] = []
     options: _Options = {}
     pending = list(reversed(words))
@@ -152,7 +152,7 @@ def _items(options: _Options, name: str) -> list[str]:
 
 
 def _object(line: int, fields: dict[str, Any]) -> Object:
-    """An object whose keys all stand in one line."""
+    """An object whose keys are all on one line."""
     found = Object(line)
     for key, value in fields.items():
         found[key], found.lines[key], found.names[key] = value, line, key

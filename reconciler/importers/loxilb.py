@@ -31,11 +31,11 @@ _DEFAULT, _ONEARM, _FULLNAT, _DSR, _FULLPROXY = range(5)
 _MODES = {_DEFAULT: "nat", _ONEARM: "fullnat", _FULLNAT: "fullnat", _DSR: "dsr-l2", _FULLPROXY: "fullnat"}
 _TLS_ENDS = 1
 
-# `hash` is over addresses and ports of the connection, which is what maglev hashes; source-hash is not.
+# `hash` covers addresses and ports of the connection, as maglev does and source-hash does not.
 _ALGORITHMS = {"rr": "round-robin", "hash": "maglev", "priority": "round-robin", "lc": "least-connections"}
 _WEIGHTED = "priority"
 
-# What these do is said elsewhere, or is no configuration.
+# The effect of these is expressed by other fields, or they are no configuration.
 _KNOWN = {
     "externalip", "port", "portmax", "protocol", "sel", "mode", "monitor", "inactivetimeout", "name", "probetype",
     "probeport", "probereq", "proberesp", "probetimeout", "proberetries", "persisttimeout", "security", "lbsec",
@@ -61,7 +61,7 @@ def parse(text: str) -> Imported:
     elif _YAML.search(text):
         rules, hosts = _of_documents(yaml_text.parse(text, notices), notices)
     else:
-        json_text.parse(text)  # which says where it is none
+        json_text.parse(text)  # raises the error that names the place
         rules, hosts = [], []
     if not rules and not hosts and notices.error:
         raise notices.error
@@ -90,7 +90,7 @@ def _of_documents(documents: list[Any], notices: Notices) -> tuple[list[Object],
 
 
 def _of_document(document: Any, rules: list[Object], hosts: list[Object], notices: Notices) -> None:
-    """Add what a document holds. Raises InputError if it is none of LoxiLB's."""
+    """Add the rules and endpoint objects of a document. Raises InputError if it is none of LoxiLB's."""
     if isinstance(document, Object) and isinstance(spec := document.get("spec"), Object) and "kind" in document:
         kind = text_of(document, "kind").lower()  # of `loxicmd create -f`
         if kind == "loadbalancer":
@@ -171,7 +171,7 @@ def _rule(rule: Object, probes: Probes, notices: Notices) -> Service | None:
 
 
 def _reason_against(service: Object, protocol: str, mode: int) -> str:
-    """Why a rule can't become a service, or nothing."""
+    """Why a rule can't become a service; empty if it can."""
     if service.get("snat"):
         return "source NAT is no service"
     if service.get("egress"):
@@ -197,7 +197,7 @@ def _note_fields(rule: Object, service: Object, where: str, notices: Notices) ->
 
 
 def _security(service: Object) -> int:
-    """How TLS is treated: the REST interface and the saved file have different words for it."""
+    """How TLS is treated: the REST interface and the saved file name this differently."""
     return whole_of(service, "security", 9) or whole_of(service, "lbsec", 9)
 
 

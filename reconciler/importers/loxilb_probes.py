@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health checks of LoxiLB: what a rule says itself, else its endpoint objects, else what LoxiLB does by default.
+"""Health checks of LoxiLB: from the rule itself, else from its endpoint objects, else LoxiLB's default.
 
-Probes count per endpoint there and per pool here, so the first endpoint's is taken for all.
+LoxiLB has a probe for each endpoint, manifests a check for each pool, so the first endpoint's is taken for all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BY_PROTOCOL = {"tcp": "tcp", "udp": "udp", "sctp": "sctp", "icmp": "ping"}
 
 
 class Probes:
-    """The endpoint objects of a LoxiLB, and which of them a rule made use of."""
+    """The endpoint objects of a LoxiLB, and which of them a rule uses."""
 
     def __init__(self, hosts: Sequence[Object], notices: Notices) -> None:
         self._notices = notices
@@ -93,7 +93,7 @@ class Probes:
         return ranked[0]
 
     def _content(self, kind: str, source: Object, where: str) -> dict[str, str]:
-        """What a probe sends and what it wants to hear."""
+        """The text that a probe sends, and the answer that it expects."""
         request, response = text_of(source, "probereq"), text_of(source, "proberesp")
         if kind == "udp":
             return {"send": request, "expect": response}

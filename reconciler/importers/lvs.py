@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ipvsadm and keepalived share: the words of the kernel's IPVS, as the manifests say them.
+"""The words of the kernel's IPVS, which ipvsadm and keepalived share, translated into those of the manifests.
 
 Sources: ipvsadm(8), keepalived.conf(5), net/netfilter/ipvs/ip_vs_*.c of the kernel.
 """
@@ -15,7 +15,7 @@ DEFAULT_SCHEDULER = "wlc"
 DEFAULT_PERSISTENCE_S = 360
 MAX_WEIGHT = 2**31 - 1
 
-# By the address of the client alone; with the port they hash connections, as maglev does.
+# These hash the address of the client alone; with its port they hash connections, as maglev does.
 _HASHING = {"sh": "sh-port", "mh": "mh-port"}
 _EXACT = {"rr": "round-robin", "wrr": "round-robin", "lc": "least-connections", "wlc": "least-connections"}
 _NEAREST = {
@@ -38,7 +38,7 @@ class Scheduling:
 
 
 def scheduling(said_scheduler: str, flags: Collection[str], line: int, notices: Notices) -> Scheduling:
-    """The algorithm for a scheduler of IPVS and its flags; of an empty one, for the default."""
+    """The algorithm for a scheduler of IPVS and its flags; an empty scheduler stands for the default."""
     scheduler = said_scheduler or DEFAULT_SCHEDULER
     shown = bare(scheduler) if said_scheduler else f"{scheduler} (the default)"
     names = _FLAG_NAMES.get(scheduler, ())

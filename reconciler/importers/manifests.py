@@ -25,7 +25,7 @@ def service(
     pool: str,
     **more: Any,
 ) -> Manifest:
-    """A Service. `more` are targetPort, affinity and what else it may have; None leaves a key out."""
+    """A Service. `more` are further keys such as targetPort and affinity; None leaves a key out."""
     return manifest("Service", name, {
         "vip": str(vips[0]) if len(vips) == 1 else None,
         "vips": [str(vip) for vip in vips] if len(vips) > 1 else None,
@@ -50,7 +50,7 @@ def pool(
 
 
 def node(name: str, interfaces: Sequence[Mapping[str, Any]], **more: Any) -> Manifest:
-    """A Node; `more` are undefinedTraffic, vipBinding and what else it may have; None leaves a key out."""
+    """A Node; `more` are further keys such as undefinedTraffic and vipBinding; None leaves a key out."""
     return manifest("Node", name, {"interfaces": [dict(interface) for interface in interfaces], **more})
 
 

@@ -19,7 +19,7 @@ def label(text: str) -> str:
 
 
 class Names:
-    """Hands out each name once: what is taken gets the next free number behind it."""
+    """Hands out each name once: a name that is taken gets the next free number at its end."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()

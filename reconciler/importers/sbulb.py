@@ -17,7 +17,7 @@ from reconciler.importers.draft import Address, Endpoint, Imported, InputError, 
 
 _HINT = "give the command line of sbulb, and below it the file of real servers if there is one"
 _SECTION = "Real Servers"
-_UNIT_KEY = "ExecStart="  # of a systemd unit, whose other lines say nothing about balancing
+_UNIT_KEY = "ExecStart="  # of a systemd unit; its other lines don't matter
 _INTERPRETERS = re.compile(r"sudo|env|python[0-9.]*|-m|-u|sbulb|ulb\.py|run\.sh|[A-Z_]+=.*")
 _OPTIONS = {
     "--virtual_server": "-vs", "--real_server": "-rs", "--config_file": "-cfg", "--port": "-p", "--debug": "-d",
@@ -56,7 +56,7 @@ def parse(text: str) -> Imported:
 
 
 def _split(text: str, notices: Notices) -> tuple[str, list[Endpoint] | None]:
-    """The text without the sections of the file, on the same lines; and the real servers, None without any."""
+    """The text without the sections of the file, with its line numbers; and the real servers, None if it has none."""
     rest: list[str] = []
     servers: list[Endpoint] | None = None
     section = ""

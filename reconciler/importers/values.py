@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of other people's formats: addresses, ports, numbers, times. What is none raises InputError."""
+"""Values of other tools' formats: addresses, ports, numbers, times. Anything else raises InputError."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOST_PORT = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([^:]*))?")
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text as editors count them: other characters that Python breaks lines at break none."""
+    """The lines of a text as editors count them; Python's splitlines() breaks lines at more characters."""
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
@@ -67,7 +67,7 @@ def host_port(text: str, line: int) -> tuple[Address, int]:
 
 
 def seconds(text: str, line: int) -> float:
-    """Seconds, whole or with a fraction, more than none."""
+    """Seconds, whole or with a fraction, more than 0."""
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or not float(text):
         raise InputError(line, f"expected a number of seconds, got {quote(text)}")
     return float(text)
@@ -83,7 +83,7 @@ def duration(time_s: float) -> str:
 
 
 def clip(value: float, limits: tuple[float, float], what: str, place: tuple[int, str], notices: Notices) -> float:
-    """The value, or the limit that it is beyond; then with a notice, that begins with the words of `place`."""
+    """The value; or the limit that it exceeds, with a notice that begins with the words of `place`."""
     low, high = limits
     kept = min(max(value, low), high)
     if kept != value:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML of other tools as `json_text` gives JSON: objects that know the line of each key, whatever its case."""
+"""YAML of other tools, in the form that `json_text` gives JSON: objects that know the line of each key, in any
+case."""
 
 from __future__ import annotations
 
