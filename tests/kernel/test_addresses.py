@@ -21,7 +21,7 @@ def test_what_is_missing_is_told_with_what_there_is():
         ("lan0", "10.9.0.1/16"): "10.9.0.1/24 is on lan0",
         ("lan1", "10.9.0.1/24"): "10.9.0.1/24 is on lan0",
         ("lan0", "10.9.0.2/24"): "lan0 has 10.9.0.1/24",
-        ("lo", "2001:db8::2/64"): "lo has no address of this family",
+        ("lo", "2001:db8::2/64"): "lo has ::1/128",
         ("(any)", "10.9.0.2"): "no interface has it",
     }
     assert {link.mtu_bytes for link in links.read() if link.name == "lan0"} == {1400}
