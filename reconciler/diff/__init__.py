@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two fleets compared: what people changed, what each node would do, what becomes of traffic."""
+"""Two fleets compared: the edits that people made, the changes on each node, the effects on traffic."""

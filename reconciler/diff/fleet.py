@@ -17,9 +17,10 @@ from reconciler.view import NodeView, view
 
 @dataclass(frozen=True, slots=True)
 class FleetDiff:
-    """What people changed (`edits`), and every node that this concerns.
+    """The edits that people made, and every node that they concern.
 
-    `traffic` says what becomes of traffic and on which nodes; `caused` which of it an edit is the cause of.
+    `traffic` maps each effect on traffic to the nodes where it happens; `caused` maps an edit to the effects that it
+    has.
     """
 
     edits: tuple[Edit, ...]
@@ -33,12 +34,13 @@ class FleetDiff:
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """What becomes of connections to endpoints, by their ids."""
+        """The effects on connections to endpoints, by the endpoints' ids."""
         return {id_: text for node in self.nodes for id_, text in node.endpoints.items()}
 
 
 def compare(old: Fleet, new: Fleet, node: str | None = None) -> FleetDiff:
-    """Compare two fleets; with `node` only what concerns that one. Raises UsageError if neither fleet has it."""
+    """Compare two fleets; with `node`, only as far as they concern this one. Raises UsageError if neither fleet has
+    it."""
     pairs = pair(old.nodes, new.nodes)
     both = [(before.name, after.name) for before, after in pairs.both]
     names = [*both, *((None, n.name) for n in pairs.added), *((n.name, None) for n in pairs.removed)]
@@ -72,7 +74,8 @@ def _concerned(taken: NodeView | None) -> set[Key]:
 
 
 def _causes(edits: Iterable[Edit], traffic: Iterable[Traffic]) -> dict[Key, list[Traffic]]:
-    """The edit of the service itself, else that of a pool of it; what has neither is not in the result."""
+    """The effects by the edit that caused them: the edit of the service itself, else of a pool of it. Effects with
+    neither are left out."""
     by_name = {Key(edit.key.kind, name): edit.key for edit in edits for name in (edit.key.id, edit.former) if name}
     found: dict[Key, list[Traffic]] = {}
     for item in traffic:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people changed: services, pools, nodes and what is in them, by name. Files and order mean nothing.
+"""The edits that people made: services, pools, nodes and their items, by name. Files and order mean nothing.
 
-Fields are compared whatever they are, so what the model learns is compared as well.
+All fields are compared without naming them, so new fields of the model are compared, too.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from reconciler.resource import Action, Key, Span
 NONE = "none"
 _SHOWN = 8
 _IDENTITY = {Endpoint: {"address", "port"}}
-"""Fields that make up the name of an item; of all others it is `name`."""
+"""The fields that make up the name of an item; for classes not listed here, `name`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One manifest, or an item of a list in it (an endpoint, an interface), that is not what it was.
+    """A change of one manifest, or of an item of a list in it (an endpoint, an interface).
 
-    `former` is the name that it had before, where that is another. `values` are the fields that differ, as they are
-    written, with what they were and what they become; None where there was or will be nothing.
-    `origin` is its place in the new revision, or in the old one if it is gone.
+    `former` is its old name, if it was renamed. `values` are the fields that differ, as manifests write them, each
+    with its old and its new value; None for a field that was or will be missing. `origin` is its place in the new
+    revision, or in the old one if it is gone.
     """
 
     key: Key
@@ -41,7 +41,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The manifests of a kind in both fleets: those that stayed, those that came, those that went."""
+    """The manifests of a kind in two fleets: those in both, those only in the new one, those only in the old one."""
 
     both: tuple[tuple[Any, Any], ...]
     added: tuple[Any, ...]
@@ -49,7 +49,7 @@ class Pairs:
 
     @property
     def renamed(self) -> dict[str, str]:
-        """The old names that became others."""
+        """Old name → new name of each renamed manifest."""
         return {before.name: after.name for before, after in self.both if before.name != after.name}
 
 
@@ -61,14 +61,16 @@ def compare_manifests(old: Fleet, new: Fleet) -> list[Edit]:
 
 
 def pair_pools(old: Fleet, new: Fleet) -> Pairs:
-    """Pools by name; of several that another one could have become, the one that its services use now."""
+    """Match pools by name, else by content. If a pool could have become one of several, its services' new pool is
+    taken."""
     now = {service.name: service.pool for service in new.services}
     likely = {service.pool: now[service.name] for service in old.services if service.name in now}
     return pair(old.pools, new.pools, likely)
 
 
 def pair(old: Sequence[Any], new: Sequence[Any], likely: Mapping[str, str] | None = None) -> Pairs:
-    """Match by name; what has no namesake by its content. `likely` maps an old name to the one to prefer."""
+    """Match manifests by name, those without a namesake by content. `likely` maps an old name to the new name to
+    prefer."""
     former = {item.name: item for item in old}
     names = {item.name for item in new}
     both = [(former[item.name], item) for item in new if item.name in former]
@@ -105,7 +107,7 @@ def _edits(pairs: Pairs) -> list[Edit]:
 
 
 def _between(before: Any, after: Any, name: str, former: str = "") -> Edit | None:
-    """What differs between two manifests or items; None if nothing does."""
+    """The edit between two manifests or items; None if they don't differ."""
     if before == after:
         return None
     there = before if after is None else after
@@ -123,13 +125,14 @@ def _between(before: Any, after: Any, name: str, former: str = "") -> Edit | Non
 
 
 def _content(item: Any) -> object:
-    """Equal where two manifests differ in their names and order alone."""
+    """A value that is equal for manifests that differ only in their names and order."""
     items = {name: tuple(_values(part).items()) for name, part in _items(item).items()}
     return tuple(_values(item).items()), tuple(sorted(items.items()))
 
 
 def _values(item: Any, *, brief: bool = False) -> dict[str, str]:
-    """The fields of a manifest or item but its name and lists of items, as they are written; `brief`: no defaults."""
+    """The fields of a manifest or item as they are written, without its name and lists of items; `brief`: no
+    defaults."""
     found: dict[str, str] = {}
     shape = _shape(item.__class__)
     hidden = _IDENTITY.get(item.__class__, {"name"}) | shape.lists
@@ -157,8 +160,8 @@ def _endpoint_name(endpoint: Endpoint) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Which fields of a class hold values with fields of their own: `lists` of them, as the endpoints of a pool, or
-    one or none, as the affinity of a service (`groups`)."""
+    """The fields of a class whose values have fields of their own: `lists` of such values, like the endpoints of a
+    pool, and `groups` with one or none, like the affinity of a service."""
 
     lists: frozenset[str]
     groups: frozenset[str]
@@ -183,7 +186,7 @@ def _key(name: str) -> str:
 
 
 def _text(value: object, *, is_duration: bool = False) -> str:
-    """A value as it is written; lists without their order, and what can't be printed escaped."""
+    """A value as it is written; lists are sorted, and unprintable characters are escaped."""
     match value:
         case None | ():
             return NONE
@@ -209,7 +212,7 @@ def _duration(seconds: float) -> str:
 
 
 def few(names: Sequence[str]) -> str:
-    """Names in a row, of many the first ones."""
+    """Names in a row; only the first ones if there are many."""
     shown = ", ".join(names[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else shown
 

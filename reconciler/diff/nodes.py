@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node would do: its plan from all that the old manifests ask for to all that the new ones do.
+"""The changes on a node: its plan from the resources of the old manifests to those of the new ones.
 
-No kernel is asked: the node is taken to hold exactly what the old manifests say, and nobody knows how many
-connections it has open.
+No kernel is read: the node is assumed to hold exactly the resources of the old manifests, and the number of its open
+connections is unknown.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _OF_SERVICES = (EndpointRow.kind, Ring.kind, ServiceRow.kind)
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What becomes of traffic to a service. `at` are its VIP, ports and protocol, `pools` those that it used and uses.
+    """The effect on traffic to a service. `at` are its VIP, ports and protocol, `pools` its old and new pools.
 
-    `moved` is the share of new connections (of clients, where they stay with an endpoint) that go to another endpoint
-    than before, 0 to 1; None where that says nothing. `ends` says whether open connections end.
+    `moved` is the share of new connections (of clients, if clients stay with an endpoint) that go to another endpoint
+    than before, 0 to 1; None if no share can be told. `ends` says whether open connections end.
     """
 
     service: str
@@ -42,11 +42,11 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class NodeDiff:
-    """One node. `plan` has its changes only, and is None if there is none; `problem` says why, or why `apply` would
-    refuse it.
+    """One node. `plan` has only its changes; it is None if no plan can be made, and `problem` says why. `problem` may
+    also say why `apply` would refuse the plan.
 
-    `endpoints` says by id what becomes of connections to an endpoint, `others` of traffic for other reasons, by
-    what is changed.
+    `endpoints` maps the id of an endpoint to the effect on its connections, `others` maps any other change to its
+    effect on traffic.
     """
 
     name: str
@@ -63,7 +63,7 @@ class NodeDiff:
 
 
 def compare_nodes(views: Iterable[tuple[NodeView | None, NodeView | None]]) -> list[NodeDiff]:
-    """Nodes as the old and the new manifests have them; None where they have not."""
+    """Compare each node in the old manifests with that in the new ones; None if they don't have the node."""
     held: list[Resource] = []
     return [_compare(before, after, held) for before, after in views]
 
@@ -106,7 +106,7 @@ def _compare(before: NodeView | None, after: NodeView | None, held: list[Resourc
 
 
 def _changes_of(planned: Plan) -> Plan:
-    """A plan without all that a node holds, which of a hundred nodes would be much."""
+    """A plan without the node's unchanged resources, which would take much memory for a hundred nodes."""
     return replace(planned, desired=Desired(), live=Live())
 
 
@@ -121,7 +121,7 @@ def _refusal(planned: Plan) -> str:
 def _traffic(
     before: NodeView, after: NodeView, old: Desired, new: Desired, disabled: Set[str]
 ) -> tuple[Traffic, ...]:
-    """The services of which traffic is affected; the ports of one to which the same happens together."""
+    """The effects on traffic to services; ports of a service with the same effect are one."""
     owners = _owners(before, old) | _owners(after, new)
     pools = {s.name: (s.pool,) for s in before.services}
     pools |= {s.name: tuple(dict.fromkeys((*pools.get(s.name, ()), s.pool))) for s in after.services}
@@ -148,17 +148,17 @@ def _traffic(
 
 
 def _owners(view: NodeView, desired: Desired) -> dict[Key, str]:
-    """Which service asks for a row: the one that is written where the row was asked for."""
+    """Row → name of the service that asks for it: the one at the same place in the manifests."""
     names: dict[Span, str] = {service.span: service.name for service in view.services}
     return {k: names.get(span, k.id) for k, span in desired.origins.items() if k.kind == ServiceRow.kind}
 
 
 def _effect(row: ServiceRow, now: Resource | None, context: Context) -> tuple[float | None, str, bool]:
-    """The share of new connections that move, what happens in words, and whether open connections end; nothing if
-    only names differ."""
+    """The share of new connections that move, the effect in words, and whether open connections end; empty if only
+    names differ."""
     if not isinstance(now, ServiceRow):
         return None, row.effect(None, context), True
-    # Where no connection is remembered, open ones go to another ring with the new ones.
+    # If the balancer remembers no connections, open ones follow the new ring as new ones do.
     switched = not row.remembers and row.ring != now.ring
     texts = [row.effect(now, context)] if switched or replace(row, ring=now.ring) != now else []
     ends = bool(texts and texts[0]) and (switched or row.remembers != now.remembers)

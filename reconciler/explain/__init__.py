@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data plane of this node would do with a packet, and why."""
+"""Explain what this node's data plane would do with a packet, and why."""

@@ -24,7 +24,7 @@ _MAX_BLOCK_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A frame. `length` is what it had on the wire, in bytes; the capture may hold less of it."""
+    """A frame. `length` is its length on the wire, in bytes; the capture may hold less of it."""
 
     frame: bytes
     length: int

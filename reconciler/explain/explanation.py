@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a frame fares as it does: what a trial saw, in the words of manifests and maps."""
+"""Why the program treats a frame as it does: the values that a trial saw, in the words of manifests and maps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FIB = {
     5: "forwarding is off on the interface that it came in by", 6: "a route with an encapsulation of its own",
     7: "the MAC of the next hop is unknown", 8: "longer than the MTU of the way", 9: "no source address for the way",
 }  # fmt: skip
-"""What bpf_fib_lookup() says: BPF_FIB_LKUP_RET_* of include/uapi/linux/bpf.h."""
+"""The results of bpf_fib_lookup(): BPF_FIB_LKUP_RET_* of include/uapi/linux/bpf.h."""
 
 MEMORY = {
     Memory.BEGINS: "the connection begins: it goes to the new endpoint and is remembered",
@@ -57,16 +57,16 @@ NOBODYS_MEMORY = {
     Memory.BEGINS: "the connection begins, and the pool has no endpoint for new ones",
     Memory.CURRENT: "unknown, and whoever had the slot before takes no packets any more",
 }
-"""The same where the slot is nobody's now, since the pool has no active endpoint."""
+"""The same for a slot without an endpoint, since the pool has no active one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One packet. What the program never got to is None.
+    """One packet. A value that the program never looked up is None.
 
-    `reason` is a sentence; `verdict` the counter behind it, empty if none moved. `way` says how the packet leaves:
-    `interface`, `same-interface`, `kernel` or, empty, not at all. `egress` and `out`, the headers that it leaves
-    with, go with it. `missing` bytes of the packet are not in the capture that it was taken from.
+    `reason` is a sentence; `verdict` the counter that moved, empty if none did. `way` says how the packet leaves:
+    `interface`, `same-interface`, `kernel`, or empty if it doesn't. `egress` is the interface by which it leaves,
+    `out` are its headers then. `missing` bytes of the packet are not in the capture that it was taken from.
     """
 
     verdict: str
@@ -91,7 +91,7 @@ class Explanation:
 
 
 def explain(trial: Trial, series: Sequence[Captured], ingress: Link) -> list[Explanation]:
-    """What becomes of frames that come in on an interface, each after those before it. Raises KernelError."""
+    """Explain frames that come in on an interface one after the other. Raises KernelError."""
     outcomes = trial.run([captured.frame for captured in series], ingress.index)
     names = _Names(_services(trial), _rings(trial))
     return [

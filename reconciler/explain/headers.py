@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from reconciler.explain.packet import ICMP6, PROTOCOLS, TCP_FLAGS
 
 Header = Mapping[str, str | int]
-"""`header` says which one it is; the others are its fields."""
+"""The key `header` holds the header's name; the other keys are its fields."""
 
 _IPV4, _IPV6, _ARP, _VLANS = 0x0800, 0x86DD, 0x0806, (0x8100, 0x88A8)
 _IPIP, _IP6 = 4, 41
@@ -26,14 +26,14 @@ _SCTP_CHUNKS = {0: "data", 1: "init", 2: "init ack", 3: "sack", 6: "abort", 7: "
 
 
 def headers(frame: bytes) -> list[Header]:
-    """Ethernet and what is in it, as far as it is known; the packet that an ICMP error quotes is part of it.
+    """The Ethernet header and all known headers in the frame, including those of the packet that an ICMP error quotes.
 
     A header that is cut off ends the list with `{"header": "cut off"}`.
     """
     found: list[Header] = []
     try:
         for header in _ethernet(frame):
-            found.append(header)  # noqa: PERF402 - those before one that is cut off are kept
+            found.append(header)  # noqa: PERF402 - keeps the headers before one that is cut off
     except struct.error:
         found.append({"header": "cut off"})
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets that somebody asks about, as frames."""
+"""Frames made from the addresses and ports of a question to `explain`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TCP_FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
 """From the lowest bit on: RFC 9293, section 3.1."""
 
 SENDER = bytes.fromhex("020000000001")
-"""The MAC that frames come from: one that nobody has, so that an answer shows where it would go."""
+"""The MAC that frames come from: no machine has it, so an answer to it is recognised."""
 
 _EXAMPLES = "198.51.100.7:40000 or [2001:db8::7]:40000"
 _TTL = 64
@@ -31,14 +31,14 @@ _SCTP_INIT = struct.pack("!BBHIIHHI", 1, 0, 20, 7, 65_535, 10, 10, 7)  # RFC 926
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An address and, unless ICMP is spoken of, a port."""
+    """An address and, except for ICMP, a port."""
 
     address: Address
     port: int = 0
 
 
 def parse_place(text: str, protocol: str) -> Place:
-    """`ADDRESS:PORT`, an IPv6 address in brackets; of ICMP the address alone. Raises UsageError."""
+    """`ADDRESS:PORT`, an IPv6 address in brackets; for ICMP the address alone. Raises UsageError."""
     if protocol == "icmp":
         alone = text.removeprefix("[").removesuffix("]")
         if with_port := re.fullmatch(r"\[(.*)\]:[0-9]+|([^:]*):[0-9]+", text):
@@ -69,7 +69,7 @@ def _address(host: str, text: str, examples: str = _EXAMPLES) -> Address:
 
 
 def _is_address(text: str) -> bool:
-    """Whether a text is an address and nothing else. One of IPv6 whose last part may be a port is not."""
+    """Whether a text is an address and nothing else. False for an IPv6 address whose last part may be a port."""
     try:
         found = ip_address(text)
     except ValueError:
@@ -91,9 +91,9 @@ def frame(
 ) -> bytes:  # fmt: skip
     """An Ethernet frame for the MAC `to` with a packet of this protocol.
 
-    What it carries opens something: INIT of SCTP, an echo request of ICMP; TCP has `flags`. `length` is that of the
-    IP packet in bytes, filled up with zeros. Checksums are right, but SCTP's is left zero: balancers never look at
-    it. Raises UsageError if the addresses are of two families or the length can't be.
+    An SCTP packet is an INIT, an ICMP packet an echo request; TCP has `flags`. `length` is that of the IP packet in
+    bytes, filled up with zeros. Checksums are right, except that SCTP's is zero: balancers never look at it. Raises
+    UsageError if the addresses are of two families or the length is impossible.
     """
     if source.address.version != destination.address.version:
         raise UsageError(
@@ -117,7 +117,7 @@ def frame(
 
 
 def _transport(protocol: str, source: Place, destination: Place, flags: Sequence[str]) -> bytes:
-    """The header behind that of IP, without checksum and length."""
+    """The header after the IP header, without checksum and length."""
     ports = struct.pack("!HH", source.port, destination.port)
     match protocol:
         case "tcp":
@@ -142,7 +142,7 @@ _CHECKSUM_AT = {PROTOCOLS["tcp"]: 16, PROTOCOLS["udp"]: 6, PROTOCOLS["icmp"]: 2,
 
 
 def _summed(number: int, source: Address, destination: Address, transport: bytes) -> bytes:
-    """With the checksum in its place: RFC 9293, RFC 768, RFC 792, RFC 4443; RFC 8200 for the pseudo header."""
+    """The transport header with its checksum: RFC 9293, RFC 768, RFC 792, RFC 4443; RFC 8200 for the pseudo header."""
     at = _CHECKSUM_AT.get(number)
     if at is None:
         return transport

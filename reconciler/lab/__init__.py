@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lab in network namespaces, built from the manifests that the balancer uses: demo and tests run in it."""
+"""A lab in network namespaces, built from the balancer's own manifests: demo and tests run in it."""
 
 from reconciler.errors import LbctlError
 

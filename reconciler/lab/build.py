@@ -24,11 +24,11 @@ _PASS = bytes.fromhex("b700000002000000" "9500000000000000")
 """r0 = XDP_PASS; exit"""
 
 _SYSCTLS = {
-    # IPv6 would send packets of its own accord.
+    # Off, as IPv6 sends packets by itself.
     "net/ipv6/conf/all/disable_ipv6": "1",
     "net/ipv6/conf/default/disable_ipv6": "1",
     "net/ipv6/conf/all/forwarding": "0",
-    # IPv4 settings of a new namespace come from the host it is made on: put back what a plain kernel has.
+    # A new namespace gets the host's IPv4 settings: go back to those of a plain kernel.
     "net/ipv4/ip_forward": "0",
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
@@ -36,7 +36,7 @@ _SYSCTLS = {
 _IPV6_SYSCTLS = {
     "net/ipv6/conf/all/disable_ipv6": "0",
     "net/ipv6/conf/default/disable_ipv6": "0",
-    # Addresses would take time to become usable.
+    # Off, as duplicate address detection takes time.
     "net/ipv6/conf/all/accept_dad": "0",
     "net/ipv6/conf/default/accept_dad": "0",
     "net/ipv6/conf/all/router_solicitations": "0",
@@ -44,7 +44,7 @@ _IPV6_SYSCTLS = {
 }
 _ROUTER_SYSCTLS = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
 _HOST_SYSCTLS = {
-    # A redirect would teach an endpoint the way to the client that bypasses the balancer.
+    # A redirect would teach an endpoint a way to the client that bypasses the balancer.
     "net/ipv4/conf/all/accept_redirects": "0",
     "net/ipv4/conf/default/accept_redirects": "0",
 }
@@ -113,7 +113,7 @@ def _checksum_in_software(namespace: str, device: str) -> None:
 
 
 def _await_balancers(topology: Topology, prefix: str) -> None:
-    """Wait until each host reaches its balancer; then let the balancers forget whom they heard of by that."""
+    """Wait until each host reaches its balancer; then remove the neighbours that the balancers learnt from it."""
     for host, gateway in {route.host: str(route.via) for route in topology.routes}.items():
         netns.inside(netns.name(prefix, host), await_answer, f"{host} reaches {gateway}", gateway, _UNUSED_PORT)
     for balancer in topology.balancers:
@@ -121,7 +121,7 @@ def _await_balancers(topology: Topology, prefix: str) -> None:
 
 
 def await_answer(what: str, address: str, port: int, listening: bool = False) -> None:
-    """Wait until connecting to a port is answered, by a refusal too unless it must be `listening`."""
+    """Wait until a connection to a port is accepted or, unless the port must be `listening`, refused."""
 
     def answered() -> bool:
         try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packets as they pass between the switch and a balancer.
 
-They are taken at the switch's port: what XDP handles natively never reaches a packet socket on the balancer's
+They are captured at the switch's port: packets that XDP handles natively never reach a packet socket on the balancer's
 own interface. Segments of a TCP stream may have been merged before they are seen, so counts are lower bounds.
 """
 
@@ -34,7 +34,7 @@ _IN_TUNNELS = {4: 4, 41: 6}
 @dataclass(frozen=True, slots=True)
 class Packet:
     """A TCP segment or a UDP datagram. `to_balancer`: whether it was on its way to the balancer, or came from it.
-    `mac` is that of the frame's destination, `tunnel` the destination of the packet that it is in, if it is in one."""
+    `mac` is the frame's destination, `tunnel` the destination of the outer packet, if it is in a tunnel."""
 
     to_balancer: bool
     source: Address
@@ -56,14 +56,14 @@ class Capture:
         self._packets: list[Packet] = []
 
     def packets(self) -> list[Packet]:
-        """All so far. Raises LabError if there were more than fit into the buffer."""
+        """All packets so far. Raises LabError if there were more than fit into the buffer."""
         while True:
             try:
                 frame, origin = self._tap.recvfrom(_SNAP_BYTES)
             except BlockingIOError:
                 break
             to_balancer = origin[2] == _PACKET_OUTGOING
-            # What the switch only floods to this port is for somebody else.
+            # The switch also floods frames for other machines to this port.
             if not to_balancer or frame[:6] == self._mac:
                 self._packets += _decode(frame, to_balancer)
         _seen, lost = struct.unpack("=II", self._tap.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
@@ -77,7 +77,7 @@ def capture(switch: str, port: str, balancer_mac: str) -> Iterator[Capture]:
     """Watch a port of the switch (a namespace) that faces the balancer's interface with this MAC."""
 
     def open_tap() -> socket.socket:
-        # Protocol 0 until it is bound, or it would take packets of all devices.
+        # Protocol 0 until the socket is bound, or it would take packets of all devices.
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         tap.setblocking(False)
@@ -89,7 +89,7 @@ def capture(switch: str, port: str, balancer_mac: str) -> Iterator[Capture]:
 
 
 def _decode(frame: bytes, to_balancer: bool) -> Iterator[Packet]:
-    """The packet in an Ethernet frame, be it in a tunnel, or nothing."""
+    """The packet in an Ethernet frame, also if it is in a tunnel; nothing if there is none."""
     version = _ETHERTYPES.get(struct.unpack_from("!H", frame, 12)[0]) if len(frame) >= 14 else None
     header = _header(frame, 14, version)
     tunnel = None
@@ -109,7 +109,7 @@ def _decode(frame: bytes, to_balancer: bool) -> Iterator[Packet]:
 
 
 class _Header(NamedTuple):
-    """Of IP. `end` is where in the frame what it carries begins."""
+    """An IP header. `end` is the offset in the frame at which its payload begins."""
 
     protocol: int
     source: Address
@@ -119,7 +119,7 @@ class _Header(NamedTuple):
 
 
 def _header(frame: bytes, at: int, version: int | None) -> _Header | None:
-    """The header there, None if there is none. IPv6 extension headers are taken for the payload."""
+    """The IP header at an offset, None if there is none. IPv6 extension headers count as payload."""
     ip = frame[at : at + 40]
     if version == 4 and len(ip) >= 20:
         return _Header(ip[9], ip_address(ip[12:16]), ip_address(ip[16:20]), ip[8], at + 4 * (ip[0] & 15))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make demo`: a service from YAML to packets, edited, killed, broken and mended under real traffic.
 
-What stands below a command is what it printed; every claim is checked, and the demo fails if one does not hold.
+The lines below a command are its real output; every claim is checked, and the demo fails if one does not hold.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run_demo(config_dir: Path, prefix: str = PREFIX) -> int:
 
 
 def _checked(screen: Screen, config_dir: Path, prefix: str) -> int:
-    """The demo, and how it ended in words and as an exit code."""
+    """Play the demo, print how it ended, and return the exit code."""
     started = time.monotonic()
     code, verdict = 1, ""
     try:
@@ -75,7 +75,7 @@ def _checked(screen: Screen, config_dir: Path, prefix: str) -> int:
 
 
 def _play(screen: Screen, config: Path, prefix: str) -> set[int]:
-    """The acts, in a lab of their own. Returns the programs that ran in it."""
+    """Play all acts in a lab. Returns the numbers of the programs that ran in it."""
     fleet = _fleet(config)
     service = fleet.services[0]
     pool = next(pool for pool in fleet.pools if pool.name == service.pool)
@@ -162,7 +162,7 @@ class Act:
         self.screen.expect(counted == seen, "the balancer counted the same connections as the client")
 
     def edit_under_traffic(self, pool: Pool, spare: IPv4Address) -> Output:
-        """Returns the agent, which goes on."""
+        """Edit manifests while clients send requests. Returns the agent, which goes on."""
         self.screen.title("4  Edit the pool while requests run")
         agent = start(self.lab, self.screen, "run", str(self.config))
         wait_until("the agent has looked at the node", lambda: "No changes." in agent.text)
@@ -221,7 +221,7 @@ class Act:
         return {each.id for host in hosts for each in netns.inside(host, lambda: list(xdp.running()))}
 
     def _traffic(self) -> tuple[Load, Load]:
-        """Requests on a new connection each, and on connections that are kept; both are running."""
+        """Start requests on a new connection each, and requests on connections that are kept."""
         vip, port = self.vip, self.port
         kept = self.lab.load(vip, port, rate=KEPT_RATE, concurrency=KEPT_CONNECTIONS, requests_per_connection=0)
         wait_until("the connections are open", lambda: len(kept.outcomes()) > KEPT_CONNECTIONS)
@@ -230,7 +230,7 @@ class Act:
         return fresh, kept
 
     def _report(self, outcomes: Sequence[Outcome], what: str) -> Counter[str]:
-        """Say who answered, and that none failed."""
+        """Print which endpoints answered, and that no request failed."""
         answered = Counter(o.endpoint for o in outcomes if not o.error)
         shares = ", ".join(f"{name} × {count}" for name, count in sorted(answered.items()))
         errors = Counter(o.error for o in outcomes if o.error)

@@ -39,7 +39,7 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Lab(AbstractContextManager["Lab"]):
     """One balancer of a fleet (None: the only one) with its client and endpoints, each in a namespace.
 
-    `spares` are endpoints that no pool names yet. Namespaces are named `<prefix>-<host>`; whatever has such a
+    `spares` are endpoints that no pool names yet. Namespaces are named `<prefix>-<host>`; any namespace with such a
     name is removed first and last. Raises LabError if a lab of this prefix is running already.
     """
 
@@ -107,7 +107,7 @@ class Lab(AbstractContextManager["Lab"]):
         return self._start(netns.command(self.netns(host), argv), stdout=output or subprocess.DEVNULL)
 
     def lbctl_argv(self, *args: str, host: str | None = None) -> list[str]:
-        """What a person types to run `args` on a host (None: the balancer)."""
+        """The command line that a person types to run `args` on a host (None: the balancer)."""
         run_dir = [] if self.run_dir == RUN_DIR else ["--run-dir", str(self.run_dir)]
         return ["lbctl", "--netns", self.netns(host or self.topology.node.name), *run_dir, *args]
 
@@ -134,7 +134,7 @@ class Lab(AbstractContextManager["Lab"]):
         argv = _module(self.lbctl_argv(*args, host=host))
         return self._start(argv, stdout=output or subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
-    # Ctrl-C is for the lab alone, which then ends its processes in order: hence process groups of their own.
+    # Processes get groups of their own, so that only the lab gets Ctrl-C; it then ends them in order.
     def _complete(self, argv: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
@@ -200,7 +200,7 @@ class Lab(AbstractContextManager["Lab"]):
         return load
 
     def capture(self, interface: str) -> AbstractContextManager[Capture]:
-        """Watch what passes an interface of the balancer."""
+        """Watch the packets that pass an interface of the balancer."""
         link = self.topology.link(self.topology.node.name, interface)
         return capture(self.netns(SWITCH), link.port, link.mac)
 
@@ -226,7 +226,7 @@ def _module(argv: Sequence[str]) -> list[str]:
 def signals_as_exit() -> Iterator[None]:
     """Raise SystemExit at signals that end a program, KeyboardInterrupt at Ctrl-C, and do so once only.
 
-    Whoever presses Ctrl-C again must not interrupt the taking away. Within another such block this is nothing.
+    A second Ctrl-C must not interrupt the removal of the lab. Within another such block, this does nothing.
     """
     if signal.getsignal(signal.SIGTERM) is _end:
         yield
@@ -245,7 +245,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _handling(handler: Any) -> Iterator[None]:
-    """Handle signals in another way for a while. Threads but the main one get none and can't say how."""
+    """Handle signals in another way for a while. Only the main thread can do that; in others this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

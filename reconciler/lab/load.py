@@ -27,15 +27,15 @@ class Load:
     def outcomes(self) -> list[Outcome]:
         """Every request that has ended so far, in the order in which they ended."""
         fd = self._output.fileno()
-        text = os.pread(fd, os.fstat(fd).st_size, 0)  # Reading in another way would move the client's offset, too.
+        text = os.pread(fd, os.fstat(fd).st_size, 0)  # read() would move the client's offset, too
         return [Outcome(**json.loads(line)) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
     def wait(self, seconds: float = 60) -> list[Outcome]:
-        """Let it come to its own end. Raises LabError if it fails or takes longer."""
+        """Wait until the client ends by itself. Raises LabError if it fails or takes longer."""
         return self._ended(seconds)
 
     def stop(self) -> list[Outcome]:
-        """Let it complete the requests that are under way, and end."""
+        """Let the client complete the requests that are under way, and end."""
         self._process.send_signal(signal.SIGTERM)
         return self._ended(_END_WAIT_S)
 

@@ -91,7 +91,7 @@ def processes(prefix: str) -> set[int]:
             try:
                 if mark in (entry / "environ").read_bytes().split(b"\0") or inodes & set(_net_inodes(entry)):
                     found.add(int(entry.name))
-            except OSError:  # It ended while we looked, or is a zombie.
+            except OSError:  # The process has just ended, or is a zombie.
                 continue
     return found
 
@@ -108,7 +108,7 @@ def mounts(prefix: str, run_dir: Path = RUN_DIR) -> list[Path]:
 
 
 def instance_dirs(prefix: str, run_dir: Path = RUN_DIR) -> list[Path]:
-    """What lbctl keeps for the balancers of a lab: an instance is named like its namespace."""
+    """The instance directories of a lab's balancers: an instance has the name of its namespace."""
     return sorted(run_dir.glob(f"{glob.escape(prefix)}-*"))
 
 
@@ -140,7 +140,7 @@ def _kill(prefix: str) -> None:
 
 
 def leftovers(prefix: str, run_dir: Path = RUN_DIR) -> list[str]:
-    """What a lab has left behind, for a person; empty after `destroy`."""
+    """Descriptions of everything that a lab has left behind; empty after `destroy`."""
     return [
         *(f"process {pid}" for pid in sorted(processes(prefix))),
         *(f"namespace {namespace}" for namespace in namespaces(prefix)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that a service works: real requests, answered by whom they should be, over the way they should take.
+"""Proof that a service works: real requests, answered by the right endpoints, over the right way.
 
 An answer alone proves little: a dead VIP, a balancer that knows one endpoint only, or an endpoint that answers
 past the balancer can all leave some requests answered. Each of these fails here, and the message says which.
@@ -27,7 +27,7 @@ _REQUESTS_PER_CLIENT = 2
 _TOLERANCE = 0.1
 _PAYLOAD_BYTES = 100_000
 _RELIABLE_SHARE = 0.1
-"""With this share of the clients' addresses and more, an endpoint can't be missed by 64 of them but once in 800."""
+"""An endpoint with at least this share gets none of 64 client addresses only once in 800 runs."""
 
 
 def prove_service(lab: Lab, name: str) -> None:
@@ -71,7 +71,8 @@ def weights_of(fleet: Fleet, service: Service, port: int) -> dict[str, int]:
 def _send(
     lab: Lab, service: Service, vip: Address, port: int, weights: dict[str, int]
 ) -> tuple[list[Outcome], list[Packet]]:
-    """One request on a connection of its own each; what became of them, and what passed the balancer."""
+    """Send requests, each on a connection of its own. Returns their outcomes, and the packets that passed the
+    balancer."""
     if service.algorithm is Algorithm.ROUND_ROBIN:
         turns = sum(weights.values()) // gcd(*weights.values())
         count, clients = turns * -(-_MIN_REQUESTS // turns), 1
@@ -84,7 +85,7 @@ def _send(
 
 
 def _check_way(lab: Lab, vip: Address, port: int, packets: Sequence[Packet]) -> None:
-    """Whoever got requests from the balancer must have replied through it, and nobody else to the client."""
+    """Endpoints that got requests from the balancer must have replied through it, and nobody else to the client."""
     clients, endpoints = set(lab.topology.client), lab.topology.endpoints
     asked: Counter[Address] = Counter()
     replied: Counter[Address] = Counter()
@@ -105,7 +106,7 @@ def _check_way(lab: Lab, vip: Address, port: int, packets: Sequence[Packet]) -> 
 def _check_direct_way(
     lab: Lab, service: Service, vip: Address, port: int, packets: Sequence[Packet], outcomes: Sequence[Outcome]
 ) -> None:
-    """Whoever answered must have been sent requests by the balancer, which must not have seen one reply."""
+    """The balancer must have sent requests to each endpoint that answered, and must not have seen any reply."""
     for packet in packets:
         way = "to" if packet.to_balancer else "from"
         replies = packet.source == vip and packet.source_port == port

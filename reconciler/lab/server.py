@@ -41,14 +41,14 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     request_queue_size = 1024
-    address_family = socket.AF_INET6  # and IPv4
+    address_family = socket.AF_INET6  # this takes IPv4 connections, too
     name: str
 
     def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # That of HTTPServer looks the host's name up, which takes its time in a lab.
+        TCPServer.server_bind(self)  # HTTPServer's own looks up the host's name, which takes long in a lab.
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # Clients may go as they like.
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # clients may close connections at any time
             super().handle_error(request, client_address)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo shows on a terminal: titles, commands with what they really print, and what must hold."""
+"""The demo's output on a terminal: titles, commands with their real output, and claims that must hold."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class Screen:
 
 
 class Output:
-    """What a command prints: shown as it comes, and kept without colours."""
+    """A command's output: shown as it comes, and kept without colours."""
 
     def __init__(self, screen: Screen, start: Callable[[IO[bytes]], subprocess.Popen[bytes]]) -> None:
-        # Commands colour what they print for a terminal only, so they get one where this screen is one.
+        # Commands use colours on a terminal only, so they get one if this screen is one.
         source, sink = pty.openpty() if screen.style.colour else os.pipe()
         with os.fdopen(sink, "wb") as output:
             self.process = start(output)
@@ -75,7 +75,7 @@ class Output:
         return "\n".join(self._lines)
 
     def wait(self) -> str:
-        """Everything, when the command has ended. Raises ExpectationError if it failed."""
+        """Wait for the command to end; returns its whole output. Raises ExpectationError if it failed."""
         try:
             code = self.process.wait(_COMMAND_WAIT_S)
         except subprocess.TimeoutExpired:
@@ -91,7 +91,7 @@ def _lines(stream: IO[bytes]) -> Iterator[str]:
     while True:
         try:
             chunk = stream.read(65_536)
-        except OSError:  # The end of a terminal, as against that of a pipe.
+        except OSError:  # a terminal ends with this error, not with empty output as a pipe
             chunk = b""
         if not chunk:
             break

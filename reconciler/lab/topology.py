@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lab builds, worked out from a fleet: hosts, their links, addresses and routes. No I/O.
+"""The lab's hosts, links, addresses and routes, worked out from a fleet. No I/O.
 
 A segment is an Ethernet of its own: a subnet that some balancer's interface has an address in. Interfaces with
-a subnet in common share a segment. Endpoints live where their address belongs, the client in the segment of
-the chosen balancer's first interface. With a single segment this is the one-arm topology.
+a subnet in common share a segment. Endpoints are in the segment of their address, the client in the segment
+of the chosen balancer's first interface. With a single segment this is the one-arm topology.
 
 Endpoints that serve by direct server return alone reply past the balancer. Those that don't share the client's
 segment have a router for that, and may be in networks of their own.
@@ -25,10 +25,10 @@ CLIENT, SWITCH, ROUTER = "client", "switch", "router"
 HOST_DEVICE = "eth0"
 """The one device of the client, and of each endpoint that is no Node or names none."""
 MAX_CLIENT_ADDRESSES = 64
-"""The client has many addresses, so that one client can stand for many where addresses are hashed."""
+"""The client has many addresses, so that one machine stands for many clients when addresses are hashed."""
 CLIENT_MTU_BYTES = 1500
 _PREFIXES = {4: 24, 6: 64}
-"""Lengths, of networks that nobody declares."""
+"""Prefix lengths of networks that no manifest declares."""
 _ANYWHERE: dict[int, Prefix] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
@@ -57,7 +57,7 @@ class Route:
 @dataclass(frozen=True, slots=True)
 class Topology:
     """`node` is the balancer that the client and the endpoints use; `endpoints` maps addresses to TCP ports,
-    `endpoint_nodes` those of the endpoints that are Nodes to their names."""
+    `endpoint_nodes` maps the addresses of endpoints that are Nodes to the Nodes' names."""
 
     node: Node
     balancers: tuple[str, ...]
@@ -74,7 +74,7 @@ class Topology:
 
     @property
     def segments(self) -> Mapping[str, int]:
-        """Every segment, and how long packets it carries."""
+        """Segment → its MTU in bytes."""
         return {link.segment: link.segment_mtu_bytes for link in self.links}
 
     def link(self, host: str, device: str | None = None) -> Link:
@@ -109,7 +109,7 @@ def topology(fleet: Fleet, node_name: str | None = None, spares: Collection[Addr
     """
     node = view(fleet, node_name, "").node
     for each in fleet.nodes:
-        if each.role is not Role.ROUTER:  # the lab has its own
+        if each.role is not Role.ROUTER:  # the lab makes its own router
             require_supported(view(fleet, each.name, ""))
     _check_names(fleet)
     site = _Site(fleet, node, _ports(fleet, spares))
@@ -164,7 +164,7 @@ class _Site:
 
     @cached_property
     def direct(self) -> set[Address]:
-        """The endpoints that nobody asks for replies through the balancer; spares only where nobody is asked."""
+        """The endpoints that need not reply through the balancer; spares are among them only if no endpoint has to."""
         pools = {pool.name: pool for pool in self.fleet.pools}
         found: dict[bool, set[Address]] = {True: set(), False: set()}
         for service in self.fleet.services:
@@ -174,7 +174,7 @@ class _Site:
 
     @cached_property
     def homes(self) -> dict[Address, InterfaceAddress]:
-        """The endpoints with their networks: that of the balancer, else the declared one, else one around it."""
+        """The endpoints with their networks: the balancer's, else the declared one, else one around the address."""
         homes = {}
         for address in self.endpoints:
             near = [own.network for own in _addresses(self.node) if address in own.network]
@@ -210,7 +210,7 @@ class _Site:
 
     @cached_property
     def router(self) -> dict[Prefix, Address]:
-        """The addresses of the router, by network; none where it isn't needed."""
+        """The addresses of the router, by network; none if no router is needed."""
         fronts = [own.network for own in self.front.values()]
         networks = [home.network for address, home in self.homes.items() if address in self.direct]
         far = [network for network in dict.fromkeys(networks) if network not in fronts]
@@ -232,7 +232,7 @@ class _Site:
 
     @cached_property
     def _hosts(self) -> list[_Place]:
-        """All but the router."""
+        """The devices of all hosts but the router."""
         places = []
         for balancer in self.balancers:
             for interface in balancer.interfaces:
@@ -251,7 +251,7 @@ class _Site:
 
     @cached_property
     def _legs(self) -> list[_Place]:
-        """The router, one device for each segment that it is in."""
+        """The devices of the router, one for each segment that it is in."""
         legs: dict[int, tuple[InterfaceAddress, ...]] = {}
         for network, address in self.router.items():
             number = next(n for n, networks in enumerate(self.segments) if network in networks)
@@ -267,7 +267,7 @@ class _Site:
         ]
 
     def _mtu_near(self, network: Prefix) -> int:
-        """What the balancers declare for a network."""
+        """The MTU in bytes that the balancers declare for a network."""
         faces = (face for balancer in self.balancers for face in balancer.interfaces)
         near = [face.mtu_bytes for face in faces if any(own.network == network for own in face.addresses)]
         return max(near, default=CLIENT_MTU_BYTES)
@@ -304,7 +304,7 @@ class _Site:
                 continue
             via = next(own.ip for own in _addresses(self.node) if address in own.network)
             yield Route(host, _ANYWHERE[via.version], via)
-            # Clients on its own segment an endpoint would answer directly, past the balancer, without these.
+            # Without these, an endpoint would answer clients on its own segment directly, past the balancer.
             yield from (Route(host, ip_network(client), via) for client in self.clients if client in home.network)
 
 
@@ -315,7 +315,7 @@ def _check_names(fleet: Fleet) -> None:
 
 
 def _ports(fleet: Fleet, spares: Collection[Address]) -> dict[Address, tuple[int, ...]]:
-    """Where each endpoint listens: its own port, else the service's target port, else the port asked for."""
+    """The ports at which each endpoint listens: its own, else the service's target port, else the service's ports."""
     pools = {pool.name: pool for pool in fleet.pools}
     ports: dict[Address, set[int]] = {}
     for service in fleet.services:
@@ -329,7 +329,7 @@ def _ports(fleet: Fleet, spares: Collection[Address]) -> dict[Address, tuple[int
 
 
 def ipv4(addresses: tuple[Address, ...]) -> tuple[IPv4Address, ...]:
-    """The same addresses. Raises LabError if one is of the family that the demo does not know."""
+    """The same addresses. Raises LabError if one is of IPv6, which the demo doesn't support."""
     found = tuple(address for address in addresses if isinstance(address, IPv4Address))
     if found != addresses:
         raise LabError(f"the demo has no place for {', '.join(map(str, addresses))}", hint="it knows IPv4 only")

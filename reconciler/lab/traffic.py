@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client: real HTTP requests, and what became of each. Run as a script, with nothing but the standard library.
+"""A client: real HTTP requests, and the outcome of each. Run as a script, with nothing but the standard library.
 
 Prints one JSON object a request, an `Outcome`. Ends after --count requests or --seconds, else at SIGTERM, when
 it completes the requests that are under way. Never repeats a request: a repetition would hide a fault.
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 
 def request(connection: http.client.HTTPConnection, payload: bytes) -> tuple[str, str]:
-    """Send a request; returns who answered, and what is wrong with the answer."""
+    """Send a request; returns the endpoint that answered, and the fault of the answer, empty if it has none."""
     try:
         connection.request("POST" if payload else "GET", "/", body=payload or None)
         response = connection.getresponse()
@@ -50,7 +50,7 @@ def request(connection: http.client.HTTPConnection, payload: bytes) -> tuple[str
 
 
 class Schedule:
-    """Numbers requests and says when each is due, to all workers."""
+    """Tells all workers the number of the next request and when it is due."""
 
     def __init__(self, count: int, seconds: float, rate: float) -> None:
         self.stopped = threading.Event()
@@ -93,7 +93,7 @@ def work(args: argparse.Namespace, schedule: Schedule, sources: Callable[[], str
 
 
 def fail(failure: threading.ExceptHookArgs) -> None:
-    """A worker that dies of a mistake in here ends the whole client, or its part of the load would be missed."""
+    """If a worker dies of a bug in this file, end the whole client: else its part of the load would be missing."""
     traceback.print_exception(failure.exc_value)
     os._exit(1)
 

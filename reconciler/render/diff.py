@@ -23,11 +23,11 @@ MAX_MARKDOWN = 60_000
 
 _KINDS = ("service", "pool", "node")
 _DONE = {Action.CREATE: "added", Action.UPDATE: "changed", Action.DELETE: "removed"}
-_DIFF_SIGNS = {"+ ": "+", "~ ": "!", "- ": "-"}  # what GitHub and GitLab colour in a diff
+_DIFF_SIGNS = {"+ ": "+", "~ ": "!", "- ": "-"}  # the signs that GitHub and GitLab colour in a diff
 
 
 def headline(diff: FleetDiff) -> str:
-    """What differs on one line, e.g. `1 pool changed, 1 service affected on 2 nodes`."""
+    """The differences on one line, e.g. `1 pool changed, 1 service affected on 2 nodes`."""
     counts = Counter((edit.key.kind, "renamed" if edit.former else _DONE[edit.action]) for edit in diff.edits)
     listed = ((counts[kind, done], kind, done) for kind in _KINDS for done in (*_DONE.values(), "renamed"))
     parts = [f"{_many(count, kind)} {done}" for count, kind, done in listed if count]
@@ -46,9 +46,9 @@ def headline(diff: FleetDiff) -> str:
 
 
 def diff_text(diff: FleetDiff, title: str, old: str, style: Style, *, whole_plans: bool = False) -> str:
-    """The headline, every edit with what it does to traffic, and each node's plan: its summary, or all of it.
+    """The headline, every edit with its effect on traffic, and each node's plan: its summary, or all of it.
 
-    `old` is what the old revision is called.
+    `old` is the name of the old revision.
     """
     lines = [*_edit_lines(diff, old, style), *_node_lines(diff, style, whole_plans=whole_plans)]
     return "\n".join([f"{style.bold(line(title))}: {headline(diff)}", *(f"  {text}" for text in lines)])
@@ -71,7 +71,7 @@ def diff_markdown(diff: FleetDiff, title: str, old: str) -> str:
 
 
 def diff_json(diff: FleetDiff, old: str) -> dict[str, Any]:
-    """Everything that is known of the differences, for machines."""
+    """All known differences, for machines."""
     return {
         "format_version": FORMAT_VERSION,
         "summary": headline(diff),
@@ -116,7 +116,7 @@ def _edit_lines(diff: FleetDiff, old: str, style: Style) -> Iterator[str]:
 
 
 def _node_lines(diff: FleetDiff, style: Style, *, whole_plans: bool) -> Iterator[str]:
-    """A line for all nodes with the same plan, and what else they do to traffic."""
+    """A line for all nodes with the same plan, and their other effects on traffic."""
     traffic = _traffic(diff, style)
     caused = {item for items in diff.caused.values() for item in items}
     alike: dict[object, list[NodeDiff]] = {}
@@ -149,7 +149,7 @@ def _outcome(node: NodeDiff) -> str:
 
 
 def _traffic(diff: FleetDiff, style: Style) -> dict[Traffic, str]:
-    """What becomes of each service, in words; where that depends on the node, with the nodes."""
+    """The effect on each service in words, with the nodes if it depends on the node."""
     everywhere: dict[tuple[str, str], set[tuple[str, ...]]] = {}
     for item, nodes in diff.traffic.items():
         everywhere.setdefault((item.service, item.at), set()).add(nodes)
@@ -165,7 +165,7 @@ def _values(edit: Edit) -> tuple[tuple[str, str | None, str | None], ...]:
 
 
 def _value(name: str, before: str | None, after: str | None) -> str:
-    """A field as `weight 2 -> 1`; of what is new as `weight 1`."""
+    """A field as `weight 2 -> 1`; a new one as `weight 1`."""
     return f"{name} {after}" if before is None else f"{name} {before} -> {after or NONE}"
 
 
@@ -182,7 +182,8 @@ def _edit_json(edit: Edit, old: str) -> dict[str, Any]:
 
 
 def _plan_json(plan: Plan, effects: Mapping[Key, str]) -> dict[str, Any]:
-    """The changes as people read them: what `apply` needs, such as every slot of a ring, would be megabytes."""
+    """The changes as people read them. The values that `apply` needs, such as every slot of a ring, would be
+    megabytes."""
     counts = {word: plan.count(action) for action, word in MEANING.items()}
     changes = [
         {
@@ -208,7 +209,7 @@ def _sign(edit: Edit, style: Style) -> str:
 
 
 def _marked(line: str) -> str:
-    """A line with its sign in the first column, where a diff block has it."""
+    """A line with its sign moved to the first column, as a diff block needs it."""
     indent = line[: len(line) - len(line.lstrip())]
     sign, rest = line[len(indent) : len(indent) + 2], line[len(indent) + 1 :]
     return _DIFF_SIGNS[sign] + indent + rest if sign in _DIFF_SIGNS else line

@@ -24,7 +24,7 @@ def explanation_json(explanations: Sequence[Explanation]) -> str:
 
 
 def headline(explanation: Explanation, style: Style) -> str:
-    """The reason, and who gets the packet, on one line."""
+    """The reason, and the receiver of the packet, on one line."""
     verdict = explanation.verdict.replace("-", " ")
     coloured = (style.bad if explanation.is_dropped else style.good)(verdict)
     text = f"{coloured}: {explanation.reason}" if verdict else explanation.reason
@@ -34,7 +34,7 @@ def headline(explanation: Explanation, style: Style) -> str:
 
 
 def explanation_text(explanation: Explanation, style: Style) -> str:
-    """The headline, and below it what led there."""
+    """The headline, and below it the steps that led there."""
     rows = list(_rows(explanation))
     lines = (f"  {style.dim(label.ljust(_LABEL_WIDTH))}{text}" for label, text in rows)
     return "\n".join([headline(explanation, style), *lines])
@@ -77,7 +77,8 @@ def _rows(e: Explanation) -> Iterator[tuple[str, str]]:
 
 
 def _packet(found: Sequence[Header]) -> str:
-    """The innermost addresses and ports of a packet that is no quote, e.g. `tcp syn 192.0.2.1:4000 → 192.0.2.2:80`."""
+    """The innermost addresses and ports of a packet, but not of one that ICMP quotes, e.g. `tcp syn 192.0.2.1:4000 →
+    192.0.2.2:80`."""
     names = [header["header"] for header in found]
     own = found[: names.index("quoted")] if "quoted" in names else found
     network = next((header for header in reversed(own) if "ttl" in header), None)
@@ -92,7 +93,8 @@ def _packet(found: Sequence[Header]) -> str:
 
 
 def _destination(found: Sequence[Header]) -> str:
-    """Of what takes the place of a packet whose next hop is unknown: the endpoint, or the gateway of the interface."""
+    """The destination of the packet that is sent instead of one whose next hop is unknown: the endpoint, or the
+    gateway of the interface."""
     return next((str(header["destination"]) for header in found if "ttl" in header), "it")
 
 

@@ -15,8 +15,8 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def render_junit(
     suites: Mapping[str, tuple[Sequence[Diagnostic], Mapping[str, str]]], failing: Collection[Severity]
 ) -> str:
-    """An XML document. `suites` has the problems and texts of each directory; problems of these severities are
-    failures, others are only written down."""
+    """An XML document. `suites` has the problems and texts of each directory; problems of these severities
+    are failures, all others are only mentioned."""
     root = ET.Element("testsuites", name="lbctl validate")
     for title, (diagnostics, texts) in suites.items():
         suite = ET.SubElement(root, "testsuite", name=title)

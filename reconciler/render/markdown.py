@@ -9,7 +9,7 @@ from reconciler.render.text import change_line, change_lines, summary
 from reconciler.resource import Action
 from reconciler.safe import folded, prose
 
-_DIFF_SIGNS = {Action.CREATE: "+", Action.UPDATE: "!", Action.DELETE: "-"}  # what GitHub colours in a diff
+_DIFF_SIGNS = {Action.CREATE: "+", Action.UPDATE: "!", Action.DELETE: "-"}  # the signs that GitHub colours in a diff
 
 
 def plan_markdown(plan: Plan, node: str) -> str:

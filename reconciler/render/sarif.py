@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 def render_sarif(diagnostics: Iterable[Diagnostic]) -> str:
-    """One run, with all rules that there are and a result for each problem."""
+    """One run, with all rules and a result for each problem."""
     rules = about_rules()
     numbers = {name: number for number, name in enumerate(rules)}
     version, documentation = _package()
@@ -77,10 +77,10 @@ def _file(name: str) -> Json:
 
 
 def _package() -> tuple[str, str]:
-    """The version of lbctl, and where its rules are documented; "" for what is not known."""
+    """The version of lbctl, and where its rules are documented; "" if unknown."""
     try:
         about = metadata.metadata("lbctl")
-    except metadata.PackageNotFoundError:  # a checkout that nobody installed
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
         return "", ""
     urls = dict(url.split(", ", 1) for url in about.get_all("Project-URL") or ())
     return about["Version"], urls.get("Rules", "")

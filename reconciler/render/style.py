@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours, where a person looks at a terminal and has not asked for none (https://no-color.org)."""
+"""Colours, if the output is a terminal and NO_COLOR is not set (https://no-color.org)."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from reconciler import safe
 
 Row = Mapping[str, str | int | float | None]
-"""None is what nobody knows."""
+"""None is an unknown value."""
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], empty: str) -> str:
-    """Columns as wide as their content; numbers to the right. `empty` is what is said of no rows."""
+    """Columns as wide as their content; numbers to the right. `empty` is the text if there are no rows."""
     if not rows:
         return empty
     cells = [[_cell(row[column]) for column in columns] for row in rows]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan for people: what changes, where it was asked for, and what it does to traffic."""
+"""A plan for people: each change, the place that asks for it, and its effect on traffic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEANING = {Action.CREATE: "add", Action.UPDATE: "change", Action.DELETE: "remove
 
 
 def plan_text(plan: Plan, style: Style, target: Target | None = None) -> str:
-    """The whole plan, headed by whose it is; "No changes." where there are none."""
+    """The whole plan, headed by its node; "No changes." if there are none."""
     heading = [style.dim(f"Plan for {target}")] if target else []
     lines: list[str] = []
     for key, why in sorted(plan.blocked.items()):
@@ -70,7 +70,7 @@ def applied(done: Sequence[Change], seconds: float) -> str:
 
 
 def change_line(change: Change, style: Style, detail: str = "") -> str:
-    """One change on one line: sign, what, why, where it was asked for."""
+    """One change on one line: its sign, its key, its reason, the place that asks for it."""
     notes = [style.warn("drift")] if change.reason is Reason.DRIFT else []
     if change.after is None and change.action is not Action.DELETE:
         notes.append("restored")
@@ -82,7 +82,7 @@ def change_line(change: Change, style: Style, detail: str = "") -> str:
 
 
 def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
-    """One change in full: its line, the fields that differ, what happens to traffic."""
+    """One change in full: its line, the fields that differ, its effect on traffic."""
     before = change.before.describe() if change.before else {}
     after = change.after.describe() if change.after else change.before.former() if change.before else {}
     names = list(after | before) if after else []
