@@ -268,7 +268,7 @@ def _commit(place: Place, name: str) -> str:
 def _refuse_several(place: Place, name: str, base: str) -> None:
     """Raise UsageError if a name may stand for several commits."""
     patterns = [f"refs/{folder}{base}" for folder in ("", "tags/", "heads/", "remotes/")]
-    refs = git.ask(place.near, "for-each-ref", "--format=%(refname)", *patterns).stdout.decode().split()
+    refs = os.fsdecode(git.ask(place.near, "for-each-ref", "--format=%(refname)", *patterns).stdout).split()
     rest = name[len(base) :]
     meant = {
         git.ask(place.near, "rev-parse", "--verify", "--end-of-options", f"{ref}{rest}^{{commit}}").stdout

@@ -109,7 +109,7 @@ def _links() -> dict[int, _Link]:
             found = netlink.attributes(answer[_LINK.size :])
             mac = found.get(_IFLA_ADDRESS, b"")
             if flags & _UP and not flags & _SILENT and len(mac) == 6:
-                links[index] = _Link(found[_IFLA_NAME].rstrip(b"\0").decode(), mac, bool(flags & _RUNNING))
+                links[index] = _Link(netlink.text(found[_IFLA_NAME]), mac, bool(flags & _RUNNING))
     return links
 
 

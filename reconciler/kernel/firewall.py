@@ -46,7 +46,7 @@ def firewalls(interfaces: Collection[str]) -> list[Firewall]:
 
 def _unnamed(interfaces: Collection[str], rules: bytes) -> tuple[str, ...]:
     """The interfaces that no rule names. Rules that name one are not interpreted: their author decided about it."""
-    return tuple(sorted(name for name in interfaces if name.encode() + b"\0" not in rules))
+    return tuple(sorted(name for name in interfaces if netlink.content(name) not in rules))
 
 
 def _nftables(interfaces: Collection[str]) -> Iterator[Firewall]:

@@ -41,7 +41,7 @@ def _strips_tags(name: str) -> bool:
     """Whether an interface takes VLAN tags off what it receives (`ethtool -k`: rx-vlan-offload)."""
     flags = ctypes.create_string_buffer(_FLAGS.pack(_GET_FLAGS, 0), _FLAGS.size)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-        fcntl.ioctl(sock, _ETHTOOL, _REQUEST.pack(name.encode(), ctypes.addressof(flags)))
+        fcntl.ioctl(sock, _ETHTOOL, _REQUEST.pack(netlink.content(name), ctypes.addressof(flags)))
     return bool(_FLAGS.unpack(flags.raw)[1] & _RX_VLAN)
 
 
@@ -55,7 +55,7 @@ def _link(answer: bytes) -> Link:
     _, _, index, _, _ = _HEADER.unpack_from(answer)
     found = netlink.attributes(answer[_HEADER.size :])
     mac, mtu = found.get(_ADDRESS, b""), int.from_bytes(found[_MTU], sys.byteorder)
-    name = found[_IFNAME].rstrip(b"\0").decode()
+    name = netlink.text(found[_IFNAME])
     info = netlink.attributes(found.get(_LINKINFO, b""))
     if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"vlan" or _LINK not in found or _LINK_NETNSID in found:
         return Link(name, index, mac=mac, mtu_bytes=mtu)

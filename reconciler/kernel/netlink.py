@@ -44,6 +44,16 @@ def attribute(number: int, content: bytes) -> bytes:
     return struct.pack("=HH", length, number) + content + bytes(-length % 4)
 
 
+def text(content: bytes) -> str:
+    """A text of the kernel. Names of interfaces may hold bytes that are no UTF-8, which stay."""
+    return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
+
+
+def content(text: str) -> bytes:
+    """The same text as the kernel has it."""
+    return text.encode("utf-8", "surrogateescape") + b"\0"
+
+
 def attributes(body: bytes) -> dict[int, bytes]:
     """The attributes in `body`, by number."""
     found = {}

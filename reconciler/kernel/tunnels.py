@@ -74,7 +74,7 @@ def add(wanted: TunnelDevice) -> None:
         if former is None:
             parts = netlink.attribute(_LOCAL, ip_address(wanted.local).packed)
             parts += netlink.attribute(_PROTOCOL, bytes([_PROTOCOLS[wanted.form]]))
-            named = netlink.attribute(_IFLA_IFNAME, wanted.name.encode() + b"\0")
+            named = netlink.attribute(_IFLA_IFNAME, netlink.content(wanted.name))
             _change(route, _new(wanted.form, parts, named), f"make the {wanted.form} device {wanted.name}")
         try:
             marks = netlink.attribute(_IFLA_IFALIAS, ALIAS.encode())
@@ -110,7 +110,7 @@ def _new(form: str, parts: bytes, more: bytes) -> Message:
 
 
 def _named(name: str, flags: int = 0, change: int = 0) -> bytes:
-    return _LINK.pack(0, 0, 0, flags, change) + netlink.attribute(_IFLA_IFNAME, name.encode() + b"\0")
+    return _LINK.pack(0, 0, 0, flags, change) + netlink.attribute(_IFLA_IFNAME, netlink.content(name))
 
 
 def _devices(route: Route) -> Iterator[TunnelDevice]:
@@ -119,12 +119,12 @@ def _devices(route: Route) -> Iterator[TunnelDevice]:
         _family, _type, _index, flags, _changed = _LINK.unpack_from(link)
         found = netlink.attributes(link[_LINK.size :])
         info = netlink.attributes(found.get(_IFLA_LINKINFO, b""))
-        form = info.get(_INFO_KIND, b"").rstrip(b"\0").decode()
+        form = netlink.text(info.get(_INFO_KIND, b""))
         data = netlink.attributes(info.get(_INFO_DATA, b""))
         local = data.get(_LOCAL)
         if form not in _PROTOCOLS or local is None or any(data.get(_REMOTE, b"")):
             continue
-        name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
+        name = netlink.text(found[_IFLA_IFNAME])
         yield TunnelDevice(
             name, form, str(ip_address(local)), int.from_bytes(found[_IFLA_MTU], sys.byteorder),
             is_up=bool(flags & _UP), is_ours=found.get(_IFLA_IFALIAS, b"").rstrip(b"\0") == ALIAS.encode(),

@@ -32,7 +32,7 @@ def far_ends(interfaces: Collection[str]) -> dict[str, bool]:
     with netlink.route() as route:
         for answer in route.dump(_GET, _HEADER.pack(0, 0, 0, 0, 0)):
             held = netlink.attributes(answer[_HEADER.size :])
-            name = held[_IFNAME].rstrip(b"\0").decode()
+            name = netlink.text(held[_IFNAME])
             if name in interfaces and _kind(held) == b"veth":
                 found[name] = _runs_native(_far_end(route, held))
     return found

@@ -56,7 +56,7 @@ def running() -> Iterator[Running]:
         mode = _MODES.get(xdp.get(_XDP_ATTACHED, b"\0")[0])
         if mode and _XDP_PROGRAM in xdp:
             program_id = int.from_bytes(xdp[_XDP_PROGRAM], sys.byteorder)
-            name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
+            name = netlink.text(found[_IFLA_IFNAME])
             yield Running(name, mode, program_id, _describe(program_id))
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -51,3 +52,18 @@ def test_links_say_whether_they_are_up_and_whose_ports_they_are(kernel: RealKern
     links = {link.name: link for link in kernel.links()}
     found = {name: (links[name].is_up, links[name].master) for name in ("front", "away", "br0")}
     assert found == {"front": (True, links["br0"].index), "away": (False, None), "br0": (False, None)}
+
+
+def test_a_name_that_is_no_utf_8_hides_no_other_interface(kernel: RealKernel, inside: str) -> None:
+    """The kernel takes nearly any bytes, and whoever runs containers here names some of the interfaces."""
+    name = b"odd\xff\x1b"
+    words = b"link add front type veth peer name " + name
+    subprocess.run([b"ip", *words.split(b" ")], check=True, timeout=30)
+    shown = os.fsdecode(name)
+    assert {"front", shown} <= {link.name for link in kernel.links()}
+    assert kernel.far_ends(["front"]) == {"front": False}
+    with bpf.closing(bpf.load_program("xdp_pass", RETURN_PASS)) as program:
+        xdp.swap(shown, "generic", program, None)
+    assert [held.interface for held in xdp.running()] == [shown]
+    assert kernel.tunnels() == []
+    kernel.announce(["10.1.0.9"])
