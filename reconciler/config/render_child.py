@@ -354,6 +354,8 @@ def _explain(error: BaseException, environment: _Environment, name: str, memory_
         problem, message = "limit", f"rendering takes more than {memory_bytes >> 20} MiB of memory"
     elif isinstance(error, RecursionError):
         problem, message = "limit", "the template calls or includes itself too often"
+    elif isinstance(error, OSError):  # of a module that jinja2 or Python would read now
+        problem, message = "forbidden", "this takes files, and templates can't open any"
     elif isinstance(error, _Limit | OverflowError):
         problem = "limit"
     elif isinstance(error, SyntaxError):  # in the code that jinja2 makes: too many nested loops

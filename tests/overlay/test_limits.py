@@ -71,6 +71,13 @@ def test_python_is_out_of_reach(problems, code):
     assert rule in ("template-forbidden", "template-undefined", "template-error")
 
 
+def test_what_needs_files_is_said_to_need_them(problems):
+    """These would have Python read a module, in a process that can open no file."""
+    for code in ("{{ [1] | pprint }}", "{{ 'a'.encode('idna') }}"):
+        [(_, _, rule, message)] = problems({"a.yaml.j2": code})
+        assert (rule, message) == ("template-forbidden", "this takes files, and templates can't open any")
+
+
 def test_values_cannot_be_changed_by_a_template(problems):
     files = {"a.yaml.j2": "{{ xs.append(1) }}\n", "environments/e.yaml": "xs: []\n"}
     [(_, _, rule, message)] = problems(files, "e")
