@@ -50,7 +50,7 @@ def check_directory(path: Path) -> None:
         raise _unusable("use the directory", path, error) from error
     if not stat.S_ISDIR(status.st_mode):
         raise FilesError(f"{path} is no directory", hint="remove it")
-    if above.st_mode & _OTHERS_MAY_WRITE and not above.st_mode & stat.S_ISVTX:
+    if not _is_ours(above) or (above.st_mode & _OTHERS_MAY_WRITE and not above.st_mode & stat.S_ISVTX):
         raise _writable(path.parent)
     if not (_is_ours(named) and _is_ours(status)) or status.st_mode & _OTHERS_MAY_WRITE:
         raise _writable(path)

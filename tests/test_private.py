@@ -14,6 +14,7 @@ from reconciler import private, record
 from reconciler.agent.single import only_agent
 from reconciler.errors import FilesError, KernelError
 from reconciler.files import write_output
+from reconciler.kernel import place
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.sysctl import Ledger, is_known
 from reconciler.lock import apply_lock
@@ -139,6 +140,7 @@ def test_who_is_told_to_end_stops_waiting_for_a_lock(tmp_path):
     script = f"""
 from pathlib import Path
 from reconciler import private
+from reconciler.kernel import place
 from reconciler.kernel.instance import Instance
 from reconciler.lock import apply_lock
 private.stop_waiting()
@@ -183,3 +185,53 @@ def test_output_goes_into_devices_pipes_and_through_links(tmp_path):
     assert mode(target) == 0o640
     with pytest.raises(IsADirectoryError):
         write_output(tmp_path, b"plan")
+
+
+STRANGER = """
+import ctypes, os, subprocess, sys
+pins, ready = sys.argv[1], int(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "none", os.path.dirname(os.path.dirname(pins))], check=True)
+os.makedirs(pins)
+subprocess.run(["mount", "-t", "bpf", "none", pins], check=True)
+os.write(ready, b"x")
+sys.stdin.read()
+"""
+
+
+@pytest.mark.kernel
+def test_whoever_gets_the_number_of_a_killed_agent_does_not_decide_where_pins_are(tmp_path):
+    """A stranger may have a bpffs of his own at the same path, in mounts of his own."""
+    tmp_path.chmod(0o755)
+    instance = Instance("lb1", tmp_path / "run")
+    with only_agent(instance.directory):
+        pass
+    here, there = os.pipe()
+    stranger = subprocess.Popen(
+        ["unshare", "--mount", sys.executable, "-I", "-c", STRANGER, instance.pins, str(there)],
+        stdin=subprocess.PIPE, pass_fds=[there],
+    )  # fmt: skip
+    try:
+        os.close(there)
+        assert os.read(here, 1) == b"x"
+        (instance.directory / "agent.lock").write_text(f"{stranger.pid}\n")
+        assert Instance("lb1", tmp_path / "run").pins == instance.pins
+    finally:
+        os.close(here)
+        stranger.communicate(timeout=30)
+
+
+def test_a_directory_of_somebody_else_is_no_place_for_ours(tmp_path):
+    """Its owner could put another directory in the place of ours."""
+    tmp_path.chmod(0o755)
+    theirs = tmp_path / "run"
+    theirs.mkdir(mode=0o755)
+    os.chown(theirs, NOBODY, NOBODY)
+    with pytest.raises(FilesError, match=f"{theirs} could have been written by somebody else"):
+        private.write(theirs / "lb1" / "file", b"")
+
+
+@pytest.mark.parametrize("note", ['{"cookie": Infinity, "inode": 1, "name": ""}', "[" * 100_000, "[1]", "{}x"])
+def test_a_damaged_note_of_the_namespace_names_its_file(tmp_path, note):
+    private.write(tmp_path / "lb1" / place.NOTE, note.encode())
+    with pytest.raises(KernelError, match=place.NOTE):
+        place.noted(tmp_path / "lb1")

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,8 +52,9 @@ class Instance:
         self.name = name
         self.directory = run_dir / name
         self.pins = self.directory / "bpf"
-        if not self._is_mounted():
-            self.pins = _where_the_agent_sees(self.pins) or self.pins
+        if not self._is_mounted() and (seen := _open_where_the_agent_sees(self.pins)) is not None:
+            self.pins = _path_of(seen)
+            weakref.finalize(self, os.close, seen)
 
     def open(self, name: str) -> int | None:
         """A file descriptor of the object pinned by this name, None if there is none."""
@@ -161,17 +163,42 @@ def _is_bpffs(path: Path) -> bool:
         number = ctypes.get_errno()
         if number in (errno.ENOENT, errno.ENOTDIR):
             return False
-        raise OSError(number, os.strerror(number))
+        raise OSError(number, os.strerror(number), os.fspath(path))
     return ctypes.c_ulong.from_buffer(status).value == _BPF_MAGIC
 
 
-def _where_the_agent_sees(pins: Path) -> Path | None:
-    """The path of the pins in the agent's own mounts, which systemd gives to some units; else None."""
+def _open_where_the_agent_sees(pins: Path) -> int | None:
+    """The directory of the pins, open, in the agent's own mounts, which systemd gives to some units; else None.
+
+    An agent that was killed leaves its number behind. Whoever gets that number next decides what lies at a path in
+    its mounts, so the process is asked for the agent's file, which only root can have open; and once more
+    after the directory is open, which then stays the same one.
+    """
     with suppress(FilesError, OSError):
-        pid = (private.read(pins.with_name(AGENT_LOCK)) or b"").strip()
-        seen = Path(f"/proc/{int(pid)}/root{pins.absolute()}") if pid.isdigit() else None
-        return seen if seen and _is_bpffs(seen) else None
+        lock = pins.with_name(AGENT_LOCK)
+        pid = (private.read(lock) or b"").strip()
+        process = Path(f"/proc/{int(pid)}") if pid.isdigit() else None
+        seen = process and process / "root" / pins.absolute().relative_to("/")
+        if process and seen and _has_open(process, lock) and _is_bpffs(seen):
+            directory = os.open(seen, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if _is_bpffs(_path_of(directory)) and _has_open(process, lock):
+                return directory
+            os.close(directory)
     return None
+
+
+def _has_open(process: Path, path: Path) -> bool:
+    """Whether a process has a file open. OSError if it has ended, or is not ours to look at."""
+    file = path.stat()
+    for entry in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if os.path.samestat(entry.stat(), file):
+                return True
+    return False
+
+
+def _path_of(directory: int) -> Path:
+    return Path(f"/proc/self/fd/{directory}")
 
 
 def _mounted_bpffs() -> list[Path]:

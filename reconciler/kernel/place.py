@@ -58,7 +58,7 @@ def noted(instance_dir: Path) -> Place | None:
         return Place(int(fields["cookie"]), int(fields["inode"]), str(fields["name"])) if fields else None
     except FilesError as error:
         raise KernelError(error.message, hint=error.hint) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise KernelError(
             f"{instance_dir / NOTE} does not say which network namespace the instance is in: {error!r}",
             hint="if it is the one that you are in, remove the file",
