@@ -190,7 +190,8 @@ def _services(trial: Trial) -> dict[int, Fields]:
 
 
 def _rings(trial: Trial) -> dict[int, str]:
-    return {_INDEX.unpack(value)[0]: key.rstrip(b"\0").decode("utf-8", "replace") for key, value in trial.rows(RING_NAMES.name)}
+    rows = trial.rows(RING_NAMES.name)
+    return {_INDEX.unpack(value)[0]: key.rstrip(b"\0").decode("utf-8", "replace") for key, value in rows}
 
 
 def _slot(names: _Names, seen: Mapping[str, int]) -> Fields:
