@@ -42,6 +42,8 @@ ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH, Algorithm.MAGLEV)
 UNDEFINED_TRAFFIC = tuple(Undefined)
 HEALTH_CHECKS = (CheckType.NONE,)
 
+_NOT_YET = "`validate` knows the whole language; `plan`, `apply` and `run` don't yet"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unsupported:
@@ -49,6 +51,7 @@ class Unsupported:
 
     span: Span
     what: str
+    hint: str = ""
 
     def __str__(self) -> str:
         return f"{self.span}: {self.what}"
@@ -78,7 +81,7 @@ def require_supported(view: NodeView) -> None:
         lines.append(f"and {len(found) - MAX_SHOWN:,} more")
     if len(found) > 1:
         lines.insert(0, f"node {view.node.name} is asked for what this version can't do:")
-    hint = "`validate` knows the whole language; `plan`, `apply` and `run` don't yet"
+    hint = next((item.hint for item in found if item.hint), _NOT_YET)
     raise UnsupportedError("\n  ".join(lines), hint=hint)
 
 
@@ -98,7 +101,7 @@ def _of_node(node: Node) -> Iterator[Unsupported]:
 def _of_endpoint(view: NodeView) -> Iterator[Unsupported]:
     if view.decapsulates and not view.node.interfaces:
         what = "this kernel can't unpack the tunnels of dsr-l3, and a program can only on `interfaces`: there are none"
-        yield Unsupported(view.node.span, what)
+        yield Unsupported(view.node.span, what, "list those that tunnels come in by: `interfaces: [{name: eth0}]`")
 
 
 def _of_service(service: Service) -> Iterator[Unsupported]:

@@ -26,6 +26,8 @@ from reconciler.model import (
 from reconciler.program import DECAPSULATE
 from reconciler.resource import Span
 
+_INTERFACES = "spec: {interfaces: [{name: eth0}]}"
+
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
@@ -111,7 +113,8 @@ def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
     """
     nodes = {node.name: node for node in fleet.nodes}
     if not nodes:
-        raise UsageError("the manifests declare no Node", hint="add a document with `kind: Node`")
+        example = f"{{apiVersion: lbctl/v1, kind: Node, metadata: {{name: {node_name or hostname}}}, {_INTERFACES}}}"
+        raise UsageError("the manifests declare no Node", hint=f"add one for this machine, like {example}")
     if node_name is None:
         if hostname in nodes:
             node_name = hostname

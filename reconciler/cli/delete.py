@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.cli.apply import execute
-from reconciler.cli.common import confirm, instance_dir, instance_name, open_kernel, say, stdout_style
+from reconciler.cli.common import confirm, instance_dir, instance_name, open_kernel, say, stdout_style, target
 from reconciler.resource import Desired
 
 DESCRIPTION = """\
@@ -19,7 +19,7 @@ examples:
   lbctl delete
   lbctl --netns lb1 delete --auto-approve
 
-exit codes: 0 done; 1 failed, nothing was removed; 4 and 7 failed in part, see `lbctl apply --help`
+exit codes: 0 done; 1 failed, nothing was removed; 2 wrong usage; 4 and 7 failed in part, see `lbctl apply --help`
 """
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             print("Nothing of lbctl's is on this node.")
         else:
             planned = replace(planned, live=with_connections(planned.live, kernel))
-            (say if args.auto_approve else print)(f"{plan_text(planned, style)}\n")
+            (say if args.auto_approve else print)(f"{plan_text(planned, style, target(args, planned.desired.node))}\n")
             if not confirm("Remove all of it?", args):
                 print("Nothing was changed.")
                 return 1

@@ -17,7 +17,7 @@ examples:
   lbctl export /etc/lbctl > node-lb1.json
   lbctl plan . --node lb1 --live node-lb1.json
 
-exit codes: 0 done, 1 failed
+exit codes: 0 done, 1 failed, 2 wrong usage
 """
 
 

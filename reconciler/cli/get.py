@@ -22,7 +22,7 @@ examples:
   lbctl get transitions           # slots of rings that changed hands, and until when that matters
   lbctl get verdicts              # packets by what became of them, drops by reason
 
-exit codes: 0 done, 1 failed
+exit codes: 0 done, 1 failed, 2 wrong usage
 """
 
 
@@ -128,8 +128,8 @@ _BYTES = ["request_bytes", "reply_bytes"]
 _TABLES: dict[str, tuple[Callable[[Kernel], list[Row]], list[str], list[str]]] = {
     "services": (
         _services,
-        ["service", "mode", "algorithm", "endpoints", "open", *_TRAFFIC],
-        ["half_open", "ring", *_BYTES],
+        ["service", "mode", "algorithm", "endpoints", "open", "connections"],
+        ["request_packets", "reply_packets", "half_open", "ring", *_BYTES],
     ),
     "endpoints": (_endpoints, ["endpoint", "state", "open", *_TRAFFIC], ["half_open", "number", *_BYTES]),
     "flows": (_flows, ["client", "service", "endpoint", "state", "idle_s"], []),

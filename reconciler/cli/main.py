@@ -118,7 +118,7 @@ def _flush_help() -> None:
 
 def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, str]:
     """What the command line says, and the verb; only the arguments of that verb are known. Raises UsageError."""
-    called = called_verb(arguments)
+    called = called_verb(arguments, VERBS)
     parser = Parser("lbctl", description="GitOps for a layer-4 load balancer in the Linux kernel.", epilog=EPILOG)
     add_everywhere(parser, is_verb=False)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)

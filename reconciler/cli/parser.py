@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from reconciler.errors import UsageError
+
+_WITH_A_VALUE = ("--netns", "--run-dir", "--instance")
+_OF_A_PLACE = ("-f", "--file", "--filename", "-d", "--dir", "--directory", "-k", "--path")
+"""Options by which other programs are told where their files are."""
 
 _COMMENT = re.compile(r"(\s*)(\S.*?) {2,}(# .*)")
 _ENTRY = re.compile(r"(\s*\S+(?: \S+)*? {2,})(\S.*)|(\s*)(.*)")
@@ -70,7 +75,7 @@ class Parser(argparse.ArgumentParser):
                 hint = f"one of {either(missing.choices)}"
             if found[1] == "VERB":
                 hint = "`lbctl --help` lists the verbs; `lbctl validate` checks the manifests of this directory"
-            if found[1] == "directory":
+            if found[1] in ("directory", "source"):
                 hint = f"`{self.prog} .` takes the current directory"
         raise UsageError(message, hint=hint)
 
@@ -83,6 +88,8 @@ class Parser(argparse.ArgumentParser):
         if flag:
             message = f"`{self.prog}` has no option {quote(flag)}"
             hint = did_you_mean(flag, self._option_string_actions) or hint
+            if flag in _OF_A_PLACE and any(action.dest in ("directory", "source") for action in self._actions):
+                hint = f"a directory needs no option: `{self.prog} .`"
         raise UsageError(message, hint=hint)
 
 
@@ -105,12 +112,25 @@ def add_everywhere(parser: argparse.ArgumentParser, *, is_verb: bool) -> None:
     )  # fmt: skip
 
 
-def called_verb(arguments: Sequence[str]) -> str:
-    """The first word that is neither an option nor the value of one, if there is any."""
+def called_verb(arguments: Sequence[str], verbs: Collection[str]) -> str:
+    """The first word that is neither an option nor the value of one, if there is any. Raises UsageError for an option
+    before it that is not one of all verbs: nobody knows whether the next word is its value."""
     words = iter(arguments)
     for word in words:
-        if word in ("--netns", "--run-dir", "--instance"):
+        option = word.partition("=")[0]
+        if word in _WITH_A_VALUE:
             next(words, None)
         elif not word.startswith("-"):
             return word
+        elif option not in (*_WITH_A_VALUE, "--no-color", "-h", "--help"):
+            _misplaced(option, next((word for word in words if word in verbs), ""))
     return ""
+
+
+def _misplaced(option: str, verb: str) -> NoReturn:
+    from reconciler.config.diagnostic import quote
+
+    hint = f"options of a verb stand behind it: `lbctl {verb} … {option}`" if verb else "lbctl --help"
+    if close := difflib.get_close_matches(option, (*_WITH_A_VALUE, "--no-color", "--help"), n=1, cutoff=0.8):
+        hint = f"did you mean {quote(close[0])}?"
+    raise UsageError(f"`lbctl` has no option {quote(option)}", hint=hint)

@@ -31,8 +31,9 @@ examples:
   lbctl plan . --node lb1 --live node-lb1.json --format markdown   # in CI, with no kernel at hand
   lbctl plan . --out change.plan && lbctl apply change.plan
 
-exit codes: 0; 6 blocked: the node, as it is, can't hold all of it; 1 failed; 2 wrong usage. With --detailed-exitcode
-0 nothing to do; 2 changes; 6 blocked; 1 failed, or wrong usage
+exit codes: 0 done; 1 failed; 2 wrong usage; 6 blocked: the node, as it is, can't hold all of it
+
+with --detailed-exitcode: 0 nothing to do; 1 failed, or wrong usage; 2 changes; 6 blocked
 """
 
 

@@ -24,6 +24,7 @@ examples:
   lbctl run /srv/git-sync/current --node lb1 --resync 10s
 
 signals: TERM or INT finish the change under way and stop; HUP looks at everything again at once
+
 environment: NOTIFY_SOCKET, as systemd sets it for Type=notify: ready when the node is as the manifests say
 
 exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage

@@ -178,7 +178,10 @@ def _interface_address(text: str) -> Complaint | None:
     what = "network itself" if own.ip == network.network_address else ""
     if own.version == 4 and own.ip == network.broadcast_address:
         what = "broadcast address of the network"
-    return Complaint("wrong-format", f"{quote(text)} is the {what}, not an address in it") if what else None
+    if not what:
+        return None
+    hint = f"write the address that the interface has, for example {network[1]}/{network.prefixlen}"
+    return Complaint("wrong-format", f"{quote(text)} is the {what}, not an address in it", hint)
 
 
 def _prefix(text: str) -> Complaint | None:

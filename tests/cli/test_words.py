@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.cli import get
 from reconciler.cli.explain import _ingress
 from reconciler.cli.main import VERBS, main
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import LoadedProgram
 from reconciler.render.style import Style
+from reconciler.render.table import table
+from tests.config.manifests import pool, service
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "configs" / "nat-tcp"
 
@@ -35,6 +38,11 @@ def here(tmp_path, monkeypatch):
 MISTAKES = {
     "": ("`lbctl` needs more: VERB", "`lbctl --help` lists the verbs"),
     "aply prod": ("there is no verb 'aply'", "did you mean 'apply'?"),
+    "--node lb1 plan prod": ("`lbctl` has no option '--node'", "behind it: `lbctl plan … --node`"),
+    "--nets x plan prod": ("`lbctl` has no option '--nets'", "did you mean '--netns'?"),
+    "--version": ("`lbctl` has no option '--version'", "lbctl --help"),
+    "apply": ("`lbctl apply` needs more: source", "`lbctl apply .` takes the current directory"),
+    "apply -f prod": ("`lbctl apply` has no option '-f'", "a directory needs no option: `lbctl apply .`"),
     "help": ("there is no verb 'help'", "lbctl --help"),
     "validate --formt json": ("`lbctl validate` has no option '--formt'", "did you mean '--format'?"),
     "validate --strickt=yes": ("`lbctl validate` has no option '--strickt'", "did you mean '--strict'?"),
@@ -89,8 +97,7 @@ def test_an_option_behind_the_verb_is_the_one_that_counts(here, capsys, monkeypa
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_fits_a_terminal_of_80_columns(capsys, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit):
-        main([*filter(None, [verb]), "--help"])
+    assert main([*filter(None, [verb]), "--help"]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
 
 
@@ -130,3 +137,26 @@ def test_explain_on_an_endpoint_says_where_to_ask():
     with pytest.raises(KernelError, match="this node is an endpoint") as refused:
         _ingress(Endpoint(("eth0",)), None)
     assert refused.value.hint.startswith("ask on a balancer")
+
+
+def test_manifests_without_a_node_are_told_what_one_looks_like(here, capsys):
+    for file in (here / "prod").iterdir():
+        file.unlink()
+    (here / "prod" / "services.yaml").write_text(service() + pool())
+    assert main(["plan", "prod", "--live", "empty", "--node", "lb7"]) == 2
+    assert "{apiVersion: lbctl/v1, kind: Node, metadata: {name: lb7}, spec: " in capsys.readouterr().err
+
+
+def test_paragraphs_of_help_do_not_run_into_each_other(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for verb, beginnings in (("run", ("signals: ", "environment: ")), ("plan", ("exit codes: ", "with --detailed"))):
+        assert main([verb, "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert all(any(line.startswith(beginning) for line in lines) for beginning in beginnings)
+
+
+def test_the_table_of_services_fits_a_terminal_of_80_columns():
+    counts = dict.fromkeys(("open", "half_open", "connections", "request_packets", "reply_packets"), 1_000_000)
+    row = {"service": "20.20.20.100:8080/tcp", "mode": "dsr-l3", "algorithm": "source-hash", "endpoints": 1000}
+    lines = table([row | counts], get._TABLES["services"][1], "").splitlines()
+    assert max(map(len, lines)) <= 80
