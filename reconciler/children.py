@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other programs, started so that nobody's files get into them.
+"""Start other programs so that they load no file of a checkout and heed no variable of the caller.
 
 An interpreter looks for modules in the current directory, in PYTHONPATH and in the user's own site directory;
-commands look into their environment. lbctl is called as root within a checkout that anybody may have written to,
-so a child runs isolated (`python -I`), in `/`, and with an environment that is made here.
+commands heed their environment. Root calls lbctl within a checkout that anybody may have written to, so a child runs
+isolated (`python -I`), in `/`, and with an environment that is made here.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ runpy.run_module(name, run_name="__main__")
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """The command line that runs a module of this very lbctl, wherever that lies."""
+    """The command line that runs a module of this lbctl, wherever it is installed."""
     return [sys.executable, "-I", "-c", _START, str(_PACKAGE_ROOT), name, *arguments]
 
 
 def script(path: str, *arguments: str) -> list[str]:
-    """The command line that runs a Python file which needs nothing of lbctl."""
+    """The command line that runs a Python file that imports nothing of lbctl."""
     return [sys.executable, "-I", path, *arguments]
 
 
@@ -43,7 +43,7 @@ def run(
     argv: Sequence[str], content: bytes = b"", timeout_s: float | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end; it reads `content`. Raises FileNotFoundError, subprocess.TimeoutExpired."""
-    import subprocess  # only those who start something pay for this import
+    import subprocess  # imported only when a program is started
 
     return subprocess.run(
         argv, input=content, capture_output=True, check=False, timeout=timeout_s, cwd=DIRECTORY, env=ENVIRONMENT

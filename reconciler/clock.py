@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clock by which the data plane tells times: CLOCK_MONOTONIC of the machine, which starts with it."""
+"""The data plane's clock: CLOCK_MONOTONIC of the machine, which starts at boot."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _OFFSETS = Path("/proc/self/timens_offsets")
 
 
 def now_ns() -> int:
-    """What bpf_ktime_get_ns() returns.
+    """The time that bpf_ktime_get_ns() returns.
 
-    In a time namespace, CLOCK_MONOTONIC is shifted for processes and not for programs (time_namespaces(7)).
+    In a time namespace, CLOCK_MONOTONIC is shifted for processes, but not for BPF programs (time_namespaces(7)).
     """
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) - _shift_ns()
 
@@ -28,6 +28,7 @@ def _shift_ns() -> int:
 
 
 def shift_ns_of(line: str) -> int:
-    """Of a line of /proc/PID/timens_offsets: the name of a clock, seconds and nanoseconds, e.g. `monotonic -7 5`."""
+    """The offset in a line of /proc/PID/timens_offsets: name of a clock, seconds and nanoseconds, e.g. `monotonic -7
+    5`."""
     _, seconds, nanoseconds = line.split()
     return int(seconds) * 1_000_000_000 + int(nanoseconds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what one node takes of the manifests to what its kernel must hold."""
+"""From one node's part of the manifests to the resources that its kernel must hold."""
 
 from __future__ import annotations
 

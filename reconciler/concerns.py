@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people are warned of: nothing that lbctl holds, but what may keep from working what it holds."""
+"""Warnings for people about things that lbctl doesn't manage, but that may keep its resources from working."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from reconciler.resource import Concern, Desired, Resource
 
 
 def concerns_of(kernel: Kernel, desired: Desired) -> tuple[Concern, ...]:
-    """The concerns of all kinds about this node. A question that the kernel doesn't answer raises none."""
+    """The concerns of all kinds about this node. If the kernel doesn't answer a question, there is no concern about
+    it."""
     wanted: dict[str, list[Resource]] = {}
     for resource in desired.resources.values():
         wanted.setdefault(resource.kind, []).append(resource)

@@ -14,7 +14,7 @@ from reconciler.kinds.service import indexed_rows
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What passed since the row was made. Bytes are those of IP packets."""
+    """Connections, packets and bytes since the row was made. Bytes are those of IP packets."""
 
     connections: int = 0
     request_packets: int = 0
@@ -24,19 +24,19 @@ class Traffic:
 
 
 def service_traffic(kernel: Kernel) -> dict[str, Traffic]:
-    """By id of the service."""
+    """The counters of each service, by its id."""
     sums = _sums(kernel, SERVICE_COUNTERS)
     return {indexed.row.id: Traffic(*sums.get(indexed.index, ())) for indexed in indexed_rows(kernel)}
 
 
 def endpoint_traffic(kernel: Kernel) -> dict[str, Traffic]:
-    """By id of the endpoint."""
+    """The counters of each endpoint, by its id."""
     sums = _sums(kernel, ENDPOINT_COUNTERS)
     return {numbered.row.id: Traffic(*sums.get(numbered.number, ())) for numbered in numbered_rows(kernel)}
 
 
 def verdicts(kernel: Kernel) -> dict[Verdict, int]:
-    """Packets to and from VIPs by what became of them; those that never happened are left out."""
+    """The number of packets to and from VIPs for each verdict; verdicts without packets are left out."""
     known = {number.value for number in Verdict}
     counted = _sums(kernel, VERDICTS).items()
     return {Verdict(index): packets for index, (packets,) in counted if packets and index in known}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages of docs/ that are made of the program itself: `python -m reconciler.docs` writes them.
+"""The pages of docs/ that are generated from the program: `python -m reconciler.docs` writes them.
 
-reference.md comes from the schemas, rules.md from the rules. A test fails if a page is not what this makes of them.
+reference.md comes from the schemas, rules.md from the rules. A test fails if a page in docs/ differs from its source.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _reference() -> Iterator[str]:
 
 
 def _keys(place: Place, path: str, owner: Schema) -> Iterator[str]:
-    """What is below a place, each key followed by what is below it. `path` is how people write the place."""
+    """The keys below a place, each followed by the keys below it. `path` is the place as people write it."""
     for name, schema in keys_at(place).items():
         here, inner = f"{path}.{name}" if path else name, (*place, name)
         facts = [_type(schema)]
@@ -77,7 +77,7 @@ def _keys(place: Place, path: str, owner: Schema) -> Iterator[str]:
 
 
 def _type(schema: Schema) -> str:
-    """What values are like, in a few words."""
+    """A description of the values that a schema accepts, in a few words."""
     if "const" in schema:
         return f"always `{_value(schema['const'])}`"
     if "enum" in schema:

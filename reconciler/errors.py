@@ -41,13 +41,13 @@ class SnapshotError(LbctlError):
 
 
 class PlanStaleError(LbctlError):
-    """Live state is no longer what a saved plan was made from."""
+    """The live state has changed since the saved plan was made."""
 
     exit_code = 5
 
 
 class FilesError(LbctlError):
-    """A file or directory of lbctl's own can't be used, or could have been written by somebody else."""
+    """A file or directory of lbctl's own can't be used, or somebody else could have written it."""
 
 
 class KernelError(LbctlError):
@@ -63,17 +63,18 @@ class ForeignError(KernelError):
 
 
 class ApplyError(LbctlError):
-    """Changes failed; what they had done was undone, and nothing else was done."""
+    """Changes failed and were undone, and no other change was made."""
 
 
 class PartialError(ApplyError):
-    """Changes failed and what they had done was undone; others are in place."""
+    """Changes failed and were undone; other changes are in place."""
 
     exit_code = 7
 
 
 class BlockedError(LbctlError):
-    """The node can't hold all that is asked for: something is in the way, or something is missing."""
+    """The node can't hold everything that the manifests ask for: another's object is in the way, or something is
+    missing."""
 
     exit_code = 6
 

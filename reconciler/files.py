@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes, *, like: os.stat_result | None = None) -> None:
-    """Put a file in place whole or not at all, also across a crash or a power cut.
+    """Put a file in place whole or not at all, even if the machine crashes or loses power.
 
-    It is for its owner alone; `like` gives it the mode of a former file, and the owner as far as we may give files
-    away. Whatever had the name before is replaced, a link too. Raises OSError.
+    Only its owner may read it; with `like` it gets the mode of a former file, and its owner if this process may give
+    files away. It replaces any file or link of that name. Raises OSError.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
     temporary = Path(name)
@@ -37,8 +37,8 @@ def write_atomically(path: Path, content: bytes, *, like: os.stat_result | None 
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Write where a user says. A file is replaced as a whole and a link to it stays one; into a device or a pipe
-    the content is written. Raises OSError, for a directory too."""
+    """Write to a path that a user names. A file is replaced as a whole, and a link to it stays a link; a device or a
+    pipe is written to. Raises OSError, also for a directory."""
     try:
         before = path.stat()
     except FileNotFoundError:

@@ -29,7 +29,7 @@ class Flow:
 
 
 def flows(kernel: Kernel) -> Iterator[Flow]:
-    """Every connection in the table. Those that ended stay in it until their place is needed."""
+    """Every connection in the table. Connections that have ended stay in it until their row is needed."""
     endpoints = {row.number: row.row.id for row in numbered_rows(kernel)}
     services = service_ids(kernel)
     now = clock.now_ns()
@@ -47,12 +47,12 @@ def flows(kernel: Kernel) -> Iterator[Flow]:
 
 
 def open_flows(kernel: Kernel) -> Iterator[Flow]:
-    """Connections that carry traffic: both sides agreed to it, neither ended it, and TCP may still be just quiet."""
+    """Open connections: both sides have opened it, neither has closed it, and it is not silent for too long."""
     return (flow for flow in flows(kernel) if flow.state == OPEN and flow.idle_s < MAX_IDLE_S)
 
 
 OPEN, HALF_OPEN = (state.name.lower() for state in (FlowState.OPEN, FlowState.OPENING))
-"""States of a flow. One that is half open has a SYN of the client's, which he followed up by nothing yet."""
+"""States of a flow. A flow is half open while the client has sent SYNs only."""
 
 
 MAX_IDLE_S = 7_440

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much one node can hold with this version of the data plane.
 
-The maps are made in these sizes (`kernel/layout.py`), and `config/rules` count against them before anybody writes. A
-VIP and a ring have at least one service row each, so what has room for its services has room for those.
+The maps are made in these sizes (`kernel/layout.py`), and `config/rules` checks manifests against them. Each VIP and
+each ring has at least one service row, so a node with room for its services has room for its VIPs and rings.
 """
 
 from __future__ import annotations
@@ -22,5 +22,5 @@ MAX_HASH_SLOTS = 65_536
 
 
 def default_size(members: int) -> int:
-    """Slots of a hash ring unless asked for otherwise: 64 a member, a power of two of 4,096 to 65,536."""
+    """Slots of a hash ring without `ringSize`: 64 for each member, rounded to a power of two from 4,096 to 65,536."""
     return min(MAX_HASH_SLOTS, max(MIN_HASH_SLOTS, 1 << (64 * members - 1).bit_length()))

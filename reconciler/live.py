@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node holds, read from its kernel."""
+"""A node's live state, read from its kernel."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def read_live(kernel: Kernel, wanted: Collection[Key] = (), kinds: Iterable[str]
 
 
 def with_connections(live: Live, kernel: Kernel) -> Live:
-    """The same, with the open connections of each service and endpoint counted."""
+    """The same state, with the open connections of each service and endpoint counted."""
     counts = Counter((flow.service, flow.endpoint) for flow in open_flows(kernel))
     return replace(live, connections=dict(counts))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators write, as frozen values: services, pools, nodes. No I/O, no kernel, no YAML.
+"""The objects that operators write, as frozen values: services, pools, nodes. No I/O, no kernel, no YAML.
 
-Times are in seconds (`_s`), sizes in bytes (`_bytes`). Not everything that can be said can be put into the
-kernel yet: `support` knows what can't.
+Times are in seconds (`_s`), sizes in bytes (`_bytes`). This version can't put everything into the kernel yet: see
+`support`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Prefix = IPv4Network | IPv6Network
 Labels = tuple[tuple[str, str], ...]
 """Pairs of a label and its value, sorted."""
 Places = Mapping[str, Span]
-"""Where the keys of a `spec` were written, in the words of the manifests, e.g. `targetPort`."""
+"""Key of a `spec`, as manifests write it (e.g. `targetPort`) → the place where it was written."""
 
 NOWHERE = Span("", 0)
 SNAT_PORTS = range(1024, 65_536)
-"""The ports of a source address where nobody says which."""
+"""The ports of a source address, unless the manifests name them."""
 
 
 class Mode(StrEnum):
@@ -89,7 +89,8 @@ class Role(StrEnum):
 
 
 class XdpMode(StrEnum):
-    """`auto` is native, but generic on a veth that would lose what native XDP sends (see `kernel/veth`)."""
+    """`auto` is native, but generic on a veth that would lose the packets that native XDP sends (see
+    `kernel/veth`)."""
 
     AUTO = "auto"
     NATIVE = "native"
@@ -97,7 +98,7 @@ class XdpMode(StrEnum):
 
 
 class Undefined(StrEnum):
-    """What becomes of packets to a VIP that belong to none of its services."""
+    """The treatment of packets to a VIP that belong to none of its services."""
 
     DROP = "drop"
     PASS = "pass"
@@ -105,14 +106,14 @@ class Undefined(StrEnum):
 
 
 class PacketTooBig(StrEnum):
-    """What becomes of a packet of direct server return that the way to its endpoint can't carry."""
+    """The treatment of a packet of direct server return that is too big for the way to its endpoint."""
 
     ANSWER = "answer"        # the sender is told how big it may be
     DROP = "drop"
 
 
 class Echo(StrEnum):
-    """What becomes of pings of a VIP."""
+    """The treatment of pings of a VIP."""
 
     REPLY = "reply"
     ENDPOINT = "endpoint"
@@ -146,7 +147,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """How it is found out whether an endpoint answers. `port` None means: the port that connections go to.
+    """A check of whether an endpoint answers. `port` None means: the port that connections go to.
 
     `path`, `host` and `status` (the codes that count as healthy) are for http and https, `send` and `expect` for
     udp. `rise` and `fall` are how many answers in a row make an endpoint healthy, or unhealthy.
@@ -181,7 +182,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Affinity:
-    """Connections of one client go to one endpoint until it made none for `timeout_s`."""
+    """Connections of one client go to the same endpoint until the client has made none for `timeout_s`."""
 
     by: AffinityBy = AffinityBy.CLIENT
     timeout_s: float = 10_800.0
@@ -189,9 +190,9 @@ class Affinity:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """`ports` are sorted, none for icmp. `allowed_sources` () means: everybody. `idle_timeout_s` None means: that
-    of the data plane. `echo` None means: what other services say about pings of the VIP, else that they are
-    answered. Without `node_selector` all balancers carry the service."""
+    """`ports` are sorted, none for icmp. `allowed_sources` () means: everybody. `idle_timeout_s` None means: the
+    data plane's default. `echo` None means: as other services of the VIP say, else that pings are answered. Without
+    `node_selector` all balancers carry the service."""
 
     name: str
     vips: tuple[Address, ...]
@@ -223,7 +224,7 @@ class Service:
 @dataclass(frozen=True, slots=True)
 class Interface:
     """An interface that takes part in balancing; `addresses` are declared, not configured. `gateway` is the next
-    hop of what comes in here and is for no network of the node. `trunk` is the interface that this one is a VLAN
+    hop of packets that come in here and go to no network of the node. `trunk` is the interface that this one is a VLAN
     of."""
 
     name: str
@@ -237,7 +238,7 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much a node may be asked to hold; None means: as much as the data plane can."""
+    """The most that a node may have to hold; None means: as much as the data plane can."""
 
     services: int | None = None
     endpoints: int | None = None
@@ -246,8 +247,8 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSource:
-    """Where tunnels come from, by the family of the endpoint; None means: nobody said. Of a network of more than one
-    address a hash of the flow chooses."""
+    """The source of tunnels, by the family of the endpoint; None means: not declared. From a network of more than one
+    address, a hash of the flow chooses the address."""
 
     ipv4: IPv4Network | None = None
     ipv6: IPv6Network | None = None
@@ -255,11 +256,11 @@ class TunnelSource:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine. `address` is what pools name an endpoint by; None means: the addresses of its interfaces.
+    """A machine. `address` is the one by which pools name an endpoint; None means: the addresses of its interfaces.
 
-    `snat_addresses` are the balancer's own source addresses for fullnat, each with the ports `snat_ports`.
-    `expected_flows` is how many connections at once these must suffice for; None means: nobody said. `multipath`
-    is how many equal paths a router may use; None means: one. See `tunnel_from` for `tunnel_source`.
+    `snat_addresses` are the balancer's own source addresses for fullnat, each with the ports `snat_ports`. They must
+    suffice for `expected_flows` connections at once; None means: not declared. `multipath` is the number of equal
+    paths that a router may use; None means: one. See `tunnel_from` for `tunnel_source`.
     """
 
     name: str
@@ -282,20 +283,20 @@ class Node:
 
     @property
     def attached(self) -> tuple[Interface, ...]:
-        """The interfaces that have a network: all but those that are nothing but the trunk of others."""
+        """The interfaces that have a network: all except mere trunks of others."""
         trunks = {interface.trunk for interface in self.interfaces}
         return tuple(face for face in self.interfaces if face.addresses or face.name not in trunks)
 
     @property
     def endpoint_addresses(self) -> tuple[Address, ...]:
-        """What pools may name it by where it is an endpoint."""
+        """The addresses by which pools may name the node, if it is an endpoint."""
         if self.address:
             return (self.address,)
         return tuple(address.ip for interface in self.interfaces for address in interface.addresses)
 
     def tunnel_from(self, version: int) -> Prefix | None:
-        """Where tunnels to endpoints of a family (4 or 6) come from: what is declared, else the first address of
-        that family that an interface has, except for addresses of a single link. None if there is neither."""
+        """The source of tunnels to endpoints of a family (4 or 6): the declared one, else the first address of that
+        family that an interface has, except for addresses of a single link. None if there is neither."""
         declared = self.tunnel_source.ipv4 if version == 4 else self.tunnel_source.ipv6
         own = (a for interface in self.interfaces for a in interface.addresses if a.version == version)
         return declared or next((ip_network(a.ip) for a in own if not a.is_link_local), None)
@@ -309,4 +310,4 @@ class Fleet:
     pools: tuple[Pool, ...] = ()
     nodes: tuple[Node, ...] = ()
     digest: str = ""
-    """Changes if and only if the content that this was made from changed."""
+    """Changes if and only if the content of the manifests changes."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the data plane's source and the schemas lie: beside the package in a checkout, inside it in a wheel."""
+"""The directories of the data plane's source and of the schemas: beside the package in a checkout, inside it in a
+wheel."""
 
 from __future__ import annotations
 

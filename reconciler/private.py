@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories and files of lbctl's own: made for us alone, and believed only if nobody else could have made them.
+"""Directories and files of lbctl's own: only its user may use them, and they are trusted only if nobody else could
+have made them.
 
-What lies there decides what root does: which settings are restored, which program the kernel runs, who waits for
-whom. So modes don't depend on the umask, links are not followed, and owner and mode are looked at before a file is
-read. Whoever may open a file may also lock it, hence nobody else may.
+Their contents decide what root does: which settings it restores, which program the kernel runs, which process waits
+for a lock. So modes don't depend on the umask, links are not followed, and owner and mode are checked before a file is
+read. Any user who may open a file may also lock it, so other users may not.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ _told_to_end = threading.Event()
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory that only we may enter, and what is missing above it. Raises FilesError.
+    """Make a directory that only we may enter, and missing ones above it. Raises FilesError.
 
-    One that is there already is left as it is, and refused if others could write into it.
+    An existing directory is left as it is, and refused if others could write into it.
     """
     try:
         for missing in reversed([parent for parent in path.parents if not parent.exists()]):
@@ -43,7 +44,7 @@ def make_directory(path: Path) -> None:
 
 
 def check_directory(path: Path) -> None:
-    """Raise FilesError if others could have put something into a directory, or could put another one in its place."""
+    """Raise FilesError if other users could have written into a directory, or could replace it by another one."""
     try:
         above, named, status = path.parent.stat(), path.lstat(), path.stat()
     except OSError as error:
@@ -57,7 +58,8 @@ def check_directory(path: Path) -> None:
 
 
 def read(path: Path) -> bytes | None:
-    """The content of a file, None if there is none. Raises FilesError if it can't be read or is not to be believed."""
+    """The content of a file, None if there is none. Raises FilesError if it can't be read or others could have written
+    it."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -117,7 +119,7 @@ def lock(handle: int, patience_s: float) -> bool:
 
 
 def stop_waiting() -> None:
-    """End every wait for a lock in this process, now and later: it was told to end. Locks that are free are taken."""
+    """End every wait for a lock, present or future: this process was told to end. Free locks can still be taken."""
     _told_to_end.set()
 
 

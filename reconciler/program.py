@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What identifies a build of the data plane: its source and the features that the node's manifests use.
+"""The name of a build of the data plane, made from its source and the features that the node's manifests use.
 
-The kernel keeps 15 characters of a program's name. They carry our mark and the digest, so a program that is
-attached somewhere says by itself whether it is ours and whether it is the one that the manifests ask for.
+The kernel keeps 15 characters of a program's name. They carry our mark and the digest, so the name of an attached
+program shows whether it is ours and whether it is the one that the manifests ask for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reconciler.paths import data_dir
 
 NAME_PREFIX = "lbctl_"
 DECAPSULATE = "DECAPSULATE"
-"""The feature that makes it another program: the one of endpoints whose kernel can't unpack tunnels."""
+"""The feature that selects another program: that of endpoints whose kernel can't unpack tunnels."""
 MAIN_FILE = "balancer.c"
 
 _ENTRY = "lbctl_balance"
@@ -44,8 +44,8 @@ def entry(features: Collection[str]) -> str:
 def source(directory: Path | None = None, main: str = MAIN_FILE) -> str:
     """The whole source as one text: the file `main` of `directory` (None: bpf/), its headers pasted in.
 
-    BCC turns map accesses into code in the main file alone: a program whose maps are used in an included
-    header compiles and is then refused by the kernel. The #line marks keep the compiler's messages true.
+    BCC translates map accesses in the main file only: if an included header uses maps, the program compiles, but the
+    kernel refuses it. The #line marks make the compiler's messages name the right file and line.
     Raises FileNotFoundError.
     """
     bpf = directory or data_dir("bpf")
@@ -62,7 +62,7 @@ def source(directory: Path | None = None, main: str = MAIN_FILE) -> str:
 def program_name(features: Collection[str]) -> str:
     """The name of the program with these features, e.g. `lbctl_3f9a12bc0`: 15 characters, all that fit.
 
-    Features that the source never asks for make no other program, and no other name.
+    Features that the source never tests change neither the program nor its name.
     """
     text = source(main=main_file(features))
     digest = _hashed(text).copy()
@@ -78,7 +78,7 @@ def is_built_of(name: str, features: Collection[str]) -> bool:
 def features_of(name: str) -> tuple[str, ...] | None:
     """The features that the balancer's program of this name was built with, None if it is no such program.
 
-    Every choice among the features that the source asks for is tried: a few thousand, a few microseconds each.
+    Every combination of the features that the source tests is tried: a few thousand, a few microseconds each.
     """
     asked_for = sorted(_asked_for(source(main=MAIN_FILE)))
     for count in range(len(asked_for) + 1):
@@ -95,7 +95,7 @@ def _hashed(text: str) -> hashlib._Hash:
 
 @functools.cache
 def _asked_for(text: str) -> frozenset[str]:
-    """What a source asks for by #ifdef and does not define itself."""
+    """The names that a source tests by #ifdef and does not define itself."""
     asked_for = {one or other for one, other in _ASKED_FOR.findall(text)}
     return frozenset(asked_for - set(_DEFINED.findall(text)))
 

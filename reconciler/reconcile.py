@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One round: what a fleet asks of a node, compared with the node, and carried out."""
+"""One round: compare the resources that a fleet asks of a node with those of the node, and carry out the
+difference."""
 
 from __future__ import annotations
 
@@ -32,16 +33,17 @@ RECORD = "applied.json"
 
 
 def view_of(fleet: Fleet, node: str | None) -> NodeView:
-    """What this node takes of the fleet (None: that of this host, or the only one). Raises UsageError."""
+    """This node's part of the fleet (None: the node of this host, or the only one). Raises UsageError."""
     return view(fleet, node, socket.gethostname())
 
 
 def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -> Desired:
-    """What the fleet asks of this node. Raises UsageError if the node is not in it, UnsupportedError, KernelError.
+    """The resources that the fleet asks of this node. Raises UsageError if the fleet lacks it, UnsupportedError,
+    KernelError.
 
-    Where the kernel can't unpack tunnels, a program has to, and where a veth loses what native XDP sends, it is
-    generic. So the kernel is asked; with a snapshot in its place, what is in there tells; with neither, it is taken
-    to be able.
+    If the kernel can't unpack tunnels, a program does it; if a veth would lose packets that native XDP sends, the
+    program runs in generic mode there. `on` answers both questions: the kernel, or a snapshot by its resources. With
+    neither, the kernel is assumed to unpack tunnels and no veth to lose packets.
     """
     taken = view_of(fleet, node)
     sending = [face.name for face in taken.node.interfaces if taken.node.role is Role.BALANCER]
@@ -65,7 +67,7 @@ def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:
 
 
 def settle_transitions(kernel: Kernel, instance_dir: Path) -> int:
-    """End the transitions of slots that are over; returns how many slots that were."""
+    """End the transitions of slots that are over; returns the number of these slots."""
     if not in_transition(kernel):
         return 0
     with apply_lock(instance_dir):
@@ -73,7 +75,7 @@ def settle_transitions(kernel: Kernel, instance_dir: Path) -> int:
 
 
 def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify) -> Result:
-    """Apply a plan and write down what is in place now. Ends the transitions that are over, too.
+    """Apply a plan and write down the resources that are in place then. Also ends the transitions that are over.
 
     Raises UsageError, before any change, if another instance is on the node.
     """
@@ -84,18 +86,18 @@ def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify)
     left = {change.key for change in planned.changes if change not in done}
     left |= planned.blocked.keys() | {held.change.key for held in planned.held}
     path = instance_dir / RECORD
-    with contextlib.suppress(FilesError):  # of the disk: without the record, a plan can't tell drift from an edit
+    with contextlib.suppress(FilesError):  # a full disk: plans then can't tell drift from an edit
         record.save(path, planned.desired, record.load(path), left)
     settle(kernel, slots.now())
     if came := _vips_that_came(result.done):
-        # Who doesn't hear of it asks again by itself, some time later: that is no failure of what is in place.
+        # Not a failure: machines that miss the announcement ask for the VIP's MAC again some time later.
         with contextlib.suppress(KernelError):
             kernel.announce(came)
     return result
 
 
 def _vips_that_came(done: Iterable[Change]) -> set[str]:
-    """The VIPs that this balancer answers for from now on. An endpoint never says that it has one."""
+    """The VIPs that this balancer answers for from now on; none on an endpoint, which never announces VIPs."""
     made = [change.after for change in done if change.before is None]
     return {
         str(found.address) for found in made

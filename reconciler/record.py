@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was last applied, as fingerprints: it only lets a plan say "drift" instead of "config".
+"""The fingerprints of the resources that were last applied: with them a plan can say "drift" instead of "config".
 
-Losing the file loses nothing but that word; the kernel is the record of what a node holds.
+If the file is lost, only that word is lost; the kernel is the record of a node's resources.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from reconciler.resource import Desired, Key
 
 
 def load(path: Path) -> dict[Key, str]:
-    """The fingerprints of what was last applied; empty if nothing was, or the file is damaged."""
+    """The fingerprints of the resources that were last applied; empty if there are none, or the file is damaged."""
     try:
         rows = json.loads(_read(path) or b"[]")
         return {Key(kind, id_): print_ for kind, id_, print_ in rows}
@@ -26,7 +26,7 @@ def load(path: Path) -> dict[Key, str]:
 
 
 def save(path: Path, desired: Desired, before: Mapping[Key, str], open_keys: Collection[Key]) -> None:
-    """Write down `desired` as applied. Keys that are still open keep what was known `before`."""
+    """Write down `desired` as applied. Keys that are still open keep their fingerprints from `before`."""
     kept = {key: before[key] for key in open_keys if key in before}
     done = {key: fingerprint(r) for key, r in desired.resources.items() if key not in open_keys}
     text = json.dumps([[key.kind, key.id, print_] for key, print_ in sorted((done | kept).items())])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The flows that the data plane remembers because their slots are, or were, in transition.
 
-Each is one 64-bit number, which bpf/remember.h describes. Those that were silent for too long count no more, but
-stay in their places until somebody else needs these.
+Each is one 64-bit number, which bpf/remember.h describes. A flow that was silent for too long no longer counts, but
+stays in its place until another flow needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reconciler.slots import STREAM_IDLE
 _ENDPOINT_SHIFT, _ENDPOINT_MASK = np.uint64(15), np.uint64(0x1FFFF)
 _SEEN_SHIFT, _SEEN_MASK = np.uint64(2), np.uint64(0x1FFF)
 _UNIT = 16
-"""Of the time when a flow was last seen, in the unit of `slots`."""
+"""The unit of the time when a flow was last seen, in units of `slots`."""
 
 
 def endpoints_in_use(kernel: Kernel, now: int) -> set[int]:
@@ -30,7 +30,7 @@ def endpoints_in_use(kernel: Kernel, now: int) -> set[int]:
 
 
 def forget(kernel: Kernel, endpoints: Collection[int]) -> None:
-    """Empty the places of all flows of these endpoints, whose numbers are given to others."""
+    """Remove all flows of these endpoints, whose numbers go to other endpoints."""
     rows = []
     for key, row in kernel.dump(REMEMBERED.name):
         flows = np.frombuffer(row, np.uint64).copy()

@@ -2,7 +2,7 @@
 """The common tongue: keys, resources, changes.
 
 Everything that a node must hold is a resource, a frozen value with a key. Desired and live state are both
-`{Key: Resource}`; what differs between them are changes. Nothing here knows what a VIP or a sysctl is.
+`{Key: Resource}`; the differences between them are changes. Nothing here knows what a VIP or a sysctl is.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Key:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
-    """Where a user wrote something: a file, and a line and column counted from 1.
+    """A place in the manifests: a file, and a line and column counted from 1.
 
-    In a template, `rendered_line` is the line of the text that it became; several may come from one `line`.
+    In a template, `rendered_line` is the line of the rendered text; several such lines may come from one `line`.
     """
 
     file: str
@@ -43,11 +43,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One thing that a node holds. Subclasses add fields and are compared by value.
+    """One object that a node holds. Subclasses add fields and are compared by value.
 
-    `is_given`: lbctl never writes it. It is there when all that it needs is, unless a reading says that it can't be.
-    `announces`: it brings traffic to the node, so everything that this traffic stands on is among its needs.
-    `is_restored`: removing it puts back what was there before lbctl.
+    `is_given`: lbctl never writes it. It is present as soon as all its needs are, unless a reading calls it
+    impossible. `announces`: it brings traffic to the node, so its needs include everything that serves this traffic.
+    `is_restored`: removing it puts back the state before lbctl.
     """
 
     kind: ClassVar[str]
@@ -66,12 +66,12 @@ class Resource:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        """What must be there before this resource may be written, and until it is gone."""
+        """The resources that must be present before this one is written, and until it is deleted."""
         return ()
 
     @property
     def needs_any(self) -> tuple[Key, ...]:
-        """Of these at least one must be there before this resource may be created; none if it is empty."""
+        """At least one of these resources must be present before this one is created; empty: there is no such need."""
         return ()
 
     def describe(self) -> dict[str, str]:
@@ -79,21 +79,22 @@ class Resource:
         return {f.name: str(getattr(self, f.name)) for f in fields(self)}
 
     def former(self) -> dict[str, str]:
-        """What will be in its place once it is removed, as `describe` has it, of a kind that is restored."""
+        """The fields after the resource is removed, in the form of `describe`, for a kind that is restored."""
         return {}
 
     @property
     def flaw(self) -> str:
-        """Why no manifests can ask for this; empty if they can. A file that was saved may say anything."""
+        """Why no manifests can ask for this resource; empty if they can. A saved file may hold anything."""
         return ""
 
     @property
     def remembers(self) -> bool:
-        """Whether each open connection by way of this is remembered, and so can be counted."""
+        """Whether the data plane remembers each open connection that uses this resource, so that they can be
+        counted."""
         return True
 
     def effect(self, after: Resource | None, context: Context) -> str:
-        """What happens to traffic when this becomes `after` (None: is removed); empty if nothing does."""
+        """The effect on traffic when `after` replaces this resource (None: it is removed); empty if there is none."""
         return ""
 
 
@@ -134,7 +135,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the manifests ask of one node, and where each resource was asked for. `node` is its name."""
+    """The resources that manifests ask of one node, each with the place that asks for it. `node` is its name."""
 
     resources: Mapping[Key, Resource] = field(default_factory=dict)
     origins: Mapping[Key, Span] = field(default_factory=dict)
@@ -143,14 +144,14 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which node, instance and machine a plan is for. A plan that was made from a snapshot knows the node alone."""
+    """Which node, instance and machine a plan is for. A plan that was made from a snapshot knows only the node."""
 
     node: str
     instance: str = ""
     host: str = ""
 
     def difference(self, here: Target) -> str:
-        """What of this is another here, e.g. `node lb1, and this is lb2`; empty if nothing is."""
+        """The difference from the present target, e.g. `node lb1, and this is lb2`; empty if there is none."""
         for what, own, theirs in (
             ("node", self.node, here.node),
             ("instance", self.instance, here.instance),
@@ -167,11 +168,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one kind found: our own resources, whose the others in our way are, and what can't be had here.
+    """The live state of one kind: our own resources, foreign objects in their way, and impossible resources.
 
-    `foreign` describes, for a person, the owner of an object that stands where ours would (`xdp eth0` →
-    "program 'xdp_pass', id 12"); the object is never touched. `impossible` says why the node, as it is, can't hold
-    a key that is wanted (`interface eth7` → "there is no interface eth7"). A plan that wants either is blocked.
+    `foreign` describes, for a person, the owner of an object in the place of ours (`xdp eth0` → "program 'xdp_pass',
+    id 12"); the object is never touched. `impossible` says why the node, as it is, can't hold a wanted key (`interface
+    eth7` → "there is no interface eth7"). A plan that wants either is blocked.
     """
 
     resources: tuple[Resource, ...] = ()
@@ -181,7 +182,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Concern:
-    """Something about a node that may keep a resource from working though it is there as asked for."""
+    """A fact about a node that may keep a resource from working although it is in place."""
 
     key: Key
     text: str
@@ -190,24 +191,24 @@ class Concern:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What a node holds: the readings of all kinds."""
+    """A node's live state: the readings of all kinds."""
 
     resources: Mapping[Key, Resource] = field(default_factory=dict)
     foreign: Mapping[Key, str] = field(default_factory=dict)
     connections: Mapping[tuple[str, str], int] | None = None
-    """Open connections by (service id, endpoint id); None where nobody counted them."""
+    """Open connections by (service id, endpoint id); None if they were not counted."""
     impossible: Mapping[Key, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a change is part of: what the node holds before all changes, and what it will hold after them."""
+    """The context of a change: the node's resources before all changes, and after them."""
 
     live: Live = Live()
     desired: Mapping[Key, Resource] = field(default_factory=dict)
 
     def users(self, key: Key) -> list[Resource]:
-        """What the node holds that stands on this, directly or not."""
+        """The node's resources that need this one, directly or through others."""
         found: dict[Key, Resource] = {}
         left = [key]
         while left:
@@ -218,7 +219,7 @@ class Context:
         return list(found.values())
 
     def remembers(self, key: Key) -> bool:
-        """Whether all that stand on this remember their connections; all that there is, if nothing does any more."""
+        """Whether all users of this resource remember their connections; if it has none, whether all resources do."""
         return all(user.remembers for user in self.users(key) or self.live.resources.values())
 
     @cached_property

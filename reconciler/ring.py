@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which endpoint a new connection goes to: rings of slots, built from weights alone.
 
-A ring is an array of member numbers. It depends on the members and their weights only, never on what the
-ring was before, so every balancer builds the same one.
+A ring is an array of member numbers. It depends on the members and their weights only, never on the
+former ring, so every balancer builds the same one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Slots = NDArray[np.uint32]
 Scores = NDArray[np.float32]
 
 MAX_TURNS = 65_536
-"""Slots of the longest round of turns; longer ones are scaled down, at the cost of exact weights."""
+"""Slots of the longest round of turns; longer rounds are scaled down, and weights are then approximate."""
 
 CHUNK = 1 << 16
 """Scores computed at a time: few enough to stay in the cache of a processor."""
@@ -48,7 +48,7 @@ def turns(weights: Sequence[int]) -> Slots:
 def hash_ring(names: Sequence[str], weights: Sequence[int], size: int = 0) -> Slots:
     """Slots for a hash to fall into: `size` of them, or `default_size` if that is 0.
 
-    Every member has its ideal share, rounded down or up to a whole number of slots. Who holds a slot depends
+    Every member has its ideal share, rounded down or up to a whole number of slots. The holder of a slot depends
     on the names, the ratios of the weights and the size, not on any order, and is the same on every machine.
 
     Slots and members are the two sides of a stable matching (Gale and Shapley 1962) with quotas. Both prefer
@@ -70,8 +70,8 @@ def hash_ring(names: Sequence[str], weights: Sequence[int], size: int = 0) -> Sl
 def _match(names: Sequence[str], weights: Sequence[int], size: int) -> NDArray[np.intp]:
     """The member that each slot is matched to, by deferred acceptance in rounds. All weights are above 0.
 
-    A free slot turns to the best of the members that would not refuse it. A member refuses what is beyond its
-    quota. It may hold one slot more if its share is not whole, but only `spare` members may: those whose
+    A free slot turns to the best of the members that would not refuse it. A member refuses slots beyond
+    its quota. It may hold one slot more if its share is not whole, but only `spare` members may: those whose
     extra slots have the best scores. A member that has refused a score never takes that or a worse one.
     """
     total = sum(weights)
@@ -90,14 +90,14 @@ def _match(names: Sequence[str], weights: Sequence[int], size: int) -> NDArray[n
             scores[scores >= refused] = np.inf
             owner[chunk] = scores.argmin(axis=1)
             score[chunk] = scores[np.arange(chunk.size), owner[chunk]]
-        # Only a member that somebody turned to has anything new to refuse; the slots of others need no sorting.
+        # Only a member that slots turned to in this round can refuse some; the slots of others need no sorting.
         held = np.bincount(owner, minlength=len(names))
         held[(held <= quota) | (np.bincount(owner[free], minlength=len(names)) == 0)] = 0
         slots = np.flatnonzero(held[owner])
         slots = slots[np.lexsort((score[slots], owner[slots]))]
         holder = owner[slots]
         beyond = np.arange(slots.size) - (np.cumsum(held) - held + quota)[holder]
-        # Number 0 beyond the quota, from the best, is the one that a member of a broken share may keep.
+        # A member whose share is not whole may keep the best slot beyond its quota: number 0.
         extra[holder[beyond == 0]] = slots[beyond == 0]
         extra[~fraction] = -1
         candidates = np.flatnonzero(extra >= 0)
@@ -112,7 +112,7 @@ def _scores(names: Sequence[str], weights: Sequence[int], size: int) -> Callable
     """A function from slots to their scores with every member: positive, exponential with a rate of its weight.
 
     Only operations that IEEE 754 rounds exactly are used, so no machine differs; hence no logarithm, but its
-    Padé approximant -ln(1 - u) ≈ u(6 - u) / (6 - 4u). The quotas make up for what that is off.
+    Padé approximant -ln(1 - u) ≈ u(6 - u) / (6 - 4u). The quotas correct its error.
     """
     seeds = np.array([_seed(name) for name in names], np.uint64)
     factor = (seeds >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
@@ -140,7 +140,7 @@ def shares(slots: Slots, members: int) -> NDArray[np.float64]:
 
 
 def _quotas(weights: Sequence[int], size: int) -> NDArray[np.int64]:
-    """Whole shares of `size` slots that add up to it: the largest remainders get what rounding leaves."""
+    """Whole shares that add up to `size` slots: slots left over by rounding go to the largest remainders."""
     total = sum(weights)
     exact = [(weight * size) // total for weight in weights]
     left = size - sum(exact)

@@ -51,7 +51,7 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
             rings[index] = _after(before, endpoints, is_direct=index in direct)
         except KernelError as error:
             outcomes[index] = error
-    # Of another ring that had the index of a new one.
+    # Remove heads of former rings that had the index of a new one.
     kernel.delete(RING_HEADS.name, [_INDEX.pack(index) for index in rings.keys() - set(known)])
     for write in (_write_rows, _write_slots, _write_heads):
         outcomes |= write(kernel, {index: ring for index, ring in rings.items() if not outcomes.get(index)})
@@ -59,10 +59,10 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
 
 
 def _after(before: Held | None, endpoints: Slots, *, is_direct: bool) -> Held:
-    """What becomes of a ring.
+    """The ring with these endpoints.
 
-    One that loses its last endpoint keeps its slots, which are nobody's then: open connections still need to know
-    who had them.
+    A ring that loses its last endpoint keeps its slots, without an endpoint: open connections still need their former
+    endpoints.
     """
     if before is None:
         return slots.still(endpoints)
@@ -74,7 +74,7 @@ def _after(before: Held | None, endpoints: Slots, *, is_direct: bool) -> Held:
 
 
 def heads(kernel: Kernel) -> dict[int, int]:
-    """What the program takes for element 0 of each ring."""
+    """Element 0 of each ring, by index, from the map in which the program reads it."""
     return {_INDEX.unpack(key)[0]: _INDEX.unpack(value)[0] for key, value in kernel.dump(RING_HEADS.name)}
 
 
@@ -102,7 +102,7 @@ def former_endpoints(kernel: Kernel) -> set[int]:
 
 
 def settle(kernel: Kernel, now: int) -> int:
-    """End the transitions that nobody needs any more; returns how many slots that were. Raises KernelError."""
+    """End the transitions that no connection needs any more; returns the number of slots. Raises KernelError."""
     used_by = protocols(kernel)
     ended = 0
     for index, ring in in_transition(kernel).items():
@@ -115,9 +115,9 @@ def settle(kernel: Kernel, now: int) -> int:
 
 
 def idle(protocols_: Iterable[int]) -> int:
-    """For how long nobody must have used a former endpoint, in the unit of `slots`, by the protocols of the services.
+    """How long a former endpoint must be unused before a transition ends, in the unit of `slots`.
 
-    Where there are none, nobody can.
+    This depends on the protocols of the services; without services it is 0, as no packet can use one.
     """
     return max((slots.DATAGRAM_IDLE if number == UDP else slots.STREAM_IDLE for number in protocols_), default=0)
 
@@ -146,7 +146,7 @@ def protocols(kernel: Kernel) -> dict[int, set[int]]:
 
 
 def _patch(kernel: Kernel, index: int, after: Held) -> bool:
-    """Overwrite the slots that differ, if the ring that is there has the same size and generation."""
+    """Overwrite the slots that differ, if the kernel's ring has the same size and generation."""
     content = kernel.read_inner(RINGS.name, index)
     before, array = (np.frombuffer(c or b"", np.uint32) for c in (content, after.content))
     if before.size != array.size or before[0] != array[0]:
@@ -158,7 +158,7 @@ def _patch(kernel: Kernel, index: int, after: Held) -> bool:
 
 
 def _write_rows(kernel: Kernel, rings: Mapping[int, Held]) -> dict[int, Outcome]:
-    """Write the rows of slots in transition: over those that are there, or all of a ring into a new array."""
+    """Write the rows of slots in transition: over the existing rows, or all rows of a ring into a new array."""
     outcomes: dict[int, Outcome] = {}
     new: dict[int, bytes] = {}
     for index, ring in rings.items():
@@ -206,5 +206,5 @@ def _write_heads(kernel: Kernel, rings: Mapping[int, Held]) -> dict[int, Outcome
 
 
 def _rows_index(index: int, bank: int) -> int:
-    """Where the rows of a ring are among the arrays of `previous`."""
+    """The index in `previous` of the array with a ring's rows."""
     return index + bank * RINGS.capacity

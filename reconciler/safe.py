@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts that others wrote, made fit for where they are shown.
+"""Texts by others, made safe for the place where they are shown.
 
-File names, arguments, names of foreign programs and what a snapshot holds may have any character in them: line
+File names, arguments, names of foreign programs and the contents of snapshots may have any character in them: line
 breaks that begin a new line of a log, escapes that a terminal obeys, backticks that end a block of Markdown.
 """
 
@@ -15,12 +15,12 @@ _BACKTICKS = re.compile("`+")
 
 
 def line(text: str) -> str:
-    """Text on one line; what can't be printed is written as Python does, e.g. `\\n`."""
+    """Text on one line; unprintable characters are escaped as in Python, e.g. `\\n`."""
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def block(text: str) -> str:
-    """Text whose own line breaks and tabs stay."""
+    """Text with its own line breaks and tabs; other unprintable characters are escaped."""
     return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
 
 
@@ -32,12 +32,12 @@ def code(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """Text within a line of Markdown, where nothing in it is a link, a mark or the name of a person."""
+    """Text within a line of Markdown, escaped so that nothing in it becomes a link, a mark or the name of a person."""
     return _MARKS.sub(r"\\\g<0>", line(text)).replace("@", "@&#8203;")
 
 
 def fenced(lines: Iterable[str], language: str) -> str:
-    """Lines as a block of Markdown that nothing in them can end."""
+    """Lines as a block of Markdown; no line can end the block."""
     body = block("\n".join(lines))
     fence = "`" * max(3, 1 + _longest(body))
     return f"{fence}{language}\n{body}\n{fence}"

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slots of a ring as the kernel holds them, and what becomes of open connections when a slot changes hands.
+"""The slots of a ring as the kernel holds them, and the transitions that keep open connections when a slot gets
+another endpoint.
 
-A hash of the client falls into a slot, and the slot has an endpoint. While a slot is in transition it also has a
-row that says who had it before (bpf/transition.h says what the program makes of it). Times are in units of 2**30 ns
-of `clock`, modulo 2**32, as the program has them: a machine that booted a minute ago has times before its zero.
+A hash of the client selects a slot, and the slot has an endpoint. While a slot is in transition it also has a row with
+its former endpoints (bpf/transition.h tells how the program uses it). Times are in units of 2**30 ns of `clock`,
+modulo 2**32, as in the program: on a machine that booted a minute ago, some times lie before zero.
 
-Two rings say the same if they send each hash to the same endpoint, whatever their sizes: a ring of twice the slots,
-each slot twice, is the same ring. So a ring may be held larger than it was asked for, and grows without losing
-track of who had what.
+Two rings are equal if they send each hash to the same endpoint, whatever their sizes: a ring with twice the slots,
+each slot twice, is the same ring. So the kernel may hold a ring larger than it was asked for, and a ring grows without
+losing the former endpoints of its slots.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ Rows = NDArray[np.void]
 """An array of `ROW`s: `struct previous` of bpf/maps.h."""
 
 ENDPOINT_MASK = np.uint32(0x1FFFF)
-"""Of a slot: the number of its endpoint. Above it are the ring's generation and the mark of a transition."""
+"""The bits of a slot that hold its endpoint's number. Above are the ring's generation and the mark of a transition."""
 NOBODY = np.zeros(1, np.uint32)
-"""The ring that sends each hash to number 0, which no endpoint has."""
+"""The ring without endpoints: it sends each hash to number 0, which stands for none."""
 IN_TRANSITION = np.uint32(1 << 31)
 GENERATIONS = 1 << 13
 """A ring of another size is of another generation: its slots can't be mistaken for those of its predecessor."""
@@ -54,7 +55,8 @@ class Held:
 
     @property
     def bank(self) -> int:
-        """Which of two arrays of rows belongs to this ring: those of the next generation are in the other."""
+        """The number (0 or 1) of the array with this ring's rows: those of the next generation are in the other
+        one."""
         return self.generation % 2
 
     @property
@@ -87,15 +89,15 @@ def still(endpoints: Slots) -> Held:
 
 
 def reduced(slots: Slots) -> Slots:
-    """The shortest ring that says the same."""
+    """The shortest equal ring."""
     changes = np.flatnonzero(np.diff(slots)) + 1
     return slots[:: np.gcd.reduce([slots.size, *changes])] if slots.size else slots
 
 
 def fitted(ring: Held, wanted: Slots) -> tuple[Held, Slots]:
-    """Both at one size, so that each slot of one stands for a slot of the other.
+    """Both rings in one size, so that their slots correspond one to one.
 
-    Where neither size is a multiple of the other, a slot has the former endpoint of most of its hashes.
+    If neither size is a multiple of the other, the former endpoint of a slot is that of most of its hashes.
     """
     if ring.endpoints.size % wanted.size == 0:
         return ring, wanted.repeat(ring.endpoints.size // wanted.size)
@@ -107,9 +109,9 @@ def fitted(ring: Held, wanted: Slots) -> tuple[Held, Slots]:
 def changed(ring: Held, wanted: Slots, now: int) -> Held:
     """The ring once its slots have the endpoints `wanted`; both have the same size.
 
-    A slot that changes hands is in transition from then on. If it is already, connections that nobody remembered
-    still belong to the first of its former endpoints. Datagrams belong to the last that was there for longer than
-    it takes to learn them. What nobody held, nobody has connections in.
+    A slot that gets another endpoint is in transition from then on. If it is already, unremembered connections still
+    belong to the first of its former endpoints. Datagrams belong to the last endpoint that had the slot for longer
+    than LEARNING. A slot without a former endpoint has no open connections, so it is in no transition.
     """
     moves = ring.endpoints != wanted
     rows = ring.rows.copy()
@@ -124,14 +126,14 @@ def changed(ring: Held, wanted: Slots, now: int) -> Held:
 
 
 def settled(ring: Held, idle: int, now: int) -> Held:
-    """The ring without the transitions in which nobody but the current endpoint was used for `idle`."""
+    """The ring without the transitions in which only the current endpoint was used for the time `idle`."""
     return replace(ring, moving=ring.moving & (since(ring.rows["used"], now) < idle))
 
 
 def lost(before: Slots, after: Slots) -> float:
-    """The share of open connections that the change of a ring cuts off although their endpoints live, 0 to 1.
+    """The share of open connections that a change of the ring breaks although their endpoints stay, 0 to 1.
 
-    Nothing, unless neither size is a multiple of the other.
+    It is 0 if one size is a multiple of the other.
     """
     if not before.size or not after.size:
         return 0.0
@@ -147,7 +149,7 @@ def moved(before: Slots, after: Slots) -> float:
 
 
 def since(times: NDArray[np.uint32], now: int) -> NDArray[np.int32]:
-    """How long ago these times were; less than nothing if they are to come."""
+    """How long ago these times were; negative if they are in the future."""
     return (np.uint32(now % _WRAP) - times).astype(np.int32)
 
 

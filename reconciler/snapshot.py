@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live state and plans as JSON: `export` writes them, `plan --live` and `apply PLAN` read them.
 
-A resource is an object of its kind's fields, and its kind. `format_version` changes only when a reader has to.
+A resource is an object with its kind and that kind's fields. `format_version` changes only if readers must change.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FORMAT_VERSION = 1
 PLAN_FORMAT_VERSION = 2
 
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-"""What reading JSON of another shape ends in; msgspec's errors are ValueErrors."""
+"""The errors of reading JSON with the wrong shape; msgspec's are ValueErrors."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
-    """What was planned, for whom, and what it leads to."""
+    """The changes that were planned, the target that they are for, and the state that they lead to."""
 
     target: Target
     desired: Desired
@@ -40,7 +40,8 @@ class SavedPlan:
 
 
 def live_to_json(live: Live) -> Json:
-    """A snapshot: every resource, whose the others are, and how many connections are open, if that is known."""
+    """A snapshot: every resource, the owners of foreign objects, and the number of open connections, if it is
+    known."""
     return {
         "format_version": FORMAT_VERSION,
         "resources": [_resource(live.resources[key]) for key in sorted(live.resources)],
@@ -54,7 +55,7 @@ def live_to_json(live: Live) -> Json:
 
 
 def live_from_json(data: Any) -> Live:
-    """The reverse. Raises SnapshotError."""
+    """The reverse of `live_to_json`. Raises SnapshotError."""
     try:
         _check_version(data, FORMAT_VERSION, "resources", "snapshot")
         resources = [_parse(item) for item in data["resources"]]
@@ -105,7 +106,8 @@ def plan_to_json(plan: Plan, target: Target) -> Json:
 
 
 def plan_from_json(data: Any) -> SavedPlan:
-    """The reverse. Raises SnapshotError, also if it leads to what no manifests can ask for."""
+    """The reverse of `plan_to_json`. Raises SnapshotError, also if no manifests could ask for the state it leads
+    to."""
     try:
         _check_version(data, PLAN_FORMAT_VERSION, "resource_changes", "plan")
         target = Target(*(msgspec.convert(data[name] or "", str) for name in ("node", "instance", "host")))
@@ -172,12 +174,13 @@ _FIELDS = {kind: _fields_of(cls) for kind, cls in RESOURCES.items()}
 
 
 def _decode(type_: Any, value: Any) -> Any:
-    # msgspec takes no union of two types that are strange to it.
+    # msgspec accepts no union of two types that it doesn't know.
     return ip_address(msgspec.convert(value, str)) if type_ == Address else msgspec.convert(value, type_)
 
 
 def _check_version(data: Any, version: int, part: str, what: str) -> None:
-    """Whether data is of a kind, which has a part that no other has, and of the version that this one reads."""
+    """Raise SnapshotError unless data has the part that only this kind of file has, and the version that lbctl
+    reads."""
     if not isinstance(data, dict):
         raise SnapshotError(f"this is no {what} of lbctl", hint=_MAKE)
     if part not in data and (other := next((name for key, name in _PARTS.items() if key in data), "")):

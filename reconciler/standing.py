@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands on what: which wishes fall with those that can't be had, and which old things stay until they can.
+"""Dependencies among resources: which wanted ones must wait for others that can't be had, and which old ones stay
+until then.
 
-Pure functions of resources and their needs; nothing here knows a kind.
+Pure functions of resources and their needs; nothing here knows a kind. A resource that must wait has "fallen".
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from reconciler.resource import Key, Resource
 
 Resources = Mapping[Key, Resource]
 Causes = Mapping[Key, Key]
-"""Keys that have fallen, each with the lost key that it waits for; lost keys wait for themselves."""
+"""Fallen keys, each with the lost key that it waits for; lost keys wait for themselves."""
 
 
 def ends(resources: Resources) -> list[Key]:
-    """What everything else is there for: what announces traffic; where nothing does, what nobody needs."""
+    """The ends that all other resources serve: those that announce traffic; if there are none, those that no other
+    needs."""
     announcing = [key for key, resource in resources.items() if resource.announces]
     if announcing:
         return announcing
@@ -25,16 +27,17 @@ def ends(resources: Resources) -> list[Key]:
 
 
 def carriers(resources: Resources) -> set[Key]:
-    """All that traffic stands on."""
+    """The resources that traffic needs: the ends, and everything that they need."""
     return closure(ends(resources), _needs(resources))
 
 
 def fallen(resources: Resources, standing: Collection[Key], lost: Iterable[Key]) -> Causes:
-    """What must not be written while the `lost` are not there; `standing` are the keys that the node holds.
+    """The keys that must not be written while the `lost` ones are missing; `standing` are the keys that the node
+    holds.
 
-    With a lost key falls what needs it, and then what is there for nothing but what has fallen. An end that stands
-    already stays up, and so does its support: the loss of a second interface must stop no edit of a pool.
-    If no end is left at all, everything falls.
+    With a lost key fall the resources that need it, and then those that only serve fallen ones. An end that the node
+    holds already doesn't fall, nor do the resources that it needs: the loss of a second interface must not stop edits
+    of a pool. If no end is left, everything falls.
     """
     causes = {key: key for key in lost}
     if not causes:
@@ -45,7 +48,7 @@ def fallen(resources: Resources, standing: Collection[Key], lost: Iterable[Key])
     if not sound:
         first = min(causes.values())
         return dict.fromkeys(resources, first) | causes
-    # What has fallen keeps nothing; but of a foundation that isn't whole, the rest goes on to be mended.
+    # A fallen resource keeps none of its needs, unless it is a given one: its other needs are still mended.
     kept = closure(sound, {k: found for k, found in needs.items() if k not in causes or resources[k].is_given})
     left = list(causes)
     while left:
@@ -58,7 +61,7 @@ def fallen(resources: Resources, standing: Collection[Key], lost: Iterable[Key])
 
 
 def _rise(resources: Resources, standing: Collection[Key], causes: dict[Key, Key]) -> None:
-    """Add what needs something that has fallen, but for ends that stand."""
+    """Add the resources that need a fallen one, except ends that the node holds."""
     users: dict[Key, list[Key]] = {}
     for key, resource in resources.items():
         for need in (*resource.needs, *resource.needs_any):
@@ -76,9 +79,8 @@ def _rise(resources: Resources, standing: Collection[Key], causes: dict[Key, Key
 
 
 def kept_for(kind: str, causes: Causes, carrying: Collection[Key]) -> Key | None:
-    """What a delete of this kind has to wait for: anything fallen that traffic stands on, or that is of its kind.
-
-    Only then it is sure that nothing goes whose replacement isn't there. None: it may be made.
+    """The lost key for which a delete of this kind has to wait: that of any fallen key that carries traffic or is of
+    this kind. So no resource is deleted before its replacement is present. None: the delete may be made.
     """
     found = (cause for key, cause in causes.items() if key.kind == kind or key in carrying)
     return min(found, default=None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the manifests can say and this version can't put into the kernel yet.
+"""The parts of the manifest language that this version can't put into the kernel yet.
 
-The language is complete and `validate` knows all of it. Whoever compiles manifests for a node asks here first, so
-nothing that somebody wrote is silently ignored.
+The language is complete and `validate` knows all of it. Manifests are checked here before they are compiled for a
+node, so no written setting is silently ignored.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NOT_YET = "`validate` knows the whole language; `plan`, `apply` and `run` don't
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unsupported:
-    """Something that can't be done yet, and where it was asked for."""
+    """A setting that is not supported yet, and its place in the manifests."""
 
     span: Span
     what: str
@@ -58,7 +58,7 @@ class Unsupported:
 
 
 def unsupported(view: NodeView) -> list[Unsupported]:
-    """All that this node is asked for and this version can't do, in the order of files and lines."""
+    """All settings for this node that this version doesn't support, in the order of files and lines."""
     found = list(_of_node(view.node))
     if view.node.role is Role.ENDPOINT:
         found += _of_endpoint(view)
@@ -72,7 +72,7 @@ def unsupported(view: NodeView) -> list[Unsupported]:
 
 
 def require_supported(view: NodeView) -> None:
-    """Raises UnsupportedError, which lists everything, if there is anything that this version can't do."""
+    """Raises UnsupportedError, which lists all settings for this node that this version doesn't support."""
     found = unsupported(view)
     if not found:
         return
@@ -107,10 +107,10 @@ def _of_endpoint(view: NodeView) -> Iterator[Unsupported]:
 def _of_service(service: Service) -> Iterator[Unsupported]:
     if service.mode not in MODES:
         yield _value(service, "mode", service.mode, MODES)
-    protocols = PROTOCOLS.get(service.mode, tuple(Protocol))  # of another mode there is nothing to say
+    protocols = PROTOCOLS.get(service.mode, tuple(Protocol))  # an unsupported mode is reported by itself
     if service.protocol not in protocols:
         yield _value(service, "protocol", service.protocol, protocols, f" in mode {service.mode}")
-    # The algorithm that a mode brings with it is no wish of its own.
+    # The default algorithm of an unsupported mode is not reported as well.
     if service.algorithm not in ALGORITHMS and (service.mode in MODES or "algorithm" in service.places):
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
     if service.mode is Mode.NAT:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rings whose slots changed hands not long ago, for people: who had them, and how long that still matters."""
+"""Rings with slots in transition, for people: their former endpoints, and how long these are still needed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _UNIT_S = 2**30 / 1e9
 class Transition:
     """The slots of a ring that are in transition. Times are in seconds.
 
-    `former` are the endpoints that connections from before still go to; none where all of these died or are back.
-    `used_s` is how long ago anybody but the current endpoint was last chosen, `settles_s` when the last slot settles
-    if that does not happen again.
+    `former` are the endpoints that older connections still go to; empty if all of these died or got their slots back.
+    `used_s` is the time since an endpoint other than the current one was last chosen; if that does not happen again,
+    the last slot settles in `settles_s`.
     """
 
     ring: str
@@ -36,7 +36,7 @@ class Transition:
 
 
 def transitions(kernel: Kernel, now: int | None = None) -> Iterator[Transition]:
-    """What is under way, by name of the ring. `now` is in the unit of `slots`, None for the present."""
+    """The present transitions, by name of the ring. `now` is in the unit of `slots`, None for the present."""
     at = slots.now() if now is None else now
     names = {index: name for name, index in ring_indexes(kernel).items()}
     endpoints = {row.number: row.row.id for row in numbered_rows(kernel)}

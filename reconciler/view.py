@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a fleet that one node takes."""
+"""The part of a fleet that concerns one node."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _INTERFACES = "spec: {interfaces: [{name: eth0}]}"
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """One node: itself, the services that it has a part in, the pools of these by name.
+    """One node, the services that it carries or serves, and their pools by name.
 
     A balancer carries services; an endpoint serves those that reach it by direct server return. `decapsulates`:
-    the kernel of an endpoint can't unpack the tunnels that it gets, so a program of ours has to. `lossy` are the
-    interfaces that would lose what native XDP sends.
+    the kernel of an endpoint can't unpack the tunnels that it gets, so our program does. `lossy` are the interfaces
+    that would lose the packets that native XDP sends.
     """
 
     node: Node
@@ -62,8 +62,8 @@ class NodeView:
 
     @property
     def tunnel_ends(self) -> Mapping[Address, Span]:
-        """The addresses of this endpoint that packets in tunnels are sent to, each with the first place that says
-        so."""
+        """The addresses of this endpoint at which tunnels end, each with the first place in the manifests that names
+        it."""
         own = set(self.node.endpoint_addresses)
         pools = [self.pools[service.pool] for service in self.tunnelled]
         return {e.address: e.span for pool in reversed(pools) for e in reversed(pool.endpoints) if e.address in own}
@@ -82,7 +82,7 @@ class NodeView:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What the program must be able to do for these services, and nothing else; sorted."""
+        """The features of the program that these services need, and no others; sorted."""
         if self.node.role is Role.ENDPOINT:
             addresses = [*self.tunnel_ends, *(vip for service in self.tunnelled for vip in service.vips)]
             return (DECAPSULATE, "IPV6") if any(a.version == 6 for a in addresses) else (DECAPSULATE,)
@@ -107,9 +107,9 @@ class NodeView:
 
 
 def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
-    """What the node `node_name` takes of the fleet.
+    """The part of the fleet that concerns the node `node_name`.
 
-    Without a name: the node that is named like this host, else the only one there is. Raises UsageError.
+    Without a name: the node with this host's name, else the only node. Raises UsageError.
     """
     nodes = {node.name: node for node in fleet.nodes}
     if not nodes:

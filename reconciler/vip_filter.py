@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The filter that spares packets for nobody's VIP all further lookups: one bit for each hash of an address.
+"""The filter that spares packets to addresses that are no VIP all further lookups: one bit for each hash of an
+address.
 
-The same hashes as mix() of bpf/schedule.h and fold_address() of bpf/balance6.h have.
+The hashes are those of mix() in bpf/schedule.h and fold_address() in bpf/balance6.h.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def filter_of(addresses: Collection[bytes]) -> bytes:
 
 
 def let_pass(addresses: Collection[bytes], content: bytes) -> set[bytes]:
-    """Those of the addresses that a filter lets pass."""
+    """The addresses that a filter lets pass, out of these."""
     bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
     found: set[bytes] = set()
     for length in (4, 16):
