@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a plan: in order, verified, and taken back where it fails.
+"""Runs a plan: in order, verified, and undone where it fails.
 
-A VIP is the unit: when a write fails, what was done for the VIPs that stand on it is undone, and the others go
-through. Nothing is written before what it needs is there, a VIP not before all of that was read back. Nothing is
-deleted while something that is left needs it, or while what takes its place is missing.
+The unit is a VIP: when a write fails, the changes for all VIPs that need the failed resource are undone; changes for
+other VIPs go on. A resource is written only after its needs are present, a VIP only after all of them were read back.
+A resource is deleted only when no remaining resource needs it and its replacement is present.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Notify = Callable[[Change, Exception | None], None]
 
 @dataclass(slots=True)
 class Result:
-    """What became of a plan. `blocked` is what it said beforehand, and why; `skipped` has what waits for that, too."""
+    """The outcome of a plan. `blocked` are the keys that the plan called blocked, with the reasons; `skipped` also has
+    the changes that wait for these keys."""
 
     done: list[Change] = field(default_factory=list)
     blocked: dict[Key, str] = field(default_factory=dict)
@@ -37,15 +38,15 @@ class Result:
     skipped: dict[Key, str] = field(default_factory=dict)
     undone: list[Change] = field(default_factory=list)
     stuck: dict[Key, Exception] = field(default_factory=dict)
-    """What should have been undone and could not be."""
+    """The changes that should have been undone, but could not be."""
 
     @property
     def lost(self) -> list[Key]:
-        """What is not as the plan wants it."""
+        """The keys that are not in the state that the plan leads to."""
         return [*self.blocked, *self.failed, *self.skipped]
 
     def raise_if_failed(self) -> None:
-        """Raises the error of what went wrong: RollbackError, PartialError, ApplyError or BlockedError."""
+        """Raises RollbackError, PartialError, ApplyError or BlockedError if the plan was not carried out whole."""
         causes = "; ".join(f"{key}: {error}" for key, error in sorted(self.failed.items()))
         if self.stuck:
             left = ", ".join(str(key) for key in sorted(self.stuck))
@@ -69,7 +70,7 @@ def _changes(changes: Sequence[Change]) -> str:
 
 @dataclass(slots=True)
 class _Run:
-    """A plan under way. `current` follows what the kernel holds, change by change."""
+    """A plan under way. `current` follows the kernel's state, change by change."""
 
     plan: Plan
     kinds: Mapping[str, Kind]
@@ -97,7 +98,7 @@ class _Run:
     def _write(self, changes: Sequence[Change]) -> Sequence[Exception | None]:
         try:
             return self.kinds[changes[0].key.kind].write(changes)
-        except KernelError as error:  # not even what is there could be read
+        except KernelError as error:  # not even the present state could be read
             return [error] * len(changes)
 
     def _remember(self, change: Change) -> None:
@@ -144,7 +145,7 @@ def _put(run: _Run, batch: Sequence[Change]) -> None:
 
 
 def _unmet_need(run: _Run, lost: Collection[Key], resource: Resource) -> Key | None:
-    """The first need that isn't there; of what is given, whatever that needs."""
+    """The first need that is missing; for a given one, the first of its own needs that is missing."""
     for need in resource.needs:
         if need in lost:
             return need
@@ -190,7 +191,7 @@ def _note(run: _Run, outcomes: Iterable[tuple[Change, Exception | None]]) -> Non
 
 
 def _verify(run: _Run, kernel: Kernel, changes: Collection[Change]) -> None:
-    """Read back what was written and was not yet; what differs counts as failed."""
+    """Read back the changes that were made and not yet read back; one that differs counts as failed."""
     done = {change.key for change in run.result.done} - run.verified
     made = [change for change in changes if change.key in done]
     if not made:
@@ -219,16 +220,16 @@ def _shown(resource: Resource | None) -> str:
 
 
 def _undo(run: _Run, kernel: Kernel, puts: Sequence[Change]) -> None:
-    """Take back what stands under the VIPs that failed, and under no other."""
+    """Undo the changes that only the failed VIPs need."""
     result = run.result
     doomed = fallen(run.plan.desired.resources, run.plan.live.resources, result.lost).keys() - result.skipped.keys()
-    # Many a write fails without effect: what is as it was needs no undoing.
+    # Many writes fail without effect: a resource in its former state needs no undoing.
     touched = [change for change in reversed(puts) if change.key in doomed]
     try:
         live = read_live(kernel, [change.key for change in touched], {c.key.kind for c in touched}).resources
         touched = [change for change in touched if live.get(change.key) != change.before]
     except KernelError:
-        pass  # then all of it is written back
+        pass  # then all changes are undone
     for _, batch in groupby(touched, key=lambda change: change.key.kind):
         inverses = {change.inverse(): change for change in batch}
         needed = _needed(run)
@@ -245,5 +246,5 @@ def _undo(run: _Run, kernel: Kernel, puts: Sequence[Change]) -> None:
 
 
 def _needed(run: _Run) -> set[Key]:
-    """What something that the kernel holds just now stands on."""
+    """The keys that resources in the kernel need just now."""
     return {need for resource in run.current.values() for need in resource.needs}

@@ -15,7 +15,7 @@ from reconciler.standing import carriers, fallen, kept_for
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A change that is not made as long as what it waits for isn't there."""
+    """A change that is not made until another resource, which it waits for, is present."""
 
     change: Change
     waits_for: Key
@@ -26,11 +26,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Changes in the order in which they are made, and what can't be done as the node is.
+    """Changes in the order in which they are made, and those that the node, as it is, can't take.
 
-    `desired` is what the plan leads to; `blocked` says for a key why it can't be had: another's object stands there,
-    or the node lacks something. `held` are the changes that wait for those. `concerns` are for people: they change
-    nothing.
+    `desired` is the state that the plan leads to; `blocked` says why a key can't be had: a foreign object is in its
+    place, or the node lacks something. `held` are the changes that wait for blocked keys. `concerns` are for people:
+    they change nothing.
     """
 
     changes: tuple[Change, ...]
@@ -44,7 +44,7 @@ class Plan:
         return sum(change.action is action for change in self.changes)
 
     def effects(self) -> dict[Key, str]:
-        """What each change does to traffic; those that do nothing are left out."""
+        """The effect of each change on traffic; changes without an effect are left out."""
         context = Context(self.live, self.desired.resources)
         texts = {change.key: change.before.effect(change.after, context) for change in self.changes if change.before}
         return {key: text for key, text in texts.items() if text}
@@ -55,10 +55,10 @@ class Plan:
 
 
 def plan(desired: Desired, live: Live, applied: Mapping[Key, str] | None = None) -> Plan:
-    """What leads from `live` to `desired`, with as few changes as there are keys that differ.
+    """The plan that leads from `live` to `desired`, with one change for each key that differs.
 
-    `applied` holds the fingerprints of what was last applied. It decides nothing but the word that is given
-    as the reason: the same wish and another live state is drift, another wish is a change of the manifests.
+    `applied` holds the fingerprints of the resources that were last applied. It only decides the word for the reason
+    of a change: if the manifests still ask for the same value, it is drift, else an edit of the manifests.
     """
     applied = applied or {}
     changes = []
@@ -94,7 +94,8 @@ def plan(desired: Desired, live: Live, applied: Mapping[Key, str] | None = None)
 
 
 def _held(changes: Iterable[Change], desired: Desired, live: Live, blocked: Iterable[Key]) -> dict[Key, Key]:
-    """Which changes wait, and for what: writes for what they need, deletes for what may take their places."""
+    """The changes that wait, each with the key that it waits for: writes wait for their needs, deletes for resources
+    that may be their replacements."""
     causes = fallen(desired.resources, live.resources, blocked)
     carrying = carriers(desired.resources)
     kept = {kind: kept_for(kind, causes, carrying) for kind in {c.key.kind for c in changes if c.after is None}}
@@ -126,5 +127,5 @@ def guard(planned: Plan, *, allow_empty: bool) -> None:
 
 
 def fingerprint(resource: Resource) -> str:
-    """A short digest of a resource's value, equal where the resources are."""
+    """A short digest of a resource's value; equal resources have equal digests."""
     return hashlib.blake2b(repr(resource).encode(), digest_size=8).hexdigest()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drift that comes back again and again: somebody else keeps writing what we write."""
+"""Drift that comes back again and again: another program keeps writing the objects that lbctl writes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from reconciler.resource import Key
 
 FIGHT = 5
-"""Mended so often within WINDOW_S, a key is being fought over."""
+"""A key that was mended so often within WINDOW_S is being fought over."""
 WINDOW_S = 600.0
 PAUSE_S = 60.0
-"""From then on it may be mended once in so long: two programs that overwrite each other at full speed hurt more
-than a wrong value, and a wrong value must not stay. What traffic stands on can't wait."""
+"""A key that is being fought over is mended once in so long: two programs that overwrite each other at full speed hurt
+more than a wrong value, but a wrong value must not stay. Resources that traffic needs are always mended at once."""
 
 
 class Fights:
@@ -23,7 +23,7 @@ class Fights:
         self._mended: dict[Key, deque[float]] = {}
 
     def mended(self, keys: Iterable[Key], now: float) -> list[Key]:
-        """Remember that drift of these was mended; returns those over which a fight began just now."""
+        """Remember that drift of these keys was mended; returns the keys over which a fight began just now."""
         self._mended = {key: times for key, times in self._mended.items() if times[-1] > now - WINDOW_S}
         begun = []
         for key in keys:

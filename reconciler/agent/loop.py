@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent: look at the manifests, compare with the node, close the gap; again and again, for years.
 
-It remembers one thing: the state that the manifests last asked for and may have. That is enforced until a
-better one can be had; a directory that is broken, gone or empty changes nothing on the node.
+It remembers one thing: the last state that valid manifests asked for and that the agent may make. It enforces this
+state until there is a newer one; a directory that is broken, gone or empty changes nothing on the node.
 """
 
 from __future__ import annotations
@@ -34,17 +34,16 @@ from reconciler.standing import carriers
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 60.0
 SHOWN = 20
-"""How many of the changes that failed are named."""
+"""The most failed changes that are named in the log."""
 
 WATCHING, MANIFESTS, NODE = "watching", "manifests", "node"
 
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """A directory of them. Each of these may raise LbctlError or OSError.
+    """A directory of manifests. Each of these functions may raise LbctlError or OSError.
 
-    `watch` makes sure that the loop is woken for what moves from now on; `digest` changes if and only if the
-    content does.
+    `watch` makes sure that changes from now on wake the loop; `digest` changes if and only if the content does.
     """
 
     watch: Callable[[], None]
@@ -56,8 +55,8 @@ class Manifests:
 class Agent:
     """One node and its manifests. Times are seconds of `clock`.
 
-    `wait` returns why to look again, at the latest after the seconds that it is given. `ready` is called when
-    the node is for the first time as the manifests say.
+    `wait` returns the reason to look again, at the latest after the given seconds. `ready` is called when the node is
+    first in the state that the manifests ask for.
     """
 
     manifests: Manifests
@@ -73,30 +72,30 @@ class Agent:
     pause: Callable[[float], None] = time.sleep
 
     seen: str = ""
-    """The digest of what was loaded last, good or bad."""
+    """The digest of the manifests that were loaded last, valid or not."""
     fleet: Fleet | None = None
-    """What was loaded, as long as it is not known what it asks of this node."""
+    """The loaded fleet, until its resources for this node are known."""
     offered: Desired | None = None
-    """What the manifests ask for now, not compared with the node yet."""
+    """The resources that the newest manifests ask for, not compared with the node yet."""
     desired: Desired | None = None
-    """What is enforced."""
+    """The resources that are enforced."""
     revision: str = ""
-    """The digest of the manifests that ask for it."""
+    """The digest of the manifests that ask for `desired`."""
     due: float = 0.0
-    """When to compare with the node though nothing happened."""
+    """The time of the next comparison with the node if nothing happens before."""
     retry_s: float = FIRST_RETRY_S
     is_ready: bool = False
     fights: Fights = field(default_factory=Fights)
 
     def run(self) -> None:
-        """Until told to stop. The node is left as it is: traffic goes on."""
+        """Run until told to stop. Then the node is left as it is: traffic goes on."""
         wake = Wake.TIME
         while wake is not Wake.STOP:
             self.round(wake)
             wake = self.wait(max(0.0, self.due - self.clock()))
 
     def round(self, wake: Wake) -> None:
-        """One look at the manifests, and at the node where that is due. Raises nothing."""
+        """One look at the manifests, and at the node if that is due. Raises nothing."""
         if wake is Wake.RELOAD:
             self.seen, self.due = "", 0.0
             self.report.repeat()
@@ -106,7 +105,7 @@ class Agent:
         self._attempt(MANIFESTS, self._look, kept)
         if self.clock() < self.due:
             return
-        last_s = min(LAST_RETRY_S, self.resync_s)  # whatever can't be had, the rest is looked at as often as ever
+        last_s = min(LAST_RETRY_S, self.resync_s)  # failures must not delay the resync of the rest
         reconciled = self._attempt(NODE, self._reconcile, f"trying again, at last every {last_s:g} s")
         if reconciled:
             self.report.recovered(NODE)
@@ -118,7 +117,7 @@ class Agent:
             self.retry_s = min(2 * self.retry_s, last_s)
 
     def _attempt(self, about: str, step: Callable[[], None], consequence: str) -> bool:
-        """Whether the step went well; what went wrong is reported."""
+        """Whether the step succeeded; its error is reported."""
         try:
             step()
         except (LbctlError, OSError) as error:
@@ -130,10 +129,10 @@ class Agent:
         return False
 
     def _look(self) -> None:
-        """Load the manifests if they are others than last time, and find out what they ask of this node.
+        """Load the manifests if they have changed, and find out which resources they ask of this node.
 
-        That may fail today and not tomorrow, where it takes the name of the host or an answer of the kernel; so it
-        is tried until it is known. Raises LbctlError, OSError.
+        This also depends on the host's name and on answers of the kernel, so it may fail now and succeed later: it is
+        tried until it succeeds. Raises LbctlError, OSError.
         """
         if self.manifests.digest() != self.seen:
             self.seen, self.fleet = "", None  # if loading fails altogether, it is tried again
@@ -151,7 +150,7 @@ class Agent:
             self.due = 0.0
 
     def _reconcile(self) -> None:
-        """Bring the node to what it is asked to be. Raises LbctlError."""
+        """Bring the node to the state that the manifests ask for. Raises LbctlError."""
         if self.offered is None and self.desired is None:
             return
         with apply_lock(self.instance_dir):
@@ -172,7 +171,7 @@ class Agent:
             self.ready()
 
     def _plan(self) -> Plan | None:
-        """What leads to the newest state that may be had; None if none may. Raises LbctlError."""
+        """The plan for the newest state that the agent may make; None if there is none. Raises LbctlError."""
         if self.offered is not None:
             planned = plan_node(self.offered, self.kernel, self.instance_dir)
             offered, self.offered = self.offered, None
@@ -198,13 +197,13 @@ class Agent:
         """Before anything is removed, make sure that no files are on their way. Raises LbctlError, OSError."""
         if planned.count(Action.DELETE):
             self.pause(SECOND_LOOK_S)
-            seen, self.seen = self.seen, ""  # whatever is wrong, they are loaded again
+            seen, self.seen = self.seen, ""  # if this raises, they are loaded again
             if self.manifests.digest() != seen:
                 raise ConfigError("files are on their way, and what is missing just now would be removed")
             self.seen = seen
 
     def _carry_out(self, planned: Plan) -> None:
-        """Make the changes and say so. Raises ApplyError if not all could be made."""
+        """Make the changes and report them. Raises ApplyError if not all could be made."""
         done: list[Change] = []
 
         def notify(change: Change, error: Exception | None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent says: a line an event, with its time, in the words of a plan."""
+"""The agent's log: a line for each event, with its time, in the words of a plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reconciler.render.text import applied, change_line, change_lines
 from reconciler.resource import Change, Concern, Key
 
 SHOWN = 20
-"""Lines that tell how one thing changed."""
+"""The most lines about the changes of one kind."""
 
 
 def local_time() -> datetime:
@@ -22,7 +22,8 @@ def local_time() -> datetime:
 class Report:
     """Writes to `out`, each line at once. A problem is told when it begins, when it changes and when it ends.
 
-    A log that can't be written ends nothing: what it misses is counted, and told when it can be written again.
+    A log that can't be written doesn't stop the agent: missed lines are counted, and their number is logged when it
+    can be written again.
     """
 
     def __init__(self, out: TextIO, style: Style, now: Callable[[], datetime] = local_time) -> None:
@@ -39,7 +40,7 @@ class Report:
         missed = f"{time} {self._unsaid:,} lines before this one could not be written\n" if self._unsaid else ""
         try:
             print(f"{missed}{time}", text.replace("\n", "\n    "), file=self._out, flush=True)
-        except (OSError, ValueError):  # the disk is full, the pipe is broken, the text is none of this encoding
+        except (OSError, ValueError):  # the disk is full, the pipe is broken, the encoding lacks a character
             self._unsaid += 1
         else:
             self._unsaid = 0
@@ -48,13 +49,13 @@ class Report:
         self.say(self.style.bad(text))
 
     def problem(self, about: str, text: str, consequence: str) -> None:
-        """Something is wrong with `about`. Nothing is said where the same was said last."""
+        """Report a problem with `about`, unless its last report was the same."""
         if self._problems.get(about) != text:
             self._problems[about] = text
             self.say(f"{self.style.bad(f'{about}:')} {text}\n{consequence}")
 
     def repeat(self) -> None:
-        """Tell problems and warnings again, though they may be the same."""
+        """Write the next report of each problem and warning even if it is unchanged."""
         self._problems = dict.fromkeys(self._problems, "")
         self._concerns = frozenset()
 
@@ -63,16 +64,16 @@ class Report:
             self.say(f"{about}: {self.style.good('recovered')}")
 
     def concerns(self, found: Sequence[Concern]) -> None:
-        """The warnings that there are now. Each is told when it begins, and again when it has been over."""
+        """Report the present warnings: each when it begins, and again if it comes back after it was over."""
         for concern in found:
             if concern not in self._concerns:
                 self.say(f"{self.style.warn('warning:')} {concern.key}: {concern.text}\n{concern.hint}")
         self._concerns = frozenset(found)
 
     def applied(self, done: Sequence[Change], effects: Mapping[Key, str], seconds: float, revision: str) -> None:
-        """Each change that is in place now, how many there are, and the digest of the manifests that asked for them.
+        """Report each change that was made, their number, and the digest of the manifests that asked for them.
 
-        Of what there was before, it is said how it changed, and what that does to traffic.
+        For resources that existed before, the report says how they changed, and the effect on traffic.
         """
         for change in done:
             if change.before is None:

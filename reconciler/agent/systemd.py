@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells systemd how it goes (sd_notify(3)), where it started us with Type=notify."""
+"""Tells systemd the agent's state (sd_notify(3)), if systemd started it with Type=notify."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def notifier() -> Iterator[Callable[[str], None]]:
-    """A function that sends a state, e.g. `READY=1`; it does nothing where nobody listens.
+    """A function that sends a state, e.g. `READY=1`; it does nothing if systemd doesn't listen.
 
     Enter it before another network namespace: abstract sockets belong to one.
     """
@@ -19,7 +19,7 @@ def notifier() -> Iterator[Callable[[str], None]]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
 
         def notify(state: str) -> None:
-            with contextlib.suppress(OSError):  # nothing here depends on being heard
+            with contextlib.suppress(OSError):  # the agent works without systemd, too
                 connection.sendto(state.encode(), address)
 
         yield notify if address else lambda state: None

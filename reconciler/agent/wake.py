@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What wakes the loop: files that have settled, a signal of the operator, or the time."""
+"""The loop's wakes: files have settled, an operator sent a signal, or time is up."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from enum import StrEnum
 from queue import Empty, SimpleQueue
 
 QUIET_S = 0.2
-"""Files count as settled when nothing has moved for so long: an editor, git or a sync tool is through by then."""
+"""Files count as settled after so long without a change: an editor, git or a sync tool is done by then."""
 SETTLE_S = 2.0
-"""However lively the directory is, it is looked at after so long."""
+"""The directory is read after so long, even if its files are still changing."""
 SIGNAL_S = 0.5
 """How long a signal may go unheard. The system may give it to the thread that watches files; Python then runs
 its handler only when the main thread, which a wait for a lock keeps asleep, gets up the next time."""
@@ -40,7 +40,7 @@ class Doorbell:
         self._rings.put(wake)
 
     def wait(self, timeout_s: float) -> Wake:
-        """Why to look again, after at most `timeout_s`, or SETTLE_S where files are moving by then."""
+        """Wait for a reason to look again: at most `timeout_s`, or SETTLE_S more if files are changing by then."""
         deadline, latest = self._clock() + timeout_s, math.inf
         moving = False
         while True:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hints that a directory of manifests may have changed.
 
-Only hints: inotify loses events silently when its queue overflows, and says nothing when a directory above is
-renamed. Whoever listens reads the directory again and compares contents, and does so on a timer too.
+Only hints: inotify loses events silently when its queue overflows, and reports nothing when a directory above is
+renamed. So the listener reads the directory again and compares contents, and does so on a timer, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logging.getLogger("watchdog").setLevel(logging.ERROR)
 
 
 class Watch:
-    """Calls `hint` from a thread of its own whenever something moves in `directory` or on the way to it."""
+    """Calls `hint` from a thread of its own whenever a file changes in `directory` or on the path to it."""
 
     def __init__(self, directory: Path, hint: Callable[[], None]) -> None:
         self.directory = directory
@@ -33,9 +33,10 @@ class Watch:
         self._observer: BaseObserver | None = None
 
     def arm(self) -> None:
-        """Watch what the path leads to now. Call it before each reading: what moved earlier is in the reading.
+        """Watch the directory that the path leads to now. Call it before each reading, so that no change falls in
+        between.
 
-        Raises OSError where the kernel grants no more watches.
+        Raises OSError if the kernel grants no more watches.
         """
         if self._observer is None:
             self._observer = Observer()
@@ -54,16 +55,16 @@ class Watch:
 
 
 def _schedule(observer: BaseObserver, handler: FileSystemEventHandler, path: Path, *, recursive: bool) -> None:
-    # What is gone again has moved, and its parent is watched already.
+    # The directory is gone again: its parent is watched already.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         observer.schedule(handler, str(path), recursive=recursive)
 
 
 def trail(directory: Path) -> tuple[Path | None, dict[Path, set[str]]]:
-    """Where a path really leads, and the directory entries that decide it, by parent.
+    """The real directory of a path, and the directory entries that decide where it leads, by parent.
 
-    The entries are each symbolic link on the way and the last directory itself. Where something is missing,
-    the first missing entry ends the trail and there is no real directory.
+    The entries are each symbolic link on the way and the last directory itself. If an entry is missing, the first
+    missing one ends the trail, and there is no real directory.
     """
     entries: dict[Path, set[str]] = {}
     here = Path("/")
@@ -94,7 +95,7 @@ def trail(directory: Path) -> tuple[Path | None, dict[Path, set[str]]]:
 
 
 class _Entries(FileSystemEventHandler):
-    """Hears of some entries of a directory. Its other ones are none of our business, in /tmp for example."""
+    """Hears of some entries of a directory; its other entries, e.g. in /tmp, don't matter."""
 
     def __init__(self, parent: Path, names: set[str], hint: Callable[[], None]) -> None:
         self._paths = {str(parent / name) for name in names}
@@ -106,7 +107,7 @@ class _Entries(FileSystemEventHandler):
 
 
 class _Tree(FileSystemEventHandler):
-    """Hears of everything below a directory but what git does inside .git."""
+    """Hears of everything below a directory, except git's own files in .git."""
 
     def __init__(self, root: Path, hint: Callable[[], None]) -> None:
         self._root = root
@@ -121,7 +122,7 @@ class _Tree(FileSystemEventHandler):
 
 
 def _is_change(event: FileSystemEvent) -> bool:
-    return event.event_type not in ("opened", "closed_no_write")  # reading is none
+    return event.event_type not in ("opened", "closed_no_write")  # reading a file is no change
 
 
 def _paths(event: FileSystemEvent) -> list[str]:

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         print(plan_text(planned, style, about))
         settle_transitions(kernel, instance_dir(args))
         return BlockedError.exit_code if planned.blocked else 0
-    # Who approves beforehand sees each change as it is made; who is asked sees all of it first.
+    # With --auto-approve each change is shown as it is made; otherwise the whole plan is shown before the question.
     short = [style.dim(f"Plan for {about}"), *concern_lines(planned.concerns, style), summary(planned)]
     if args.auto_approve:
         say("\n".join(short) + "\n")
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_source(source: Path) -> None:
-    """Raises UsageError for what is neither a directory of manifests nor a saved plan."""
+    """Raises UsageError unless the source is a directory of manifests or a saved plan."""
     from reconciler.config.source import SUFFIXES, nearby
 
     if source.is_file() and source.name.endswith(SUFFIXES):
@@ -111,7 +111,7 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
 
     started = time.monotonic()
     with apply_lock(instance_dir(args)):
-        # Between the plan and the word of approval an agent, or anybody, may have changed the node.
+        # Between the plan and its approval, an agent or somebody else may have changed the node.
         _check_fresh(planned, read_live(kernel, planned.desired.resources))
         result = carry_out(planned, kernel, instance_dir(args), notify)
     for key, why in sorted(result.skipped.items()):
@@ -123,7 +123,7 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
 
 
 def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
-    """A saved plan, if it is for this node, and planning again gives the same. Raises SnapshotError, UsageError,
+    """A saved plan, if it is for this node and a new plan equals it. Raises SnapshotError, UsageError,
     PlanStaleError."""
     from reconciler.reconcile import plan_node
     from reconciler.snapshot import plan_from_json, read
@@ -139,12 +139,12 @@ def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
 
 
 def _steps(changes: Iterable[Change]) -> set[Change]:
-    """Changes without why they are made, which says nothing about what is done."""
+    """Changes without their reasons, for comparison."""
     return {replace(change, reason=Reason.CONFIG, origin=None) for change in changes}
 
 
 def _check_fresh(planned: Plan, live: Live) -> None:
-    """Raises PlanStaleError if something that the plan changes is no longer as the plan has it."""
+    """Raises PlanStaleError if a resource that the plan changes is no longer in the state that the plan expects."""
     _refuse_stale({change.key for change in planned.changes if live.resources.get(change.key) != change.before})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several verbs share: the node they work on, manifests, questions."""
+"""Functions that several verbs share: open the node, load manifests, ask for approval."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def stdout_style(args: argparse.Namespace) -> Style:
 
 
 def instance_name(args: argparse.Namespace) -> str:
-    """The instance: as given, else the name of the network namespace, else `default`."""
+    """The name of the instance: the given one, else that of the network namespace, else `default`."""
     return str(args.instance or args.netns or "default")
 
 
@@ -38,13 +38,13 @@ def instance_dir(args: argparse.Namespace) -> Path:
 
 
 def target(args: argparse.Namespace, node: str) -> Target:
-    """What a plan for this node is bound to, when it is saved."""
+    """The target that a saved plan for this node is bound to."""
     return Target(node, instance_name(args), socket.gethostname())
 
 
 def open_kernel(args: argparse.Namespace) -> Kernel:
     """The kernel that the arguments name, after entering its network namespace. Raises KernelError, and UsageError if
-    the instance is not in that namespace, or not the only one there."""
+    the instance is in another namespace, or another instance is in this one."""
     from reconciler.kernel.netns import enter
     from reconciler.kernel.real import RealKernel
 
@@ -61,7 +61,7 @@ def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:
 
 
 def load_at_rest(directory: Path, args: argparse.Namespace) -> tuple[Fleet, str]:
-    """The same, read while git does not change them, and their digest."""
+    """As `load_fleet`, but read while git does not change the files; also returns their digest."""
     from reconciler.config.diagnostic import render_text
     from reconciler.config.load import check_manifests, no_garbage_collection
     from reconciler.config.rest import at_rest
@@ -77,7 +77,7 @@ def load_at_rest(directory: Path, args: argparse.Namespace) -> tuple[Fleet, str]
 
 
 def read_named(directory: Path, env: str | None) -> Tree:
-    """The manifests below `directory`, rendered; their files are called as somebody at the terminal would."""
+    """The manifests below `directory`, rendered; the names of files are relative to the current directory."""
     from reconciler.config.overlay import rendered
     from reconciler.config.source import read_tree, renamed
 
@@ -85,14 +85,14 @@ def read_named(directory: Path, env: str | None) -> Tree:
 
 
 def shown(path: Path, root: Path | None = None) -> str:
-    """A path from `root`, the current directory; as an absolute one if it leads elsewhere."""
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays one
+    """A path relative to `root` (None: the current directory); absolute if it leads out of it."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
     root = root or Path.cwd()
     return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
 
 
 def look_again(directory: Path, digest: str, removed: int) -> None:
-    """Before anything is removed, make sure that no files are on their way. Raises ConfigError if some are."""
+    """Before anything is removed, make sure that no program is changing the files. Raises ConfigError if one is."""
     from reconciler.config.rest import SECOND_LOOK_S, at_rest
     from reconciler.config.source import read_tree
 
@@ -116,7 +116,7 @@ def add_env(parser: argparse.ArgumentParser) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line in the middle of work that has to be finished, whether or not anybody can read about it."""
+    """Print a line during work that has to be finished even if nobody can read the line."""
     try:
         print(text, flush=True)
     except OSError:  # the reader is gone, or the disk is full
@@ -124,7 +124,7 @@ def say(text: str) -> None:
 
 
 def confirm(question: str, args: argparse.Namespace) -> bool:
-    """Ask on the terminal; only `yes` means yes. Raises UsageError where nobody can answer."""
+    """Ask on the terminal; only `yes` means yes. Raises UsageError if there is no terminal."""
     if args.auto_approve:
         return True
     if not sys.stdin.isatty():

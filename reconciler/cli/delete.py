@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lbctl delete`: take everything of ours off this node."""
+"""`lbctl delete`: remove everything of the instance from this node."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         return _abandon(args)
     style = stdout_style(args)
     kernel = open_kernel(args)
-    with only_agent(instance_dir(args)):  # an agent would put it all back
+    with only_agent(instance_dir(args)):  # a running agent would put everything back
         planned = plan_node(Desired(), kernel, instance_dir(args))
         if not planned.changes:
             print("Nothing of lbctl's is on this node.")

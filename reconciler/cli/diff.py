@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lbctl diff`: what differs between two revisions of the manifests, and what that does to traffic."""
+"""`lbctl diff`: the differences between two revisions of the manifests, and their effects on traffic."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _run(args)
     except LbctlError as error:
-        if error.exit_code == 1:  # which here says that there are differences
+        if error.exit_code == 1:  # for this verb, 1 means that there are differences
             error.exit_code = _TROUBLE
         raise
 
@@ -102,9 +102,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _fleets(old: Revision, new: Revision, args: argparse.Namespace) -> tuple[Revision, Fleet, Fleet]:
-    """What both revisions hold, and which one the first is; prints what is wrong with that.
+    """The fleets of both revisions, and the revision of the first fleet; prints the revisions' problems.
 
-    An old revision that is not valid is on no node. So the last valid one before it takes its place.
+    An old revision that is not valid is on no node, so the last valid one before it takes its place.
     Raises InvalidRevisionError.
     """
     from reconciler.diff.manifests import few
@@ -134,7 +134,7 @@ def _fleets(old: Revision, new: Revision, args: argparse.Namespace) -> tuple[Rev
 
 
 def _last_valid(broken: Revision, env: str | None) -> tuple[Revision, Fleet]:
-    """What nodes hold while a revision is not valid: the last valid state before it, or nothing at all."""
+    """The revision that nodes hold while a later one is not valid: the last valid one before it, or an empty fleet."""
     former = list(former_states(broken))
     for revision in former:
         with no_garbage_collection():
@@ -150,7 +150,7 @@ def _last_valid(broken: Revision, env: str | None) -> tuple[Revision, Fleet]:
 
 
 def _edited(path: Path, committed: Loaded) -> list[str]:
-    """The manifests of a work tree that are not as the revision has them, added and removed ones too."""
+    """The manifests of a work tree that differ from the revision's, including added and removed ones."""
     if not path.is_dir():
         return []
     there = read_tree(path).texts
@@ -163,7 +163,7 @@ def _errors(loaded: Loaded) -> list[Diagnostic]:
 
 
 def _warnings(before: Loaded, after: Loaded) -> list[list[Diagnostic]]:
-    """Of each revision what is worth telling: what was not read, and with the new one the warnings that it brings."""
+    """The problems of each revision that are worth showing: unread files, and the warnings that the new one adds."""
     unread = [[d for d in loaded.diagnostics if d.rule.startswith("source-")] for loaded in (before, after)]
     standing = {(d.rule, d.message) for d in before.diagnostics}
     brought = [d for d in after.diagnostics if d.rule.startswith("source-") or (d.rule, d.message) not in standing]

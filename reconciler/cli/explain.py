@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lbctl explain`: what the data plane would do with a packet, and why."""
+"""`lbctl explain`: tell what the data plane would do with a packet, and why."""
 
 from __future__ import annotations
 
@@ -88,9 +88,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _frames(args: argparse.Namespace) -> Callable[[bytes], list[list[Captured]]]:
-    """What makes the frames to be tried, of the MAC that they go to: lists of those that follow each other.
+    """A function that makes the frames to be tried, given the MAC that they go to. The frames of an inner list follow
+    each other.
 
-    Raises UsageError for all that is wrong with the arguments.
+    Raises UsageError for any mistake in the arguments.
     """
     from reconciler.explain.capture import Captured, read_capture
     from reconciler.explain.packet import frame, parse_flags, parse_place
@@ -121,14 +122,15 @@ def _frames(args: argparse.Namespace) -> Callable[[bytes], list[list[Captured]]]
         made = [frame(args.proto, source, destination, mac, flags=flags, length=args.bytes) for flags in choices]
         return [[Captured(content, len(content))] for content in made]
 
-    make(bytes(6))  # finds mistakes before anybody has to be root
+    make(bytes(6))  # finds mistakes before root is needed
     return make
 
 
 def _likely(kernel: Kernel, frames: Sequence[Captured]) -> str | None:
-    """Where the first of these frames would come in: by what leads to its source, if the program runs there.
+    """The interface by which the first of these frames would come in: the one that leads to its source, if the program
+    runs there.
 
-    A capture that has the tags of a trunk was taken on it.
+    A capture with the tags of a trunk was taken on this trunk.
     """
     from reconciler.explain.headers import headers
 
@@ -146,7 +148,7 @@ def _likely(kernel: Kernel, frames: Sequence[Captured]) -> str | None:
 
 
 def _ingress(kernel: Kernel, asked: str | None) -> tuple[Link, int | None]:
-    """Where packets come in: an interface, and for a VLAN of it the tag. KernelError unless the program runs there."""
+    """The interface by which packets come in, and for a VLAN its tag. KernelError unless the program runs there."""
     loaded = kernel.loaded_program()
     if loaded is None:
         hint = "`lbctl apply` loads it on a balancer; an endpoint whose kernel unpacks tunnels has none"

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _trees(paths: list[Path]) -> Iterator[Tree]:
-    """The manifests of each directory, and those that are named themselves. Raises UsageError."""
+    """The manifests of each named directory, and the manifests that are named themselves. Raises UsageError."""
     from reconciler.config.overlay import split
 
     files = {shown(path): path for path in paths if path.is_file()}
@@ -79,7 +79,7 @@ def _write(file: SourceFile, text: str) -> None:
     """Replace a file. A link to it stays one. Raises LbctlError."""
     from reconciler.files import write_output
 
-    if "\\" in file.name:  # how names are shown that can't be printed: another file may bear the shown one
+    if "\\" in file.name:  # the name was escaped to be printable: another file may have the escaped name
         raise LbctlError(f"{file.name} can't be written under its name", hint="rename it")
     try:
         write_output(Path(file.name), text.encode())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lbctl get`: what the node balances, with live counters."""
+"""`lbctl get`: the services, endpoints and so on of the node, with live counters."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _endpoints(kernel: Kernel) -> list[Row]:
     return [
         {
             "endpoint": numbered.row.id,
-            # In no ring, it gets no new connections: drained, or of weight 0.
+            # An endpoint in no ring gets no new connections: it is drained, or has weight 0.
             "state": "draining" if numbered.state == "usable" and numbered.row.id not in chosen else numbered.state,
             **_open(counts, numbered.row.id, context.remembers(numbered.row.key)),
             "number": numbered.number, **asdict(traffic[numbered.row.id]),
@@ -90,7 +90,7 @@ def _endpoints(kernel: Kernel) -> list[Row]:
 
 
 def _open(counts: Mapping[tuple[str, str], int], of: str, is_counted: bool) -> Row:
-    """Connections that are open, and those of which there is nothing but a SYN; None where nobody counts them."""
+    """The numbers of open and of half-open connections; None if they are not counted."""
     from reconciler.flows import HALF_OPEN, OPEN
 
     states = (("open", OPEN), ("half_open", HALF_OPEN))

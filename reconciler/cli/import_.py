@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lbctl import`: what people have, as manifests."""
+"""`lbctl import`: turn other tools' configuration, or a node's live state, into manifests."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _place(name: str, included: str, line: int) -> str:
-    """Where something stands, as messages begin with it: the file, or one that it includes, and the line."""
+    """The place at the begin of a message: the file, or an included one, and the line."""
     if included:
         name = str(Path(name).parent / included)
     shown = "".join(c if c.isprintable() else "\ufffd" for c in name)
@@ -96,7 +96,7 @@ def _parse(args: argparse.Namespace) -> Imported:
 
 
 def _text(file: str, content: bytes) -> str:
-    """The text of a file. Bytes that are no UTF-8 are common in old comments; elsewhere they will be shown."""
+    """The text of a file. Bytes that are no UTF-8 are replaced: old comments often have some."""
     if (zero := content.find(b"\0")) >= 0:
         line = content.count(b"\n", 0, zero) + 1
         raise InputError(Line.of(file, line), "the input is no text", hint="is it the right file?")
@@ -133,7 +133,7 @@ def _read(file: str) -> bytes:
 
 
 def _write(directory: Path, files: dict[str, str]) -> None:
-    """Write all files or none; nothing that is there is replaced."""
+    """Write all files or none; existing files are not replaced."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name in files:

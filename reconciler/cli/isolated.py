@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command that an installation makes: lbctl in an interpreter that is isolated (`-I`).
+"""The command of an installation: runs lbctl in an isolated interpreter (`-I`).
 
-What calls this was started by the installer's script, which knows no such option. So nothing but this file is
-imported before the interpreter is started again.
+The installer's script starts an interpreter without that option and calls this. So only this file is imported before
+the interpreter is started again, isolated.
 """
 
 import os

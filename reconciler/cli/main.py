@@ -2,7 +2,7 @@
 """`lbctl VERB …`: finds the verb, runs it, turns errors into words and exit codes.
 
 A verb is a module of this package with HELP (a line), EXAMPLES, `arguments(parser)` and `run(args) -> int`.
-Only the one that is called is imported, so that `validate` starts fast and needs neither bcc nor pyroute2.
+Only the called verb is imported, so `validate` starts fast and needs neither bcc nor pyroute2.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ VERBS = {
 
 INTERNAL_ERROR = 3
 FAULT = {"validate": 3, "diff": 3, "fmt": 3}
-"""Exit codes after a fault of the system, of verbs whose 1 is an answer."""
+"""Exit codes after a fault of the system, for verbs whose exit code 1 is an answer."""
 
 EPILOG = """\
 examples:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     streams.prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Where 2 says that there are changes, it can't say that the command line is wrong.
+    # If exit code 2 means that there are changes, it can't mean that the command line is wrong.
     wrong_usage = LbctlError.exit_code if "--detailed-exitcode" in arguments else UsageError.exit_code
     style, verb = Style(), ""
     try:
@@ -77,16 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename != streams.STDOUT:
             return _fault(style, verb, error)
         streams.give_up_stdout()
-        if isinstance(error, BrokenPipeError):  # the reader, `head` say, has seen enough
+        if isinstance(error, BrokenPipeError):  # the reader, say `head`, has ended
             return 128 + signal.SIGPIPE
         return _fault(style, verb, error)
     except MemoryError:
         _complain(style, "there is not enough memory", "")
         return FAULT.get(verb, 1)
-    except SystemExit as end:  # of the parser: the usage was wrong, or help was asked for
+    except SystemExit as end:  # from the parser: the usage was wrong, or help was asked for
         _flush_help()
         return wrong_usage if end.code else 0
-    except Exception as error:  # noqa: BLE001 - whatever is left is a mistake in lbctl, and exits as one
+    except Exception as error:  # noqa: BLE001 - anything else is a bug of lbctl, and exits as one
         traceback.print_exc()
         _complain(
             style, f"this is a bug in lbctl: {type(error).__name__}: {error}", "please report it, with the lines above"
@@ -101,7 +101,7 @@ def _complain(style: Style, message: str, hint: str) -> None:
 
 
 def _fault(style: Style, verb: str, error: OSError) -> int:
-    """Something that this system could not do, where no better words were found for it. Returns the exit code."""
+    """Report an error of the system that no other code has put into words. Returns the exit code."""
     where = f": {error.filename}" if error.filename else ""
     hint = "run as root" if isinstance(error, PermissionError) and os.geteuid() else ""
     _complain(style, f"{error.strerror or error}{where}", hint)
@@ -109,7 +109,7 @@ def _fault(style: Style, verb: str, error: OSError) -> int:
 
 
 def _flush_help() -> None:
-    """Help that can't be written has nobody who misses it."""
+    """Write the help out; it doesn't matter if nobody can read it."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -117,7 +117,7 @@ def _flush_help() -> None:
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, str]:
-    """What the command line says, and the verb; only the arguments of that verb are known. Raises UsageError."""
+    """The parsed arguments and the verb; only this verb's arguments are known. Raises UsageError."""
     called = called_verb(arguments, VERBS)
     parser = Parser("lbctl", description="GitOps for a layer-4 load balancer in the Linux kernel.", epilog=EPILOG)
     add_everywhere(parser, is_verb=False)
@@ -138,7 +138,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, str]:
 
 
 def _module(verb: str) -> ModuleType:
-    """The verb's module: its name, with `_` behind it where Python has the word for itself, as `import`."""
+    """The verb's module: it has the verb's name, with `_` at the end if that is a word of Python, as `import`."""
     return importlib.import_module(f"reconciler.cli.{verb}{'_' if keyword.iskeyword(verb) else ''}")
 
 

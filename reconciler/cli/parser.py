@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: what it accepts, help that fits the terminal, and mistakes that are told with the way out."""
+"""The parser of the command line: options of all verbs, help that fits the terminal, errors with the way out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENTRY = re.compile(r"(\s*\S+(?: \S+)*? {2,})(\S.*)|(\s*)(.*)")
 
 
 class Help(argparse.HelpFormatter):
-    """Paragraphs fill the width; indented lines stay lines, and are only broken where they are too long."""
+    """Paragraphs fill the width; indented lines stay lines, and are broken only if they are too long."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = []
@@ -36,7 +36,8 @@ class Help(argparse.HelpFormatter):
 
 
 def _fitting(line: str, width: int) -> list[str]:
-    """A line in pieces: a comment goes above, the description of an entry goes on below where it begins."""
+    """A line in pieces that fit: a comment goes above its line, the description of an entry goes on below its
+    begin."""
     if len(line) <= width:
         return [line]
     if found := _COMMENT.fullmatch(line):
@@ -80,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=hint)
 
     def refuse(self, extra: Sequence[str]) -> NoReturn:
-        """Nobody knows these words of the command line. Raises UsageError."""
+        """Raise UsageError for words of the command line that no argument takes."""
         from reconciler.config.diagnostic import did_you_mean, quote
 
         flag = next((word.partition("=")[0] for word in extra if word.startswith("-")), "")
@@ -94,7 +95,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_everywhere(parser: argparse.ArgumentParser, *, is_verb: bool) -> None:
-    """The options that may stand before the verb as well as behind it."""
+    """Add the options that are allowed both before and after the verb."""
     default = argparse.SUPPRESS if is_verb else None
     node = parser.add_argument_group("which node")
     node.add_argument(

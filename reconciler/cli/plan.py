@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lbctl plan`: what would change, and what it does to traffic. Writes nothing."""
+"""`lbctl plan`: show the changes that `apply` would make, and their effects on traffic. Writes nothing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lbctl render`: what the templates of a directory become in an environment."""
+"""`lbctl render`: print the templates of a directory, rendered for an environment."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Standard input, output and error as the verbs find them: always open, able to print every character, and safe.
 
-Texts come from manifests, from other machines and from file names. What is shown on a terminal controls it only by
-the colours that lbctl itself uses, and in the log of a CI job no line is taken for a command of that CI.
+Texts come from manifests, from other machines and from file names. So no text controls a terminal, except lbctl's own
+colours, and no line in the log of a CI job is taken for a command to that CI.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _COMMAND = re.compile(r"^(\s*):(?=:[A-Za-z-]+[^\n]*::)|#(?=#(?:\[|vso\[|teamcity
 
 
 class Output(io.TextIOWrapper):
-    """A stream of text. `commands` prints lines for a CI to obey, as they are."""
+    """A stream of text. `commands` prints lines as they are, as commands to a CI."""
 
     guards_terminal = False
     guards_ci = False
@@ -41,7 +41,7 @@ class Output(io.TextIOWrapper):
 
 
 class _Descriptor(io.FileIO):
-    """What is written to. Errors name it, so that people know what is full."""
+    """A stream's file descriptor. Errors name the stream, so that people know which one is full."""
 
     def write(self, data: Any, /) -> int | None:  # type: ignore[override]
         try:
@@ -52,7 +52,7 @@ class _Descriptor(io.FileIO):
 
 
 class _Complaints(io.FileIO):
-    """Standard error: where nobody can be told, there is nobody to tell."""
+    """Standard error. If it can't be written, there is no place to report that: errors are ignored."""
 
     def write(self, data: Any, /) -> int | None:  # type: ignore[override]
         try:
@@ -74,7 +74,7 @@ def prepare() -> None:
 
 
 def log() -> TextIO:
-    """Standard output without a buffer: what can't be written now is lost, and not in the way of what comes later."""
+    """Standard output without a buffer: a line that can't be written now is lost, and doesn't block later ones."""
     if not isinstance(sys.stdout, Output):
         return sys.stdout
     raw: Any = _Descriptor(1, "w", closefd=False)
@@ -84,14 +84,14 @@ def log() -> TextIO:
 
 
 def give_up_stdout() -> None:
-    """Let what is still to be written go nowhere: Python writes it when it ends."""
+    """Discard the output that is still buffered, which Python would write when it ends."""
     if isinstance(sys.stdout, Output):
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def print_commands(text: str) -> None:
-    """Print lines that a CI is to obey."""
+    """Print lines as commands to a CI."""
     if isinstance(sys.stdout, Output):
         sys.stdout.commands(text)
     else:
@@ -99,7 +99,8 @@ def print_commands(text: str) -> None:
 
 
 def _open_missing() -> None:
-    """A process may be started without some of its descriptors: the next file that it opens would become one."""
+    """Open missing descriptors 0 to 2: a process may be started without them, and the next file that it opens would
+    take their place."""
     for handle in range(3):
         try:
             os.fstat(handle)
@@ -124,7 +125,7 @@ def _stream(raw: io.FileIO, former: TextIO | None) -> Output:
 
 
 def _harmless(found: re.Match[str]) -> str:
-    """The colours of `render.style` stay; everything else that controls a terminal is shown."""
+    """A control sequence: a colour of `render.style` as it is, any other one made visible."""
     text = found[0]
     return text if text in _COLOURS else "".join(ascii(character)[1:-1] for character in text)
 
@@ -133,7 +134,7 @@ _COLOURS = {f"\x1b[{code}m" for code in ("0", "1", "2", "31", "32", "33", "1;31"
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """What an encoding lacks, in other signs."""
+    """Characters that the encoding lacks, written with others."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]

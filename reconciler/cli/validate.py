@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     form = args.format
     if form == "auto":
-        # GitLab shows text in the log of a job, and reads JUnit reports from a file that the job has to write.
+        # In GitLab the text goes to the job's log; it reads JUnit reports from a file, which the job has to write.
         form = "github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text"
     checked = _check(args, _root(form))
     diagnostics = in_order(diagnostic for loaded in checked.values() for diagnostic in loaded.diagnostics)
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, root: Path) -> dict[str, Loaded]:
-    """What was found in each directory, and in all single files together. Names of files are relative to `root`."""
+    """The result for each directory, and one for all single files together. Names of files are relative to `root`."""
     from reconciler.config.load import check_manifests, no_garbage_collection
     from reconciler.config.overlay import rendered
     from reconciler.config.source import read_files, read_tree, renamed
@@ -76,7 +76,7 @@ def _check(args: argparse.Namespace, root: Path) -> dict[str, Loaded]:
 
 
 def _root(form: str) -> Path:
-    """Where the names of files begin: annotations land on a file only if its name is that in the repository."""
+    """The directory that names of files are relative to: annotations need a file's name in the repository."""
     workspace = os.environ.get("GITHUB_WORKSPACE")
     return Path(workspace) if workspace and form in ("github", "sarif") else Path.cwd()
 

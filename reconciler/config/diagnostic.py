@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with the manifests, where, and the way out; as text for people and as JSON for machines."""
+"""Problems of manifests, each with its place and the way out; as text for people and as JSON for machines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from enum import StrEnum
 from reconciler import safe
 from reconciler.resource import Span
 
-LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what YAML 1.1, and so libyaml, counts as one
+LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as YAML 1.1, and so libyaml, has it
 _WIDTH = 120
 _COLOURS = {"error": "\033[1;31m", "warning": "\033[1;33m", "bold": "\033[1m", "caret": "\033[1;32m"}
 
@@ -36,7 +36,7 @@ class Diagnostic:
 
 
 def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
-    """By file, line and column; what stands at the same place by its rule."""
+    """Sorted by file, line and column; problems at the same place by their rules."""
     return tuple(sorted(diagnostics, key=lambda d: (d.span, d.severity, d.rule, d.message)))
 
 
@@ -53,7 +53,7 @@ def render_text(diagnostics: Iterable[Diagnostic], texts: Mapping[str, str], *, 
 
 
 def render_json(diagnostics: Iterable[Diagnostic]) -> str:
-    """One JSON object; `line` and `column` count from 1, `end_column` is the first one behind."""
+    """One JSON object; `line` and `column` count from 1, `end_column` is the one after the last."""
     found = list(diagnostics)
     errors = sum(d.severity is Severity.ERROR for d in found)
     listed = [
@@ -80,7 +80,7 @@ def render_json(diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def line_and_column(text: str, offset: int) -> tuple[int, int]:
-    """Where the character at `offset` stands, counted from 1."""
+    """Line and column of the character at `offset`, counted from 1."""
     line, start = 1, 0
     for line_break in LINE_BREAK.finditer(text, 0, offset):
         line, start = line + 1, line_break.end()
@@ -100,7 +100,7 @@ def either(words: Iterable[str]) -> str:
 
 
 def closest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that was probably meant by a word that is none of them."""
+    """The candidate that was probably meant by an unknown word."""
     import difflib  # only a wrong word costs this import
 
     known = list(candidates)
@@ -111,7 +111,7 @@ def closest(word: str, candidates: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """A hint with the candidate that was probably meant, or nothing."""
+    """A hint with the candidate that was probably meant; empty if there is none."""
     close = closest(word, candidates)
     return f"did you mean {quote(close)}?" if close is not None else ""
 
@@ -137,7 +137,7 @@ def _render(diagnostic: Diagnostic, lines: list[str], colours: Mapping[str, str]
 
 
 def _excerpt(line: str, start: int, length: int) -> tuple[str, str, int]:
-    """The part of a line that is shown, what stands below it left of the caret, and the width of the caret."""
+    """The part of a line that is shown, the text below it left of the caret, and the width of the caret."""
     cut = max(0, start - _WIDTH // 2) if len(line) > _WIDTH else 0
     shown = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line[cut : cut + _WIDTH])
     start -= cut

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a document have the shape that its kind asks for? The schemas in schema/ find out, this says it.
+"""Check a document against the JSON Schema of its kind in schema/, and explain the errors in plain words.
 
 Beside JSON Schema's own keywords the schemas use two that editors know, too: `patternErrorMessage` says what a
-pattern expects, and `errorMessage`, beside `"not": {}`, why a key can't stand there.
+pattern expects, and `errorMessage`, beside `"not": {}`, why a key is not allowed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from reconciler.paths import data_dir
 
 API_VERSION = "lbctl/v1"
 KINDS = ("Service", "Pool", "Node")
-MAX_FINDINGS = 100  # of a document; what a hundred lines didn't teach, more won't
+MAX_FINDINGS = 100  # of a document; nobody reads more than a hundred
 MAX_SEARCHED = 1 << 20  # characters of a document in which all problems are looked for
-MAX_COMPARED = 20  # unknown keys of a mapping, any of which may be a known one misspelt
+MAX_COMPARED = 20  # unknown keys of a mapping that are compared with the known ones, as they may be misspelt
 
 Schema = dict[str, Any]
 
@@ -37,7 +37,7 @@ _ENVELOPE = "begin it with `apiVersion: lbctl/v1` and `kind: Service`, Pool or N
 
 
 def check(document: Document) -> list[Diagnostic]:
-    """All that is wrong with the shape of a document that could be read."""
+    """All problems with the shape of a document that could be read."""
     if problem := _envelope_problem(document):
         return [problem]
     schema, validator = _compiled(document.root["kind"])
@@ -55,7 +55,7 @@ def check(document: Document) -> list[Diagnostic]:
 
 
 def _errors(document: Document, validator: jsonschema_rs.Draft202012Validator) -> list[Any]:
-    """What breaks the schema. The validator finds all errors before it hands out the first, at 5 kB each."""
+    """The validator's errors. It finds all of them before it returns the first, and each takes 5 kB."""
     if len(document.text) <= MAX_SEARCHED:
         return list(islice(validator.iter_errors(document.root), MAX_FINDINGS))
     try:
@@ -80,8 +80,8 @@ def load_schema(kind: str) -> Schema:
 @functools.cache
 def _compiled(kind: str) -> tuple[Schema, jsonschema_rs.Draft202012Validator]:
     schema = load_schema(kind)
-    # The compiled validator knows ipv4 and ipv6 itself, which the schemas ask for beside `address`: asking Python for
-    # each address would cost more than the rest.
+    # Beside the format `address`, the schemas ask for ipv4 or ipv6, which the compiled validator checks itself: a call
+    # of Python for each address would cost more than all other checks.
     formats = {name: _accepts(name) for name in FORMATS if name != "address"}
     return schema, jsonschema_rs.Draft202012Validator(schema, validate_formats=True, formats=formats)
 
@@ -91,7 +91,7 @@ def _accepts(name: str) -> Callable[[str], bool]:
 
 
 def _envelope_problem(document: Document) -> Diagnostic | None:
-    """Whether it can be told which schema a document has to fit."""
+    """A problem with apiVersion and kind, which say which schema a document has to fit; None if there is none."""
     root = document.root
     if not isinstance(root, Map):
         message = f"expected a mapping with apiVersion, kind, metadata and spec, got {_actual(root, document.start)}"
@@ -122,7 +122,8 @@ def _envelope_problem(document: Document) -> Diagnostic | None:
 
 
 def _explain(document: Document, schema: Schema, error: Any) -> Iterator[tuple[Path, Diagnostic]]:
-    """An error of the validator in our words, or several that it reports as one; each with its place."""
+    """A validator's error in plain words, each problem in it with its place: the validator may report several as
+    one."""
     path = tuple(error.instance_path)
     part = _follow(schema, error.schema_path[:-1])
     node = _follow(document.root, path)
@@ -143,7 +144,7 @@ def _explain(document: Document, schema: Schema, error: Any) -> Iterator[tuple[P
 
 
 def _siblings(schema: Schema, path: Sequence[str | int]) -> Schema:
-    """The keys that may stand beside the value that a keyword of the schema is about, with their schemas."""
+    """The allowed keys beside the value that a keyword of the schema is about, with their schemas."""
     found: Schema = _follow(schema, path[:-2]) if path[-3:-2] == ["properties"] else {}
     return found
 
@@ -168,7 +169,7 @@ def _unknown_keys(path: Path, whole: Schema, part: Schema, node: Any, error: Any
 
 
 def _elsewhere(key: str, path: Path) -> str:
-    """A hint at the kind that has a key in its `spec`, for one that stands in that of another kind."""
+    """A hint for a misplaced key: the kind that has this key in its `spec`."""
     owners = [kind for kind in KINDS if key in _compiled(kind)[0]["properties"]["spec"]["properties"]]
     return (
         f"it belongs to the spec of a {either(owners)}, a document of its own" if owners and path == ("spec",) else ""
@@ -179,7 +180,7 @@ def _missing_key(path: Path, whole: Schema, part: Schema, node: Any, error: Any)
     properties, key = whole["properties"], error.property
     others = islice((other for other in node if other not in properties), MAX_COMPARED)
     if any(closest(other, properties) == key for other in others):
-        return  # it is there, misspelt
+        return  # the required key is present, but misspelt
     example = hints.mapping_example(properties[key]) or hints.as_yaml(_of_example(whole, key))
     hint = f"add it, for example `{key}: {example}`" if example else ""
     yield key, Complaint("missing-key", f"missing key {quote(key)}{_where(path)}", hint)
@@ -210,7 +211,7 @@ _PARTS: dict[str, Callable[[Path, Schema, Schema, Any, Any], Iterator[tuple[str 
     "propertyNames": _wrong_names,
     "uniqueItems": _twice,
 }
-"""What explains an error that is about a key or an item of the value where it is found."""
+"""The functions that explain errors about a key or an item of the value at which the validator finds them."""
 
 
 def _wrong_type(path: Path, schema: Schema, node: Any, at: Event, siblings: Schema) -> Complaint:
@@ -311,7 +312,7 @@ _NOUNS = {
 
 
 def _actual(node: Any, at: Event | None) -> str:
-    """What a value is, as a person would say it."""
+    """A description of a value in a person's words."""
     if node is None:
         return "nothing"
     if isinstance(node, bool):
