@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel
 from reconciler.kinds import KINDS
 from reconciler.resource import Concern, Desired, Resource
+from reconciler.ways import about_ways
 
 
 def concerns_of(kernel: Kernel, desired: Desired) -> tuple[Concern, ...]:
@@ -21,4 +24,6 @@ def concerns_of(kernel: Kernel, desired: Desired) -> tuple[Concern, ...]:
             found += kind(kernel).concerns(wanted.get(kind.resource.kind, []))
         except KernelError:
             continue
+    with suppress(KernelError):
+        found += about_ways(kernel, desired.resources)
     return tuple(sorted(found))

@@ -14,7 +14,7 @@ ROOMS = """
     config
     kernel
     remembered ring_store vip_filter kinds
-    compile concerns counters flows transitions plan live record snapshot
+    compile ways concerns counters flows transitions plan live record snapshot
     apply reconcile
     explain diff importers render
     agent lab docs

@@ -61,6 +61,7 @@ class FakeKernel:
     others_hops: set[Neighbour] = field(default_factory=set)
     own_networks: set[str] = field(default_factory=set)
     ways_out: dict[str, int] = field(default_factory=dict)
+    known_ways: dict[str, str] = field(default_factory=dict)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
     strips_tags: bool = False
     down: set[str] = field(default_factory=set)
@@ -357,6 +358,9 @@ class FakeKernel:
 
     def way_out(self, address: str) -> int | None:
         return self.ways_out.get(address)
+
+    def ways(self, addresses: Collection[str]) -> dict[str, str]:
+        return {address: self.known_ways[address] for address in addresses if address in self.known_ways}
 
     def networks(self) -> list[str]:
         return sorted(self.own_networks)

@@ -304,6 +304,11 @@ class Kernel(Protocol):
         """The index of the interface by which the kernel sends what is for an address; None if it has no way."""
         ...
 
+    def ways(self, addresses: Collection[str]) -> dict[str, str]:
+        """The interface by which the kernel sends what is for each address; empty where it has no way. Addresses about
+        which it gives no answer are left out."""
+        ...
+
     def networks(self) -> list[str]:
         """The networks that the node is attached to by an address, and its own single addresses."""
         ...

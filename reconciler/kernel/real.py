@@ -194,6 +194,10 @@ class RealKernel(InstanceProgram):
     def way_out(self, address: str) -> int | None:
         return routes.way_out(address)
 
+    def ways(self, addresses: Collection[str]) -> dict[str, str]:
+        with refused("routes"):
+            return routes.ways(addresses)
+
     def networks(self) -> list[str]:
         with refused("local addresses"):
             return routes.networks()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 
 from reconciler.errors import ForeignError, KernelError
@@ -33,6 +33,7 @@ _ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, interface
 _NUMBER = struct.Struct("=I")
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)  # no route; those that drop
 _TABLE_BYTES = 8  # the attribute RTA_TABLE, the first of each answer
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -95,13 +96,33 @@ def networks() -> list[str]:
 
 def way_out(address: str) -> int | None:
     """The index of the interface by which the kernel sends what is for an address; None if it has no way."""
-    target = ip_address(address)
-    header = _HEADER.pack(_FAMILIES[target.version], target.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
     try:
         with netlink.route() as connection:
-            answer = connection.get(_GET, header + netlink.attribute(_DST, target.packed))
+            return _way_out(connection, address)
     except OSError:
         return None
+
+
+def ways(addresses: Collection[str]) -> dict[str, str]:
+    """The names of the interfaces by which the kernel sends what is for these addresses; empty where it has no way."""
+    names, found = dict(socket.if_nameindex()), {}
+    with netlink.route() as connection:
+        for address in addresses:
+            try:
+                index = _way_out(connection, address)
+            except OSError as error:
+                if error.errno in _NO_WAY:
+                    found[address] = ""
+                continue
+            if index in names:
+                found[address] = names[index]
+    return found
+
+
+def _way_out(connection: netlink.Route, address: str) -> int | None:
+    target = ip_address(address)
+    header = _HEADER.pack(_FAMILIES[target.version], target.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    answer = connection.get(_GET, header + netlink.attribute(_DST, target.packed))
     found = netlink.attributes(answer[_HEADER.size :]).get(_OIF)
     return _NUMBER.unpack(found)[0] if found else None
 

@@ -112,3 +112,9 @@ def test_networks_are_those_of_addresses(kernel: RealKernel) -> None:
     ip("addr", "add", "192.0.2.7", "peer", "192.0.2.8", "dev", "side")
     assert "192.0.2.7/32" in kernel.networks()
     assert Neighbour("10.4.0.254", "side") not in kernel.next_hops()
+
+
+def test_the_kernel_tells_by_which_interface_and_where_it_has_no_way(kernel: RealKernel) -> None:
+    assert kernel.add_routes([HOLE]) == [None]
+    ways = {"10.4.0.9": "side", "10.4.0.1": "lo", "10.78.0.9": "", "10.200.0.9": "", "2001:db8:4::9": "side"}
+    assert kernel.ways(list(ways)) == ways

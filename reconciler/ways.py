@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints and gateways to which the kernel's routes lead nowhere, or by an interface on which no program runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from reconciler.kernel.port import Kernel
+from reconciler.kinds.attachment import Attachment
+from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.gateway import Gateway
+from reconciler.kinds.gateway_route import needs_stand_in
+from reconciler.kinds.ring import Ring
+from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.vlan import Vlan
+from reconciler.model import Address, Mode
+from reconciler.resource import Concern, Key, Resource
+
+MAX_ASKED = 256
+"""Endpoints that the kernel is asked about, one of each small network: a wrong network shows as well by one."""
+
+_SMALL = {4: 8, 6: 64}
+"""Bits of an address that don't tell a small network, by version."""
+
+
+def about_ways(kernel: Kernel, wanted: Mapping[Key, Resource]) -> Iterator[Concern]:
+    """`wanted` are the resources that the manifests ask for on this node."""
+    gateways = [r for r in wanted.values() if isinstance(r, Gateway) and not needs_stand_in(r.address)]
+    yield from _about_gateways(kernel, gateways)
+    if any(key.kind == Gateway.kind for key in wanted):
+        return  # what comes in by its interface doesn't follow the routes of the kernel
+    links = {link.name: link for link in kernel.links()}
+    served = {key.id for key in wanted if key.kind in (Attachment.kind, Vlan.kind)}
+    if any(links[name].master is not None for name in served & links.keys()):
+        return  # a VRF has routes of its own; of a bond or a bridge, the kernel names the whole, not the port
+    translated = _translated(wanted.values())
+    usable = [r for r in wanted.values() if isinstance(r, EndpointRow) and not r.disabled]
+    asked = _one_of_each_network(sorted(usable, key=lambda endpoint: endpoint.id not in translated))
+    ways = kernel.ways(list(asked)) if asked else {}
+    lost = sorted(address for address, way in ways.items() if not way)
+    if lost:
+        others = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
+        yield Concern(
+            asked[lost[0]].key,
+            f"no route of this node leads to {lost[0]}{others}: packets for it are dropped",
+            "correct the address, or make a route to its network",
+        )
+    replies = {address: way for address, way in ways.items() if asked[address].id in translated}
+    # On a VLAN that is not listed, the program of its trunk may run.
+    strange = {way for way in replies.values() if way in links and links[way].trunk is None} - served - {"lo"}
+    yield from (_unserved(way, min(a for a, by in replies.items() if by == way)) for way in sorted(strange))
+
+
+def _about_gateways(kernel: Kernel, gateways: Collection[Gateway]) -> Iterator[Concern]:
+    ways = kernel.ways([str(gateway.address) for gateway in gateways]) if gateways else {}
+    for gateway in gateways:
+        way = ways.get(str(gateway.address), gateway.interface)
+        if way != gateway.interface:
+            leads = f"the kernel's way to it leads by {way}" if way else "the kernel has no route to it"
+            yield Concern(
+                gateway.key,
+                f"the gateway {gateway.address} is in no network of {gateway.interface}: {leads}",
+                f"name a neighbour in a network of {gateway.interface}",
+            )
+
+
+def _unserved(way: str, address: str) -> Concern:
+    return Concern(
+        Key(Attachment.kind, way),
+        f"{address} is reached by {way}, where no program runs: replies that come in there keep the address of "
+        "the endpoint, and clients refuse them",
+        f"add {way} to the `interfaces` of the Node",
+    )
+
+
+def _one_of_each_network(endpoints: Iterable[EndpointRow]) -> dict[str, EndpointRow]:
+    """The endpoints to ask about, by address."""
+    first: dict[tuple[int, int], EndpointRow] = {}
+    for endpoint in endpoints:
+        first.setdefault(_network(endpoint.address), endpoint)
+    return {str(first[network].address): first[network] for network in sorted(first)[:MAX_ASKED]}
+
+
+def _network(address: Address) -> tuple[int, int]:
+    return address.version, int(address) >> _SMALL[address.version]
+
+
+def _translated(wanted: Collection[Resource]) -> set[str]:
+    """The ids of endpoints that services of mode nat use."""
+    rings = {service.ring for service in wanted if isinstance(service, ServiceRow) and service.mode == Mode.NAT}
+    return {member for ring in wanted if isinstance(ring, Ring) and ring.name in rings for member in ring.members}
