@@ -22,6 +22,13 @@ examples:
   lbctl get transitions           # slots of rings that changed hands, and until when that matters
   lbctl get verdicts              # packets by what became of them, drops by reason
 
+states of endpoints:
+  usable    gets new connections
+  draining  gets no new ones, open ones go on: drained, or of weight 0
+  disabled  gets nothing
+  retired   is in no manifest any more; what was open on it goes on
+OPEN is `-` where nobody counts: direct server return remembers no flows.
+
 exit codes: 0 done, 1 failed, 2 wrong usage
 """
 

@@ -16,6 +16,13 @@ _WITH_A_VALUE = ("--netns", "--run-dir", "--instance")
 _OF_A_PLACE = ("-f", "--file", "--filename", "-d", "--dir", "--directory", "-k", "--path")
 """Options by which other programs are told where their files are."""
 
+_OTHER_WORDS = {
+    **dict.fromkeys(("status", "show", "list", "ls", "describe"), "get"),
+    **dict.fromkeys(("check", "lint", "test"), "validate"),
+    **dict.fromkeys(("destroy", "remove", "rm", "clear", "flush"), "delete"),
+}
+"""Verbs of other programs, and ours for them."""
+
 _COMMENT = re.compile(r"(\s*)(\S.*?) {2,}(# .*)")
 _ENTRY = re.compile(r"(\s*\S+(?: \S+)*? {2,})(\S.*)|(\s*)(.*)")
 
@@ -62,7 +69,9 @@ class Parser(argparse.ArgumentParser):
             name, given, choices = found[1], found[2], re.findall(r"'([^']*)'", found[3])
             if name == "VERB":
                 message = f"there is no verb {quote(given)}"
-                hint = did_you_mean(given, choices) or f"there are: {', '.join(choices)}"
+                ours = _OTHER_WORDS.get(given)
+                hint = f"`lbctl {ours}` does that" if ours in choices else did_you_mean(given, choices)
+                hint = hint or f"there are: {', '.join(choices)}"
                 hint = "lbctl --help" if given == "help" else hint
             else:
                 message = f"{name}: expected {either(choices)}, got {quote(given)}"
@@ -76,6 +85,8 @@ class Parser(argparse.ArgumentParser):
                 hint = f"one of {either(missing.choices)}"
             if found[1] == "VERB":
                 hint = "`lbctl --help` lists the verbs; `lbctl validate` checks the manifests of this directory"
+            if found[1] == "REV..REV":
+                hint = "for example `lbctl diff main...HEAD`: what a merge request changes"
             if found[1] in ("directory", "source"):
                 hint = f"`{self.prog} .` takes the current directory"
         raise UsageError(message, hint=hint)
@@ -91,6 +102,8 @@ class Parser(argparse.ArgumentParser):
             hint = did_you_mean(flag, self._option_string_actions) or hint
             if flag in _OF_A_PLACE and any(action.dest in ("directory", "source") for action in self._actions):
                 hint = f"a directory needs no option: `{self.prog} .`"
+        elif self.prog == "lbctl delete":
+            hint = "it removes everything; take one service out of the manifests and `lbctl apply` them"
         raise UsageError(message, hint=hint)
 
 
