@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from reconciler.errors import ApplyError, BlockedError, KernelError, PartialError, RollbackError
+from reconciler.errors import ApplyError, BlockedError, KernelError, LbctlError, PartialError, RollbackError
 from reconciler.kernel.port import Kernel
-from reconciler.kinds import KINDS, RESOURCES
+from reconciler.kinds import KINDS, PHASES, RESOURCES
 from reconciler.kinds.base import Kind
 from reconciler.live import read_live
 from reconciler.plan import Held, Plan
 from reconciler.resource import Change, Key, Resource
-from reconciler.standing import carriers, fallen, kept_for
+from reconciler.standing import fallen, kept_for, missed
 
 ATTEMPTS = 3
 """How often a write is tried before it counts as failed; an undo is tried twice as often."""
@@ -47,21 +47,27 @@ class Result:
 
     def raise_if_failed(self) -> None:
         """Raises RollbackError, PartialError, ApplyError or BlockedError if the plan was not carried out whole."""
-        causes = "; ".join(f"{key}: {error}" for key, error in sorted(self.failed.items()))
+        causes = "; ".join(f"{key}: {_message(error)}" for key, error in sorted(self.failed.items()))
+        hint = next((error.hint for _, error in sorted(self.failed.items()) if isinstance(error, LbctlError)), "")
         if self.stuck:
             left = ", ".join(str(key) for key in sorted(self.stuck))
-            raise RollbackError(f"{causes}. Not everything could be undone: {left}", hint="run `lbctl plan`")
+            raise RollbackError(f"{causes}. Not everything could be undone: {left}", hint=hint or "run `lbctl plan`")
         if self.failed and self.done:
-            raise PartialError(f"{causes}. {_changes(self.undone)} undone, {_changes(self.done)} in place")
+            raise PartialError(f"{causes}. {_changes(self.undone)} undone, {_changes(self.done)} in place", hint=hint)
         if self.failed:
             undone = f"{_changes(self.undone)} undone, the" if self.undone else "The"
-            raise ApplyError(f"{causes}. {undone} node is as it was")
+            raise ApplyError(f"{causes}. {undone} node is as it was", hint=hint)
         if self.blocked:
             reasons = "; ".join(f"{key}: {why}" for key, why in sorted(self.blocked.items()))
             raise BlockedError(f"{reasons}. {_changes(self.done)} in place")
         if self.skipped:
             waiting = "; ".join(f"{key}: {why}" for key, why in sorted(self.skipped.items()))
             raise PartialError(f"some changes had to wait: {waiting}", hint="run `lbctl plan` to see what is left")
+
+
+def _message(error: Exception) -> str:
+    """What went wrong, without the hint, which ends the whole text."""
+    return error.message if isinstance(error, LbctlError) else str(error)
 
 
 def _changes(changes: Sequence[Change]) -> str:
@@ -163,10 +169,10 @@ def _unmet_need(run: _Run, lost: Collection[Key], resource: Resource) -> Key | N
 def _delete(run: _Run, deletes: Sequence[Change]) -> None:
     result, desired = run.result, run.plan.desired.resources
     causes = fallen(desired, run.plan.live.resources, result.lost)
-    carrying = carriers(desired) if causes else set()
+    missing = missed(desired, causes)
     announced: Key | None = None
     for kind, batch in groupby(deletes, key=lambda change: change.key.kind):
-        awaited, needed, ready = kept_for(kind, causes, carrying), _needed(run), []
+        awaited, needed, ready = kept_for(kind, causes, missing, PHASES), _needed(run), []
         for change in batch:
             if awaited:
                 result.skipped[change.key] = str(Held(change, awaited))

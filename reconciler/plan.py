@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from reconciler.errors import LbctlError
 from reconciler.kinds import PHASES
 from reconciler.resource import Action, Change, Concern, Context, Desired, Key, Live, Reason, Resource
-from reconciler.standing import carriers, fallen, kept_for
+from reconciler.standing import fallen, kept_for, missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def _held(changes: Iterable[Change], desired: Desired, live: Live, blocked: Iter
     """The changes that wait, each with the key that it waits for: writes wait for their needs, deletes for resources
     that may be their replacements."""
     causes = fallen(desired.resources, live.resources, blocked)
-    carrying = carriers(desired.resources)
-    kept = {kind: kept_for(kind, causes, carrying) for kind in {c.key.kind for c in changes if c.after is None}}
+    missing = missed(desired.resources, causes)
+    kept = {kind: kept_for(kind, causes, missing, PHASES) for kind in {c.key.kind for c in changes if not c.after}}
     waits = ((c.key, causes.get(c.key) if c.after else kept[c.key.kind]) for c in changes)
     return {key: cause for key, cause in waits if cause}
 

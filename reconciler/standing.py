@@ -78,11 +78,28 @@ def _rise(resources: Resources, standing: Collection[Key], causes: dict[Key, Key
                 left.append(key)
 
 
-def kept_for(kind: str, causes: Causes, carrying: Collection[Key]) -> Key | None:
-    """The lost key for which a delete of this kind has to wait: that of any fallen key that carries traffic or is of
-    this kind. So no resource is deleted before its replacement is present. None: the delete may be made.
+def missed(resources: Resources, causes: Causes) -> Causes:
+    """Of what has fallen, all that lbctl writes and that traffic stands on; and ends that stand above any of it.
+
+    An end of which only something given has fallen, such as its foundation when one of several interfaces is lost,
+    works as well as it did, and nothing is missing.
     """
-    found = (cause for key, cause in causes.items() if key.kind == kind or key in carrying)
+    if not causes:
+        return {}
+    carrying = carriers(resources) & resources.keys()
+    found = {key: cause for key, cause in causes.items() if key in carrying and not resources[key].is_given}
+    above = {end: [found[need] for need in resources[end].needs if need in found] for end in ends(resources)}
+    return {end: min(lost) for end, lost in above.items() if lost} | found
+
+
+def kept_for(kind: str, causes: Causes, missing: Causes, phases: Mapping[str, int]) -> Key | None:
+    """What a delete of this kind has to wait for. None: it may be made.
+
+    It waits for anything fallen of its own kind, which may be its replacement, and for anything missing of a later
+    phase: as long as that isn't there, its predecessor stays, and may stand on what would be deleted.
+    """
+    found = [cause for key, cause in causes.items() if key.kind == kind]
+    found += (cause for key, cause in missing.items() if phases[key.kind] >= phases[kind])
     return min(found, default=None)
 
 

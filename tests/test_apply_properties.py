@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from reconciler import plan as planning
 from reconciler import slots
-from reconciler.apply import apply
+from reconciler.apply import Result, apply
 from reconciler.compile import compile_node
+from reconciler.errors import ApplyError, ForeignError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
 from reconciler.kernel.layout import (
@@ -291,3 +292,10 @@ def test_a_failed_service_is_undone_and_the_other_goes_through(two_services):
     assert Key("service", "20.20.20.2:80/tcp") in held_now
     assert Key("endpoint", "10.2.0.1:8080") not in held_now
     assert Key("endpoint", "10.2.0.2:8080") in held_now
+
+
+def test_the_way_out_of_what_failed_ends_the_text():
+    failed = {Key("loopback", "20.20.20.1"): ForeignError("20.20.20.1 is on eth0", hint="remove it")}
+    with pytest.raises(ApplyError) as caught:
+        Result(failed=failed).raise_if_failed()
+    assert str(caught.value).endswith("The node is as it was\n  hint: remove it")

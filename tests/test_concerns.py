@@ -129,3 +129,16 @@ def test_an_interface_that_is_down_or_a_port_of_another_is_told_of(web_fleet):
     assert back.key == Key("xdp", "back")
     assert back.text.startswith("back is a port of bond0:")
     assert back.hint == "name bond0 in the manifests in place of its ports"
+
+
+def test_a_vip_in_service_that_becomes_an_address_of_the_node_is_told(web_fleet, tmp_path):
+    kernel = FakeKernel()
+    apply(plan_node_of(web_fleet, kernel), kernel).raise_if_failed()
+    kernel.foreign_vips["20.20.20.1"] = "address on eth0"
+    planned = plan_node_of(web_fleet, kernel)
+    assert planned.changes == () and not planned.blocked
+    (concern,) = planned.concerns
+    assert concern.key == Key("loopback", "20.20.20.1")
+    assert "address on eth0" in concern.text and "ssh" in concern.text
+    kernel.vips.clear()
+    assert plan_node_of(web_fleet, kernel).concerns == (), "what blocks is said once"

@@ -24,10 +24,11 @@ from reconciler.cli.common import (
 )
 from reconciler.errors import BlockedError, PlanStaleError, UsageError
 from reconciler.kernel.port import Kernel
-from reconciler.plan import Plan, guard
+from reconciler.plan import Plan, guard, plan
 from reconciler.render.style import Style
 from reconciler.render.text import applied, change_line, concern_lines, plan_text, summary
 from reconciler.resource import Action, Change, Key, Live, Reason
+from reconciler.standing import carriers
 
 DESCRIPTION = """\
 Bring the node to what the manifests say: make before break, verified by reading back, and a service whose
@@ -144,8 +145,14 @@ def _steps(changes: Iterable[Change]) -> set[Change]:
 
 
 def _check_fresh(planned: Plan, live: Live) -> None:
-    """Raises PlanStaleError if a resource that the plan changes is no longer in the state that the plan expects."""
-    _refuse_stale({change.key for change in planned.changes if live.resources.get(change.key) != change.before})
+    """Raises PlanStaleError if something that the plan changes, or that traffic stands on, is not as it was then.
+
+    A program that was taken off an interface is in no plan that was made before, and no VIP works without it.
+    """
+    again = plan(planned.desired, live)
+    moved = {change.key for change in _steps(again.changes) ^ _steps(planned.changes)}
+    moved |= again.blocked.keys() ^ planned.blocked.keys()
+    _refuse_stale(moved & ({change.key for change in planned.changes} | carriers(planned.desired.resources)))
 
 
 def _refuse_stale(moved: Collection[Key]) -> None:

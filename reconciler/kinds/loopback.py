@@ -21,7 +21,7 @@ from reconciler.kinds.service import ServiceKind, ServiceRow
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
 from reconciler.kinds.vip import VipRow
 from reconciler.model import Address, Role, VipBinding
-from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 
@@ -92,6 +92,19 @@ class LoopbackKind(Kind):
             tuple(LoopbackVip(ip_address(a), " and ".join(sorted(f)), silence=silence) for a, f in forms.items()),
             {Key(LoopbackVip.kind, address): owner for address, owner in foreign.items()},
         )
+
+    def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
+        """VIPs of a balancer in service that became an address of the node itself; before they serve, that blocks."""
+        balanced = [r.id for r in wanted if isinstance(r, LoopbackVip) and r.services]
+        if foreign := self.kernel.foreign_addresses(balanced):
+            ours = {vip.address for vip in self.kernel.local_vips()}
+            for address in foreign.keys() & ours:
+                yield Concern(
+                    Key(LoopbackVip.kind, address),
+                    f"{address} is in service as a VIP, and is the node's own by now, too ({foreign[address]}): "
+                    "packets to it are for the services, so whatever else the node offers there, such as ssh, is lost",
+                    "remove it there, or choose another VIP",
+                )
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         puts = [(c, LocalVip(c.key.id, c.after.form)) for c in changes if isinstance(c.after, LoopbackVip)]

@@ -57,9 +57,45 @@ def test_an_interface_mistyped_on_a_node_that_works_takes_nothing_off_it_and_sto
     result = apply(planned(kernel, typo), kernel)
     assert set(kernel.attached) == {"front", "back"}
     assert {change.key.kind for change in result.done} == {"endpoint", "ring"}
-    assert result.skipped[Key("endpoint", "10.2.0.2:8080")] == "kept until there is interface bakc"
+    assert result.skipped[Key("xdp", "back")] == "kept until there is interface bakc"
     apply(planned(kernel, with_interfaces(web_fleet, Interface("front"))), kernel).raise_if_failed()
     assert set(kernel.attached) == {"front"}
+
+
+def two_services(fleet):
+    other = replace(fleet.services[0], name="api", vips=(IPv4Address("20.20.20.2"),))
+    return replace(fleet, services=(*fleet.services, other))
+
+
+def vips_of(kernel):
+    return sorted(vip.address for vip in kernel.vips)
+
+
+def test_a_service_that_nobody_wants_any_more_goes_though_an_interface_is_lost(web_fleet):
+    kernel = FakeKernel()
+    apply(planned(kernel, two_services(web_fleet)), kernel).raise_if_failed()
+    typo = with_interfaces(web_fleet, Interface("front"), Interface("bakc"))
+    result = apply(planned(kernel, typo), kernel)
+    assert vips_of(kernel) == ["20.20.20.1"]
+    assert {key.kind for key in result.skipped} <= {"xdp", "sysctl"}
+
+
+def test_a_service_that_moves_while_an_interface_is_lost_stays_where_it_was_with_all_that_it_stands_on(web_fleet):
+    kernel = FakeKernel()
+    apply(planned(kernel, two_services(web_fleet)), kernel).raise_if_failed()
+    moved = replace(web_fleet.services[0], vips=(IPv4Address("20.20.20.7"),))
+    fleet = replace(two_services(web_fleet), services=(moved,))
+    result = apply(planned(kernel, with_interfaces(fleet, Interface("front"), Interface("bakc"))), kernel)
+    assert vips_of(kernel) == ["20.20.20.1", "20.20.20.2"]
+    assert result.done == []
+
+
+def test_another_machine_keeps_the_services_too_that_the_manifests_mean_for_none(web_fleet):
+    kernel = FakeKernel()
+    apply(planned(kernel, two_services(web_fleet)), kernel).raise_if_failed()
+    result = apply(planned(kernel, with_interfaces(web_fleet, Interface("eno1"))), kernel)
+    assert vips_of(kernel) == ["20.20.20.1", "20.20.20.2"]
+    assert result.done == []
 
 
 def test_of_several_declared_addresses_one_that_is_missing_is_said_and_the_rest_goes_on(web_fleet):
