@@ -14,7 +14,7 @@ from reconciler.kernel.layout import GATEWAYS
 from reconciler.kernel.port import Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.gateway_route import GatewayRoute, needs_stand_in, stand_in, standing_for
-from reconciler.kinds.indexes import flaw_of, index_of, name_of, names
+from reconciler.kinds.indexes import flaw_of, index_of, is_gone, name_of, names
 from reconciler.kinds.interface import interface_key
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address
@@ -49,6 +49,8 @@ class Gateway(Resource):
         return {"address": str(self.address)}
 
     def effect(self, after: Resource | None, context: Context) -> str:
+        if is_gone(self.interface):
+            return ""
         if after is None:
             return "packets follow the routes of the kernel"
         return "packets leave to another router; connections stay"

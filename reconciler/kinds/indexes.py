@@ -29,8 +29,13 @@ def name_of(index: int, known: Mapping[int, str]) -> str:
     return known.get(index, f"{_GONE}{index}")
 
 
+def is_gone(name: str) -> bool:
+    """Whether a name stands for an interface that the node no longer has."""
+    return name.startswith(_GONE)
+
+
 def index_of(name: str, known: Mapping[int, str]) -> int | None:
     """The reverse of `name_of`; None if there is no such interface."""
-    if name.startswith(_GONE):
+    if is_gone(name):
         return int(name.removeprefix(_GONE))
     return next((index for index, found in known.items() if found == name), None)

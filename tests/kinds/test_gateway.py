@@ -14,6 +14,7 @@ from reconciler.kinds.gateway import Gateway
 from reconciler.live import read_live
 from reconciler.model import Interface
 from reconciler.plan import plan
+from reconciler.resource import Key
 from reconciler.view import view
 from tests.strategies import fake_source
 
@@ -61,6 +62,7 @@ def test_the_row_of_an_interface_that_is_gone_is_removed_and_a_new_one_gets_its_
     assert {change.key.id for change in planned(kernel, fleet).changes if change.key.kind == "gateway"} == {
         "front", "interface 9",
     }  # fmt: skip
+    assert Key("gateway", "interface 9") not in planned(kernel, fleet).effects(), "no packet comes in by it"
     assert bring(kernel, fleet) == {("front", "10.1.0.254")}
     assert len(kernel.maps[GATEWAYS.name]) == 1
 
