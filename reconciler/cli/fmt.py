@@ -26,7 +26,8 @@ examples:
   lbctl fmt clusters/prod/pools.yaml
   lbctl fmt --check           # in CI: names the files that are not in their canonical form
 
-exit codes: 0 done, 1 broken files, or with --check files that would change, 2 wrong usage, 3 a bug in lbctl
+exit codes: 0 done, 1 broken files, or with --check files that would change, 2 wrong usage,
+3 a fault of the system, or a bug in lbctl
 """
 
 

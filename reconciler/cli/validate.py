@@ -26,7 +26,8 @@ examples:
 
 formats: auto is github in a GitHub workflow, else text; json, sarif and junit are for other programs
 
-exit codes: 0 clean (warnings allowed, unless --strict), 1 problems, 2 wrong usage, 3 a bug in lbctl
+exit codes: 0 clean (warnings allowed, unless --strict), 1 problems, 2 wrong usage,
+3 a fault of the system, or a bug in lbctl
 """
 FORMATS = ("auto", "text", "json", "github", "sarif", "junit")
 
