@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What becomes of an IPv6 packet. There is no NAT for IPv6. */
 
-/* An address as the one number that is hashed. Both halves are multiplied at the same time. */
+/* An IPv6 address as one number, to be hashed. A processor multiplies both halves at the same time. */
 static __always_inline u32 fold_address(const struct in6_addr *address)
 {
 	u64 high = (u64)bpf_ntohl(address->s6_addr32[0]) << 32 | bpf_ntohl(address->s6_addr32[1]);
@@ -59,7 +59,7 @@ static __always_inline int leftover6(struct xdp_md *ctx, struct packet *packet, 
 		return XDP_PASS;
 
 	NOTE(vip, vip->undefined);
-	/* Pings, errors, and the kernel's own search for neighbours. */
+	/* The kernel gets pings, errors, and its own search for neighbours. */
 #ifdef ECHO
 	if (packet->ip6->nexthdr == IPPROTO_ICMPV6 && is_for_kernel(vip, kind))
 #else

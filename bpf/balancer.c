@@ -2,14 +2,14 @@
 /*
  * A layer-4 load balancer in XDP.
  *
- * What is not for a VIP, and no reply of an endpoint, is never touched: the VIP is looked up before anything
- * is dropped. Features are compiled in by -D, and cost nothing otherwise: the modes NAT, DSR_L2 and DSR_L3, the
- * protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH and MAGLEV, REJECT
- * for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints answer, 
- * GATEWAY for interfaces with a next hop of their own, and VLAN for trunks.
+ * A packet that is neither for a VIP nor a reply of an endpoint is never touched: the program looks up the VIP
+ * before it drops anything. Features are compiled in by -D, and cost nothing otherwise: the modes NAT, DSR_L2 and
+ * DSR_L3, the protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH and
+ * MAGLEV, REJECT for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints
+ * answer, GATEWAY for interfaces with a next hop of their own, and VLAN for trunks.
  *
- * BCC 0.26 rewrites map accesses in the main file only, so the headers are pasted in here before it sees the
- * text. They stand in the order in which they need each other and include nothing themselves.
+ * BCC 0.26 rewrites map accesses in the main file only, so the loader pastes the headers in here before BCC sees
+ * the text. The headers stand in the order in which they need each other and include nothing themselves.
  */
 
 #include <uapi/linux/bpf.h>
@@ -170,7 +170,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 #endif
 	is_for_vip = may_be_vip(bpf_ntohl(packet->ip->daddr));
 #ifdef NAT
-	if (!is_for_vip && kind != PACKET_TCP)	/* which may be a reply */
+	if (!is_for_vip && kind != PACKET_TCP)	/* a TCP segment may be a reply */
 #else
 	if (!is_for_vip)
 #endif
@@ -182,8 +182,8 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 #endif
 #ifdef DSR
 	/*
-	 * An error about a packet that an endpoint sent to a client. The addresses are those of a request the
-	 * other way round, so it goes where the requests of that client go.
+	 * An error about a packet that an endpoint sent to a client. The quoted packet has the addresses of a
+	 * request the other way round, so the error goes to the endpoint of that client's requests.
 	 */
 	if (kind == PACKET_ICMP_ERROR) {
 		struct service_key asked = {
@@ -238,7 +238,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 				return nat_request(ctx, packet, service, &key);
 
 			/*
-			 * A reply that is a fragment or has IP options comes not this far: its ports are
+			 * A reply that is a fragment or has IP options doesn't come this far: its ports are
 			 * unknown. The kernel forwards it as it is, and the client, which knows no such
 			 * connection, ignores it.
 			 */

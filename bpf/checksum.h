@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Internet checksums, mostly updated by what changed: RFC 1624, equation 3, HC' = ~(~HC + ~m + m').
+ * Internet checksums, mostly updated by the words that changed: RFC 1624, equation 3, HC' = ~(~HC + ~m + m').
  *
- * The result is the one that a full computation gives, 0x0000 and 0xffff included: the two differ only where
- * all that is summed up is zero, which no header with a protocol number is. A checksum that was wrong stays
- * wrong, so the receiver still finds the damage. Sums of 16-bit words don't depend on byte order (RFC 1071).
+ * An update gives the same result as a full computation, 0x0000 and 0xffff included: the two differ only where
+ * every word of the sum is zero, and a header has a protocol number. A checksum that was wrong stays wrong, so
+ * the receiver still finds the damage. Sums of 16-bit words don't depend on byte order (RFC 1071).
  */
 
 /* ~m + m' of one word; sums of a few of them fit into 32 bits. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Counters. They are per CPU, and XDP does not migrate while it runs, so plain additions do. */
+/* Counters. Each CPU has its own, and XDP does not migrate while it runs, so plain additions do. */
 
-/* Note why a packet goes where it goes, and send it there. */
+/* Count a packet under its verdict. Returns `action`, for the program to return. */
 static __always_inline int count(enum verdict reason, enum xdp_action action)
 {
 	u32 index = reason;

@@ -3,11 +3,11 @@
  * The endpoint's side of dsr-l3 where the kernel can't unpack tunnels: IPv4 in IPv4 (RFC 2003) and, with the feature
  * IPV6, IPv4 and IPv6 in IPv6 (RFC 2473).
  *
- * Only what is inside a tunnel to this node and for a VIP that it holds is unpacked, and only that is judged; all
- * else is passed on as it came. It is XDP rather than TC: before the kernel merges packets, so each has the
- * lengths that its headers say, and swapped and found again like the program of a balancer.
+ * The program unpacks, and judges, only packets in tunnels to this node for VIPs that the node holds; it passes
+ * all others on as they came. It is XDP rather than TC: XDP sees packets before the kernel merges them, so each has
+ * the lengths that its headers say, and lbctl swaps and finds the program like that of a balancer.
  *
- * The headers are pasted in here before the compiler sees the text: see balancer.c.
+ * The loader pastes the headers in here before the compiler sees the text: see balancer.c.
  */
 
 #include <uapi/linux/bpf.h>
@@ -20,7 +20,7 @@
 #include "count.h"
 #include "checksum.h"
 
-/* Of the field that holds the fragment offset: more fragments, and the offset itself. */
+/* The bits of the offset field that mark a fragment: "more fragments", and the offset itself. */
 #define IP_IS_FRAGMENT 0x3fff
 
 /* RFC 3168, section 5. */
@@ -32,18 +32,18 @@ enum ecn {
 	ECN_BITS = 3,
 };
 
-/* What a tunnel brought: where the inner packet begins, and how much of it the outer one holds. */
+/* The inner packet: where it begins, and how many bytes of it the outer one holds. */
 struct load {
 	void *inner;
 	void *end;		/* of the frame */
 	u32 bytes;
-	u32 outer_bytes;	/* of the header that goes away */
+	u32 outer_bytes;	/* of the outer header */
 	u8 ecn;			/* of the outer header */
 };
 
 /*
- * What the inner packet has to carry on: RFC 6040, section 4.2. Negative if it must be dropped: some router
- * marked it for congestion, and its sender does not know what that means.
+ * The ECN field that the inner packet gets: RFC 6040, section 4.2. Negative if the packet must be dropped: some
+ * router marked it for congestion, and its sender does not know the mark.
  */
 static __always_inline int merged_ecn(u8 inner, u8 outer)
 {
@@ -55,8 +55,8 @@ static __always_inline int merged_ecn(u8 inner, u8 outer)
 }
 
 /*
- * Whether the outer destination is this node. Where the node forwards, the FIB says which addresses are its own;
- * where it does not, the kernel drops what is for somebody else by itself.
+ * Whether the outer destination is this node. If the node forwards, the FIB says which addresses are the node's
+ * own; if not, the kernel itself drops packets for others.
  */
 static __always_inline bool is_own(struct xdp_md *ctx, struct bpf_fib_lookup *route)
 {
@@ -151,7 +151,7 @@ int lbctl_decapsulate(struct xdp_md *ctx)
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
 		if (ip->version != 4 || ip->protocol != IPPROTO_IPIP)
 			return XDP_PASS;
-		/* No balancer sends such; the kernel puts fragments together and says what it makes of them. */
+		/* No balancer sends fragments or options; the kernel puts fragments together and judges both. */
 		if (ip->ihl != 5 || ip->frag_off & bpf_htons(IP_IS_FRAGMENT))
 			return count(VERDICT_TUNNEL_UNUSUAL, XDP_PASS);
 		if (bpf_ntohs(ip->tot_len) < sizeof(*ip) || bpf_ntohs(ip->tot_len) > end - (void *)ip)

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Direct server return: the packet reaches the endpoint as the client sent it, and the reply goes past the
- * balancer. There is no memory: as long as a ring stands still, it gives a client the same endpoint each time.
+ * Direct server return: the packet reaches the endpoint with the client's and the VIP's addresses, its TTL less by
+ * one, and the reply goes past the balancer. Outside of transitions nothing is remembered: a ring that stands still
+ * gives a client the same endpoint each time.
  */
 
 /*
- * Forward a packet, an IPv6 one or not, to the endpoint that its client has: through a tunnel, or by nothing but
- * another MAC.
+ * Forward an IPv4 or IPv6 packet to its client's endpoint: through a tunnel, or by another MAC alone.
  *
- * Its TTL is decremented in both cases (for tunnels: RFC 2003, section 3.1), so what an endpoint sends back by
- * mistake doesn't go round for ever. IPv6 packets have no use for IPv4 endpoints.
+ * The TTL is decremented in both cases (for tunnels: RFC 2003, section 3.1), so a packet that an endpoint sends back
+ * by mistake doesn't go round for ever. IPv6 packets have no use for IPv4 endpoints.
  */
 static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool is_ipv6, enum packet_kind kind,
 			       const struct service *service, const struct client *client)
@@ -44,12 +44,12 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 			return drop(VERDICT_NO_ENDPOINT);
 	}
 #endif
-	/* Or the compiler asks the address in place of the pointer, and Linux 6.1 can't follow. */
+	/* Else the compiler tests endpoint->address in place of `address6`, and Linux 6.1's verifier can't follow. */
 	asm volatile("" : "+r"(address6));
 	if (tunnelled)
 		longer = address6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	if (!tunnelled && address6 && !is_ipv6)
-		return drop(VERDICT_OFF_LINK);	/* IPv4 has no next hop by this address */
+		return drop(VERDICT_OFF_LINK);	/* an IPv4 packet can't go to the MAC of an IPv6 neighbour */
 	if (bytes + longer > 0xffff)
 		return drop(VERDICT_TOO_BIG);
 
@@ -73,7 +73,7 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 
 #ifdef DSR_L2
 	if (!tunnelled) {
-		if (hop.ifindex & OFF_LINK)	/* a router would send it back to the VIP */
+		if (hop.ifindex & OFF_LINK)	/* a router would send the packet back to the VIP */
 			return drop(VERDICT_OFF_LINK);
 #ifdef IPV6
 		if (via_kernel && is_ipv6)
@@ -106,8 +106,9 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 			if (!source)
 				return drop(VERDICT_NO_ROUTE);
 			/*
-			 * The kernel routes what has no MAC yet once more and asks for it. It takes nothing from
-			 * outside that has one of its own addresses for a source, so this packet has the client's.
+			 * The next hop's MAC is unknown: the kernel routes the packet again and asks for the MAC. It
+			 * drops packets from outside whose source is one of the node's own addresses, so this packet
+			 * gets the client's.
 			 */
 			if (via_kernel)
 				source = packet->ip->saddr;
@@ -125,7 +126,7 @@ static __always_inline int dsr(struct xdp_md *ctx, struct packet *packet, bool i
 			decrement_ttl(packet->ip);
 	}
 #ifdef GATEWAY
-	/* The kernel has routes of its own. It gets something to ask by in place of the packet. */
+	/* The kernel would take its own route, not the gateway, so it gets a packet for the gateway instead. */
 	if (via_kernel && hop.ifindex & BY_GATEWAY)
 		return ask_for_gateway(ctx, packet);
 #endif

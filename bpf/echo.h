@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pings of a VIP that are answered here: RFC 792, RFC 4443, section 4.2.
+ * Pings of a VIP that the balancer answers: RFC 792, RFC 4443, section 4.2.
  *
  * The answer is the request with its addresses swapped, another type and a fresh TTL, as a host would send it.
- * Both sums are updated, so damage stays damage. What is a fragment, or carries options, goes to the kernel, to
- * which every VIP is an address of its own.
+ * Both sums are updated, so damage stays damage. Fragments and packets with options go to the kernel, to which
+ * every VIP is an address of its own.
  */
 
 /*
- * Whether ICMP to a VIP that is no ping, as far as can be seen, is for the kernel. It would answer fragments and
- * packets with options, too, where pings aren't its business.
+ * Whether the kernel gets an ICMP packet to a VIP that doesn't look like a ping. Fragments and packets with options
+ * may be pings, and the kernel would answer them, so it gets these only if the VIP answers pings.
  */
 static __always_inline bool is_for_kernel(const struct vip *vip, enum packet_kind kind)
 {
@@ -25,7 +25,7 @@ static __always_inline int reply_echo(struct packet *packet)
 	__be16 ttl_before = *ttl, type_before = *type;
 	__be32 source = ip->saddr;
 
-	/* What claims to come from nobody, or from the VIP itself, the kernel may judge. */
+	/* The kernel judges pings from addresses that no host can have, or from the VIP itself. */
 	if (!may_answer(packet->eth, source) || source == ip->daddr)
 		return XDP_PASS;
 	swap_macs(packet->eth);
@@ -34,7 +34,7 @@ static __always_inline int reply_echo(struct packet *packet)
 	ip->ttl = NEW_TTL;
 	ip->check = checksum_update(ip->check, checksum_change16(ttl_before, *ttl));
 	icmp->type = ICMP_ECHOREPLY;
-	/* Zero would be wrong where all the rest is zero, too; its other form is right everywhere (RFC 1071). */
+	/* A sum of zero would be wrong if all the rest is zero, too; 0xffff is always right (RFC 1071). */
 	icmp->checksum = checksum_update(icmp->checksum, checksum_change16(type_before, *type)) ?: 0xffff;
 	return count(VERDICT_ECHO_ANSWERED, XDP_TX);
 }

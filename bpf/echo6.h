@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* echo.h for IPv6. The checksum covers both addresses, whose order makes no difference to a sum. */
+/* echo.h for IPv6. The checksum covers both addresses, but a sum doesn't depend on their order. */
 
 static __always_inline int reply_echo6(struct packet *packet)
 {

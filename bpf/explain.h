@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * NOTE(field, value) writes what was looked up into the one row of `explained`, in the program that explains. In
- * every other one it is nothing.
+ * In the program that explains, NOTE(field, value) writes a value that was looked up into the one row of
+ * `explained`. In every other program it does nothing.
  */
 
 #ifdef EXPLAIN

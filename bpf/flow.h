@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Connections: two flows each, one for either direction, found by the addresses of packets as they come in.
+ * Connections. Each has two flows, one per direction; a packet finds its flow by the addresses that it comes with.
  *
- * The table is an LRU and may evict either half, so whichever half is still used brings back the other.
+ * The table is an LRU and may evict either flow, so the one that is still used makes the other again.
  */
 
 #define SECOND_NS 1000000000LL
@@ -11,14 +11,14 @@
 #define REFRESH_NS SECOND_NS
 
 /*
- * A connection that was silent for so long is over as soon as its addresses are wanted for a new one.
+ * A connection that was silent for so long gives its addresses to a new connection that needs them.
  * RFC 5382, REQ-5: not before 2 hours and 4 minutes.
  */
 #define IDLE_NS (7440 * SECOND_NS)
 
 /*
- * How long nothing must have followed a FIN or a RST until the addresses are free. One side may close its direction
- * and go on to receive, and a SYN meanwhile may be forged.
+ * How long a connection must be silent after a FIN or a RST until its addresses are free. One side may close its
+ * direction and go on to receive, and a SYN meanwhile may be forged.
  */
 #define CLOSING_NS (2 * SECOND_NS)
 
@@ -41,9 +41,9 @@ static __always_inline bool is_over(const struct flow *flow, u64 now)
 }
 
 /*
- * Whether what comes from an endpoint is no reply although a flow has its addresses: the client talks to it directly,
- * by a port that it had a connection to the VIP from. The endpoint's part of that begins with a SYN, which one that is
- * over has no use for.
+ * Whether an endpoint's packet is no reply although a flow has its addresses: the client may now talk to the endpoint
+ * directly, from the port of a former connection to the VIP. The endpoint's side of a direct connection begins with a
+ * SYN, and a connection that is over sends none.
  */
 static __always_inline bool is_no_reply(const struct flow *flow, const struct tcphdr *tcp, u64 now)
 {
@@ -53,12 +53,13 @@ static __always_inline bool is_no_reply(const struct flow *flow, const struct tc
 }
 
 /*
- * Whether a FIN or a RST ends its connection: if it is where the other side waits for it. All others are forwarded, and
- * mean as little here as to their receiver (RFC 9293, section 3.10.7.4). `other` is the other half of the connection.
+ * Whether a FIN or a RST ends its connection: its sequence number must be one that the receiver waits for. The others
+ * are forwarded, and change nothing here, as at their receiver (RFC 9293, section 3.10.7.4). `other` is the other half
+ * of the connection.
  */
 static __always_inline bool is_end(const struct tcphdr *tcp, const struct flow *flow, const struct flow *other)
 {
-	/* An endpoint that refuses a connection has no number but that of the SYN. */
+	/* The RST of an endpoint that refuses a connection acknowledges the SYN; no other number is known yet. */
 	if (flow->state == FLOW_OPENING && flow->direction == DIRECTION_REPLY)
 		return tcp->ack_seq == flow->acknowledged;
 	return other && other->acknowledged && bpf_ntohl(tcp->seq) - bpf_ntohl(other->acknowledged) <= WINDOW;
@@ -76,8 +77,8 @@ static __always_inline u8 state_after(const struct tcphdr *tcp, const struct flo
 }
 
 /*
- * Whether the endpoint of a connection may still be talked to. The state of an id that was given to another
- * address says nothing about this connection.
+ * Whether the endpoint of a connection may still get packets. If its id now belongs to another address, the state
+ * of that id says nothing about this connection.
  */
 static __always_inline bool is_served(u32 id, __be32 address)
 {
@@ -87,7 +88,7 @@ static __always_inline bool is_served(u32 id, __be32 address)
 	       (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED);
 }
 
-/* The other half of a connection, as it is while it belongs to this one. */
+/* Make the other half of a connection from this one. */
 static __always_inline void mirror(const struct flow_key *key, const struct flow *flow,
 				   struct flow_key *other_key, struct flow *other)
 {
@@ -118,7 +119,7 @@ static __always_inline bool is_same_way(const struct flow *one, const struct flo
 	return one->direction == two->direction && one->address == two->address && one->port == two->port;
 }
 
-/* Note what a packet says about its connection, in both halves. Most packets say nothing new. */
+/* Note in both halves of a connection what a packet tells about its state. Most packets tell nothing new. */
 static __always_inline void follow(const struct flow_key *key, struct flow *flow, const struct tcphdr *tcp)
 {
 	u64 now = bpf_ktime_get_coarse_ns();
@@ -144,7 +145,7 @@ static __always_inline void follow(const struct flow_key *key, struct flow *flow
 		found->state = state;
 		found->last_seen = now;
 	} else {
-		flows.insert(&other_key, &other);	/* unless it is there, of another connection */
+		flows.insert(&other_key, &other);	/* fails if another connection has this key */
 	}
 }
 
@@ -162,9 +163,9 @@ static __always_inline void forget(struct flow_key *key, const struct flow *flow
 }
 
 /*
- * Make the half of a new connection that its replies go by. False if the endpoint is talking to this client
- * address and port already, for another VIP: its replies could not be told apart. `first` is the number that it will
- * acknowledge first, 0 if that is unknown.
+ * Make the half of a new connection for its replies. False if the endpoint already talks to this client address and
+ * port for another VIP: its replies could not be told apart. `first` is the number that the endpoint will acknowledge
+ * first, 0 if unknown.
  */
 static __always_inline bool claim_replies(const struct flow_key *key, const struct flow *flow, __be32 first)
 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The way out: routes and neighbours are the kernel's own, asked for each packet. */
+/* The way out. The program asks for the kernel's own routes and neighbours with each packet. */
 
 static __always_inline void decrement_ttl(struct iphdr *ip)
 {
-	/* The checksum is of 16-bit words, so TTL and protocol change together. */
+	/* The checksum sums 16-bit words; TTL and protocol are one of them. */
 	__be16 *word = (__be16 *)&ip->ttl;
 	__be16 before = *word;
 
@@ -11,7 +11,7 @@ static __always_inline void decrement_ttl(struct iphdr *ip)
 	ip->check = checksum_update(ip->check, checksum_change16(before, *word));
 }
 
-/* Send a frame out of an interface, straight back where that is the one it came from. */
+/* Send a frame out of an interface: by XDP_TX if it came in there, else by a redirect. */
 static __always_inline int put_on_wire(struct xdp_md *ctx, struct packet *packet, u32 ifindex, enum verdict verdict)
 {
 	NOTE(egress, ifindex);
@@ -24,11 +24,11 @@ static __always_inline int put_on_wire(struct xdp_md *ctx, struct packet *packet
 }
 
 /*
- * Send a packet, whose addresses are already the new ones, to its next hop. The caller has made sure that its
- * TTL allows for one more hop.
+ * Send a packet that has its new addresses to its next hop. The caller has made sure that its TTL allows for one
+ * more hop.
  *
- * What the FIB won't forward is dropped and never passed on: the kernel would not forward it either, or would
- * take a rewritten packet for its own.
+ * A packet that the FIB won't forward is dropped and never passed on: the kernel would not forward it either, or
+ * would take a rewritten packet for its own.
  */
 static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, enum verdict verdict)
 {
@@ -40,7 +40,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, en
 		.l4_protocol = ip->protocol,
 		.sport = packet->tcp->source,
 		.dport = packet->tcp->dest,
-		.tot_len = packet->ip_bytes,	/* so that the MTU of the route is looked at, too */
+		.tot_len = packet->ip_bytes,	/* makes the lookup check the route's MTU */
 		.ipv4_src = ip->saddr,
 		.ipv4_dst = ip->daddr,
 		.ifindex = packet->ingress,
@@ -66,7 +66,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, en
 		if (gateway)
 			return ask_for_gateway(ctx, packet);
 #endif
-		/* The kernel routes it once more, asks for the MAC and decrements the TTL. */
+		/* The kernel routes the packet again, asks for the MAC and decrements the TTL. */
 		return count(VERDICT_VIA_KERNEL, XDP_PASS);
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 		return drop(VERDICT_TOO_BIG);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Gateways of interfaces. What comes in by an interface that has one, and goes to an address that is on no network
- * of the node, leaves by the same interface to the gateway, whatever the kernel's routes say. The gateway's MAC is
- * the kernel's to know, as that of any neighbour.
+ * Gateways of interfaces. A packet that comes in by an interface with a gateway, for an address on no network of the
+ * node, leaves by the same interface to the gateway, whatever the kernel's routes say. The kernel knows the gateway's
+ * MAC, as it does for any neighbour.
  */
 
-/* Whether the kernel takes an address for one of a neighbour. */
+/* Whether the kernel reaches an address without a router. */
 static __always_inline bool is_neighbour(struct xdp_md *ctx, const struct packet *packet, __be32 address,
 					 const struct address6 *address6)
 {
@@ -22,14 +22,14 @@ static __always_inline bool is_neighbour(struct xdp_md *ctx, const struct packet
 	answer = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return false;
-	/* The lookup leaves the address of the next hop. */
+	/* The lookup has replaced the destination by the address of the next hop. */
 	if (!address6)
 		return route.ipv4_dst == address;
 	return route.ipv6_dst[0] == address6->words[0] && route.ipv6_dst[1] == address6->words[1] &&
 	       route.ipv6_dst[2] == address6->words[2] && route.ipv6_dst[3] == address6->words[3];
 }
 
-/* The gateway that a packet to an address has to take, NULL if the kernel's routes say where it goes. */
+/* The gateway for a packet to an address, NULL if the kernel's routes decide. */
 static __always_inline struct gateway *find_gateway(struct xdp_md *ctx, const struct packet *packet, __be32 address,
 						    const struct address6 *address6)
 {

@@ -10,7 +10,7 @@
 static __always_inline void new_header(struct iphdr *ip, u8 tos, u16 bytes, u8 protocol, __be32 source,
 				       __be32 destination)
 {
-	/* Of the constants below and of what is given; it is cheaper than to read back what was just written. */
+	/* Summed from the arguments and the constants below: cheaper than to read the header back. */
 	u32 sum = bpf_htons(0x4500 | tos) + bpf_htons(bytes) + bpf_htons(IP_DONT_FRAGMENT) +
 		  bpf_htons(NEW_TTL << 8 | protocol) + (source >> 16) + (u16)source + (destination >> 16) +
 		  (u16)destination;

@@ -2,9 +2,9 @@
 /*
  * ICMP errors to the senders of packets that go no further.
  *
- * They leave for where the packet came from, by the MAC that it came from, and are never an answer to an ICMP
- * error. They aren't limited in rate, since each takes one packet in; a node that must not amplify anything
- * can turn the long ones off.
+ * An error goes to the IP address and the MAC that the packet came from, and never answers an ICMP error. The rate
+ * of errors isn't limited, since each takes one packet in; a node that must not amplify anything can turn the long
+ * ones off.
  */
 
 #define ICMP_TOS 0xc0	/* internetwork control, RFC 1812, section 4.3.2.5 */
@@ -16,8 +16,8 @@
 #define MIN_MTU 68
 
 /*
- * Whether the sender may be told: not if it may be many, or nobody (RFC 1812, section 4.3.2.7), and not if
- * the frame was for many.
+ * Whether the sender may get an answer: not if its address is that of many hosts or of none (RFC 1812, section
+ * 4.3.2.7), and not if the frame was for many.
  */
 static __always_inline bool may_answer(const struct ethhdr *eth, __be32 source)
 {
@@ -27,8 +27,8 @@ static __always_inline bool may_answer(const struct ethhdr *eth, __be32 source)
 }
 
 /*
- * Turn the frame into an ICMP error that quotes the first `quoted` bytes of its packet, which it has, and send
- * it back. `detail` is the second word of the ICMP header.
+ * Turn the frame into an ICMP error that quotes the first `quoted` bytes of its packet, and send it back. The packet
+ * has at least so many bytes. `detail` is the second word of the ICMP header.
  */
 static __always_inline int answer(struct xdp_md *ctx, u8 type, u8 code, __be32 detail, u32 quoted,
 				  enum verdict verdict)
@@ -44,7 +44,7 @@ static __always_inline int answer(struct xdp_md *ctx, u8 type, u8 code, __be32 d
 	void *data_end;
 	u32 sum;	/* the helper returns 32 bits; kernels before 6.13 use all of them */
 
-	/* The new headers push the old packet to where it is quoted. */
+	/* The new headers stand before the old packet, which becomes the quote. */
 	if (bpf_xdp_adjust_head(ctx, -headers))
 		return drop(VERDICT_NO_HEADROOM);
 	if (bpf_xdp_adjust_tail(ctx, (int)(ETH_HLEN + headers + quoted) - (int)(ctx->data_end - ctx->data)))
@@ -70,8 +70,8 @@ static __always_inline int answer(struct xdp_md *ctx, u8 type, u8 code, __be32 d
 
 #ifdef DSR
 /*
- * A packet that is longer than `mtu`, from somebody who may be told. It is answered whether or not it may be fragmented, since nobody here
- * does that, and silence helps no sender.
+ * Answer a packet that is longer than `mtu`; its sender may be told. Even a packet that allows fragments is answered:
+ * the balancer makes none, and silence helps no sender.
  */
 static __always_inline int too_big(struct xdp_md *ctx, const struct packet *packet, u32 mtu)
 {

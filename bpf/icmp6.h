@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* ICMPv6 errors to the senders of packets that go no further: RFC 4443. Rules are those of icmp.h. */
+/* ICMPv6 errors to the senders of packets that go no further: RFC 4443. The rules of icmp.h apply. */
 
 #define MIN_MTU6 1280
 
-/* All that fits into the smallest MTU beside the headers: RFC 4443, section 2.4 (c). */
+/* As many bytes of the packet as fit into the smallest MTU beside the headers: RFC 4443, section 2.4 (c). */
 #define QUOTED_BYTES6 (MIN_MTU6 - 48)
 
-/* The kernel sums up no more at a time (MAX_BPF_STACK). */
+/* The most that bpf_csum_diff() sums at a time (MAX_BPF_STACK). */
 #define SUM_BYTES 512
 
-/* RFC 4443, section 2.4 (e): not if the sender is no single node, or if the frame was for many. */
+/* As may_answer() in icmp.h: RFC 4443, section 2.4 (e). */
 static __always_inline bool may_answer6(const struct ethhdr *eth, const struct in6_addr *source)
 {
 	bool is_special = !source->s6_addr32[0] && !source->s6_addr32[1] && !source->s6_addr32[2] &&
@@ -60,7 +60,7 @@ static __always_inline int answer6(struct xdp_md *ctx, u8 type, u8 code, __be32 
 	frame->icmp.icmp6_code = code;
 	frame->icmp.icmp6_dataun.un_data32[0] = detail;
 
-	/* The pseudo-header: both addresses, which lie side by side, the length, the protocol. */
+	/* The pseudo-header: both addresses (side by side in memory), the length, the protocol. */
 	sum = bpf_csum_diff(NULL, 0, frame->ip.saddr.s6_addr32, 2 * sizeof(frame->ip.saddr),
 			    bpf_htons(bytes) + bpf_htons(IPPROTO_ICMPV6));
 #pragma unroll
@@ -77,7 +77,7 @@ static __always_inline int answer6(struct xdp_md *ctx, u8 type, u8 code, __be32 
 }
 
 #ifdef DSR
-/* A packet that is longer than `mtu`. */
+/* As too_big() in icmp.h. */
 static __always_inline int too_big6(struct xdp_md *ctx, const struct packet *packet, u32 mtu)
 {
 	u32 row = 0;

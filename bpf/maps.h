@@ -6,7 +6,7 @@
  * Addresses and ports are in network byte order, as packets carry them (__be32, __be16); everything else is
  * in host byte order. Padding is named and always zero, since keys are compared byte by byte.
  *
- * Every map has one row here. Whoever loads the program makes the maps and chooses their capacities.
+ * Every map has one row here. lbctl makes the maps before it loads the program, and chooses their capacities.
  */
 
 enum mode {
@@ -29,7 +29,7 @@ struct service_key {
 };
 
 struct service {
-	u32 index;		/* of its counters */
+	u32 index;		/* of the service's counters */
 	u32 ring;
 	__be16 target_port;	/* 0: the port that the client asked for */
 	u8 mode;
@@ -43,7 +43,7 @@ struct address6 {
 };
 
 #ifdef IPV6
-/* The same for IPv6 in maps of their own: the keys of IPv4 stay as short as they are. */
+/* IPv6 has maps of its own, so that the keys of IPv4 stay short. */
 struct service6_key {
 	__be32 vip[4];
 	__be16 port;
@@ -54,17 +54,17 @@ struct service6_key {
 BPF_HASH(services6, struct service6_key, struct service, 1);
 #endif
 
-/* What becomes of packets to a VIP that belong to none of its services. */
+/* How the program treats packets to a VIP that belong to none of its services. */
 enum undefined {
 	UNDEFINED_DROP = 0,
 	UNDEFINED_PASS = 1,
-	UNDEFINED_REJECT = 2,	/* dropped, and the sender is told */
+	UNDEFINED_REJECT = 2,	/* drop the packet and tell the sender */
 };
 
-/* What becomes of pings of a VIP. */
+/* How the program treats pings of a VIP. */
 enum echo {
-	ECHO_REPLY = 0,		/* answered right here */
-	ECHO_ENDPOINT = 1,	/* for the endpoints of the service with protocol ICMP (or ICMPv6) and port 0 */
+	ECHO_REPLY = 0,		/* the program answers */
+	ECHO_ENDPOINT = 1,	/* an endpoint of the service with protocol ICMP (or ICMPv6) and port 0 answers */
 	ECHO_DROP = 2,
 };
 
@@ -76,7 +76,7 @@ struct vip {
 
 BPF_HASH(vips, __be32, struct vip, 1);
 
-/* A bit for each 16-bit hash of an address: where it is not set, no VIP has the address. See vip.h. */
+/* A bit for each 16-bit hash of an address: if the bit is 0, the address is no VIP. See vip.h. */
 struct vip_filter {
 	u8 bits[8192];
 };
@@ -90,12 +90,12 @@ BPF_HASH(vips6, struct address6, struct vip, 1);
 enum endpoint_state {
 	ENDPOINT_FREE = 0,
 	ENDPOINT_USABLE = 1,
-	ENDPOINT_RETIRED = 2,	/* gets no new connections; those that it has go on */
+	ENDPOINT_RETIRED = 2,	/* gets no new connections; its open ones go on */
 	ENDPOINT_DISABLED = 3,	/* its connections end */
 };
 
 struct endpoint {
-	__be32 address;		/* zero: the endpoint has an IPv6 address, which is in endpoints6 */
+	__be32 address;		/* zero: endpoints6 has the endpoint's address */
 	__be16 port;		/* 0: the target port of the service */
 	u8 state;
 	u8 pad;
@@ -105,16 +105,17 @@ struct endpoint {
 BPF_ARRAY(endpoints, struct endpoint, 1);
 
 #ifdef IPV6
-/* By endpoint id, too. Written before the row in `endpoints` that says so. */
+/* By endpoint id, too. User space writes this row before the one in `endpoints`. */
 BPF_ARRAY(endpoints6, struct address6, 1);
 #endif
 
 /*
  * The order in which a pool's endpoints are chosen, made by user space: element 0 is the count of slots n,
- * elements 1 to n are endpoint ids. Each ring has its own size; this one only gives BCC the shape.
+ * elements 1 to n are endpoint ids. Each ring has its own size; this template only gives BCC the shape.
  *
- * A slot has the id in its lowest bits, then the generation of the ring, and whether it is in transition (see
- * `previous`). Element 0 has the count, then the generation, which is another one whenever the count is.
+ * A slot has the endpoint's id in its lowest bits, then the ring's generation, then a bit that says whether the slot
+ * is in transition (see `previous`). Element 0 has the count, then the generation. A ring whose count changes gets
+ * another generation.
  */
 #define SLOT_ID_MASK 0x1ffff
 #define SLOT_GENERATION(slot) ((slot) >> 17 & 0x1fff)
@@ -127,27 +128,28 @@ BPF_ARRAY(ring_template, u32, 1);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", 1);
 
 /*
- * Element 0 of each ring once more, since it is cheaper to read here. Rings are swapped one by one, and this is
- * written afterwards, so it is right only for slots of the same generation.
+ * A copy of element 0 of each ring, which is cheaper to read. User space swaps a ring first and then writes this copy,
+ * so the copy holds only for slots of the same generation.
  */
 BPF_ARRAY(ring_heads, u32, 1);
 
-/* By index of the ring: how many connections were scheduled by it in turn. */
+/* By index of the ring: how many turns of round-robin it has given. */
 BPF_ARRAY(ring_turns, u64, 1);
 
 #ifdef DSR
 /*
- * What is known of a slot in transition, by index of the ring (and RINGS, if its generation is odd, so that a ring
- * of another size comes with its rows in one step) and number of the slot, counted from 0: who had it before. Times are in units of 2^30 ns of CLOCK_MONOTONIC, a little more than a second.
+ * The former endpoints of a slot in transition. The outer index is that of the ring, plus RINGS if the ring's
+ * generation is odd, so that a ring of another size and its rows take effect in one step. The inner index is the
+ * number of the slot, counted from 0. Times are in units of 2^30 ns of CLOCK_MONOTONIC, a little more than a second.
  *
  * A ring that stands still has no such array.
  */
 struct previous {
-	u32 stream;		/* the endpoint of connections that are not remembered */
-	u32 datagram;		/* the endpoint of datagrams that are not remembered, until `learnt` */
-	u32 began;		/* what is remembered from before is of an earlier transition */
+	u32 stream;		/* the endpoint of unremembered connections */
+	u32 datagram;		/* the endpoint of unremembered datagrams, until `learnt` */
+	u32 began;		/* flows remembered before this time belong to an earlier transition */
 	u32 learnt;
-	u32 used;		/* when anybody but the current endpoint was last chosen */
+	u32 used;		/* when a former endpoint was last chosen */
 	u8 pad[4];
 };
 
@@ -161,40 +163,40 @@ struct bucket {
 
 BPF_ARRAY(remembered, struct bucket, 1);
 
-/* A secret, so that nobody can tell which flows share a bucket. */
+/* A secret for the hash of flows, so that no attacker can tell which flows share a bucket. */
 struct seed {
 	u64 words[2];
 };
 
 BPF_ARRAY(seed, struct seed, 1);
 
-/* What the FIB said about the way to an endpoint, see next_hop.h. */
+/* The FIB's last answer about the way to an endpoint, see next_hop.h. */
 struct next_hop {
 	u32 endpoint;
 	u32 moment;
 	u32 ifindex;
 	u16 mtu;
 	u16 tag;
-	u64 destination;	/* a MAC, and the tag above it */
+	u64 destination;	/* a MAC in the lower 48 bits, the tag above it; so in `source` */
 	u64 source;
 };
 
 BPF_ARRAY(next_hops, struct next_hop, 1);
 #endif
 
-/* What is done with a packet that fits no more once it is encapsulated. */
+/* How the program treats a packet that, with its tunnel's header, is longer than the MTU of its way. */
 enum too_big {
-	TOO_BIG_ANSWER = 0,	/* the sender is told how big it may be (RFC 1191) */
+	TOO_BIG_ANSWER = 0,	/* tell the sender how big a packet may be (RFC 1191) */
 	TOO_BIG_DROP = 1,
 };
 
 /*
- * What holds for the whole node; one row.
+ * The settings of the whole node; one row.
  *
  * The outer source address of a tunnel is `tunnel_source` with bits of a hash of the flow where
  * `tunnel_spread` has ones. Network cards choose a receive queue by the outer addresses alone, so with one
- * source all packets to an endpoint land on one of its CPUs. Addresses that are nobody's are dropped by
- * networks that check sources, so spreading needs a prefix that is routed to the balancer; without one,
+ * source all packets to an endpoint land on one of its CPUs. Networks that check sources drop packets from
+ * addresses that are nobody's, so spreading needs a prefix that is routed to the balancer; without one,
  * `tunnel_source` is an address of the balancer and `tunnel_spread` zero. No source, no tunnel.
  */
 struct settings {
@@ -215,15 +217,15 @@ struct vlan {
 	u8 pad[2];
 };
 
-/* The interface that stands for a VLAN of a trunk, and the other way round; see vlan.h. */
+/* From the VLAN of a trunk to the interface that stands for it, and from the interface to the VLAN; see vlan.h. */
 BPF_HASH(vlans, struct vlan, u32, 1);
 BPF_HASH(trunks, u32, struct vlan, 1);
 #endif
 
 #ifdef GATEWAY
-/* By interface: the next hop of what comes in there and is for no network of the node, see gateway.h. */
+/* By interface: the next hop of packets that come in there for no network of the node, see gateway.h. */
 struct gateway {
-	__be32 address[4];	/* of IPv4 the first word */
+	__be32 address[4];	/* an IPv4 address is the first word */
 	u8 is_ipv6;
 	u8 pad[3];
 };
@@ -232,9 +234,9 @@ BPF_HASH(gateways, u32, struct gateway, 1);
 #endif
 
 #ifdef DECAPSULATE
-/* Of endpoints: the VIPs that a program takes packets out of tunnels for. */
+/* On endpoints: the VIPs whose packets the program unpacks from tunnels. */
 struct unpacked_key {
-	__be32 address[4];	/* of IPv4 the first word; the others are zero */
+	__be32 address[4];	/* an IPv4 address is the first word; the others are zero */
 	u8 version;
 	u8 pad[3];
 };
@@ -248,14 +250,14 @@ BPF_HASH(unpacked, struct unpacked_key, struct unpacked, 1);
 
 #ifdef NAT
 enum direction {
-	DIRECTION_REQUEST = 0,	/* client to VIP: the new address is the endpoint's, for the destination */
-	DIRECTION_REPLY = 1,	/* endpoint to client: the new address is the VIP, for the source */
+	DIRECTION_REQUEST = 0,	/* client to VIP: the endpoint's address replaces the destination */
+	DIRECTION_REPLY = 1,	/* endpoint to client: the VIP replaces the source */
 };
 
 enum flow_state {
-	FLOW_OPENING = 0,	/* nothing but SYNs */
+	FLOW_OPENING = 0,	/* the client has sent nothing but SYNs */
 	FLOW_OPEN = 1,
-	FLOW_CLOSING = 2,	/* a FIN or a RST came by; a SYN starts afresh once nothing else follows */
+	FLOW_CLOSING = 2,	/* after a FIN or a RST; a SYN after CLOSING_NS of silence opens a new connection */
 };
 
 /* The addresses of a packet as it comes in. */
@@ -270,14 +272,14 @@ struct flow_key {
 
 /* One half of a connection; the other half has the opposite direction and the same state. */
 struct flow {
-	__be32 address;		/* what replaces the destination (request) or the source (reply) */
+	__be32 address;		/* replaces the destination (request) or the source (reply) */
 	__be16 port;
 	u8 direction;
 	u8 state;
 	u32 endpoint;
 	u32 service;		/* index of the service's counters */
 	u64 last_seen;		/* ns of CLOCK_MONOTONIC, a second late at most */
-	__be32 acknowledged;	/* by the sender of these packets, so where the other side's go on; 0: unknown */
+	__be32 acknowledged;	/* the sender's last acknowledgement: the number it expects next; 0: unknown */
 	u8 pad[4];
 };
 
@@ -295,13 +297,13 @@ struct traffic {
 BPF_PERCPU_ARRAY(service_counters, struct traffic, 1);
 BPF_PERCPU_ARRAY(endpoint_counters, struct traffic, 1);
 
-/* Why a packet to or from a VIP went where it went; one counter each. */
+/* The reasons for the fates of packets to and from VIPs; one counter each. */
 enum verdict {
 	VERDICT_REQUEST = 0,		/* forwarded to an endpoint */
 	VERDICT_REPLY = 1,		/* forwarded to a client */
-	VERDICT_VIA_KERNEL = 2,		/* rewritten; the kernel finds out the next hop's MAC and forwards it */
+	VERDICT_VIA_KERNEL = 2,		/* rewritten; the kernel asks for the next hop's MAC and forwards the packet */
 	VERDICT_CONNECTION_UNKNOWN = 3,	/* opens no connection and belongs to none: the kernel resets it */
-	VERDICT_UNDEFINED = 4,		/* dropped from here on */
+	VERDICT_UNDEFINED = 4,		/* dropped, as all up to 17: belongs to none of the VIP's services */
 	VERDICT_FRAGMENT = 5,
 	VERDICT_IP_OPTIONS = 6,
 	VERDICT_TTL_EXPIRED = 7,
@@ -309,51 +311,51 @@ enum verdict {
 	VERDICT_NO_ENDPOINT = 9,
 	VERDICT_NO_ROUTE = 10,
 	VERDICT_TOO_BIG = 11,
-	VERDICT_ADDRESS_CLASH = 12,	/* the endpoints tried already talk to this client address and port */
-	VERDICT_ENDPOINT_DISABLED = 13,	/* a reply of an endpoint that was cut off */
-	VERDICT_TOO_BIG_ANSWERED = 14,	/* dropped, too, but the sender knows why */
+	VERDICT_ADDRESS_CLASH = 12,	/* every endpoint tried already talks to this client address and port */
+	VERDICT_ENDPOINT_DISABLED = 13,	/* a reply of an endpoint that is disabled */
+	VERDICT_TOO_BIG_ANSWERED = 14,	/* dropped, and the sender was told */
 	VERDICT_NO_HEADROOM = 15,	/* the driver left no room for another header */
 	VERDICT_NEIGHBOUR_UNKNOWN = 16,	/* dropped, but the kernel asks for the next hop's MAC */
-	VERDICT_OFF_LINK = 17,		/* the endpoint of dsr-l2 is behind a router */
-	VERDICT_ICMP_ERROR = 18,	/* about a flow, forwarded to the endpoint that has it */
-	VERDICT_REJECTED = 19,		/* undefined, and the sender knows */
-	VERDICT_ECHO_ANSWERED = 20,	/* a ping of a VIP */
-	VERDICT_ECHO_FORWARDED = 21,	/* to an endpoint */
+	VERDICT_OFF_LINK = 17,		/* dsr-l2 can't reach an endpoint behind a router */
+	VERDICT_ICMP_ERROR = 18,	/* an error about a flow, forwarded to the flow's endpoint */
+	VERDICT_REJECTED = 19,		/* undefined and dropped, and the sender was told */
+	VERDICT_ECHO_ANSWERED = 20,	/* a ping of a VIP, answered by the program */
+	VERDICT_ECHO_FORWARDED = 21,	/* a ping of a VIP, forwarded to an endpoint */
 	VERDICT_ECHO_DROPPED = 22,
-	VERDICT_ERROR_RELAYED = 23,	/* of a router on the way to an endpoint, about a tunnel */
-	VERDICT_IMPOSSIBLE_SOURCE = 24,	/* an address that no other host can have */
-	VERDICT_LINK_BROADCAST = 25,	/* in a frame for many, although its packet is for one */
+	VERDICT_ERROR_RELAYED = 23,	/* a router's error about a tunnel, relayed to the client */
+	VERDICT_IMPOSSIBLE_SOURCE = 24,	/* the source is an address that no other host can have */
+	VERDICT_LINK_BROADCAST = 25,	/* the frame is for many hosts, its packet for one VIP */
 
-	/* Of endpoints, where a program unpacks tunnels: what became of each that came in. */
+	/* On endpoints whose program unpacks tunnels. All but the first and the last pass the packet on untouched. */
 	VERDICT_DECAPSULATED = 48,
-	VERDICT_NOT_FOR_VIP = 49,	/* what is inside; passed on untouched, as all but the last one here */
+	VERDICT_NOT_FOR_VIP = 49,	/* the inner packet is for no VIP of the endpoint */
 	VERDICT_TUNNEL_ELSEWHERE = 50,	/* the tunnel ends at another node */
 	VERDICT_TUNNEL_UNUSUAL = 51,	/* the outer packet is a fragment, has options or contradicts itself */
-	VERDICT_CONGESTED = 52,		/* dropped: marked for congestion, which the sender would not understand */
+	VERDICT_CONGESTED = 52,		/* dropped: marked for congestion, and its sender knows no such mark */
 };
 
 BPF_PERCPU_ARRAY(verdicts, u64, 1);
 
 #ifdef EXPLAIN
-/* Where the endpoint of a flow comes from whose slot is in transition. */
+/* How the program chooses the endpoint of a flow whose slot is in transition. */
 enum memory {
-	MEMORY_BEGINS = 0,	/* the flow begins: the slot's current endpoint, which is remembered */
+	MEMORY_BEGINS = 0,	/* the flow begins: it gets the slot's current endpoint and is remembered */
 	MEMORY_REMEMBERED = 1,
-	MEMORY_PREVIOUS = 2,	/* the flow is unknown: the endpoint that had the slot before */
-	MEMORY_CURRENT = 3,	/* unknown, too, but nobody had the slot before or is alive */
+	MEMORY_PREVIOUS = 2,	/* the flow is unknown: it gets the slot's former endpoint */
+	MEMORY_CURRENT = 3,	/* the flow is unknown and no former endpoint lives: it gets the current one */
 };
 
-/* What was looked up for a packet, all ones where it never was. Indexes of arrays have the name of their map. */
+/* The values looked up for a packet; all ones: not looked up. Indexes of arrays have the name of their map. */
 struct explained {
-	u32 bytes;		/* of the frame, as far as the program can see it */
-	u32 vip;		/* what becomes of undefined traffic to it */
-	u32 service;		/* index of its counters */
-	u32 flow;		/* its state, of one that is in `flows` */
+	u32 bytes;		/* of the frame that the program sees */
+	u32 vip;		/* the VIP's treatment of undefined traffic: enum undefined */
+	u32 service;		/* index of the service's counters */
+	u32 flow;		/* the state of a flow in `flows` */
 	u32 rings;
 	u32 slots;
 	u32 slot;
 	u32 previous;
-	u32 holder;		/* the endpoint that holds the slot, where that is in transition */
+	u32 holder;		/* the current endpoint of a slot in transition */
 	u32 memory;
 	u32 endpoint;
 	u32 fib;		/* what bpf_fib_lookup() returned */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What the modes of direct server return have in common. */
+/* The common part of both modes of direct server return. */
 
 static __always_inline bool is_dsr(const struct service *service)
 {
@@ -18,8 +18,8 @@ static __always_inline bool is_tunnelled(const struct service *service)
 }
 
 /*
- * The id of the endpoint that a client's packets go to, 0 if there is none. A retired one is as good: which
- * packets are new ones' is not known here, and a ring names retired ones only while it is being written.
+ * The id of the endpoint for a client's packets, 0 if there is none. A retired endpoint is accepted: new connections
+ * can't be told from open ones here, and a ring names retired endpoints only while user space is writing it.
  */
 static __always_inline u32 find_endpoint(const struct service *service, const struct client *client,
 					 const struct packet *packet, enum packet_kind kind,

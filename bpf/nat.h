@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* NAT: requests get the endpoint's address and port for a destination, replies the VIP's for a source. */
+/* NAT: the endpoint's address and port become the destination of requests, the VIP's the source of replies. */
 
 /*
- * Choose an endpoint for a new connection, fill in the rest of `flow` and make both halves, the one for
- * replies first. Returns VERDICT_REQUEST, or why the packet must be dropped.
+ * Choose an endpoint for a new connection, fill in the rest of `flow` and make both halves, the one for replies
+ * first. Returns VERDICT_REQUEST, or the reason to drop the packet.
  */
 static __always_inline enum verdict open_connection(const struct service *service, struct flow_key *key,
 						    struct flow *flow, const struct tcphdr *tcp)
@@ -22,7 +22,7 @@ static __always_inline enum verdict open_connection(const struct service *servic
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 
 		NOTE(endpoint, id);
-		/* Without an address it is one of IPv6, and no endpoint for NAT. */
+		/* An endpoint without an IPv4 address has an IPv6 one; NAT has no use for it. */
 		if (!endpoint || endpoint->state != ENDPOINT_USABLE || !endpoint->address)
 			continue;
 		flow->endpoint = id;
@@ -38,8 +38,8 @@ static __always_inline enum verdict open_connection(const struct service *servic
 }
 
 /*
- * Whether a packet without a flow may make one. With a hash, any packet of a connection finds the endpoint
- * that has it, so connections survive the loss of the flow table; with turns, only a SYN may.
+ * Whether a packet without a flow may make one. With a hash, any packet of a connection finds its endpoint again,
+ * so connections survive the loss of the flow table; with round-robin, only a SYN may.
  */
 static __always_inline bool may_open(const struct service *service, const struct tcphdr *tcp)
 {
@@ -76,7 +76,7 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 
 	flow = flows.lookup(key);
 	if (flow && flow->direction != DIRECTION_REQUEST)
-		flow = NULL;	/* A client that claims to have a VIP's address. */
+		flow = NULL;	/* the client claims to have a VIP's address */
 	if (flow && !is_served(flow->endpoint, flow->address)) {
 		forget(key, flow);
 		flow = NULL;

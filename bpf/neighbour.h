@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * How the kernel is made to ask for a MAC that nobody knows. A packet to a VIP can't be what it sends to the
- * endpoint, since it is for an address of this node, so another one takes its place.
+ * Packets that make the kernel ask for an unknown MAC. The kernel would keep a packet to a VIP for itself, since the
+ * VIP is an address of this node, so another packet takes its place.
  */
 
-/* An ICMP echo reply that nobody asked for: routers forward it, and hosts make nothing of it and never answer. */
+/* Becomes an ICMP echo reply without a request: routers forward it, and hosts ignore it and never answer. */
 static __always_inline int ask_for_neighbour(struct xdp_md *ctx, __be32 address)
 {
 	struct {
@@ -23,7 +23,7 @@ static __always_inline int ask_for_neighbour(struct xdp_md *ctx, __be32 address)
 }
 
 #ifdef IPV6
-/* A packet that says by itself that there is nothing in it, which hosts ignore: RFC 8200, section 4.7. */
+/* Becomes a packet without a next header, which hosts ignore: RFC 8200, section 4.7. */
 static __always_inline int ask_for_neighbour6(struct xdp_md *ctx, const struct address6 *address)
 {
 	struct {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The way to an endpoint. The kernel's own routes and neighbours are asked, and its answer serves for a moment:
- * one lookup in the FIB costs more than all the rest of a packet.
+ * The way to an endpoint. The program asks the kernel's FIB and keeps the answer for a moment: one lookup in the FIB
+ * costs more than all the rest of a packet.
  *
  * So that one answer fits all packets to an endpoint, the question is always the same: from the source of
- * tunnels, without ports and type of service. Rules of policy routing that look at those don't apply.
+ * tunnels, without ports and type of service. Rules of policy routing that need these don't apply.
  *
- * Rows are written without a lock. Each of their words carries a tag that stands for whose answer it is, so that
- * a row that two CPUs write at once is taken for nobody's.
+ * Rows are written without a lock. Each word of a row carries a tag of the question that it answers. If two CPUs write
+ * a row at once, the tags differ and nobody uses the row.
  */
 
 /* How long an answer is good: 32 ticks of the kernel's clock, which are 32 to 320 ms. */
@@ -15,15 +15,15 @@
 
 #define NEXT_HOPS 65536
 #define MAC_BITS 48
-/* Of next_hop.ifindex. */
-#define OFF_LINK (1U << 31)	/* a router is in between */
-#define BY_GATEWAY (1U << 30)	/* and it is the gateway of the interface */
+/* Bits of next_hop.ifindex. */
+#define OFF_LINK (1U << 31)	/* the way leads through a router */
+#define BY_GATEWAY (1U << 30)	/* this router is the gateway of the interface */
 #define IFINDEX_MASK (BY_GATEWAY - 1)
 
 enum way {
 	WAY_KNOWN,
 	WAY_UNRESOLVED,		/* nobody knows the MAC of the next hop */
-	WAY_TOO_NARROW,		/* for so long a packet */
+	WAY_TOO_NARROW,		/* the packet is longer than the MTU */
 	WAY_NONE,
 };
 
@@ -43,7 +43,7 @@ static __always_inline void write_mac(void *mac, u64 tagged)
 	words[2] = tagged >> 32;
 }
 
-/* Ask the kernel for the way of `bytes` to an address, an IPv6 one if that is given. */
+/* Ask the kernel for the way of `bytes` to `address6`, or to `address` if `address6` is NULL. */
 static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct packet *packet, __be32 address,
 					    const struct address6 *address6, u32 bytes, struct next_hop *hop)
 {
@@ -69,7 +69,7 @@ static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct pac
 #ifdef GATEWAY
 	gateway = find_gateway(ctx, packet, address, address6);
 	if (gateway) {
-		flags = BPF_FIB_LOOKUP_OUTPUT;	/* by this interface and no other */
+		flags = BPF_FIB_LOOKUP_OUTPUT;	/* the way must leave by this interface */
 		if (address6)
 			__builtin_memcpy(route.ipv6_dst, gateway->address, sizeof(route.ipv6_dst));
 		else
@@ -83,7 +83,7 @@ static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct pac
 		return WAY_TOO_NARROW;
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return WAY_NONE;
-	/* The lookup leaves the address of the next hop. */
+	/* The lookup has replaced the destination by the address of the next hop. */
 	is_on_link = route.ipv4_dst == address;
 	if (address6)
 		is_on_link = route.ipv6_dst[0] == address6->words[0] && route.ipv6_dst[1] == address6->words[1] &&
@@ -101,8 +101,8 @@ static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct pac
 }
 
 /*
- * Find the way of `bytes` to an endpoint. What was found out is in `hop`: of a way that is too narrow the MTU, of
- * one that is not resolved the interface.
+ * Find the way of `bytes` to an endpoint and write it into `hop`. WAY_TOO_NARROW leaves the MTU there, WAY_UNRESOLVED
+ * the interface.
  */
 static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet *packet, u32 endpoint,
 					 __be32 address, const struct address6 *address6, u32 bytes,
@@ -110,7 +110,7 @@ static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet
 {
 	u32 ingress = packet->ingress;
 	u32 moment = bpf_jiffies64() >> MOMENT_SHIFT;
-	u32 who = address6 ? address6->words[3] : address;	/* an id may be given to another address */
+	u32 who = address6 ? address6->words[3] : address;	/* an id may pass to another address */
 	u16 tag = endpoint * 31 + moment * 7 + ingress + who + (who >> 16);
 	u32 index = (endpoint + ingress * 97) % NEXT_HOPS;
 	struct next_hop *row = next_hops.lookup(&index);

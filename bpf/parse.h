@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What came in. Nothing is judged here: whether a broken packet is dropped depends on whose it is, and that
- * is known only after the lookups.
+ * The headers of a packet. No packet is judged here: a broken one is dropped only if it is for a VIP, and only the
+ * lookups tell.
  */
 
-/* Of the field that holds the fragment offset. net/ip.h has these, which is no UAPI header. */
+/* Bits of the field with the fragment offset. net/ip.h defines them, but is no UAPI header. */
 #define IP_MORE_FRAGMENTS 0x2000
 #define IP_FRAGMENT_OFFSET 0x1fff
 #define IP_DONT_FRAGMENT 0x4000
 
 enum packet_kind {
-	PACKET_NOT_IP,		/* ARP, a VLAN tag (but see vlan.h), another version of IP, or too short for its header */
-	PACKET_TCP,		/* whole headers of all layers, and no reason to doubt them */
-	PACKET_DATAGRAM,	/* the same of another protocol that has ports */
-	PACKET_ICMP_ERROR,	/* about a packet whose ports are in the quote */
+	PACKET_NOT_IP,		/* ARP, a VLAN tag (but see vlan.h), another version of IP, or an IP header cut off */
+	PACKET_TCP,		/* the headers of all layers are whole and plausible */
+	PACKET_DATAGRAM,	/* the same for UDP and SCTP */
+	PACKET_ICMP_ERROR,	/* an error that quotes a packet with its ports */
 	PACKET_ECHO,		/* a ping */
-	PACKET_OTHER,		/* of a protocol that nothing is balanced by */
-	PACKET_MALFORMED,	/* lengths that contradict each other, a header that is cut off */
-	PACKET_OPTIONS,		/* IP options, IPv6 extension headers: the ports are not where they always are */
-	PACKET_FRAGMENT,	/* a part of a packet: only the first one has ports */
+	PACKET_OTHER,		/* other ICMP, or another protocol */
+	PACKET_MALFORMED,	/* its lengths contradict each other, or a header is cut off */
+	PACKET_OPTIONS,		/* IP options or IPv6 extension headers: the ports are not in their usual place */
+	PACKET_FRAGMENT,	/* a part of a packet: only the first part has ports */
 };
 
-/* What TCP, UDP and SCTP begin with. */
+/* The headers of TCP, UDP and SCTP begin with these. */
 struct ports {
 	__be16 source;
 	__be16 destination;
@@ -45,24 +45,24 @@ struct packet {
 		struct iphdr *ip;
 		struct ipv6hdr *ip6;
 	};
-	union {			/* of PACKET_ICMP_ERROR only */
+	union {			/* PACKET_ICMP_ERROR only */
 		struct iphdr *quoted;
 		struct ipv6hdr *quoted6;
 	};
-	u8 quoted_protocol;	/* of PACKET_ICMP_ERROR only: what the ports belong to */
-	struct ports *ports;	/* of PACKET_TCP and PACKET_DATAGRAM; of PACKET_ICMP_ERROR those of the quote */
+	u8 quoted_protocol;	/* PACKET_ICMP_ERROR only: the protocol of the quoted ports */
+	struct ports *ports;	/* PACKET_TCP, PACKET_DATAGRAM; PACKET_ICMP_ERROR: the quoted ports */
 	union {
-		struct tcphdr *tcp;	/* of PACKET_TCP only */
-		struct icmphdr *icmp;	/* of PACKET_ECHO only */
+		struct tcphdr *tcp;	/* PACKET_TCP only */
+		struct icmphdr *icmp;	/* PACKET_ECHO and PACKET_ICMP_ERROR only */
 		struct icmp6hdr *icmp6;
 	};
 	u32 ip_bytes;
-	u32 ingress;		/* the interface that it came in by; in a VLAN the one that stands for it */
+	u32 ingress;		/* the interface that the packet came in by; in a VLAN, the VLAN's interface */
 #ifdef VLAN
-	u32 tci;		/* of the tag that it came with, or leaves with; see vlan.h */
+	u32 tci;		/* of the tag that the packet came with, or leaves with; see vlan.h */
 #endif
-	bool opens;		/* it asks for a new connection of TCP, or association of SCTP */
-	bool closes;		/* it ends one */
+	bool opens;		/* the packet asks for a new connection of TCP, or association of SCTP */
+	bool closes;		/* the packet ends one */
 };
 
 /* Whether a segment asks for a new connection. */
@@ -72,8 +72,8 @@ static __always_inline bool is_opening(const struct tcphdr *tcp)
 }
 
 /*
- * Whether no other host can have this address for its own: of nobody, of the loopback, of many, or that of the VIP which
- * the packet is for (RFC 1122, section 3.2.1.3).
+ * Whether the source is an address that no other host can have: 0.0.0.0/8, the loopback, multicast or above, or the
+ * VIP itself (RFC 1122, section 3.2.1.3).
  */
 static __always_inline bool is_impossible_source(const struct iphdr *ip)
 {
@@ -82,14 +82,14 @@ static __always_inline bool is_impossible_source(const struct iphdr *ip)
 	return first == 0 || first == 127 || first >= 224 || ip->saddr == ip->daddr;
 }
 
-/* Whether a frame is for all that are on the link, or for some of them. */
+/* Whether a frame is for all or several hosts of the link: broadcast or multicast. */
 static __always_inline bool is_for_many(const struct ethhdr *eth)
 {
 	return eth->h_dest[0] & 1;
 }
 
 #ifdef ECHO
-/* Of any code: the kernel, too, answers all of them. */
+/* The code may be any: the kernel answers all, too. */
 static __always_inline bool is_echo(const struct packet *packet, u32 bytes, void *end)
 {
 	return (void *)(packet->icmp + 1) <= end && bytes >= sizeof(*packet->icmp) && packet->icmp->type == ICMP_ECHO;
@@ -98,8 +98,8 @@ static __always_inline bool is_echo(const struct packet *packet, u32 bytes, void
 
 #ifdef DSR
 /*
- * ICMP errors that tell an endpoint about a packet that it sent: RFC 792. What they quote was cut off at will,
- * so its lengths mean nothing.
+ * ICMP errors about a packet that an endpoint sent: RFC 792. A router may have cut off the quote anywhere, so the
+ * quoted lengths aren't checked.
  */
 static __always_inline enum packet_kind parse_icmp(struct packet *packet, u32 bytes, void *end)
 {
@@ -122,7 +122,7 @@ static __always_inline enum packet_kind parse_icmp(struct packet *packet, u32 by
 }
 #endif
 
-/* What follows the IP header: `bytes` of it belong to the packet, `end` is where the frame ends. */
+/* Parse the header behind the IP header, with `bytes` up to the end of the packet; `end` is the end of the frame. */
 static __always_inline enum packet_kind parse_transport(struct packet *packet, u8 protocol, u32 bytes, void *end)
 {
 	if (protocol == IPPROTO_TCP) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * IPv6: RFC 8200. Extension headers are what IPv4 has options and fragments for, and are treated the same: the
- * transport header must follow at once.
+ * IPv6: RFC 8200. Extension headers are treated like the options and fragments of IPv4: the transport header must
+ * follow the IPv6 header at once.
  */
 
 static __always_inline bool is_extension(u8 next)
@@ -16,7 +16,7 @@ static __always_inline bool is_same6(const struct in6_addr *one, const struct in
 	       one->s6_addr32[2] == two->s6_addr32[2] && one->s6_addr32[3] == two->s6_addr32[3];
 }
 
-/* As is_impossible_source() in parse.h. An IPv4 address in the form of IPv6 stands in no packet (RFC 4291). */
+/* As is_impossible_source() in parse.h. No packet has an IPv4-mapped address (RFC 4291). */
 static __always_inline bool is_impossible_source6(const struct ipv6hdr *ip)
 {
 	const __be32 *words = ip->saddr.s6_addr32;
@@ -38,13 +38,13 @@ static __always_inline bool is_echo6(const struct packet *packet, u32 bytes, voi
 struct fragment {
 	u8 next;
 	u8 reserved;
-	__be16 offset;		/* and flags, in the lowest three bits */
+	__be16 offset;		/* with flags in the lowest three bits */
 	__be32 id;
 };
 
 #define FRAGMENT_OFFSET 0xfff8
 
-/* ICMPv6 errors, types 1 to 4 (RFC 4443), as parse_icmp() has it for IPv4. */
+/* As parse_icmp() in parse.h: ICMPv6 errors are types 1 to 4 (RFC 4443). */
 static __always_inline enum packet_kind parse_icmp6(struct packet *packet, u32 bytes, void *end)
 {
 	struct icmp6hdr *icmp = (void *)packet->ports;
@@ -55,7 +55,7 @@ static __always_inline enum packet_kind parse_icmp6(struct packet *packet, u32 b
 		return PACKET_OTHER;
 	if (icmp->icmp6_type < ICMPV6_DEST_UNREACH || icmp->icmp6_type > ICMPV6_PARAMPROB)
 		return PACKET_OTHER;
-	/* Of a fragment, the first one has ports. Other extension headers are a protocol that has no services. */
+	/* Only a first fragment has ports. Other extension headers count as a protocol, and no service has it. */
 	packet->quoted_protocol = quoted->nexthdr;
 	if (quoted->nexthdr == IPPROTO_FRAGMENT) {
 		struct fragment *fragment = (void *)(quoted + 1);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Answers to packets that a VIP has no service for: what a host says whose port is closed. */
+/* Answers to packets that a VIP has no service for: those of a host with a closed port. */
 
-/* What every ICMP error quotes: an IP header and the eight bytes that hold the ports (RFC 792). */
+/* The least that an ICMP error quotes: an IP header and the eight bytes with the ports (RFC 792). */
 #define LEAST_QUOTED 28
 
 /*
- * The reset for a segment that is no reset itself: RFC 9293, section 3.10.7.1. `bytes` are those of the segment
- * with its header. The checksum is left to the caller.
+ * Write the reset for a segment that is no reset itself: RFC 9293, section 3.10.7.1. The segment has `bytes` with its
+ * header. The caller adds the checksum.
  */
 static __always_inline void new_reset(struct tcphdr *reset, const struct tcphdr *tcp, u32 bytes)
 {
@@ -60,7 +60,7 @@ static __always_inline int reset(struct xdp_md *ctx, const struct packet *packet
 	return count(VERDICT_REJECTED, XDP_TX);
 }
 
-/* A packet to a VIP, of a protocol other than ICMP. What can't be answered is dropped in silence. */
+/* Reject a packet to a VIP, of a protocol other than ICMP. If it can't be answered, it is dropped in silence. */
 static __always_inline int reject(struct xdp_md *ctx, const struct packet *packet, enum packet_kind kind)
 {
 	u8 protocol = packet->ip->protocol;

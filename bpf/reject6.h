@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* reject.h for IPv6. */
 
-/* An IP header and the eight bytes that hold the ports. */
+/* An IP header and the eight bytes with the ports. */
 #define LEAST_QUOTED6 48
 
-/* Where the IP header names the protocol: a parameter problem points at it (RFC 8200, section 4). */
+/* The offset of the protocol in the IP header: a parameter problem points at it (RFC 8200, section 4). */
 #define NEXT_HEADER_OFFSET 6
 
 static __always_inline int reset6(struct xdp_md *ctx, const struct packet *packet)

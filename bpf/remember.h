@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The flow table: which endpoint a flow has that began, or was seen, while its slot was in transition.
+ * The memory of flows that began, or were seen, while their slot was in transition: the endpoint of each.
  *
  * A flow is one 64-bit number in one of the eight places of its bucket, read and written as a whole, so there is
  * no lock and nothing is ever half written. Two CPUs that write the same place at the same instant lose one flow.
@@ -8,13 +8,13 @@
  *   63            32 31        15 14        2 1     0
  *   | fingerprint   | endpoint   | last seen | state |
  *
- * A flow is taken for another one if both fall into the same bucket and have the same fingerprint. That needs 49
+ * A flow is taken for another one if both fall into the same bucket and have the same fingerprint. This takes 49
  * equal bits of a hash with a secret seed: an unknown flow that meets eight remembered ones is mistaken with a
  * probability of 8 / 2^32, about 2e-9.
  *
- * Anybody can forge a SYN, so it must not move the connection that its addresses have. It gets a place of its own:
- * to the lower half of its fingerprint the upper half of its sequence number is added. Only a packet whose sequence
- * number follows takes it up (find_opening), and then it takes the place of what was there before.
+ * Anybody can forge a SYN, so a SYN must not move an open connection with the same addresses. It gets a place of its
+ * own: the upper half of its sequence number is added to the lower half of its fingerprint. Once a packet with a
+ * sequence number that follows the SYN's finds this place (find_flow), the older connection is forgotten (write_flow).
  */
 
 #define BUCKETS 131072
@@ -27,25 +27,25 @@
 #define SEEN_MASK 0x1fff
 #define STATE_MASK 3
 
-/* Of a clock in units of 2^30 ns: 16 of them, 17 seconds. The clock comes round after 39 hours. */
+/* "Last seen" counts 16 units of 2^30 ns, 17 seconds. It comes round after 39 hours. */
 #define SEEN_UNIT_SHIFT 4
 
-/* How long a silent flow is remembered, in these units. */
+/* How long a silent flow is remembered, in units of "last seen". */
 #define STREAM_IDLE 434		/* 2 hours 4 minutes: RFC 5382, REQ-5 */
 #define DATAGRAM_IDLE 18	/* 5 minutes: RFC 4787, REQ-5 */
-#define OPENING_IDLE 4		/* a minute: SYNs that nothing followed */
-#define CLOSING_IDLE 2		/* after a FIN or a RST, which may be forged: half a minute */
+#define OPENING_IDLE 4		/* a minute, after nothing but SYNs */
+#define CLOSING_IDLE 2		/* half a minute, after a FIN or a RST, which may be forged */
 
-/* The states of a flow; 0 is an empty place. The higher, the better its claim to the place. */
+/* The states of a flow; 0 is an empty place. A flow in a higher state has the better claim to its place. */
 enum remembered_state {
 	REMEMBERED_OPENING = 1,		/* nothing but SYNs */
-	REMEMBERED_CLOSING = 2,		/* a FIN or a RST came by; what follows still goes the same way */
+	REMEMBERED_CLOSING = 2,		/* after a FIN or a RST; later packets still go to the same endpoint */
 	REMEMBERED_OPEN = 3,
 };
 
-#define NOT_OPENING 2	/* a bit of all states but that one */
+#define NOT_OPENING 2	/* the bit that all states but REMEMBERED_OPENING have */
 
-/* The finalizer of MurmurHash3 for 64 bits: a bijection in which each bit of the input flips half of the output's. */
+/* The finalizer of MurmurHash3 for 64 bits: a bijection. Each bit of the input flips half the bits of the output. */
 static __always_inline u64 mix64(u64 hash)
 {
 	hash ^= hash >> 33;
@@ -55,7 +55,7 @@ static __always_inline u64 mix64(u64 hash)
 	return hash ^ hash >> 33;
 }
 
-/* The hash of a flow: of the client and the service, whose index stands for the VIP, the port and the protocol. */
+/* The hash of a flow's client and service. The service's index stands for the VIP, the port and the protocol. */
 static __always_inline u64 hash_flow(const struct service *service, const struct client *client)
 {
 	u32 row = 0;
@@ -85,7 +85,7 @@ static __always_inline u64 new_flow(u64 hash, u32 endpoint, u32 now, enum rememb
 	       (u64)(now >> SEEN_UNIT_SHIFT & SEEN_MASK) << SEEN_SHIFT | state;
 }
 
-/* The hash that a flow has while it opens with this sequence number. */
+/* The hash of a flow whose SYN has this sequence number. */
 static __always_inline u64 hash_opening(u64 hash, u32 sequence)
 {
 	u16 lower = (hash >> FINGERPRINT_SHIFT) + (sequence >> 16);
@@ -110,8 +110,8 @@ static __always_inline u32 age_of(u64 flow, u32 now)
 }
 
 /*
- * The rest has no branches: the verifier follows each way through a program by itself, and eight places with two
- * ways each are too many. The empty assembly keeps the compiler from making branches of the arithmetic.
+ * The code below has no branches: the verifier follows every path through a program, and eight places with two
+ * branches each make too many paths. The empty assembly keeps the compiler from making branches of the arithmetic.
  */
 #define OPAQUE(value) asm volatile("" : "+r"(value))
 
@@ -133,19 +133,19 @@ static __always_inline u64 is_less(u64 one, u64 two)
 	return mask;
 }
 
-/* The smaller one of two numbers below 2^63. */
+/* The smaller of two numbers below 2^63. */
 static __always_inline u64 smaller(u64 one, u64 two)
 {
 	return two + ((one - two) & is_less(one, two));
 }
 
 /*
- * Where a flow is found in its bucket: the number of its place if it is opening, PLACES more if not, NOWHERE or more
- * if it is in none.
+ * How the functions below say where a flow is in its bucket: the number of its place if the flow is opening, PLACES
+ * more if it is not, NOWHERE or more if it has no place.
  */
 #define NOWHERE (2 * PLACES)
 
-/* Where the flow with this hash is that is not opening. */
+/* Where a flow with this hash is that is closing or open. */
 static __always_inline u64 find_settled(const struct bucket *bucket, u64 hash)
 {
 	u64 found = NOWHERE, place;
@@ -160,7 +160,7 @@ static __always_inline u64 find_settled(const struct bucket *bucket, u64 hash)
 	return found;
 }
 
-/* Where the flow with this hash is, of which a packet has this sequence number. */
+/* Where the flow is that a packet with this hash and sequence number belongs to. */
 static __always_inline u64 find_flow(const struct bucket *bucket, u64 hash, u32 sequence)
 {
 	u64 found = find_settled(bucket, hash), opening = 0, place;
@@ -171,8 +171,8 @@ static __always_inline u64 find_flow(const struct bucket *bucket, u64 hash, u32 
 	if (!(opening & REMEMBERED_OPENING))
 		return found;
 	/*
-	 * The number of its SYN is less than 2^17 behind that of the packet. So a forged SYN is taken for the right
-	 * one with a probability of 2^-15.
+	 * The SYN's sequence number is less than 2^17 behind the packet's. So a forged SYN is taken for the right one
+	 * with a probability of 2^-15.
 	 */
 	opening = hash_opening(hash, sequence) >> FINGERPRINT_SHIFT;
 #pragma unroll
@@ -187,8 +187,8 @@ static __always_inline u64 find_flow(const struct bucket *bucket, u64 hash, u32 
 }
 
 /*
- * Write what is known of a flow now, which is `found` in its bucket. One that was opening takes the place of another
- * one with the same addresses, which is forgotten.
+ * Write the new state of a flow over the place in its bucket that `found` tells. If the flow was opening, an older flow
+ * with the same addresses is forgotten.
  */
 static __always_inline void write_flow(struct bucket *bucket, u64 found, u64 hash, u64 flow)
 {
@@ -202,13 +202,13 @@ static __always_inline void write_flow(struct bucket *bucket, u64 found, u64 has
 }
 
 /*
- * How much a flow's claim to its place is worth. That of the lowest worth is given away: first what is over, then
- * SYNs that nothing followed yet, flows that are ending, and open flows; among equals the oldest.
+ * How much a flow's claim to its place is worth. A new flow takes the place of the lowest worth: first flows that are
+ * over, then flows with nothing but SYNs, flows that are ending, and open flows; among equals the oldest.
  */
 static __always_inline u64 worth(u64 flow, u32 now, u32 idle)
 {
 	u64 age = age_of(flow, now), state = state_of(flow);
-	/* In ten bits for each state how long it may last. */
+	/* Ten bits for each state: how long a flow in it may be silent. */
 	u64 limits = OPENING_IDLE << 10 * REMEMBERED_OPENING | CLOSING_IDLE << 10 * REMEMBERED_CLOSING |
 		     (u64)idle << 10 * REMEMBERED_OPEN;
 
@@ -216,7 +216,7 @@ static __always_inline u64 worth(u64 flow, u32 now, u32 idle)
 	return state * (SEEN_MASK + 1) + SEEN_MASK - age;
 }
 
-/* Remember a flow: in its own place if it has one, otherwise in an empty one or the one that is worth least. */
+/* Remember a flow: in its own place if it has one, otherwise in an empty place or that of the lowest worth. */
 static __always_inline void remember(struct bucket *bucket, u64 flow, u32 now, u32 idle)
 {
 	u64 chosen = ~0ULL >> 1, place;

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Which endpoint a new connection goes to. The ring has the order; a weight is how often an id is in it. */
+/* The choice of an endpoint for a new connection. An endpoint's id is in the ring as often as its weight says. */
 
 /*
- * How many slots are tried. The ring holds only endpoints that may be used, so more than one try is needed
- * only while user space is writing, or where an address is taken.
+ * How many slots are tried. The ring holds only usable endpoints, so more than one try is needed only while user
+ * space is writing, or if an endpoint already talks to the client's address and port (NAT).
  */
 #define MAX_TRIES 4
 
-/* Whose packet it is. Numbers are in host byte order, so that all balancers hash the same ones. */
+/* The sender of a packet. Numbers are in host byte order, so that all balancers hash the same ones. */
 struct client {
-	u32 address;		/* of IPv6: a hash of it */
+	u32 address;		/* for IPv6: the number that fold_address() gives */
 	u16 port;
 	u8 protocol;
-	const struct in6_addr *address6;	/* of IPv6 only */
+	const struct in6_addr *address6;	/* IPv6 only */
 };
 
-/* The finalizer of MurmurHash3, in which each bit of the input flips half of the output's. */
+/* The finalizer of MurmurHash3. Each bit of the input flips half the bits of the output. */
 static __always_inline u32 mix(u32 hash)
 {
 	hash ^= hash >> 16;
@@ -26,8 +26,8 @@ static __always_inline u32 mix(u32 hash)
 }
 
 /*
- * The hash that stands for a client: of its address or, by Maglev, of its address, port and protocol. Each
- * further try is another hash.
+ * The hash of a client's address or, for Maglev, of its address, port and protocol. Each further try gives another
+ * hash.
  */
 static __always_inline u32 hash_client(const struct service *service, const struct client *client, u32 try)
 {
@@ -40,7 +40,7 @@ static __always_inline u32 hash_client(const struct service *service, const stru
 	return hash;
 }
 
-/* A slot of the ring, counted from 0. Each further try is another turn, or another hash. */
+/* A slot of the ring, counted from 0. Each further try takes another turn, or another hash. */
 static __always_inline u32 choose_slot(const struct service *service, const struct client *client, u32 slots,
 				       u32 try)
 {
@@ -52,17 +52,17 @@ static __always_inline u32 choose_slot(const struct service *service, const stru
 		return turns ? __sync_fetch_and_add(turns, 1) % slots : 0;
 	}
 #endif
-	/* As a fraction of all hashes, which spares the division. */
+	/* The hash as a fraction of 2^32, times the slots: this needs no division. */
 	return (u64)hash_client(service, client, try) * slots >> 32;
 }
 
-/* A slot: the index of the array of rows for transitions, and its number. */
+/* A slot: the index in `previous` of the rows of its ring, and the number of the slot. */
 struct slot {
 	u32 rows;
 	u32 number;
 };
 
-/* What is in the slot that is chosen: SLOT_… of maps.h, 0 if there is none. */
+/* Choose a slot and return its content: SLOT_… of maps.h, 0 if there is none. */
 static __always_inline u32 read_slot(const struct service *service, const struct client *client, u32 try,
 				     struct slot *slot)
 {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Slots in transition. While a ring stands still, a client's packets find the same endpoint each time, and
- * nothing needs to be remembered. A slot that was given to another endpoint has flows of both: what begins goes
- * to the current one and is remembered; what is unknown began before, and goes to the previous one.
+ * nothing needs to be remembered. A slot that passed to another endpoint has flows of both: a flow that begins goes
+ * to the current endpoint and is remembered; an unknown flow began before, and goes to the previous endpoint.
  *
- * TCP and SCTP say what begins. UDP doesn't: for a while every unknown flow is taken for an old one and
- * remembered with the previous endpoint; after that, unknown ones are new.
+ * Packets of TCP and SCTP say whether they begin a flow. Those of UDP don't: for a while every unknown flow is taken
+ * for an old one and remembered with the previous endpoint; after that, unknown flows are new.
  *
- * User space ends a transition when nobody but the current endpoint was chosen for long enough (`used`).
+ * User space ends a transition when no endpoint but the current one was chosen for long enough (`used`).
  */
 
-/* Whether packets may still be sent to an endpoint. */
+/* Whether an endpoint may still get packets. */
 static __always_inline bool is_alive(u32 id)
 {
 	struct endpoint *endpoint = endpoints.lookup(&id);
@@ -18,7 +18,7 @@ static __always_inline bool is_alive(u32 id)
 	return endpoint && (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED);
 }
 
-/* Note that somebody else than the current endpoint is in use. Mostly that is known already. */
+/* Note that another endpoint than the current one is in use. Mostly the row says so already. */
 static __always_inline u32 note_use(struct previous *row, u32 endpoint, u32 now)
 {
 	if (row->used != now)
@@ -26,13 +26,13 @@ static __always_inline u32 note_use(struct previous *row, u32 endpoint, u32 now)
 	return endpoint;
 }
 
-/* All ones if a flow was seen since a transition began. What was not is a remnant of an earlier one. */
+/* All ones if a flow was seen since the transition began. Other flows are remnants of earlier transitions. */
 static __always_inline u64 is_of_this_transition(u64 flow, const struct previous *row, u32 now)
 {
 	return ~is_less((now >> SEEN_UNIT_SHIFT) - (row->began >> SEEN_UNIT_SHIFT), age_of(flow, now));
 }
 
-/* The endpoint of a flow in a slot that is in transition and belongs to `holder` now, to nobody if that is 0. */
+/* The endpoint of a flow in a slot in transition. The slot's current endpoint is `holder`, 0 if it has none. */
 static __always_inline u32 choose_in_transition(const struct service *service, const struct client *client,
 						const struct packet *packet, enum packet_kind kind,
 						const struct slot *slot, u32 holder)
@@ -61,9 +61,9 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 			~is_less(limit, age_of(flow, now));
 	}
 	/*
-	 * A SYN begins a flow, whatever is known: what follows tells by its sequence number which one it belongs to. No
-	 * other packet of an SCTP association has anything of its INIT. So an INIT begins none while one is open; its
-	 * endpoint knows what to make of it (RFC 9260, section 5.2.2).
+	 * A SYN always begins a flow: later packets tell by their sequence numbers which flow they belong to. Packets
+	 * of SCTP can't tell, since none carries anything of its INIT. So an INIT begins no flow while an association
+	 * is open; its endpoint handles the INIT (RFC 9260, section 5.2.2).
 	 */
 	if (packet->opens && (found < PLACES || state_of(flow) != REMEMBERED_OPEN)) {
 		NOTE(memory, MEMORY_BEGINS);
@@ -75,7 +75,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 
 	endpoint = endpoint_of(flow);
 	if (endpoint && is_alive(endpoint)) {
-		/* After an end that was not forged there come only a few acknowledgements. */
+		/* After a FIN or a RST that was not forged, only a few acknowledgements follow, and soon. */
 		bool is_closing = state_of(flow) == REMEMBERED_CLOSING && !age_of(flow, now);
 		u64 seen = new_flow(hash, endpoint, now, packet->closes || is_closing ? REMEMBERED_CLOSING : REMEMBERED_OPEN);
 
@@ -90,7 +90,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 	else
 		endpoint = (s32)(row->learnt - now) > 0 ? row->datagram : holder;
 	if (endpoint != holder && !is_alive(endpoint))
-		endpoint = holder;	/* its connections are lost; whoever has the slot now says so */
+		endpoint = holder;	/* the former one's connections are lost; the current one tells the clients */
 	NOTE(memory, endpoint == holder ? MEMORY_CURRENT : MEMORY_PREVIOUS);
 	if (is_datagram && endpoint && kind != PACKET_ICMP_ERROR)
 		remember(bucket, new_flow(hash, endpoint, now, REMEMBERED_OPEN), now, idle);

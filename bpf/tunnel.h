@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Tunnels to endpoints: IP in IP (RFC 2003). */
 
-/* What the outer addresses of a flow's packets are chosen by: always the same for one flow. */
+/* The hash that chooses the outer addresses of a flow's packets: always the same for one flow. */
 static __always_inline u32 hash_for_tunnel(const struct client *client)
 {
 	return mix(mix(client->address) + ((u32)client->port << 8 | client->protocol));
@@ -19,10 +19,11 @@ static __always_inline __be32 tunnel_source(u32 hash)
 }
 
 /*
- * Make room for an outer header of so many bytes behind the Ethernet header, which moves. Returns where the frame
- * begins now, NULL if the driver left no room.
+ * Move the Ethernet header forward to make room for an outer header of `bytes` behind it. Returns the new start of the
+ * frame, NULL if the driver left no room.
  *
- * It moves by words of two bytes: Ethernet headers are aligned to no more, and the compiler would move single bytes.
+ * The loop copies words of two bytes: Ethernet headers are aligned to two bytes only, and the compiler by itself would
+ * copy single bytes.
  */
 static __always_inline struct ethhdr *make_room(struct xdp_md *ctx, u32 bytes)
 {
@@ -45,7 +46,7 @@ static __always_inline struct ethhdr *make_room(struct xdp_md *ctx, u32 bytes)
 }
 
 /*
- * Put an outer header before a packet. Returns where the frame begins now, NULL if there is no room for it.
+ * Put an outer header before a packet. Returns the new start of the frame, NULL if there is no room for the header.
  * The type of service is copied, and with it the ECN field (RFC 6040, normal mode).
  */
 static __always_inline struct ethhdr *encapsulate(struct xdp_md *ctx, const struct packet *packet, __be32 source,

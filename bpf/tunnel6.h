@@ -8,7 +8,7 @@ static __always_inline u8 traffic_class(const struct ipv6hdr *ip)
 	return bpf_ntohl(*(const __be32 *)ip) >> 20;
 }
 
-/* The outer source of a flow's packets, as tunnel_source() has it for IPv4. False if there is none. */
+/* As tunnel_source() in tunnel.h. False if there is no source. */
 static __always_inline bool tunnel_source6(u32 hash, __be32 *source)
 {
 	u32 row = 0, i;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Errors of routers between here and an endpoint: a packet was too big once it was in its tunnel. Such an error is
- * about the outer packet and comes to its source. The client must hear of it, or sends the same again for ever: RFC 2003,
- * section 4; RFC 2473, section 8.
+ * Errors of routers between the balancer and an endpoint: a packet was too big in its tunnel. Such an error is about
+ * the outer packet and comes to the outer source. The client must hear of it, or sends the same packet again for ever:
+ * RFC 2003, section 4; RFC 2473, section 8.
  *
- * Where a router quotes no more than the eight bytes of RFC 792, nobody knows whom it is about. The kernel gets it then,
- * as all other errors.
+ * If a router quotes only the eight bytes of RFC 792, the error doesn't tell which client it concerns. The kernel gets
+ * such errors, as all others.
  */
 
-/* Whether an address is one that tunnels come from: `words` of 32 bits. */
+/* Whether an address of `words` of 32 bits is a source of this balancer's tunnels. */
 static __always_inline bool is_tunnel_source(const __be32 *address, const __be32 *source, const __be32 *spread, u32 words)
 {
 	__be32 differs = 0;
@@ -21,9 +21,9 @@ static __always_inline bool is_tunnel_source(const __be32 *address, const __be32
 }
 
 /*
- * Tell the client of the inner packet, in the name of the VIP. The frame keeps what is quoted of that packet; all before
- * it is written anew. Where the kernel has to find the next hop, the router that complained is named as the sender,
- * since the kernel forwards nothing that has an address of its own for a source.
+ * Send the error on to the client of the inner packet, in the name of the VIP. The frame keeps the quote of the inner
+ * packet and gets new headers. If the kernel has to find the next hop, the sender is the router that complained, since
+ * the kernel forwards no packet whose source is one of its own addresses.
  */
 static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet, const bool is_outer6,
 				       const bool is_inner6)
@@ -31,7 +31,7 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 	const u32 outer_bytes = is_outer6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	const u32 inner_bytes = is_inner6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	void *inner = (void *)packet->quoted + outer_bytes;
-	struct icmphdr *icmp = packet->icmp;	/* that of ICMPv6 has the same fields in the same places */
+	struct icmphdr *icmp = packet->icmp;	/* ICMPv6 has the same fields in the same places */
 	struct iphdr *ip = inner, *outer = packet->ip;
 	struct ports *ports = inner + inner_bytes;
 	struct bpf_fib_lookup route = { .family = AF_INET, .ifindex = packet->ingress };
@@ -70,7 +70,7 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 		struct service6_key asked = { .port = ports->destination, .protocol = ip6->nexthdr };
 
 		if (mtu < MIN_MTU6)
-			mtu = MIN_MTU6;		/* RFC 2473, section 7.1: nobody sends less */
+			mtu = MIN_MTU6;		/* the least that IPv6 allows: RFC 2473, section 7.1 */
 		__builtin_memcpy(asked.vip, &ip6->daddr, sizeof(asked.vip));
 		__builtin_memcpy(addresses, &ip6->daddr, sizeof(ip6->daddr));
 		__builtin_memcpy(addresses + 4, &ip6->saddr, sizeof(ip6->saddr));
@@ -103,7 +103,7 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 		return XDP_PASS;
 
 	NOTE(service, service->index);
-	/* The sum of what is quoted of the inner packet: that of all without the rest. */
+	/* The sum of the quoted inner packet: the sum of the whole error less that of all else. */
 	sum = bpf_csum_diff((__be32 *)packet->quoted, outer_bytes, NULL, 0, (u16)~icmp->checksum);
 	sum = bpf_csum_diff((__be32 *)&icmp->un, sizeof(icmp->un), NULL, 0, sum);
 #ifdef IPV6
@@ -139,7 +139,7 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 	answer = bpf_fib_lookup(ctx, &route, sizeof(route), flags);
 	NOTE(fib, answer);
 	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH) {
-		/* An IPv6 router has no address that the sender of an IPv4 packet could be told. */
+		/* An IPv6 router has no address that could be the source of an IPv4 packet. */
 		if (is_outer6 != is_inner6)
 			return drop(VERDICT_NO_ROUTE);
 #ifdef GATEWAY

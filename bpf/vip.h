@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What spares packets that are for no VIP all further lookups. */
+/* The filter that spares packets for no VIP all further lookups. */
 
-/* Whether a VIP may have this address: in host byte order, of IPv6 as fold_address() gives it. */
+/* Whether an address may be a VIP. An IPv4 address is in host byte order; for IPv6 it is fold_address()'s number. */
 static __always_inline bool may_be_vip(u32 address)
 {
 	u32 row = 0, bit = mix(address) >> 16;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * VLANs (IEEE 802.1Q) on a trunk, which the program runs on. The tag is taken off first and put on last, so nothing
- * in between knows of it; the FIB, which speaks of the node's interfaces for single VLANs, says which one to put on.
+ * VLANs (IEEE 802.1Q) on a trunk that the program runs on. The program takes the tag off first and puts one on last, so
+ * the code in between never sees a tag. The FIB names the node's interface of a single VLAN, and so the tag to put on.
  *
- * Tags of VLANs that the node has no interface for are left alone, with all that is inside; so are two tags.
+ * Frames in VLANs that the node has no interface for are left alone; so are frames with two tags.
  */
 
 struct vlan_header {
@@ -18,7 +18,7 @@ struct macs {
 	u32 words[3];
 };
 
-/* Take the first four bytes behind the MACs of a frame away. False if there is no room for what is left. */
+/* Remove the first four bytes behind the MACs of a frame. False if the frame is too short for that. */
 static __always_inline bool take_off(struct xdp_md *ctx)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
@@ -36,7 +36,7 @@ static __always_inline bool take_off(struct xdp_md *ctx)
 	return true;
 }
 
-/* The tag of a frame, of VLAN 0 or another one, if there is IP in it; NULL if there is none. */
+/* The tag of a frame with IP in it, of VLAN 0 or another; NULL if there is no tag, or no IP. */
 static __always_inline struct vlan_header *find_tag(struct xdp_md *ctx)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
@@ -50,7 +50,7 @@ static __always_inline struct vlan_header *find_tag(struct xdp_md *ctx)
 }
 
 #ifndef VLAN
-/* Take a tag of VLAN 0 off, which is a priority and nothing else, and holds for this link only. */
+/* Take off a tag of VLAN 0: it only gives a priority, for this link. */
 static __always_inline void take_off_priority(struct xdp_md *ctx)
 {
 	struct vlan_header *tag = find_tag(ctx);
@@ -63,8 +63,8 @@ static __always_inline void take_off_priority(struct xdp_md *ctx)
 #define PRIORITY_MASK 0xf000
 
 /*
- * Take the tag off, if there is one, and note in `packet` what it said and which interface it means. False if
- * that is none of ours: then the frame is as it was.
+ * Take the tag off, if there is one, and note it in `packet` with the interface of its VLAN. False if the node has no
+ * interface for the VLAN: the frame is then as it was.
  */
 static __always_inline bool take_off_tag(struct xdp_md *ctx, struct packet *packet)
 {
@@ -77,7 +77,7 @@ static __always_inline bool take_off_tag(struct xdp_md *ctx, struct packet *pack
 		return (void *)(eth + 1) > (void *)(long)ctx->data_end || eth->h_proto != bpf_htons(ETH_P_8021Q);
 	packet->tci = TAGGED | bpf_ntohs(tag->tci);
 	vlan.tag = packet->tci & TAG_MASK;
-	if (vlan.tag) {		/* 0 is a priority and no VLAN */
+	if (vlan.tag) {		/* tag 0 is a priority and no VLAN */
 		ifindex = vlans.lookup(&vlan);
 		if (!ifindex)
 			return false;
@@ -86,7 +86,7 @@ static __always_inline bool take_off_tag(struct xdp_md *ctx, struct packet *pack
 	return take_off(ctx);
 }
 
-/* Put a tag on. False if there is no room for it. */
+/* Put a tag on. False if the driver left no room for it. */
 static __always_inline bool put_on_tag(struct xdp_md *ctx, u16 tci)
 {
 	struct vlan_header *tag;
@@ -106,7 +106,7 @@ static __always_inline bool put_on_tag(struct xdp_md *ctx, u16 tci)
 	return true;
 }
 
-/* The interface that a packet for another one leaves by: for a VLAN its trunk, and the packet gets the tag. */
+/* The interface that the frame leaves by: for that of a VLAN its trunk, and the frame gets the VLAN's tag. */
 static __always_inline u32 find_trunk(struct packet *packet, u32 ifindex)
 {
 	struct vlan *vlan = trunks.lookup(&ifindex);
