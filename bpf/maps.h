@@ -342,7 +342,7 @@ enum memory {
 	MEMORY_BEGINS = 0,	/* the flow begins: it gets the slot's current endpoint and is remembered */
 	MEMORY_REMEMBERED = 1,
 	MEMORY_PREVIOUS = 2,	/* the flow is unknown: it gets the slot's former endpoint */
-	MEMORY_CURRENT = 3,	/* the flow is unknown and no former endpoint lives: it gets the current one */
+	MEMORY_CURRENT = 3,	/* the flow is unknown, and new (UDP) or its former endpoint dead: the current one */
 };
 
 /* The values looked up for a packet; all ones: not looked up. Indexes of arrays have the name of their map. */

@@ -42,7 +42,7 @@ Fields = Mapping[str, str | int]
 FIB = {
     0: "found", 1: "a blackhole route", 2: "an unreachable route", 3: "a prohibit route",
     4: "no route that forwards: none at all, or to the node itself",
-    5: "forwarding is off on the interface that it came in by", 6: "a route with an encapsulation of its own",
+    5: "forwarding is off on the ingress interface", 6: "a route with an encapsulation of its own",
     7: "the MAC of the next hop is unknown", 8: "longer than the MTU of the way", 9: "no source address for the way",
 }  # fmt: skip
 """The results of bpf_fib_lookup(): BPF_FIB_LKUP_RET_* of include/uapi/linux/bpf.h."""
@@ -50,12 +50,12 @@ FIB = {
 MEMORY = {
     Memory.BEGINS: "the connection begins: it goes to the new endpoint and is remembered",
     Memory.REMEMBERED: "the connection is remembered",
-    Memory.PREVIOUS: "unknown, so it began before: it stays with the former endpoint",
-    Memory.CURRENT: "unknown, and nobody had the slot before: it goes to the new endpoint",
+    Memory.PREVIOUS: "the connection is unknown, so it is an old one: it stays with the former endpoint",
+    Memory.CURRENT: "the connection is unknown, and new or its former endpoint dead: it goes to the new endpoint",
 }
 NOBODYS_MEMORY = {
     Memory.BEGINS: "the connection begins, and the pool has no endpoint for new ones",
-    Memory.CURRENT: "unknown, and whoever had the slot before takes no packets any more",
+    Memory.CURRENT: "the connection is unknown: it is new, or its former endpoint takes no packets any more",
 }
 """The same for a slot without an endpoint, since the pool has no active one."""
 

@@ -20,6 +20,6 @@ def test_an_unknown_neighbour_is_called_by_its_own_address():
         ),
         Style(),
     )  # fmt: skip
-    assert text.startswith("neighbour unknown: dropped: nobody knows the next hop's MAC")
+    assert text.startswith("neighbour unknown: dropped: the next hop's MAC is unknown")
     assert "given to the kernel, so that it asks for the way to 10.2.0.254" in text
     assert "endpoint's MAC" not in text
