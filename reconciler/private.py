@@ -145,7 +145,7 @@ def _is_ours(status: os.stat_result) -> bool:
 
 def _writable(path: Path) -> FilesError:
     return FilesError(
-        f"{path} could have been written by somebody else, and lbctl does as root what it says",
+        f"{path} could have been written by somebody else, and lbctl would obey it as root",
         hint=f"see what is in it; to use it all the same: chown -h root {path} && chmod go-w {path}",
     )
 

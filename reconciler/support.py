@@ -101,7 +101,8 @@ def _of_node(node: Node) -> Iterator[Unsupported]:
 def _of_endpoint(view: NodeView) -> Iterator[Unsupported]:
     if view.decapsulates and not view.node.interfaces:
         what = "this kernel can't unpack the tunnels of dsr-l3, and a program can only on `interfaces`: there are none"
-        yield Unsupported(view.node.span, what, "list those that tunnels come in by: `interfaces: [{name: eth0}]`")
+        hint = "list the interfaces that tunnels come in by: `interfaces: [{name: eth0}]`"
+        yield Unsupported(view.node.span, what, hint)
 
 
 def _of_service(service: Service) -> Iterator[Unsupported]:

@@ -97,7 +97,7 @@ def test_the_program_unpacks_for_vips_of_dsr_l3_alone():
 def test_without_kernel_tunnels_and_interfaces_nothing_can_unpack():
     with pytest.raises(UnsupportedError, match="a program can only on `interfaces`") as raised:
         desired_of(fleet(Mode.DSR_L3, interfaces=()), "web1", FakeKernel(tunnel_forms=frozenset()))
-    assert "list those that tunnels come in by" in raised.value.hint
+    assert "list the interfaces that tunnels come in by" in raised.value.hint
 
 
 def test_a_snapshot_tells_by_what_it_holds_who_unpacks():

@@ -131,7 +131,7 @@ def test_only_settings_that_lbctl_changes_are_ever_restored(tmp_path, name, valu
     ledger = Ledger(Instance("lb1", tmp_path))
     private.write(tmp_path / "lb1" / "former.json", json.dumps({name: value}).encode())
     assert not is_known(name, value)
-    with pytest.raises(KernelError, match="what lbctl never changes"):
+    with pytest.raises(KernelError, match="a setting that lbctl never changes"):
         ledger.values()
 
 

@@ -199,7 +199,7 @@ class Agent:
             self.pause(SECOND_LOOK_S)
             seen, self.seen = self.seen, ""  # if this raises, they are loaded again
             if self.manifests.digest() != seen:
-                raise ConfigError("files are on their way, and what is missing just now would be removed")
+                raise ConfigError("the files are changing: objects whose files are missing just now would be removed")
             self.seen = seen
 
     def _carry_out(self, planned: Plan) -> None:

@@ -93,7 +93,7 @@ def _check_source(source: Path) -> None:
     from reconciler.config.source import SUFFIXES, nearby
 
     if source.is_file() and source.name.endswith(SUFFIXES):
-        hint = f"`lbctl apply {source.parent}` applies the whole directory: what no file asks for would be removed"
+        hint = f"`lbctl apply {source.parent}` applies the whole directory, and removes objects that no file asks for"
         raise UsageError(f"{source} is a manifest, neither a directory nor a saved plan", hint=hint)
     if not source.exists():
         hint = nearby(source) or "give a directory of manifests, or a plan that `lbctl plan . --out FILE` wrote"

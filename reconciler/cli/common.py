@@ -128,7 +128,7 @@ def confirm(question: str, args: argparse.Namespace) -> bool:
     if args.auto_approve:
         return True
     if not sys.stdin.isatty():
-        raise UsageError("nobody is there to approve this", hint="say --auto-approve")
+        raise UsageError("there is no terminal on which to approve this", hint="say --auto-approve")
     print(f"{question} Only 'yes' will do: ", end="", flush=True)
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):  # Ctrl-D

@@ -67,7 +67,7 @@ _FILES = {
     ),
     "source-link": _about(
         "A link leads out of the directory, or to a directory.",
-        "put the files themselves there: what a directory describes must not depend on what lies around it.",
+        "put the files themselves there: manifests must not depend on files outside of their directory.",
     ),
     "source-ignored": _about(
         "A file is named nearly as a manifest, a template or an environment is, and is not read.",
@@ -162,7 +162,7 @@ _TEMPLATES = {
         "the message is Python's own. Compare what the expression does with the type of the value.",
     ),
     "template-forbidden": _about(
-        "A template tries to reach what renders it.",
+        "A template tries to reach the program that renders it.",
         "use the values of the environment only.",
     ),
     "template-missing": _about(

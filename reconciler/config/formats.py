@@ -54,7 +54,7 @@ def port_range(item: int | str) -> range:
         raise ValueError(f"expected a number or {_PORT_RANGE}, got the text {quote(item)}")
     first, last = int(match[1]), int(match[2])
     if not 1 <= first <= MAX_PORT or not 1 <= last <= MAX_PORT:
-        raise ValueError(f"a port is a number from 1 to {MAX_PORT}, unlike those of {quote(item)}")
+        raise ValueError(f"expected ports from 1 to {MAX_PORT}, got {quote(item)}")
     if first > last:
         raise ValueError(f"the range {quote(item)} ends before it begins")
     return range(first, last + 1)

@@ -144,7 +144,7 @@ def nothing_hint(source: str) -> str:
     """About a key that has no value."""
     if source:
         return f"{source} stands for nothing: write a value, or '{source}' in quotes if you mean that text"
-    return "what belongs to a key stands behind it, or below it and further to the right"
+    return "write the value after the key, or below it and further to the right"
 
 
 def name_hint(text: str) -> str:

@@ -252,9 +252,9 @@ def _problem(
         start, end = _mentioned(message, source)
         span, length = Span(name, line, start + 1), max(1, end - start)
     hint = {
-        "template-forbidden": "templates see the values of their environment, and nothing of what renders them",
+        "template-forbidden": "templates can use only the values of their environment",
         "template-missing": "name it by its path from the directory of the manifests; it must end with .yaml.j2",
-        "template-limit": "templates are for a handful of values: write out what they can't",
+        "template-limit": "templates are for a handful of values: write the manifest out instead",
     }.get(rule, "")
     if rule == "template-undefined":
         about = re.match("'(\\w+)' has no value", message)

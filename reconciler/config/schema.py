@@ -99,7 +99,7 @@ def _envelope_problem(document: Document) -> Diagnostic | None:
     version, kind = root.get("apiVersion", API_VERSION), root.get("kind")
     if version != API_VERSION:
         at = document.value_at(("apiVersion",))
-        hint = "keep what other programs read out of this directory"
+        hint = "keep files of other programs out of this directory"
         if kind in KINDS:
             hint = f"write {API_VERSION}, or {hint}"
         if str(version).startswith("lbctl/"):

@@ -121,7 +121,7 @@ def explain(error: YAMLError, text: str) -> Refusal:
         message, hint = "a list can't begin here", "begin it on a line of its own below the key"
     elif "node content" in problem and text[stopped : stopped + 1] in ("]", "}", ","):
         message = f"expected a value before {quote(text[stopped])}"
-        hint = "remove what is there once too often"
+        hint = "add a value, or remove the surplus sign"
     elif "node content" in problem or "unexpected ':'" in problem:
         offset = stopped - len(re.search(r"[^\s,\[\]{}]*$", before)[0])  # type: ignore[index]
         word = word[0] if (word := _WORD.match(text, offset)) else ""

@@ -38,7 +38,7 @@ _IMPOSSIBLE = {  # direct server return: the balancer sees no replies and rememb
     "round-robin": "doesn't remember whose turn a connection was",
 }
 _CHECK_PROTOCOLS = {"tcp": "tcp", "http": "tcp", "https": "tcp", "udp": "udp", "sctp": "sctp"}
-NODE_MISSING = "the input names no interfaces: add a Node with those that packets of clients and endpoints enter by"
+NODE_MISSING = "the input names no interfaces: add a Node with those by which packets of clients and endpoints come in"
 SNAT_MISSING = "fullnat needs snatAddresses: add the balancer's own source addresses to the Node"
 
 

@@ -54,7 +54,7 @@ def health_check(
         if _is_writable(key, value):
             found[key] = value
         elif value:
-            notices.missing(place[0], f"{place[1]}: what the check has as {key}")
+            notices.missing(place[0], f"{place[1]}: the check's {key}")
     return found
 
 

@@ -215,7 +215,7 @@ def _datagrams(settings: dict[str, Statement], where: str, notices: Notices) -> 
         if not found[key]:
             notices.missing(statement.line, f"{where}: {statement.keyword} without content")
         elif not is_whole:
-            message = f"{where}: {statement.keyword} says x for any digit: what stands before is written"
+            message = f"{where}: {statement.keyword} says x for any digit: the bytes before it are written"
             notices.add(statement.line, message)
     return found
 

@@ -109,7 +109,7 @@ class Route:
             found = self._dump(type_, body)
             if found is not None:
                 return found
-        raise OSError(errno.EINTR, "what was read changed all the time")
+        raise OSError(errno.EINTR, "the objects changed during every attempt to read them")
 
     def _dump(self, type_: int, body: bytes) -> list[bytes] | None:
         self._send([(type_, _DUMP, body)])

@@ -59,7 +59,7 @@ def _path(name: str) -> Path:
 
 def _check(name: str, value: str) -> None:
     if not is_known(name, value):
-        raise KernelError(f"lbctl never sets {name!r} to {value!r}", hint="what it sets stands in kernel/sysctl.py")
+        raise KernelError(f"lbctl never sets {name!r} to {value!r}", hint="the settings stand in kernel/sysctl.py")
 
 
 class Ledger:
@@ -130,5 +130,5 @@ def _checked(content: object) -> dict[str, str]:
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
         raise ValueError("not an object of texts")
     if strange := [name for name, value in content.items() if not is_known(name, value)]:
-        raise ValueError(f"it holds what lbctl never changes: {strange[0]!r}")
+        raise ValueError(f"it holds a setting that lbctl never changes: {strange[0]!r}")
     return content

@@ -16,8 +16,8 @@ def about_veths(kernel: Kernel, native: Collection[Key]) -> Iterator[Concern]:
         if not far_ends.get(key.id, True):
             yield Concern(
                 key,
-                f"{key.id} is a veth, and its far end is not seen to run a native XDP program: then whatever native "
-                "XDP sends out there vanishes, though counters say that it was forwarded",
+                f"{key.id} is a veth, and its far end is not seen to run a native XDP program: then packets that "
+                "native XDP sends out there vanish, though they count as forwarded",
                 "leave `xdp` out, or say `xdp: generic`; or let the far end run a native program that passes all",
             )
 
@@ -37,7 +37,7 @@ def about_links(kernel: Kernel, attached: Collection[Key]) -> Iterator[Concern]:
             master = names.get(link.master, "another interface")
             yield Concern(
                 key,
-                f"{key.id} is a port of {master}: what goes through the kernel comes in by that one, whose settings "
-                "lbctl doesn't hold",
+                f"{key.id} is a port of {master}: to the kernel, packets come in by that one, whose settings "
+                "lbctl doesn't manage",
                 f"name {master} in the manifests in place of its ports",
             )

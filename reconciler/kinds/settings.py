@@ -59,7 +59,7 @@ class Settings(Resource):
             return ""
         sources = [(self.tunnel_source, after.tunnel_source), (self.tunnel_source6, after.tunnel_source6)]
         if any(before not in (NOTHING, now) for before, now in sources):
-            return "endpoints get what comes in tunnels from another address; connections stay"
+            return "tunnels to endpoints come from another address; connections stay"
         return ""
 
 

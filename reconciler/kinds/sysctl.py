@@ -169,10 +169,10 @@ def proxy_setting(interface: str) -> str:
 def _dropping(wall: Firewall, version: int) -> Concern:
     return Concern(
         Key("firewall", wall.name),
-        f"drops forwarded packets of IPv{version} by default, and no rule names {', '.join(wall.unnamed)}: so what "
-        "goes through the kernel is lost, though it counts as sent, such as packets to a next hop whose MAC is not "
+        f"drops forwarded packets of IPv{version} by default, and no rule names {', '.join(wall.unnamed)}: so "
+        "packets that the kernel forwards are lost, though they count as sent: packets to a next hop whose MAC is not "
         "known yet, and replies of endpoints whose way to clients leads over this node",
-        f"let it through: {'; '.join(map(wall.remedy.format, wall.unnamed))}",
+        f"let them through: {'; '.join(map(wall.remedy.format, wall.unnamed))}",
     )
 
 

@@ -49,7 +49,7 @@ class Unpacked(Resource):
         return {}
 
     def effect(self, after: Resource | None, context: Context) -> str:
-        return "" if after else "packets for this VIP stay in their tunnels, which nobody understands"
+        return "" if after else "tunnelled packets to this VIP are no longer unpacked"
 
 
 class UnpackedKind(Kind):

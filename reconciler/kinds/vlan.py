@@ -50,7 +50,7 @@ class Vlan(Resource):
 
     def describe(self) -> dict[str, str]:
         shown = {"trunk": self.trunk} | ({"tag": str(self.tag)} if self.tag else {})
-        return shown if self.is_current else shown | {"state": "not what the interface is"}
+        return shown if self.is_current else shown | {"state": "differs from the interface"}
 
     def effect(self, after: Resource | None, context: Context) -> str:
         return "" if after else "packets of this VLAN are no longer balanced"

@@ -93,7 +93,7 @@ def test_files_that_are_on_their_way_remove_nothing(node):
     one, _, other = (node.directory / "services.yaml").read_text().partition("---\n")
     (node.directory / "services.yaml").write_text(one)
     node.meanwhile = lambda: (node.directory / "moved.yaml").write_text(other)
-    assert "files are on their way" in node.files_moved()
+    assert "the files are changing" in node.files_moved()
     assert node.wrote() == []
     assert published(node.kernel) == 2
     node.meanwhile = lambda: None

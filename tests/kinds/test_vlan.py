@@ -70,7 +70,7 @@ def test_a_vlan_that_gets_another_tag_gets_other_rows(web_fleet, kernel):
     bring(kernel, fleet)
     kernel.vlans["front.100"] = ("front", 101)
     (change,) = planned(kernel, fleet).changes
-    assert change.before.describe() == {"trunk": "front", "tag": "100", "state": "not what the interface is"}
+    assert change.before.describe() == {"trunk": "front", "tag": "100", "state": "differs from the interface"}
     assert bring(kernel, fleet) == {("front.100", "front", 101)}
     assert tags(kernel) == [101]
 

@@ -22,7 +22,7 @@ def _balancer_without_interfaces(draft: Draft) -> Iterator[Finding]:
     for node in draft.balancers:
         if not node.interfaces:
             message = f"{title(node)} is a balancer without interfaces"
-            hint = "list those that packets of clients and endpoints enter by"
+            hint = "list the interfaces by which packets of clients and endpoints come in"
             yield Finding(node.span, ("spec", "interfaces"), message, hint)
 
 

@@ -27,5 +27,5 @@ def _timeout_long(draft: Draft) -> Iterator[Finding]:
             (affinity_s, ("spec", "affinity", "timeout")),
         ):
             if seconds is not None and seconds > LONGEST_S:
-                message = "what died without a word would be remembered for more than a day"
+                message = "clients that vanished would be remembered for more than a day"
                 yield Finding(service.span, path, message, "use 24h at most, and keepalives")
