@@ -56,7 +56,7 @@ class Agent:
     """One node and its manifests. Times are seconds of `clock`.
 
     `wait` returns the reason to look again, at the latest after the given seconds. `ready` is called when the node is
-    first in the state that the manifests ask for.
+    first in the state that the manifests ask for, apart from what it can't hold.
     """
 
     manifests: Manifests
@@ -109,7 +109,8 @@ class Agent:
         reconciled = self._attempt(NODE, self._reconcile, f"trying again, at last every {last_s:g} s")
         if reconciled:
             self.report.recovered(NODE)
-        if reconciled and self.fleet is None:
+        is_looked_at = self.seen or self.fleet is not None  # not if files were on their way at the second look
+        if reconciled and self.fleet is None and is_looked_at:
             self.retry_s = FIRST_RETRY_S
             self.due = self.clock() + self.resync_s
         else:
@@ -166,6 +167,9 @@ class Agent:
                 self._carry_out(planned)
             if is_new and not planned.changes:
                 self.report.say("No changes. The node holds what the manifests say.")
+        self._be_ready()
+
+    def _be_ready(self) -> None:
         if not self.is_ready:
             self.is_ready = True
             self.ready()
@@ -225,6 +229,8 @@ class Agent:
                 self.report.alarm(f"{text}; traffic stands on it, so it is set back each time: find out who does that")
             else:
                 self.report.say(f"{text}; from now on it is set back once in {PAUSE_S:g} s")
+        if not result.failed:  # a restart mends nothing that is blocked
+            self._be_ready()
         _raise_if_incomplete(result)
 
 

@@ -25,7 +25,8 @@ examples:
 
 signals: TERM or INT finish the change under way and stop; HUP looks at everything again at once
 
-environment: NOTIFY_SOCKET, as systemd sets it for Type=notify: ready when the node is as the manifests say
+environment: NOTIFY_SOCKET, as systemd sets it for Type=notify: ready when the node is as the manifests say,
+apart from what it can't hold
 
 exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage
 """
