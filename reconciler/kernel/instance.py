@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -78,8 +79,10 @@ class Instance:
         """The names of all pins."""
         if not self._is_mounted():
             return []
-        # Some kernels put files of their own into every bpffs; only those have a dot in their names.
-        return sorted(path.name for path in self.pins.iterdir() if "." not in path.name)
+        # Some kernels put files of their own into every bpffs; only those have a dot in their names. A directory or a
+        # link is somebody else's.
+        found = (path for path in self.pins.iterdir() if "." not in path.name)
+        return sorted(path.name for path in found if stat.S_ISREG(path.lstat().st_mode))
 
     def note_features(self, features: Collection[str]) -> None:
         """Write down the features that the program was built with. If that fails, `features` returns None."""

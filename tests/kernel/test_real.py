@@ -380,3 +380,15 @@ def as_nobody() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def test_a_stranger_s_directory_and_link_among_the_pins_are_in_nobody_s_way(kernel: RealKernel, run_dir: Path) -> None:
+    loaded(kernel)
+    pins = run_dir / "lbk" / "bpf"
+    (pins / "directory").mkdir()
+    (pins / "link").symlink_to("/etc/passwd")
+    assert kernel.is_whole()
+    assert kernel.attached_programs([]) == []
+    kernel.unload_program()
+    kernel.remove_instance()
+    assert not pins.exists()
