@@ -20,6 +20,7 @@ _PCAP_MAGICS = (0xA1B2C3D4, 0xA1B23C4D)  # times in microseconds, in nanoseconds
 _SECTION, _INTERFACE, _SIMPLE, _ENHANCED = 0x0A0D0D0A, 1, 3, 6
 _BYTE_ORDER = 0x1A2B3C4D
 _MAX_BLOCK_BYTES = 1 << 24
+MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,12 @@ class Captured:
 def read_capture(path: Path) -> list[Captured]:
     """The frames of a capture file, in order. Raises UsageError if it can't be read or is not of Ethernet."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB", hint="leave packets out: tcpdump -r FILE -w …")
     try:
         found = list(_pcapng(content) if content[:4] == _SECTION.to_bytes(4) else _pcap(content))
     except _DamagedError as error:

@@ -115,3 +115,8 @@ def test_what_is_no_capture_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.pcap: No such file"):
         read_capture(tmp_path / "none.pcap")
+
+
+def test_what_has_no_end_takes_no_memory():
+    with pytest.raises(UsageError, match="/dev/zero is larger than 64 MiB"):
+        read_capture(Path("/dev/zero"))
