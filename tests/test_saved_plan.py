@@ -4,6 +4,7 @@
 import base64
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,11 @@ from hypothesis import given, settings
 from reconciler.compile import compile_node
 from reconciler.errors import LbctlError, SnapshotError
 from reconciler.kinds import RESOURCES
+from reconciler.kinds.ring import Ring
 from reconciler.plan import plan
-from reconciler.resource import Live, Target
+from reconciler.render.style import Style
+from reconciler.render.text import change_lines, concern_lines
+from reconciler.resource import Change, Concern, Key, Live, Reason, Span, Target
 from reconciler.snapshot import live_from_json, plan_from_json, plan_to_json, read
 from reconciler.view import view
 from tests.strategies import fleets
@@ -117,3 +121,17 @@ def test_a_plan_is_for_a_node_an_instance_and_a_host():
     assert TARGET.difference(Target("lb2", "default", "rack7")) == "node lb1, and this is lb2"
     assert TARGET.difference(Target("", "other", "rack7")) == "instance default, and this is other"
     assert TARGET.difference(Target("", "default", "rack8")) == "host rack7, and this is rack8"
+
+
+def test_no_text_of_a_snapshot_begins_a_line_of_its_own():
+    """Names of fields and effects hold names that were read, as those of the members of a ring."""
+    live = live_from_json({
+        "format_version": 1, "resources": [RING | {"members": ["a\nb\x1b[31m"]}], "foreign": [],
+    })  # fmt: skip
+    change = Change(Key("ring", "web/maglev"), live.resources[Key("ring", "web/maglev")], None, Reason.CONFIG,
+                    Span("x\ny", 3))  # fmt: skip
+    updated = replace(change, after=Ring("web/maglev", ("10.2.0.1",), bytes(8)))
+    told = [*change_lines(change, "a\nb", Style()), *change_lines(updated, "a\nb", Style())]
+    told += concern_lines([Concern(change.key, "a\nb", "c\nd")], Style())
+    assert told
+    assert not [text for text in told if "\n" in text or "\x1b" in text]

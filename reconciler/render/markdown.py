@@ -7,7 +7,7 @@ from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.render.text import change_line, change_lines, summary
 from reconciler.resource import Action
-from reconciler.safe import folded, prose
+from reconciler.safe import folded, line, prose
 
 _DIFF_SIGNS = {Action.CREATE: "+", Action.UPDATE: "!", Action.DELETE: "-"}  # the signs that GitHub colours in a diff
 
@@ -18,10 +18,10 @@ def plan_markdown(plan: Plan, node: str) -> str:
     warnings = "".join(f"\n> **Warning:** {text}\n" for text in said)
     if not plan.changes and not plan.blocked:
         return f"**{prose(node)}**: no changes.\n{warnings}"
-    lines = [f"! {key} is blocked: {why}" for key, why in sorted(plan.blocked.items())]
+    lines = [line(f"! {key} is blocked: {why}") for key, why in sorted(plan.blocked.items())]
     effects = plan.effects()
     for change in plan.changes:
         first, *rest = change_lines(change, effects.get(change.key, ""), Style())
-        lines += [f"{_DIFF_SIGNS[change.action]} {first.strip()[2:]}", *(line[2:] for line in rest)]
+        lines += [f"{_DIFF_SIGNS[change.action]} {first.strip()[2:]}", *(text[2:] for text in rest)]
     lines += [f"# {change_line(held.change, Style(), str(held))}" for held in plan.held]
     return f"**{prose(node)}**: {summary(plan)}\n{warnings}\n{folded(lines, 'Changes')}\n"

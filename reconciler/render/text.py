@@ -54,8 +54,8 @@ def summary(plan: Plan) -> str:
 def concern_lines(concerns: Sequence[Concern], style: Style) -> list[str]:
     """The warnings, each with the way out below it, and an empty line after all of them."""
     lines = [
-        line for concern in concerns
-        for line in (f"{style.warn('warning:')} {concern.key}: {concern.text}", f"  {concern.hint}")
+        text for concern in concerns
+        for text in (f"{style.warn('warning:')} {line(f'{concern.key}: {concern.text}')}", f"  {line(concern.hint)}")
     ]  # fmt: skip
     return [*lines, ""] if lines else []
 
@@ -75,7 +75,7 @@ def change_line(change: Change, style: Style, detail: str = "") -> str:
     if change.after is None and change.action is not Action.DELETE:
         notes.append("restored")
     if change.origin and change.origin.file:
-        notes.append(style.dim(str(change.origin)))
+        notes.append(style.dim(line(str(change.origin))))
     name, detail = line(str(change.key)), f"  {line(detail)}" if detail else ""
     pad = " " * max(2, NOTES_COLUMN - len(name + detail)) if notes else ""
     return f"{_sign(change.action, style)} {style.bold(name)}{detail}{pad}{'  '.join(notes)}"
@@ -86,7 +86,8 @@ def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
     before = change.before.describe() if change.before else {}
     after = change.after.describe() if change.after else change.before.former() if change.before else {}
     names = list(after | before) if after else []
-    fields = {name: _field(change, before, after, name) for name in names if before.get(name) != after.get(name)}
+    changed = (name for name in names if before.get(name) != after.get(name))
+    fields = {line(name): _field(change, before, after, name) for name in changed}
     single = " ".join(*fields.items()) if len(fields) == 1 else ""
     yield f"  {change_line(change, style, single)}"
     width = max(map(len, fields), default=0)
@@ -97,7 +98,7 @@ def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
     if hidden and not single:
         yield style.dim(f"      ({hidden} unchanged hidden)")
     if effect:
-        yield f"      {style.dim('traffic:')} {effect}"
+        yield f"      {style.dim('traffic:')} {line(effect)}"
 
 
 def _field(change: Change, before: Mapping[str, str], after: Mapping[str, str], name: str) -> str:
