@@ -46,7 +46,7 @@ def read_capture(path: Path) -> list[Captured]:
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
     if len(content) > MAX_BYTES:
-        raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB", hint="leave packets out: tcpdump -r FILE -w …")
+        raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB", hint="leave packets out: tcpdump -r FILE -w")
     try:
         found = list(_pcapng(content) if content[:4] == _SECTION.to_bytes(4) else _pcap(content))
     except _DamagedError as error:
