@@ -79,10 +79,11 @@ def _rise(resources: Resources, standing: Collection[Key], causes: dict[Key, Key
 
 
 def missed(resources: Resources, causes: Causes) -> Causes:
-    """Of what has fallen, all that lbctl writes and that traffic stands on; and ends that stand above any of it.
+    """The fallen keys that lbctl writes and that traffic needs; and the ends that the node holds and that need one of
+    them.
 
-    An end of which only something given has fallen, such as its foundation when one of several interfaces is lost,
-    works as well as it did, and nothing is missing.
+    If only given resources below an end have fallen, such as its foundation when one of several interfaces is lost,
+    the end works as before, and nothing is missing.
     """
     if not causes:
         return {}
@@ -93,10 +94,10 @@ def missed(resources: Resources, causes: Causes) -> Causes:
 
 
 def kept_for(kind: str, causes: Causes, missing: Causes, phases: Mapping[str, int]) -> Key | None:
-    """What a delete of this kind has to wait for. None: it may be made.
+    """The lost key for which a delete of this kind has to wait. None: the delete may be made.
 
-    It waits for anything fallen of its own kind, which may be its replacement, and for anything missing of a later
-    phase: as long as that isn't there, its predecessor stays, and may stand on what would be deleted.
+    It waits for fallen keys of its own kind, which may be its replacement, and for missing keys of a later phase:
+    until such a key is present, its predecessor stays, and may need the resource that would be deleted.
     """
     found = [cause for key, cause in causes.items() if key.kind == kind]
     found += (cause for key, cause in missing.items() if phases[key.kind] >= phases[kind])

@@ -17,10 +17,10 @@ from reconciler.model import Address, Mode
 from reconciler.resource import Concern, Key, Resource
 
 MAX_ASKED = 256
-"""Endpoints that the kernel is asked about, one of each small network: a wrong network shows as well by one."""
+"""The kernel is asked about so many endpoints at most, one of each small network: one shows a wrong network, too."""
 
 _SMALL = {4: 8, 6: 64}
-"""Bits of an address that don't tell a small network, by version."""
+"""The host bits of a small network, by version of IP."""
 
 
 def about_ways(kernel: Kernel, wanted: Mapping[Key, Resource]) -> Iterator[Concern]:
@@ -28,11 +28,11 @@ def about_ways(kernel: Kernel, wanted: Mapping[Key, Resource]) -> Iterator[Conce
     gateways = [r for r in wanted.values() if isinstance(r, Gateway) and not needs_stand_in(r.address)]
     yield from _about_gateways(kernel, gateways)
     if any(key.kind == Gateway.kind for key in wanted):
-        return  # what comes in by its interface doesn't follow the routes of the kernel
+        return  # packets that come in by its interface go to the gateway, not by routes
     links = {link.name: link for link in kernel.links()}
     served = {key.id for key in wanted if key.kind in (Attachment.kind, Vlan.kind)}
     if any(links[name].master is not None for name in served & links.keys()):
-        return  # a VRF has routes of its own; of a bond or a bridge, the kernel names the whole, not the port
+        return  # a VRF has its own routes; for a port, the kernel names its bond or bridge
     translated = _translated(wanted.values())
     usable = [r for r in wanted.values() if isinstance(r, EndpointRow) and not r.disabled]
     asked = _one_of_each_network(sorted(usable, key=lambda endpoint: endpoint.id not in translated))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that are written as text but mean more: addresses, networks, durations, ranges of ports.
+"""Values that are written as texts of a certain form: addresses, networks, durations, ranges of ports.
 
 The schemas name them by `format`.
 """
@@ -40,7 +40,7 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`noun` says what is expected; `complaint` says what is wrong with a text, None if nothing is."""
+    """`noun` names the expected value; `complaint` returns the fault of a text, None if it has none."""
 
     noun: str
     complaint: Callable[[str], Complaint | None]
@@ -68,7 +68,7 @@ def seconds(text: str) -> float:
 
 
 def duration_for(text: str) -> str:
-    """The duration that somebody may have meant: 1500ms for 1.5s, 5m for 5min, 90m for 1h30m. Else nothing."""
+    """The duration that was probably meant: 1500ms for 1.5s, 5m for 5min, 90m for 1h30m; empty if none."""
     if len(text) > 40:
         return ""
     parts = re.findall(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s*([a-z]+)\s*", text.lower())
@@ -92,7 +92,7 @@ def address(text: str) -> Address:
 
 
 def number_hint(text: str) -> str:
-    """What to do about a text where a number is expected."""
+    """A hint about a text in the place of a number."""
     if re.fullmatch("[0-9]{1,15}%", text):
         return "write the number alone: it counts in proportion to the others"
     if re.fullmatch("0x[0-9a-f]{1,8}", text.lower()):
@@ -197,7 +197,7 @@ def _prefix(text: str) -> Complaint | None:
 
 
 def _source(version: int) -> Callable[[str], Complaint | None]:
-    """What is wrong with a text that is to be an address, or a network, of a family."""
+    """A function that returns the fault of a text that should be an address, or a network, of a family."""
     noun = _SOURCES[version]
 
     def complaint(text: str) -> Complaint | None:
@@ -221,7 +221,7 @@ def _with_prefix(text: str) -> InterfaceAddress | None:
 
 
 def _with_length(text: str) -> str:
-    """What may be meant by a text that is no address with the length of its prefix."""
+    """A hint about a text that is no address with the length of its prefix."""
     start, slash, mask = text.partition("/")
     if text.lower() in ("all", "any", "*"):
         return "0.0.0.0/0 is every address of IPv4, ::/0 of IPv6"
@@ -237,7 +237,7 @@ def _with_length(text: str) -> str:
 
 
 def _four_numbers(text: str) -> str:
-    """What is wrong with a text that was to be an IPv4 address."""
+    """The fault of a text that should be an IPv4 address."""
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)*\.?", text) or len(text) > 60:
         return ""
     plain = ".".join(part.lstrip("0") or "0" for part in text.split("."))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of interfaces, whoever gave them. Works on the network namespace of the calling thread.
+"""All addresses of interfaces, ours and others'. Works on the network namespace of the calling thread.
 
 Layouts: include/uapi/linux/if_addr.h.
 """
@@ -35,7 +35,8 @@ def read() -> list[tuple[str, str]]:
 
 
 def missing(wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Which of these (interface, address with its prefix length) aren't there, and what is, for a person.
+    """The missing ones of these (interface, address with its prefix length), each with a text about what is there
+    instead.
 
     An address without a prefix length may be on any interface. OSError if the kernel refuses.
     """

@@ -253,7 +253,8 @@ class Kernel(Protocol):
         ...
 
     def missing_addresses(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Which of these (interface, address with its prefix length) aren't there, and what is, for a person.
+        """The missing ones of these (interface, address with its prefix length), each with a text about what is there
+        instead.
 
         An address without a prefix length may be on any interface.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This machine's kernel, as `port.Kernel` describes it: an instance, and what the node holds beside it.
+"""This machine's kernel, as `port.Kernel` describes it: an instance, and the node's other objects.
 
 Nothing is remembered between calls, so any number of processes may look at one instance at the same time.
 Interfaces, VIPs and settings are those of the network namespace that the calling thread is in.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all VIPs of a node stand on: its program on every interface, their rows, the settings of the kernel.
+"""The common needs of all VIPs of a node: its program on every interface, their rows, the settings of the kernel.
 
-A foundation is no object of the kernel. It is there when all of that is, and a VIP is announced only then.
+A foundation is no object of the kernel. It is present when all its needs are, and only then a VIP is announced.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node must have by itself: the interfaces that the manifests declare, with their addresses and the rest.
+"""The declared interfaces of a node, with their addresses, MTU and VLANs: the node must have them by itself.
 
-lbctl never makes any of it. It is asked for whenever the node is read, so that a plan says what isn't there before
-anything is written: an interface whose name is mistyped, or the manifests of another machine.
+lbctl never makes them. It checks them whenever it reads the node, so that a plan reports a missing one before anything
+is written: the name of an interface is mistyped, or the manifests are for another machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _USUAL_MTU_BYTES = 1500
 
 @dataclass(frozen=True, slots=True)
 class Interface(Resource):
-    """An interface, or one thing about it. `has` is empty, an address with its prefix length, `mtu N` (at least) or
+    """An interface, or one of its properties. `has` is empty, an address with its prefix length, `mtu N` (at least) or
     `vlan of TRUNK`."""
 
     kind: ClassVar[str] = "interface"
@@ -67,10 +67,10 @@ def _is_sensible(has: str) -> bool:
 
 
 ANY = "(any)"
-"""Stands for whatever interface of the node."""
+"""Stands for any interface of the node."""
 THIS_NODE = Key(Interface.kind, "of this node")
-"""That the node is the one that the manifests mean: one of the addresses that they declare for it is here, or, where
-they declare none, one of its interfaces."""
+"""Present if the machine is the node of the manifests: it has one of the node's declared addresses, or one of its
+interfaces if no address is declared."""
 
 
 def interface_key(name: str, has: str = "") -> Key:
@@ -98,7 +98,7 @@ class InterfaceKind(Kind):
             yield Interface(face.name), face.span
             for address in face.addresses:
                 yield Interface(face.name, str(address)), face.span
-            # Few say how large the packets of an interface are, and it matters where tunnels make them larger.
+            # Few manifests declare `mtu`, and it matters only if tunnels make packets larger.
             if face.mtu_bytes != _USUAL_MTU_BYTES or any(s.mode is Mode.DSR_L3 for s in view.services):
                 yield Interface(face.name, f"{_MTU}{face.mtu_bytes}"), face.span
             if face.trunk:
@@ -115,7 +115,7 @@ class InterfaceKind(Kind):
         impossible: dict[Key, str] = {}
         for a in asked:
             if a.has and a.name != ANY and a.name not in links:
-                continue  # that there is no such interface is said once
+                continue  # only the missing interface itself is reported
             text = f"it isn't there: {missing[pair]}" if (pair := (a.name, a.has)) in missing else ""
             if text := text or _wrong(a, links):
                 impossible[a.key] = text
@@ -139,7 +139,7 @@ def _is_address(asked: Interface) -> bool:
 
 
 def _wrong(asked: Interface, links: Mapping[str, Link]) -> str:
-    """Why the node hasn't got what is asked for; empty if it has."""
+    """Why the node doesn't have the declared interface or property; empty if it does."""
     return next(_faults(asked, links), "")
 
 
