@@ -202,11 +202,14 @@ def test_an_interface_without_the_program_is_refused(balancer: Balancer, explain
 
 
 @kernel
-def test_without_a_program_the_way_out_is_apply(
-    balancer: Balancer, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    with inside(balancer.netns):
-        assert main(["--run-dir", str(tmp_path), "explain", *ASKED]) == 1
+def test_without_a_program_the_way_out_is_apply(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bare = f"lbx-bare-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", bare], check=True)
+    try:
+        with inside(bare):
+            assert main(["--run-dir", str(tmp_path), "explain", *ASKED]) == 1
+    finally:
+        subprocess.run(["ip", "netns", "del", bare], check=True)
     assert "no program is loaded" in (text := capsys.readouterr().err)
     assert "hint: `lbctl apply` loads it" in text
 
