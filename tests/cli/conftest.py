@@ -18,15 +18,20 @@ def ip(*words):
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30).stdout
 
 
+def make_node(name):
+    """A namespace with the interfaces and addresses that the manifests declare."""
+    ip("netns", "add", name)
+    for link, address in (("front", "10.1.0.1/24"), ("back", "10.2.0.1/24")):
+        ip("-n", name, "link", "add", link, "type", "veth", "peer", "name", f"{link}-far")
+        ip("-n", name, "address", "add", address, "dev", link)
+        ip("-n", name, "link", "set", link, "up")
+        ip("-n", name, "link", "set", f"{link}-far", "up")
+
+
 @pytest.fixture
 def netns():
-    ip("netns", "add", NETNS)
     try:
-        for name, address in (("front", "10.1.0.1/24"), ("back", "10.2.0.1/24")):
-            ip("-n", NETNS, "link", "add", name, "type", "veth", "peer", "name", f"{name}-far")
-            ip("-n", NETNS, "address", "add", address, "dev", name)
-            ip("-n", NETNS, "link", "set", name, "up")
-            ip("-n", NETNS, "link", "set", f"{name}-far", "up")
+        make_node(NETNS)
         yield NETNS
     finally:
         ip("netns", "del", NETNS)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from reconciler.kernel import place
-from tests.cli.conftest import ip
+from tests.cli.conftest import ip, make_node
 from tests.kernel.conftest import entered
 
 pytestmark = pytest.mark.kernel
@@ -18,9 +18,7 @@ FORWARD = "/proc/sys/net/ipv4/conf/front/forwarding"
 def second(netns):
     """Another namespace, with the same interfaces."""
     name = f"{netns}-b"
-    ip("netns", "add", name)
-    for link in ("front", "back"):
-        ip("-n", name, "link", "add", link, "type", "veth", "peer", "name", f"{link}-far")
+    make_node(name)
     yield name
     ip("netns", "del", name)
 
@@ -91,9 +89,7 @@ def test_an_instance_whose_namespace_is_gone_can_be_removed(lbctl, manifests, se
 def test_an_instance_of_a_namespace_that_came_anew_restores_nothing_of_the_former_one(lbctl, manifests, second):
     lbctl("--netns", second, "apply", manifests, "--auto-approve")
     ip("netns", "del", second)
-    ip("netns", "add", second)
-    for link in ("front", "back"):
-        ip("-n", second, "link", "add", link, "type", "veth", "peer", "name", f"{link}-far")
+    make_node(second)
     subprocess.run(["ip", "netns", "exec", second, "sh", "-c", f"echo 1 > {FORWARD}"], check=True)
     lbctl("--netns", second, "apply", manifests, "--auto-approve")
     lbctl("--netns", second, "delete", "--auto-approve")

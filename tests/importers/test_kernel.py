@@ -30,8 +30,9 @@ def lbctl(tmp_path):
 
     run("ip", "netns", "add", NETNS)
     try:
-        for name in ("front", "back"):
+        for name, address in (("front", "10.1.0.1/24"), ("back", "10.2.0.1/24")):
             run("ip", "-n", NETNS, "link", "add", name, "type", "veth", "peer", "name", f"{name}-far")
+            run("ip", "-n", NETNS, "address", "add", address, "dev", name)
             run("ip", "-n", NETNS, "link", "set", name, "up")
         yield call
         call("delete", "--auto-approve")
