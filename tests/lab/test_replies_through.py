@@ -88,7 +88,8 @@ def test_replies_that_come_back_through_the_balancer_reach_the_client(
     # Requests are asked about at front, replies at back, but for those of IPv6, of which `all` decides.
     for interface in ("front", "back") if family == 4 else ("front",):
         netns.write_sysctls(lab.balancer, {f"net/ipv{family}/conf/{interface}/forwarding": "0"})
-        assert failures(lab, 1) == ["TimeoutError: timed out"]
+        # An answer of the FIB serves for up to 320 ms more.
+        wait_until("requests fail", lambda: failures(lab, 1) == ["TimeoutError: timed out"])
         assert f"~ sysctl net/ipv{family}/conf/{interface}/forwarding" in plan(lab, manifests)
         lab.apply(manifests)
         assert failures(lab) == []
