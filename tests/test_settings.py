@@ -3,12 +3,12 @@
 
 import json
 import struct
-import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
 import pytest
 
+from reconciler import clock
 from reconciler import plan as planning
 from reconciler.apply import apply
 from reconciler.cli import get
@@ -159,7 +159,7 @@ def test_syns_that_nothing_followed_are_counted_apart_from_open_connections(flee
     kernel = FakeKernel()
     apply(plan_for(kernel, desired_of(fleet_of(Mode.NAT))), kernel).raise_if_failed()
     (service, *_), (endpoint, *_) = indexed_rows(kernel), numbered_rows(kernel)
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    now = clock.now_ns()
     states = (FlowState.OPENING, FlowState.OPENING, FlowState.OPEN, FlowState.CLOSING)
     kernel.update(FLOWS.name, [
         (struct.pack(FLOWS.key, bytes([10, 9, 9, number]), service.row.vip.packed, b"\1\1", b"\0P", 6),

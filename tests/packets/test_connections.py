@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from scapy.layers.l2 import Ether
 
+from reconciler.clock import now_ns
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.layout import AlgorithmCode, Direction, EndpointRowState, FlowState, Verdict
 from tests.packets.balancer import CLIENT, ENDPOINTS_AT, VIP, WEB, Balancer, Flow, FlowKey
@@ -66,10 +65,6 @@ def segment(source: At, to: At, flags: str, sequence: int, acknowledged: int = 0
     packet["TCP"].seq, packet["TCP"].ack = sequence % 2**32, acknowledged
     del packet["TCP"].chksum
     return bytes(packet)
-
-
-def now_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
 # --- a connection stays ------------------------------------------------------------------------------------------
