@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much one node can hold with this version of the data plane.
 
-The maps are made in these sizes (`kernel/layout.py`), and `config/rules` checks manifests against them. Each VIP and
-each ring has at least one service row, so a node with room for its services has room for its VIPs and rings.
+The maps are made in these sizes (`dataplane/layout.py`), and `config/rules` checks manifests against them. Each VIP
+and each ring has at least one service row, so a node with room for its services has room for its VIPs and rings.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from reconciler.flows import open_flows
 from reconciler.kernel.port import Kernel
 from reconciler.kinds import KINDS
+from reconciler.readings.flows import open_flows
 from reconciler.resource import Key, Live, Resource
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler import record, slots
+from reconciler import record
 from reconciler.apply import Notify, Result, apply
 from reconciler.compile import compile_node
 from reconciler.concerns import concerns_of
+from reconciler.dataplane import slots
 from reconciler.errors import FilesError, KernelError
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.attachment import generic_interfaces

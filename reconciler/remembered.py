@@ -11,9 +11,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from reconciler.kernel.layout import REMEMBERED
+from reconciler.dataplane.layout import REMEMBERED
+from reconciler.dataplane.slots import STREAM_IDLE
 from reconciler.kernel.port import Kernel
-from reconciler.slots import STREAM_IDLE
 
 _ENDPOINT_SHIFT, _ENDPOINT_MASK = np.uint64(15), np.uint64(0x1FFFF)
 _SEEN_SHIFT, _SEEN_MASK = np.uint64(2), np.uint64(0x1FFF)

@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from reconciler import slots
+from reconciler.dataplane import slots
+from reconciler.dataplane.layout import PREVIOUS, RING_HEADS, RINGS, SERVICES, SERVICES6, ModeCode
+from reconciler.dataplane.ring import Slots
+from reconciler.dataplane.slots import Held
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import PREVIOUS, RING_HEADS, RINGS, SERVICES, SERVICES6, ModeCode
 from reconciler.kernel.port import Kernel, Outcome
-from reconciler.ring import Slots
-from reconciler.slots import Held
 
 UDP = 17
 PINGS = (1, 58)

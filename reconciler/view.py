@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from itertools import chain
 
+from reconciler.dataplane.program import DECAPSULATE
 from reconciler.errors import UsageError
 from reconciler.model import (
     Address,
@@ -23,7 +24,6 @@ from reconciler.model import (
     Undefined,
     XdpMode,
 )
-from reconciler.program import DECAPSULATE
 from reconciler.resource import Span
 
 _INTERFACES = "spec: {interfaces: [{name: eth0}]}"

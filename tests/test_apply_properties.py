@@ -10,13 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler import plan as planning
-from reconciler import slots
 from reconciler.apply import Result, apply
 from reconciler.compile import compile_node
-from reconciler.errors import ApplyError, ForeignError
-from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.faulty import FaultyKernel
-from reconciler.kernel.layout import (
+from reconciler.dataplane import slots
+from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
     MAPS,
@@ -31,6 +28,10 @@ from reconciler.kernel.layout import (
     VIPS6,
     MapType,
 )
+from reconciler.dataplane.vip_filter import let_pass
+from reconciler.errors import ApplyError, ForeignError
+from reconciler.kernel.fake import FakeKernel
+from reconciler.kernel.faulty import FaultyKernel
 from reconciler.kernel.port import AttachedProgram, LocalVip
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.live import read_live
@@ -39,7 +40,6 @@ from reconciler.render.text import plan_text
 from reconciler.resource import Action, Desired, Key
 from reconciler.snapshot import live_from_json, live_to_json
 from reconciler.view import view
-from reconciler.vip_filter import let_pass
 from tests.strategies import fake_source, fleets
 
 FOREIGN_VIP = LocalVip("192.0.2.9", "address")
@@ -50,7 +50,7 @@ _SERVICES = (SERVICES.name, SERVICES6.name)
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 def desired_of(fleet):

@@ -50,7 +50,8 @@ def test_every_text_file_is_opened_with_its_encoding(path):
 )
 def test_the_program_is_the_same_in_every_locale(environment):
     code = (
-        "import hashlib; from reconciler.program import source; from reconciler.config.schema import load_schema;"
+        "import hashlib; from reconciler.dataplane.program import source;"
+        "from reconciler.config.schema import load_schema;"
         "print(hashlib.sha256((source() + str(load_schema('Service'))).encode()).hexdigest())"
     )
     found = {

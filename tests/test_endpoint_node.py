@@ -27,7 +27,7 @@ SILENT = {
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 def fleet(mode, *, vips=(VIP,), named=OWN, interfaces=(FRONT,), **node):

@@ -10,11 +10,11 @@ PACKAGE = Path(__file__).parents[1] / "reconciler"
 
 ROOMS = """
     errors safe files limits paths clock children resource standing
-    private lock program model ring slots view support
+    private lock dataplane model view support
     config
     kernel
-    remembered ring_store vip_filter kinds
-    compile ways concerns counters flows transitions plan live record snapshot
+    remembered ring_store kinds
+    compile ways concerns readings plan live record snapshot
     apply reconcile
     explain diff importers render
     agent lab docs

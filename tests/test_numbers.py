@@ -8,14 +8,14 @@ from ipaddress import IPv4Address
 import numpy as np
 import pytest
 
-from reconciler import slots
+from reconciler.dataplane import slots
+from reconciler.dataplane.layout import ENDPOINTS, REMEMBERED, SERVICES, AlgorithmCode, ModeCode
+from reconciler.dataplane.slots import STREAM_IDLE
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import ENDPOINTS, REMEMBERED, SERVICES, AlgorithmCode, ModeCode
 from reconciler.kinds import endpoint
 from reconciler.kinds.endpoint import EndpointKind, EndpointRow, numbered_rows
 from reconciler.resource import Change
 from reconciler.ring_store import settle, write_rings
-from reconciler.slots import STREAM_IDLE
 
 OLD, OTHER, NEW = (EndpointRow(IPv4Address(f"10.2.0.{i}")) for i in (1, 2, 3))
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from reconciler import plan as planning
 from reconciler.apply import apply
 from reconciler.compile import compile_node
+from reconciler.dataplane.layout import MAPS
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
-from reconciler.kernel.layout import MAPS
 from reconciler.kinds.attachment import Attachment
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.sysctl import Sysctl
@@ -32,7 +32,7 @@ ROUNDS = 40
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 @st.composite

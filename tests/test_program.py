@@ -3,7 +3,7 @@
 
 import itertools
 
-from reconciler.program import features_of, program_name
+from reconciler.dataplane.program import features_of, program_name
 
 FEATURES = ("NAT", "DSR_L3", "UDP", "IPV6", "MAGLEV")
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reconciler.dataplane.ring import MAX_TURNS, hash_ring, turns
 from reconciler.limits import default_size
-from reconciler.ring import MAX_TURNS, hash_ring, turns
 
 weight = st.integers(0, 50) | st.integers(0, 10**6)
 pools = st.dictionaries(st.text(min_size=1, max_size=12), weight, min_size=1, max_size=60).filter(

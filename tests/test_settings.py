@@ -14,8 +14,8 @@ from reconciler.apply import apply
 from reconciler.cli import get
 from reconciler.cli.main import main
 from reconciler.compile import compile_node
+from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, FLOWS, SETTINGS, Direction, FlowState, TooBigCode
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import ENDPOINTS, ENDPOINTS6, FLOWS, SETTINGS, Direction, FlowState, TooBigCode
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.service import ServiceRow, indexed_rows
 from reconciler.kinds.settings import SETTINGS_KEY, Settings
@@ -34,7 +34,7 @@ OWN = tuple(map(ip_interface, ("fe80::1/64", "10.1.0.1/24", "2001:db8:1::1/64"))
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler import slots
-from reconciler.slots import (
+from reconciler.dataplane import slots
+from reconciler.dataplane.slots import (
     DATAGRAM_IDLE,
     LEARNING,
     STREAM_IDLE,

@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "configs"
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 BASE = {

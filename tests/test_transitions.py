@@ -7,15 +7,15 @@ from ipaddress import IPv4Address
 import numpy as np
 import pytest
 
-from reconciler import slots
+from reconciler.dataplane import slots
+from reconciler.dataplane.layout import SERVICES, AlgorithmCode, ModeCode
+from reconciler.dataplane.slots import DATAGRAM_IDLE, STREAM_IDLE
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import SERVICES, AlgorithmCode, ModeCode
 from reconciler.kinds.endpoint import EndpointKind, EndpointRow
 from reconciler.kinds.ring import Ring, RingKind
+from reconciler.readings.transitions import Transition, transitions
 from reconciler.resource import Change
 from reconciler.ring_store import settle
-from reconciler.slots import DATAGRAM_IDLE, STREAM_IDLE
-from reconciler.transitions import Transition, transitions
 
 FIRST, SECOND = (EndpointRow(IPv4Address(f"10.2.0.{i}")) for i in (1, 2))
 UDP, TCP = 17, 6

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.dataplane.layout import MAPS, VIP_FILTER, VIPS
+from reconciler.dataplane.vip_filter import filter_of, let_pass
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import MAPS, VIP_FILTER, VIPS
 from reconciler.kinds.vip import VipKind, VipRow
 from reconciler.resource import Change
-from reconciler.vip_filter import filter_of, let_pass
 from tests.packets.test_ipv6 import folded
 from tests.packets.test_schedule import mixed
 

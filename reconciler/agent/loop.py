@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler import slots
 from reconciler.agent.fights import FIGHT, PAUSE_S, WINDOW_S, Fights
 from reconciler.agent.report import Report
 from reconciler.agent.wake import Wake
@@ -21,6 +20,7 @@ from reconciler.apply import Result
 from reconciler.config.diagnostic import render_text
 from reconciler.config.load import Loaded
 from reconciler.config.rest import SECOND_LOOK_S
+from reconciler.dataplane import slots
 from reconciler.errors import ApplyError, ConfigError, LbctlError
 from reconciler.kernel.port import Kernel
 from reconciler.lock import apply_lock

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.cli.common import instance_name, open_kernel, stdout_style
+from reconciler.dataplane.program import DECAPSULATE
 from reconciler.errors import KernelError, UsageError
 from reconciler.kernel.port import Kernel, Link
-from reconciler.program import DECAPSULATE
 
 if TYPE_CHECKING:
     from reconciler.explain.capture import Captured

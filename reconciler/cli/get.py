@@ -52,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _services(kernel: Kernel) -> list[Row]:
-    from reconciler.counters import service_traffic
-    from reconciler.flows import MAX_IDLE_S, flows
     from reconciler.kinds.ring import Ring
     from reconciler.kinds.service import ServiceRow
     from reconciler.live import read_live
+    from reconciler.readings.counters import service_traffic
+    from reconciler.readings.flows import MAX_IDLE_S, flows
 
     live = read_live(kernel, kinds=("service", "ring")).resources.values()
     rings = {ring.name: ring for ring in live if isinstance(ring, Ring)}
@@ -73,11 +73,11 @@ def _services(kernel: Kernel) -> list[Row]:
 
 
 def _endpoints(kernel: Kernel) -> list[Row]:
-    from reconciler.counters import endpoint_traffic
-    from reconciler.flows import MAX_IDLE_S, flows
     from reconciler.kinds.endpoint import numbered_rows
     from reconciler.kinds.ring import Ring
     from reconciler.live import read_live
+    from reconciler.readings.counters import endpoint_traffic
+    from reconciler.readings.flows import MAX_IDLE_S, flows
     from reconciler.resource import Context
 
     context = Context(read_live(kernel, kinds=("service", "ring")))
@@ -98,7 +98,7 @@ def _endpoints(kernel: Kernel) -> list[Row]:
 
 def _open(counts: Mapping[tuple[str, str], int], of: str, is_counted: bool) -> Row:
     """The numbers of open and of half-open connections; None if they are not counted."""
-    from reconciler.flows import HALF_OPEN, OPEN
+    from reconciler.readings.flows import HALF_OPEN, OPEN
 
     states = (("open", OPEN), ("half_open", HALF_OPEN))
     return {name: counts[of, state] if is_counted else None for name, state in states}
@@ -110,19 +110,19 @@ def _order(address: Address) -> tuple[int, int]:
 
 
 def _flows(kernel: Kernel) -> list[Row]:
-    from reconciler.flows import flows
+    from reconciler.readings.flows import flows
 
     return [asdict(flow) for flow in sorted(flows(kernel), key=lambda flow: (flow.service, flow.client))]
 
 
 def _transitions(kernel: Kernel) -> list[Row]:
-    from reconciler.transitions import transitions
+    from reconciler.readings.transitions import transitions
 
     return [{**asdict(t), "former": ", ".join(t.former)} for t in transitions(kernel)]
 
 
 def _verdicts(kernel: Kernel) -> list[Row]:
-    from reconciler.counters import verdicts
+    from reconciler.readings.counters import verdicts
 
     return [
         {"verdict": v.name.lower().replace("_", " "), "packets": n, "meaning": v.meaning}

@@ -9,11 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from reconciler.explain.capture import Captured
-from reconciler.explain.headers import Header, headers
-from reconciler.explain.packet import ICMP6, PROTOCOLS
-from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import (
+from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
     RING_NAMES,
@@ -30,6 +26,10 @@ from reconciler.kernel.layout import (
     UndefinedCode,
     word,
 )
+from reconciler.explain.capture import Captured
+from reconciler.explain.headers import Header, headers
+from reconciler.explain.packet import ICMP6, PROTOCOLS
+from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.port import Link
 from reconciler.kernel.trial import Outcome, Trial
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import children, private, program
+from reconciler import children, private
+from reconciler.dataplane import program
 from reconciler.errors import BuildError, FilesError
 from reconciler.kernel import headers
 from reconciler.kernel.cache import ENVIRONMENT, cache_dir

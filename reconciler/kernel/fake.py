@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from reconciler.dataplane.layout import MAPS, MapType
 from reconciler.errors import ForeignError, KernelError
-from reconciler.kernel.layout import MAPS, MapType
 from reconciler.kernel.port import (
     AttachedProgram,
     Firewall,

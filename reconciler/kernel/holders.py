@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
+from reconciler.dataplane.layout import MAPS, MapSpec
+from reconciler.dataplane.program import is_ours
 from reconciler.kernel import bpf, maps, xdp
 from reconciler.kernel.bpf import NAME_BYTES, ProgramInfo
 from reconciler.kernel.instance import PROGRAM, Instance
-from reconciler.kernel.layout import MAPS, MapSpec
 from reconciler.kernel.maps import Shape
-from reconciler.program import is_ours
 
 _SPECS = {spec.name[:NAME_BYTES]: spec for spec in MAPS.values()}
 

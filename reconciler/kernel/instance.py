@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reconciler import private
+from reconciler.dataplane.program import is_built_of
 from reconciler.errors import FilesError, KernelError, UsageError
 from reconciler.kernel import bpf
-from reconciler.program import is_built_of
 
 PROGRAM = "program"
 """The name by which the program is pinned."""

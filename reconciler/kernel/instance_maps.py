@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
+from reconciler.dataplane.layout import INNER_IDS, MAPS, MapSpec, MapType
 from reconciler.errors import KernelError
 from reconciler.kernel import bpf, holders, maps
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import Instance
-from reconciler.kernel.layout import INNER_IDS, MAPS, MapSpec, MapType
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import Outcome, Row
 from reconciler.kernel.refusal import refused

@@ -9,16 +9,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from reconciler.dataplane.layout import MAPS, SEED, MapSpec, MapType
+from reconciler.dataplane.program import DECAPSULATE
 from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import bpf, holders, maps, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.instance_maps import InstanceMaps, inner_shape
-from reconciler.kernel.layout import MAPS, SEED, MapSpec, MapType
 from reconciler.kernel.port import AttachedProgram, LoadedProgram
 from reconciler.kernel.refusal import refused
-from reconciler.program import DECAPSULATE
 
 
 class InstanceProgram(InstanceMaps):
@@ -160,7 +160,7 @@ def _check(image: Image, specs: Sequence[MapSpec]) -> None:
         if shape is None or shape != replace(declared, capacity=shape.capacity):
             raise BuildError(
                 f"the program declares map {name} as {declared}; the layout says {shape or 'nothing of it'}",
-                hint="bpf/maps.h and reconciler/kernel/layout.py must agree",
+                hint="bpf/maps.h and reconciler/dataplane/layout.py must agree",
             )
 
 

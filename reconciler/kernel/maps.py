@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.dataplane.layout import MMAPABLE, MapType
 from reconciler.kernel.bpf import NAME_BYTES, Command, call, memory, object_info
-from reconciler.kernel.layout import MMAPABLE, MapType
 
 INNER_MAP = 0x1000
 """BPF_F_INNER_MAP: an array that may stand in an array of maps whatever its size (Linux 5.10)."""

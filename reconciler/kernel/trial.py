@@ -12,13 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from reconciler.errors import KernelError
-from reconciler.kernel import bpf, maps
-from reconciler.kernel.build import Image, build
-from reconciler.kernel.holders import shape_of
-from reconciler.kernel.instance import PROGRAM, Instance
-from reconciler.kernel.instance_maps import inner_shape
-from reconciler.kernel.layout import (
+from reconciler.dataplane.layout import (
     EXPLAINED,
     EXPLANATION,
     MAPS,
@@ -28,10 +22,16 @@ from reconciler.kernel.layout import (
     MapType,
     Verdict,
 )
+from reconciler.dataplane.program import features_of
+from reconciler.errors import KernelError
+from reconciler.kernel import bpf, maps
+from reconciler.kernel.build import Image, build
+from reconciler.kernel.holders import shape_of
+from reconciler.kernel.instance import PROGRAM, Instance
+from reconciler.kernel.instance_maps import inner_shape
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import Row
 from reconciler.kernel.refusal import refused
-from reconciler.program import features_of
 
 EXPLAIN = "EXPLAIN"
 

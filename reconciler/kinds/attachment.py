@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from reconciler.dataplane.program import is_ours, program_name
 from reconciler.errors import KernelError
 from reconciler.kernel.port import AttachedProgram, Outcome
 from reconciler.kinds.base import Kind, Wanted
@@ -16,7 +17,6 @@ from reconciler.kinds.interface_concerns import about_links, about_veths
 from reconciler.kinds.mode_switch import switch_mode
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Role, XdpMode
-from reconciler.program import is_ours, program_name
 from reconciler.resource import Change, Concern, Context, Key, Live, Reading, Resource
 from reconciler.view import NodeView
 

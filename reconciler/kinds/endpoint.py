@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler import remembered, slots
+from reconciler import remembered
+from reconciler.dataplane import slots
+from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM

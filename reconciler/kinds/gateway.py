@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar
 
+from reconciler.dataplane.layout import GATEWAYS
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import GATEWAYS
 from reconciler.kernel.port import Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.gateway_route import GatewayRoute, needs_stand_in, stand_in, standing_for

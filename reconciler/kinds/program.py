@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from reconciler.dataplane.program import is_built_of, program_name
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.model import Role
-from reconciler.program import is_built_of, program_name
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
 

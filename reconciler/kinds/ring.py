@@ -16,18 +16,18 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from reconciler.dataplane.layout import RING_NAMES, RING_TURNS, RINGS
+from reconciler.dataplane.ring import Slots, hash_ring, shares, turns
+from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced
+from reconciler.dataplane.slots import held as slots_of
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import RING_NAMES, RING_TURNS, RINGS
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.endpoint import EndpointRow, numbered_rows, row_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Algorithm, EndpointState, Pool
 from reconciler.resource import Change, Context, Key, Reading, Resource, Span
-from reconciler.ring import Slots, hash_ring, shares, turns
 from reconciler.ring_store import heads, indexes_in_use, remove_rings, write_rings
-from reconciler.slots import MAX_SLOTS, lost, moved, reduced
-from reconciler.slots import held as slots_of
 from reconciler.view import NodeView
 
 _INDEX = struct.Struct(RING_NAMES.value)

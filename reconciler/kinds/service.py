@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.errors import KernelError
-from reconciler.kernel.layout import (
+from reconciler.dataplane.layout import (
     SERVICE_COUNTERS,
     SERVICES,
     SERVICES6,
@@ -21,6 +20,7 @@ from reconciler.kernel.layout import (
     is_word,
     word,
 )
+from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.endpoint import connections_end, is_port

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import ClassVar
 
-from reconciler.kernel.layout import SETTINGS, TooBigCode, code, is_word, word
+from reconciler.dataplane.layout import SETTINGS, TooBigCode, code, is_word, word
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.program import PROGRAM

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.kernel.layout import VIP_FILTER, VIPS, VIPS6, EchoCode, UndefinedCode, code, is_word, word
+from reconciler.dataplane.layout import VIP_FILTER, VIPS, VIPS6, EchoCode, UndefinedCode, code, is_word, word
+from reconciler.dataplane.vip_filter import filter_of, let_pass
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Echo
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
-from reconciler.vip_filter import filter_of, let_pass
 
 _MAPS = {4: VIPS, 6: VIPS6}  # by family
 _ROW = struct.Struct(VIPS.value)

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from reconciler.dataplane.layout import TRUNKS, VLANS
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import TRUNKS, VLANS
 from reconciler.kernel.port import Link, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of, index_of, name_of

@@ -23,9 +23,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from reconciler.config.load import load
+from reconciler.dataplane.layout import SERVICES
 from reconciler.errors import LbctlError
 from reconciler.kernel import bpf, xdp
-from reconciler.kernel.layout import SERVICES
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import LabError, netns
 from reconciler.lab.build import wait_until

@@ -12,8 +12,8 @@ from reconciler.agent.fights import FIGHT, PAUSE_S
 from reconciler.agent.loop import FIRST_RETRY_S, LAST_RETRY_S
 from reconciler.agent.wake import Doorbell, Wake
 from reconciler.config.source import read_tree
+from reconciler.dataplane.layout import ENDPOINTS, SERVICES
 from reconciler.errors import KernelError
-from reconciler.kernel.layout import ENDPOINTS, SERVICES
 from reconciler.kernel.port import Neighbour
 from reconciler.lock import apply_lock
 from reconciler.reconcile import RECORD

@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
 LBCTL = """
 import sys
-import reconciler.cli.run, reconciler.program
+import reconciler.cli.run, reconciler.dataplane.program
 from reconciler.cli.main import main
 from reconciler.kernel.fake import FakeKernel
 from tests.strategies import fake_source
-reconciler.program.source = fake_source
+reconciler.dataplane.program.source = fake_source
 reconciler.cli.run.open_kernel = lambda args: FakeKernel()
 sys.exit(main())
 """

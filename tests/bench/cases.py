@@ -11,8 +11,8 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from reconciler.dataplane.layout import Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import Verdict
 from tests.bench.node import MANY_SERVICES, NODE_MAC, PORT, ROUTER_MAC, Group
 from tests.bench.rounds import Stream
 from tests.bench.variants import Variant

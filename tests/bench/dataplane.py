@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reconciler.dataplane.layout import Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import Verdict
 from tests.bench import node, rounds, variants
 from tests.bench.cases import LRU, NOTHING, Case, Program
 from tests.packets.balancer import inside

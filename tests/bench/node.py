@@ -21,9 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reconciler import program
-from reconciler.kernel.instance import Instance
-from reconciler.kernel.layout import (
+from reconciler.dataplane import program
+from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
     MAPS,
@@ -42,11 +41,12 @@ from reconciler.kernel.layout import (
     UndefinedCode,
     Verdict,
 )
+from reconciler.dataplane.ring import hash_ring
+from reconciler.dataplane.vip_filter import filter_of
+from reconciler.kernel.instance import Instance
 from reconciler.kernel.port import Row
 from reconciler.kernel.real import RealKernel
-from reconciler.ring import hash_ring
 from reconciler.ring_store import write_rings
-from reconciler.vip_filter import filter_of
 from tests.bench.variants import FEATURES, memlock
 from tests.packets.balancer import inside, ip
 

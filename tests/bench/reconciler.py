@@ -62,7 +62,7 @@ def rings():
     """Rings of equal members and what the loss of one moves, as a multiple of what it held; against Maglev."""
     import numpy as np
 
-    from reconciler.ring import hash_ring
+    from reconciler.dataplane.ring import hash_ring
 
     def moved(build, names, gone):
         left = names[:gone] + names[gone + 1 :]

@@ -13,8 +13,8 @@ from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from reconciler.dataplane.layout import Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import Verdict
 from tests.bench import __main__ as command
 from tests.bench import dataplane, report
 from tests.bench.cases import BEFORE, LRU, MOVING, NOTHING, OURS, Case, Program, cases

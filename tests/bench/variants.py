@@ -17,9 +17,9 @@ from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
-from reconciler import program
+from reconciler.dataplane import program
+from reconciler.dataplane.layout import REMEMBERED, MapType
 from reconciler.kernel import bpf, build, maps
-from reconciler.kernel.layout import REMEMBERED, MapType
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.paths import data_dir
 

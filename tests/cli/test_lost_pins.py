@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from reconciler.dataplane.layout import FLOWS
 from reconciler.kernel import bpf, maps, xdp
-from reconciler.kernel.layout import FLOWS
 from reconciler.kernel.real import RealKernel
 from tests.cli.conftest import CHECKOUT
 from tests.kernel.conftest import entered

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from reconciler import program
 from reconciler.cli.main import main
+from reconciler.dataplane import program
+from reconciler.dataplane.layout import MAPS, NEXT_HOPS, PREVIOUS, REMEMBERED, MapType
 from reconciler.kernel import bpf
 from reconciler.kernel.instance import Instance
-from reconciler.kernel.layout import MAPS, NEXT_HOPS, PREVIOUS, REMEMBERED, MapType
 from reconciler.kernel.real import RealKernel
 from reconciler.kernel.trial import Outcome, Trial, trial
 from tests.packets.balancer import FEATURES, NODE_MACS, Balancer, inside, namespace

@@ -13,12 +13,8 @@ import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 
-from reconciler import slots
-from reconciler.errors import KernelError
-from reconciler.kernel import bpf, maps
-from reconciler.kernel.build import build
-from reconciler.kernel.instance import Instance
-from reconciler.kernel.layout import (
+from reconciler.dataplane import slots
+from reconciler.dataplane.layout import (
     FLOWS,
     PREVIOUS,
     REMEMBERED,
@@ -34,10 +30,14 @@ from reconciler.kernel.layout import (
     UndefinedCode,
     Verdict,
 )
+from reconciler.dataplane.program import program_name
+from reconciler.errors import KernelError
+from reconciler.kernel import bpf, maps
+from reconciler.kernel.build import build
+from reconciler.kernel.instance import Instance
 from reconciler.kernel.real import RealKernel
 from reconciler.kernel.trial import EXPLAIN, trial
 from reconciler.paths import data_dir
-from reconciler.program import program_name
 from tests.explain.conftest import Tried, snapshot
 from tests.packets.balancer import (
     CLIENT,

@@ -15,10 +15,10 @@ from scapy.utils import PcapWriter, wrpcap
 
 from reconciler.cli.explain import _ingress, _likely
 from reconciler.cli.main import main
+from reconciler.dataplane.layout import RING_NAMES, AlgorithmCode, ModeCode, UndefinedCode
 from reconciler.errors import KernelError
 from reconciler.explain.capture import Captured
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import RING_NAMES, AlgorithmCode, ModeCode, UndefinedCode
 from reconciler.ring_store import write_rings
 from tests.explain.conftest import Explain, snapshot
 from tests.explain.test_trial import OWN, WEB6, behind, connected, moving, nat

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose MAC is missing: that of the gateway where one is in between, not the endpoint's."""
 
+from reconciler.dataplane.layout import Verdict
 from reconciler.explain.explanation import Explanation
-from reconciler.kernel.layout import Verdict
 from reconciler.render.explain import explanation_text
 from reconciler.render.style import Style
 

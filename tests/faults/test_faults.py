@@ -72,7 +72,7 @@ def node(tmp_path, monkeypatch, capsys):
         __import__(f"reconciler.cli.{verb}")
         monkeypatch.setattr(f"reconciler.cli.{verb}.open_kernel", lambda args: node.kernel)
     monkeypatch.setattr(reconciler.cli.common, "open_kernel", lambda args: node.kernel)
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
     monkeypatch.setattr("reconciler.config.rest.SECOND_LOOK_S", 0)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(EXAMPLE, tmp_path / "manifests")

@@ -139,7 +139,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_snapshot_is_imported(tmp_path, capsys, web_fleet, monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
     from tests.importers.test_live import node_with
 
     kernel = node_with(web_fleet)

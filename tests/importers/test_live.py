@@ -13,10 +13,10 @@ from reconciler import plan as planning
 from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.config.load import load
+from reconciler.dataplane.layout import SERVICES
 from reconciler.importers import emit
 from reconciler.importers.live import import_live, read_for_import
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import SERVICES
 from reconciler.kinds.ring import Ring, build
 from reconciler.limits import MIN_HASH_SLOTS
 from reconciler.live import read_live
@@ -42,7 +42,7 @@ algorithms = st.sampled_from((Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH))
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 def node_with(fleet):

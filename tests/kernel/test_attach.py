@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.dataplane.program import program_name
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import bpf, netlink, xdp
 from reconciler.kernel.port import AttachedProgram
 from reconciler.kernel.real import RealKernel
-from reconciler.program import program_name
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("links")]
 

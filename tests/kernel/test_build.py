@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.dataplane.layout import MapType
 from reconciler.errors import BuildError
 from reconciler.kernel import bpf, maps
 from reconciler.kernel.build import build
-from reconciler.kernel.layout import MapType
 
 pytestmark = pytest.mark.kernel
 

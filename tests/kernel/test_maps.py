@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.dataplane.layout import MMAPABLE, MapType
 from reconciler.errors import BuildError
 from reconciler.kernel import bpf, maps
-from reconciler.kernel.layout import MMAPABLE, MapType
 
 pytestmark = pytest.mark.kernel
 

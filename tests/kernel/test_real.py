@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.errors import BuildError, KernelError, UsageError
-from reconciler.kernel import bpf, maps
-from reconciler.kernel.layout import (
+from reconciler.dataplane.layout import (
     ENDPOINT_COUNTERS,
     ENDPOINTS,
     FLOWS,
@@ -27,9 +25,11 @@ from reconciler.kernel.layout import (
     VIPS,
     MapType,
 )
+from reconciler.dataplane.program import program_name
+from reconciler.errors import BuildError, KernelError, UsageError
+from reconciler.kernel import bpf, maps
 from reconciler.kernel.maps import Shape
 from reconciler.kernel.real import RealKernel
-from reconciler.program import program_name
 
 pytestmark = pytest.mark.kernel
 

@@ -22,7 +22,7 @@ NETWORK, NETWORK6 = "10.200.0.0/24", "2001:db8:f::/64"
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 def tunnels(fleet, ipv4=None, ipv6=None, mode=Mode.DSR_L3):

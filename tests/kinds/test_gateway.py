@@ -8,8 +8,8 @@ import pytest
 
 from reconciler.apply import apply
 from reconciler.compile import compile_node
+from reconciler.dataplane.layout import GATEWAYS
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import GATEWAYS
 from reconciler.kinds.gateway import Gateway
 from reconciler.live import read_live
 from reconciler.model import Interface
@@ -21,7 +21,7 @@ from tests.strategies import fake_source
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 def with_gateways(fleet, **gateways):

@@ -22,7 +22,7 @@ from tests.strategies import fake_source
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 def planned(kernel, fleet):

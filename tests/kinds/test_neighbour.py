@@ -24,7 +24,7 @@ BACK = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface(
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 def on(fleet, *interfaces):

@@ -18,7 +18,7 @@ PROXY = port.Neighbour(NEAR6, "front")
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 @pytest.fixture

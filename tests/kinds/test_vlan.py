@@ -8,8 +8,8 @@ import pytest
 
 from reconciler.apply import apply
 from reconciler.compile import compile_node
+from reconciler.dataplane.layout import TRUNKS, VLANS
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.layout import TRUNKS, VLANS
 from reconciler.kinds.attachment import Attachment
 from reconciler.kinds.vlan import Vlan
 from reconciler.live import read_live
@@ -25,7 +25,7 @@ SERVERS = Interface("front.200", trunk="front", gateway=ip_address("10.2.0.254")
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr("reconciler.program.source", fake_source)
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler.config.load import load
-from reconciler.kernel.layout import SERVICES
+from reconciler.dataplane.layout import SERVICES
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
 from reconciler.lab.lab import Lab

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.load import load
-from reconciler.kernel.layout import VERDICTS, VIPS, Verdict
+from reconciler.dataplane.layout import VERDICTS, VIPS, Verdict
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
 from reconciler.lab.lab import Lab

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reconciler.config.load import load
-from reconciler.kernel.layout import RING_HEADS, SERVICES
+from reconciler.dataplane.layout import RING_HEADS, SERVICES
 from reconciler.kernel.real import RealKernel
 from reconciler.kinds.ring import ring_indexes
 from reconciler.lab import netns

@@ -22,8 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reconciler.kernel import bpf
-from reconciler.kernel.layout import (
+from reconciler.dataplane.layout import (
     ENDPOINT_COUNTERS,
     ENDPOINTS,
     ENDPOINTS6,
@@ -57,9 +56,10 @@ from reconciler.kernel.layout import (
     UndefinedCode,
     Verdict,
 )
+from reconciler.dataplane.vip_filter import filter_of
+from reconciler.kernel import bpf
 from reconciler.kernel.port import Kernel, Row
 from reconciler.ring_store import write_rings
-from reconciler.vip_filter import filter_of
 from tests.packets.frames import At, forwarded, translated, tunnelled
 
 FEATURES = (

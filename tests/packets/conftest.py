@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from reconciler import program
+from reconciler.dataplane import program
 from reconciler.kernel import bpf
 from reconciler.kernel.cache import ENVIRONMENT
 from reconciler.kernel.real import RealKernel

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.layers.l2 import Ether
 
+from reconciler.dataplane.layout import AlgorithmCode
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode
 from tests.packets.balancer import CLIENT, ENDPOINTS_AT, ROUTER, WEB, Balancer, to_client, to_endpoint
 from tests.packets.frames import ETHERNET, IPV4, At, tcp
 

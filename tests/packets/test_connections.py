@@ -7,8 +7,8 @@ import pytest
 from scapy.layers.l2 import Ether
 
 from reconciler.clock import now_ns
+from reconciler.dataplane.layout import AlgorithmCode, Direction, EndpointRowState, FlowState, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, Direction, EndpointRowState, FlowState, Verdict
 from tests.packets.balancer import CLIENT, ENDPOINTS_AT, VIP, WEB, Balancer, Flow, FlowKey
 from tests.packets.frames import At, tcp
 

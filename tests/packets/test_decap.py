@@ -18,10 +18,10 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
-from reconciler import program
+from reconciler.dataplane import program
+from reconciler.dataplane.layout import MAPS, UNPACKED, VERDICTS, Verdict
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import MAPS, UNPACKED, VERDICTS, Verdict
 from reconciler.kernel.real import RealKernel
 from tests.packets.balancer import VIP, Balancer, inside, namespace
 from tests.packets.frames import ETHERNET, IPV4, IPV6, MACS, At, echo, ether, padded, tcp, tcp6, udp

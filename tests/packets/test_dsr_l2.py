@@ -7,8 +7,8 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
+from reconciler.dataplane.layout import AlgorithmCode, EndpointRowState, ModeCode, TooBigCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, EndpointRowState, ModeCode, TooBigCode, Verdict
 from tests.packets.balancer import (
     CLIENT,
     ENDPOINTS_AT,

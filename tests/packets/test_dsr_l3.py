@@ -11,8 +11,8 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from reconciler.dataplane.layout import AlgorithmCode, EndpointRowState, ModeCode, TooBigCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, EndpointRowState, ModeCode, TooBigCode, Verdict
 from tests.packets import balancer as lab
 from tests.packets.balancer import CLIENT, ENDPOINTS_AT, ROUTER, STRANGER, VIP, WEB, Balancer, Traffic, through_tunnel
 from tests.packets.frames import ETHERNET, IPV4, MACS, At, answered, frame, padded, sctp, tcp, udp

@@ -13,8 +13,8 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6ND_NS, 
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from reconciler.dataplane.layout import AlgorithmCode, EchoCode, EndpointRowState, ModeCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, EchoCode, EndpointRowState, ModeCode, Verdict
 from tests.packets.balancer import (
     CLIENT,
     CLIENT6,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.dataplane.layout import Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import Verdict
 from tests.packets.balancer import (
     CLIENT,
     ENDPOINTS_AT,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from scapy.layers.l2 import Ether
 
-from reconciler.kernel.layout import AlgorithmCode, ModeCode
+from reconciler.dataplane.layout import AlgorithmCode, ModeCode
 from reconciler.kernel.port import Neighbour
 from reconciler.kinds.routers import Routers, RoutersKind
 from reconciler.resource import Change

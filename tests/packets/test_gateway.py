@@ -13,8 +13,8 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from reconciler.dataplane.layout import AlgorithmCode, ModeCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, ModeCode, Verdict
 from reconciler.kinds.gateway import Gateway, GatewayKind
 from reconciler.kinds.gateway_route import GatewayRoute, GatewayRouteKind
 from reconciler.resource import Change

@@ -8,8 +8,8 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
+from reconciler.dataplane.layout import AlgorithmCode, ModeCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, ModeCode, Verdict
 from tests.packets import balancer as lab
 from tests.packets.balancer import ENDPOINTS_AT, STRANGER, VIP, WEB, Balancer, Traffic, by_mac, through_tunnel
 from tests.packets.frames import ETHERNET, At, frame, padded

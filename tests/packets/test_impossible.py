@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from reconciler.dataplane.layout import AlgorithmCode, ModeCode, Verdict
+from reconciler.dataplane.program import program_name
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, ModeCode, Verdict
-from reconciler.program import program_name
 from tests.packets import balancer as lab
 from tests.packets.balancer import CLIENT, ENDPOINTS_AT, VIP, WEB, Balancer, by_mac, to_client, to_endpoint
 from tests.packets.frames import At, tagged, tcp, tcp6

@@ -23,8 +23,8 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
+from reconciler.dataplane.layout import AlgorithmCode, EndpointRowState, ModeCode, TooBigCode, UndefinedCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, EndpointRowState, ModeCode, TooBigCode, UndefinedCode, Verdict
 from tests.packets import balancer as lab
 from tests.packets.balancer import (
     CLIENT,

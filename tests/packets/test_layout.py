@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bpf/maps.h and reconciler/kernel/layout.py say the same, field by field and number by number."""
+"""bpf/maps.h and reconciler/dataplane/layout.py say the same, field by field and number by number."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.kernel.build import build
-from reconciler.kernel.layout import (
+from reconciler.dataplane.layout import (
     EXPLANATION,
     INNER_IDS,
     MAPS,
@@ -34,10 +33,11 @@ from reconciler.kernel.layout import (
     UndefinedCode,
     Verdict,
 )
+from reconciler.dataplane.program import program_name
+from reconciler.kernel.build import build
 from reconciler.kernel.maps import Shape
 from reconciler.kernel.real import RealKernel
 from reconciler.paths import data_dir
-from reconciler.program import program_name
 from tests.packets.balancer import FEATURES
 
 HEADER = re.sub(r"/\*.*?\*/", "", (data_dir("bpf") / "maps.h").read_text(), flags=re.DOTALL)

@@ -17,9 +17,9 @@ from scapy.layers.l2 import Ether
 from reconciler import plan as planning
 from reconciler.apply import apply
 from reconciler.config.load import load
+from reconciler.dataplane.layout import RINGS, Verdict
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import RINGS, Verdict
 from reconciler.kernel.real import RealKernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.live import read_live

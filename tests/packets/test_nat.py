@@ -7,8 +7,8 @@ import pytest
 from scapy.layers.inet import TCP, IPOption_RR
 from scapy.packet import Raw
 
+from reconciler.dataplane.layout import Direction, FlowState, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import Direction, FlowState, Verdict
 from tests.packets.balancer import (
     CLIENT,
     ENDPOINTS_AT,

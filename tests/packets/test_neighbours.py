@@ -14,8 +14,8 @@ from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
+from reconciler.dataplane.layout import AlgorithmCode, ModeCode
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, ModeCode
 from tests.packets.balancer import (
     CLIENT,
     CLIENT6,

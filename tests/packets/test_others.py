@@ -12,8 +12,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q
 from scapy.packet import Packet, Raw
 
+from reconciler.dataplane.layout import UndefinedCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import UndefinedCode, Verdict
 from tests.packets.balancer import CLIENT, VIP, WEB, Balancer
 from tests.packets.frames import ETHERNET, IPV4, At, echo, ether, frame, tcp, udp
 

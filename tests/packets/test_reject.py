@@ -10,8 +10,8 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
+from reconciler.dataplane.layout import UndefinedCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import UndefinedCode, Verdict
 from tests.packets.balancer import CLIENT, CLIENT6, VIP, WEB, Balancer
 from tests.packets.frames import MACS, At, answered, answered6, echo, frame, frame6, padded, sctp, tcp, tcp6, udp
 from tests.packets.test_others import HOSTILE, dropped_as, passes_untouched

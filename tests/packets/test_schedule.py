@@ -10,8 +10,8 @@ from ipaddress import IPv4Address
 import pytest
 from scapy.layers.l2 import Ether
 
+from reconciler.dataplane.layout import AlgorithmCode, EndpointRowState, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, EndpointRowState, Verdict
 from tests.packets.balancer import ENDPOINTS_AT, VIP, WEB, Balancer
 from tests.packets.frames import At, tcp
 

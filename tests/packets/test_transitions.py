@@ -19,10 +19,8 @@ from scapy.layers.sctp import SCTP as Sctp
 from scapy.layers.sctp import SCTPChunkAbort, SCTPChunkData, SCTPChunkInit
 from scapy.packet import Packet
 
-from reconciler import slots
-from reconciler.kernel import bpf
-from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import (
+from reconciler.dataplane import slots
+from reconciler.dataplane.layout import (
     PREVIOUS,
     REMEMBERED,
     SEED,
@@ -32,11 +30,13 @@ from reconciler.kernel.layout import (
     ModeCode,
     Verdict,
 )
-from reconciler.program import program_name
-from reconciler.ring import hash_ring
+from reconciler.dataplane.program import program_name
+from reconciler.dataplane.ring import hash_ring
+from reconciler.dataplane.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE
+from reconciler.kernel import bpf
+from reconciler.kernel.bpf import XdpVerdict
+from reconciler.readings.transitions import transitions
 from reconciler.ring_store import former_endpoints, in_transition, protocols, read_ring, settle, write_rings
-from reconciler.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE
-from reconciler.transitions import transitions
 from tests.packets import balancer as lab
 from tests.packets.balancer import ENDPOINTS6_AT, ENDPOINTS_AT, VIP, Balancer
 from tests.packets.frames import At, frame, frame6

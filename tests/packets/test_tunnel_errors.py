@@ -11,8 +11,8 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from reconciler.dataplane.layout import AlgorithmCode, ModeCode, TooBigCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, ModeCode, TooBigCode, Verdict
 from tests.packets.balancer import (
     CLIENT,
     CLIENT6,

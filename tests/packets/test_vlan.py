@@ -12,8 +12,8 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
+from reconciler.dataplane.layout import AlgorithmCode, EchoCode, ModeCode, UndefinedCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.layout import AlgorithmCode, EchoCode, ModeCode, UndefinedCode, Verdict
 from tests.packets.balancer import (
     CLIENT,
     CLIENT6,

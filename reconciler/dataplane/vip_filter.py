@@ -12,7 +12,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from reconciler.kernel.layout import VIP_FILTER
+from reconciler.dataplane.layout import VIP_FILTER
 
 BITS = VIP_FILTER.value_size * 8
 _SHIFT = np.uint32(16)

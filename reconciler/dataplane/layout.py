@@ -83,7 +83,7 @@ ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", limits.ENDPOINT
 SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", limits.SERVICES, _IPV6)
 VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=BBxx", limits.SERVICES, _IPV6)
 ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", limits.ENDPOINTS + 1, _IPV6)
-# index → array of unsigned 32-bit numbers: the count of slots n, then n endpoints; see reconciler/slots.py
+# index → array of unsigned 32-bit numbers: the count of slots n, then n endpoints; see reconciler/dataplane/slots.py
 RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, inner="=I")
 # index → a copy of element 0 of the ring
 RING_HEADS = MapSpec("ring_heads", MapType.ARRAY, "=I", "=I", RINGS.capacity)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler import clock
-from reconciler.kernel.layout import FLOWS, Direction, FlowState, word
+from reconciler.dataplane.layout import FLOWS, Direction, FlowState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.service import service_ids

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconciler import clock
-from reconciler.ring import Slots
+from reconciler.dataplane.ring import Slots
 
 ROW = np.dtype([(name, "<u4") for name in ("stream", "datagram", "began", "learnt", "used", "pad")])
 Rows = NDArray[np.void]
