@@ -202,10 +202,9 @@ def _verify(run: _Run, kernel: Kernel, changes: Collection[Change]) -> None:
     made = [change for change in changes if change.key in done]
     if not made:
         return
-    kinds = {change.key.kind for change in made}
     wrong: dict[Change, Exception] = {}
     try:
-        live = read_live(kernel, [change.key for change in made if change.after], kinds).resources
+        live = _read_back(kernel, made)
     except KernelError as refusal:
         wrong |= dict.fromkeys(made, refusal)
     else:
@@ -217,6 +216,13 @@ def _verify(run: _Run, kernel: Kernel, changes: Collection[Change]) -> None:
     for change, error in wrong.items():
         run.result.failed[change.key] = error
         run.notify(change, error)
+
+
+def _read_back(kernel: Kernel, changes: Iterable[Change]) -> Mapping[Key, Resource]:
+    """The resources that the node holds now, of those that were to be changed. Raises KernelError."""
+    written = {change.key: change.after for change in changes}
+    wanted = {key: resource for key, resource in written.items() if resource}
+    return read_live(kernel, wanted, only=written).resources
 
 
 def _shown(resource: Resource | None) -> str:
@@ -232,7 +238,7 @@ def _undo(run: _Run, kernel: Kernel, puts: Sequence[Change]) -> None:
     # Many writes fail without effect: a resource in its former state needs no undoing.
     touched = [change for change in reversed(puts) if change.key in doomed]
     try:
-        live = read_live(kernel, [change.key for change in touched], {c.key.kind for c in touched}).resources
+        live = _read_back(kernel, touched)
         touched = [change for change in touched if live.get(change.key) != change.before]
     except KernelError:
         pass  # then all changes are undone

@@ -62,7 +62,7 @@ def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) 
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:
     """Read the node and compare. Writes nothing."""
-    live = read_live(kernel, desired.resources.keys())
+    live = read_live(kernel, desired.resources)
     planned = plan(desired, live, record.load(instance_dir / RECORD))
     return replace(planned, concerns=concerns_of(kernel, desired))
 

@@ -7,7 +7,7 @@ Everything that a node must hold is a resource, a frozen value with a key. Desir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
@@ -178,6 +178,14 @@ class Reading:
     resources: tuple[Resource, ...] = ()
     foreign: Mapping[Key, str] = field(default_factory=dict)
     impossible: Mapping[Key, str] = field(default_factory=dict)
+
+    def only(self, keys: Collection[Key]) -> Reading:
+        """The part of the reading that is about these keys."""
+        return Reading(
+            tuple(resource for resource in self.resources if resource.key in keys),
+            {key: owner for key, owner in self.foreign.items() if key in keys},
+            {key: why for key, why in self.impossible.items() if key in keys},
+        )
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -77,4 +77,4 @@ def test_where_connections_are_remembered_one_by_one_nothing_is_in_transition():
 def test_a_ring_that_is_in_transition_reads_back_as_what_was_asked_for():
     kernel = node()
     put(kernel, ring(0, 1, 0, 1), ring(1, 1, 0, 0))
-    assert ring(1, 0).slots in {found.slots for found in RingKind(kernel).read(()).resources}
+    assert ring(1, 0).slots in {found.slots for found in RingKind(kernel).read({}).resources}

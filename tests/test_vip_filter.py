@@ -93,13 +93,13 @@ def test_another_policy_leaves_the_filter_alone(kernel, kind):
 def test_a_row_that_the_filter_holds_back_is_absent_and_comes_back_with_its_bit(kernel, kind):
     kind.write(put(A, B))
     kernel.maps[VIP_FILTER.name] = {bytes(4): filter_of([B.address.packed])}
-    assert kind.read([]).resources == (B,)
+    assert kind.read({}).resources == (B,)
     assert kind.write(put(A)) == [None]
-    assert set(kind.read([]).resources) == {A, B}
+    assert set(kind.read({}).resources) == {A, B}
     kernel.maps[VIP_FILTER.name] = {}
-    assert kind.read([]).resources == ()
+    assert kind.read({}).resources == ()
     assert kind.write(put(A)) == [None]
-    assert kind.read([]).resources == (A,)  # what nobody asked for again doesn't come back with it
+    assert kind.read({}).resources == (A,)  # what nobody asked for again doesn't come back with it
 
 
 def test_two_vips_of_one_bit_share_it_until_both_are_gone(kernel, kind):
@@ -109,7 +109,7 @@ def test_two_vips_of_one_bit_share_it_until_both_are_gone(kernel, kind):
     rows = [VipRow(first, "drop"), VipRow(second, "drop")]
     kind.write(put(*rows))
     kind.write(drop(rows[0]))
-    assert kind.read([]).resources == (rows[1],)
+    assert kind.read({}).resources == (rows[1],)
     kind.write(drop(rows[1]))
     assert not any(filter_in(kernel))
 

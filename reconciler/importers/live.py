@@ -31,7 +31,7 @@ from reconciler.kinds.vip import VipRow
 from reconciler.kinds.vlan import Vlan
 from reconciler.live import read_live, with_connections
 from reconciler.model import Address, Algorithm, Echo, Mode, Protocol, VipBinding
-from reconciler.resource import Key, Live, Resource
+from reconciler.resource import Live, Resource
 
 _Found = TypeVar("_Found", bound=Resource)
 
@@ -39,8 +39,8 @@ _Found = TypeVar("_Found", bound=Resource)
 def read_for_import(kernel: Kernel) -> Live:
     """The resources that a node holds, including kernel settings, and its connections."""
     interfaces = [found.interface for found in _of(read_live(kernel, kinds=(Attachment.kind,)), Attachment)]
-    wanted = [Key(Sysctl.kind, _redirects_of(name)) for name in ("all", *interfaces)]
-    return with_connections(read_live(kernel, wanted), kernel)
+    redirects = [Sysctl(_redirects_of(name), "0") for name in ("all", *interfaces)]
+    return with_connections(read_live(kernel, {setting.key: setting for setting in redirects}), kernel)
 
 
 def import_live(live: Live, node_name: str) -> Imported:

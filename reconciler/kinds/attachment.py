@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -88,7 +88,7 @@ class AttachmentKind(Kind):
             if interface.trunk is None:  # packets of a VLAN come in by its trunk
                 yield Attachment(interface.name, view.xdp_mode(interface).value, name, sends), interface.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         attached = self.kernel.attached_programs([key.id for key in wanted])
         return Reading(
             tuple(Attachment(a.interface, a.mode, a.name, load=_load(a)) for a in attached if is_ours(a.name)),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from reconciler.kernel.port import Kernel, Outcome
@@ -34,10 +34,15 @@ class Kind(ABC):
         """The resources that this node must hold, each with the place in the manifests that asks for it. Pure."""
 
     @abstractmethod
-    def read(self, wanted: Collection[Key]) -> Reading:
-        """The resources that the node holds. `wanted` are the keys of this kind that the manifests ask for.
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
+        """The resources that the node holds. `wanted` has the keys of this kind that the manifests ask for, with what
+        they ask for.
 
-        One dump, in canonical form: a resource that was just written reads back equal.
+        With `only`, just these keys are asked about, and `wanted` has no others; what else the node holds may be left
+        out. A kind that can look up single rows saves the rest of its dump then.
+
+        In canonical form: a resource that was just written reads back equal. Where the kernel holds exactly what is
+        wanted, that very object may be returned, so nothing has to be decoded.
         """
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:

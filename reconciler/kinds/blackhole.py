@@ -8,7 +8,7 @@ A network inside one that the node is attached to needs no black hole: no router
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import ClassVar
@@ -56,7 +56,7 @@ class BlackholeKind(Kind):
             for network in filter(None, (declared.ipv4, declared.ipv6)):
                 yield Blackhole(str(network)), view.node.places.get("tunnelSource", view.node.span)
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         held = {route.to for route in self.kernel.routes() if not route.via}
         missing = {key.id for key in wanted} - held
         attached = [ip_network(network) for network in self.kernel.networks()] if missing else []

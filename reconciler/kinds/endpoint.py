@@ -165,7 +165,7 @@ class EndpointKind(Kind):
                     found[row.id] = (row, endpoint.span)
         return found.values()
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         rows = numbered_rows(self.kernel)
         return Reading(tuple(r.row for r in rows if not r.is_retired))
 

@@ -6,7 +6,7 @@ A foundation is no object of the kernel. It is present when all its needs are, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -77,7 +77,7 @@ class FoundationKind(Kind):
         if view.has_ipv6:
             yield Foundation("IPv6", parts), view.node.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         return Reading()
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:

@@ -68,7 +68,7 @@ class GatewayKind(Kind):
             if interface.gateway:
                 yield Gateway(interface.name, interface.gateway), interface.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         rows = self.kernel.dump(GATEWAYS.name)
         known = names(self.kernel) if rows else {}
         gateways = standing_for(self.kernel) if rows else {}

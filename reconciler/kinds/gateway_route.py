@@ -68,7 +68,7 @@ class GatewayRouteKind(Kind):
                 if interface.gateway and needs_stand_in(interface.gateway):
                     yield GatewayRoute(interface.name, interface.gateway), interface.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         routes = _routes(self.kernel)
         known = names(self.kernel) if routes else {}
         return Reading(tuple(

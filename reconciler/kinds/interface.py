@@ -104,7 +104,7 @@ class InterfaceKind(Kind):
             if face.trunk:
                 yield Interface(face.name, f"{_VLAN_OF}{face.trunk}"), face.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         asked = [Interface(*key.id.split(" ", 1)) for key in wanted if key != THIS_NODE]
         if not asked:
             return Reading()

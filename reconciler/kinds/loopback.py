@@ -9,7 +9,7 @@ kernel (50,000: 81 s against 0.8 s as routes).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import ClassVar
@@ -82,7 +82,7 @@ class LoopbackKind(Kind):
             services = tuple(row.id for row, _ in rows)
             yield LoopbackVip(vip, view.node.vip_binding.value, services), rows[0][1]
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         forms: dict[str, list[str]] = {}
         for vip in self.kernel.local_vips():
             forms.setdefault(vip.address, []).append(vip.form)

@@ -7,7 +7,7 @@ to ask for the MAC again. A kernel that can't keep neighbours gets no such entri
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
@@ -74,7 +74,7 @@ class NeighbourKind(Kind):
             if face.gateway:
                 yield Neighbour(face.gateway, face.name), face.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         if not self.kernel.keeps_neighbours():
             return Reading(tuple(_decode(key.id) for key in wanted))
         ours, others = self.kernel.neighbours()

@@ -7,7 +7,7 @@ VIPs are on the loopback, so lbctl has the kernel answer for them, too. (By ARP 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
@@ -59,7 +59,7 @@ class NeighbourProxyKind(Kind):
         for (vip, interface), span in view.on_link6.items():
             yield NeighbourProxy(vip, interface), span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         ours, others = self.kernel.neighbour_proxies()
         names = {key.id for key in wanted}
         found = [NeighbourProxy(ip_address(proxy.address), proxy.interface) for proxy in (*ours, *others)]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -63,7 +63,7 @@ class ProgramKind(Kind):
         if view.runs_program:
             yield Program(program_name(view.features), view.features), view.node.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         if not self.kernel.is_whole():
             return Reading((Program(INCOMPLETE),))
         loaded = self.kernel.loaded_program()

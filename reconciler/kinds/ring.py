@@ -180,7 +180,7 @@ class RingKind(Kind):
                 found[name] = (build(pool, service.algorithm), pool.span)
         return found.values()
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         names = {r.number: r.row.id for r in numbered_rows(self.kernel)}
         known = heads(self.kernel)
         held = _name_rows(self.kernel)

@@ -8,7 +8,7 @@ of them; it reads as not fresh if the kernel keeps one of them not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,7 +51,7 @@ class RoutersKind(Kind):
         if view.services:
             yield Routers(), view.node.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         if not self.kernel.keeps_neighbours():
             return Reading((Routers(),) if wanted else ())
         kept, missing = _routers(self.kernel)

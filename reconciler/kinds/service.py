@@ -151,7 +151,7 @@ class ServiceKind(Kind):
                 if s.takes_pings:
                     yield ServiceRow(vip, Protocol.ICMP.value, 0, s.mode.value, s.algorithm.value, ring), s.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         return Reading(tuple(indexed.row for indexed in indexed_rows(self.kernel)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import ClassVar
@@ -84,7 +84,7 @@ class SettingsKind(Kind):
         if settings != Settings():
             yield settings, view.node.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         return Reading(tuple(_decode(value) for _, value in self.kernel.dump(SETTINGS.name)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -93,7 +93,7 @@ class SysctlKind(Kind):
                 yield Sysctl(proxy_setting(name), "1"), view.node.span
         yield from _ipv6_on(view)
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         former = self.kernel.former_sysctls()
         names = {key.id for key in wanted}
         values = {name: self.kernel.read_sysctl(name) for name in sorted(names | former.keys())}

@@ -8,7 +8,7 @@ keep it from forwarding: the inner packets must be for the node itself. Replies 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
@@ -97,7 +97,7 @@ class TunnelKind(Kind):
                 mtu = max(_mtu_bytes(view.node, address) - _OUTER_HEADER_BYTES[form], _LEAST_MTU_BYTES[form])
                 yield Tunnel(form, str(address), mtu), span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         ours, foreign = [], {}
         for device in self.kernel.tunnels():
             tunnel = Tunnel(device.form, device.local, device.mtu_bytes, "up" if device.is_up else "down")

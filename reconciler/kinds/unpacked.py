@@ -5,7 +5,7 @@ are."""
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
@@ -63,7 +63,7 @@ class UnpackedKind(Kind):
         found = {vip: service.span for service in reversed(services) for vip in service.vips}
         return ((Unpacked(vip), span) for vip, span in found.items())
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         return Reading(tuple(_decode(key) for key, _ in self.kernel.dump(UNPACKED.name)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:

@@ -8,7 +8,7 @@ that the filter does not let pass counts as absent. The filter is written before
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
@@ -66,7 +66,7 @@ class VipKind(Kind):
         undefined = view.node.undefined_traffic.value
         return ((VipRow(vip, undefined, echo.get(vip, Echo.REPLY).value), span) for vip, span in found.items())
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         rows = self._rows()
         passing = let_pass(rows, self._filter())
         return Reading(tuple(_decode(key, value) for key, value in rows.items() if key in passing))

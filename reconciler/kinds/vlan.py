@@ -68,7 +68,7 @@ class VlanKind(Kind):
             if interface.trunk:
                 yield Vlan(interface.name, interface.trunk), interface.span
 
-    def read(self, wanted: Collection[Key]) -> Reading:
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         rows = self.kernel.dump(TRUNKS.name)
         if not rows:
             return Reading()

@@ -17,7 +17,7 @@ class ReadOnly(FakeKernel):
 
 def removals(kernel):
     """What is left to be taken back."""
-    return [Change(held.key, held, None) for held in SysctlKind(kernel).read(()).resources]
+    return [Change(held.key, held, None) for held in SysctlKind(kernel).read({}).resources]
 
 
 def test_a_value_that_is_the_former_one_already_needs_no_write():

@@ -131,7 +131,7 @@ def test_which_router_is_not_kept_is_said(web_fleet):
     kernel = FakeKernel(others_hops={ROUTER, OTHER})
     bring_all(kernel, web_fleet)
     kernel.kept.remove(OTHER)
-    found = read_live(kernel, [Routers().key]).resources[Routers().key]
+    found = read_live(kernel, {Routers().key: Routers()}).resources[Routers().key]
     assert found.describe() == {"kept": "all but fe80::1 back"}
 
 

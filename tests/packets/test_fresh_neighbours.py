@@ -79,7 +79,7 @@ def test_a_kept_neighbour_is_never_stale_for_long(balancer: Balancer, endpoint: 
         assert balancer.kernel.keep_neighbours([Neighbour(KEPT, "side")]) == [None]
         routers = RoutersKind(balancer.kernel)
         assert routers.write([Change(Routers().key, None, Routers())]) == [None]
-        assert routers.read([Routers().key]).resources == (Routers(),)
+        assert routers.read({Routers().key: Routers()}).resources == (Routers(),)
         assert Neighbour(ROUTER, "side") in balancer.kernel.neighbours()[0]
     wait_for(balancer, 80, OLD)
     wait_for(balancer, 82, OLD)

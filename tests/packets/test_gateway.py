@@ -184,7 +184,7 @@ def link_local(balancer: Balancer) -> Iterator[Callable[[str], None]]:
         with inside(balancer.netns):
             for kind, row in zip(kinds, rows, strict=True):
                 assert kind.write([Change(row.key, None, row)]) == [None]
-                assert kind.read([]).resources == (row,)
+                assert kind.read({}).resources == (row,)
 
     known = ("lladdr", LINK_LOCAL_MAC, "dev", "back", "nud", "permanent")
     ip("-n", balancer.netns, "neigh", "replace", LINK_LOCAL, *known)
@@ -193,8 +193,8 @@ def link_local(balancer: Balancer) -> Iterator[Callable[[str], None]]:
     yield write
     with inside(balancer.netns):
         for kind in reversed(kinds):
-            assert kind.write([Change(r.key, r, None) for r in kind.read([]).resources]) == [None]
-            assert kind.read([]).resources == ()
+            assert kind.write([Change(r.key, r, None) for r in kind.read({}).resources]) == [None]
+            assert kind.read({}).resources == ()
         assert balancer.kernel.routes() == []
 
 
