@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_source(source: Path) -> None:
     """Raises UsageError unless the source is a directory of manifests or a saved plan."""
-    from reconciler.config.source import SUFFIXES, nearby
+    from reconciler.config.listing import SUFFIXES, nearby
 
     if source.is_file() and source.name.endswith(SUFFIXES):
         hint = f"`lbctl apply {source.parent}` applies the whole directory, and removes objects that no file asks for"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler.cli.common import add_env, stdout_style
 from reconciler.config.diagnostic import Diagnostic, Severity, render_text
-from reconciler.config.load import Loaded, check, no_garbage_collection
+from reconciler.config.load import Known, Loaded, check, no_garbage_collection
 from reconciler.config.revision import (
     MAX_FORMER,
     Revision,
@@ -110,8 +110,9 @@ def _fleets(old: Revision, new: Revision, args: argparse.Namespace) -> tuple[Rev
     from reconciler.diff.manifests import few
 
     style = Style.for_stream(sys.stderr, args.no_color)
+    known = Known()  # most files are the same in both
     with no_garbage_collection():
-        before, after = (check(read_revision(revision), args.env) for revision in (old, new))
+        before, after = (check(read_revision(revision), args.env, known) for revision in (old, new))
     is_valid = before.fleet is not None and after.fleet is not None
     told = _warnings(before, after) if is_valid else [_errors(before), _errors(after)]
     for revision, loaded, diagnostics in zip((old, new), (before, after), told, strict=True):
@@ -128,17 +129,17 @@ def _fleets(old: Revision, new: Revision, args: argparse.Namespace) -> tuple[Rev
         )
     if before.fleet is not None:
         return old, before.fleet, after.fleet
-    used, fleet = _last_valid(old, args.env)
+    used, fleet = _last_valid(old, args.env, known)
     print(f"{style.warn('warning')}: {old.name} is not valid; compared with {used.name} before it", file=sys.stderr)
     return used, fleet, after.fleet
 
 
-def _last_valid(broken: Revision, env: str | None) -> tuple[Revision, Fleet]:
+def _last_valid(broken: Revision, env: str | None, known: Known) -> tuple[Revision, Fleet]:
     """The revision that nodes hold while a later one is not valid: the last valid one before it, or an empty fleet."""
     former = list(former_states(broken))
     for revision in former:
         with no_garbage_collection():
-            loaded = check(read_revision(revision), env)
+            loaded = check(read_revision(revision), env, known)
         if loaded.fleet is not None:
             return revision, loaded.fleet
     if len(former) < MAX_FORMER - 1 and knows_all(broken.place):

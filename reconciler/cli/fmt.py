@@ -11,7 +11,8 @@ from pathlib import Path
 
 from reconciler.cli.common import add_paths, shown
 from reconciler.config.diagnostic import Diagnostic, in_order, render_text
-from reconciler.config.source import TEMPLATE_SUFFIX, SourceFile, Tree, read_files, read_tree, renamed
+from reconciler.config.listing import TEMPLATE_SUFFIX
+from reconciler.config.source import SourceFile, Tree, read_files, read_tree, renamed
 from reconciler.errors import LbctlError, UsageError
 from reconciler.render.style import Style
 from reconciler.safe import line

@@ -22,7 +22,7 @@ from reconciler.config.document import Document, Map, parse
 from reconciler.config.document import Path as DocumentPath
 from reconciler.config.overlay import in_template, rendered
 from reconciler.config.rules import RULES, Draft, Finding, Rule
-from reconciler.config.source import SourceFile, Tree, read_tree
+from reconciler.config.source import Memory, SourceFile, Tree, read_tree
 from reconciler.model import Fleet, Node, Pool, Service
 from reconciler.resource import Span
 
@@ -62,11 +62,43 @@ class _Checked:
     diagnostics: tuple[Diagnostic, ...]
     broken: tuple[_Broken, ...]
     ports: int
+    endpoints: int
     located: dict[tuple[Span, DocumentPath], tuple[Span, int]] = field(default_factory=dict)
 
 
-_checked: dict[SourceFile, _Checked] = {}
-"""The files of the latest load. It is replaced as a whole and never changed, so threads may load at once."""
+@dataclass(slots=True)
+class Known:
+    """What the last check of a tree found, for the next one: unchanged files are not checked again."""
+
+    files: dict[SourceFile, _Checked] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Loader:
+    """Loads a directory again and again; each time costs what changed in it. For one thread.
+
+    Objects of unchanged documents are identical each time, and so is the result if nothing changed at all.
+    """
+
+    directory: Path
+    env: str | None = None
+    _memory: Memory = field(default_factory=Memory)
+    _known: Known = field(default_factory=Known)
+    _tree: Tree | None = None
+    _loaded: Loaded | None = None
+
+    def load(self, *, afresh: bool = False) -> Loaded:
+        """As `load`. Files whose state is the same are not read again, unless all are to be read `afresh`."""
+        try:
+            with no_garbage_collection():
+                tree = read_tree(self.directory, self._memory, afresh=afresh)
+                if self._loaded is None or tree is not self._tree:
+                    self._loaded = check(tree, self.env, self._known)
+                self._tree = tree
+        except BaseException:  # what is known may be half of the old and half of the new
+            self._memory, self._known, self._tree, self._loaded = Memory(), Known(), None, None
+            raise
+        return self._loaded
 
 
 def load(directory: Path, env: str | None = None) -> Loaded:
@@ -74,32 +106,31 @@ def load(directory: Path, env: str | None = None) -> Loaded:
 
     Raises nothing: every problem is a diagnostic.
     """
-    with no_garbage_collection():
-        return check(read_tree(directory), env)
+    return Loader(directory, env).load()
 
 
-def check(tree: Tree, env: str | None = None) -> Loaded:
-    """As `load`, for a tree that has been read."""
-    return check_manifests(rendered(tree, env))
+def check(tree: Tree, env: str | None = None, known: Known | None = None) -> Loaded:
+    """As `load`, for a tree that has been read. What is `known` of another tree is used, and brought up to date."""
+    return check_manifests(rendered(tree, env), known)
 
 
-def check_manifests(tree: Tree) -> Loaded:
-    """As `load`, for a tree without templates and environments."""
-    global _checked
+def check_manifests(tree: Tree, known: Known | None = None) -> Loaded:
+    """As `check`, for a tree without templates and environments."""
+    known = known or Known()
     files: dict[str, _Checked] = {}
     diagnostics = list(tree.diagnostics)
     unread = tree.partial or any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics)
     ports = endpoints = 0
     for file in tree.files:
-        files[file.name] = checked = _checked.get(file) or _check_file(file)
+        files[file.name] = checked = known.files.get(file) or _check_file(file)
         diagnostics += checked.diagnostics
         ports += checked.ports
-        endpoints += sum(len(item.endpoints) for item in checked.objects if isinstance(item, Pool))
+        endpoints += checked.endpoints
         if ports > MAX_PORTS or endpoints > MAX_ENDPOINTS:
             diagnostics.append(_too_many(Span(file.name, 0), "ports" if ports > MAX_PORTS else "endpoints"))
             unread = True
             break
-    _checked = {file: files[file.name] for file in tree.files if file.name in files}
+    known.files = {file: files[file.name] for file in tree.files if file.name in files}
 
     draft = _draft(list(files.values()), unread)
     findings = [(finding, rule) for rule in RULES.values() for finding in rule.find(draft)]
@@ -140,7 +171,8 @@ def _check_file(file: SourceFile) -> _Checked:
         diagnostics = list(in_order(diagnostics)[:MAX_SHOWN])
         message = f"this file has more problems than these {MAX_SHOWN}"
         diagnostics.append(Diagnostic(Severity.ERROR, "too-many-problems", message, Span(file.name, 0)))
-    return _Checked(tuple(objects), tuple(diagnostics), tuple(broken), ports)
+    endpoints = sum(len(item.endpoints) for item in objects if isinstance(item, Pool))
+    return _Checked(tuple(objects), tuple(diagnostics), tuple(broken), ports, endpoints)
 
 
 def _broken(document: Document) -> _Broken:

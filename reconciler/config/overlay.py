@@ -22,15 +22,8 @@ from typing import Any
 from reconciler import children
 from reconciler.config.diagnostic import LINE_BREAK, Diagnostic, Severity, did_you_mean, quote
 from reconciler.config.document import Event, Map, Seq, parse
-from reconciler.config.source import (
-    IGNORED,
-    MAX_FILE_BYTES,
-    MAX_TREE_BYTES,
-    TEMPLATE_SUFFIX,
-    SourceFile,
-    Tree,
-    about_file,
-)
+from reconciler.config.listing import IGNORED, TEMPLATE_SUFFIX, about_file
+from reconciler.config.source import MAX_FILE_BYTES, MAX_TREE_BYTES, SourceFile, Tree
 from reconciler.resource import Span
 
 DIRECTORY = "environments"

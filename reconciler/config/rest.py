@@ -19,7 +19,7 @@ PATIENCE_S = 5.0
 """How long git may hold its lock before lbctl reports it."""
 SECOND_LOOK_S = 1.0
 """How long files must stay unchanged before lbctl removes anything because of them."""
-_STEP_S = 0.05
+_FIRST_STEP_S, _LAST_STEP_S = 0.005, 0.05  # most of git's work is done within milliseconds
 _LOCKS = ("index.lock", "HEAD.lock")
 """Git holds the first one from before it changes the first file of a work tree until after the last one."""
 _POINTER = b"gitdir: "
@@ -35,7 +35,7 @@ def at_rest(
 
     Raises ConfigError if git holds one for longer than `patience_s`.
     """
-    left_s = patience_s
+    left_s, step_s = patience_s, _FIRST_STEP_S
     while True:
         held = next(lock_files(directory), None)
         if held is None:
@@ -48,8 +48,9 @@ def at_rest(
                 f"git is at work on {directory}: {held} is there after {patience_s:g} seconds",
                 hint="wait for it; if no git runs, one was killed: remove that file",
             )
-        pause(_STEP_S)
-        left_s -= _STEP_S
+        pause(step_s)
+        left_s -= step_s
+        step_s = min(2 * step_s, _LAST_STEP_S)
 
 
 def lock_files(directory: Path) -> Iterator[Path]:

@@ -16,7 +16,8 @@ from typing import IO
 
 from reconciler.config import git, source
 from reconciler.config.diagnostic import Diagnostic, Severity, either
-from reconciler.config.source import IGNORED, SUFFIXES, Tree, about_file, overlooked, shown_name, tree_of
+from reconciler.config.listing import IGNORED, SUFFIXES, about_file, overlooked, shown_name
+from reconciler.config.source import Tree, tree_of
 from reconciler.errors import UsageError
 
 _LINK, _SUBMODULE = b"120000", b"160000"

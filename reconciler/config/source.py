@@ -1,36 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifests of a directory: which files they are, and their texts.
+"""The texts of the manifests of a directory.
 
-No content of the directory makes this raise: a file that can't be read, is no text, or is a link out of the tree
-becomes a diagnostic. A directory that changes while it is read is read again, so that a checkout is seen whole.
+No content of the directory makes this raise: a file that can't be read, or is no text, becomes a diagnostic. A
+directory that changes while it is read is read again, so that a checkout is seen whole.
 """
 
 from __future__ import annotations
 
 import codecs
-import contextlib
 import hashlib
 import os
-import re
-import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler import safe
-from reconciler.config.diagnostic import Diagnostic, Severity, did_you_mean, line_and_column
+from reconciler.config.diagnostic import Diagnostic, Severity, line_and_column
+from reconciler.config.listing import IGNORED, SUFFIXES, Listing, about_file, list_files, read_file, reason
 from reconciler.resource import Span
 
-TEMPLATE_SUFFIX = ".yaml.j2"
-SUFFIXES = (".yaml", ".yml", TEMPLATE_SUFFIX)
 MAX_FILES = 10_000
 MAX_FILE_BYTES = 16 << 20
 MAX_TREE_BYTES = 64 << 20
 MAX_ATTEMPTS = 5
-IGNORED = "source-ignored"
-_ALMOST = re.compile(r"(.+?)(?:(\.ya?ml)|(?:\.ya?ml)?(\.j2|\.jinja2?))", re.IGNORECASE)
-_JSON_SEARCHED = 4_096
+SETTLED_NS = 3_000_000_000
+"""A file's state is no proof of its content if the file was changed less than so long before it was read: another
+change within one tick of the file system's clock, of up to two seconds, would leave the same state."""
 _PAUSE_S = 0.02  # before the second attempt; doubles with each one
 
 _FOREIGN_MARKS = {
@@ -67,39 +62,71 @@ class Tree:
     partial: bool = False
 
 
-@dataclass
-class _Listing:
-    """The manifests of a directory and, by name, the states of files and directories, which show changes."""
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The content of a file; `problem` says why it is no text. `digest` is that of its bytes."""
 
-    files: dict[str, str] = field(default_factory=dict)  # name → real path
-    states: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    diagnostics: list[Diagnostic] = field(default_factory=list)
+    file: SourceFile
+    problem: Diagnostic | None
+    digest: bytes
+    size_bytes: int
 
 
-def read_tree(directory: Path) -> Tree:
-    """Read every *.yaml and *.yml file below `directory`, except files and directories that begin with a dot."""
+@dataclass(slots=True)
+class Memory:
+    """What the last reading of a directory found, for the next one: files whose state is the same are not read again.
+
+    `proven` are the files whose content is certain as long as their state stays the same. There are exceptions: a file
+    that is written through a mapping into memory may change later without a sign, and a network file system may show
+    old states for a while. So read everything afresh now and then.
+    """
+
+    listing: Listing = field(default_factory=Listing)
+    contents: dict[str, _Content] = field(default_factory=dict)
+    proven: frozenset[str] = frozenset()
+    tree: Tree | None = None
+
+
+def read_tree(directory: Path, memory: Memory | None = None, *, afresh: bool = False) -> Tree:
+    """Read every *.yaml and *.yml file below `directory`, except files and directories that begin with a dot.
+
+    With a `memory` of this directory only what changed is read, unless it is to be read `afresh`; unchanged files are
+    the identical objects, and so is a tree in which nothing changed.
+    """
+    memory = memory or Memory()
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
             time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+        started_ns = time.time_ns()
         listing = _list(directory)
-        contents, diagnostics = _read(listing)
+        proven = frozenset() if afresh else _proven(memory, listing)
+        if memory.tree and len(proven) == len(listing.files) and listing == memory.listing:
+            return memory.tree
+        contents, diagnostics = _read(listing, memory, proven)
         if _list(directory) == listing:
             break
     else:
         message = f"the directory still changed while it was read for the {MAX_ATTEMPTS}th time"
         diagnostics.append(about_file(str(directory), "source-changing", message, "try again when it is at rest"))
+        proven, started_ns = frozenset(), 0  # the states prove nothing
 
-    diagnostics += listing.diagnostics
-    if not listing.files and all(diagnostic.rule == IGNORED for diagnostic in diagnostics):
+    read = diagnostics + listing.diagnostics
+    if not listing.files and all(diagnostic.rule == IGNORED for diagnostic in read):
         message = f"there is no manifest: no file here ends with {' or '.join(SUFFIXES)}"
-        diagnostics.append(about_file(str(directory), "source-empty", message, severity=Severity.WARNING))
-    return tree_of(contents, diagnostics)
+        read.append(about_file(str(directory), "source-empty", message, severity=Severity.WARNING))
+    tree = _tree(contents.values(), read)
+    memory.listing, memory.contents = listing, contents
+    memory.proven = proven | _settled(listing, contents, started_ns)
+    memory.tree = memory.tree if tree == memory.tree else tree
+    assert memory.tree is not None
+    return memory.tree
 
 
 def read_files(paths: Mapping[str, Path]) -> Tree:
     """Single files, by their names in messages. Other files of their directories are not read."""
-    listing = _Listing({name: os.path.realpath(path) for name, path in paths.items()})
-    return replace(tree_of(*_read(listing)), partial=True)
+    listing = Listing({name: os.path.realpath(path) for name, path in paths.items()})
+    contents, diagnostics = _read(listing)
+    return replace(_tree(contents.values(), diagnostics), partial=True)
 
 
 def renamed(tree: Tree, directory: Path, shown: str) -> Tree:
@@ -116,132 +143,57 @@ def renamed(tree: Tree, directory: Path, shown: str) -> Tree:
     )
 
 
-def tree_of(contents: Mapping[str, bytes], diagnostics: list[Diagnostic]) -> Tree:
+def tree_of(contents: Mapping[str, bytes], diagnostics: Iterable[Diagnostic]) -> Tree:
     """The tree of these files, given by name, with the problems of their bytes and the `diagnostics` so far."""
-    files, texts, diagnostics = [], {}, list(diagnostics)
-    for name, content in contents.items():
-        text, problem = _decode(name, content)
-        texts[name] = text
-        if problem:
-            diagnostics.append(problem)
-        else:
-            files.append(SourceFile(name, text))
-    return Tree(tuple(files), tuple(diagnostics), texts, _digest(contents, diagnostics))
+    return _tree([_content(name, content) for name, content in contents.items()], diagnostics)
 
 
-def _list(directory: Path) -> _Listing:
-    listing = _Listing()
-    try:
-        root = os.path.realpath(directory, strict=True)
-        if not Path(root).is_dir():
-            hint = f"give the directory that it lies in: {directory.parent}"
-            listing.diagnostics.append(about_file(str(directory), "source-missing", "this is no directory", hint))
-            return listing
-    except OSError as error:
-        listing.diagnostics.append(about_file(str(directory), "source-missing", _reason(error), nearby(directory)))
-        return listing
-    pending = [root]
-    while pending:
-        path = pending.pop()
-        try:
-            listing.states[path] = _state(Path(path).stat())
-            with os.scandir(path) as entries:
-                pending += [
-                    entry.path for entry in entries if not entry.name.startswith(".") and _enter(listing, root, entry)
-                ]
-        except OSError as error:
-            listing.diagnostics.append(about_file(shown_name(root, path), "source-unreadable", _reason(error)))
-        if len(listing.files) > MAX_FILES:
-            message = f"there are more than {MAX_FILES} manifests"
-            listing.diagnostics.append(about_file(str(directory), "source-too-large", message))
-            break
-    listing.files = dict(sorted(listing.files.items())[:MAX_FILES])
-    listing.diagnostics.sort(key=lambda d: (d.span, d.rule))
-    return listing
+def _tree(contents: Iterable[_Content], diagnostics: Iterable[Diagnostic]) -> Tree:
+    contents, diagnostics = list(contents), list(diagnostics)
+    diagnostics += [content.problem for content in contents if content.problem]
+    return Tree(
+        tuple(content.file for content in contents if not content.problem),
+        tuple(diagnostics),
+        {content.file.name: content.file.text for content in contents},
+        _digest(contents, diagnostics),
+    )
 
 
-def nearby(path: Path) -> str:
-    """A hint at the file or directory that was probably meant by a path that doesn't exist."""
-    with contextlib.suppress(OSError):
-        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir() if entry.name[0] != "."])
-    return ""
+def _list(directory: Path) -> Listing:
+    return list_files(directory, MAX_FILES)
 
 
-def _enter(listing: _Listing, root: str, entry: os.DirEntry[str]) -> bool:
-    """Take an entry of a directory down; True if it is a directory to go into."""
-    if entry.is_dir(follow_symlinks=False):
-        return True
-    name = shown_name(root, entry.path)
-    is_manifest = entry.name.endswith(SUFFIXES)
-    if entry.is_symlink() and Path(entry.path).is_dir():
-        hint = "move the files here, or link each of them"
-        listing.diagnostics.append(about_file(name, "source-link", "links to directories are not followed", hint))
-    elif is_manifest:
-        try:
-            target = os.path.realpath(entry.path, strict=True)
-            state = Path(target).stat()
-        except OSError as error:
-            listing.diagnostics.append(about_file(name, "source-unreadable", _reason(error)))
-            return False
-        if os.path.commonpath((root, target)) != root:
-            message = "this link leads out of the directory"
-            listing.diagnostics.append(about_file(name, "source-link", message, "put the file itself here"))
-        elif not stat.S_ISREG(state.st_mode):
-            message = f"this is {_KINDS.get(stat.S_IFMT(state.st_mode), 'something else')}, not a file"
-            listing.diagnostics.append(about_file(name, "source-not-a-file", message))
-        else:
-            listing.files[name] = target
-            listing.states[name] = _state(state)
-    elif warning := overlooked(name) or _json_manifest(name, entry):
-        listing.diagnostics.append(warning)
-    return False
+def _proven(memory: Memory, listing: Listing) -> frozenset[str]:
+    """The files of which nothing but their state has to be looked at."""
+    before, now = memory.listing.states, listing.states
+    return frozenset(name for name in memory.proven if name in now and now[name] == before[name])
 
 
-def overlooked(name: str) -> Diagnostic | None:
-    """A warning about a file that is not read although its name looks like that of a manifest."""
-    if name.endswith(SUFFIXES) or not (found := _ALMOST.fullmatch(name.rpartition("/")[2])):
-        return None
-    suffix = TEMPLATE_SUFFIX if found[3] else found[2].lower()
-    return _ignored(name, f"name it {found[1]}{suffix}")
+def _settled(listing: Listing, contents: Mapping[str, _Content], started_ns: int) -> frozenset[str]:
+    """The files that were read, and whose next change will certainly give them another state."""
+    old_ns = started_ns - SETTLED_NS
+    return frozenset(name for name in contents if max(listing.states[name][-2:]) < old_ns)
 
 
-def _json_manifest(name: str, entry: os.DirEntry[str]) -> Diagnostic | None:
-    """A warning about a manifest in JSON. Other programs' files, snapshots and plans are no manifests."""
-    if not name.lower().endswith(".json") or not entry.is_file(follow_symlinks=False):
-        return None
-    try:
-        begin = _read_file(entry.path, _JSON_SEARCHED)
-    except OSError:
-        return None
-    named = f"{name.rpartition('/')[2][:-5]}.yaml"
-    return _ignored(name, f"JSON is YAML, too: name it {named}") if b'"lbctl/v' in begin else None
-
-
-def _ignored(name: str, hint: str) -> Diagnostic:
-    message = f"this file is not read: manifests end with {SUFFIXES[0]} or {SUFFIXES[1]}, templates with {SUFFIXES[2]}"
-    return about_file(name, IGNORED, message, hint, Severity.WARNING)
-
-
-_KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
-def _read(listing: _Listing) -> tuple[dict[str, bytes], list[Diagnostic]]:
-    contents: dict[str, bytes] = {}
+def _read(
+    listing: Listing, memory: Memory | None = None, proven: frozenset[str] = frozenset()
+) -> tuple[dict[str, _Content], list[Diagnostic]]:
+    """Read the files of a listing, except the `proven` ones, which the memory has."""
+    known = memory.contents if memory else {}
+    contents: dict[str, _Content] = {}
     diagnostics: list[Diagnostic] = []
     room = MAX_TREE_BYTES
     for name, path in listing.files.items():
-        try:
-            content = _read_file(path)
-        except OSError as error:
-            diagnostics.append(about_file(name, "source-unreadable", _reason(error)))
-            continue
-        room -= len(content)
-        if len(content) > MAX_FILE_BYTES or room < 0:
+        if name in proven:
+            content = known[name]
+        else:
+            try:
+                content = _content(name, read_file(path, MAX_FILE_BYTES + 1), known.get(name))
+            except OSError as error:
+                diagnostics.append(about_file(name, "source-unreadable", reason(error)))
+                continue
+        room -= content.size_bytes
+        if content.size_bytes > MAX_FILE_BYTES or room < 0:
             which, most = ("this file", MAX_FILE_BYTES) if room >= 0 else ("the directory", MAX_TREE_BYTES)
             message = f"{which} is larger than {most >> 20} MiB"
             diagnostics.append(about_file(name, "source-too-large", message, "split it"))
@@ -252,13 +204,13 @@ def _read(listing: _Listing) -> tuple[dict[str, bytes], list[Diagnostic]]:
     return contents, diagnostics
 
 
-def _read_file(path: str, most: int = MAX_FILE_BYTES + 1) -> bytes:
-    """Read at most one byte beyond the limit, and never wait for a file that has become a pipe meanwhile."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is no longer a file")
-        return file.read(most)
+def _content(name: str, content: bytes, known: _Content | None = None) -> _Content:
+    """The content of a file, as it is `known` if it is still the same."""
+    digest = hashlib.sha256(content).digest()
+    if known and known.digest == digest:
+        return known
+    text, problem = _decode(name, content)
+    return _Content(SourceFile(name, text), problem, digest, len(content))
 
 
 def _decode(name: str, content: bytes) -> tuple[str, Diagnostic | None]:
@@ -279,32 +231,13 @@ def _decode(name: str, content: bytes) -> tuple[str, Diagnostic | None]:
     return text, None
 
 
-def _digest(contents: Mapping[str, bytes], diagnostics: list[Diagnostic]) -> str:
+def _digest(contents: Iterable[_Content], diagnostics: Iterable[Diagnostic]) -> str:
     """The digest of names and contents, and of the problems of unreadable files."""
     digest = hashlib.sha256()
-    for name, content in contents.items():
-        digest.update(f"{len(name)} {name} {len(content)} ".encode() + content)
+    for content in contents:
+        digest.update(f"{len(content.file.name)} {content.file.name} ".encode() + content.digest)
     digest.update(repr([(d.span.file, d.rule) for d in diagnostics if d.rule != IGNORED]).encode())
     return digest.hexdigest()
-
-
-def _state(status: os.stat_result) -> tuple[int, ...]:
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def shown_name(root: str, path: str) -> str:
-    """A path relative to the root; unprintable characters are escaped, so that two names never become one."""
-    name = path[len(root) :].lstrip("/") or "."
-    return safe.line(name.replace("\\", "\\\\"))
-
-
-def _reason(error: OSError) -> str:
-    return f"this can't be read: {(error.strerror or str(error)).lower()}"
-
-
-def about_file(file: str, rule: str, message: str, hint: str = "", severity: Severity = Severity.ERROR) -> Diagnostic:
-    """A problem of a file as a whole, at no line of it."""
-    return Diagnostic(severity, rule, message, Span(file, 0), hint)
 
 
 def _at(file: str, text: str, offset: int, rule: str, message: str, hint: str = "") -> Diagnostic:

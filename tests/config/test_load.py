@@ -5,13 +5,14 @@ import subprocess
 import sys
 from ipaddress import IPv4Address, IPv4Interface
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.config import document as document_module
 from reconciler.config import load as load_module
 from reconciler.config.diagnostic import render_json, render_text
-from reconciler.config.load import load
+from reconciler.config.load import Loader, load
 from reconciler.model import (
     Algorithm,
     Endpoint,
@@ -132,30 +133,47 @@ def test_errors_of_all_files_are_found_at_once(write):
 def test_an_edit_costs_only_its_own_file(write, monkeypatch):
     files = {f"{name}.yaml": service(name, vip=f"20.20.20.{i}") for i, name in enumerate("abc")}
     directory = write({**files, "pools.yaml": pool() + pool("unused")})
+    loader = Loader(directory)
     parsed = []
     real_parse = load_module.parse
     monkeypatch.setattr(load_module, "parse", lambda file, *rest: parsed.append(file) or real_parse(file, *rest))
-    first = load(directory)
+    first = loader.load()
     assert sorted(set(parsed)) == ["a.yaml", "b.yaml", "c.yaml", "pools.yaml"]
 
     parsed.clear()
-    assert load(directory) == first  # a warning of a rule included
+    assert loader.load() is first  # a warning of a rule included
+    assert loader.load(afresh=True) is first
     assert parsed == []
 
     (directory / "b.yaml").write_text(service("b", vip="20.20.20.9"))
     (directory / "c.yaml").unlink()
-    second = load(directory)
+    second = loader.load()
     assert parsed == ["b.yaml"]
+    assert second.fleet.services[0] is first.fleet.services[0]
     assert [(s.name, str(s.vips[0])) for s in second.fleet.services] == [("a", "20.20.20.0"), ("b", "20.20.20.9")]
     assert second.digest != first.digest
 
 
 def test_nothing_is_remembered_of_what_is_gone(write):
     directory = write({"a.yaml": pool(), "b.yaml": pool("b")})
-    load(directory)
+    loader = Loader(directory)
+    loader.load()
     (directory / "b.yaml").unlink()
-    load(directory)
-    assert [file.name for file in load_module._checked] == ["a.yaml"]
+    loader.load()
+    assert [file.name for file in loader._known.files] == ["a.yaml"]
+    assert [*loader._memory.contents] == ["a.yaml"]
+
+
+def test_a_failed_load_leaves_nothing_half_done(write, monkeypatch):
+    directory = write({"a.yaml": pool(), "b.yaml": pool("b")})
+    loader = Loader(directory)
+    loader.load()
+    (directory / "a.yaml").write_text(pool("other"))
+    with monkeypatch.context() as patch:
+        patch.setattr(load_module, "in_order", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loader.load()
+    assert loader.load() == load(directory)
 
 
 def test_same_content_under_another_name_has_other_places(write):

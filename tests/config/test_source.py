@@ -250,8 +250,8 @@ def test_digest_follows_names_and_contents_only(write):
 def after_each_read(monkeypatch, action):
     real_read = source._read
 
-    def read(listing):
-        result = real_read(listing)
+    def read(*args):
+        result = real_read(*args)
         action()
         return result
 
@@ -323,3 +323,81 @@ def test_other_files_are_nobodys_business(tmp_path, name):
     (tmp_path / "a.yaml").write_text("a: 1\n")
     (tmp_path / name).write_text('{"format_version": 1}')
     assert read_tree(tmp_path).diagnostics == ()
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of the files that are read."""
+    found = []
+    real = source.read_file
+    monkeypatch.setattr(source, "read_file", lambda path, most: found.append(Path(path).name) or real(path, most))
+    return found
+
+
+def test_only_files_with_another_state_are_read_again(write, opened, monkeypatch):
+    monkeypatch.setattr(source, "SETTLED_NS", -(10**18))  # everything counts as old
+    directory = write({"a.yaml": "a", "b.yaml": "b", "sub/c.yaml": "c"})
+    memory = source.Memory()
+    first = read_tree(directory, memory)
+    assert read_tree(directory, memory) is first
+    assert opened == ["a.yaml", "b.yaml", "c.yaml"]
+    opened.clear()
+    (directory / "b.yaml").write_text("B")
+    second = read_tree(directory, memory)
+    assert opened == ["b.yaml"]
+    assert second == read_tree(directory)
+    assert second.digest != first.digest
+    assert [new is old for new, old in zip(second.files, first.files, strict=True)] == [True, False, True]
+
+
+def test_what_changes_besides_manifests_gives_the_same_tree(write):
+    directory = write({"a.yaml": "a"})
+    memory = source.Memory()
+    first = read_tree(directory, memory)
+    (directory / "README.md").write_text("no manifest")
+    (directory / "a.yaml").touch()
+    assert read_tree(directory, memory) is first
+
+
+def test_state_of_a_young_file_proves_nothing(write, monkeypatch):
+    """A write within the same tick of the file system's clock leaves the same times, and here the same size."""
+    directory = write({"a.yaml": "old"})
+    memory = source.Memory()
+    state = (1, 2, 3, 4, 5)
+    for now_ns, content in (
+        (source.SETTLED_NS, "new"),
+        (source.SETTLED_NS + 5, "few"),
+        (source.SETTLED_NS + 6, "yes"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("reconciler.config.listing.state_of", lambda _: state)
+            patch.setattr(source.time, "time_ns", lambda now_ns=now_ns: now_ns)
+            (directory / "a.yaml").write_text(content)
+            assert read_tree(directory, memory).texts == {"a.yaml": content}
+            (directory / "a.yaml").write_text("unseen")
+            assert (read_tree(directory, memory).texts == {"a.yaml": content}) == (content == "yes")
+            assert read_tree(directory, memory, afresh=True).texts == {"a.yaml": "unseen"}
+
+
+def test_file_that_could_not_be_read_is_tried_again(write, monkeypatch):
+    monkeypatch.setattr(source, "SETTLED_NS", -(10**18))
+    directory = write({"a.yaml": "a"})
+    memory = source.Memory()
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "read_file", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        assert problems(read_tree(directory, memory)) == [("a.yaml", "source-unreadable")]
+    assert read_tree(directory, memory).texts == {"a.yaml": "a"}
+    assert problems(read_tree(directory, memory)) == []
+
+
+def test_directory_that_never_rested_proves_nothing(write, monkeypatch):
+    directory = write({"a.yaml": "0"})
+    monkeypatch.setattr(source, "_PAUSE_S", 0)
+    monkeypatch.setattr(source, "SETTLED_NS", -(10**18))
+    memory = source.Memory()
+    counter = iter(range(100))
+    with monkeypatch.context() as patch:
+        after_each_read(patch, lambda: (directory / "a.yaml").write_text(str(next(counter))))
+        assert problems(read_tree(directory, memory)) == [(str(directory), "source-changing")]
+    assert read_tree(directory, memory) == read_tree(directory)
+    assert problems(read_tree(directory, memory)) == []

@@ -47,7 +47,6 @@ def test_one_weight_among_a_thousand_services_is_the_one_change(repository, diff
     checked = []
     check_file = load._check_file
     monkeypatch.setattr(load, "_check_file", lambda file: checked.append(file.name) or check_file(file))
-    monkeypatch.setattr(load, "_checked", {})
     repository.commit({"nodes.yaml": node(), **{f"s{i}.yaml": files(i) for i in range(1000)}})
     repository.commit({"s500.yaml": files(500).replace("weight: 2", "weight: 3")})
     code, out, _ = diff("HEAD~1..HEAD")
