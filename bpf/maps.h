@@ -2,7 +2,7 @@
 /*
  * The maps and what their rows mean.
  *
- * reconciler/dataplane/layout.py declares the same for user space; tests/packets/test_layout.py compares them.
+ * reconciler/dataplane/rows.py and layout.py declare the same for user space; tests/packets/test_layout.py compares them.
  * Addresses and ports are in network byte order, as packets carry them (__be32, __be16); everything else is
  * in host byte order. Padding is named and always zero, since keys are compared byte by byte.
  *

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from reconciler.dataplane import slots
-from reconciler.dataplane.layout import PREVIOUS, RING_HEADS, RINGS, SERVICES, SERVICES6, ModeCode
+from reconciler.dataplane.layout import PREVIOUS, RING_HEADS, RINGS, SERVICE_MAPS, ModeCode
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.slots import Held
 from reconciler.errors import KernelError
@@ -23,7 +23,7 @@ from reconciler.kernel.port import Kernel, Outcome
 UDP = 17
 PINGS = (1, 58)
 """ICMP and ICMPv6."""
-_INDEX = struct.Struct(PREVIOUS.key)
+_INDEX = struct.Struct("=I")
 
 
 def read_ring(kernel: Kernel, index: int) -> Held | None:
@@ -124,8 +124,7 @@ def idle(protocols_: Iterable[int]) -> int:
 
 def indexes_in_use(kernel: Kernel) -> set[int]:
     """The rings that services use, by index."""
-    rows = (row for spec in (SERVICES, SERVICES6) for row in kernel.dump(spec.name))
-    return {struct.unpack(SERVICES.value, value)[1] for _, value in rows}
+    return {row.ring for spec in SERVICE_MAPS.values() for _, row in spec.unpack(kernel.dump(spec.name))}
 
 
 def protocols(kernel: Kernel) -> dict[int, set[int]]:
@@ -135,13 +134,10 @@ def protocols(kernel: Kernel) -> dict[int, set[int]]:
     connections at all.
     """
     found: dict[int, set[int]] = {}
-    for spec in (SERVICES, SERVICES6):
-        key_format, row_format = struct.Struct(spec.key), struct.Struct(spec.value)
-        for key, value in kernel.dump(spec.name):
-            _, index, _, mode, _ = row_format.unpack(value)
-            protocol = key_format.unpack(key)[2]
-            if mode in (ModeCode.DSR_L2, ModeCode.DSR_L3) and protocol not in PINGS:
-                found.setdefault(index, set()).add(protocol)
+    for spec in SERVICE_MAPS.values():
+        for key, row in spec.unpack(kernel.dump(spec.name)):
+            if row.mode in (ModeCode.DSR_L2, ModeCode.DSR_L3) and key.protocol not in PINGS:
+                found.setdefault(row.ring, set()).add(key.protocol)
     return found
 
 

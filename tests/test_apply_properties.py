@@ -3,7 +3,6 @@
 
 import copy
 import random
-import struct
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +16,7 @@ from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
     MAPS,
+    NUMBER,
     PREVIOUS,
     RING_HEADS,
     RING_NAMES,
@@ -28,6 +28,7 @@ from reconciler.dataplane.layout import (
     VIPS6,
     MapType,
 )
+from reconciler.dataplane.rows import Number, ServiceKey
 from reconciler.dataplane.vip_filter import let_pass
 from reconciler.errors import ApplyError, ForeignError
 from reconciler.kernel.fake import FakeKernel
@@ -85,11 +86,11 @@ def strangers(kernel):
 
 def dangling(kernel):
     """Published services whose ring is missing or points to an endpoint that is not there."""
-    addresses6 = {struct.unpack("=I", key)[0] for key in kernel.maps.get(ENDPOINTS6.name, {})}
-    rows = {struct.unpack("=I", key)[0]: value for key, value in kernel.maps.get(ENDPOINTS.name, {}).items()}
+    addresses6 = {NUMBER.unpack(key).number for key in kernel.maps.get(ENDPOINTS6.name, {})}
+    rows = {NUMBER.unpack(key).number: value for key, value in kernel.maps.get(ENDPOINTS.name, {}).items()}
     endpoints = {number for number, value in rows.items() if any(value[:4]) or number in addresses6}
     for key, value in (row for name in _SERVICES for row in kernel.maps.get(name, {}).items()):
-        ring = kernel.inner.get(RINGS.name, {}).get(struct.unpack(SERVICES.value, value)[1])
+        ring = kernel.inner.get(RINGS.name, {}).get(SERVICES.value.unpack(value).ring)
         if ring is None or not set(slots.held(ring).endpoints.tolist()) - NOBODY <= endpoints:
             yield key
 
@@ -207,7 +208,7 @@ def damage_rows(kernel, chance):
                 if chance.random() < 0.5:
                     rows.pop(key)
             elif name == ENDPOINTS.name and chance.random() < 0.3:
-                rows[struct.pack("=I", chance.randrange(1, spec.capacity))] = value
+                rows[NUMBER.pack(Number(chance.randrange(1, spec.capacity)))] = value
     for contents in kernel.inner.values():
         for index, content in contents.items():
             if chance.random() < 0.3:
@@ -278,7 +279,7 @@ def test_a_failed_service_is_undone_and_the_other_goes_through(two_services):
     kernel = FaultyKernel()
     desired = desired_of(two_services)
     broken = Key("service", "20.20.20.1:80/tcp")
-    row = struct.pack(SERVICES.key, bytes((20, 20, 20, 1)), (80).to_bytes(2, "big"), 6)
+    row = SERVICES.key.pack(ServiceKey(bytes((20, 20, 20, 1)), 80, 6))
     update = kernel.update
     kernel.update = lambda name, rows: [
         OSError("no") if (name, key) == (SERVICES.name, row) else update(name, [(key, value)])[0]

@@ -59,5 +59,16 @@ def test_imports_run_downhill_and_libraries_have_their_doors(path):
         assert room in DOORS.get(library, {room}), f"{path}: {library} is imported elsewhere only"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rows_of_maps_are_packed_and_read_as_named_types_only(path):
+    """Who takes a row apart by position is not found when the row gets another field."""
+    if path.parent.name != "dataplane":
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "struct" in ast.dump(node.func):
+                formats = [part.attr for argument in node.args for part in ast.walk(argument)
+                           if isinstance(part, ast.Attribute)]  # fmt: skip
+                assert not {"key", "value", "inner"} & set(formats), f"{path}:{node.lineno}"
+
+
 def test_every_room_is_there():
     assert {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__")} == set(ROOMS.split())

@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.dataplane import slots
 from reconciler.dataplane.layout import ENDPOINTS, REMEMBERED, SERVICES, AlgorithmCode, ModeCode
+from reconciler.dataplane.rows import Service, ServiceKey
 from reconciler.dataplane.slots import STREAM_IDLE
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds import endpoint
@@ -27,9 +28,8 @@ def kernel(monkeypatch):
     made = FakeKernel()
     made.load_program("lbctl_x", ("DSR_L3", "MAGLEV"))
     assert write(made, None, OLD, OTHER) == [None, None]
-    key = struct.pack(SERVICES.key, bytes(4), bytes(2), 6)
-    row = struct.pack(SERVICES.value, 0, 1, bytes(2), ModeCode.DSR_L3, AlgorithmCode.MAGLEV)
-    made.update(SERVICES.name, [(key, row)])
+    row = SERVICES.pack(ServiceKey(bytes(4), 0, 6), Service(0, 1, 0, ModeCode.DSR_L3, AlgorithmCode.MAGLEV))
+    made.update(SERVICES.name, [row])
     write_rings(made, {1: np.array([1], np.uint32)}, known=())
     return made
 

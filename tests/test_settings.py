@@ -2,7 +2,6 @@
 """What holds for the whole data plane, and what else direct server return asks of a balancer."""
 
 import json
-import struct
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
@@ -14,6 +13,7 @@ from reconciler.apply import apply
 from reconciler.cli import get
 from reconciler.cli.main import main
 from reconciler.compile import compile_node
+from reconciler.dataplane import rows as row_types
 from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, FLOWS, SETTINGS, Direction, FlowState, TooBigCode
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.endpoint import numbered_rows
@@ -81,7 +81,7 @@ def test_the_row_holds_source_and_spread(fleet_of):
     source = TunnelSource(ip_network("10.200.0.0/23"), ip_network("2001:db8:f::/64"))
     desired = desired_of(fleet_of(Mode.DSR_L3, tunnel_source=source, packet_too_big=PacketTooBig.DROP))
     apply(plan_for(kernel, desired), kernel).raise_if_failed()
-    assert struct.unpack(SETTINGS.value, kernel.maps[SETTINGS.name][bytes(4)]) == (
+    assert SETTINGS.value.unpack(kernel.maps[SETTINGS.name][bytes(4)]) == row_types.Settings(
         bytes((10, 200, 0, 0)), bytes((0, 0, 1, 255)),
         bytes.fromhex("20010db8000f0000") + bytes(8), bytes(8) + b"\xff" * 8, TooBigCode.DROP,
     )  # fmt: skip
@@ -93,7 +93,7 @@ def test_a_row_that_no_manifest_can_ask_for_is_shown_as_it_is_and_mended(fleet_o
     desired = desired_of(fleet_of(Mode.DSR_L3))
     apply(plan_for(kernel, desired), kernel).raise_if_failed()
     damage = (bytes((10, 9, 9, 9)), bytes((0, 255, 0, 255)), b"\xff" * 16, bytes(16), 7)
-    kernel.maps[SETTINGS.name][bytes(4)] = struct.pack(SETTINGS.value, *damage)
+    kernel.maps[SETTINGS.name][bytes(4)] = SETTINGS.value.pack(row_types.Settings(*damage))
     (change,) = plan_for(kernel, desired).changes
     assert change.before.describe()["tunnels from"] == "10.9.9.9 spread 0.255.0.255"
     assert change.before.packet_too_big == "unknown 7"
@@ -162,9 +162,8 @@ def test_syns_that_nothing_followed_are_counted_apart_from_open_connections(flee
     now = clock.now_ns()
     states = (FlowState.OPENING, FlowState.OPENING, FlowState.OPEN, FlowState.CLOSING)
     kernel.update(FLOWS.name, [
-        (struct.pack(FLOWS.key, bytes([10, 9, 9, number]), service.row.vip.packed, b"\1\1", b"\0P", 6),
-         struct.pack(FLOWS.value, bytes(4), bytes(2), Direction.REQUEST, state, endpoint.number, service.index, now,
-                     bytes(4)))
+        FLOWS.pack(row_types.FlowKey(bytes([10, 9, 9, number]), service.row.vip.packed, 257, 80, 6),
+                   row_types.Flow(bytes(4), 0, Direction.REQUEST, state, endpoint.number, service.index, now, 0))
         for number, state in enumerate(states)
     ])  # fmt: skip
     for what, name in (("services", service.row.id), ("endpoints", endpoint.row.id)):

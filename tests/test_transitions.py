@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people see of transitions, and when they are over."""
 
-import struct
 from ipaddress import IPv4Address
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from reconciler.dataplane import slots
 from reconciler.dataplane.layout import SERVICES, AlgorithmCode, ModeCode
+from reconciler.dataplane.rows import Service, ServiceKey
 from reconciler.dataplane.slots import DATAGRAM_IDLE, STREAM_IDLE
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.endpoint import EndpointKind, EndpointRow
@@ -31,8 +31,8 @@ def node(mode=ModeCode.DSR_L3, protocol=TCP):
     kernel.load_program("lbctl_x", ("NAT", "DSR_L3", "MAGLEV"))
     EndpointKind(kernel).write([Change(row.key, None, row) for row in (FIRST, SECOND)])
     put(kernel, None, ring(0, 1, 0, 1))
-    key = struct.pack(SERVICES.key, bytes(4), bytes(2), protocol)
-    kernel.update(SERVICES.name, [(key, struct.pack(SERVICES.value, 0, 1, bytes(2), mode, AlgorithmCode.MAGLEV))])
+    row = SERVICES.pack(ServiceKey(bytes(4), 0, protocol), Service(0, 1, 0, mode, AlgorithmCode.MAGLEV))
+    kernel.update(SERVICES.name, [row])
     return kernel
 
 

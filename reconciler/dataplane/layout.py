@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The maps of the data plane: names, shapes, sizes. `bpf/maps.h` declares the same for the program.
+"""The maps of the data plane: names, rows, sizes. `bpf/maps.h` declares the same for the program.
 
-Formats are `struct` strings. Fields that travel in packets (addresses, ports) are in network byte order and
-are written as raw bytes ("4s", "2s"); everything else is in host byte order.
+Fields that travel in packets (addresses, ports) are in network byte order; everything else is in host byte order.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from reconciler import limits
+from reconciler.dataplane import rows
+from reconciler.dataplane.row import RowType
+from reconciler.dataplane.rows import Number
 
 
 class MapType(IntEnum):
@@ -31,30 +33,34 @@ MMAPABLE = 1 << 10
 """BPF_F_MMAPABLE: user space can map an array into its own memory (Linux 5.5)."""
 
 
+K = TypeVar("K", bound=tuple[Any, ...])
+V = TypeVar("V", bound=tuple[Any, ...])
+
+
 @dataclass(frozen=True, slots=True)
-class MapSpec:
+class TypedMap(Generic[K, V]):
     """One map. It is made if the program has one of its `features`, or if `features` is empty.
 
-    `inner` is the format of the rows of an array of arrays.
+    `inner` are the rows of the arrays in an array of arrays.
     """
 
     name: str
     type: MapType
-    key: str
-    value: str
+    key: RowType[K]
+    value: RowType[V]
     capacity: int
     features: tuple[str, ...] = ()
     is_mmapable: bool = False
-    inner: str = ""
+    inner: RowType[Any] | None = None
 
     @property
     def key_size(self) -> int:
-        return struct.calcsize(self.key)
+        return self.key.size
 
     @property
     def value_size(self) -> int:
         """Bytes of one value; for a per-CPU map, of one CPU's value."""
-        return struct.calcsize(self.value)
+        return self.value.size
 
     @property
     def flags(self) -> int:
@@ -65,76 +71,110 @@ class MapSpec:
         """Whether a program with these features needs the map."""
         return not self.features or not set(self.features).isdisjoint(features)
 
+    def pack(self, key: K, value: V) -> tuple[bytes, bytes]:
+        """A row as the kernel takes it."""
+        return self.key.pack(key), self.value.pack(value)
+
+    def unpack(self, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[K, V]]:
+        """Rows as the kernel gives them; not of per-CPU maps."""
+        key, value = self.key.unpack, self.value.unpack
+        return ((key(k), value(v)) for k, v in rows)
+
+
+MapSpec: TypeAlias = TypedMap[Any, Any]
+"""A map, whatever its rows are."""
+
 
 _NAT = ("NAT",)
 _DSR = ("DSR_L2", "DSR_L3")
 _IPV6 = ("IPV6",)
 
-# vip, port, protocol, padding → index of the service's counters, ring, target port (0: the client's), mode, algorithm
-SERVICES = MapSpec("services", MapType.HASH, "=4s2sBx", "=II2sBB", limits.SERVICES)
-# vip → treatment of undefined traffic and of pings (UndefinedCode, EchoCode below), padding
-VIPS = MapSpec("vips", MapType.HASH, "=4s", "=BBxx", limits.SERVICES)
+NUMBER = RowType(rows.Number)
+_ADDRESS = RowType(rows.Address)
+_ADDRESS6 = RowType(rows.Address, address="V16")
+_SERVICE = RowType(rows.Service)
+_VIP = RowType(rows.Vip)
+_TRAFFIC = RowType(rows.Traffic)
+_VLAN = RowType(rows.Vlan)
+
+
+def _hash(
+    name: str, key: RowType[K], value: RowType[V], capacity: int, features: tuple[str, ...] = (),
+    type_: MapType = MapType.HASH,
+) -> TypedMap[K, V]:  # fmt: skip
+    return TypedMap(name, type_, key, value, capacity, features)
+
+
+def _array(
+    name: str, value: RowType[V], capacity: int, features: tuple[str, ...] = (), type_: MapType = MapType.ARRAY, *,
+    is_mmapable: bool = False,
+) -> TypedMap[Number, V]:  # fmt: skip
+    return TypedMap(name, type_, NUMBER, value, capacity, features, is_mmapable)
+
+
+def _array_of_arrays(
+    name: str, inner: RowType[Any], capacity: int, features: tuple[str, ...] = ()
+) -> TypedMap[Number, Number]:
+    return TypedMap(name, MapType.ARRAY_OF_MAPS, NUMBER, NUMBER, capacity, features, inner=inner)
+
+
+# `index` is that of the service's counters
+SERVICES = _hash("services", RowType(rows.ServiceKey), _SERVICE, limits.SERVICES)
+VIPS = _hash("vips", _ADDRESS, _VIP, limits.SERVICES)
 # 0 → a bit for each hash of an address (bpf/vip.h): if it is 0, the address is no VIP
-VIP_FILTER = MapSpec("vip_filter", MapType.ARRAY, "=I", "=8192s", 1)
-# id (0 is never used) → address, port (0: the service's target port), state (EndpointRowState below), padding
-ENDPOINTS = MapSpec("endpoints", MapType.ARRAY, "=I", "=4s2sBx", limits.ENDPOINTS + 1)
-# the same for IPv6: vip, port, protocol, padding → as in services; vip → as in vips; id → address of an
-# endpoint whose address in `endpoints` is zero
-SERVICES6 = MapSpec("services6", MapType.HASH, "=16s2sBx", "=II2sBB", limits.SERVICES, _IPV6)
-VIPS6 = MapSpec("vips6", MapType.HASH, "=16s", "=BBxx", limits.SERVICES, _IPV6)
-ENDPOINTS6 = MapSpec("endpoints6", MapType.ARRAY, "=I", "=16s", limits.ENDPOINTS + 1, _IPV6)
+VIP_FILTER = _array("vip_filter", RowType(rows.VipFilter), 1)
+# id (0 is never used) → endpoint
+ENDPOINTS = _array("endpoints", RowType(rows.Endpoint), limits.ENDPOINTS + 1)
+# the same for IPv6; id → address of an endpoint whose address in `endpoints` is zero
+SERVICES6 = _hash("services6", RowType(rows.ServiceKey, vip="V16"), _SERVICE, limits.SERVICES, _IPV6)
+VIPS6 = _hash("vips6", _ADDRESS6, _VIP, limits.SERVICES, _IPV6)
+ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6)
+# by version of IP
+SERVICE_MAPS = {4: SERVICES, 6: SERVICES6}
+VIP_MAPS = {4: VIPS, 6: VIPS6}
 # index → array of unsigned 32-bit numbers: the count of slots n, then n endpoints; see reconciler/dataplane/slots.py
-RINGS = MapSpec("rings", MapType.ARRAY_OF_MAPS, "=I", "=I", 16_384, inner="=I")
+RINGS = _array_of_arrays("rings", NUMBER, 16_384)
 # index → a copy of element 0 of the ring
-RING_HEADS = MapSpec("ring_heads", MapType.ARRAY, "=I", "=I", RINGS.capacity)
+RING_HEADS = _array("ring_heads", NUMBER, RINGS.capacity)
 # index of a ring, or 16,384 + index → array with a row for each slot, only while slots of the ring are in transition:
 # the endpoint of unknown connections, that of unknown datagrams, and three times in units of 2**30 ns of
 # CLOCK_MONOTONIC: the begin of the transition, the end of the time in which datagrams are learnt, the last use of
 # another endpoint than the current one
-PREVIOUS = MapSpec("previous", MapType.ARRAY_OF_MAPS, "=I", "=I", 2 * RINGS.capacity, _DSR, inner="=5Ixxxx")
+PREVIOUS = _array_of_arrays("previous", RowType(rows.Previous), 2 * RINGS.capacity, _DSR)
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
-REMEMBERED = MapSpec("remembered", MapType.ARRAY, "=I", "=8Q", 131_072, _DSR, is_mmapable=True)
+REMEMBERED = _array("remembered", RowType(rows.Bucket), 131_072, _DSR, is_mmapable=True)
 # 0 → the secret of the hashes of `remembered`, made with the map
-SEED = MapSpec("seed", MapType.ARRAY, "=I", "=2Q", 1, _DSR)
+SEED = _array("seed", RowType(rows.Seed), 1, _DSR)
 # id of an endpoint → the way to it; a cache that only the program writes
-NEXT_HOPS = MapSpec("next_hops", MapType.ARRAY, "=I", "=IIIHHQQ", 65_536, _DSR)
+NEXT_HOPS = _array("next_hops", RowType(rows.NextHop), 65_536, _DSR)
 # index of a ring → number of turns that round-robin has taken
-RING_TURNS = MapSpec("ring_turns", MapType.ARRAY, "=I", "=Q", 16_384)
-# name of a ring, filled up with zeros → its index; the program has no use for it
-RING_NAMES = MapSpec("ring_names", MapType.HASH, "=128s", "=I", 16_384)
-# source, destination, source port, destination port, protocol, padding
-# → new address, new port, direction, state, endpoint id, index of the service's counters, last seen (ns), the sender's
-# last acknowledgement, padding
-FLOWS = MapSpec("flows", MapType.LRU_HASH, "=4s4s2s2sBxxx", "=4s2sBBIIQ4sxxxx", limits.FLOW_ROWS, _NAT)
-# index → connections, request packets, request bytes, reply packets, reply bytes
-SERVICE_COUNTERS = MapSpec("service_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", limits.SERVICES)
-ENDPOINT_COUNTERS = MapSpec("endpoint_counters", MapType.PERCPU_ARRAY, "=I", "=5Q", limits.ENDPOINTS + 1)
+RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
+# name of a ring → its index; the program has no use for it
+RING_NAMES = _hash("ring_names", RowType(rows.RingName), NUMBER, 16_384)
+FLOWS = _hash("flows", RowType(rows.FlowKey), RowType(rows.Flow), limits.FLOW_ROWS, _NAT, MapType.LRU_HASH)
+SERVICE_COUNTERS = _array("service_counters", _TRAFFIC, limits.SERVICES, type_=MapType.PERCPU_ARRAY)
+ENDPOINT_COUNTERS = _array("endpoint_counters", _TRAFFIC, limits.ENDPOINTS + 1, type_=MapType.PERCPU_ARRAY)
 # Verdict below → packets
-VERDICTS = MapSpec("verdicts", MapType.PERCPU_ARRAY, "=I", "=Q", 64)
-# 0 → source of IPv4 tunnels, the bits of it that a hash of the flow replaces, the same two for IPv6, treatment of
-# packets that are too big for their way (TooBigCode below), padding
-SETTINGS = MapSpec("settings", MapType.ARRAY, "=I", "=4s4s16s16sBxxx", 1)
-# ifindex of a trunk, tag, padding → ifindex of the interface that stands for the VLAN; `trunks` is the reverse
-VLANS = MapSpec("vlans", MapType.HASH, "=IHxx", "=I", 4_096, ("VLAN",))
-TRUNKS = MapSpec("trunks", MapType.HASH, "=I", "=IHxx", 4_096, ("VLAN",))
-# on endpoints: a VIP whose packets the program unpacks, filled up with zeros; version of IP, padding → padding
-UNPACKED = MapSpec("unpacked", MapType.HASH, "=16sBxxx", "=4x", 16_384, features=("DECAPSULATE",))
-# ifindex → next hop of packets that come in there and go to no network of the node (IPv4: 4 bytes), whether it is IPv6
-GATEWAYS = MapSpec("gateways", MapType.HASH, "=I", "=16sBxxx", 1_024, ("GATEWAY",))
-# only in the program that explains: the values looked up for a packet, in this order; all ones: not looked up
-EXPLANATION = (
-    "bytes", "vip", "service", "flow", "rings", "slots", "slot", "previous", "holder", "memory", "endpoint", "fib",
-    "egress",
-)  # fmt: skip
-EXPLAINED = MapSpec("explained", MapType.ARRAY, "=I", "=13I", 1, ("EXPLAIN",))
+VERDICTS = _array("verdicts", RowType(rows.Packets), 64, type_=MapType.PERCPU_ARRAY)
+# 0 → settings of the whole node
+SETTINGS = _array("settings", RowType(rows.Settings), 1)
+# ifindex of a trunk, tag → ifindex of the interface that stands for the VLAN; `trunks` is the reverse
+VLANS = _hash("vlans", _VLAN, NUMBER, 4_096, ("VLAN",))
+TRUNKS = _hash("trunks", NUMBER, _VLAN, 4_096, ("VLAN",))
+# on endpoints: a VIP whose packets the program unpacks, filled up with zeros
+UNPACKED = _hash("unpacked", RowType(rows.UnpackedKey), RowType(rows.Unpacked), 16_384, ("DECAPSULATE",))
+# ifindex → next hop of packets that come in there and go to no network of the node (IPv4: 4 bytes)
+GATEWAYS = _hash("gateways", NUMBER, RowType(rows.Gateway), 1_024, ("GATEWAY",))
+# only in the program that explains: the values looked up for a packet
+EXPLAINED = _array("explained", RowType(rows.Explained), 1, ("EXPLAIN",))
 
 # index → number of the inner array at this index. Only user space reads these: before Linux 6.8, a process that reads
 # the array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)
-RING_IDS = MapSpec("ring_ids", MapType.ARRAY, "=I", "=I", RINGS.capacity)
-PREVIOUS_IDS = MapSpec("previous_ids", MapType.ARRAY, "=I", "=I", PREVIOUS.capacity, _DSR)
+RING_IDS = _array("ring_ids", NUMBER, RINGS.capacity)
+PREVIOUS_IDS = _array("previous_ids", NUMBER, PREVIOUS.capacity, _DSR)
 INNER_IDS = {RINGS.name: RING_IDS, PREVIOUS.name: PREVIOUS_IDS}
 
-MAPS = {
+MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_HEADS, RING_TURNS, RING_NAMES,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -13,10 +12,8 @@ from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
     RING_NAMES,
-    SERVICES,
-    SERVICES6,
-    VIPS,
-    VIPS6,
+    SERVICE_MAPS,
+    VIP_MAPS,
     AlgorithmCode,
     EchoCode,
     EndpointRowState,
@@ -26,6 +23,7 @@ from reconciler.dataplane.layout import (
     UndefinedCode,
     word,
 )
+from reconciler.dataplane.rows import Number
 from reconciler.explain.capture import Captured
 from reconciler.explain.headers import Header, headers
 from reconciler.explain.packet import ICMP6, PROTOCOLS
@@ -33,7 +31,6 @@ from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.port import Link
 from reconciler.kernel.trial import Outcome, Trial
 
-_INDEX = struct.Struct("=I")
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()} | {ICMP6: "icmp"}
 _ICMP = ("icmp", "icmp6")
 
@@ -169,29 +166,27 @@ def _interface(index: int | None) -> str:
 
 def _vip(trial: Trial, packet: Sequence[Header]) -> Fields:
     vip = ip_address(next(header["destination"] for header in packet if "ttl" in header))
-    spec = VIPS if vip.version == 4 else VIPS6
-    undefined, echo = struct.unpack(spec.value, trial.row(spec.name, vip.packed) or bytes(spec.value_size))
-    return {"vip": str(vip), "undefined_traffic": word(UndefinedCode, undefined), "echo": word(EchoCode, echo)}
+    spec = VIP_MAPS[vip.version]
+    row = spec.value.unpack(trial.row(spec.name, vip.packed) or bytes(spec.value_size))
+    return {"vip": str(vip), "undefined_traffic": word(UndefinedCode, row.undefined), "echo": word(EchoCode, row.echo)}
 
 
 def _services(trial: Trial) -> dict[int, Fields]:
     found: dict[int, Fields] = {}
-    for spec in (SERVICES, SERVICES6):
-        for key, value in trial.rows(spec.name):
-            index, _, target_port, mode, algorithm = struct.unpack(spec.value, value)
-            vip, port, protocol = struct.unpack(spec.key, key)
+    for spec in SERVICE_MAPS.values():
+        for key, row in spec.unpack(trial.rows(spec.name)):
             service: dict[str, str | int] = {
-                "service": f"{_place(vip, port)}/{_PROTOCOL_NAMES.get(protocol, str(protocol))}",
-                "mode": word(ModeCode, mode), "algorithm": word(AlgorithmCode, algorithm),
-                "map": spec.name, "index": index,
+                "service": f"{_place(key.vip, key.port)}/{_PROTOCOL_NAMES.get(key.protocol, str(key.protocol))}",
+                "mode": word(ModeCode, row.mode), "algorithm": word(AlgorithmCode, row.algorithm),
+                "map": spec.name, "index": row.index,
             }  # fmt: skip
-            found[index] = service | ({"target_port": int.from_bytes(target_port)} if any(target_port) else {})
+            found[row.index] = service | ({"target_port": row.target_port} if row.target_port else {})
     return found
 
 
 def _rings(trial: Trial) -> dict[int, str]:
-    rows = trial.rows(RING_NAMES.name)
-    return {_INDEX.unpack(value)[0]: key.rstrip(b"\0").decode("utf-8", "replace") for key, value in rows}
+    rows = RING_NAMES.unpack(trial.rows(RING_NAMES.name))
+    return {ring.number: key.name.rstrip(b"\0").decode("utf-8", "replace") for key, ring in rows}
 
 
 def _slot(names: _Names, seen: Mapping[str, int]) -> Fields:
@@ -212,16 +207,16 @@ def _transition(trial: Trial, seen: Mapping[str, int]) -> Fields:
 
 
 def _endpoint(trial: Trial, number: int) -> Fields:
-    key = _INDEX.pack(number)
-    row = trial.row(ENDPOINTS.name, key) or bytes(ENDPOINTS.value_size)
-    address, port, state = struct.unpack(ENDPOINTS.value, row)
+    key = ENDPOINTS.key.pack(Number(number))
+    row = ENDPOINTS.value.unpack(trial.row(ENDPOINTS.name, key) or bytes(ENDPOINTS.value_size))
+    address = row.address
     if not any(address):
         address = trial.row(ENDPOINTS6.name, key) or address
-    return {"endpoint": _place(address, port), "state": word(EndpointRowState, state), "number": number}
+    return {"endpoint": _place(address, row.port), "state": word(EndpointRowState, row.state), "number": number}
 
 
-def _place(packed: bytes, port: bytes) -> str:
-    address, number = ip_address(packed), int.from_bytes(port)
-    if not number:
+def _place(packed: bytes, port: int) -> str:
+    address = ip_address(packed)
+    if not port:
         return str(address)
-    return f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

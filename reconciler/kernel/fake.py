@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from reconciler.dataplane.layout import MAPS, MapType
+from reconciler.dataplane.layout import MAPS, NUMBER, MapType
+from reconciler.dataplane.rows import Number
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.port import (
     AttachedProgram,
@@ -90,7 +90,7 @@ class FakeKernel:
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
         if map_name in self.inner:
-            return [(struct.pack("=I", index), bytes(4)) for index in sorted(self.inner[map_name])]
+            return [(NUMBER.pack(Number(index)), bytes(4)) for index in sorted(self.inner[map_name])]
         return list(self.maps.get(map_name, {}).items())
 
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
@@ -103,7 +103,7 @@ class FakeKernel:
             return KernelError(f"map {map_name} does not exist")
         if (len(key), len(value)) != (spec.key_size, spec.value_size):
             raise AssertionError(f"{map_name}: a row of {len(key)} + {len(value)} bytes")
-        if spec.type in _FIXED and struct.unpack(spec.key, key)[0] >= spec.capacity:
+        if spec.type in _FIXED and NUMBER.unpack(key).number >= spec.capacity:
             return KernelError(f"map {map_name} has no row {key.hex()}")
         if key not in rows and len(rows) >= spec.capacity:
             return KernelError(f"map {map_name} is full")
@@ -138,7 +138,8 @@ class FakeKernel:
     def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
         content = bytearray(self.inner[outer][index])
         for row, value in rows.items():
-            assert len(value) == struct.calcsize(MAPS[outer].inner), outer
+            inner = MAPS[outer].inner
+            assert inner and len(value) == inner.size, outer
             content[row * len(value) : (row + 1) * len(value)] = value
         self.inner[outer][index] = bytes(content)
         self._wrote("patch_inner", (outer, index, tuple(rows)))

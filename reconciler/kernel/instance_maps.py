@@ -138,7 +138,7 @@ class InstanceMaps:
 
 def inner_shape(spec: MapSpec) -> Shape:
     """The shape of the inner arrays of an array of arrays; they differ in their capacity alone."""
-    return Shape(MapType.ARRAY, _INDEX.size, struct.calcsize(spec.inner), 1)
+    return Shape(MapType.ARRAY, _INDEX.size, spec.inner.size if spec.inner else 0, 1)
 
 
 def _no_map(name: str) -> KernelError:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from reconciler.dataplane.layout import (
     EXPLAINED,
-    EXPLANATION,
     MAPS,
     MMAPABLE,
     VERDICTS,
@@ -51,7 +50,7 @@ class Outcome:
     """What became of a frame: `action` is what the program returned, `frame` is the frame as it left it.
 
     `verdict` is the counter that moved, None if none did. `seen` holds the values that the program looked up,
-    by the names of EXPLANATION; those that it never looked up are left out.
+    by the names of `Explained`; those that it never looked up are left out.
     """
 
     action: int
@@ -136,11 +135,9 @@ def _run_one(rig: _Rig, frame: bytes, ifindex: int) -> Outcome:
     maps.write_array(explained, _NOT_LOOKED_UP)
     action, after = bpf.test_run(rig.program, frame, ifindex)
     counted = [_INDEX.unpack(key)[0] for key, _ in maps.dump(verdicts)]
-    fields = struct.unpack(EXPLAINED.value, maps.read_array(explained))
-    nothing = struct.unpack(EXPLAINED.value, _NOT_LOOKED_UP)
-    seen = {
-        name: value for name, value, none in zip(EXPLANATION, fields, nothing, strict=True) if value != none
-    }
+    fields = EXPLAINED.value.unpack(maps.read_array(explained))._asdict()
+    nothing = EXPLAINED.value.unpack(_NOT_LOOKED_UP)._asdict()
+    seen = {name: value for name, value in fields.items() if value != nothing[name]}
     return Outcome(action, after, Verdict(counted[-1]) if counted else None, seen)
 
 

@@ -8,15 +8,15 @@ back. Only when every number is taken do new endpoints get the numbers of retire
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler import remembered
-from reconciler.dataplane import slots
+from reconciler.dataplane import rows, slots
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
+from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
@@ -27,9 +27,6 @@ from reconciler.ring_store import former_endpoints
 from reconciler.view import NodeView
 
 _SERVICE, _RING = "service", "ring"  # kinds whose modules import this one
-_ID = struct.Struct(ENDPOINTS.key)
-_ROW = struct.Struct(ENDPOINTS.value)
-_FLOW = struct.Struct(FLOWS.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +128,25 @@ class NumberedRow:
 
 def numbered_rows(kernel: Kernel) -> list[NumberedRow]:
     """Every row in use, retired ones too."""
-    held = [(key, *_ROW.unpack(value)) for key, value in kernel.dump(ENDPOINTS.name)]
+    held = list(ENDPOINTS.unpack(kernel.dump(ENDPOINTS.name)))
     # The IPv6 addresses are an array of 2 MB; it is read only if a row refers to it.
-    addresses6 = dict(kernel.dump(ENDPOINTS6.name)) if any(not any(address) for _, address, _, _ in held) else {}
-    rows = []
-    for key, address, port, state in held:
-        full = address if any(address) else addresses6.get(key, b"")  # empty: the row was damaged
-        if state != EndpointRowState.FREE and full:
+    refer = any(not any(row.address) for _, row in held)
+    addresses6 = dict(ENDPOINTS6.unpack(kernel.dump(ENDPOINTS6.name))) if refer else {}
+    found = []
+    for key, held_row in held:
+        address, state = held_row.address, held_row.state
+        if not any(address):
+            address = addresses6[key].address if key in addresses6 else b""  # empty: the row was damaged
+        if state != EndpointRowState.FREE and address:
             damage = "" if state in list(EndpointRowState) else word(EndpointRowState, state)
-            row = EndpointRow(ip_address(full), int.from_bytes(port), state == EndpointRowState.DISABLED, damage)
-            rows.append(NumberedRow(_ID.unpack(key)[0], row, state == EndpointRowState.RETIRED))
+            row = EndpointRow(ip_address(address), held_row.port, state == EndpointRowState.DISABLED, damage)
+            found.append(NumberedRow(key.number, row, state == EndpointRowState.RETIRED))
     known: set[str] = set()
-    for i, numbered in sorted(enumerate(rows), key=lambda item: item[1].is_retired):
+    for i, numbered in sorted(enumerate(found), key=lambda item: item[1].is_retired):
         if numbered.row.id in known:
-            rows[i] = replace(numbered, row=replace(numbered.row, copy=numbered.number))
+            found[i] = replace(numbered, row=replace(numbered.row, copy=numbered.number))
         known.add(numbered.row.id)
-    return rows
+    return found
 
 
 class EndpointKind(Kind):
@@ -166,14 +166,14 @@ class EndpointKind(Kind):
         return found.values()
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        rows = numbered_rows(self.kernel)
-        return Reading(tuple(r.row for r in rows if not r.is_retired))
+        held = numbered_rows(self.kernel)
+        return Reading(tuple(r.row for r in held if not r.is_retired))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        rows = numbered_rows(self.kernel)
-        numbers = {r.row.id: r.number for r in rows}
+        held = numbered_rows(self.kernel)
+        numbers = {r.row.id: r.number for r in held}
         new = [change for change in changes if change.after and change.key.id not in numbers]
-        free = self._free_numbers(len(new), rows) if new else []
+        free = self._free_numbers(len(new), held) if new else []
         given = {change.key.id: number for change, number in zip(new, free, strict=False)}
         numbers |= given
         outcomes: list[tuple[Change, Outcome]] = self._write_addresses6(new, given)
@@ -190,36 +190,36 @@ class EndpointKind(Kind):
                     outcomes.append((change, error))
                 continue
             if change.key not in failed:
-                writes.append((change, (_ID.pack(number), _encode(change))))
+                writes.append((change, (ENDPOINTS.key.pack(Number(number)), _encode(change))))
         results = self.kernel.update(ENDPOINTS.name, [row for _, row in writes])
         outcomes += zip((change for change, _ in writes), results, strict=True)
         return each(changes, outcomes)
 
     def _write_addresses6(self, new: Sequence[Change], numbers: Mapping[str, int]) -> list[tuple[Change, Outcome]]:
         """Write IPv6 addresses before the rows that refer to them. Returns the changes that failed."""
-        rows = [
-            (change, (_ID.pack(numbers[change.key.id]), change.after.address.packed))
+        puts = [
+            (change, ENDPOINTS6.pack(Number(numbers[change.key.id]), rows.Address(change.after.address.packed)))
             for change in new
             if isinstance(change.after, EndpointRow) and change.after.address.version == 6 and change.key.id in numbers
         ]
-        done = self.kernel.update(ENDPOINTS6.name, [row for _, row in rows])
-        return [(change, outcome) for (change, _), outcome in zip(rows, done, strict=True) if outcome]
+        done = self.kernel.update(ENDPOINTS6.name, [row for _, row in puts])
+        return [(change, outcome) for (change, _), outcome in zip(puts, done, strict=True) if outcome]
 
-    def _free_numbers(self, count: int, rows: list[NumberedRow]) -> list[int]:
+    def _free_numbers(self, count: int, held: list[NumberedRow]) -> list[int]:
         """Numbers for new rows: never used ones, then those of retired rows that no connection can point to."""
-        taken = {r.number for r in rows}
+        taken = {r.number for r in held}
         free: list[int] = []
         for number in range(1, ENDPOINTS.capacity):
             if len(free) == count:
                 return free
             if number not in taken:
                 free.append(number)
-        used = {_FLOW.unpack(value)[4] for _, value in self.kernel.dump(FLOWS.name)}
+        used = {flow.endpoint for _, flow in FLOWS.unpack(self.kernel.dump(FLOWS.name))}
         used |= former_endpoints(self.kernel) | remembered.endpoints_in_use(self.kernel, slots.now())
-        retired = (r.number for r in rows if r.is_retired)
+        retired = (r.number for r in held if r.is_retired)
         reusable = [number for number in retired if number not in used][: count - len(free)]
         remembered.forget(self.kernel, reusable)
-        self.kernel.delete(ENDPOINT_COUNTERS.name, [_ID.pack(number) for number in reusable])
+        self.kernel.delete(ENDPOINT_COUNTERS.name, [ENDPOINT_COUNTERS.key.pack(Number(number)) for number in reusable])
         return free + reusable
 
 
@@ -229,7 +229,8 @@ def _encode(change: Change) -> bytes:
             state = EndpointRowState.DISABLED if disabled else EndpointRowState.USABLE
             if change.after is None:
                 state = EndpointRowState.RETIRED
-            return _ROW.pack(address.packed if address.version == 4 else bytes(4), port.to_bytes(2), state)
+            packed = address.packed if address.version == 4 else bytes(4)
+            return ENDPOINTS.value.pack(rows.Endpoint(packed, port, state))
     raise TypeError(f"not an endpoint: {change}")
 
 

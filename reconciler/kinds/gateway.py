@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar
 
+from reconciler.dataplane import rows
 from reconciler.dataplane.layout import GATEWAYS
+from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
@@ -20,9 +21,6 @@ from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
-
-_ROW = struct.Struct(GATEWAYS.value)
-_INDEX = struct.Struct(GATEWAYS.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +67,10 @@ class GatewayKind(Kind):
                 yield Gateway(interface.name, interface.gateway), interface.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        rows = self.kernel.dump(GATEWAYS.name)
-        known = names(self.kernel) if rows else {}
-        gateways = standing_for(self.kernel) if rows else {}
-        return Reading(tuple(_decode(row, known, gateways) for row in rows))
+        held = self.kernel.dump(GATEWAYS.name)
+        known = names(self.kernel) if held else {}
+        gateways = standing_for(self.kernel) if held else {}
+        return Reading(tuple(_decode(key.number, row, known, gateways) for key, row in GATEWAYS.unpack(held)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         known = names(self.kernel)
@@ -83,23 +81,22 @@ class GatewayKind(Kind):
             index = index_of(change.key.id, known)
             match change.after:
                 case Gateway(address=address) if index is not None:
-                    puts.append((change, (_INDEX.pack(index), _encode(stand_in(index, address)))))
+                    puts.append((change, GATEWAYS.pack(Number(index), _row(stand_in(index, address)))))
                 case Gateway(interface=interface):
                     outcomes.append((change, KernelError(f"there is no interface {interface}")))
                 case None if index is not None:
-                    gone.append((change, _INDEX.pack(index)))
+                    gone.append((change, GATEWAYS.key.pack(Number(index))))
         outcomes += zip((c for c, _ in puts), self.kernel.update(GATEWAYS.name, [row for _, row in puts]), strict=True)
         outcomes += zip((c for c, _ in gone), self.kernel.delete(GATEWAYS.name, [key for _, key in gone]), strict=True)
         return each(changes, outcomes)
 
 
-def _encode(address: Address) -> bytes:
-    return _ROW.pack(address.packed, address.version == 6)
+def _row(address: Address) -> rows.Gateway:
+    return rows.Gateway(address.packed, address.version == 6)
 
 
-def _decode(row: Row, known: Mapping[int, str], gateways: Mapping[int, Address]) -> Gateway:
-    (index,), (packed, is_ipv6) = _INDEX.unpack(row[0]), _ROW.unpack(row[1])
-    address = IPv6Address(packed) if is_ipv6 else IPv4Address(packed[:4])
+def _decode(index: int, row: rows.Gateway, known: Mapping[int, str], gateways: Mapping[int, Address]) -> Gateway:
+    address = IPv6Address(row.address) if row.is_ipv6 else IPv4Address(row.address[:4])
     if index in gateways and address == stand_in(index, gateways[index]):
         address = gateways[index]
     return Gateway(name_of(index, known), address)

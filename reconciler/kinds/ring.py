@@ -30,7 +30,7 @@ from reconciler.resource import Change, Context, Key, Reading, Resource, Span
 from reconciler.ring_store import heads, indexes_in_use, remove_rings, write_rings
 from reconciler.view import NodeView
 
-_INDEX = struct.Struct(RING_NAMES.value)
+_INDEX = struct.Struct("=I")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

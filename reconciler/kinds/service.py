@@ -4,7 +4,6 @@ of a map, so that is atomic."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -12,14 +11,15 @@ from typing import ClassVar
 
 from reconciler.dataplane.layout import (
     SERVICE_COUNTERS,
+    SERVICE_MAPS,
     SERVICES,
-    SERVICES6,
     AlgorithmCode,
     ModeCode,
     code,
     is_word,
     word,
 )
+from reconciler.dataplane.rows import Number, Service, ServiceKey
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
@@ -31,11 +31,6 @@ from reconciler.model import Address, Mode, Protocol
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
-_MAPS = {4: SERVICES, 6: SERVICES6}  # by family of the VIP; their rows share the indexes of counters
-_KEYS = {4: struct.Struct("=4s2sBB"), 6: struct.Struct("=16s2sBB")}
-"""As in the layout, but with the byte of padding, which is 0 unless the row is damaged."""
-_ROW = struct.Struct(SERVICES.value)
-_INDEX = struct.Struct(SERVICE_COUNTERS.key)
 _PROTOCOLS = {  # RFC 5237, IANA protocol numbers; that of pings differs between the families
     4: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1},
     6: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 58},
@@ -124,9 +119,9 @@ def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     rings = {index: name for name, index in ring_indexes(kernel).items()}
     found: dict[int, IndexedRow] = {}
     damaged = []
-    for version, spec in _MAPS.items():
-        for key, value in kernel.dump(spec.name):
-            index, row = _ROW.unpack(value)[0], _decode(version, key, value, rings)
+    for version, spec in SERVICE_MAPS.items():
+        for key, value in spec.unpack(kernel.dump(spec.name)):
+            index, row = value.index, _decode(version, key, value, rings)
             if index < SERVICES.capacity and index not in found:
                 found[index] = IndexedRow(index, row)
             else:
@@ -159,8 +154,8 @@ class ServiceKind(Kind):
         rings = ring_indexes(self.kernel)
         free = iter(sorted(set(range(SERVICES.capacity)) - set(indexes.values())))
         outcomes: list[tuple[Change, Outcome]] = []
-        rows: dict[int, list[tuple[Change, Row]]] = {version: [] for version in _MAPS}
-        gone: dict[int, list[tuple[Change, bytes]]] = {version: [] for version in _MAPS}
+        rows: dict[int, list[tuple[Change, Row]]] = {version: [] for version in SERVICE_MAPS}
+        gone: dict[int, list[tuple[Change, bytes]]] = {version: [] for version in SERVICE_MAPS}
         for change in changes:
             if isinstance(change.before, ServiceRow) and change.after is None:
                 gone[change.before.vip.version].append((change, _pack_key(change.before)))
@@ -177,10 +172,10 @@ class ServiceKind(Kind):
                     error = KernelError(f"no room for {change.key}: all {SERVICES.capacity:,} service rows are in use")
                     outcomes.append((change, error))
                     continue
-                self.kernel.delete(SERVICE_COUNTERS.name, [_INDEX.pack(index)])
+                self.kernel.delete(SERVICE_COUNTERS.name, [SERVICE_COUNTERS.key.pack(Number(index))])
             row = _pack_key(change.after), _encode(change.after, index, ring)
             rows[change.after.vip.version].append((change, row))
-        for version, spec in _MAPS.items():
+        for version, spec in SERVICE_MAPS.items():
             done = self.kernel.update(spec.name, [row for _, row in rows[version]])
             outcomes += zip((change for change, _ in rows[version]), done, strict=True)
             done = self.kernel.delete(spec.name, [key for _, key in gone[version]])
@@ -191,9 +186,9 @@ class ServiceKind(Kind):
 def _pack_key(row: ServiceRow) -> bytes:
     name, _, padding = row.protocol.partition("+")
     number = _PROTOCOLS[row.vip.version].get(name)
-    return _KEYS[row.vip.version].pack(
-        row.vip.packed, row.port.to_bytes(2), int(name) if number is None else number, int(padding or 0)
-    )
+    protocol = int(name) if number is None else number
+    key = ServiceKey(row.vip.packed, row.port, protocol, int(padding or 0))
+    return SERVICE_MAPS[row.vip.version].key.pack(key)
 
 
 def _protocol(version: int, number: int, padding: int) -> str:
@@ -204,20 +199,18 @@ def _protocol(version: int, number: int, padding: int) -> str:
 
 def _encode(row: ServiceRow, index: int, ring: int) -> bytes:
     mode, algorithm = code(ModeCode, row.mode), code(AlgorithmCode, row.algorithm)
-    return _ROW.pack(index, ring, row.target_port.to_bytes(2), mode, algorithm)
+    return SERVICES.value.pack(Service(index, ring, row.target_port, mode, algorithm))
 
 
-def _decode(version: int, key: bytes, value: bytes, rings: Mapping[int, str]) -> ServiceRow:
-    vip, port, protocol, padding = _KEYS[version].unpack(key)
-    _, ring, target_port, mode, algorithm = _ROW.unpack(value)
+def _decode(version: int, key: ServiceKey, row: Service, rings: Mapping[int, str]) -> ServiceRow:
     return ServiceRow(
-        ip_address(vip),
-        _protocol(version, protocol, padding),
-        int.from_bytes(port),
-        word(ModeCode, mode),
-        word(AlgorithmCode, algorithm),
-        rings.get(ring, f"lost ring {ring}"),
-        int.from_bytes(target_port),
+        ip_address(key.vip),
+        _protocol(version, key.protocol, key.pad),
+        key.port,
+        word(ModeCode, row.mode),
+        word(AlgorithmCode, row.algorithm),
+        rings.get(row.ring, f"lost ring {row.ring}"),
+        row.target_port,
     )
 
 

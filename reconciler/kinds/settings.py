@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import ClassVar
 
+from reconciler.dataplane import rows
 from reconciler.dataplane.layout import SETTINGS, TooBigCode, code, is_word, word
+from reconciler.dataplane.rows import Number
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.program import PROGRAM
@@ -17,8 +18,7 @@ from reconciler.model import Address, Mode, Prefix
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
-_ROW = struct.Struct(SETTINGS.value)
-_INDEX = struct.Struct(SETTINGS.key)
+_KEY = SETTINGS.key.pack(Number(0))
 
 NOTHING = "none"
 
@@ -88,10 +88,10 @@ class SettingsKind(Kind):
         return Reading(tuple(_decode(value) for _, value in self.kernel.dump(SETTINGS.name)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        rows = [(_INDEX.pack(0), _encode(c.after)) for c in changes if isinstance(c.after, Settings)]
-        if rows:
-            return self.kernel.update(SETTINGS.name, rows)
-        return self.kernel.delete(SETTINGS.name, [_INDEX.pack(0)])
+        puts = [(_KEY, _encode(c.after)) for c in changes if isinstance(c.after, Settings)]
+        if puts:
+            return self.kernel.update(SETTINGS.name, puts)
+        return self.kernel.delete(SETTINGS.name, [_KEY])
 
 
 def is_source(text: str) -> bool:
@@ -109,19 +109,24 @@ def _text(source: Prefix | None) -> str:
 
 
 def _encode(settings: Settings) -> bytes:
-    fields = []
-    for source, length in ((settings.tunnel_source, 4), (settings.tunnel_source6, 16)):
-        network = None if source == NOTHING else ip_network(source)
-        fields += [network.network_address.packed, network.hostmask.packed] if network else [bytes(length)] * 2
-    return _ROW.pack(*fields, code(TooBigCode, settings.packet_too_big))
+    source, spread = _packed(settings.tunnel_source, "0.0.0.0/32")
+    source6, spread6 = _packed(settings.tunnel_source6, "::/128")
+    too_big = code(TooBigCode, settings.packet_too_big)
+    return SETTINGS.value.pack(rows.Settings(source, spread, source6, spread6, too_big))
+
+
+def _packed(source: str, nothing: str) -> tuple[bytes, bytes]:
+    """The address of a source, and the bits of it that are free. `nothing` stands for no source."""
+    network = ip_network(nothing if source == NOTHING else source)
+    return network.network_address.packed, network.hostmask.packed
 
 
 def _decode(value: bytes) -> Settings:
-    source, spread, source6, spread6, too_big = _ROW.unpack(value)
+    row = SETTINGS.value.unpack(value)
     return Settings(
-        _source(IPv4Address(source), IPv4Address(spread)),
-        _source(IPv6Address(source6), IPv6Address(spread6)),
-        word(TooBigCode, too_big),
+        _source(IPv4Address(row.tunnel_source), IPv4Address(row.tunnel_spread)),
+        _source(IPv6Address(row.tunnel_source6), IPv6Address(row.tunnel_spread6)),
+        word(TooBigCode, row.too_big),
     )
 
 

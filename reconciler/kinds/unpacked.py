@@ -4,13 +4,13 @@ are."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.dataplane.layout import UNPACKED
+from reconciler.dataplane.rows import UnpackedKey
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
@@ -18,9 +18,6 @@ from reconciler.model import Address, Role
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
-_KEY = struct.Struct("=16sBBBB")
-"""As in the layout, with the three bytes of padding."""
-_ROW = struct.Struct(UNPACKED.value)
 _BYTES = {4: 4, 6: 16}
 
 
@@ -70,7 +67,7 @@ class UnpackedKind(Kind):
         puts = [change for change in changes if change.after]
         gone = [change for change in changes if change.after is None]
         outcomes: list[tuple[Change, Outcome]] = []
-        done = self.kernel.update(UNPACKED.name, [(_key(change), bytes(_ROW.size)) for change in puts])
+        done = self.kernel.update(UNPACKED.name, [(_key(change), bytes(UNPACKED.value_size)) for change in puts])
         outcomes += zip(puts, done, strict=True)
         outcomes += zip(gone, self.kernel.delete(UNPACKED.name, [_key(change) for change in gone]), strict=True)
         return each(changes, outcomes)
@@ -84,12 +81,12 @@ def _key(change: Change) -> bytes:
 
 
 def _encode(address: Address) -> bytes:
-    return _KEY.pack(address.packed, address.version, 0, 0, 0)
+    return UNPACKED.key.pack(UnpackedKey(address.packed, address.version))
 
 
 def _decode(key: bytes) -> Unpacked:
-    packed, version, *_ = _KEY.unpack(key)
-    address = ip_address(packed[: _BYTES.get(version, 16)])
+    row = UNPACKED.key.unpack(key)
+    address = ip_address(row.address[: _BYTES.get(row.version, 16)])
     return Unpacked(address, b"" if _encode(address) == key else key)
 
 

@@ -7,13 +7,13 @@ that the filter does not let pass counts as absent. The filter is written before
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.dataplane.layout import VIP_FILTER, VIPS, VIPS6, EchoCode, UndefinedCode, code, is_word, word
+from reconciler.dataplane.layout import VIP_FILTER, VIP_MAPS, VIPS, EchoCode, UndefinedCode, code, is_word, word
+from reconciler.dataplane.rows import Number, Vip
 from reconciler.dataplane.vip_filter import filter_of, let_pass
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
@@ -22,9 +22,7 @@ from reconciler.model import Address, Echo
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import NodeView
 
-_MAPS = {4: VIPS, 6: VIPS6}  # by family
-_ROW = struct.Struct(VIPS.value)
-_FILTER_KEY = struct.pack(VIP_FILTER.key, 0)
+_FILTER_KEY = VIP_FILTER.key.pack(Number(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class VipKind(Kind):
         self._remove(rows.keys() - passing - wanted)  # else new bits of the filter might let them pass again
         refusal = self._write_filter(passing | wanted)
         outcomes: list[tuple[Change, Outcome]] = []
-        for version, spec in _MAPS.items():
+        for version, spec in VIP_MAPS.items():
             own = [(c, a.packed) for c, a in addresses.items() if a.version == version]
             puts = [(c, (key, _encode(c.after))) for c, key in own if isinstance(c.after, VipRow)]
             gone = [(c, key) for c, key in own if c.after is None]
@@ -91,10 +89,10 @@ class VipKind(Kind):
         return [outcome or refusal for outcome in each(changes, outcomes)]
 
     def _rows(self) -> dict[bytes, bytes]:
-        return {key: value for spec in _MAPS.values() for key, value in self.kernel.dump(spec.name)}
+        return {key: value for spec in VIP_MAPS.values() for key, value in self.kernel.dump(spec.name)}
 
     def _remove(self, keys: Collection[bytes]) -> None:
-        for spec in _MAPS.values() if keys else ():
+        for spec in VIP_MAPS.values() if keys else ():
             self.kernel.delete(spec.name, [key for key in keys if len(key) == spec.key_size])
 
     def _filter(self) -> bytes:
@@ -111,12 +109,12 @@ class VipKind(Kind):
 
 
 def _encode(row: VipRow) -> bytes:
-    return _ROW.pack(code(UndefinedCode, row.undefined_traffic), code(EchoCode, row.echo))
+    return VIPS.value.pack(Vip(code(UndefinedCode, row.undefined_traffic), code(EchoCode, row.echo)))
 
 
 def _decode(key: bytes, value: bytes) -> VipRow:
-    undefined, echo = _ROW.unpack(value)
-    return VipRow(ip_address(key), word(UndefinedCode, undefined), word(EchoCode, echo))
+    row = VIPS.value.unpack(value)
+    return VipRow(ip_address(key), word(UndefinedCode, row.undefined), word(EchoCode, row.echo))
 
 
 KIND = VipKind

@@ -6,12 +6,13 @@ The kernel knows the tags: manifests say only which interface is a VLAN of which
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from reconciler.dataplane import rows
 from reconciler.dataplane.layout import TRUNKS, VLANS
+from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Link, Outcome
 from reconciler.kinds.base import Kind, Wanted
@@ -20,9 +21,6 @@ from reconciler.kinds.interface import vlan_key
 from reconciler.kinds.program import PROGRAM
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
-
-_VLAN = struct.Struct(VLANS.key)
-_INDEX = struct.Struct(VLANS.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +67,18 @@ class VlanKind(Kind):
                 yield Vlan(interface.name, interface.trunk), interface.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        rows = self.kernel.dump(TRUNKS.name)
-        if not rows:
+        held = self.kernel.dump(TRUNKS.name)
+        if not held:
             return Reading()
         links = {link.index: link for link in self.kernel.links()}
         known = {index: link.name for index, link in links.items()}
         tags = dict(self.kernel.dump(VLANS.name))
         found = []
-        for key, value in rows:
-            (index,), (trunk, tag) = _INDEX.unpack(key), _VLAN.unpack(value)
+        for key, value in held:
+            index, row = TRUNKS.key.unpack(key).number, TRUNKS.value.unpack(value)
             link = links.get(index)
-            is_current = link is not None and (link.trunk, link.tag) == (trunk, tag) and tags.get(value) == key
-            found.append(Vlan(name_of(index, known), name_of(trunk, known), is_current, tag))
+            is_current = link is not None and (link.trunk, link.tag) == (row.trunk, row.tag) and tags.get(value) == key
+            found.append(Vlan(name_of(index, known), name_of(row.trunk, known), is_current, row.tag))
         return Reading(tuple(found))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
@@ -92,10 +90,10 @@ class VlanKind(Kind):
         index = index_of(change.key.id, known)
         if index is None:
             return KernelError(f"there is no interface {change.key.id}") if change.after else None
-        key, value = _INDEX.pack(index), None
+        key, value = TRUNKS.key.pack(Number(index)), None
         if isinstance(change.after, Vlan):
             link = links.get(change.after.interface)
-            if link is None or link.trunk is None or known.get(link.trunk) != change.after.trunk:
+            if link is None or link.trunk is None or link.tag is None or known.get(link.trunk) != change.after.trunk:
                 interface, trunk = change.after.interface, change.after.trunk
                 hint = f"ip link add link {trunk} name {interface} type vlan id …"
                 return KernelError(f"{interface} is no VLAN of {trunk}", hint=hint)
@@ -104,7 +102,7 @@ class VlanKind(Kind):
                     f"{change.after.trunk} takes the tags off before XDP sees them",
                     hint=f"ethtool -K {change.after.trunk} rxvlan off",
                 )
-            value = _VLAN.pack(link.trunk, link.tag)
+            value = TRUNKS.value.pack(rows.Vlan(link.trunk, link.tag))
         # The row of `trunks`, the one that is read, comes first and goes last: then a change that was cut off is seen.
         stale = [row for row, held in self.kernel.dump(VLANS.name) if held == key and row != value]
         outcomes = self.kernel.update(TRUNKS.name, [(key, value)]) if value else []

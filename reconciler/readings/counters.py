@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, SERVICE_COUNTERS, VERDICTS, MapSpec, Verdict
@@ -43,6 +42,9 @@ def verdicts(kernel: Kernel) -> dict[Verdict, int]:
 
 
 def _sums(kernel: Kernel, spec: MapSpec) -> dict[int, tuple[int, ...]]:
-    value, key = struct.Struct(spec.value), struct.Struct(spec.key)
-    rows = kernel.dump(spec.name)
-    return {key.unpack(k)[0]: tuple(map(sum, zip(*value.iter_unpack(v), strict=True))) for k, v in rows}
+    keys, values = spec.key, spec.value
+    sums = {}
+    for key, value in kernel.dump(spec.name):
+        cpus = values.array(value)
+        sums[keys.unpack(key).number] = tuple(int(cpus[name].sum()) for name, _ in values.fields)
+    return sums

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,9 +11,6 @@ from reconciler.dataplane.layout import FLOWS, Direction, FlowState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.service import service_ids
-
-_KEY = struct.Struct(FLOWS.key)
-_ROW = struct.Struct(FLOWS.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +29,14 @@ def flows(kernel: Kernel) -> Iterator[Flow]:
     endpoints = {row.number: row.row.id for row in numbered_rows(kernel)}
     services = service_ids(kernel)
     now = clock.now_ns()
-    for key, value in kernel.dump(FLOWS.name):
-        client, _, client_port, _, _ = _KEY.unpack(key)
-        _, _, direction, state, endpoint, service, seen_ns, _ = _ROW.unpack(value)
-        if direction == Direction.REQUEST:
+    for key, row in FLOWS.unpack(kernel.dump(FLOWS.name)):
+        if row.direction == Direction.REQUEST:
             yield Flow(
-                f"{'.'.join(map(str, client))}:{int.from_bytes(client_port)}",
-                services.get(service, f"removed service {service}"),
-                endpoints.get(endpoint, f"removed endpoint {endpoint}"),
-                word(FlowState, state),
-                max(0, now - seen_ns) // 1_000_000_000,
+                f"{'.'.join(map(str, key.source))}:{key.source_port}",
+                services.get(row.service, f"removed service {row.service}"),
+                endpoints.get(row.endpoint, f"removed endpoint {row.endpoint}"),
+                word(FlowState, row.state),
+                max(0, now - row.last_seen) // 1_000_000_000,
             )
 
 

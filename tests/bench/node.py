@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reconciler.dataplane import program
+from reconciler.dataplane import program, rows
 from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
@@ -42,6 +41,7 @@ from reconciler.dataplane.layout import (
     Verdict,
 )
 from reconciler.dataplane.ring import hash_ring
+from reconciler.dataplane.rows import Number
 from reconciler.dataplane.vip_filter import filter_of
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.port import Row
@@ -154,31 +154,33 @@ class Node:
     def tunnels(self) -> None:
         """The outer source address has 8 or 16 bits of the flow's hash, so that receivers can spread by it."""
         addresses = ("10.1.1.0", "0.0.0.255", "2001:db8:1:1::", "::ffff")
-        row = struct.pack(SETTINGS.value, *(ip_address(address).packed for address in addresses), 0)
-        self._write(SETTINGS, [(struct.pack(SETTINGS.key, 0), row)])
+        row = rows.Settings(*(ip_address(address).packed for address in addresses), 0)
+        self._write(SETTINGS, [SETTINGS.pack(Number(0), row)])
 
     def serve(self, group: Group) -> None:
         """Each service has a VIP, 64 endpoints and a ring of its own, and is there for TCP and UDP."""
         ids = range(group.first_id, group.first_id + group.services * ENDPOINTS_A_SERVICE)
         addresses = [(group.first_endpoint + n).packed for n in range(len(ids))]
         if group.is_ipv6:
-            self._write(ENDPOINTS6, [(struct.pack("=I", id), a) for id, a in zip(ids, addresses, strict=True)])
+            numbered = zip(ids, addresses, strict=True)
+            self._write(ENDPOINTS6, [ENDPOINTS6.pack(Number(id), rows.Address(address)) for id, address in numbered])
         self._write(ENDPOINTS, [
-            (struct.pack("=I", id), struct.pack(
-                ENDPOINTS.value, bytes(4) if group.is_ipv6 else address, bytes(2), EndpointRowState.USABLE))
+            ENDPOINTS.pack(
+                Number(id), rows.Endpoint(bytes(4) if group.is_ipv6 else address, 0, EndpointRowState.USABLE))
             for id, address in zip(ids, addresses, strict=True)
         ])  # fmt: skip
         self._rings(group, 0, known=())
         vips = [(group.first_vip + n).packed for n in range(group.services)]
         vip_map, service_map = (VIPS6, SERVICES6) if group.is_ipv6 else (VIPS, SERVICES)
         self._vips += vips
-        self._write(VIP_FILTER, [(struct.pack(VIP_FILTER.key, 0), filter_of(self._vips))])
-        self._write(vip_map, [(vip, struct.pack(vip_map.value, UndefinedCode.DROP, EchoCode.REPLY)) for vip in vips])
+        self._write(VIP_FILTER, [VIP_FILTER.pack(Number(0), rows.VipFilter(filter_of(self._vips)))])
+        answers = rows.Vip(UndefinedCode.DROP, EchoCode.REPLY)
+        self._write(vip_map, [vip_map.pack(rows.Address(vip), answers) for vip in vips])
         known = [key for spec in (VIPS, VIPS6) for key, _ in self._kernel.dump(spec.name)]
-        self._write(VIP_FILTER, [(struct.pack(VIP_FILTER.key, 0), filter_of(known))])
+        self._write(VIP_FILTER, [VIP_FILTER.pack(Number(0), rows.VipFilter(filter_of(known)))])
         self._write(service_map, [
-            (struct.pack(service_map.key, vip, PORT.to_bytes(2, "big"), protocol),
-             struct.pack(service_map.value, index, index, bytes(2), ModeCode.DSR_L3, AlgorithmCode.MAGLEV))
+            service_map.pack(rows.ServiceKey(vip, PORT, protocol),
+                             rows.Service(index, index, 0, ModeCode.DSR_L3, AlgorithmCode.MAGLEV))
             for index, vip in enumerate(vips, group.first_index) for protocol in (TCP, UDP)
         ])  # fmt: skip
         if group.is_moving:
@@ -201,7 +203,7 @@ class Node:
     def reasons(self) -> dict[Verdict, int]:
         """How often each verdict was given, all CPUs together."""
         return {
-            Verdict(struct.unpack(VERDICTS.key, key)[0]): sum(n for n, in struct.iter_unpack(VERDICTS.value, value))
+            Verdict(VERDICTS.key.unpack(key).number): int(VERDICTS.value.array(value)["packets"].sum())
             for key, value in self._kernel.dump(VERDICTS.name)
         }
 

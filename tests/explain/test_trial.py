@@ -13,6 +13,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 
+from reconciler.dataplane import rows as row_types
 from reconciler.dataplane import slots
 from reconciler.dataplane.layout import (
     FLOWS,
@@ -292,7 +293,7 @@ def test_the_copy_of_a_full_flow_table_loses_no_flow(balancer: Balancer, tried: 
     nat(balancer)
     with balancer.kernel._map(FLOWS.name) as opened:
         assert opened
-        row = struct.pack(FLOWS.value, bytes(4), bytes(2), Direction.REPLY, FlowState.OPEN, 1, 1, 0, bytes(4))
+        row = FLOWS.value.pack(row_types.Flow(bytes(4), 0, Direction.REPLY, FlowState.OPEN, 1, 1, 0, 0))
         rows = [(struct.pack("=I12x", number), row) for number in range(opened.shape.capacity)]
         maps.update(opened, rows)
         assert len(held := list(maps.dump(opened))) > 200_000

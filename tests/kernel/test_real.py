@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.dataplane import rows
 from reconciler.dataplane.layout import (
     ENDPOINT_COUNTERS,
     ENDPOINTS,
@@ -114,7 +115,7 @@ def test_maps_of_a_feature_are_made_only_with_it(kernel: RealKernel) -> None:
 def test_another_program_takes_over_the_maps_with_their_rows(kernel: RealKernel) -> None:
     kernel.load_program(program_name(()), ())
     first = kernel.loaded_program()
-    row = (b"\x14\x14\x14\x01", struct.pack(VIPS.value, 1, 0))
+    row = VIPS.pack(rows.Address(b"\x14\x14\x14\x01"), rows.Vip(1, 0))
     assert kernel.update(VIPS.name, [row]) == [None]
     loaded(kernel)
     second = kernel.loaded_program()
@@ -168,8 +169,8 @@ def test_a_source_whose_maps_differ_from_the_layout_is_refused(run_dir: Path, tm
 
 def test_rows_come_back_from_every_type_of_map(kernel: RealKernel) -> None:
     loaded(kernel)
-    service = (b"\x14\x14\x14\x01\x00\x50\x06\x00", struct.pack(SERVICES.value, 1, 2, b"\x1f\x90", 1, 1))
-    endpoint = (struct.pack("=I", 131_071), struct.pack(ENDPOINTS.value, b"\x0a\x02\x00\x01", b"\0\0", 1))
+    service = (b"\x14\x14\x14\x01\x00\x50\x06\x00", SERVICES.value.pack(rows.Service(1, 2, 8080, 1, 1)))
+    endpoint = ENDPOINTS.pack(rows.Number(131_071), rows.Endpoint(b"\x0a\x02\x00\x01", 0, 1))
     ring_name = (b"web/round-robin".ljust(128, b"\0"), struct.pack("=I", 1))
     for spec, row in ((SERVICES, service), (ENDPOINTS, endpoint), (RING_NAMES, ring_name)):
         assert kernel.update(spec.name, [row]) == [None]
@@ -191,20 +192,20 @@ def test_per_cpu_counters_read_as_the_values_of_all_cpus_and_are_reset_by_deleti
 def test_a_full_map_says_which_and_how_many_and_the_rest_is_written(kernel: RealKernel) -> None:
     loaded(kernel)
     capacity = VIPS.capacity
-    drop, pass_ = struct.pack(VIPS.value, 0, 0), struct.pack(VIPS.value, 1, 0)
-    rows = [(struct.pack("=I", n), drop) for n in range(capacity + 2)]
-    outcomes = kernel.update(VIPS.name, [*rows, (rows[0][0], pass_)])
+    drop, pass_ = VIPS.value.pack(rows.Vip(0, 0)), VIPS.value.pack(rows.Vip(1, 0))
+    full = [(struct.pack("=I", n), drop) for n in range(capacity + 2)]
+    outcomes = kernel.update(VIPS.name, [*full, (full[0][0], pass_)])
     assert outcomes[:capacity] == [None] * capacity
     assert [str(outcome) for outcome in outcomes[capacity : capacity + 2]] == [
         "map vips is full: it has room for 16,384 rows"
     ] * 2
     assert outcomes[-1] is None
-    assert dict(kernel.dump(VIPS.name)) == dict(rows[:capacity]) | {rows[0][0]: pass_}
+    assert dict(kernel.dump(VIPS.name)) == dict(full[:capacity]) | {full[0][0]: pass_}
 
 
 def test_a_row_beyond_an_array_is_an_error_of_that_row(kernel: RealKernel) -> None:
     loaded(kernel)
-    value = struct.pack(ENDPOINTS.value, b"\x0a\x02\x00\x01", b"\0\0", 1)
+    value = ENDPOINTS.value.pack(rows.Endpoint(b"\x0a\x02\x00\x01", 0, 1))
     outcomes = kernel.update(ENDPOINTS.name, [(struct.pack("=I", n), value) for n in (1, ENDPOINTS.capacity, 2)])
     assert [outcome and str(outcome) for outcome in outcomes] == [
         None, "map endpoints has no such row: it has 131,072", None,
@@ -214,7 +215,7 @@ def test_a_row_beyond_an_array_is_an_error_of_that_row(kernel: RealKernel) -> No
 
 def test_another_process_sees_the_same(kernel: RealKernel, run_dir: Path) -> None:
     loaded(kernel)
-    kernel.update(VIPS.name, [(b"\x14\x14\x14\x01", struct.pack(VIPS.value, 1, 0))])
+    kernel.update(VIPS.name, [VIPS.pack(rows.Address(b"\x14\x14\x14\x01"), rows.Vip(1, 0))])
     kernel.replace_inner("rings", {7: struct.pack("=3I", 2, 5, 6)})
     done = in_another_process(
         run_dir, "(kernel.loaded_program(), kernel.dump('vips'), kernel.read_inner('rings', 7))"

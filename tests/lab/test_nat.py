@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A NAT service from YAML to packets, through the command line, with real requests; and what must not pass for one."""
 
-import struct
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from reconciler.config.load import load
 from reconciler.dataplane.layout import RING_HEADS, SERVICES
+from reconciler.dataplane.rows import Number
 from reconciler.kernel.real import RealKernel
 from reconciler.kinds.ring import ring_indexes
 from reconciler.lab import netns
@@ -142,7 +142,7 @@ def test_weights_that_are_ignored_are_noticed(site):
     (index,) = ring_indexes(made.kernel).values()
     ids = np.unique(np.frombuffer(made.kernel.read_inner("rings", index), np.uint32)[1:])
     made.kernel.replace_inner("rings", {index: np.array([ids.size, *ids], np.uint32).tobytes()})
-    head = struct.pack(RING_HEADS.key, index), struct.pack(RING_HEADS.value, ids.size)
+    head = RING_HEADS.pack(Number(index), Number(ids.size))
     assert made.kernel.update(RING_HEADS.name, [head]) == [None]
     with pytest.raises(AssertionError, match=f"{FIRST} answered 8 of 24 requests, its share is 12"):
         made.prove()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import socket
-import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reconciler.dataplane import rows
 from reconciler.dataplane.layout import (
     ENDPOINT_COUNTERS,
     ENDPOINTS,
@@ -56,6 +56,7 @@ from reconciler.dataplane.layout import (
     UndefinedCode,
     Verdict,
 )
+from reconciler.dataplane.rows import Number
 from reconciler.dataplane.vip_filter import filter_of
 from reconciler.kernel import bpf
 from reconciler.kernel.port import Kernel, Row
@@ -237,7 +238,7 @@ class Balancer:
         protocol: int = TCP, ring: int = 0,
     ) -> None:  # fmt: skip
         """A service whose ring, until told otherwise, has its own index."""
-        value = struct.pack(SERVICES.value, index, ring or index, _port(target_port), mode, algorithm)
+        value = SERVICES.value.pack(rows.Service(index, ring or index, target_port, mode, algorithm))
         self._write(SERVICES6 if ":" in at.address else SERVICES, (_service_key(at, protocol), value))
 
     def settings(
@@ -245,21 +246,20 @@ class Balancer:
         source6: str = "::", spread6: str = "::",
     ) -> None:  # fmt: skip
         """What tunnels have for a source address, and which of its bits a hash of the flow replaces."""
-        addresses = map(_packed, (source, spread, source6, spread6))
-        row = struct.pack(SETTINGS.value, *addresses, too_big)
-        self._write(SETTINGS, (struct.pack(SETTINGS.key, 0), row))
+        row = rows.Settings(_packed(source), _packed(spread), _packed(source6), _packed(spread6), too_big)
+        self._write(SETTINGS, SETTINGS.pack(Number(0), row))
 
     def vlan(self, trunk: str, tag: int, interface: str, *, egress_only: bool = False) -> None:
         """An interface that stands for a VLAN of another one, whatever it is to the kernel."""
-        key, index = struct.pack(VLANS.key, self._ifindex[trunk], tag), struct.pack("=I", self._ifindex[interface])
+        key, index = VLANS.pack(rows.Vlan(self._ifindex[trunk], tag), Number(self._ifindex[interface]))
         if not egress_only:
             self._write(VLANS, (key, index))
         self._write(TRUNKS, (index, key))
 
     def gateway(self, interface: str, address: str) -> None:
         packed = _packed(address)
-        value = struct.pack(GATEWAYS.value, packed, len(packed) > 4)
-        self._write(GATEWAYS, (struct.pack(GATEWAYS.key, self._ifindex[interface]), value))
+        row = rows.Gateway(packed, len(packed) > 4)
+        self._write(GATEWAYS, GATEWAYS.pack(Number(self._ifindex[interface]), row))
 
     def withdraw(self, at: At, protocol: int = TCP) -> None:
         self.kernel.delete((SERVICES6 if ":" in at.address else SERVICES).name, [_service_key(at, protocol)])
@@ -267,19 +267,18 @@ class Balancer:
     def vip(
         self, address: str, undefined: UndefinedCode = UndefinedCode.DROP, echo: EchoCode = EchoCode.REPLY
     ) -> None:
-        self._write(VIPS6 if ":" in address else VIPS, (_packed(address), struct.pack(VIPS.value, undefined, echo)))
+        self._write(VIPS6 if ":" in address else VIPS, (_packed(address), VIPS.value.pack(rows.Vip(undefined, echo))))
         addresses = [key for spec in (VIPS, VIPS6) for key, _ in self.kernel.dump(spec.name)]
-        self._write(VIP_FILTER, (struct.pack(VIP_FILTER.key, 0), filter_of(addresses)))
+        self._write(VIP_FILTER, VIP_FILTER.pack(Number(0), rows.VipFilter(filter_of(addresses))))
 
     def endpoint(
         self, id: int, address: str = "", port: int = 0, state: EndpointRowState = EndpointRowState.USABLE
     ) -> None:
         packed = _packed(address or (ENDPOINTS_AT | ENDPOINTS6_AT)[id])
         if len(packed) == len(bytes(16)):
-            self._write(ENDPOINTS6, (struct.pack(ENDPOINTS6.key, id), packed))
+            self._write(ENDPOINTS6, ENDPOINTS6.pack(Number(id), rows.Address(packed)))
             packed = bytes(4)
-        row = struct.pack(ENDPOINTS.value, packed, _port(port), state)
-        self._write(ENDPOINTS, (struct.pack(ENDPOINTS.key, id), row))
+        self._write(ENDPOINTS, ENDPOINTS.pack(Number(id), rows.Endpoint(packed, port, state)))
 
     def ring(self, index: int, ids: Sequence[int]) -> None:
         self._rings.add(index)
@@ -287,13 +286,13 @@ class Balancer:
 
     def turn(self, ring: int, taken: int) -> None:
         """How many turns were taken already."""
-        self._write(RING_TURNS, (struct.pack("=I", ring), struct.pack("=Q", taken)))
+        self._write(RING_TURNS, RING_TURNS.pack(Number(ring), rows.Turns(taken)))
 
     def set_flow(self, key: FlowKey, flow: Flow, last_seen_ns: int) -> None:
         """Times before the machine started are negative; the program's clock wraps like any unsigned number."""
-        self._write(FLOWS, (_flow_key(key), struct.pack(
-            FLOWS.value, _packed(flow.at.address), _port(flow.at.port), flow.direction, flow.state,
-            flow.endpoint, flow.service, last_seen_ns % 2**64, flow.acknowledged.to_bytes(4))))  # fmt: skip
+        self._write(FLOWS, (_flow_key(key), FLOWS.value.pack(rows.Flow(
+            _packed(flow.at.address), flow.at.port, flow.direction, flow.state,
+            flow.endpoint, flow.service, last_seen_ns % 2**64, flow.acknowledged))))  # fmt: skip
 
     def evict(self, key: FlowKey) -> None:
         """What the LRU does when it needs the place."""
@@ -303,8 +302,8 @@ class Balancer:
         """Forget everything that a test wrote or counted."""
         for spec in MAPS.values():
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
-                rows = range(min(ROWS_USED, spec.capacity))
-                self.kernel.delete(spec.name, [struct.pack(spec.key, row) for row in rows])
+                used = range(min(ROWS_USED, spec.capacity))
+                self.kernel.delete(spec.name, [spec.key.pack(Number(row)) for row in used])
             elif spec.type != MapType.ARRAY_OF_MAPS:
                 self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
         self.kernel.delete(NEXT_HOPS.name, [key for key, _ in self.kernel.dump(NEXT_HOPS.name)])
@@ -314,7 +313,7 @@ class Balancer:
 
     def forget(self) -> None:
         """Forget all transitions, and the flows that began in them."""
-        indexes = [struct.unpack(PREVIOUS.key, key)[0] for key, _ in self.kernel.dump(PREVIOUS.name)]
+        indexes = [PREVIOUS.key.unpack(key).number for key, _ in self.kernel.dump(PREVIOUS.name)]
         self.kernel.remove_inner(PREVIOUS.name, indexes)
         self.kernel.delete(REMEMBERED.name, [key for key, _ in self.kernel.dump(REMEMBERED.name)])
 
@@ -336,14 +335,14 @@ class Balancer:
 
     def _flows(self) -> dict[FlowKey, tuple[Flow, int]]:
         found = {}
-        for key, value in self.kernel.dump(FLOWS.name):
-            source, destination, source_port, destination_port, protocol = struct.unpack(FLOWS.key, key)
-            address, port, direction, state, endpoint, service, seen, number = struct.unpack(FLOWS.value, value)
-            assert protocol == TCP
+        for key, row in FLOWS.unpack(self.kernel.dump(FLOWS.name)):
+            assert key.protocol == TCP
             flow = Flow(
-                _at(address, port), Direction(direction), FlowState(state), endpoint, service, int.from_bytes(number)
-            )
-            found[FlowKey(_at(source, source_port), _at(destination, destination_port))] = flow, seen
+                _at(row.address, row.port), Direction(row.direction), FlowState(row.state), row.endpoint, row.service,
+                row.acknowledged,
+            )  # fmt: skip
+            ends = FlowKey(_at(key.source, key.source_port), _at(key.destination, key.destination_port))
+            found[ends] = flow, row.last_seen
         return found
 
     def verdicts(self) -> dict[Verdict, int]:
@@ -357,29 +356,26 @@ class Balancer:
         return {id: Traffic(*sums) for id, sums in self._sums(ENDPOINT_COUNTERS).items()}
 
     def _sums(self, spec: MapSpec) -> dict[int, list[int]]:
-        rows = [(key, struct.iter_unpack(spec.value, value)) for key, value in self.kernel.dump(spec.name)]
-        return {struct.unpack(spec.key, key)[0]: list(map(sum, zip(*cpus, strict=True))) for key, cpus in rows}
+        cpus = [(key, spec.value.array(value)) for key, value in self.kernel.dump(spec.name)]
+        return {
+            spec.key.unpack(key).number: [int(values[name].sum()) for name, _ in spec.value.fields]
+            for key, values in cpus
+        }
 
 
 def _packed(address: str) -> bytes:
     return ip_address(address).packed
 
 
-def _port(number: int) -> bytes:
-    return number.to_bytes(2, "big")
-
-
-def _at(address: bytes, port: bytes) -> At:
-    return At(str(IPv4Address(address)), int.from_bytes(port, "big"))
+def _at(address: bytes, port: int) -> At:
+    return At(str(IPv4Address(address)), port)
 
 
 def _service_key(at: At, protocol: int = TCP) -> bytes:
     spec = SERVICES6 if ":" in at.address else SERVICES
-    return struct.pack(spec.key, _packed(at.address), _port(at.port), protocol)
+    return spec.key.pack(rows.ServiceKey(_packed(at.address), at.port, protocol))
 
 
 def _flow_key(key: FlowKey) -> bytes:
-    return struct.pack(
-        FLOWS.key, _packed(key.source.address), _packed(key.destination.address),
-        _port(key.source.port), _port(key.destination.port), TCP,
-    )  # fmt: skip
+    ports = key.source.port, key.destination.port
+    return FLOWS.key.pack(rows.FlowKey(_packed(key.source.address), _packed(key.destination.address), *ports, TCP))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -20,6 +19,7 @@ from scapy.packet import Packet
 
 from reconciler.dataplane import program
 from reconciler.dataplane.layout import MAPS, UNPACKED, VERDICTS, Verdict
+from reconciler.dataplane.rows import Number, UnpackedKey
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.real import RealKernel
@@ -63,13 +63,13 @@ def endpoint(loaded: Balancer) -> Iterator[Balancer]:
     assert loaded.kernel.update(UNPACKED.name, rows) == [None, None]
     yield loaded
     loaded.kernel.delete(UNPACKED.name, [key for key, _ in loaded.kernel.dump(UNPACKED.name)])
-    loaded.kernel.delete(VERDICTS.name, [struct.pack(VERDICTS.key, row) for row in range(VERDICTS.capacity)])
+    loaded.kernel.delete(VERDICTS.name, [VERDICTS.key.pack(Number(row)) for row in range(VERDICTS.capacity)])
 
 
 def held(vip: str) -> bytes:
     """The key of a VIP that is unpacked for."""
     address = ip_address(vip)
-    return struct.pack(UNPACKED.key, address.packed, address.version)
+    return UNPACKED.key.pack(UnpackedKey(address.packed.ljust(16, b"\0"), address.version))
 
 
 def outer4(destination: str = OWN, **fields: object) -> Packet:

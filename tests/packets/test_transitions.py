@@ -32,6 +32,7 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.program import program_name
 from reconciler.dataplane.ring import hash_ring
+from reconciler.dataplane.rows import Number, Seed
 from reconciler.dataplane.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
@@ -56,7 +57,7 @@ def _served(balancer: Balancer) -> None:
     for id in ENDPOINTS_AT | ENDPOINTS6_AT:
         balancer.endpoint(id)
     balancer.settings("10.2.0.1", source6="2001:db8:2::1")
-    balancer.kernel.update(SEED.name, [(struct.pack(SEED.key, 0), struct.pack(SEED.value, 7, 11))])
+    balancer.kernel.update(SEED.name, [SEED.pack(Number(0), Seed(struct.pack("=2Q", 7, 11)))])
     balancer.ring(RING, [1])
     balancer.vip(VIP)
     balancer.vip(AT6.address)

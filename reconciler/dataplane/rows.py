@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys and values of the maps, field by field. `bpf/maps.h` declares the same and says what the fields mean.
+
+A struct of C has its fields' names here. What C declares without a struct is a `Number`, `Address` and so on. Maps of
+IPv6 have the same rows with longer addresses (layout.py).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from reconciler.dataplane.row import U8, U16, U32, U64, BigU32, IPv4, IPv6, Port
+
+
+class Number(NamedTuple):
+    """The key of an array, or a number that refers to a row of one."""
+
+    number: U32
+
+
+class ServiceKey(NamedTuple):
+    vip: IPv4
+    port: Port
+    protocol: U8
+    pad: U8 = 0
+
+
+class Service(NamedTuple):
+    index: U32  # type: ignore[assignment]  # tuples have a method of this name
+    ring: U32
+    target_port: Port
+    mode: U8
+    algorithm: U8
+
+
+class Address(NamedTuple):
+    address: IPv4
+
+
+class Vip(NamedTuple):
+    undefined: U8
+    echo: U8
+    pad: Annotated[bytes, "V2"] = bytes(2)
+
+
+class VipFilter(NamedTuple):
+    bits: Annotated[bytes, "V8192"]
+
+
+class Endpoint(NamedTuple):
+    address: IPv4
+    port: Port
+    state: U8
+    pad: U8 = 0
+
+
+class Previous(NamedTuple):
+    stream: U32
+    datagram: U32
+    began: U32
+    learnt: U32
+    used: U32
+    pad: Annotated[bytes, "V4"] = bytes(4)
+
+
+class Bucket(NamedTuple):
+    flows: Annotated[bytes, "8u8"]
+
+
+class Seed(NamedTuple):
+    words: Annotated[bytes, "2u8"]
+
+
+class NextHop(NamedTuple):
+    endpoint: U32
+    moment: U32
+    ifindex: U32
+    mtu: U16
+    tag: U16
+    destination: U64
+    source: U64
+
+
+class Turns(NamedTuple):
+    turns: U64
+
+
+class RingName(NamedTuple):
+    """Filled up with zeros."""
+
+    name: Annotated[bytes, "V128"]
+
+
+class FlowKey(NamedTuple):
+    source: IPv4
+    destination: IPv4
+    source_port: Port
+    destination_port: Port
+    protocol: U8
+    pad: Annotated[bytes, "V3"] = bytes(3)
+
+
+class Flow(NamedTuple):
+    address: IPv4
+    port: Port
+    direction: U8
+    state: U8
+    endpoint: U32
+    service: U32
+    last_seen: U64
+    acknowledged: BigU32
+    pad: Annotated[bytes, "V4"] = bytes(4)
+
+
+class Traffic(NamedTuple):
+    connections: U64
+    request_packets: U64
+    request_bytes: U64
+    reply_packets: U64
+    reply_bytes: U64
+
+
+class Packets(NamedTuple):
+    packets: U64
+
+
+class Settings(NamedTuple):
+    tunnel_source: IPv4
+    tunnel_spread: IPv4
+    tunnel_source6: IPv6
+    tunnel_spread6: IPv6
+    too_big: U8
+    pad: Annotated[bytes, "V3"] = bytes(3)
+
+
+class Vlan(NamedTuple):
+    trunk: U32
+    tag: U16
+    pad: Annotated[bytes, "V2"] = bytes(2)
+
+
+class UnpackedKey(NamedTuple):
+    address: IPv6
+    version: U8
+    pad: Annotated[bytes, "V3"] = bytes(3)
+
+
+class Unpacked(NamedTuple):
+    pad: Annotated[bytes, "V4"] = bytes(4)
+
+
+class Gateway(NamedTuple):
+    address: IPv6
+    is_ipv6: U8
+    pad: Annotated[bytes, "V3"] = bytes(3)
+
+
+class Explained(NamedTuple):
+    """The values looked up for a packet, in this order; all ones: not looked up. See EXPLAIN in bpf/maps.h."""
+
+    bytes: U32
+    vip: U32
+    service: U32
+    flow: U32
+    rings: U32
+    slots: U32
+    slot: U32
+    previous: U32
+    holder: U32
+    memory: U32
+    endpoint: U32
+    fib: U32
+    egress: U32
