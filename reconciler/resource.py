@@ -11,11 +11,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
+class Key(NamedTuple):
     """Identity of a resource: never its position, never a number that the kernel gave it."""
 
     kind: str
@@ -41,8 +40,15 @@ class Span:
         return f"{self.file}:{self.line}"
 
 
+class _Keyed:
+    """Room for the key of a resource, which is made when it is first asked for. It is no field, and not compared."""
+
+    __slots__ = ("_key",)
+    _key: Key
+
+
 @dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(_Keyed):
     """One object that a node holds. Subclasses add fields and are compared by value.
 
     `is_given`: lbctl never writes it. It is present as soon as all its needs are, unless a reading calls it
@@ -62,7 +68,12 @@ class Resource:
 
     @property
     def key(self) -> Key:
-        return Key(self.kind, self.id)
+        try:
+            return self._key
+        except AttributeError:
+            key = Key(self.kind, self.id)
+            object.__setattr__(self, "_key", key)
+            return key
 
     @property
     def needs(self) -> tuple[Key, ...]:

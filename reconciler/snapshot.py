@@ -155,6 +155,8 @@ def _span(text: str | None) -> Span | None:
 
 def _resource(resource: Resource) -> Json:
     content: Json = msgspec.to_builtins(resource, enc_hook=str)
+    for name in _FIELDS_WITH_KEYS.get(resource.kind, ()):
+        content[name] = [{"kind": key.kind, "id": key.id} for key in getattr(resource, name)]
     return {"kind": resource.kind, **content}
 
 
@@ -171,9 +173,16 @@ def _fields_of(cls: type[Resource]) -> Mapping[str, Any]:
 
 
 _FIELDS = {kind: _fields_of(cls) for kind, cls in RESOURCES.items()}
+_KEYS = tuple[Key, ...]
+_FIELDS_WITH_KEYS = {
+    kind: names for kind, types in _FIELDS.items() if (names := [n for n, type_ in types.items() if type_ == _KEYS])
+}
+"""By kind: the fields that hold keys, which are pairs in memory and objects in JSON."""
 
 
 def _decode(type_: Any, value: Any) -> Any:
+    if type_ == _KEYS:
+        return tuple(Key(msgspec.convert(key["kind"], str), msgspec.convert(key["id"], str)) for key in value)
     # msgspec accepts no union of two types that it doesn't know.
     return ip_address(msgspec.convert(value, str)) if type_ == Address else msgspec.convert(value, type_)
 

@@ -7,7 +7,7 @@ node, so no written setting is silently ignored.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -26,7 +26,7 @@ from reconciler.model import (
     Undefined,
 )
 from reconciler.resource import Span
-from reconciler.view import NodeView
+from reconciler.view import NodeView, Use
 
 MAX_SHOWN = 100
 """Lines of one error; a fleet of ten thousand services has no use for more."""
@@ -63,24 +63,31 @@ def unsupported(view: NodeView) -> list[Unsupported]:
     if view.node.role is Role.ENDPOINT:
         found += _of_endpoint(view)
     elif view.node.role in ROLES:
-        found += (item for service in view.services for item in _of_service(service))
-        found += (item for pool in view.pools.values() for item in _of_pool(pool))
-        translated = {service.pool for service in view.services if service.mode is Mode.NAT}
-        endpoints = (endpoint for name in translated for endpoint in view.pools[name].endpoints)
-        found += (item for endpoint in endpoints for item in _ipv6((endpoint.address,), endpoint.span))
+        found += (item for service in view.services for item in of_service(service))
+        found += (item for name, pool in view.pools.items() for item in of_pool(pool, view.uses[name]))
     return sorted(set(found))
+
+
+def of_node(view: NodeView) -> list[Unsupported]:
+    """The settings of the node as a whole that are not supported."""
+    return [*_of_node(view.node), *(_of_endpoint(view) if view.node.role is Role.ENDPOINT else ())]
 
 
 def require_supported(view: NodeView) -> None:
     """Raises UnsupportedError, which lists all settings for this node that this version doesn't support."""
-    found = unsupported(view)
+    refuse(view.node.name, unsupported(view))
+
+
+def refuse(node: str, found: Sequence[Unsupported]) -> None:
+    """Raises UnsupportedError, which lists these settings for a node, if there are any."""
     if not found:
         return
+    found = sorted(set(found))
     lines = [str(item) for item in found[:MAX_SHOWN]]
     if len(found) > MAX_SHOWN:
         lines.append(f"and {len(found) - MAX_SHOWN:,} more")
     if len(found) > 1:
-        lines.insert(0, f"node {view.node.name} is asked for what this version can't do:")
+        lines.insert(0, f"node {node} is asked for what this version can't do:")
     hint = next((item.hint for item in found if item.hint), _NOT_YET)
     raise UnsupportedError("\n  ".join(lines), hint=hint)
 
@@ -105,7 +112,7 @@ def _of_endpoint(view: NodeView) -> Iterator[Unsupported]:
         yield Unsupported(view.node.span, what, hint)
 
 
-def _of_service(service: Service) -> Iterator[Unsupported]:
+def of_service(service: Service) -> Iterator[Unsupported]:
     if service.mode not in MODES:
         yield _value(service, "mode", service.mode, MODES)
     protocols = PROTOCOLS.get(service.mode, tuple(Protocol))  # an unsupported mode is reported by itself
@@ -125,7 +132,9 @@ def _of_service(service: Service) -> Iterator[Unsupported]:
         yield _key(service, "allowedSources")
 
 
-def _of_pool(pool: Pool) -> Iterator[Unsupported]:
+def of_pool(pool: Pool, use: Use) -> Iterator[Unsupported]:
+    for endpoint in pool.endpoints if use.is_translated else ():
+        yield from _ipv6((endpoint.address,), endpoint.span)
     if pool.health_check.type not in HEALTH_CHECKS:
         yield _value(pool, "healthCheck", pool.health_check.type, HEALTH_CHECKS)
 

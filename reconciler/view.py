@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from ipaddress import IPv6Address
 from itertools import chain
 
@@ -13,6 +14,7 @@ from reconciler.dataplane.program import DECAPSULATE
 from reconciler.errors import UsageError
 from reconciler.model import (
     Address,
+    Algorithm,
     Fleet,
     Interface,
     Mode,
@@ -29,7 +31,44 @@ from reconciler.resource import Span
 _INTERFACES = "spec: {interfaces: [{name: eth0}]}"
 
 
+@dataclass(frozen=True)
+class Facts:
+    """The node, as far as it matters to a single service or pool of a balancer."""
+
+    node: Node
+
+    @cached_property
+    def networks(self) -> tuple[tuple[int, int, int, str], ...]:
+        """The networks that the node is attached to: version, first and last number, interface."""
+        attached = ((own.network, face.name) for face in self.node.interfaces for own in face.addresses)
+        return tuple((network.version, int(network[0]), int(network[-1]), name) for network, name in attached)
+
+    @cached_property
+    def own(self) -> frozenset[Address]:
+        """The addresses of its interfaces."""
+        return frozenset(own.ip for face in self.node.interfaces for own in face.addresses)
+
+    def on_link(self, address: Address) -> list[str]:
+        """The interfaces with a network that holds the address."""
+        number, version = int(address), address.version
+        found = (name for family, first, last, name in self.networks if first <= number <= last and family == version)
+        return list(dict.fromkeys(found))
+
+
 @dataclass(frozen=True, slots=True)
+class Use:
+    """How the services of a balancer use a pool. `is_translated`: one of them is of mode nat."""
+
+    algorithms: frozenset[Algorithm] = frozenset()
+    is_translated: bool = False
+
+
+@cache
+def _use(algorithm: Algorithm, is_translated: bool) -> Use:
+    return Use(frozenset((algorithm,)), is_translated)
+
+
+@dataclass(frozen=True)
 class NodeView:
     """One node, the services that it carries or serves, and their pools by name.
 
@@ -55,12 +94,24 @@ class NodeView:
             return interface.xdp
         return XdpMode.GENERIC if interface.name in self.lossy else XdpMode.NATIVE
 
-    @property
+    @cached_property
+    def uses(self) -> Mapping[str, Use]:
+        """How the services use each pool, by its name."""
+        found: dict[str, Use] = {}
+        for service in self.services:
+            one = _use(service.algorithm, service.mode is Mode.NAT)
+            former = found.get(service.pool)
+            if former is not one and former is not None:
+                one = Use(former.algorithms | one.algorithms, former.is_translated or one.is_translated)
+            found[service.pool] = one
+        return found
+
+    @cached_property
     def tunnelled(self) -> tuple[Service, ...]:
         """The services whose packets come, or leave, in tunnels."""
         return tuple(service for service in self.services if service.mode is Mode.DSR_L3)
 
-    @property
+    @cached_property
     def tunnel_ends(self) -> Mapping[Address, Span]:
         """The addresses of this endpoint at which tunnels end, each with the first place in the manifests that names
         it."""
@@ -68,7 +119,7 @@ class NodeView:
         pools = [self.pools[service.pool] for service in self.tunnelled]
         return {e.address: e.span for pool in reversed(pools) for e in reversed(pool.endpoints) if e.address in own}
 
-    @property
+    @cached_property
     def on_link6(self) -> Mapping[tuple[Address, str], Span]:
         """The IPv6 VIPs that are in a network of an interface, with its name and the place that asks for the VIP; on
         a balancer, which answers for them there."""
@@ -80,7 +131,7 @@ class NodeView:
             if any(vip in own.network for own in face.addresses)
         }  # fmt: skip
 
-    @property
+    @cached_property
     def features(self) -> tuple[str, ...]:
         """The features of the program that these services need, and no others; sorted."""
         if self.node.role is Role.ENDPOINT:
@@ -98,7 +149,7 @@ class NodeView:
         ways = {"GATEWAY" for face in faces if face.gateway} | {"VLAN" for face in faces if face.trunk}
         return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6 | ways))
 
-    @property
+    @cached_property
     def has_ipv6(self) -> bool:
         """Whether a VIP or an endpoint of these services has an IPv6 address."""
         vips = (vip for service in self.services for vip in service.vips)

@@ -9,9 +9,9 @@ import pytest
 
 from reconciler.compile import compile_node
 from reconciler.kinds.loopback import LoopbackVip
-from reconciler.kinds.service import ServiceKind, ServiceRow
+from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.sysctl import Sysctl
-from reconciler.kinds.vip import VipKind, VipRow
+from reconciler.kinds.vip import VipRow
 from reconciler.model import Echo, IcmpRedirects, Interface, Mode, Node, Role, Undefined
 from reconciler.view import view
 from tests.strategies import fake_source
@@ -86,8 +86,9 @@ def test_pings_of_a_vip_are_what_any_of_its_services_says(two_services, red, blu
     first, second = two_services.services
     second = replace(second, vips=first.vips, echo=blue, mode=Mode.DSR_L3)
     asks = view(replace(two_services, services=(replace(first, echo=red, mode=Mode.DSR_L3), second)), None, "host")
-    assert {row.echo for row, _ in VipKind.desired(asks)} == {expected}
-    pings = {row.id: row for row, _ in ServiceKind.desired(asks) if row.protocol == "icmp"}
+    desired = compile_node(asks)
+    assert {row.echo for row in rows(desired, VipRow)} == {expected}
+    pings = {row.id: row for row in rows(desired, ServiceRow) if row.protocol == "icmp"}
     if red is Echo.ENDPOINT:
         assert pings.keys() == {f"{vip}/icmp" for vip in first.vips}
         assert {row.ring for row in pings.values()} == {f"{first.pool}/{first.algorithm}"}

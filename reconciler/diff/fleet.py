@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from reconciler.config.diagnostic import did_you_mean
 from reconciler.diff.manifests import Edit, compare_manifests, pair
@@ -58,7 +58,7 @@ def compare(old: Fleet, new: Fleet, node: str | None = None) -> FleetDiff:
     diffs = compare_nodes(views)
     if node is not None:
         seen = {key for both_views in views for taken in both_views for key in _concerned(taken)}
-        edits = [edit for edit in edits if {edit.key, replace(edit.key, id=edit.former)} & seen]
+        edits = [edit for edit in edits if {edit.key, edit.key._replace(id=edit.former)} & seen]
     traffic: dict[Traffic, tuple[str, ...]] = {}
     for diff in diffs:
         for item in diff.traffic:

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from reconciler.kernel.port import Kernel, Outcome
-from reconciler.model import Role
+from reconciler.model import Pool, Role, Service
 from reconciler.resource import Change, Concern, Key, Reading, Resource, Span
-from reconciler.view import NodeView
+from reconciler.view import Facts, NodeView, Use
 
 Wanted = tuple[Resource, Span]
 
@@ -29,9 +29,28 @@ class Kind(ABC):
         self.kernel = kernel
 
     @staticmethod
-    @abstractmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        """The resources that this node must hold, each with the place in the manifests that asks for it. Pure."""
+        """The resources that this node must hold as a whole, each with the place in the manifests that asks for it.
+
+        Pure. On a balancer it may look at the node and at the traits of services only: if none of these changes, it
+        is not asked again.
+        """
+        return ()
+
+    @staticmethod
+    def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
+        """The resources that a balancer must hold for one service. Pure."""
+        return ()
+
+    @staticmethod
+    def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:
+        """The resources that a balancer must hold for one pool. Pure."""
+        return ()
+
+    @staticmethod
+    def joined(claims: Sequence[Wanted]) -> Wanted:
+        """The one resource of several that have the same key; they are in the order of their services or pools."""
+        return claims[-1]
 
     @abstractmethod
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:

@@ -21,10 +21,10 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Address, Endpoint, EndpointState
-from reconciler.resource import Change, Context, Key, Reading, Resource, Span
+from reconciler.model import Address, Endpoint, EndpointState, Pool
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.ring_store import former_endpoints
-from reconciler.view import NodeView
+from reconciler.view import Facts, Use
 
 _SERVICE, _RING = "service", "ring"  # kinds whose modules import this one
 
@@ -154,16 +154,14 @@ class EndpointKind(Kind):
     resource = EndpointRow
 
     @staticmethod
-    def desired(view: NodeView) -> Iterable[Wanted]:
-        found: dict[str, tuple[EndpointRow, Span]] = {}
-        for pool in view.pools.values():
-            for endpoint in pool.endpoints:
-                row = row_of(endpoint)
-                known = found.get(row.id)
-                # A server in several pools is one row: it is disabled only if all of them say so.
-                if known is None or (known[0].disabled and not row.disabled):
-                    found[row.id] = (row, endpoint.span)
-        return found.values()
+    def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:
+        return ((row_of(endpoint), endpoint.span) for endpoint in pool.endpoints)
+
+    @staticmethod
+    def joined(claims: Sequence[Wanted]) -> Wanted:
+        # A server in several pools is one row: it is disabled only if all of them say so.
+        usable = (claim for claim in claims if isinstance(claim[0], EndpointRow) and not claim[0].disabled)
+        return next(usable, claims[0])
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         held = numbered_rows(self.kernel)

@@ -10,19 +10,19 @@ kernel (50,000: 81 s against 0.8 s as routes).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
-from reconciler.kinds.service import ServiceKind, ServiceRow
+from reconciler.kinds.service import ServiceRow, rows_of
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
 from reconciler.kinds.vip import VipRow
-from reconciler.model import Address, Role, VipBinding
+from reconciler.model import Address, Role, Service, VipBinding
 from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
-from reconciler.view import NodeView
+from reconciler.view import Facts, NodeView
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,20 @@ class LoopbackKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        if view.node.role is Role.ENDPOINT:
-            yield from _of_endpoint(view)
-            return
-        published: dict[Address, list[Wanted]] = {}
-        for row, span in ServiceKind.desired(view):
-            if isinstance(row, ServiceRow):
-                published.setdefault(row.vip, []).append((row, span))
-        for vip, rows in published.items():
-            services = tuple(row.id for row, _ in rows)
-            yield LoopbackVip(vip, view.node.vip_binding.value, services), rows[0][1]
+        return _of_endpoint(view) if view.node.role is Role.ENDPOINT else ()
+
+    @staticmethod
+    def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
+        ids: dict[Address, list[str]] = {}
+        for row in rows_of(service):
+            ids.setdefault(row.vip, []).append(row.id)
+        form = facts.node.vip_binding.value
+        return ((LoopbackVip(vip, form, tuple(services)), service.span) for vip, services in ids.items())
+
+    @staticmethod
+    def joined(claims: Sequence[Wanted]) -> Wanted:
+        vips = [vip for vip, _ in claims if isinstance(vip, LoopbackVip)]
+        return replace(vips[0], services=tuple(dict.fromkeys(s for vip in vips for s in vip.services))), claims[0][1]
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         forms: dict[str, list[str]] = {}

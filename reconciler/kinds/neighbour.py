@@ -7,7 +7,7 @@ to ask for the MAC again. A kernel that can't keep neighbours gets no such entri
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
@@ -17,9 +17,9 @@ from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.interface import interface_key
-from reconciler.model import Address, EndpointState, Node
+from reconciler.model import Address, EndpointState, Pool
 from reconciler.resource import Change, Key, Reading, Resource
-from reconciler.view import NodeView
+from reconciler.view import Facts, NodeView, Use
 
 _FRESH = "fresh"
 _FADING = "while it answers"
@@ -57,22 +57,16 @@ class NeighbourKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        if not view.services:
-            return
-        networks = list(_networks(view.node))
-        own = {address.ip for interface in view.node.interfaces for address in interface.addresses}
-        for pool in view.pools.values():
-            for endpoint in pool.endpoints if networks else ():
-                address, number = endpoint.address, int(endpoint.address)
-                if endpoint.state is EndpointState.DISABLED or address in own:
-                    continue
-                for version, first, last, interface in networks:
-                    if first <= number <= last and address.version == version:
-                        yield Neighbour(address, interface), endpoint.span
-                        break
-        for face in view.node.interfaces:
+        for face in view.node.interfaces if view.services else ():
             if face.gateway:
                 yield Neighbour(face.gateway, face.name), face.span
+
+    @staticmethod
+    def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:
+        for endpoint in pool.endpoints if facts.networks else ():
+            if endpoint.state is not EndpointState.DISABLED and endpoint.address not in facts.own:
+                for interface in facts.on_link(endpoint.address)[:1]:
+                    yield Neighbour(endpoint.address, interface), endpoint.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         if not self.kernel.keeps_neighbours():
@@ -94,14 +88,6 @@ class NeighbourKind(Kind):
         outcomes = list(zip(puts, self.kernel.keep_neighbours([_entry(c.key) for c in puts]), strict=True))
         outcomes += zip(gone, self.kernel.forget_neighbours([_entry(c.key) for c in gone]), strict=True)
         return each(changes, outcomes)
-
-
-def _networks(node: Node) -> Iterator[tuple[int, int, int, str]]:
-    """The networks that a node is attached to: version, first and last number, interface."""
-    for interface in node.interfaces:
-        for address in interface.addresses:
-            network = address.network
-            yield address.version, int(network[0]), int(network[-1]), interface.name
 
 
 def _decode(id: str) -> Neighbour:

@@ -18,9 +18,9 @@ from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.sysctl import Sysctl, proxy_setting
-from reconciler.model import Address
+from reconciler.model import Address, Service
 from reconciler.resource import Change, Context, Key, Reading, Resource
-from reconciler.view import NodeView
+from reconciler.view import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,10 @@ class NeighbourProxyKind(Kind):
     resource = NeighbourProxy
 
     @staticmethod
-    def desired(view: NodeView) -> Iterable[Wanted]:
-        for (vip, interface), span in view.on_link6.items():
-            yield NeighbourProxy(vip, interface), span
+    def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
+        for vip in service.vips:
+            for interface in facts.on_link(vip) if vip.version == 6 else ():
+                yield NeighbourProxy(vip, interface), service.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         ours, others = self.kernel.neighbour_proxies()

@@ -26,9 +26,9 @@ from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.endpoint import EndpointRow, numbered_rows, row_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Algorithm, EndpointState, Pool
-from reconciler.resource import Change, Context, Key, Reading, Resource, Span
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.ring_store import heads, indexes_in_use, remove_rings, write_rings
-from reconciler.view import NodeView
+from reconciler.view import Facts, Use
 
 _INDEX = struct.Struct("=I")
 
@@ -171,14 +171,8 @@ class RingKind(Kind):
     resource = Ring
 
     @staticmethod
-    def desired(view: NodeView) -> Iterable[Wanted]:
-        found: dict[str, tuple[Ring, Span]] = {}
-        for service in view.services:
-            name = ring_name(service.pool, service.algorithm)
-            if name not in found:
-                pool = view.pools[service.pool]
-                found[name] = (build(pool, service.algorithm), pool.span)
-        return found.values()
+    def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:
+        return ((build(pool, algorithm), pool.span) for algorithm in use.algorithms)
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         names = {r.number: r.row.id for r in numbered_rows(self.kernel)}

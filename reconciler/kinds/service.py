@@ -4,11 +4,12 @@ of a map, so that is atomic."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import ClassVar
 
+from reconciler import model
 from reconciler.dataplane.layout import (
     SERVICE_COUNTERS,
     SERVICE_MAPS,
@@ -29,7 +30,7 @@ from reconciler.kinds.ring import Ring, ring_indexes, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
 from reconciler.model import Address, Mode, Protocol
 from reconciler.resource import Change, Context, Key, Reading, Resource
-from reconciler.view import NodeView
+from reconciler.view import Facts
 
 _PROTOCOLS = {  # RFC 5237, IANA protocol numbers; that of pings differs between the families
     4: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1},
@@ -129,22 +130,23 @@ def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     return [*found.values(), *damaged]
 
 
+def rows_of(service: model.Service) -> Iterator[ServiceRow]:
+    """The rows that a service asks for."""
+    ring, mode, algorithm = ring_name(service.pool, service.algorithm), service.mode.value, service.algorithm.value
+    for vip in service.vips:
+        for port in service.ports:
+            yield ServiceRow(vip, service.protocol.value, port, mode, algorithm, ring, service.target_port or 0)
+        if service.takes_pings:
+            yield ServiceRow(vip, Protocol.ICMP.value, 0, mode, algorithm, ring)
+
+
 class ServiceKind(Kind):
     phase = 50
     resource = ServiceRow
 
     @staticmethod
-    def desired(view: NodeView) -> Iterator[Wanted]:
-        for s in view.services:
-            for vip in s.vips:
-                ring = ring_name(s.pool, s.algorithm)
-                for port in s.ports:
-                    row = ServiceRow(
-                        vip, s.protocol.value, port, s.mode.value, s.algorithm.value, ring, s.target_port or 0
-                    )  # fmt: skip
-                    yield row, s.span
-                if s.takes_pings:
-                    yield ServiceRow(vip, Protocol.ICMP.value, 0, s.mode.value, s.algorithm.value, ring), s.span
+    def of_service(service: model.Service, facts: Facts) -> Iterable[Wanted]:
+        return ((row, service.span) for row in rows_of(service))
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         return Reading(tuple(indexed.row for indexed in indexed_rows(self.kernel)))

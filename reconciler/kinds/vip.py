@@ -18,10 +18,11 @@ from reconciler.dataplane.vip_filter import filter_of, let_pass
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Address, Echo
+from reconciler.model import Address, Echo, Service
 from reconciler.resource import Change, Key, Reading, Resource
-from reconciler.view import NodeView
+from reconciler.view import Facts
 
+_ECHO_RANK = {Echo.ENDPOINT.value: 0, Echo.DROP.value: 1, Echo.REPLY.value: 2}
 _FILTER_KEY = VIP_FILTER.key.pack(Number(0))
 
 
@@ -57,12 +58,16 @@ class VipKind(Kind):
     resource = VipRow
 
     @staticmethod
-    def desired(view: NodeView) -> Iterable[Wanted]:
-        found = {vip: s.span for s in reversed(view.services) for vip in s.vips}
-        echo = {vip: s.echo for s in view.services if s.echo for vip in s.vips}
-        echo |= {vip: Echo.ENDPOINT for s in view.services if s.takes_pings for vip in s.vips}
-        undefined = view.node.undefined_traffic.value
-        return ((VipRow(vip, undefined, echo.get(vip, Echo.REPLY).value), span) for vip, span in found.items())
+    def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
+        echo = Echo.ENDPOINT if service.takes_pings else service.echo or Echo.REPLY
+        undefined = facts.node.undefined_traffic.value
+        return ((VipRow(vip, undefined, echo.value), service.span) for vip in service.vips)
+
+    @staticmethod
+    def joined(claims: Sequence[Wanted]) -> Wanted:
+        # Most services of a VIP say nothing about pings; those that do agree, except that one may take them.
+        row = min((row for row, _ in claims if isinstance(row, VipRow)), key=lambda row: _ECHO_RANK[row.echo])
+        return row, claims[0][1]
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         rows = self._rows()
