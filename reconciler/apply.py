@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from reconciler import progress
 from reconciler.errors import ApplyError, BlockedError, KernelError, LbctlError, PartialError, RollbackError
 from reconciler.kernel.port import Kernel
 from reconciler.kinds import KINDS, PHASES, RESOURCES
@@ -103,7 +104,8 @@ class _Run:
 
     def _write(self, changes: Sequence[Change]) -> Sequence[Exception | None]:
         try:
-            return self.kinds[changes[0].key.kind].write(changes)
+            with progress.step(f"writing {changes[0].key.kind}"):
+                return self.kinds[changes[0].key.kind].write(changes)
         except KernelError as error:  # not even the present state could be read
             return [error] * len(changes)
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from reconciler import progress
 from reconciler.kernel.port import Kernel
 from reconciler.kinds import KINDS, RESOURCES
 from reconciler.readings.flows import open_flows
@@ -38,7 +39,8 @@ def read_live(
         name = kind.resource.kind
         if (chosen is not None and name not in chosen) or (asked is not None and name not in asked):
             continue
-        reading = kind(kernel).read(wanted_of.get(name, {}), None if asked is None else asked[name])
+        with progress.step(f"reading the node: {name}"):
+            reading = kind(kernel).read(wanted_of.get(name, {}), None if asked is None else asked[name])
         if asked is not None:
             reading = reading.only(asked[name])
         for resource in reading.resources:

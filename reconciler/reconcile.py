@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler import record
+from reconciler import progress, record
 from reconciler.apply import Notify, Result, apply
 from reconciler.compile import compile_node
 from reconciler.concerns import concerns_of
@@ -57,13 +57,15 @@ def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) 
         case _:
             able = all(on.knows_tunnel(form) for form in forms)
             lossy = frozenset(name for name, is_native in on.far_ends(sending).items() if not is_native)
-    return compile_node(replace(taken, decapsulates=bool(forms) and not able, lossy=lossy))
+    with progress.step("working out what the node needs"):
+        return compile_node(replace(taken, decapsulates=bool(forms) and not able, lossy=lossy))
 
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:
     """Read the node and compare. Writes nothing."""
     live = read_live(kernel, desired.resources)
-    planned = plan(desired, live, record.load(instance_dir / RECORD))
+    with progress.step("comparing"):
+        planned = plan(desired, live, record.load(instance_dir / RECORD))
     return replace(planned, concerns=concerns_of(kernel, desired))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts by others, made safe for the place where they are shown.
+"""Texts by others, made safe for the place where they are shown, and lists of any length, made short enough.
 
 File names, arguments, names of foreign programs and the contents of snapshots may have any character in them: line
 breaks that begin a new line of a log, escapes that a terminal obeys, backticks that end a block of Markdown.
@@ -8,9 +8,12 @@ breaks that begin a new line of a log, escapes that a terminal obeys, backticks 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _MARKS = re.compile(r"[\\`*_\[\]<>&#|~!]")
+SHOWN = 20
+"""The most objects that an error or a report names one by one."""
+
 _BACKTICKS = re.compile("`+")
 
 
@@ -22,6 +25,12 @@ def line(text: str) -> str:
 def block(text: str) -> str:
     """Text with its own line breaks and tabs; other unprintable characters are escaped."""
     return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def some(names: Sequence[str], separator: str = ", ") -> str:
+    """Names in a row, in the order given: all of them, or the first SHOWN and how many more there are."""
+    more = [f"and {len(names) - SHOWN:,} more"] if len(names) > SHOWN else []
+    return separator.join([*names[:SHOWN], *more])
 
 
 def code(text: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from reconciler import progress
 from reconciler.cli.common import (
     add_env,
     add_node,
@@ -108,13 +109,15 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
 
     def notify(change: Change, error: Exception | None) -> None:
         line = change_line(change, style)
+        advance(1)
         say(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}")
 
     started = time.monotonic()
     with apply_lock(instance_dir(args)):
         # Between the plan and its approval, an agent or somebody else may have changed the node.
         _check_fresh(planned, read_live(kernel, planned.desired.resources))
-        result = carry_out(planned, kernel, instance_dir(args), notify)
+        with progress.step("making changes", len(planned.changes)) as advance:
+            result = carry_out(planned, kernel, instance_dir(args), notify)
     for key, why in sorted(result.skipped.items()):
         print(f"  {style.warn('skipped')} {key}: {why}", file=sys.stderr)
     word = style.bad("Failed") if result.failed else style.bad("Blocked") if result.blocked else style.good("Applied")

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from reconciler import progress
 from reconciler.cli.common import add_env, stdout_style
 from reconciler.config.diagnostic import Diagnostic, Severity, render_text
 from reconciler.config.load import Known, Loaded, check, no_garbage_collection
@@ -87,7 +88,8 @@ def _run(args: argparse.Namespace) -> int:
             raise UsageError(f"{args.revisions} is a path, and no revision", hint=hint) from error
         raise
     old, before, after = _fleets(asked, new, args)
-    diff = compare(before, after, args.node)
+    with progress.step("comparing"):
+        diff = compare(before, after, args.node)
     title = args.revisions if ".." in args.revisions else f"{args.revisions}..HEAD"
     if old is not asked:
         title = f"{asked.name} (not valid, so {old.name} before it)..{new.name}"
@@ -112,7 +114,7 @@ def _fleets(old: Revision, new: Revision, args: argparse.Namespace) -> tuple[Rev
     style = Style.for_stream(sys.stderr, args.no_color)
     known = Known()  # most files are the same in both
     with no_garbage_collection():
-        before, after = (check(read_revision(revision), args.env, known) for revision in (old, new))
+        before, after = (_loaded(revision, args.env, known) for revision in (old, new))
     is_valid = before.fleet is not None and after.fleet is not None
     told = _warnings(before, after) if is_valid else [_errors(before), _errors(after)]
     for revision, loaded, diagnostics in zip((old, new), (before, after), told, strict=True):
@@ -134,12 +136,17 @@ def _fleets(old: Revision, new: Revision, args: argparse.Namespace) -> tuple[Rev
     return used, fleet, after.fleet
 
 
+def _loaded(revision: Revision, env: str | None, known: Known) -> Loaded:
+    with progress.step(f"reading {revision.name}"):
+        return check(read_revision(revision), env, known)
+
+
 def _last_valid(broken: Revision, env: str | None, known: Known) -> tuple[Revision, Fleet]:
     """The revision that nodes hold while a later one is not valid: the last valid one before it, or an empty fleet."""
     former = list(former_states(broken))
     for revision in former:
         with no_garbage_collection():
-            loaded = check(read_revision(revision), env, known)
+            loaded = _loaded(revision, env, known)
         if loaded.fleet is not None:
             return revision, loaded.fleet
     if len(former) < MAX_FORMER - 1 and knows_all(broken.place):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reconciler import progress
 from reconciler.errors import LbctlError
 from reconciler.importers import FORMATS
 from reconciler.importers.draft import InputError, Line, file_of
@@ -86,12 +87,13 @@ def _parse(args: argparse.Namespace) -> Imported:
     text = _text("", _read(args.file or STDIN))
     module = importlib.import_module(f"reconciler.importers.{args.format}")
     imported: Imported
-    if args.format == "keepalived" and args.file not in (None, STDIN):
-        from reconciler.importers.keepalived_include import reader_for
+    with progress.step("importing"):
+        if args.format == "keepalived" and args.file not in (None, STDIN):
+            from reconciler.importers.keepalived_include import reader_for
 
-        imported = module.parse(text, reader_for(Path(args.file), _text, MAX_BYTES))
-    else:
-        imported = module.parse(text)
+            imported = module.parse(text, reader_for(Path(args.file), _text, MAX_BYTES))
+        else:
+            imported = module.parse(text)
     return imported
 
 
@@ -110,7 +112,9 @@ def _live(args: argparse.Namespace) -> Imported:
     if args.file is None:
         from reconciler.cli.common import open_kernel
 
-        return import_live(read_for_import(open_kernel(args)), socket.gethostname())
+        live = read_for_import(open_kernel(args))
+        with progress.step("importing"):
+            return import_live(live, socket.gethostname())
     try:
         data = json.loads(_read(args.file).decode())
     except (ValueError, RecursionError):

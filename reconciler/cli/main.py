@@ -8,6 +8,7 @@ Only the called verb is imported, so `validate` starts fast and needs neither bc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import keyword
 import os
@@ -17,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from reconciler.cli import streams
+from reconciler.cli import progress, streams
 from reconciler.cli.parser import Parser, add_everywhere, called_verb
 from reconciler.errors import LbctlError, UsageError
 from reconciler.render.style import Style
@@ -65,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         style = Style.for_stream(sys.stderr, "--no-color" in arguments)
         args, verb = _parsed(arguments)
         style = Style.for_stream(sys.stderr, args.no_color)
-        code = int(_module(verb).run(args))
+        # The agent writes a log; and it is at work for years.
+        with progress.shown() if verb != "run" else contextlib.nullcontext():
+            code = int(_module(verb).run(args))
         sys.stdout.flush()
         return code
     except LbctlError as error:

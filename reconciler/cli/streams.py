@@ -13,9 +13,14 @@ import io
 import os
 import re
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
 STDOUT = "standard output"
+
+aside: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+"""Entered while text goes to a terminal. `cli/progress` takes its line away meanwhile."""
 
 _SIGNS = {"→": "->", "…": "...", "—": "-", "–": "-", "×": "x", "‘": "'", "’": "'", "“": '"', "”": '"', "·": "*"}
 _CONTROL = re.compile(r"\x1b\[[0-9;]{0,4}m|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -30,11 +35,12 @@ class Output(io.TextIOWrapper):
     guards_ci = False
 
     def write(self, text: str, /) -> int:
-        if self.guards_terminal:
-            text = _CONTROL.sub(_harmless, text)
         if self.guards_ci:
             text = _COMMAND.sub(lambda found: f"{found[1] or ''}\\x{ord(found[0][-1]):02x}", text)
-        return super().write(text)
+        if not self.guards_terminal:
+            return super().write(text)
+        with aside():
+            return super().write(_CONTROL.sub(_harmless, text))
 
     def commands(self, text: str) -> None:
         super().write(f"{text}\n")

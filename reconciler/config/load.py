@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler import progress
 from reconciler.config import schema
 from reconciler.config.build import Object, build, count_ports
 from reconciler.config.diagnostic import Diagnostic, Severity, in_order
@@ -121,7 +122,7 @@ def check_manifests(tree: Tree, known: Known | None = None) -> Loaded:
     diagnostics = list(tree.diagnostics)
     unread = tree.partial or any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics)
     ports = endpoints = 0
-    for file in tree.files:
+    for file in progress.each("checking manifests", tree.files, "files"):
         files[file.name] = checked = known.files.get(file) or _check_file(file)
         diagnostics += checked.diagnostics
         ports += checked.ports
@@ -133,7 +134,8 @@ def check_manifests(tree: Tree, known: Known | None = None) -> Loaded:
     known.files = {file: files[file.name] for file in tree.files if file.name in files}
 
     draft = _draft(list(files.values()), unread)
-    findings = [(finding, rule) for rule in RULES.values() for finding in rule.find(draft)]
+    with progress.step("checking how they fit together"):
+        findings = [(finding, rule) for rule in RULES.values() for finding in rule.find(draft)]
     sources = {file.name: file for file in tree.files}
     diagnostics += _locate(findings, files, sources)
     diagnostics = [

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reconciler import progress
 from reconciler.config.diagnostic import Diagnostic, Severity, line_and_column
 from reconciler.config.listing import IGNORED, SUFFIXES, Listing, about_file, list_files, read_file, reason
 from reconciler.resource import Span
@@ -183,7 +184,7 @@ def _read(
     contents: dict[str, _Content] = {}
     diagnostics: list[Diagnostic] = []
     room = MAX_TREE_BYTES
-    for name, path in listing.files.items():
+    for name, path in progress.each("reading manifests", listing.files.items(), "files"):
         if name in proven:
             content = known[name]
         else:

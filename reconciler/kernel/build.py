@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import children, private
+from reconciler import children, private, progress
 from reconciler.dataplane import program
 from reconciler.errors import BuildError, FilesError
 from reconciler.kernel import headers
@@ -123,7 +123,8 @@ def _compiler_changed(libraries: Sequence[tuple[str, int, int]]) -> bool:
 
 def _compile(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        child = children.run(children.module(_CHILD), json.dumps(request).encode(), _TIME_LIMIT_S)
+        with progress.step("compiling the data plane"):
+            child = children.run(children.module(_CHILD), json.dumps(request).encode(), _TIME_LIMIT_S)
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"compiling the data plane took longer than {_TIME_LIMIT_S} s") from error
     if child.returncode == 0:
