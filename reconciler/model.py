@@ -69,6 +69,46 @@ class CheckType(StrEnum):
     HTTP = "http"
     HTTPS = "https"
     SCTP = "sctp"
+    DNS = "dns"
+    AGENT = "agent"          # a program on the endpoint that also says how much it can take
+
+
+class Verify(StrEnum):
+    """Whether a check of type https asks for a valid certificate."""
+
+    NONE = "none"
+    CA = "ca"
+
+
+class Record(StrEnum):
+    """The type of record that a check of type dns asks for."""
+
+    A = "A"
+    AAAA = "AAAA"
+    CNAME = "CNAME"
+    MX = "MX"
+    NS = "NS"
+    PTR = "PTR"
+    SOA = "SOA"
+    SRV = "SRV"
+    TXT = "TXT"
+
+
+class Rcode(StrEnum):
+    """The response code that a check of type dns expects."""
+
+    NOERROR = "NOERROR"
+    NXDOMAIN = "NXDOMAIN"
+    REFUSED = "REFUSED"
+    SERVFAIL = "SERVFAIL"
+
+
+class AgentFormat(StrEnum):
+    """What an agent answers."""
+
+    WORDS = "words"            # those of HAProxy's agent-check, on one line
+    JSON = "json"              # a page of HTTP with a number in it
+    PROMETHEUS = "prometheus"  # the same, in Prometheus' text format
 
 
 class Through(StrEnum):
@@ -149,8 +189,11 @@ class Endpoint:
 class HealthCheck:
     """A check of whether an endpoint answers. `port` None means: the port that connections go to.
 
-    `path`, `host` and `status` (the codes that count as healthy) are for http and https, `send` and `expect` for
-    udp. `rise` and `fall` are how many answers in a row make an endpoint healthy, or unhealthy.
+    `path`, `host`, `status` (the codes that count as healthy), `headers` and `text` (which the answer must have in it)
+    are for http and https, `server_name` (None means: `host`), `verify` and `ca` (PEM; None means: those of the system)
+    for https, `send` and `expect` for udp, `query` (a name), `record` and `rcode` for dns. `format` is for agent, and so
+    are `path` and `value` (the name of a number) unless it speaks in words. `rise` and `fall` are how many answers in a
+    row make an endpoint healthy, or unhealthy.
     """
 
     type: CheckType = CheckType.NONE
@@ -163,8 +206,18 @@ class HealthCheck:
     path: str = "/"
     host: str | None = None
     status: tuple[int, ...] = (200,)
+    headers: Labels = ()
+    text: str | None = None
+    server_name: str | None = None
+    verify: Verify = Verify.NONE
+    ca: str | None = None
     send: str | None = None
     expect: str | None = None
+    query: str | None = None
+    record: Record = Record.A
+    rcode: Rcode = Rcode.NOERROR
+    format: AgentFormat = AgentFormat.WORDS
+    value: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

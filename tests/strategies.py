@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from reconciler.model import (
     SNAT_PORTS,
     Affinity,
+    AgentFormat,
     Algorithm,
     Capacity,
     CheckType,
@@ -24,11 +25,14 @@ from reconciler.model import (
     PacketTooBig,
     Pool,
     Protocol,
+    Rcode,
+    Record,
     Role,
     Service,
     Through,
     TunnelSource,
     Undefined,
+    Verify,
     VipBinding,
     XdpMode,
 )
@@ -130,6 +134,9 @@ def some(items, **options):
     return st.lists(items, unique=True, max_size=3, **options).map(tuple)
 
 
+PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+
+
 @st.composite
 def health_checks(draw):
     """A check with the fields that its type may have."""
@@ -139,10 +146,23 @@ def health_checks(draw):
         own["path"] = draw(st.sampled_from(["/", "/healthz?full=1"]))
         own["host"] = draw(st.sampled_from([None, "www.example.com:8080"]))
         own["status"] = draw(some(st.integers(100, 599), min_size=1))
+        own["headers"] = draw(st.sampled_from([(), (("X-Probe", "a b"), ("X-Site", ""))]))
+        own["text"] = draw(st.sampled_from([None, "rea\ndy", "☃"]))
+    if check is CheckType.HTTPS:
+        own["server_name"] = draw(st.sampled_from([None, "www.example.com"]))
+        own["verify"] = draw(st.sampled_from(Verify))
+        own["ca"] = draw(st.sampled_from([None, PEM]))
+    if check is CheckType.DNS:
+        own["query"] = draw(st.sampled_from([".", "www.example.com", "_sip._tcp.example.com."]))
+        own["record"], own["rcode"] = draw(st.sampled_from(Record)), draw(st.sampled_from(Rcode))
+    if check is CheckType.AGENT:
+        own["format"] = draw(st.sampled_from(AgentFormat))
+        if own["format"] is not AgentFormat.WORDS:
+            own["path"], own["value"] = draw(st.sampled_from(["/", "/load"])), draw(st.sampled_from(["a.b", "up"]))
     if check is CheckType.UDP:
         own["send"], own["expect"] = draw(st.tuples(*[st.none() | st.sampled_from(["PING", "'\n☃"])] * 2))
     if check is not CheckType.PING:
-        own["port"] = draw(st.none() | port_numbers)
+        own["port"] = draw(port_numbers if check is CheckType.AGENT else st.none() | port_numbers)
     return HealthCheck(
         check, interval_s=draw(times_s), timeout_s=draw(times_s), rise=draw(st.integers(1, 100)),
         fall=draw(st.integers(1, 100)), through=draw(st.sampled_from(Through)), **own,

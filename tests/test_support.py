@@ -15,7 +15,7 @@ from reconciler.config.build import build
 from reconciler.config.document import parse
 from reconciler.config.load import load
 from reconciler.errors import UnsupportedError
-from reconciler.model import Fleet, Node, Pool, Role, Service
+from reconciler.model import Fleet, Node, Pool, Rcode, Record, Role, Service
 from reconciler.reconcile import desired_of
 from reconciler.resource import Span
 from reconciler.support import MAX_SHOWN, unsupported
@@ -55,6 +55,17 @@ BESIDES = {
 } | {
     f"Pool.spec.healthCheck.{key}": ("Pool.spec.healthCheck.type", "tcp")
     for key in ("port", "interval", "timeout", "rise", "fall", "through=endpoint", "through=vip")
+} | {
+    f"Pool.spec.healthCheck.{key}": ("Pool.spec.healthCheck", check)
+    for check, keys in (
+        ({"type": "https"}, ("headers", "text", "serverName", "verify=none", "verify=ca", "ca")),
+        ({"type": "dns", "query": "example.com"}, (
+            "query", *(f"record={record}" for record in Record), *(f"rcode={rcode}" for rcode in Rcode), "type=dns")),
+        ({"type": "agent", "port": 8081, "format": "json", "value": "free"}, (
+            "value", "format=json", "format=prometheus")),
+        ({"type": "agent", "port": 8081}, ("type=agent", "format=words")),
+    )
+    for key in keys
 }  # fmt: skip
 VALUES = {
     "Service.spec.vip": "20.20.20.2", "Service.spec.ports": [80, 443], "Service.spec.pool": "other",
@@ -121,7 +132,7 @@ def put(documents, path, value):
     if value is None:
         del inner[last]
     else:
-        inner[last] = value
+        inner[last] = copy.deepcopy(value)
 
 
 def view_of(changes):

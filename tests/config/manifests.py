@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import re
 
 from reconciler import model
 
@@ -50,16 +51,32 @@ def _service(s):
 def _pool(p):
     check = dataclasses.asdict(p.health_check)
     check |= {key: _duration(check.pop(f"{key}_s")) for key in ("interval", "timeout")}
-    other_types = {"http": ("send", "expect"), "udp": ("path", "host", "status")}
-    other_types |= {"https": other_types["http"], "none": ()}
-    for key in other_types.get(p.health_check.type, ("path", "host", "status", "send", "expect")):
-        del check[key]
+    check = {_camel(key): value for key, value in check.items()}
+    check["headers"] = dict(check["headers"])
+    for key, types in OF_TYPES.items():
+        if p.health_check.type not in (*types, "none"):
+            del check[key]
+    if p.health_check.type == "agent" and p.health_check.format == "words":
+        del check["path"]
     endpoints = [
         {"address": str(e.address), "weight": e.weight, "state": e.state} | ({"port": e.port} if e.port else {})
         for e in p.endpoints
     ]
     check = {key: value for key, value in check.items() if value is not None}
     return {"endpoints": endpoints, "ringSize": p.ring_size, "healthCheck": check}
+
+
+_WEB = ("http", "https")
+OF_TYPES = {
+    "path": (*_WEB, "agent"), "host": _WEB, "status": _WEB, "headers": _WEB, "text": _WEB,
+    "serverName": ("https",), "verify": ("https",), "ca": ("https",), "send": ("udp",), "expect": ("udp",),
+    "query": ("dns",), "record": ("dns",), "rcode": ("dns",), "format": ("agent",), "value": ("agent",),
+}  # fmt: skip
+"""Key of a health check → the types that may have it."""
+
+
+def _camel(name):
+    return re.sub("_(.)", lambda match: match[1].upper(), name)
 
 
 def _node(n):

@@ -16,7 +16,7 @@ from reconciler.config.document import parse
 from reconciler.config.formats import FORMATS, seconds
 from reconciler.config.load import load
 from reconciler.paths import data_dir
-from tests.config.manifests import node, pool, service
+from tests.config.manifests import OF_TYPES, node, pool, service
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples" / "configs").iterdir() if path.is_dir())
@@ -137,6 +137,7 @@ SAID_OTHERWISE = {
     (model.Service, "algorithm"),       # its default depends on the mode
     (model.Service, "allowedSources"),  # an empty list would look as if it allowed nobody, so there is none
     (model.Service, "nodeSelector"),
+    (model.HealthCheck, "headers"),     # a mapping
     (model.HealthCheck, "type"),        # a health check without a type is none
 }
 
@@ -168,6 +169,8 @@ def test_what_is_left_out_is_what_the_schema_says(write):
         if not isinstance(value, dict):
             return value
         defaults = {name: inner["default"] for name, inner in part.get("properties", {}).items() if "default" in inner}
+        if part is spec("Pool", "healthCheck"):
+            defaults = {name: item for name, item in defaults.items() if "http" in OF_TYPES.get(name, ("http",))}
         return defaults | {name: with_defaults(part["properties"][name], item) for name, item in value.items()}
 
     least = {

@@ -20,8 +20,9 @@ _PROTOCOLS = {
     CheckType.HTTPS: Protocol.TCP,
     CheckType.UDP: Protocol.UDP,
     CheckType.SCTP: Protocol.SCTP,
+    CheckType.DNS: Protocol.UDP,
 }
-"""The protocol of each type of check; a ping suits every protocol."""
+"""The protocol of each type of check; a ping and an agent suit every protocol."""
 
 
 @rule("check-through-vip")
@@ -151,8 +152,8 @@ def _check_slow(draft: Draft) -> Iterator[Finding]:
 def _check_silent(draft: Draft) -> Iterator[Finding]:
     """A health check of type udp expects no reply.
 
-    UDP has no handshake. Without an expected reply only an ICMP error counts as a failure, and a machine that is
-    switched off, or behind a firewall, sends none: it counts as healthy for ever.
+    UDP has no handshake. Without an expected reply only an ICMP error counts as a failure, and a machine behind a
+    firewall, or one that is switched off behind a router, sends none: it counts as healthy for ever.
 
     The way out: `send` something that the server answers, and `expect` the beginning of its answer; or check
     something else, with a ping or at another port.
