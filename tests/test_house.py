@@ -13,6 +13,7 @@ ROOMS = """
     private lock dataplane model view support
     config
     kernel
+    health
     remembered ring_store kinds
     compile ways concerns readings plan live record snapshot
     apply reconcile
