@@ -107,7 +107,7 @@ def _parts(view: NodeView, before: Mapping[str, Part]) -> dict[str, Part]:
             parts[name] = part
         traits = frozenset(trait for some in {part.traits for part in parts.values()} for trait in some)
         part = before.get("node")
-        if part is None or part.source[0] is not view.node or part.source[1] != traits:
+        if part is None or part.source[0] is not view.node or part.source[1:] != (traits, view.sizes):
             part = _part_of_node(view, traits)
         parts["node"] = part
     else:
@@ -118,7 +118,7 @@ def _parts(view: NodeView, before: Mapping[str, Part]) -> dict[str, Part]:
 def _part_of_node(view: NodeView, traits: frozenset[object]) -> Part:
     kinds = (kind for kind in KINDS if view.node.role in kind.roles)
     wanted = _collected(wanted for kind in kinds for wanted in kind.desired(view))
-    return Part("node", (view.node, traits), wanted, unsupported=tuple(support.of_node(view)))
+    return Part("node", (view.node, traits, view.sizes), wanted, unsupported=tuple(support.of_node(view)))
 
 
 def _part_of_service(name: str, service: Service, facts: Facts) -> Part:

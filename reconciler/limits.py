@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much one node can hold with this version of the data plane.
+"""How much one node can hold.
 
-The maps are made in these sizes (`dataplane/layout.py`), and `config/rules` checks manifests against them. Each VIP
-and each ring has at least one service row, so a node with room for its services has room for its VIPs and rings.
+`capacity` of a Node sizes the maps (dataplane/sizes.py), up to what is possible at all; what it leaves out grows with
+the manifests, from the sizes that are enough for most. `config/rules` checks manifests against the same numbers.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 SERVICES = 16_384
-"""Pairs of a VIP and a port, of both families of IP together: each has counters."""
+"""Pairs of a VIP and a port, of both families of IP together: each has counters. Enough for most."""
+MOST_SERVICES = 262_144
 
 ENDPOINTS = 131_071
-"""Addresses with a port. Number 0 stands for no endpoint."""
+"""Addresses with a port. A slot of a ring has 17 bits for the number of an endpoint, and 0 stands for none."""
+FEWEST_ENDPOINTS = 16_383
+"""Enough for most."""
 
-FLOW_ROWS = 262_144
-CONNECTIONS = FLOW_ROWS // 2
+FLOWS = 131_072
+"""Connections of NAT, and flows that are remembered in a transition. Enough for most."""
+MOST_FLOWS = 16_777_216
+FLOW_ROWS = 2 * FLOWS
 """Of NAT: a connection has a row for each direction."""
+
+RINGS = 16_383
+"""Pairs of a pool and an algorithm."""
 
 MIN_HASH_SLOTS = 4_096
 MAX_HASH_SLOTS = 65_536
@@ -24,3 +34,27 @@ MAX_HASH_SLOTS = 65_536
 def default_size(members: int) -> int:
     """Slots of a hash ring without `ringSize`: 64 for each member, rounded to a power of two from 4,096 to 65,536."""
     return min(MAX_HASH_SLOTS, max(MIN_HASH_SLOTS, 1 << (64 * members - 1).bit_length()))
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Pairs of a VIP and a port; endpoints; connections of NAT, which are as many flows remembered in a transition."""
+
+    services: int = SERVICES
+    endpoints: int = ENDPOINTS
+    flows: int = FLOWS
+
+    def at_least(self, other: Sizes) -> Sizes:
+        """The larger one of each."""
+        return Sizes(*(max(getattr(self, key.name), getattr(other, key.name)) for key in fields(self)))
+
+
+def grown(need: int, floor: int, most: int) -> int:
+    """The capacity that is made for a need: the smallest power of two with a quarter to spare, from `floor` to
+    `most`."""
+    return min(most, max(floor, power_of_two(need + need // 4)))
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is no smaller."""
+    return 1 << max(number - 1, 0).bit_length()

@@ -16,17 +16,17 @@ from reconciler.compile import compile_node
 from reconciler.concerns import concerns_of
 from reconciler.dataplane import slots
 from reconciler.errors import FilesError, KernelError
-from reconciler.kernel.port import Kernel
+from reconciler.kernel.port import Kernel, LoadedProgram
 from reconciler.kinds.attachment import generic_interfaces
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour_proxy import NeighbourProxy
-from reconciler.kinds.program import PROGRAM
+from reconciler.kinds.program import PROGRAM, Program
 from reconciler.kinds.tunnel import forms_of
 from reconciler.live import read_live
 from reconciler.lock import apply_lock
 from reconciler.model import Fleet, Role
 from reconciler.plan import Plan, plan
-from reconciler.resource import Change, Desired, Live
+from reconciler.resource import Change, Desired, Live, Resource
 from reconciler.ring_store import in_transition, settle
 from reconciler.view import NodeView, view
 
@@ -43,22 +43,26 @@ def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) 
     KernelError.
 
     If the kernel can't unpack tunnels, a program does it; if a veth would lose packets that native XDP sends, the
-    program runs in generic mode there. `on` answers both questions: the kernel, or a snapshot by its resources. With
-    neither, the kernel is assumed to unpack tunnels and no veth to lose packets.
+    program runs in generic mode there; and maps never shrink by themselves. `on` answers what the node holds: the
+    kernel, or a snapshot by its resources. With neither, the kernel is assumed to unpack tunnels and no veth to lose
+    packets.
     """
     taken = view_of(fleet, node)
     sending = [face.name for face in taken.node.interfaces if taken.node.role is Role.BALANCER]
     forms = sorted(forms_of(taken))
+    loaded: Resource | LoadedProgram | None
     match on:
         case None:
-            able, lossy = True, frozenset[str]()
+            able, lossy, loaded = True, frozenset[str](), None
         case Live():
-            able, lossy = PROGRAM not in on.resources, generic_interfaces(on)
+            able, lossy, loaded = PROGRAM not in on.resources, generic_interfaces(on), on.resources.get(PROGRAM)
         case _:
+            loaded = on.loaded_program()
             able = all(on.knows_tunnel(form) for form in forms)
             lossy = frozenset(name for name, is_native in on.far_ends(sending).items() if not is_native)
+    held = loaded.sizes if isinstance(loaded, Program | LoadedProgram) and loaded.layout else None
     with progress.step("working out what the node needs"):
-        return compile_node(replace(taken, decapsulates=bool(forms) and not able, lossy=lossy))
+        return compile_node(replace(taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held))
 
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:

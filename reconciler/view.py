@@ -10,8 +10,10 @@ from functools import cache, cached_property
 from ipaddress import IPv6Address
 from itertools import chain
 
+from reconciler import limits
 from reconciler.dataplane.program import DECAPSULATE
 from reconciler.errors import UsageError
+from reconciler.limits import Sizes, grown
 from reconciler.model import (
     Address,
     Algorithm,
@@ -74,7 +76,8 @@ class NodeView:
 
     A balancer carries services; an endpoint serves those that reach it by direct server return. `decapsulates`:
     the kernel of an endpoint can't unpack the tunnels that it gets, so our program does. `lossy` are the interfaces
-    that would lose the packets that native XDP sends.
+    that would lose the packets that native XDP sends. `held` is what the maps have room for that are there already:
+    without a declared capacity they grow, and never shrink.
     """
 
     node: Node
@@ -82,6 +85,7 @@ class NodeView:
     pools: Mapping[str, Pool]
     decapsulates: bool = False
     lossy: frozenset[str] = frozenset()
+    held: Sizes | None = None
 
     @property
     def runs_program(self) -> bool:
@@ -148,6 +152,26 @@ class NodeView:
         faces = self.node.interfaces if self.services else ()
         ways = {"GATEWAY" for face in faces if face.gateway} | {"VLAN" for face in faces if face.trunk}
         return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6 | ways))
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What the maps must have room for: the declared capacity; else what the manifests ask for, with room to
+        exchange the largest service or pool at once, and some to spare."""
+        if self.node.role is not Role.BALANCER:
+            return Sizes()
+        rows = [len(service.vips) * (len(service.ports) + service.takes_pings) for service in self.services]
+        endpoints = [len(pool.endpoints) for pool in self.pools.values()]
+        fewest, most = limits.FEWEST_ENDPOINTS + 1, limits.ENDPOINTS + 1
+        need = Sizes(
+            grown(sum(rows) + max(rows, default=0), limits.SERVICES, limits.MOST_SERVICES),
+            grown(sum(endpoints) + max(endpoints, default=0) + 1, fewest, most) - 1,
+            grown(self.node.expected_flows or 0, limits.FLOWS, limits.MOST_FLOWS),
+        )
+        need = need.at_least(self.held) if self.held else need
+        declared = self.node.capacity
+        return Sizes(
+            declared.services or need.services, declared.endpoints or need.endpoints, declared.flows or need.flows
+        )  # fmt: skip
 
     @cached_property
     def has_ipv6(self) -> bool:

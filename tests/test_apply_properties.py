@@ -208,7 +208,7 @@ def damage_rows(kernel, chance):
                 if chance.random() < 0.5:
                     rows.pop(key)
             elif name == ENDPOINTS.name and chance.random() < 0.3:
-                rows[NUMBER.pack(Number(chance.randrange(1, spec.capacity)))] = value
+                rows[NUMBER.pack(Number(chance.randrange(1, kernel.capacity(name))))] = value
     for contents in kernel.inner.values():
         for index, content in contents.items():
             if chance.random() < 0.3:

@@ -80,9 +80,6 @@ DECLARATIVE = {
     "Pool.metadata.labels": "for people and other programs",
     "Node.metadata.name": "it chooses which node this is",
     "Node.spec.interfaces.0.xdp=native": "it is what is left out, but for veths (test_concerns)",
-    "Node.spec.capacity.services": "a limit that rules check",
-    "Node.spec.capacity.endpoints": "a limit that rules check",
-    "Node.spec.capacity.flows": "a limit that rules check",
     "Node.spec.expectedFlows": "what rules check the source ports by, which are refused",
 }
 

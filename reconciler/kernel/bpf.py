@@ -48,6 +48,7 @@ class Command(IntEnum):
     PROG_GET_FD_BY_ID = 13
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
+    MAP_FREEZE = 22
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
@@ -213,6 +214,11 @@ def bind_map(program: int, fd: int) -> None:
     OSError EINVAL before Linux 5.10.
     """
     call(Command.PROG_BIND_MAP, memory(struct.pack("=III", program, fd, 0)))
+
+
+def freeze(fd: int) -> None:
+    """Keep a map from being changed by user space from now on."""
+    call(Command.MAP_FREEZE, memory(struct.pack("=I", fd)))
 
 
 def _log_end(log: ctypes.Array[ctypes.c_char]) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from reconciler.dataplane.description import describe, layout_digest, specs_of
 from reconciler.dataplane.layout import MAPS, NUMBER, MapType
 from reconciler.dataplane.rows import Number
+from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.port import (
     AttachedProgram,
@@ -22,6 +24,7 @@ from reconciler.kernel.port import (
     Row,
     TunnelDevice,
 )
+from reconciler.limits import Sizes
 
 _FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY)
 
@@ -40,6 +43,7 @@ class FakeKernel:
     interfaces: tuple[str, ...] = ("front", "back")
     maps: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     inner: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     program: LoadedProgram | None = None
     attached: dict[str, AttachedProgram] = field(default_factory=dict)
     foreign_programs: dict[str, AttachedProgram] = field(default_factory=dict)
@@ -103,9 +107,10 @@ class FakeKernel:
             return KernelError(f"map {map_name} does not exist")
         if (len(key), len(value)) != (spec.key_size, spec.value_size):
             raise AssertionError(f"{map_name}: a row of {len(key)} + {len(value)} bytes")
-        if spec.type in _FIXED and NUMBER.unpack(key).number >= spec.capacity:
+        capacity = self.sizes.get(map_name, spec.capacity)
+        if spec.type in _FIXED and NUMBER.unpack(key).number >= capacity:
             return KernelError(f"map {map_name} has no row {key.hex()}")
-        if key not in rows and len(rows) >= spec.capacity:
+        if key not in rows and len(rows) >= capacity:
             return KernelError(f"map {map_name} is full")
         rows[key] = value
         if spec.type in _FIXED and not any(value):
@@ -122,6 +127,9 @@ class FakeKernel:
             del rows[key]
             self._wrote("delete", (map_name, key))
         return None
+
+    def capacity(self, map_name: str) -> int:
+        return self.sizes.get(map_name, 0) if map_name in self.maps else 0
 
     # --- arrays of arrays ------------------------------------------------------------------------------
     def read_inner(self, outer: str, index: int) -> bytes | None:
@@ -154,20 +162,22 @@ class FakeKernel:
     def loaded_program(self) -> LoadedProgram | None:
         return self.program
 
-    def is_whole(self) -> bool:
-        return self.program is not None or not self.maps
-
-    def load_program(self, name: str, features: Sequence[str]) -> None:
-        for spec in MAPS.values():
-            if spec.is_used(features):
-                self.maps.setdefault(spec.name, {})
-        self.program = LoadedProgram((self.program.id if self.program else 0) + 1, name, tuple(features))
+    def load_program(self, name: str, features: Sequence[str], sizes: Sizes | None = None) -> None:
+        sizes = sizes or (self.program.sizes if self.program else Sizes())
+        specs = specs_of(features)
+        for spec in specs:
+            self.maps.setdefault(spec.name, {})
+        self.sizes = {spec.name: capacity_of(spec, sizes) for spec in specs}
+        layout = layout_digest({spec.name: describe(spec) for spec in specs})
+        number = (self.program.id if self.program else 0) + 1
+        self.program = LoadedProgram(number, name, tuple(features), sizes, layout)
         self._wrote("load_program", name)
 
     def unload_program(self) -> None:
         self.program = None
         self.maps.clear()
         self.inner.clear()
+        self.sizes.clear()
         self._wrote("unload_program", None)
 
     def remove_instance(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import LocalVip, Neighbour, Outcome, Route, Row, TunnelDevice
+from reconciler.limits import Sizes
 
 
 @dataclass
@@ -46,9 +47,9 @@ class FaultyKernel(FakeKernel):
         up = super().remove_inner
         return [self._row(lambda index=index: up(outer, [index])) for index in indexes]  # type: ignore[misc]
 
-    def load_program(self, name: str, features: Sequence[str]) -> None:
+    def load_program(self, name: str, features: Sequence[str], sizes: Sizes | None = None) -> None:
         self._call()
-        super().load_program(name, features)
+        super().load_program(name, features, sizes)
 
     def unload_program(self) -> None:
         self._call()

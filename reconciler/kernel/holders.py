@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which instance a running program belongs to, and how to get maps back whose pins are lost.
+"""Which instance a running program belongs to, and which generation of an instance is live.
 
-All pins go with their bpffs, when it is unmounted or the process ends that it was mounted for. The attached program
-goes on and still has its maps, so they can be opened by way of the program.
+The pin of the program goes with its bpffs, when that is unmounted or the process ends that it was mounted for. The
+attached program goes on with its maps, and is the live generation then.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
-
-from reconciler.dataplane.layout import MAPS, MapSpec
+from reconciler.dataplane.layout import MapSpec
 from reconciler.dataplane.program import is_ours
-from reconciler.kernel import bpf, maps, xdp
-from reconciler.kernel.bpf import NAME_BYTES, ProgramInfo
+from reconciler.kernel import bpf, generations, xdp
+from reconciler.kernel.bpf import ProgramInfo
+from reconciler.kernel.generations import Generation
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.maps import Shape
-
-_SPECS = {spec.name[:NAME_BYTES]: spec for spec in MAPS.values()}
 
 
 def shape_of(spec: MapSpec) -> Shape:
@@ -25,64 +21,51 @@ def shape_of(spec: MapSpec) -> Shape:
     return Shape(spec.type, spec.key_size, spec.value_size, spec.capacity)
 
 
-def is_of(instance: Instance, held: xdp.Running) -> bool:
-    """Whether a running program is this instance's: lbctl loaded it, and no other instance alone has its maps
-    pinned."""
-    if held.program is None or not is_ours(held.program.name):
-        return False
-    return bool(pinned_maps(instance) & set(held.program.map_ids)) or other_holder(instance, held) is None
-
-
-def other_holder(instance: Instance, held: xdp.Running) -> Instance | None:
-    """The other instance that has the maps of a running program pinned, if this one has not."""
-    if held.program is None or not is_ours(held.program.name):
-        return None
-    used = set(held.program.map_ids)
-    if used & pinned_maps(instance):
-        return None
-    return next((other for other in instance.others() if used & pinned_maps(other)), None)
-
-
-def pinned_maps(instance: Instance) -> set[int]:
-    """The numbers of the maps that an instance has pinned."""
-    found = set()
-    for name in instance.pinned():
-        fd = instance.open(name) if name != PROGRAM else None
-        if fd is not None:
-            with bpf.closing(fd):
-                found.add(maps.describe(fd).id)
-    return found
-
-
-def maps_of_program(instance: Instance) -> Mapping[str, int]:
-    """The numbers of the maps that the instance's program has, pinned or not, by their names in the layout.
-
-    The program is the one that is pinned, else the one that runs. Nothing is taken from a program with a map that the
-    layout doesn't know: another version of lbctl made it.
-    """
-    program = _program(instance)
-    known = {_name(map_id): map_id for map_id in program.map_ids} if program else {}
-    return {} if None in known else {name: map_id for name, map_id in known.items() if name}
-
-
-def _program(instance: Instance) -> ProgramInfo | None:
+def pinned_program(instance: Instance) -> ProgramInfo | None:
+    """The program that an instance has pinned."""
     fd = instance.open(PROGRAM)
-    if fd is not None:
-        with bpf.closing(fd):
-            return bpf.program_info(fd)
-    pinned = pinned_maps(instance)
-    programs = (held.program for held in xdp.running() if is_of(instance, held))
-    # If the instance has pinned maps, a running program that uses none of them is an old one.
-    return next((p for p in programs if p and (not pinned or pinned & set(p.map_ids))), None)
-
-
-@functools.lru_cache(maxsize=1024)
-def _name(map_id: int) -> str | None:
-    """The name in the layout of a map with the layout's shape, else None; name and shape of a map never change."""
-    fd = bpf.open_map(map_id)
     if fd is None:
         return None
     with bpf.closing(fd):
-        opened = maps.describe(fd)
-    spec = _SPECS.get(opened.name)
-    return spec.name if spec and shape_of(spec) == opened.shape else None
+        return bpf.program_info(fd)
+
+
+def live(instance: Instance) -> Generation | None:
+    """The generation whose maps lbctl works with: that of the pinned program, else that of the one that runs.
+
+    None if there is no program, or one whose maps nobody described. Raises KernelError if a newer version made it.
+    """
+    program = pinned_program(instance)
+    if program is not None:
+        return generations.of_program(program)
+    programs = (held.program for held in xdp.running() if is_of(instance, held))
+    found = (generations.of_program(program) for program in programs if program)
+    return next((generation for generation in found if generation), None)
+
+
+def is_of(instance: Instance, held: xdp.Running) -> bool:
+    """Whether a running program is this instance's: lbctl loaded it, and it is no other instance's alone."""
+    if held.program is None or not is_ours(held.program.name):
+        return False
+    return _is_held(instance, held.program) or other_holder(instance, held) is None
+
+
+def other_holder(instance: Instance, held: xdp.Running) -> Instance | None:
+    """The other instance that a running program belongs to, if it is not this one's."""
+    if held.program is None or not is_ours(held.program.name) or _is_held(instance, held.program):
+        return None
+    return next((other for other in instance.others() if _is_held(other, held.program)), None)
+
+
+def are_kin(one: ProgramInfo, other: ProgramInfo) -> bool:
+    """Whether one of two programs took over from the other, as far as can be seen: by their descriptions, or by a map
+    that both have."""
+    if set(one.map_ids) & set(other.map_ids):
+        return True
+    lineages = [generations.lineage_of(program) for program in (one, other)]
+    return lineages[0] is not None and lineages[0] == lineages[1]
+
+
+def _is_held(instance: Instance, program: ProgramInfo) -> bool:
+    pinned = pinned_program(instance)
+    return pinned is not None and are_kin(pinned, program)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an instance lives: `<run directory>/<name>/bpf`, a bpffs of its own with the pins of its objects.
+"""Where an instance lives: `<run directory>/<name>/bpf`, a bpffs of its own with the pin of its program.
 
 A file system of our own because `ip netns exec` and containers hide /sys/fs/bpf. It is mounted when the first
 object is pinned and goes with the last.
@@ -14,12 +14,11 @@ import re
 import shutil
 import stat
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reconciler import private
-from reconciler.dataplane.program import is_built_of
 from reconciler.errors import FilesError, KernelError, UsageError
 from reconciler.kernel import bpf
 
@@ -31,7 +30,6 @@ AGENT_LOCK = "agent.lock"
 
 PATIENCE_S = 30.0
 
-_FEATURES = "features"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _BPF_MAGIC = 0xCAFE4A11
 _MOUNT_FLAGS = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC
@@ -83,20 +81,6 @@ class Instance:
         # link is somebody else's.
         found = (path for path in self.pins.iterdir() if "." not in path.name)
         return sorted(path.name for path in found if stat.S_ISREG(path.lstat().st_mode))
-
-    def note_features(self, features: Collection[str]) -> None:
-        """Write down the features that the program was built with. If that fails, `features` returns None."""
-        with suppress(FilesError):
-            private.write(self.directory / _FEATURES, " ".join(features).encode())
-
-    def features(self, program: str) -> tuple[str, ...] | None:
-        """The features that the program of this name was built with, None if they were never written down."""
-        try:
-            text = private.read(self.directory / _FEATURES)
-        except FilesError:
-            return None
-        found = tuple(text.decode(errors="replace").split()) if text is not None else None
-        return found if found is not None and is_built_of(program, found) else None
 
     def others(self) -> Iterator[Instance]:
         """The other instances that have a bpffs, below this run directory or another one."""

@@ -7,12 +7,12 @@ import errno
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from reconciler.dataplane.description import MapDescription, describe
 from reconciler.dataplane.layout import INNER_IDS, MAPS, MapSpec, MapType
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, holders, maps
-from reconciler.kernel.holders import shape_of
+from reconciler.kernel import bpf, filling, holders, maps
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import Outcome, Row
@@ -30,8 +30,12 @@ class InstanceMaps:
 
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
-        with self._map(INNER_IDS[map_name].name if map_name in INNER_IDS else map_name) as opened:
-            return list(maps.dump(opened)) if opened else []
+        name = INNER_IDS[map_name].name if map_name in INNER_IDS else map_name
+        with self._held(name) as held:
+            if held is None:
+                return []
+            rows = list(maps.dump(held.opened))
+            return rows if held.is_own else filling.converted(name, held.description, rows)
 
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
         with self._map(map_name) as opened:
@@ -45,27 +49,35 @@ class InstanceMaps:
                 return [None] * len(keys)
             return [outcome and _row_error(map_name, opened, outcome) for outcome in maps.delete(opened, keys)]
 
+    def capacity(self, map_name: str) -> int:
+        with self._held(map_name) as held:
+            return held.opened.shape.capacity if held else 0
+
     @contextmanager
     def _map(self, name: str) -> Iterator[OpenMap | None]:
-        """A map of the instance that has the shape it should have; None if it was never made."""
+        """A map of the instance whose rows are those of this version; None if there is none.
+
+        Raises KernelError if its rows are another version's: these are read by their description, and never written.
+        """
+        with self._held(name) as held:
+            if held and not held.is_own:
+                raise KernelError(
+                    f"map {name} of instance {self._instance.name} has rows of another version of lbctl",
+                    hint="lbctl apply: it begins with this version's program, which takes over the rows",
+                )
+            yield held.opened if held else None
+
+    @contextmanager
+    def _held(self, name: str) -> Iterator[_Held | None]:
+        """A map of the live generation, None if there is none."""
         with refused(f"map {name}"):
-            fd = self._instance.open(name)
-            if fd is None:  # never made, or its pin is lost
-                number = holders.maps_of_program(self._instance).get(name)
-                fd = bpf.open_map(number) if number is not None else None
-            if fd is None:
+            generation = holders.live(self._instance)
+            fd = generation.open(name) if generation else None
+            if generation is None or fd is None:
                 yield None
                 return
             with bpf.closing(fd):
-                opened = maps.describe(fd)
-                if opened.shape != shape_of(MAPS[name]):
-                    raise KernelError(
-                        f"map {name} of instance {self._instance.name} was made by another version of lbctl: "
-                        f"{opened.shape}; this one needs {shape_of(MAPS[name])}",
-                        hint=f"`umount {self._instance.pins}` and apply again: packets flow meanwhile, "
-                        "but connections that are open will break",
-                    )
-                yield opened
+                yield _Held(maps.describe(fd), generation.description.maps[name], describe(MAPS[name]))
 
     # --- arrays of arrays ------------------------------------------------------------------------------
     def read_inner(self, outer: str, index: int) -> bytes | None:
@@ -134,6 +146,19 @@ class InstanceMaps:
                 return
             with bpf.closing(fd):
                 yield maps.describe(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A map of the live generation, its description, and the one that this version would give it."""
+
+    opened: OpenMap
+    description: MapDescription
+    wanted: MapDescription
+
+    @property
+    def is_own(self) -> bool:
+        return self.description.has_rows_of(self.wanted)
 
 
 def inner_shape(spec: MapSpec) -> Shape:

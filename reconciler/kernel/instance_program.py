@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, replace
 from pathlib import Path
 
-from reconciler.dataplane.layout import MAPS, SEED, MapSpec, MapType
-from reconciler.dataplane.program import DECAPSULATE
+from reconciler.dataplane.description import Description, MapDescription, describe, specs_of
+from reconciler.dataplane.layout import SEED, MapSpec, MapType
+from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, holders, maps, xdp
+from reconciler.kernel import bpf, filling, generations, holders, maps, xdp
 from reconciler.kernel.build import Image, build
+from reconciler.kernel.generations import Generation
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.instance_maps import InstanceMaps, inner_shape
+from reconciler.kernel.maps import Shape
 from reconciler.kernel.port import AttachedProgram, LoadedProgram
 from reconciler.kernel.refusal import refused
+from reconciler.limits import Sizes
 
 
 class InstanceProgram(InstanceMaps):
@@ -31,86 +35,65 @@ class InstanceProgram(InstanceMaps):
     # --- the program -----------------------------------------------------------------------------------
     def loaded_program(self) -> LoadedProgram | None:
         with refused("program"):
-            fd = self._instance.open(PROGRAM)
-            if fd is None:
+            program = holders.pinned_program(self._instance)
+            if program is None:
                 return None
-            with bpf.closing(fd):
-                info = bpf.program_info(fd)
-            return LoadedProgram(info.id, info.name, self._instance.features(info.name))
+            generation = generations.of_program(program)
+            if generation is None:
+                return LoadedProgram(program.id, program.name)
+            described = generation.description
+            return LoadedProgram(
+                program.id, program.name, described.features, Sizes(*described.sizes), described.digest
+            )  # fmt: skip
 
-    def is_whole(self) -> bool:
-        with refused(f"pins of instance {self._instance.name}"):
-            pinned = self._instance.pinned()
-            return not pinned or (PROGRAM in pinned and self._map_ids() == holders.pinned_maps(self._instance))
-
-    def _map_ids(self) -> set[int]:
-        """The numbers of the instance's maps, including maps whose pins are lost."""
-        return holders.pinned_maps(self._instance) | set(holders.maps_of_program(self._instance).values())
-
-    def load_program(self, name: str, features: Sequence[str]) -> None:
+    def load_program(self, name: str, features: Sequence[str], sizes: Sizes | None = None) -> None:
         image = build(features, self._source_dir)
-        specs = [spec for spec in MAPS.values() if _needed(spec, image, features)]
+        specs = specs_of(features)
         _check(image, specs)
         with refused(f"program {name}"), self._instance.mounted():
-            before = set(self._instance.pinned())
-            try:
-                self._load(name, image, specs)
-            except (KernelError, OSError):
-                for pin in set(self._instance.pinned()) - before:
-                    self._instance.unpin(pin)
-                raise
-        self._instance.note_features(features)
+            live = holders.live(self._instance)
+            if sizes is None:
+                sizes = Sizes(*live.description.sizes) if live else Sizes()
+            self._load(name, features, image, specs, sizes, live)
+            for former in set(self._instance.pinned()) - {PROGRAM}:
+                self._instance.unpin(former)  # of a version that pinned each map
 
-    def _load(self, name: str, image: Image, specs: Sequence[MapSpec]) -> None:
+    def _load(
+        self, name: str, features: Sequence[str], image: Image, specs: Sequence[MapSpec], sizes: Sizes,
+        live: Generation | None,
+    ) -> None:  # fmt: skip
+        """Make a generation beside the live one. The last step, the pin, is the one that counts."""
+        wanted = {spec.name: describe(spec, capacity_of(spec, sizes)) for spec in specs}
         with ExitStack() as stack:
-            descriptors = {spec.name: stack.enter_context(self._made(spec)) for spec in specs}
+            descriptors = {spec.name: stack.enter_context(_made(spec, wanted[spec.name], live)) for spec in specs}
+            description = Description(
+                live.description.lineage if live else generations.new_lineage(), tuple(features), wanted,
+                {name: maps.describe(fd).id for name, fd in descriptors.items()}, astuple(sizes),
+            )  # fmt: skip
             program = stack.enter_context(bpf.closing(bpf.load_program(name, image.linked(descriptors))))
-            for map_name in descriptors.keys() - image.maps.keys():
-                with suppress(OSError):  # before Linux 5.10 such maps are lost with their pins
-                    bpf.bind_map(program, descriptors[map_name])
+            unused = [descriptors[map_name] for map_name in descriptors.keys() - image.maps.keys()]
+            unused.append(stack.enter_context(bpf.closing(generations.describe(description, live))))
+            for fd in unused:
+                bpf.bind_map(program, fd)
             self._instance.pin(program, PROGRAM)
-
-    @contextmanager
-    def _made(self, spec: MapSpec) -> Iterator[int]:
-        """The pinned map of this name; made if it is missing, pinned again if its pin is."""
-        with self._map(spec.name) as opened:
-            if opened:
-                if spec.name not in self._instance.pinned():
-                    self._instance.pin(opened.fd, spec.name)
-                yield opened.fd
-                return
-        with ExitStack() as stack:
-            inner = None
-            if spec.type == MapType.ARRAY_OF_MAPS:
-                template = maps.create(f"lbctl_{spec.name}", inner_shape(spec), flags=maps.INNER_MAP)
-                inner = stack.enter_context(bpf.closing(template))
-            made = maps.create(spec.name, shape_of(spec), flags=spec.flags, inner=inner)
-            fd = stack.enter_context(bpf.closing(made))
-            if spec is SEED:
-                maps.write_array(maps.describe(fd), os.urandom(spec.value_size))
-            self._instance.pin(fd, spec.name)
-            yield fd
 
     def unload_program(self) -> None:
         with refused(f"pins of instance {self._instance.name}"):
             if self._instance.pinned():
                 with self._instance.locked():
-                    for name in sorted(self._instance.pinned(), key=lambda name: name != PROGRAM):
+                    for name in self._instance.pinned():
                         self._instance.unpin(name)
 
     # --- the program on interfaces ---------------------------------------------------------------------
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
         with refused("interfaces"):
             found = [(r, holders.is_of(self._instance, r)) for r in xdp.running()]
-            loaded, ours = None, set[int]()
-            if any(is_mine for _, is_mine in found):
-                loaded = self.loaded_program() if self.is_whole() else None
-                ours = self._map_ids()
+            pinned = holders.pinned_program(self._instance)
             return [
                 AttachedProgram(
                     r.interface, r.mode, r.id, r.program.name if r.program else "", r.owner,
-                    is_loaded=loaded is not None and loaded.id == r.id,
-                    has_our_maps=r.program is not None and ours.issuperset(r.program.map_ids),
+                    is_loaded=pinned is not None and pinned.id == r.id,
+                    has_our_maps=pinned is None or (r.program is not None and holders.are_kin(pinned, r.program)),
                 )
                 for r, is_mine in found if is_mine or r.interface in interfaces
             ]  # fmt: skip
@@ -145,11 +128,34 @@ class InstanceProgram(InstanceMaps):
             raise KernelError(f"{interface} runs its program in {held.mode} mode; detach it before it can be {mode}")
 
 
-def _needed(spec: MapSpec, image: Image, features: Sequence[str]) -> bool:
-    """Whether a map is made: a balancer also has maps that only user space uses."""
-    if DECAPSULATE in features:
-        return spec.name in image.maps
-    return spec.is_used(features)
+@contextmanager
+def _made(spec: MapSpec, wanted: MapDescription, live: Generation | None) -> Iterator[int]:
+    """A map with this description: that of the live generation, if it has one like this; else a new one with its
+    rows."""
+    held = live.description.maps.get(spec.name) if live else None
+    former = live.open(spec.name) if live else None
+    with ExitStack() as stack:
+        if former is not None:
+            stack.enter_context(bpf.closing(former))
+        if former is not None and held == wanted:
+            yield former
+            return
+        fd = stack.enter_context(bpf.closing(_new(spec, wanted, stack)))
+        if held and former is not None:
+            filling.fill(spec.name, maps.describe(former), held, maps.describe(fd), wanted)
+        elif spec is SEED:
+            maps.write_array(maps.describe(fd), os.urandom(spec.value_size))
+        yield fd
+
+
+def _new(spec: MapSpec, wanted: MapDescription, stack: ExitStack) -> int:
+    """An empty map."""
+    inner = None
+    if spec.type == MapType.ARRAY_OF_MAPS:
+        template = maps.create(f"lbctl_{spec.name}", inner_shape(spec), flags=maps.INNER_MAP)
+        inner = stack.enter_context(bpf.closing(template))
+    shape = Shape(spec.type, spec.key_size, spec.value_size, wanted.capacity)
+    return maps.create(spec.name, shape, flags=spec.flags, inner=inner)
 
 
 def _check(image: Image, specs: Sequence[MapSpec]) -> None:

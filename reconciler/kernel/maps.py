@@ -190,6 +190,16 @@ def update(opened: OpenMap, rows: Sequence[Row]) -> list[OSError | None]:
     return _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)
 
 
+def chunks(opened: OpenMap) -> Iterator[Row]:
+    """All rows, many at a time: their keys and their values, each joined."""
+    return _chunks(opened)
+
+
+def write_joined(opened: OpenMap, keys: bytes, values: bytes) -> list[OSError | None]:
+    """Write rows whose keys, and whose values, are joined; an outcome for each row."""
+    return _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)
+
+
 def delete(opened: OpenMap, keys: Sequence[bytes]) -> list[OSError | None]:
     """Remove rows; what is absent is no error. Rows of an array are filled with zeros instead."""
     if opened.shape.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):

@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from reconciler.limits import Sizes
+
 Outcome = Exception | None
 Row = tuple[bytes, bytes]
 
@@ -22,19 +24,22 @@ Row = tuple[bytes, bytes]
 class LoadedProgram:
     """The program that is pinned for this instance. `name` carries the digest of what it was built from.
 
-    `features` None: nobody wrote down which features it was built with.
+    `features` None: nobody wrote down which features it was built with. `sizes` is what its maps have room for, and
+    `layout` the digest of what their rows look like, empty if nobody described them.
     """
 
     id: int
     name: str
     features: tuple[str, ...] | None = None
+    sizes: Sizes = Sizes()  # noqa: RUF009 - frozen
+    layout: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AttachedProgram:
     """The program that an interface runs: `mode` is "native" or "generic"; `owner` describes it for a person.
 
-    `is_loaded`: it is the program that is pinned, with all its maps. `has_our_maps`: its maps are the instance's.
+    `is_loaded`: it is the program that is pinned. `has_our_maps`: the pinned program took over from it.
     """
 
     interface: str
@@ -145,6 +150,10 @@ class Kernel(Protocol):
         """Remove rows; the rows of an array are filled with zeros."""
         ...
 
+    def capacity(self, map_name: str) -> int:
+        """How many rows a map has room for; 0 if there is no such map."""
+        ...
+
     # --- arrays of arrays (rings, previous): one array each, swapped or patched ------------------------
     def read_inner(self, outer: str, index: int) -> bytes | None:
         """All rows of an inner array, joined; None if there is no such array."""
@@ -163,19 +172,17 @@ class Kernel(Protocol):
     # --- the program -----------------------------------------------------------------------------------
     def loaded_program(self) -> LoadedProgram | None: ...
 
-    def is_whole(self) -> bool:
-        """Whether a program and all its maps are pinned, or nothing at all."""
-        ...
+    def load_program(self, name: str, features: Sequence[str], sizes: Sizes | None = None) -> None:
+        """Build or fetch the program, and pin it with the maps that it needs.
 
-    def load_program(self, name: str, features: Sequence[str]) -> None:
-        """Build or fetch the program, make the maps that it needs and keep those that exist, pin all.
-
-        Maps whose pins are lost exist as long as an interface runs the program that has them.
+        Maps that the live program has in the same layout and size are kept; others are made beside those, with their
+        rows. `sizes` None: those of the live program. A program whose pin is lost is live as long as an interface runs
+        it.
         """
         ...
 
     def unload_program(self) -> None:
-        """Unpin the program and every map. What is still attached keeps running until it is detached."""
+        """Unpin the program. What is still attached keeps running, with its maps, until it is detached."""
         ...
 
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from reconciler.dataplane.description import specs_of
 from reconciler.dataplane.layout import (
     EXPLAINED,
     MAPS,
@@ -21,12 +22,12 @@ from reconciler.dataplane.layout import (
     MapType,
     Verdict,
 )
-from reconciler.dataplane.program import features_of
+from reconciler.dataplane.program import DECAPSULATE, is_built_of
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, maps
+from reconciler.kernel import bpf, holders, maps
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.holders import shape_of
-from reconciler.kernel.instance import PROGRAM, Instance
+from reconciler.kernel.instance import Instance
 from reconciler.kernel.instance_maps import inner_shape
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import Row
@@ -150,24 +151,22 @@ def _tell(outcome: Outcome) -> str:
 def trial(instance: Instance) -> Iterator[Trial]:
     """Copies of the instance's maps to try frames on. Raises KernelError if its program can't be had again."""
     with ExitStack() as stack, refused(f"instance {instance.name}"):
-        fd = instance.open(PROGRAM)
-        if fd is None:
+        generation = holders.live(instance)
+        program = holders.pinned_program(instance)
+        if program is None:
             raise KernelError(f"no program is loaded in instance {instance.name}", hint="lbctl apply")
-        with bpf.closing(fd):
-            program = bpf.program_info(fd)
-        features = instance.features(program.name) or features_of(program.name)
-        if features is None:
+        features = generation.description.features if generation else ()
+        if generation is None or not is_built_of(program.name, features) or DECAPSULATE in features:
             raise KernelError(
                 f"the loaded program, {program.name}, is no balancer's, or one that another version of lbctl made",
                 hint="on a balancer `lbctl apply` swaps this version's in under traffic",
             )
         live: _Maps = {}
-        for spec in MAPS.values():
-            if spec.is_used((*features, EXPLAIN)):
-                opened = _create(spec, shape_of(spec)) if spec is EXPLAINED else instance.open(spec.name)
-                if opened is None:
-                    raise KernelError(f"map {spec.name} of instance {instance.name} is not pinned any more")
-                live[spec.name] = maps.describe(stack.enter_context(bpf.closing(opened)))
+        for spec in specs_of((*features, EXPLAIN)):
+            opened = _create(spec, shape_of(spec)) if spec is EXPLAINED else generation.open(spec.name)
+            if opened is None:
+                raise KernelError(f"instance {instance.name} has no map {spec.name}", hint="lbctl apply")
+            live[spec.name] = maps.describe(stack.enter_context(bpf.closing(opened)))
         yield Trial(program, features, live, stack)
 
 

@@ -32,8 +32,8 @@ class Kind(ABC):
     def desired(view: NodeView) -> Iterable[Wanted]:
         """The resources that this node must hold as a whole, each with the place in the manifests that asks for it.
 
-        Pure. On a balancer it may look at the node and at the traits of services only: if none of these changes, it
-        is not asked again.
+        Pure. On a balancer it may look at the node, at the traits of services and at `view.sizes` only: if none of
+        these changes, it is not asked again.
         """
         return ()
 

@@ -181,8 +181,9 @@ class EndpointKind(Kind):
             number = numbers.get(change.key.id)
             if number is None:
                 if change.after:
+                    room = self.kernel.capacity(ENDPOINTS.name) - 1
                     error = KernelError(
-                        f"no room for {change.key}: all {ENDPOINTS.capacity - 1:,} endpoint rows are in use",
+                        f"no room for {change.key}: all {room:,} endpoint rows are in use",
                         hint="remove endpoints, or wait until connections to removed ones have ended",
                     )
                     outcomes.append((change, error))
@@ -207,7 +208,7 @@ class EndpointKind(Kind):
         """Numbers for new rows: never used ones, then those of retired rows that no connection can point to."""
         taken = {r.number for r in held}
         free: list[int] = []
-        for number in range(1, ENDPOINTS.capacity):
+        for number in range(1, self.kernel.capacity(ENDPOINTS.name)):
             if len(free) == count:
                 return free
             if number not in taken:

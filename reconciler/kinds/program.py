@@ -3,28 +3,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import ClassVar
 
-from reconciler.dataplane.program import is_built_of, program_name
+from reconciler.dataplane.description import describe, layout_digest, specs_of
+from reconciler.dataplane.program import DECAPSULATE, is_built_of, program_name
+from reconciler.dataplane.sizes import memory_bytes
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
+from reconciler.limits import Sizes
 from reconciler.model import Role
-from reconciler.resource import Change, Key, Reading, Resource
+from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 
 @dataclass(frozen=True, slots=True)
 class Program(Resource):
-    """`name` holds the digest of source and features, so equal names are equal programs. `features` None: unknown."""
+    """`name` holds the digest of source and features, so equal names are equal programs. `features` None: unknown.
+
+    `layout` is the digest of what the rows of its maps look like, empty if nobody wrote that down; the maps have room
+    for so many `services` (pairs of a VIP and a port), `endpoints` and `flows`.
+    """
 
     kind: ClassVar[str] = "program"
 
     name: str
     features: tuple[str, ...] | None = field(default=(), compare=False)
+    layout: str = ""
+    services: int = 0
+    endpoints: int = 0
+    flows: int = 0
 
     @property
     def id(self) -> str:
@@ -41,7 +53,26 @@ class Program(Resource):
 
     def describe(self) -> dict[str, str]:
         known = "not known" if self.features is None else ", ".join(map(_shown, self.features))
-        return {"build": self.name} | ({"features": known} if known else {})
+        shown = {"build": self.name} | ({"features": known} if known else {}) | {"layout": self.layout or "not known"}
+        if self.layout and DECAPSULATE not in (self.features or ()):
+            sizes = {"services": self.services, "endpoints": self.endpoints, "flows": self.flows}
+            shown |= {name: f"{size:,}" for name, size in sizes.items()}
+            most = memory_bytes(self.sizes, self.features or (), os.cpu_count() or 1)
+            shown["memory"] = f"up to {most / 1e6:,.0f} MB"
+        return shown
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.services, self.endpoints, self.flows)
+
+    def effect(self, after: Resource | None, context: Context) -> str:
+        if not isinstance(after, Program):
+            return ""
+        if not self.layout:
+            return "nobody wrote down what its maps look like: new ones are made, and open connections may break"
+        if (self.layout, self.sizes) != (after.layout, after.sizes):
+            return "the maps that differ are made anew, with their rows, beside the old ones; open connections stay"
+        return ""
 
 
 def _shown(feature: str) -> str:
@@ -49,8 +80,6 @@ def _shown(feature: str) -> str:
 
 
 PROGRAM = Key("program", "data-plane")
-INCOMPLETE = "incomplete: some pins are missing"
-"""The name of a program of which only some pins exist: loading or unloading was cut off, or somebody removed some."""
 
 
 class ProgramKind(Kind):
@@ -61,13 +90,14 @@ class ProgramKind(Kind):
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
         if view.runs_program:
-            yield Program(program_name(view.features), view.features), view.node.span
+            layout = layout_digest({spec.name: describe(spec) for spec in specs_of(view.features)})
+            yield Program(program_name(view.features), view.features, layout, *astuple(view.sizes)), view.node.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        if not self.kernel.is_whole():
-            return Reading((Program(INCOMPLETE),))
         loaded = self.kernel.loaded_program()
-        return Reading((Program(loaded.name, loaded.features),) if loaded else ())
+        if loaded is None:
+            return Reading()
+        return Reading((Program(loaded.name, loaded.features, loaded.layout, *astuple(loaded.sizes)),))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         return [self._write(change) for change in changes]
@@ -75,8 +105,8 @@ class ProgramKind(Kind):
     def _write(self, change: Change) -> Outcome:
         try:
             match change.after:
-                case Program(name=name, features=features):
-                    self.kernel.load_program(name, features or ())
+                case Program(name=name, features=features, sizes=sizes):
+                    self.kernel.load_program(name, features or (), sizes)
                 case None:
                     self.kernel.unload_program()
         except KernelError as error:

@@ -118,12 +118,13 @@ class IndexedRow:
 
 def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     rings = {index: name for name, index in ring_indexes(kernel).items()}
+    room = kernel.capacity(SERVICE_COUNTERS.name)
     found: dict[int, IndexedRow] = {}
     damaged = []
     for version, spec in SERVICE_MAPS.items():
         for key, value in spec.unpack(kernel.dump(spec.name)):
             index, row = value.index, _decode(version, key, value, rings)
-            if index < SERVICES.capacity and index not in found:
+            if index < room and index not in found:
                 found[index] = IndexedRow(index, row)
             else:
                 damaged.append(IndexedRow(index, replace(row, damage="no counters of its own")))
@@ -154,7 +155,8 @@ class ServiceKind(Kind):
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         indexes = {held.row.id: held.index for held in indexed_rows(self.kernel) if not held.row.damage}
         rings = ring_indexes(self.kernel)
-        free = iter(sorted(set(range(SERVICES.capacity)) - set(indexes.values())))
+        room = self.kernel.capacity(SERVICE_COUNTERS.name)
+        free = iter(sorted(set(range(room)) - set(indexes.values())))
         outcomes: list[tuple[Change, Outcome]] = []
         rows: dict[int, list[tuple[Change, Row]]] = {version: [] for version in SERVICE_MAPS}
         gone: dict[int, list[tuple[Change, bytes]]] = {version: [] for version in SERVICE_MAPS}
@@ -171,7 +173,7 @@ class ServiceKind(Kind):
             if index is None:
                 index = next(free, None)
                 if index is None:
-                    error = KernelError(f"no room for {change.key}: all {SERVICES.capacity:,} service rows are in use")
+                    error = KernelError(f"no room for {change.key}: all {room:,} service rows are in use")
                     outcomes.append((change, error))
                     continue
                 self.kernel.delete(SERVICE_COUNTERS.name, [SERVICE_COUNTERS.key.pack(Number(index))])

@@ -31,7 +31,6 @@ from reconciler.dataplane.layout import (
     UndefinedCode,
     Verdict,
 )
-from reconciler.dataplane.program import program_name
 from reconciler.errors import KernelError
 from reconciler.kernel import bpf, maps
 from reconciler.kernel.build import build
@@ -329,19 +328,6 @@ def test_a_program_of_another_version_is_refused(tmp_path: Path) -> None:
         with pytest.raises(KernelError, match="another version") as refused, trial(Instance(name, tmp_path)):
             pass
         assert "lbctl apply" in refused.value.hint
-    finally:
-        kernel.unload_program()
-        kernel.remove_instance()
-
-
-def test_a_map_that_somebody_unpinned_is_named(tmp_path: Path) -> None:
-    name = f"lbx-unpinned-{os.getpid()}"
-    kernel = RealKernel(name, tmp_path)
-    try:
-        kernel.load_program(program_name(("NAT",)), ("NAT",))
-        (tmp_path / name / "bpf" / FLOWS.name).unlink()
-        with pytest.raises(KernelError, match=r"map flows .* not pinned"), trial(Instance(name, tmp_path)):
-            pass
     finally:
         kernel.unload_program()
         kernel.remove_instance()

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from reconciler.config.diagnostic import Severity
 from reconciler.config.document import Path
 from reconciler.config.rules.draft import Draft, Finding, rule, title
-from reconciler.limits import CONNECTIONS, ENDPOINTS, SERVICES
+from reconciler.limits import ENDPOINTS, SERVICES
+from reconciler.limits import FLOWS as CONNECTIONS
 from reconciler.model import Labels, Node, Pool, Service, VipBinding
 
 MAX_LOOPBACK_ADDRESSES = 1_000

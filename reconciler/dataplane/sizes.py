@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many rows the maps have room for, and what that takes.
+
+A node's `capacity` says how much the node may have to hold; what it leaves out grows with what the manifests ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from reconciler.dataplane.description import specs_of
+from reconciler.dataplane.layout import MapSpec, MapType
+from reconciler.limits import Sizes, power_of_two
+
+PLACES = 8
+"""Flows that a bucket of `remembered` has room for: one line of a processor's cache."""
+PLACES_A_FLOW = 4
+"""Room for so many times the flows that a node is made for: flows fall into buckets by chance."""
+FEWEST_BUCKETS = 131_072
+"""8 MB."""
+
+
+def _rows(sizes: Sizes) -> int:
+    return sizes.services
+
+
+def _numbers(sizes: Sizes) -> int:
+    return sizes.endpoints + 1  # number 0 is never used
+
+
+def _halves(sizes: Sizes) -> int:
+    return 2 * sizes.flows  # one for each direction
+
+
+def _buckets(sizes: Sizes) -> int:
+    return max(FEWEST_BUCKETS, power_of_two(sizes.flows * PLACES_A_FLOW // PLACES))
+
+
+_SIZED: Mapping[str, Callable[[Sizes], int]] = {
+    **dict.fromkeys(("services", "services6", "vips", "vips6", "service_counters"), _rows),
+    **dict.fromkeys(("endpoints", "endpoints6", "endpoint_counters"), _numbers),
+    "flows": _halves,
+    "remembered": _buckets,
+}
+"""The maps that a capacity sizes. All others have the size that the layout says."""
+
+
+def capacity_of(spec: MapSpec, sizes: Sizes) -> int:
+    """How many rows a map has room for."""
+    sized = _SIZED.get(spec.name)
+    return sized(sizes) if sized else spec.capacity
+
+
+def sized_maps() -> Collection[str]:
+    """The names of the maps that a capacity sizes."""
+    return _SIZED.keys()
+
+
+def memory_bytes(sizes: Sizes, features: Collection[str], cpus: int) -> int:
+    """About as much memory as the maps of a program take when they are full."""
+    return sum(_bytes(spec, capacity_of(spec, sizes), cpus) for spec in specs_of(features))
+
+
+def _bytes(spec: MapSpec, rows: int, cpus: int) -> int:
+    key, value = -(-spec.key_size // 8) * 8, -(-spec.value_size // 8) * 8
+    match spec.type:
+        case MapType.HASH | MapType.LRU_HASH:
+            # struct htab_elem of kernel/bpf/hashtab.c, and a bucket for each row, rounded up to a power of two
+            return rows * (48 + key + value) + 16 * power_of_two(rows)
+        case MapType.PERCPU_ARRAY:
+            return rows * (8 + value * cpus)
+        case _:
+            return rows * value

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the maps of one generation to those of another: rows are read, converted and written, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from reconciler.dataplane.convert import Convert, converter
+from reconciler.dataplane.description import MapDescription, describe
+from reconciler.dataplane.layout import MAPS, MapType
+from reconciler.errors import KernelError
+from reconciler.kernel import maps
+from reconciler.kernel.maps import OpenMap
+from reconciler.kernel.port import Row
+
+FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY)
+
+
+def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription) -> None:
+    """Write all rows of `source` into `target`, which is empty. Raises KernelError if a row does not fit."""
+    convert = between(name, held, wanted)
+    for keys, values in maps.chunks(source):
+        if source.shape.type in FIXED:
+            keys, values = _used(keys, values, source)
+        keys, values = convert((keys, values))
+        lost = [outcome for outcome in maps.write_joined(target, keys, values) if outcome] if keys else []
+        if lost:
+            raise KernelError(
+                f"map {name} would have room for {wanted.capacity:,} rows, and {len(lost):,} or more that are in use "
+                f"don't fit: {lost[0].strerror}",
+                hint="a larger capacity of the Node",
+            )
+
+
+def converted(name: str, held: MapDescription, rows: Sequence[Row]) -> list[Row]:
+    """Rows of another layout as rows of this version's."""
+    joined = b"".join(key for key, _ in rows), b"".join(value for _, value in rows)
+    return list(cut(*between(name, held, describe(MAPS[name]))(joined), len(rows)))
+
+
+def cut(keys: bytes, values: bytes, count: int) -> Iterator[Row]:
+    """Joined rows, one by one."""
+    if count:
+        key, value = len(keys) // count, len(values) // count
+        for row in range(count):
+            yield keys[row * key : (row + 1) * key], values[row * value : (row + 1) * value]
+
+
+def between(name: str, held: MapDescription, wanted: MapDescription) -> Convert:
+    """The conversion of joined rows as the kernel gives and takes them: of per-CPU maps, the values of all CPUs."""
+    spec = MAPS[name]
+    defaults = spec.key.pack(spec.key.default), spec.value.pack(spec.value.default)
+    convert = converter(name, held, wanted, defaults)
+    if held.type != MapType.PERCPU_ARRAY or held.value == wanted.value:
+        return convert
+
+    def each_cpu(rows: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+        """The kernel rounds the room for each CPU's value up to 8 bytes."""
+        stride = len(rows[1]) // max(len(rows[0]) // 4 * maps.possible_cpus(), 1)
+        size = _size(held)
+        packed = np.frombuffer(rows[1], np.uint8).reshape(-1, max(stride, 1))[:, :size].tobytes()
+        keys, values = convert((rows[0], b""))[0], convert((b"", packed))[1]
+        width = _size(wanted)
+        padded = np.zeros((len(values) // width, maps.cpu_stride(width)), np.uint8)
+        padded[:, :width] = np.frombuffer(values, np.uint8).reshape(-1, width)
+        return keys, padded.tobytes()
+
+    return each_cpu
+
+
+def _size(of: MapDescription) -> int:
+    from reconciler.dataplane.convert import dtype_of
+
+    return dtype_of(of.value).itemsize
+
+
+def _used(keys: bytes, values: bytes, source: OpenMap) -> Row:
+    """The rows of an array that are not all zero."""
+    rows = np.frombuffer(values, np.uint8).reshape(-1, source.row_bytes)
+    used = rows.any(axis=1)
+    names = np.frombuffer(keys, np.uint8).reshape(-1, source.shape.key_size)
+    return names[used].tobytes(), rows[used].tobytes()
