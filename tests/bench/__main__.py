@@ -7,14 +7,17 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from reconciler.errors import LbctlError
-from tests.bench import dataplane, reconciler, report, rounds
+from reconciler.lab.lab import signals_as_exit
+from tests.bench import control, dataplane, reconciler, report, rounds
 from tests.bench.cases import cases
 
 DEFAULT_JSON = Path("build/bench.json")
@@ -66,34 +69,80 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cpus": os.cpu_count(), "kernel": platform.release()}
 
 
+def measure_reconciler(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a start, a ring and a plan in memory take."""
+    found = []
+    for row in reconciler.rows():
+        found.append(row)
+        print(reconciler.line(row), flush=True)
+    return {"rows": found}
+
+
+def measure_control_plane(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Rounds over whole fleets, on nodes of their own, and how they grow."""
+    print(control.HEAD)
+    found: list[control.Figure] = []
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="lbb-") as cache:
+        for figure in control.figures(arguments.endpoints, f"lbb-{os.getpid()}", Path(cache), arguments.edits):
+            print(control.line(figure), flush=True)
+            if isinstance(figure, control.Figure):
+                found.append(figure)
+            else:
+                failed.append(figure)
+    if growth := list(control.growth(found)):
+        print("", "Exponents of growth: 0 not at all, 1 as the fleet, 2 as its square", *growth, sep="\n", flush=True)
+    return {"figures": [figure.as_json() for figure in found], "failed": failed}
+
+
+def measure_data_plane_alone(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """The program against one that keeps every flow in an LRU hash."""
+    with opened_bench(dataplane.Effort()) as bench:
+        measured = measure_data_plane(bench)
+    void = [row for row in measured["rows"] if not row["valid"]]
+    return measured | {"failed": [f"{row['case']}, {row['program']}: void, {row['wrong']}" for row in void]}
+
+
+PARTS = {
+    "reconciler": ("The reconciler", measure_reconciler),
+    "control": ("The control plane", measure_control_plane),
+    "dataplane": ("The data plane", measure_data_plane_alone),
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them if none is named")
+    parser.add_argument("--endpoints", type=int, nargs="+", default=control.ENDPOINTS, metavar="N",
+                        help="sizes of the control plane's fleets; ten to a service")  # fmt: skip
+    parser.add_argument("--edits", type=int, default=control.EDITS, metavar="N", help="of files, with each fleet")
     parser.add_argument("--json", type=Path, default=DEFAULT_JSON, metavar="FILE", help=f"default: {DEFAULT_JSON}")
     arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - PARTS.keys():
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
 
-    of_machine = machine()
-    print(f"{of_machine['cpu']}, {of_machine['cpus']} CPUs, Linux {of_machine['kernel']}\n")
-    print("The reconciler\n")
-    of_reconciler = []
-    for row in reconciler.rows():
-        of_reconciler.append(row)
-        print(reconciler.line(row), flush=True)
-    print("\nThe data plane\n")
-    try:
-        with opened_bench(dataplane.Effort()) as bench:
-            of_data_plane = measure_data_plane(bench)
-    except LbctlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    found: dict[str, Any] = {"machine": machine()}
+    print(f"{found['machine']['cpu']}, {found['machine']['cpus']} CPUs, Linux {found['machine']['kernel']}")
+    for part in arguments.parts or PARTS:
+        title, measure = PARTS[part]
+        print(f"\n{title}\n", flush=True)
+        try:
+            found[part] = measure(arguments)
+        except LbctlError as error:
+            found[part] = {"failed": [str(error)]}
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(
-        {"machine": of_machine, "reconciler": of_reconciler, "data_plane": of_data_plane}, indent=2))  # fmt: skip
+    arguments.json.write_text(json.dumps(found, indent=2))
     print(f"\nAll figures: {arguments.json}")
-    if void := [row for row in of_data_plane["rows"] if not row["valid"]]:
-        print(f"error: {len(void)} figures are void: packets got other verdicts than expected", file=sys.stderr)
-        return 1
-    return 0
+    failed = [text for part in PARTS for text in found.get(part, {}).get("failed", ())]
+    for text in failed:
+        print(f"error: {text}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Namespaces, instances and children end with it, whatever ends it.
+    try:
+        with signals_as_exit():
+            sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
