@@ -8,6 +8,7 @@ A resource is deleted only when no remaining resource needs it and its replaceme
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -24,6 +25,9 @@ from reconciler.standing import fallen, kept_for, missed
 
 ATTEMPTS = 3
 """How often a write is tried before it counts as failed; an undo is tried twice as often."""
+
+NAMED = 20
+"""The most objects that an error names."""
 
 Notify = Callable[[Change, Exception | None], None]
 
@@ -47,11 +51,12 @@ class Result:
         return [*self.blocked, *self.failed, *self.skipped]
 
     def raise_if_failed(self) -> None:
-        """Raises RollbackError, PartialError, ApplyError or BlockedError if the plan was not carried out whole."""
-        causes = "; ".join(f"{key}: {_message(error)}" for key, error in sorted(self.failed.items()))
+        """Raises RollbackError, PartialError, ApplyError or BlockedError if the plan was not carried out whole. Each
+        names some objects and the number of the others."""
+        causes = _some(f"{key}: {_message(error)}" for key, error in sorted(self.failed.items()))
         hint = next((error.hint for _, error in sorted(self.failed.items()) if isinstance(error, LbctlError)), "")
         if self.stuck:
-            left = ", ".join(str(key) for key in sorted(self.stuck))
+            left = _some(map(str, sorted(self.stuck)), ", ")
             raise RollbackError(f"{causes}. Not everything could be undone: {left}", hint=hint or "run `lbctl plan`")
         if self.failed and self.done:
             raise PartialError(f"{causes}. {_changes(self.undone)} undone, {_changes(self.done)} in place", hint=hint)
@@ -59,11 +64,18 @@ class Result:
             undone = f"{_changes(self.undone)} undone, the" if self.undone else "The"
             raise ApplyError(f"{causes}. {undone} node is as it was", hint=hint)
         if self.blocked:
-            reasons = "; ".join(f"{key}: {why}" for key, why in sorted(self.blocked.items()))
+            reasons = _some(f"{key}: {why}" for key, why in sorted(self.blocked.items()))
             raise BlockedError(f"{reasons}. {_changes(self.done)} in place")
         if self.skipped:
-            waiting = "; ".join(f"{key}: {why}" for key, why in sorted(self.skipped.items()))
+            waiting = _some(f"{key}: {why}" for key, why in sorted(self.skipped.items()))
             raise PartialError(f"some changes had to wait: {waiting}", hint="run `lbctl plan` to see what is left")
+
+
+def _some(texts: Iterable[str], separator: str = "; ") -> str:
+    """The first texts, and how many others there are."""
+    found = list(texts)
+    more = [f"and {len(found) - NAMED:,} more"] if len(found) > NAMED else []
+    return separator.join([*found[:NAMED], *more])
 
 
 def _message(error: Exception) -> str:
@@ -84,7 +96,10 @@ class _Run:
     current: dict[Key, Resource]
     notify: Notify
     result: Result = field(default_factory=Result)
-    verified: set[Key] = field(default_factory=set)
+    unverified: set[Key] = field(default_factory=set)
+    """The keys of changes that were made and not yet read back."""
+    needs: Counter[Key] | None = None
+    """How many resources need each key, as far as that may keep it from being deleted: see `needed`."""
 
     def make(self, changes: Iterable[Change], attempts: int = ATTEMPTS) -> Iterator[tuple[Change, Exception | None]]:
         """Write changes of one kind as one batch, failed ones again; each with its last outcome."""
@@ -110,10 +125,24 @@ class _Run:
             return [error] * len(changes)
 
     def _remember(self, change: Change) -> None:
-        if change.after is None:
-            self.current.pop(change.key, None)
-        else:
+        former = self.current.pop(change.key, None)
+        if change.after is not None:
             self.current[change.key] = change.after
+        if self.needs is not None:
+            self.needs.subtract(former.needs if former else ())
+            self.needs.update(change.after.needs if change.after else ())
+
+    def needed(self, key: Key) -> bool:
+        """Whether a resource in the kernel needs this one, which goes.
+
+        No resource that is as the manifests want it needs one that they don't want. So only the others are asked.
+        """
+        if self.needs is None:
+            wanted = self.plan.desired.resources
+            keys = self.current if self.plan.keys is None else [k for k in self.plan.keys if k in self.current]
+            others = (self.current[k] for k in keys if wanted.get(k) is not self.current[k])
+            self.needs = Counter(need for resource in others for need in resource.needs)
+        return self.needs[key] > 0
 
 
 def apply(plan: Plan, kernel: Kernel, notify: Notify = lambda change, error: None) -> Result:
@@ -174,13 +203,13 @@ def _delete(run: _Run, deletes: Sequence[Change]) -> None:
     missing = missed(desired, causes)
     announced: Key | None = None
     for kind, batch in groupby(deletes, key=lambda change: change.key.kind):
-        awaited, needed, ready = kept_for(kind, causes, missing, PHASES), _needed(run), []
+        awaited, ready = kept_for(kind, causes, missing, PHASES), []
         for change in batch:
             if awaited:
                 result.skipped[change.key] = str(Held(change, awaited))
             elif announced:
                 result.skipped[change.key] = f"kept while there is {announced}"
-            elif change.key in needed:
+            elif run.needed(change.key):
                 result.skipped[change.key] = "something that is left needs it"
             else:
                 ready.append(change)
@@ -195,29 +224,31 @@ def _note(run: _Run, outcomes: Iterable[tuple[Change, Exception | None]]) -> Non
             run.result.failed[change.key] = error
         else:
             run.result.done.append(change)
+            run.unverified.add(change.key)
         run.notify(change, error)
 
 
 def _verify(run: _Run, kernel: Kernel, changes: Collection[Change]) -> None:
     """Read back the changes that were made and not yet read back; one that differs counts as failed."""
-    done = {change.key for change in run.result.done} - run.verified
-    made = [change for change in changes if change.key in done]
+    made = [change for change in changes if change.key in run.unverified] if run.unverified else []
     if not made:
         return
-    wrong: dict[Change, Exception] = {}
+    wrong: dict[Key, Exception] = {}
     try:
         live = _read_back(kernel, made)
     except KernelError as refusal:
-        wrong |= dict.fromkeys(made, refusal)
+        wrong |= dict.fromkeys((change.key for change in made), refusal)
     else:
         for change in made:
-            if (found := live.get(change.key)) != change.after:
-                wrong[change] = KernelError(f"reads back as {_shown(found)}, not as {_shown(change.after)}")
-    run.verified |= done
-    run.result.done = [change for change in run.result.done if change not in wrong]
-    for change, error in wrong.items():
-        run.result.failed[change.key] = error
-        run.notify(change, error)
+            if (found := live.get(change.key)) is not change.after and found != change.after:
+                wrong[change.key] = KernelError(f"reads back as {_shown(found)}, not as {_shown(change.after)}")
+    run.unverified.difference_update(change.key for change in made)
+    if wrong:
+        run.result.done = [change for change in run.result.done if change.key not in wrong]
+        for change in made:
+            if error := wrong.get(change.key):
+                run.result.failed[change.key] = error
+                run.notify(change, error)
 
 
 def _read_back(kernel: Kernel, changes: Iterable[Change]) -> Mapping[Key, Resource]:
@@ -244,21 +275,18 @@ def _undo(run: _Run, kernel: Kernel, puts: Sequence[Change]) -> None:
         touched = [change for change in touched if live.get(change.key) != change.before]
     except KernelError:
         pass  # then all changes are undone
+    needs = run.needs = Counter(need for resource in run.current.values() for need in resource.needs)
     for _, batch in groupby(touched, key=lambda change: change.key.kind):
-        inverses = {change.inverse(): change for change in batch}
-        needed = _needed(run)
-        ready = [inverse for inverse in inverses if inverse.after or inverse.key not in needed]
-        for inverse in inverses.keys() - set(ready):
-            result.stuck[inverse.key] = KernelError("something that could not be undone needs it")
+        changes = {change.key: change for change in batch}
+        inverses = [change.inverse() for change in changes.values()]
+        ready = [inverse for inverse in inverses if inverse.after or not needs[inverse.key]]
+        for key in changes.keys() - {inverse.key for inverse in ready}:
+            result.stuck[key] = KernelError("something that could not be undone needs it")
         for inverse, error in run.make(ready, 2 * ATTEMPTS):
             if error:
                 result.stuck[inverse.key] = error
             else:
-                result.undone.append(inverses[inverse])
-    undone = set(result.undone)
-    result.done = [change for change in result.done if change not in undone]
-
-
-def _needed(run: _Run) -> set[Key]:
-    """The keys that resources in the kernel need just now."""
-    return {need for resource in run.current.values() for need in resource.needs}
+                result.undone.append(changes[inverse.key])
+    run.needs = None
+    undone = {change.key for change in result.undone}
+    result.done = [change for change in result.done if change.key not in undone]

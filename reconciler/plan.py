@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.errors import LbctlError
@@ -30,7 +30,7 @@ class Plan:
 
     `desired` is the state that the plan leads to; `blocked` says why a key can't be had: a foreign object is in its
     place, or the node lacks something. `held` are the changes that wait for blocked keys. `concerns` are for people:
-    they change nothing.
+    they change nothing. `keys` are those that the plan is about; None: all.
     """
 
     changes: tuple[Change, ...]
@@ -39,6 +39,7 @@ class Plan:
     blocked: Mapping[Key, str] = field(default_factory=dict)
     concerns: tuple[Concern, ...] = ()
     held: tuple[Held, ...] = ()
+    keys: Collection[Key] | None = None
 
     def count(self, action: Action) -> int:
         return sum(change.action is action for change in self.changes)
@@ -54,19 +55,21 @@ class Plan:
         return sum(change.reason is Reason.DRIFT for change in self.changes)
 
 
-def plan(desired: Desired, live: Live, applied: Mapping[Key, str] | None = None) -> Plan:
-    """The plan that leads from `live` to `desired`, with one change for each key that differs.
+def plan(
+    desired: Desired, live: Live, applied: Mapping[Key, str] | None = None, keys: Collection[Key] | None = None
+) -> Plan:
+    """The plan that leads from `live` to `desired`, with one change for each key that differs; of `keys` only, if they
+    are given.
 
     `applied` holds the fingerprints of the resources that were last applied. It only decides the word for the reason
     of a change: if the manifests still ask for the same value, it is drift, else an edit of the manifests.
     """
-    applied = applied or {}
+    applied = {} if applied is None else applied
     changes = []
     blocked = {}
-    for key, after in desired.resources.items():
-        before = live.resources.get(key)
-        if before == after:
-            continue
+    differing, strays = _differing(desired.resources, live.resources, keys)
+    for key in differing:
+        before, after = live.resources.get(key), desired.resources[key]
         if key in live.impossible:
             blocked[key] = live.impossible[key]
             continue
@@ -75,11 +78,12 @@ def plan(desired: Desired, live: Live, applied: Mapping[Key, str] | None = None)
             continue
         if after.is_given:
             continue
-        same_wish = applied.get(key) == fingerprint(after)
+        same_wish = key in applied and applied[key] == fingerprint(after)
         reason = Reason.DRIFT if same_wish else Reason.CONFIG
         changes.append(Change(key, before, after, reason, desired.origins.get(key)))
-    for key, before in live.resources.items():
-        if key not in desired.resources and not before.is_given:
+    for key in strays:
+        before = live.resources[key]
+        if not before.is_given:
             reason = Reason.REMOVED if key in applied or not applied else Reason.DRIFT
             changes.append(Change(key, before, None, reason))
     held = _held(changes, desired, live, blocked) if blocked else {}
@@ -90,7 +94,22 @@ def plan(desired: Desired, live: Live, applied: Mapping[Key, str] | None = None)
         live,
         blocked,
         held=tuple(Held(c, held[c.key]) for c in ordered if c.key in held),
+        keys=keys,
     )
+
+
+def _differing(
+    wanted: Mapping[Key, Resource], held: Mapping[Key, Resource], keys: Collection[Key] | None
+) -> tuple[list[Key], list[Key]]:
+    """The wanted keys that are not held as they should be, and the held keys that nobody wants."""
+    if keys is None:
+        # As most wanted resources are held as the very same objects, the comparison of values is the last resort.
+        pairs = ((key, after, held.get(key)) for key, after in wanted.items())
+        strays = [key for key in held if key not in wanted]
+    else:
+        pairs = ((key, wanted[key], held.get(key)) for key in keys if key in wanted)
+        strays = [key for key in keys if key in held and key not in wanted]
+    return [key for key, after, before in pairs if before is not after and before != after], strays
 
 
 def _held(changes: Iterable[Change], desired: Desired, live: Live, blocked: Iterable[Key]) -> dict[Key, Key]:
@@ -116,10 +135,11 @@ def order(changes: Iterable[Change]) -> list[Change]:
 
 def guard(planned: Plan, *, allow_empty: bool) -> None:
     """Refuse a plan that would take every service off a balancer, or every VIP off an endpoint. Raises LbctlError."""
+    going = {c.key.kind for c in (*planned.changes, *(held.change for held in planned.held)) if c.after is None}
     for kind, noun in (("service", "service"), ("loopback", "VIP")):
-        held = sum(key.kind == kind for key in planned.live.resources)
-        wanted = any(key.kind == kind for key in planned.desired.resources)
-        if held and not wanted and not allow_empty:
+        if allow_empty or kind not in going or any(key.kind == kind for key in planned.desired.resources):
+            continue
+        if held := sum(key.kind == kind for key in planned.live.resources):
             raise LbctlError(
                 f"the manifests ask for no {noun} at all, and {held} would be removed",
                 hint="if that is what you want, say --allow-empty",

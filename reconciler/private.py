@@ -84,6 +84,17 @@ def write(path: Path, content: bytes) -> None:
         raise _unusable("write", path, error) from error
 
 
+def append(path: Path, content: bytes) -> int:
+    """Add to the end of a file, which is made if it is missing; returns its size. Raises FilesError."""
+    with opened(path) as handle:
+        try:
+            os.lseek(handle, 0, os.SEEK_END)
+            os.write(handle, content)
+            return os.fstat(handle).st_size
+        except OSError as error:
+            raise _unusable("write", path, error) from error
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
     """A file to be locked, for reading and writing; it and its directory are made if missing. Raises FilesError."""

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from reconciler import progress, record
 from reconciler.apply import Notify, Result, apply
-from reconciler.compile import compile_node
+from reconciler.compile import Compiled, compiled
 from reconciler.concerns import concerns_of
 from reconciler.dataplane import slots
 from reconciler.errors import FilesError, KernelError
@@ -26,7 +26,7 @@ from reconciler.live import read_live
 from reconciler.lock import apply_lock
 from reconciler.model import Fleet, Role
 from reconciler.plan import Plan, plan
-from reconciler.resource import Change, Desired, Live, Resource
+from reconciler.resource import Change, Desired, Key, Live, Resource
 from reconciler.ring_store import in_transition, settle
 from reconciler.view import NodeView, view
 
@@ -39,8 +39,15 @@ def view_of(fleet: Fleet, node: str | None) -> NodeView:
 
 
 def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -> Desired:
-    """The resources that the fleet asks of this node. Raises UsageError if the fleet lacks it, UnsupportedError,
-    KernelError.
+    """As `compiled_of`: just the resources."""
+    return compiled_of(fleet, node, on).desired
+
+
+def compiled_of(
+    fleet: Fleet, node: str | None, on: Kernel | Live | None = None, before: Compiled | None = None
+) -> Compiled:
+    """The resources that the fleet asks of this node; `before` is what an earlier fleet asked of it. Raises UsageError
+    if the fleet lacks the node, UnsupportedError, KernelError.
 
     If the kernel can't unpack tunnels, a program does it; if a veth would lose packets that native XDP sends, the
     program runs in generic mode there; and maps never shrink by themselves. `on` answers what the node holds: the
@@ -62,15 +69,22 @@ def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) 
             lossy = frozenset(name for name, is_native in on.far_ends(sending).items() if not is_native)
     held = loaded.sizes if isinstance(loaded, Program | LoadedProgram) and loaded.layout else None
     with progress.step("working out what the node needs"):
-        return compile_node(replace(taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held))
+        return compiled(replace(taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held), before)
 
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:
-    """Read the node and compare. Writes nothing."""
+    """Read the whole node and compare. Writes nothing."""
     live = read_live(kernel, desired.resources)
     with progress.step("comparing"):
         planned = plan(desired, live, record.load(instance_dir / RECORD))
     return replace(planned, concerns=concerns_of(kernel, desired))
+
+
+def plan_keys(desired: Desired, kernel: Kernel, known: Mapping[Key, Resource], keys: Collection[Key]) -> Plan:
+    """As `plan_node`, but read and compare only these keys; the node holds the `known` resources otherwise, as was
+    asked for. Looks for no concerns."""
+    live = read_live(kernel, desired.resources, only=keys).over(known, keys)
+    return plan(desired, live, record.Prints(known), keys)
 
 
 def settle_transitions(kernel: Kernel, instance_dir: Path) -> int:
@@ -89,18 +103,26 @@ def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify)
     if planned.desired.resources:
         kernel.claim()
     result = apply(planned, kernel, notify)
-    done = set(result.done)
-    left = {change.key for change in planned.changes if change not in done}
-    left |= planned.blocked.keys() | {held.change.key for held in planned.held}
+    left = open_keys(planned, result)
     path = instance_dir / RECORD
     with contextlib.suppress(FilesError):  # a full disk: plans then can't tell drift from an edit
-        record.save(path, planned.desired, record.load(path), left)
-    settle(kernel, slots.now())
+        if planned.keys is None:
+            record.save(path, planned.desired, record.load(path), left)
+        else:
+            record.add(path, planned.desired, [key for key in planned.keys if key not in left])
+    if planned.keys is None:
+        settle(kernel, slots.now())
     if came := _vips_that_came(result.done):
         # Not a failure: machines that miss the announcement ask for the VIP's MAC again some time later.
         with contextlib.suppress(KernelError):
             kernel.announce(came)
     return result
+
+
+def open_keys(planned: Plan, result: Result) -> set[Key]:
+    """The keys that are not in the state that the plan leads to."""
+    left = {change.key for change in planned.changes} - {change.key for change in result.done}
+    return left | planned.blocked.keys() | {held.change.key for held in planned.held}
 
 
 def _vips_that_came(done: Iterable[Change]) -> set[str]:

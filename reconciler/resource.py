@@ -8,7 +8,7 @@ Everything that a node must hold is a resource, a frozen value with a key. Desir
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import ClassVar, NamedTuple
@@ -217,6 +217,14 @@ class Live:
     connections: Mapping[tuple[str, str], int] | None = None
     """Open connections by (service id, endpoint id); None if they were not counted."""
     impossible: Mapping[Key, str] = field(default_factory=dict)
+
+    def over(self, former: Mapping[Key, Resource], keys: Collection[Key]) -> Live:
+        """What the node holds if this reading is about `keys`, and it held `former` before."""
+        resources = dict(former)
+        for key in keys:
+            resources.pop(key, None)
+        resources.update(self.resources)
+        return replace(self, resources=resources)
 
 
 @dataclass(frozen=True)
