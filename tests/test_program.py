@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program's name says what it was built from."""
+"""A program's name says what it was built from, to whoever knows its features: nobody searches for them."""
 
 import itertools
 
-from reconciler.dataplane.program import features_of, program_name
+from reconciler.dataplane.program import is_built_of, program_name
 
 FEATURES = ("NAT", "DSR_L3", "UDP", "IPV6", "MAGLEV")
+COMBINATIONS = [some for count in range(len(FEATURES) + 1) for some in itertools.combinations(FEATURES, count)]
 
 
-def test_a_name_gives_back_the_features():
-    for count in range(len(FEATURES) + 1):
-        for features in itertools.combinations(FEATURES, count):
-            assert features_of(program_name(features)) == tuple(sorted(features))
+def test_a_name_belongs_to_its_features_in_any_order_and_to_no_others():
+    names = {program_name(features): features for features in COMBINATIONS}
+    assert len(names) == len(COMBINATIONS)
+    for name, features in names.items():
+        assert is_built_of(name, features[::-1])
+        assert not any(is_built_of(name, others) for others in COMBINATIONS if others != features)
 
 
-def test_a_name_from_another_source_gives_nothing():
-    assert features_of("lbctl_123456789") is None
+def test_a_name_from_another_source_belongs_to_nothing():
+    assert not any(is_built_of("lbctl_123456789", features) for features in COMBINATIONS)
+
+
+def test_words_that_name_no_feature_are_refused():
+    assert not is_built_of(program_name(("NAT",)), ("NAT", "no feature"))
 
 
 def test_what_the_source_does_not_ask_for_makes_no_other_program():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -73,19 +72,6 @@ def program_name(features: Collection[str]) -> str:
 def is_built_of(name: str, features: Collection[str]) -> bool:
     """Whether the program of this name is the one with these features, and all of them are names of features."""
     return all(map(_FEATURE.fullmatch, features)) and program_name(features) == name
-
-
-def features_of(name: str) -> tuple[str, ...] | None:
-    """The features that the balancer's program of this name was built with, None if it is no such program.
-
-    Every combination of the features that the source tests is tried: a few thousand, a few microseconds each.
-    """
-    asked_for = sorted(_asked_for(source(main=MAIN_FILE)))
-    for count in range(len(asked_for) + 1):
-        for features in itertools.combinations(asked_for, count):
-            if program_name(features) == name:
-                return features
-    return None
 
 
 @functools.cache

@@ -74,6 +74,7 @@ def test_nothing_is_left_after_ctrl_c(tmp_path):
             bench.send_signal(signal.SIGINT)
             break
     rest = bench.stdout.read()
+    bench.stdout.close()
     assert bench.wait(60) == 128 + signal.SIGINT, rest
     assert "Traceback" not in rest
     assert list(Path("/run/netns").glob(f"lbb-{bench.pid}*")) == []
