@@ -44,10 +44,10 @@ class Plan:
     def count(self, action: Action) -> int:
         return sum(change.action is action for change in self.changes)
 
-    def effects(self) -> dict[Key, str]:
-        """The effect of each change on traffic; changes without an effect are left out."""
-        context = Context(self.live, self.desired.resources)
-        texts = {change.key: change.before.effect(change.after, context) for change in self.changes if change.before}
+    def effects(self, of: Iterable[Change] | None = None) -> dict[Key, str]:
+        """The effect of each change on traffic, or of some of them; changes without an effect are left out."""
+        context, changes = Context(self.live, self.desired.resources), self.changes if of is None else of
+        texts = {change.key: change.before.effect(change.after, context) for change in changes if change.before}
         return {key: text for key, text in texts.items() if text}
 
     @property

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 _MARKS = re.compile(r"[\\`*_\[\]<>&#|~!]")
 SHOWN = 20
 """The most objects that an error or a report names one by one."""
+MAX_MARKDOWN = 60_000
+"""Characters; a comment on GitHub holds 65,536."""
 
 _BACKTICKS = re.compile("`+")
 
@@ -53,7 +55,13 @@ def fenced(lines: Iterable[str], language: str) -> str:
 
 
 def folded(lines: Iterable[str], title: str) -> str:
-    """Lines of a diff, folded away below a title, in Markdown."""
+    """Lines of a diff, folded away below a title, in Markdown: as many as a comment of a merge request holds."""
+    lines, room = list(lines), MAX_MARKDOWN
+    for shown, text in enumerate(lines):
+        room -= len(text) + 1
+        if room < 0:
+            lines[shown:] = [f"  ({len(lines) - shown:,} more lines are not shown)"]
+            break
     return f"<details><summary>{title}</summary>\n\n{fenced(lines, 'diff')}\n\n</details>"
 
 

@@ -26,10 +26,8 @@ from reconciler.model import (
     Undefined,
 )
 from reconciler.resource import Span
+from reconciler.safe import SHOWN
 from reconciler.view import NodeView, Use
-
-MAX_SHOWN = 100
-"""Lines of one error; a fleet of ten thousand services has no use for more."""
 
 ROLES = (Role.BALANCER, Role.ENDPOINT)
 MODES = (Mode.NAT, Mode.DSR_L2, Mode.DSR_L3)
@@ -83,9 +81,9 @@ def refuse(node: str, found: Sequence[Unsupported]) -> None:
     if not found:
         return
     found = sorted(set(found))
-    lines = [str(item) for item in found[:MAX_SHOWN]]
-    if len(found) > MAX_SHOWN:
-        lines.append(f"and {len(found) - MAX_SHOWN:,} more")
+    lines = [str(item) for item in found[:SHOWN]]
+    if len(found) > SHOWN:
+        lines.append(f"and {len(found) - SHOWN:,} more")
     if len(found) > 1:
         lines.insert(0, f"node {node} is asked for what this version can't do:")
     hint = next((item.hint for item in found if item.hint), _NOT_YET)

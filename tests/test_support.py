@@ -18,7 +18,8 @@ from reconciler.errors import UnsupportedError
 from reconciler.model import Fleet, Node, Pool, Rcode, Record, Role, Service
 from reconciler.reconcile import desired_of
 from reconciler.resource import Span
-from reconciler.support import MAX_SHOWN, unsupported
+from reconciler.safe import SHOWN
+from reconciler.support import unsupported
 from reconciler.view import view
 from tests.config.manifests import node, pool, service
 from tests.strategies import fake_source
@@ -284,11 +285,11 @@ def test_examples_that_can_not_run_yet_say_so(example):
 
 
 def test_thousands_of_things_are_cut_short():
-    endpoints = ", ".join(f"{{address: '2001:db8::{i:x}'}}" for i in range(1, MAX_SHOWN + 1002))
+    endpoints = ", ".join(f"{{address: '2001:db8::{i:x}'}}" for i in range(1, SHOWN + 1002))
     with pytest.raises(UnsupportedError) as raised:
         desired_of(fleet_of(service(), pool(endpoints=endpoints), node()), None)
     lines = raised.value.message.splitlines()
-    assert len(lines) == MAX_SHOWN + 2
+    assert len(lines) == SHOWN + 2
     assert lines[-1] == "  and 1,001 more"
 
 

@@ -139,7 +139,7 @@ class Agent:
             self.seen, self.fleet = "", None  # if loading fails altogether, it is tried again
             loaded = self.manifests.load()
             self.seen = loaded.digest
-            text = render_text(loaded.diagnostics, loaded.texts, colour=self.report.style.colour).rstrip()
+            text = render_text(loaded.diagnostics, loaded.texts, colour=self.report.style.colour, most=SHOWN).rstrip()
             if loaded.fleet is None:
                 raise ConfigError(text)
             if text:

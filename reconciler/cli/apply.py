@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from reconciler.cli.common import (
     instance_dir,
     load_at_rest,
     look_again,
+    most_shown,
     open_kernel,
     say,
     stdout_style,
@@ -27,8 +29,9 @@ from reconciler.errors import BlockedError, PlanStaleError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.plan import Plan, guard, plan
 from reconciler.render.style import Style
-from reconciler.render.text import applied, change_line, concern_lines, plan_text, summary
+from reconciler.render.text import More, applied, change_line, concern_lines, more_line, plan_text, summary
 from reconciler.resource import Action, Change, Key, Live, Reason
+from reconciler.safe import some
 from reconciler.standing import carriers
 
 DESCRIPTION = """\
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     planned = replace(planned, live=with_connections(planned.live, kernel))
     about = target(args, planned.desired.node)
     if not planned.changes:
-        print(plan_text(planned, style, about))
+        print(plan_text(planned, style, about, most_shown()))
         settle_transitions(kernel, instance_dir(args))
         return BlockedError.exit_code if planned.blocked else 0
     # With --auto-approve each change is shown as it is made; otherwise the whole plan is shown before the question.
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if args.auto_approve:
         say("\n".join(short) + "\n")
     else:
-        print(plan_text(planned, style, about), end="\n\n")
+        print(plan_text(planned, style, about, most_shown()), end="\n\n")
     guard(planned, allow_empty=args.allow_empty)
     if not confirm("Make these changes?", args):
         print("Nothing was changed.")
@@ -107,10 +110,18 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
     from reconciler.lock import apply_lock
     from reconciler.reconcile import carry_out
 
+    made: Counter[tuple[str, Action, bool]] = Counter()
+    most = most_shown()
+
     def notify(change: Change, error: Exception | None) -> None:
-        line = change_line(change, style)
         advance(1)
-        say(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}")
+        alike = change.key.kind, change.action, error is not None
+        made[alike] += 1
+        if most is None or made[alike] <= most:
+            line = change_line(change, style)
+            say(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}")
+        elif made[alike] == most + 1:
+            say(f"  {style.bad('failed ') if error else ''}{more_line(More(*alike[:2]), style)}")
 
     started = time.monotonic()
     with apply_lock(instance_dir(args)):
@@ -118,8 +129,9 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
         _check_fresh(planned, read_live(kernel, planned.desired.resources))
         with progress.step("making changes", len(planned.changes)) as advance:
             result = carry_out(planned, kernel, instance_dir(args), notify)
-    for key, why in sorted(result.skipped.items()):
-        print(f"  {style.warn('skipped')} {key}: {why}", file=sys.stderr)
+    skipped = [f"  {style.warn('skipped')} {key}: {why}" for key, why in sorted(result.skipped.items())]
+    if skipped:
+        print(some(skipped, "\n"), file=sys.stderr)
     word = style.bad("Failed") if result.failed else style.bad("Blocked") if result.blocked else style.good("Applied")
     say(f"\n{word}: {applied(result.done, time.monotonic() - started)}")
     result.raise_if_failed()
@@ -160,6 +172,5 @@ def _check_fresh(planned: Plan, live: Live) -> None:
 
 def _refuse_stale(moved: Collection[Key]) -> None:
     if moved:
-        names = [str(key) for key in sorted(moved)]
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        shown = some([str(key) for key in sorted(moved)])
         raise PlanStaleError(f"the node has changed since the plan was made: {shown}", hint="make a new plan")

@@ -17,6 +17,7 @@ from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
 from reconciler.render.style import Style
 from reconciler.resource import Target
+from reconciler.safe import SHOWN
 
 if TYPE_CHECKING:
     from reconciler.config.source import Tree
@@ -70,7 +71,7 @@ def load_at_rest(directory: Path, args: argparse.Namespace) -> tuple[Fleet, str]
         loaded = at_rest(directory, lambda: check_manifests(read_named(directory, args.env)))
     if loaded.diagnostics:
         style = Style.for_stream(sys.stderr, args.no_color)
-        print(render_text(loaded.diagnostics, loaded.texts, colour=style.colour), file=sys.stderr)
+        print(render_text(loaded.diagnostics, loaded.texts, colour=style.colour, most=SHOWN), file=sys.stderr)
     if loaded.fleet is None:
         raise ConfigError("the manifests are not valid, nothing was changed")
     return loaded.fleet, loaded.digest
@@ -113,6 +114,12 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
 
 def add_env(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", metavar="NAME", help="render templates with the values of environments/NAME.yaml")
+
+
+def most_shown() -> int | None:
+    """How many changes that are alike are shown: some on a terminal, where nobody reads thousands; all (None) where
+    they are kept."""
+    return SHOWN if sys.stdout.isatty() else None
 
 
 def say(text: str) -> None:

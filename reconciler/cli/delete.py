@@ -8,7 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.cli.apply import execute
-from reconciler.cli.common import confirm, instance_dir, instance_name, open_kernel, say, stdout_style, target
+from reconciler.cli.common import (
+    confirm,
+    instance_dir,
+    instance_name,
+    most_shown,
+    open_kernel,
+    say,
+    stdout_style,
+    target,
+)
 from reconciler.resource import Desired
 
 DESCRIPTION = """\
@@ -44,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
             print("Nothing of lbctl's is on this node.")
         else:
             planned = replace(planned, live=with_connections(planned.live, kernel))
-            (say if args.auto_approve else print)(f"{plan_text(planned, style, target(args, planned.desired.node))}\n")
+            text = plan_text(planned, style, target(args, planned.desired.node), most_shown())
+            (say if args.auto_approve else print)(f"{text}\n")
             if not confirm("Remove all of it?", args):
                 print("Nothing was changed.")
                 return 1

@@ -27,6 +27,7 @@ from reconciler.config.source import read_tree
 from reconciler.errors import ConfigError, LbctlError, UsageError
 from reconciler.model import Fleet
 from reconciler.render.style import Style
+from reconciler.safe import SHOWN
 
 DESCRIPTION = """\
 Compare the manifests of two git revisions by what they mean: services, pools and nodes, the plan of every node,
@@ -183,7 +184,7 @@ def _render(revision: Revision, loaded: Loaded, diagnostics: Iterable[Diagnostic
     """Problems with `REVISION:` before the names of files."""
     named = [replace(d, span=replace(d.span, file=f"{revision.name}:{d.span.file}")) for d in diagnostics]
     texts = {f"{revision.name}:{file}": text for file, text in loaded.texts.items()}
-    return render_text(named, texts, colour=style.colour)
+    return render_text(named, texts, colour=style.colour, most=SHOWN)
 
 
 def _about(revision: Revision) -> dict[str, str]:

@@ -15,7 +15,7 @@ from reconciler.config.listing import TEMPLATE_SUFFIX
 from reconciler.config.source import SourceFile, Tree, read_files, read_tree, renamed
 from reconciler.errors import LbctlError, UsageError
 from reconciler.render.style import Style
-from reconciler.safe import line
+from reconciler.safe import SHOWN, line
 
 DESCRIPTION = """\
 Write manifests in their canonical form: keys in the order of the reference, two spaces a level, quotes only where
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
                         _write(file, form)
     if problems:
         colour = Style.for_stream(sys.stderr, args.no_color).colour
-        print(render_text(in_order(problems), texts, colour=colour), file=sys.stderr)
+        print(render_text(in_order(problems), texts, colour=colour, most=SHOWN), file=sys.stderr)
     return int(bool(problems) or (args.check and changed))
 
 

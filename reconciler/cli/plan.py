@@ -14,6 +14,7 @@ from reconciler.cli.common import (
     instance_dir,
     load_at_rest,
     look_again,
+    most_shown,
     open_kernel,
     stdout_style,
     target,
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         from reconciler.render.text import plan_text
 
-        print(plan_text(planned, stdout_style(args), about))
+        print(plan_text(planned, stdout_style(args), about, most_shown()))
     if planned.blocked:
         return BlockedError.exit_code
     return 2 if args.detailed_exitcode and planned.changes else 0

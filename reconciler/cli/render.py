@@ -11,6 +11,7 @@ from reconciler.cli.common import add_env, shown
 from reconciler.config.diagnostic import Severity, in_order, render_text
 from reconciler.errors import ConfigError
 from reconciler.render.style import Style
+from reconciler.safe import SHOWN
 
 DESCRIPTION = """\
 Print all manifests of a directory as they are in an environment: templates rendered, others as they were written.
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if tree.diagnostics:
         named = renamed(tree, args.directory, shown(args.directory))
         colour = Style.for_stream(sys.stderr, args.no_color).colour
-        print(render_text(in_order(named.diagnostics), named.texts, colour=colour), file=sys.stderr)
+        print(render_text(in_order(named.diagnostics), named.texts, colour=colour, most=SHOWN), file=sys.stderr)
     if any(diagnostic.severity is Severity.ERROR for diagnostic in tree.diagnostics):
         raise ConfigError("the manifests can't be rendered")
     for i, file in enumerate(tree.files):

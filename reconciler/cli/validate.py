@@ -12,7 +12,7 @@ from reconciler import safe
 from reconciler.cli.common import add_env, add_paths, shown, stdout_style
 from reconciler.cli.streams import print_commands
 from reconciler.config.diagnostic import Diagnostic, Severity, in_order
-from reconciler.config.load import Loaded
+from reconciler.config.load import MAX_SHOWN, Loaded
 from reconciler.errors import UsageError
 
 DESCRIPTION = """\
@@ -106,7 +106,7 @@ def _report(
     if form == "json":
         return render_json(diagnostics)
     texts = {name: text for loaded in checked.values() for name, text in loaded.texts.items()}
-    return render_text(diagnostics, texts, colour=stdout_style(args).colour)
+    return render_text(diagnostics, texts, colour=stdout_style(args).colour, most=MAX_SHOWN)
 
 
 def _summary(loaded: Loaded, failing: set[Severity]) -> str:

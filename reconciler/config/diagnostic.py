@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler import safe
 from reconciler.resource import Span
+from reconciler.safe import some
 
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as YAML 1.1, and so libyaml, has it
 _WIDTH = 120
@@ -40,15 +42,29 @@ def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     return tuple(sorted(diagnostics, key=lambda d: (d.span, d.severity, d.rule, d.message)))
 
 
-def render_text(diagnostics: Iterable[Diagnostic], texts: Mapping[str, str], *, colour: bool = False) -> str:
-    """Each problem with its source line and a caret. `texts` maps the name of a file to its content."""
+def render_text(
+    diagnostics: Iterable[Diagnostic], texts: Mapping[str, str], *, colour: bool = False, most: int | None = None
+) -> str:
+    """Each problem with its source line and a caret. `texts` maps the name of a file to its content.
+
+    With `most`, only so many problems are shown, errors first, and of which rules the others are.
+    """
+    found = list(diagnostics)
+    left: list[Diagnostic] = []
+    if most is not None and len(found) > most:
+        first = sorted(range(len(found)), key=lambda number: found[number].severity is not Severity.ERROR)
+        left = [found[number] for number in first[most:]]
+        found = [found[number] for number in sorted(first[:most])]
     lines: dict[str, list[str]] = {}
     parts: list[str] = []
-    for diagnostic in diagnostics:
+    for diagnostic in found:
         file = diagnostic.span.file
         if file not in lines:
             lines[file] = LINE_BREAK.split(texts.get(file, ""))
         parts.extend(_render(diagnostic, lines[file], _COLOURS if colour else {}))
+    if left:
+        rules = Counter(diagnostic.rule for diagnostic in left).most_common()
+        parts.append(f"and {len(left):,} more: {some([f'{count:,} x {rule}' for rule, count in rules])}")
     return "\n".join(parts)
 
 

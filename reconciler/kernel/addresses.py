@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address, ip_interface
 
 from reconciler.kernel import netlink
+from reconciler.safe import some
 
 _GET = 22
 _ADDRESS, _LOCAL = 1, 2
@@ -51,6 +52,6 @@ def missing(wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
             continue
         own = [a for name, a in held if name == interface and ip_interface(a).version == ip_interface(address).version]
         elsewhere = anywhere.get(str(ip_interface(address).ip))
-        has = f"{interface} has {', '.join(own)}" if own else f"{interface} has no address of this family"
+        has = f"{interface} has {some(own)}" if own else f"{interface} has no address of this family"
         absent[interface, address] = elsewhere or (has if "/" in address else "no interface has it")
     return absent

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from reconciler.errors import KernelError
+from reconciler.safe import some
 
 _DIRECTORY = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
@@ -27,7 +28,7 @@ def enter(name: str) -> None:
     try:
         fd = os.open(_DIRECTORY / name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        existing = ", ".join(sorted(path.name for path in _DIRECTORY.glob("*"))) or "none"
+        existing = some(sorted(path.name for path in _DIRECTORY.glob("*"))) or "none"
         raise KernelError(
             f"can't open the network namespace {name}: {error.strerror}", hint=f"there are: {existing}"
         ) from error

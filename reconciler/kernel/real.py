@@ -31,6 +31,7 @@ from reconciler.kernel.instance import Instance
 from reconciler.kernel.instance_program import InstanceProgram
 from reconciler.kernel.port import Firewall, Link, LocalVip, Neighbour, Outcome, Route, TunnelDevice
 from reconciler.kernel.refusal import refused
+from reconciler.safe import some
 
 RUN_DIR = Path("/run/lbctl")
 
@@ -67,7 +68,7 @@ class RealKernel(InstanceProgram):
     def remove_instance(self) -> None:
         """Remove the instance's directory. Raises KernelError if objects or former values are left in it."""
         if left := self.former_sysctls():
-            raise KernelError(f"settings are not restored yet: {', '.join(left)}", hint="lbctl delete")
+            raise KernelError(f"settings are not restored yet: {some(sorted(left))}", hint="lbctl delete")
         with refused(f"directory {self._instance.directory}"):
             self._instance.remove()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from reconciler.errors import KernelError
 from reconciler.kernel import bpf, netlink
+from reconciler.safe import some
 
 _GET_LINK, _SET_LINK = 18, 19
 _IFLA_IFNAME, _IFLA_EXT_MASK, _IFLA_XDP = 3, 29, 43
@@ -94,7 +95,7 @@ def index(interface: str) -> int:
     try:
         return socket.if_nametoindex(interface)
     except OSError as error:
-        names = ", ".join(sorted(name for _, name in socket.if_nameindex()))
+        names = some(sorted(name for _, name in socket.if_nameindex()))
         raise KernelError(f"there is no interface {interface}", hint=f"there are: {names}") from error
 
 

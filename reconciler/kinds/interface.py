@@ -18,6 +18,7 @@ from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
 from reconciler.model import Mode, Role
 from reconciler.resource import Change, Key, Reading, Resource
+from reconciler.safe import some
 from reconciler.view import NodeView
 
 _MTU, _VLAN_OF = "mtu ", "vlan of "
@@ -121,9 +122,9 @@ class InterfaceKind(Kind):
                 impossible[a.key] = text
         names = [a.name for a in asked if not a.has]
         if anywhere and anywhere <= missing.keys():
-            impossible[THIS_NODE] = _another(f"addresses ({', '.join(sorted(a for _, a in anywhere))})")
+            impossible[THIS_NODE] = _another(f"addresses ({some(sorted(a for _, a in anywhere))})")
         elif not anywhere and names and links.keys().isdisjoint(names):
-            impossible[THIS_NODE] = _another(f"interfaces ({', '.join(sorted(names))})")
+            impossible[THIS_NODE] = _another(f"interfaces ({some(sorted(names))})")
         return Reading(impossible=impossible)
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:

@@ -16,6 +16,7 @@ from reconciler.kernel.port import Kernel, Neighbour, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.resource import Change, Key, Reading, Resource
+from reconciler.safe import some
 from reconciler.view import NodeView
 
 _FRESH = "fresh"
@@ -56,7 +57,7 @@ class RoutersKind(Kind):
             return Reading((Routers(),) if wanted else ())
         kept, missing = _routers(self.kernel)
         if missing and kept:
-            names = ", ".join(f"{router.address} {router.interface}" for router in missing)
+            names = some([f"{router.address} {router.interface}" for router in missing])
             return Reading((Routers(f"all but {names}"),))
         return Reading((Routers(),) if kept or (wanted and not missing) else ())
 

@@ -15,11 +15,9 @@ from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.render.text import MEANING, SIGNS, change_lines, summary
 from reconciler.resource import Action, Key
-from reconciler.safe import code, folded, line
+from reconciler.safe import code, folded, line, some
 
 FORMAT_VERSION = 1
-MAX_MARKDOWN = 60_000
-"""Characters; a comment on GitHub holds 65,536."""
 
 _KINDS = ("service", "pool", "node")
 _DONE = {Action.CREATE: "added", Action.UPDATE: "changed", Action.DELETE: "removed"}
@@ -59,12 +57,6 @@ def diff_markdown(diff: FleetDiff, title: str, old: str) -> str:
     heading = f"**lbctl diff {code(title)}**: {headline(diff)}\n"
     edits, nodes = list(_edit_lines(diff, old, Style())), list(_node_lines(diff, Style(), whole_plans=True))
     lines = [_marked(text) for text in [*edits, *([""] if edits and nodes else []), *nodes]]
-    room = MAX_MARKDOWN
-    for shown, text in enumerate(lines):
-        room -= len(text) + 1
-        if room < 0:
-            lines[shown:] = [f"  ({len(lines) - shown:,} more lines are not shown)"]
-            break
     if not lines:
         return heading
     return f"{heading}\n{folded(lines, 'Details')}\n"
@@ -125,7 +117,7 @@ def _node_lines(diff: FleetDiff, style: Style, *, whole_plans: bool) -> Iterator
             changes = node.plan.changes if node.plan else ()
             alike.setdefault((changes, node.problem, node.is_new, node.is_gone), []).append(node)
     for first, *others in alike.values():
-        names = f"node{'s' if others else ''} {', '.join(node.name for node in (first, *others))}"
+        names = f"node{'s' if others else ''} {some([node.name for node in (first, *others)])}"
         note = " (new)" if first.is_new else " (removed)" if first.is_gone else ""
         yield f"{style.bold(names)}{note}: {_outcome(first)}"
         if first.plan and first.problem:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 from reconciler.plan import Plan
 from reconciler.render.style import Style
@@ -15,18 +18,31 @@ NOTES_COLUMN = 60
 MEANING = {Action.CREATE: "add", Action.UPDATE: "change", Action.DELETE: "remove"}
 
 
-def plan_text(plan: Plan, style: Style, target: Target | None = None) -> str:
-    """The whole plan, headed by its node; "No changes." if there are none."""
+def plan_text(plan: Plan, style: Style, target: Target | None = None, most: int | None = None) -> str:
+    """The whole plan, headed by its node; "No changes." if there are none.
+
+    With `most`, no more than so many changes are shown of those that are alike, and how many more there are.
+    """
     heading = [style.dim(f"Plan for {target}")] if target else []
     lines: list[str] = []
-    for key, why in sorted(plan.blocked.items()):
+    for key, why in sorted(plan.blocked.items())[:most]:
         origin = plan.desired.origins.get(key)
         asked = f"  {style.dim(line(str(origin)))}" if origin and origin.file else ""
         lines += [f"  {style.bad('!')} {style.bold(line(str(key)))}  blocked{asked}", f"      {line(why)}"]
-    effects = plan.effects()
-    for change in plan.changes:
-        lines += change_lines(change, effects.get(change.key, ""), style)
-    lines += (f"  {style.dim('.')} {change_line(held.change, style, str(held))}" for held in plan.held)
+    if most and (left := len(plan.blocked) - most) > 0:
+        lines.append(f"  {style.bad('!')} … and {left:,} more")
+    shown = list(folded(plan.changes, most))
+    effects = plan.effects(item for item in shown if isinstance(item, Change))
+    for item in shown:
+        if isinstance(item, Change):
+            lines += change_lines(item, effects.get(item.key, ""), style)
+        else:
+            lines.append(more_line(item, style))
+    lines += (f"  {style.dim('.')} {change_line(held.change, style, str(held))}" for held in plan.held[:most])
+    if most and (left := len(plan.held) - most) > 0:
+        lines.append(f"  {style.dim('.')} … and {left:,} more")
+    if any(isinstance(item, More) for item in shown):
+        lines += ["", style.dim(f"Of changes that are alike {most} are shown here, and all of them in a pipe: | less")]
     warnings = concern_lines(plan.concerns, style)
     if not lines:
         holder = f"Node {target.node}" if target and target.node else "The node"
@@ -39,6 +55,35 @@ def plan_text(plan: Plan, style: Style, target: Target | None = None) -> str:
     ])  # fmt: skip
     heading += [style.dim("Legend: ") + legend, ""] if legend else []
     return "\n".join([*heading, *lines, "", *warnings, summary(plan)])
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """More changes of a kind that are like those before; `count` 0: nobody knows yet how many."""
+
+    kind: str
+    action: Action
+    count: int = 0
+
+
+def folded(changes: Iterable[Change], most: int | None) -> Iterator[Change | More]:
+    """The changes, `most` of each kind, action and reason, and the number of the others behind those of the kind;
+    None: all changes."""
+    for kind, same in groupby(changes, key=lambda change: change.key.kind):
+        counts: Counter[tuple[Action, Reason]] = Counter()
+        for change in same:
+            counts[change.action, change.reason] += 1
+            if most is None or counts[change.action, change.reason] <= most:
+                yield change
+        for (action, _), count in counts.items():
+            if most is not None and count > most:
+                yield More(kind, action, count - most)
+
+
+def more_line(more: More, style: Style) -> str:
+    """The line of a plan that stands for the changes that are not shown."""
+    counted = f" and {more.count:,} more" if more.count else ""
+    return f"  {_sign(more.action, style)} {style.bold(more.kind)} …{counted}"
 
 
 def summary(plan: Plan) -> str:
