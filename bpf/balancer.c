@@ -245,6 +245,8 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 			flow = flows.lookup(&key);
 			if (flow && flow->direction == DIRECTION_REPLY)
 				return nat_reply(ctx, packet, &key, flow);
+			if (!flow && !is_opening(packet->tcp))
+				ask_other(ctx, packet);
 		}
 #endif
 	}

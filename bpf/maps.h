@@ -284,6 +284,12 @@ struct flow {
 };
 
 BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, 1);
+
+/*
+ * While one program takes over from another that has its connections in another table, each finds the other one here,
+ * to ask it about connections that it does not know. Empty at all other times.
+ */
+BPF_PROG_ARRAY(other, 1);
 #endif
 
 struct traffic {

@@ -59,6 +59,19 @@ static __always_inline void rewrite(struct packet *packet, __be32 *address, __be
 	*port = new_port;
 }
 
+/*
+ * Have the other program handle a packet of a connection that this one doesn't know; returns if there is none. The
+ * other one must see the packet as it came in, so nothing is asked about a packet whose tag was taken off.
+ */
+static __always_inline void ask_other(struct xdp_md *ctx, const struct packet *packet)
+{
+#ifdef VLAN
+	if (packet->tci & TAGGED)
+		return;
+#endif
+	other.call(ctx, 0);
+}
+
 static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet,
 				       const struct service *service, struct flow_key *key)
 {
@@ -92,6 +105,8 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 	} else {
 		enum verdict verdict;
 
+		if (!is_opening(tcp))
+			ask_other(ctx, packet);
 		if (!may_open(service, tcp))
 			return count(VERDICT_CONNECTION_UNKNOWN, XDP_PASS);
 		fresh.direction = DIRECTION_REQUEST;

@@ -45,9 +45,10 @@ def written(desired):
 
 
 def shown(desired):
-    """Key → what a plan says of it, without the digest of the program."""
+    """Key → what a plan says of it, without the digests of the program."""
     described = {str(key): resource.describe() for key, resource in written(desired).items()}
-    return {key: ", ".join(text for name, text in d.items() if name not in ("build", "layout")) for key, d in described.items()}
+    digests = ("build", "layout")
+    return {key: ", ".join(text for name, text in d.items() if name not in digests) for key, d in described.items()}
 
 
 def bring(kernel, wanted):

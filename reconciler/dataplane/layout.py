@@ -22,6 +22,7 @@ class MapType(IntEnum):
 
     HASH = 1
     ARRAY = 2
+    PROG_ARRAY = 3
     PERCPU_ARRAY = 6
     LRU_HASH = 9
     ARRAY_OF_MAPS = 12
@@ -152,6 +153,8 @@ RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
 # name of a ring → its index; the program has no use for it
 RING_NAMES = _hash("ring_names", RowType(rows.RingName), NUMBER, 16_384)
 FLOWS = _hash("flows", RowType(rows.FlowKey), RowType(rows.Flow), limits.FLOW_ROWS, _NAT, MapType.LRU_HASH)
+# 0 → while one program takes over from another one: that other one
+OTHER = _array("other", NUMBER, 1, _NAT, MapType.PROG_ARRAY)
 SERVICE_COUNTERS = _array("service_counters", _TRAFFIC, limits.SERVICES, type_=MapType.PERCPU_ARRAY)
 ENDPOINT_COUNTERS = _array("endpoint_counters", _TRAFFIC, limits.ENDPOINTS + 1, type_=MapType.PERCPU_ARRAY)
 # Verdict below → packets
@@ -178,7 +181,7 @@ MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_HEADS, RING_TURNS, RING_NAMES,
-        PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
+        PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
         VLANS, TRUNKS, GATEWAYS, RING_IDS, PREVIOUS_IDS, UNPACKED, EXPLAINED,
     )
 }  # fmt: skip

@@ -189,6 +189,10 @@ class FakeKernel:
         loaded = self.program.id if self.program else None
         return [*(replace(held, is_loaded=held.id == loaded) for held in self.attached.values()), *foreign]
 
+    @contextmanager
+    def taking_over(self) -> Iterator[None]:
+        yield
+
     def attach(self, interface: str, mode: str, replaces: int | None) -> None:
         if interface not in self.interfaces:
             raise KernelError(f"there is no interface {interface}")

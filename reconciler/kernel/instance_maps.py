@@ -32,7 +32,7 @@ class InstanceMaps:
     def dump(self, map_name: str) -> list[Row]:
         name = INNER_IDS[map_name].name if map_name in INNER_IDS else map_name
         with self._held(name) as held:
-            if held is None:
+            if held is None or held.opened.shape.type == MapType.PROG_ARRAY:
                 return []
             rows = list(maps.dump(held.opened))
             return rows if held.is_own else filling.converted(name, held.description, rows)

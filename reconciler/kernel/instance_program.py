@@ -10,10 +10,10 @@ from dataclasses import astuple, replace
 from pathlib import Path
 
 from reconciler.dataplane.description import Description, MapDescription, describe, specs_of
-from reconciler.dataplane.layout import SEED, MapSpec, MapType
+from reconciler.dataplane.layout import OTHER, SEED, MapSpec, MapType
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, filling, generations, holders, maps, xdp
+from reconciler.kernel import bpf, filling, generations, holders, maps, takeover, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.holders import shape_of
@@ -43,7 +43,8 @@ class InstanceProgram(InstanceMaps):
                 return LoadedProgram(program.id, program.name)
             described = generation.description
             return LoadedProgram(
-                program.id, program.name, described.features, Sizes(*described.sizes), described.digest
+                program.id, program.name, described.features, Sizes(*described.sizes), described.digest,
+                takeover.is_unfinished(self._instance),
             )  # fmt: skip
 
     def load_program(self, name: str, features: Sequence[str], sizes: Sizes | None = None) -> None:
@@ -52,6 +53,9 @@ class InstanceProgram(InstanceMaps):
         _check(image, specs)
         with refused(f"program {name}"), self._instance.mounted():
             live = holders.live(self._instance)
+            was_cut_off = takeover.finish(self._instance)
+            if was_cut_off and live and live.program.name == name and sizes in (None, Sizes(*live.description.sizes)):
+                return
             if sizes is None:
                 sizes = Sizes(*live.description.sizes) if live else Sizes()
             self._load(name, features, image, specs, sizes, live)
@@ -83,6 +87,11 @@ class InstanceProgram(InstanceMaps):
                 with self._instance.locked():
                     for name in self._instance.pinned():
                         self._instance.unpin(name)
+
+    @contextmanager
+    def taking_over(self) -> Iterator[None]:
+        with refused(f"maps of instance {self._instance.name}"), takeover.taking_over(self._instance):
+            yield
 
     # --- the program on interfaces ---------------------------------------------------------------------
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
@@ -137,11 +146,11 @@ def _made(spec: MapSpec, wanted: MapDescription, live: Generation | None) -> Ite
     with ExitStack() as stack:
         if former is not None:
             stack.enter_context(bpf.closing(former))
-        if former is not None and held == wanted:
+        if former is not None and held == wanted and spec is not OTHER:
             yield former
             return
         fd = stack.enter_context(bpf.closing(_new(spec, wanted, stack)))
-        if held and former is not None:
+        if held and former is not None and spec is not OTHER:
             filling.fill(spec.name, maps.describe(former), held, maps.describe(fd), wanted)
         elif spec is SEED:
             maps.write_array(maps.describe(fd), os.urandom(spec.value_size))

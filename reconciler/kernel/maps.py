@@ -23,6 +23,7 @@ from reconciler.kernel.bpf import NAME_BYTES, Command, call, memory, object_info
 INNER_MAP = 0x1000
 """BPF_F_INNER_MAP: an array that may stand in an array of maps whatever its size (Linux 5.10)."""
 
+_NO_EXIST = 1  # BPF_NOEXIST
 _BYTES_PER_CALL = 1 << 17
 _ROWS_PER_BLOCK = 64
 _CPUS = Path("/sys/devices/system/cpu/possible")
@@ -210,11 +211,20 @@ def delete(opened: OpenMap, keys: Sequence[bytes]) -> list[OSError | None]:
     return [None if isinstance(outcome, FileNotFoundError) else outcome for outcome in outcomes]
 
 
-def update_one(opened: OpenMap, key: bytes, value: bytes) -> None:
-    """Write one row. Into a map of maps, `value` is the descriptor of an inner map."""
+def update_one(opened: OpenMap, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Write one row. Into a map of maps or programs, `value` is the descriptor of one."""
     where, what = _key(opened, key), memory(_joined([value], opened.row_bytes, "value"))
     call(Command.MAP_UPDATE_ELEM, memory(struct.pack(
-        "=IIQQQ", opened.fd, 0, ctypes.addressof(where), ctypes.addressof(what), 0)))  # fmt: skip
+        "=IIQQQ", opened.fd, 0, ctypes.addressof(where), ctypes.addressof(what), flags)))  # fmt: skip
+
+
+def insert_one(opened: OpenMap, key: bytes, value: bytes) -> bool:
+    """Write one row unless there is one; returns whether it was written."""
+    try:
+        update_one(opened, key, value, _NO_EXIST)
+    except FileExistsError:
+        return False
+    return True
 
 
 def delete_one(opened: OpenMap, key: bytes) -> None:

@@ -25,7 +25,8 @@ class LoadedProgram:
     """The program that is pinned for this instance. `name` carries the digest of what it was built from.
 
     `features` None: nobody wrote down which features it was built with. `sizes` is what its maps have room for, and
-    `layout` the digest of what their rows look like, empty if nobody described them.
+    `layout` the digest of what their rows look like, empty if nobody described them. `is_taking_over`: it began to
+    take over from an earlier program and was cut off.
     """
 
     id: int
@@ -33,6 +34,7 @@ class LoadedProgram:
     features: tuple[str, ...] | None = None
     sizes: Sizes = Sizes()  # noqa: RUF009 - frozen
     layout: str = ""
+    is_taking_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,10 @@ class Kernel(Protocol):
 
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
         """The programs on these interfaces, and our own programs on any others."""
+        ...
+
+    def taking_over(self) -> AbstractContextManager[None]:
+        """Within this, interfaces change from earlier programs to the loaded one, without breaking a connection."""
         ...
 
     def attach(self, interface: str, mode: str, replaces: int | None) -> None:

@@ -40,8 +40,9 @@ _INDEX = struct.Struct("=I")
 _NOT_LOOKED_UP = b"\xff" * EXPLAINED.value_size
 _COPIES = {MapType.LRU_HASH: MapType.HASH, MapType.PERCPU_ARRAY: MapType.ARRAY}
 """A copy of an LRU must not evict while it is filled, and only one CPU runs a trial."""
-_LEFT_EMPTY = (MapType.PERCPU_ARRAY, MapType.ARRAY_OF_MAPS)
-"""Counters start from zero, and arrays of maps get only the inner arrays that the program looks up."""
+_LEFT_EMPTY = (MapType.PERCPU_ARRAY, MapType.PROG_ARRAY, MapType.ARRAY_OF_MAPS)
+"""Counters start from zero, there is no other program, and arrays of maps get only the inner arrays that the program
+looks up."""
 _ARRAYS_OF_ARRAYS = {spec.name for spec in MAPS.values() if spec.type == MapType.ARRAY_OF_MAPS}
 _NO_PREALLOCATION = 1
 
@@ -199,6 +200,8 @@ def _create(spec: MapSpec, shape: Shape) -> int:
         return maps.create(spec.name, replace(copied, capacity=2 * copied.capacity), flags=_NO_PREALLOCATION)
     if copied.type == MapType.ARRAY:
         return maps.create(spec.name, copied, flags=MMAPABLE)
+    if copied.type == MapType.PROG_ARRAY:
+        return maps.create(spec.name, copied)
     with bpf.closing(maps.create(spec.name, inner_shape(spec), flags=maps.INNER_MAP)) as template:
         return maps.create(spec.name, copied, inner=template)
 

@@ -64,7 +64,7 @@ class Attachment(Resource):
         if isinstance(after, Attachment) and after.mode != self.mode:
             return "packets are lost for some milliseconds; open connections stay"
         if self.load == ASTRAY:
-            return "swapped under traffic; the program starts with new maps, so open connections may break"
+            return "swapped under traffic; the program knows nothing of its maps, so open connections may break"
         return "swapped under traffic, no packet is lost"
 
 
@@ -104,7 +104,11 @@ class AttachmentKind(Kind):
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         interfaces = [change.key.id for change in changes]
         runs = {a.interface: a for a in self.kernel.attached_programs(interfaces) if is_ours(a.name)}
-        return [self._write(change, runs.get(change.key.id)) for change in changes]
+        try:
+            with self.kernel.taking_over():
+                return [self._write(change, runs.get(change.key.id)) for change in changes]
+        except KernelError as error:
+            return [error] * len(changes)
 
     def _write(self, change: Change, runs: AttachedProgram | None) -> Outcome:
         try:

@@ -26,7 +26,8 @@ class Program(Resource):
     """`name` holds the digest of source and features, so equal names are equal programs. `features` None: unknown.
 
     `layout` is the digest of what the rows of its maps look like, empty if nobody wrote that down; the maps have room
-    for so many `services` (pairs of a VIP and a port), `endpoints` and `flows`.
+    for so many `services` (pairs of a VIP and a port), `endpoints` and `flows`. `is_taking_over`: it was cut off while
+    it took over from an earlier one.
     """
 
     kind: ClassVar[str] = "program"
@@ -37,6 +38,7 @@ class Program(Resource):
     services: int = 0
     endpoints: int = 0
     flows: int = 0
+    is_taking_over: bool = False
 
     @property
     def id(self) -> str:
@@ -59,7 +61,7 @@ class Program(Resource):
             shown |= {name: f"{size:,}" for name, size in sizes.items()}
             most = memory_bytes(self.sizes, self.features or (), os.cpu_count() or 1)
             shown["memory"] = f"up to {most / 1e6:,.0f} MB"
-        return shown
+        return shown | ({"takeover": "not finished"} if self.is_taking_over else {})
 
     @property
     def sizes(self) -> Sizes:
@@ -97,7 +99,12 @@ class ProgramKind(Kind):
         loaded = self.kernel.loaded_program()
         if loaded is None:
             return Reading()
-        return Reading((Program(loaded.name, loaded.features, loaded.layout, *astuple(loaded.sizes)),))
+        sizes = loaded.sizes
+        held = Program(
+            loaded.name, loaded.features, loaded.layout, sizes.services, sizes.endpoints, sizes.flows,
+            loaded.is_taking_over,
+        )  # fmt: skip
+        return Reading((held,))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         return [self._write(change) for change in changes]

@@ -43,6 +43,7 @@ from reconciler.dataplane.layout import (
 from reconciler.dataplane.ring import hash_ring
 from reconciler.dataplane.rows import Number
 from reconciler.dataplane.vip_filter import filter_of
+from reconciler.kernel import holders
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.port import Row
 from reconciler.kernel.real import RealKernel
@@ -147,7 +148,8 @@ class Node:
 
     def open_maps(self) -> dict[str, int]:
         """Name of each map → a descriptor, which the caller closes."""
-        opened = {name: self._instance.open(name) for name in MAPS}
+        generation = holders.live(self._instance)
+        opened = {name: generation.open(name) for name in MAPS} if generation else {}
         return {name: descriptor for name, descriptor in opened.items() if descriptor is not None}
 
     # --- what it is told -------------------------------------------------------------------------------

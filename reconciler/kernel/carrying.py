@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What programs write into maps, carried from a map of one generation to the same map of another one.
+
+`prepare` and `follow` are for the time in which nobody uses the target: it becomes what the source is. `finish` is for
+the time after that, when only the target is used: it gets what came to the source since, and nothing that its own
+program wrote into it is lost.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from reconciler.dataplane.description import MapDescription
+from reconciler.kernel import filling, maps
+from reconciler.kernel.maps import OpenMap
+
+Rows = dict[bytes, bytes]
+
+
+class Carrier(ABC):
+    """One map. `seen` are the rows of the source that the target has, as the source has them; None: not known."""
+
+    def __init__(
+        self, name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription
+    ) -> None:
+        self.name, self.source, self.target = name, source, target
+        self._held, self._wanted = held, wanted
+        self._convert = filling.between(name, held, wanted)
+        self.seen: Rows | None = None
+
+    def prepare(self) -> None:
+        """Make the target what the source is, whatever it was."""
+        rows = self._rows()
+        stale = self._all(self.target).keys() - self.converted(rows).keys()
+        maps.delete(self.target, list(stale))
+        self._write(rows)
+        self.seen = rows
+
+    def follow(self) -> int:
+        """Make the target again what the source is; returns the number of rows that were written or removed."""
+        seen, rows = self.seen or {}, self._rows()
+        changed = {key: row for key, row in rows.items() if seen.get(key) != row}
+        gone = {key: seen[key] for key in seen.keys() - rows.keys()}
+        maps.delete(self.target, list(self.converted(gone)))
+        self._write(changed)
+        self.seen = rows
+        return len(changed) + len(gone)
+
+    def finish(self) -> int:
+        """Add to the target what came to the source since; returns the number of rows that this was about."""
+        rows = self._rows()
+        if self.seen is None:
+            return self.merge({}, rows, {})
+        seen = self.seen
+        changed = {key: row for key, row in rows.items() if seen.get(key) != row}
+        gone = {key: seen[key] for key in seen.keys() - rows.keys()}
+        before = {key: seen[key] for key in changed if key in seen}
+        return self.merge(before, changed, gone)
+
+    @abstractmethod
+    def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
+        """Carry over rows that differ: `before` as the target was given them, `after` as the source has them now; and
+        those that are gone from the source."""
+
+    def converted(self, rows: Mapping[bytes, bytes]) -> Rows:
+        """Rows of the source as rows of the target, in the same order."""
+        joined = self._convert((b"".join(rows), b"".join(rows.values())))
+        return dict(filling.cut(*joined, len(rows)))
+
+    def _write(self, rows: Rows) -> None:
+        made = self.converted(rows)
+        for error in filter(None, maps.update(self.target, list(made.items()))):
+            raise error
+
+    def _rows(self) -> Rows:
+        return self._all(self.source)
+
+    @staticmethod
+    def _all(opened: OpenMap) -> Rows:
+        return dict(maps.dump(opened))
+
+
+class Connections(Carrier):
+    """Rows that a program makes, changes and removes. What the new program knows better stays as it is."""
+
+    def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
+        known = self.converted(before)
+        moved = 0
+        for (key, row), former in zip(self.converted(after).items(), self._aligned(before, after, known), strict=True):
+            if former is None:
+                moved += maps.insert_one(self.target, key, row)
+            elif maps.lookup(self.target, key) == former:
+                maps.update_one(self.target, key, row)
+                moved += 1
+        for key, row in self.converted(gone).items():
+            if maps.lookup(self.target, key) == row:
+                maps.delete_one(self.target, key)
+                moved += 1
+        return moved
+
+    @staticmethod
+    def _aligned(before: Rows, after: Rows, known: Rows) -> Iterator[bytes | None]:
+        """For each row of `after`, the one that the target was given before."""
+        given = dict(zip(before, known.values(), strict=True))
+        return (given.get(key) for key in after)
+
+
+class Counters(Carrier):
+    """Numbers that only grow; all have 64 bits. What was counted since is added. What the new program counts in the
+    instant between the reading and the writing of a row is lost."""
+
+    def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
+        if self.seen is None:  # nobody knows any more how much of it is there already
+            return 0
+        former, now = self.converted(before), self.converted(after)
+        for key, row in now.items():
+            more = _numbers(row) - _numbers(former.get(key, bytes(len(row))))
+            held = maps.lookup(self.target, key)
+            if held is not None:
+                maps.update_one(self.target, key, (_numbers(held) + more).tobytes())
+        return len(now)
+
+
+def _numbers(row: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    return np.frombuffer(row, np.uint64)
+
+
+CARRIED: Mapping[str, type[Carrier]] = {
+    "flows": Connections,
+    "service_counters": Counters,
+    "endpoint_counters": Counters,
+    "verdicts": Counters,
+    "ring_turns": Counters,
+}
+"""The maps that programs write, except for the memory of transitions, which carries its flows itself, and caches."""

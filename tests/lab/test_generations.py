@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one layout of the maps to another and back, under traffic, by two versions of lbctl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reconciler.config.load import load
+from reconciler.lab.lab import Lab
+
+from .conftest import LabMaker
+from .test_nat import ENDPOINTS, VIP, write
+from .versions import WIDER, Version
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def site(start_lab: LabMaker, tmp_path: Path) -> Lab:
+    write(tmp_path / "manifests", "two-arm", "round-robin", *ENDPOINTS)
+    fleet = load(tmp_path / "manifests").fleet
+    assert fleet
+    lab = start_lab(fleet)
+    lab.serve_http()
+    lab.apply(tmp_path / "manifests")
+    return lab
+
+
+def test_from_one_layout_to_another_and_back_no_connection_breaks(site: Lab, tmp_path: Path) -> None:
+    manifests = str(tmp_path / "manifests")
+    ours, wider = Version(tmp_path / "ours"), Version(tmp_path / "wider", WIDER)
+    kept = site.load(VIP, 80, concurrency=8, requests_per_connection=0, rate=400)
+    short = site.load(VIP, 80, concurrency=8, rate=400)
+    held = [rows(ours, site)]
+    for version in (wider, ours, wider, ours):
+        plan = version.lbctl(site, "plan", manifests)
+        assert "~ program data-plane" in plan
+        assert "0 to add, 3 to change, 0 to remove" in plan, plan
+        assert rows(version, site) == held[0], "the rows of the other layout"
+        version.lbctl(site, "apply", manifests, "--auto-approve")
+        assert version.lbctl(site, "plan", manifests).startswith("No changes.")
+        assert rows(version, site) == held[0], "the rows that were taken over"
+    for one in (kept, short):
+        outcomes = one.stop()
+        assert len(outcomes) > 100
+        assert [outcome for outcome in outcomes if outcome.error] == []
+    ours.lbctl(site, "delete", "--auto-approve")
+
+
+def rows(version: Version, lab: Lab) -> list[object]:
+    """What the version sees of services and endpoints."""
+    return [
+        [{key: row[key] for key in ("service", "endpoint", "mode", "state", "number") if key in row}
+         for row in json.loads(version.lbctl(lab, "get", what, "-o", "json"))]
+        for what in ("services", "endpoints")
+    ]  # fmt: skip

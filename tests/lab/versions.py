@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Another version of lbctl: a copy of this one with edits, to be run beside it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reconciler.lab.lab import Lab
+
+CHECKOUT = Path(__file__).parents[2]
+PARTS = ("reconciler", "bpf", "schema")
+
+Edits = Mapping[str, Sequence[tuple[str, str]]]
+"""File → pairs of a text that is in it once, and what takes its place."""
+
+WIDER: Edits = {
+    "bpf/maps.h": [
+        ("\tu32 ring;\n\t__be16 target_port;", "\tu32 ring;\n\tu32 timeout;\n\t__be16 target_port;"),
+        ("\tu8 algorithm;\n};", "\tu8 algorithm;\n\tu8 pad2[4];\n};"),
+        ("\tu8 state;\n\tu8 pad;\n};", "\tu8 state;\n\tu8 pad;\n\tu32 limit;\n};"),
+        ("\tu64 last_seen;", "\tu64 began;\n\tu64 last_seen;"),
+    ],
+    "reconciler/dataplane/rows.py": [
+        ("    ring: U32\n    target_port: Port\n    mode: U8\n    algorithm: U8\n",
+         "    ring: U32\n    timeout: U32\n    target_port: Port\n    mode: U8\n    algorithm: U8\n"
+         '    pad2: Annotated[bytes, "V4"] = bytes(4)\n'),
+        ("    state: U8\n    pad: U8 = 0\n\n\n", "    state: U8\n    pad: U8 = 0\n    limit: U32 = 7\n\n\n"),
+        ("    last_seen: U64\n", "    began: U64\n    last_seen: U64\n"),
+    ],
+    "reconciler/limits.py": [("FLOWS = 131_072", "FLOWS = 262_144")],
+}  # fmt: skip
+"""Rows of services, endpoints and flows are wider, and the table of flows is larger."""
+
+NEWER: Edits = {"reconciler/dataplane/description.py": [("LAYOUT_VERSION = 1", "LAYOUT_VERSION = 2")]}
+
+
+class Version:
+    """A version whose files are below `directory`."""
+
+    def __init__(self, directory: Path, *edits: Edits) -> None:
+        self.directory = directory
+        for part in PARTS:
+            shutil.copytree(CHECKOUT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for edit in edits:
+            for name, changes in edit.items():
+                path = directory / name
+                text = path.read_text()
+                for before, after in changes:
+                    assert text.count(before) == 1, (name, before, text.count(before))
+                    text = text.replace(before, after)
+                path.write_text(text)
+
+    def lbctl(self, lab: Lab, *args: str, code: int | None = 0) -> str:
+        """Run it on the lab's balancer; returns what it prints. The exit code must be this one."""
+        argv = lab.lbctl_argv(*args)[1:]
+        start = [sys.executable, "-c", "from reconciler.cli.main import main; raise SystemExit(main())"]
+        done = subprocess.run(
+            [*start, *argv], cwd=self.directory, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert code in (None, done.returncode), f"{args}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
