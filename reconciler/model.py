@@ -189,11 +189,11 @@ class Endpoint:
 class HealthCheck:
     """A check of whether an endpoint answers. `port` None means: the port that connections go to.
 
-    `path`, `host`, `status` (the codes that count as healthy), `headers` and `text` (which the answer must have in it)
-    are for http and https, `server_name` (None means: `host`), `verify` and `ca` (PEM; None means: those of the system)
-    for https, `send` and `expect` for udp, `query` (a name), `record` and `rcode` for dns. `format` is for agent, and so
-    are `path` and `value` (the name of a number) unless it speaks in words. `rise` and `fall` are how many answers in a
-    row make an endpoint healthy, or unhealthy.
+    `path`, `host`, `status` (the codes that count as healthy), `headers` and `text` (which the answer must have in
+    it) are for http and https, `server_name` (None means: `host`), `verify` and `ca` (PEM; None means: those of the
+    system) for https, `send` and `expect` for udp, `query` (a name), `record` and `rcode` for dns. `format` is for
+    agent, and so are `path` and `value` (the name of a number) unless it speaks in words. `rise` and `fall` are how
+    many answers in a row make an endpoint healthy, or unhealthy.
     """
 
     type: CheckType = CheckType.NONE
