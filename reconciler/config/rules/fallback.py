@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from reconciler.config.diagnostic import Severity, did_you_mean, quote
 from reconciler.config.rules.draft import Draft, Finding, rule, title
-from reconciler.model import CheckType, WhenNoneHealthy
+from reconciler.model import CheckType, OnUnhealthy, WhenNoneHealthy
 
 _FALLBACK = ("spec", "fallbackPool")
 
@@ -55,8 +55,10 @@ def _healthy_without_check(draft: Draft) -> Iterator[Finding]:
         if pool.health_check.type is not CheckType.NONE:
             continue
         for key, is_said in (
-            ("whenNoneHealthy", pool.when_none_healthy is not WhenNoneHealthy.ALL), ("minHealthy", pool.min_healthy > 1),
-            ("slowStart", pool.slow_start_s is not None), ("onUnhealthy", pool.on_unhealthy != "keep"),
+            ("whenNoneHealthy", pool.when_none_healthy is not WhenNoneHealthy.ALL),
+            ("minHealthy", pool.min_healthy > 1),
+            ("slowStart", pool.slow_start_s is not None),
+            ("onUnhealthy", pool.on_unhealthy is not OnUnhealthy.KEEP),
         ):  # fmt: skip
             if is_said:
                 message = f"{title(pool)} has no health check, so all of its endpoints count as healthy"

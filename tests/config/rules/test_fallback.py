@@ -7,7 +7,7 @@ from tests.config.manifests import node, pool, service
 CHECK = "healthCheck: {type: tcp}"
 
 
-def with_fallback(""):
+def with_fallback(fallback=""):
     """A service whose pool has a fallback, and that fallback."""
     first = pool(more=f"{CHECK}, whenNoneHealthy: fallback, fallbackPool: sorry")
     return first + pool("sorry", endpoints="{address: 10.2.0.99}", more=fallback) + service() + node()
