@@ -44,6 +44,8 @@ class Result:
     undone: list[Change] = field(default_factory=list)
     stuck: dict[Key, Exception] = field(default_factory=dict)
     """The changes that should have been undone, but could not be."""
+    held: Mapping[Key, Resource] = field(default_factory=dict)
+    """What the node holds now, as far as no change has failed."""
 
     @property
     def lost(self) -> list[Key]:
@@ -153,6 +155,7 @@ def apply(plan: Plan, kernel: Kernel, notify: Notify = lambda change, error: Non
     kinds = {kind.resource.kind: kind(kernel) for kind in KINDS}
     run = _Run(plan, kinds, dict(plan.live.resources), notify)
     result = run.result
+    result.held = run.current
     result.blocked = dict(plan.blocked)
     result.skipped = {held.change.key: str(held) for held in plan.held}
     puts = [change for change in plan.changes if change.after]

@@ -50,6 +50,18 @@ class Compiled:
         return {key for key in touched if not _same(before.get(key), after.get(key))}
 
 
+    def differs_as_a_whole(self, other: Compiled) -> bool:
+        """Whether more than services and pools differ: the node itself, its program, its settings."""
+        if self.facts != other.facts:
+            return True
+        before, after = self.parts["node"].wanted, other.parts["node"].wanted
+        if before is after:
+            return False
+        return {key: resource for key, (resource, _) in before.items()} != {
+            key: resource for key, (resource, _) in after.items()
+        }
+
+
 def compile_node(view: NodeView) -> Desired:
     """Every resource that this node must hold, and where each was asked for. Pure. Raises UnsupportedError."""
     return compiled(view).desired

@@ -31,7 +31,7 @@ def read_live(
     asked = None if only is None else _keys_by_kind(only)
     if only is not None and not any(RESOURCES[kind].is_given for kind in asked or ()):
         wanted = {key: wanted[key] for key in only if key in wanted}
-    wanted_of = _by_kind(wanted)
+    wanted_of = by_kind(wanted)
     resources: dict[Key, Resource] = {}
     foreign: dict[Key, str] = {}
     impossible: dict[Key, str] = {}
@@ -57,7 +57,8 @@ def _keys_by_kind(keys: Iterable[Key]) -> dict[str, set[Key]]:
     return found
 
 
-def _by_kind(wanted: Mapping[Key, Resource]) -> dict[str, dict[Key, Resource]]:
+def by_kind(wanted: Mapping[Key, Resource]) -> dict[str, dict[Key, Resource]]:
+    """The same resources, grouped."""
     found: dict[str, dict[Key, Resource]] = {}
     for key, resource in wanted.items():
         found.setdefault(key.kind, {})[key] = resource

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from reconciler.concerns import concerns_of
 from reconciler.dataplane import slots
 from reconciler.errors import FilesError, KernelError
 from reconciler.kernel.port import Kernel, LoadedProgram
+from reconciler.kinds import KINDS
 from reconciler.kinds.attachment import generic_interfaces
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour_proxy import NeighbourProxy
 from reconciler.kinds.program import PROGRAM, Program
 from reconciler.kinds.tunnel import forms_of
-from reconciler.live import read_live
+from reconciler.live import by_kind, read_live
 from reconciler.lock import apply_lock
 from reconciler.model import Fleet, Role
 from reconciler.plan import Plan, plan
@@ -80,11 +81,30 @@ def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:
     return replace(planned, concerns=concerns_of(kernel, desired))
 
 
-def plan_keys(desired: Desired, kernel: Kernel, known: Mapping[Key, Resource], keys: Collection[Key]) -> Plan:
-    """As `plan_node`, but read and compare only these keys; the node holds the `known` resources otherwise, as was
-    asked for. Looks for no concerns."""
+def plan_keys(
+    desired: Desired, kernel: Kernel, known: Mapping[Key, Resource], applied: Mapping[Key, str], keys: Collection[Key]
+) -> Plan:
+    """As `plan_node`, but read and compare only these keys; otherwise the node holds the `known` resources. `applied`
+    are the fingerprints of what was applied before. Looks for no concerns."""
     live = read_live(kernel, desired.resources, only=keys).over(known, keys)
-    return plan(desired, live, record.Prints(known), keys)
+    return plan(desired, live, applied, keys)
+
+
+def survey(kernel: Kernel, desired: Desired) -> Iterator[Collection[Key]]:
+    """Look at the whole node, slice by slice: the keys of which it seems to hold something else than it should. Others
+    may write between two slices, so the keys have to be read again."""
+    wanted = by_kind(desired.resources)
+    yield ()
+    for kind in KINDS:
+        own = wanted.get(kind.resource.kind, {})
+        reading = kind(kernel).read(own)
+        held = {resource.key: resource for resource in reading.resources}
+        found = [key for key in held if key not in own]
+        if kind.resource.is_given:
+            found += reading.impossible
+        else:
+            found += (key for key, r in own.items() if held.get(key) is not r and held.get(key) != r)
+        yield found
 
 
 def settle_transitions(kernel: Kernel, instance_dir: Path) -> int:
@@ -95,15 +115,18 @@ def settle_transitions(kernel: Kernel, instance_dir: Path) -> int:
         return settle(kernel, slots.now())
 
 
-def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify) -> Result:
-    """Apply a plan and write down the resources that are in place then. Also ends the transitions that are over.
+def carry_out(
+    planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify, late: Collection[Key] = ()
+) -> Result:
+    """Apply a plan and write down the resources that are in place then; those of the `late` keys are left for later. A
+    plan about all keys also ends the transitions that are over.
 
     Raises UsageError, before any change, if another instance is on the node.
     """
     if planned.desired.resources:
         kernel.claim()
     result = apply(planned, kernel, notify)
-    left = open_keys(planned, result)
+    left = open_keys(planned, result).union(late)
     path = instance_dir / RECORD
     with contextlib.suppress(FilesError):  # a full disk: plans then can't tell drift from an edit
         if planned.keys is None:
@@ -119,9 +142,9 @@ def carry_out(planned: Plan, kernel: Kernel, instance_dir: Path, notify: Notify)
     return result
 
 
-def open_keys(planned: Plan, result: Result) -> set[Key]:
+def open_keys(planned: Plan, result: Result) -> frozenset[Key]:
     """The keys that are not in the state that the plan leads to."""
-    left = {change.key for change in planned.changes} - {change.key for change in result.done}
+    left = frozenset(change.key for change in planned.changes) - {change.key for change in result.done}
     return left | planned.blocked.keys() | {held.change.key for held in planned.held}
 
 

@@ -43,22 +43,37 @@ class Record(Mapping[Key, str]):
 
 
 class Prints(Mapping[Key, str]):
-    """The fingerprints of resources, each made when somebody asks for it."""
+    """The fingerprints of resources, each made when somebody asks for it; those of the `open` ones, which are not in
+    place, as they were `before`."""
 
-    def __init__(self, resources: Mapping[Key, Resource]) -> None:
-        self._resources = resources
+    def __init__(
+        self, resources: Mapping[Key, Resource], open_keys: Collection[Key], before: Mapping[Key, str]
+    ) -> None:
+        self._resources, self._open, self._before = resources, open_keys, before
 
     def __getitem__(self, key: Key) -> str:
-        return fingerprint(self._resources[key])
+        return self._before[key] if key in self._open else fingerprint(self._resources[key])
 
     def __contains__(self, key: object) -> bool:
-        return key in self._resources
+        return key in (self._before if key in self._open else self._resources)
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._resources)
+        return (key for key in self._resources.keys() | self._before.keys() if key in self)
 
     def __len__(self) -> int:
-        return len(self._resources)
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:  # without counting
+        return any(True for _ in self)
+
+
+def mark(path: Path) -> tuple[int, ...]:
+    """Differs after each time that something was written down."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def load(path: Path) -> Record:

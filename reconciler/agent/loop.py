@@ -1,53 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent: look at the manifests, compare with the node, close the gap; again and again, for years.
 
-It remembers one thing: the last state that valid manifests asked for and that the agent may make. It enforces this
-state until there is a newer one; a directory that is broken, gone or empty changes nothing on the node.
+It remembers the last state that valid manifests asked for and that the agent may make. It enforces this state until
+there is a newer one; a directory that is broken, gone or empty changes nothing on the node. What the node holds it
+remembers, too (`upkeep`), so an edit costs what it changes. From time to time all is looked at, a slice at a time.
 """
 
 from __future__ import annotations
 
-import time
+import math
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.agent.fights import FIGHT, PAUSE_S, WINDOW_S, Fights
 from reconciler.agent.report import Report
+from reconciler.agent.upkeep import MANIFESTS, SHOWN, Upkeep
 from reconciler.agent.wake import Wake
-from reconciler.apply import Result
+from reconciler.compile import Compiled
 from reconciler.config.diagnostic import render_text
 from reconciler.config.load import Loaded
 from reconciler.config.rest import SECOND_LOOK_S
-from reconciler.dataplane import slots
-from reconciler.errors import ApplyError, ConfigError, LbctlError
+from reconciler.errors import ConfigError, LbctlError
 from reconciler.kernel.port import Kernel
-from reconciler.lock import apply_lock
 from reconciler.model import Fleet
-from reconciler.plan import Plan, guard
-from reconciler.reconcile import carry_out, desired_of, plan_node
-from reconciler.resource import Action, Change, Desired, Reason
-from reconciler.ring_store import settle
-from reconciler.standing import carriers
+from reconciler.reconcile import compiled_of
+from reconciler.resource import Key
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 60.0
-SHOWN = 20
-"""The most failed changes that are named in the log."""
 
-WATCHING, MANIFESTS, NODE = "watching", "manifests", "node"
+WATCHING, NODE = "watching", "node"
 
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
     """A directory of manifests. Each of these functions may raise LbctlError or OSError.
 
-    `watch` makes sure that changes from now on wake the loop; `digest` changes if and only if the content does.
+    `watch` makes sure that changes from now on wake the loop. `load` costs little if nothing changed; objects of files
+    that did not change are the same ones each time.
     """
 
     watch: Callable[[], None]
-    digest: Callable[[], str]
     load: Callable[[], Loaded]
 
 
@@ -55,8 +49,9 @@ class Manifests:
 class Agent:
     """One node and its manifests. Times are seconds of `clock`.
 
-    `wait` returns the reason to look again, at the latest after the given seconds. `ready` is called when the node is
-    first in the state that the manifests ask for, apart from what it can't hold.
+    `wait` returns the reason to look again, at the latest after the given seconds; `named` then tells the keys that it
+    is about; `is_called` says whether `wait` would return at once. `ready` is called when the node is first in the
+    state that the manifests ask for, apart from what it can't hold.
     """
 
     manifests: Manifests
@@ -69,53 +64,85 @@ class Agent:
     wait: Callable[[float], Wake]
     report: Report
     ready: Callable[[], None]
-    pause: Callable[[float], None] = time.sleep
+    named: Callable[[], Collection[Key]] = lambda: ()
+    is_called: Callable[[], bool] = lambda: False
 
     seen: str = ""
-    """The digest of the manifests that were loaded last, valid or not."""
+    """The digest of the manifests that were loaded last, valid or not; empty if loading them failed altogether."""
+    seen_since: float = 0.0
+    """Since when they have been the same."""
     fleet: Fleet | None = None
     """The loaded fleet, until its resources for this node are known."""
-    offered: Desired | None = None
-    """The resources that the newest manifests ask for, not compared with the node yet."""
-    desired: Desired | None = None
-    """The resources that are enforced."""
-    revision: str = ""
-    """The digest of the manifests that ask for `desired`."""
+    latest: Compiled | None = None
+    """What was compiled last: most of the next is the same."""
     due: float = 0.0
-    """The time of the next comparison with the node if nothing happens before."""
+    """The time of the next look at the whole node."""
     retry_s: float = FIRST_RETRY_S
+    is_failing: bool = False
     is_ready: bool = False
-    fights: Fights = field(default_factory=Fights)
+    upkeep: Upkeep = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.upkeep = Upkeep(
+            self.kernel, self.instance_dir, self.report, self.clock, self._be_ready, self.is_called, self.allow_empty
+        )
 
     def run(self) -> None:
         """Run until told to stop. Then the node is left as it is: traffic goes on."""
         wake = Wake.TIME
         while wake is not Wake.STOP:
-            self.round(wake)
-            wake = self.wait(max(0.0, self.due - self.clock()))
+            self.round(wake, self.named())
+            wake = self.wait(self.next_look_s())
 
-    def round(self, wake: Wake) -> None:
-        """One look at the manifests, and at the node if that is due. Raises nothing."""
+    def next_look_s(self) -> float:
+        """In how many seconds the agent wants to look again if nobody calls before."""
+        return max(0.0, min(self.due, self._second_look) - self.clock())
+
+    def round(self, wake: Wake, keys: Collection[Key] = ()) -> None:
+        """One look at the manifests, and at the node as far as that is due: at the keys that differ from what was
+        asked for before, at those that are named, and at all of it from time to time. Raises nothing."""
         if wake is Wake.RELOAD:
             self.seen, self.due = "", 0.0
+            self.upkeep.forget()
             self.report.repeat()
-        if self._attempt(WATCHING, self.manifests.watch, f"changes are found by looking every {self.resync_s:g} s"):
-            self.report.recovered(WATCHING)
-        kept = "the node is kept as it was last asked for" if self.desired else "nothing was changed"
-        self._attempt(MANIFESTS, self._look, kept)
-        if self.clock() < self.due:
+        is_about_files = wake is Wake.TIME and not self.upkeep.is_under_way
+        if is_about_files or wake in (Wake.FILES, Wake.RELOAD) or self.clock() >= self._second_look:
+            found = f"changes are found by looking every {self.resync_s:g} s"
+            if self._attempt(WATCHING, self.manifests.watch, found):
+                self.report.recovered(WATCHING)
+            kept = "the node is kept as it was last asked for" if self.upkeep.desired else "nothing was changed"
+            self._attempt(MANIFESTS, self._look, kept)
+        is_due = self.clock() >= self.due
+        if not (is_due or keys or self.upkeep.offered or self.clock() >= self._second_look):
             return
+        self._attend(is_due, keys)
+
+    def _attend(self, is_due: bool, keys: Collection[Key]) -> None:
         last_s = min(LAST_RETRY_S, self.resync_s)  # failures must not delay the resync of the rest
-        reconciled = self._attempt(NODE, self._reconcile, f"trying again, at last every {last_s:g} s")
+        # Files that keep moving are no reason to delete anything.
+        may_delete = self.seen == self.upkeep.newest and self.clock() >= self.seen_since + SECOND_LOOK_S
+        reconciled = self._attempt(
+            NODE, lambda: self.upkeep.look(keys, is_due=is_due, may_delete=may_delete),
+            f"trying again, at last every {last_s:g} s",
+        )  # fmt: skip
+        was_failing, self.is_failing = self.is_failing, not reconciled
+        if reconciled and self.upkeep.is_under_way:
+            self.due = self.clock()  # somebody else comes first
+            return
         if reconciled:
             self.report.recovered(NODE)
-        is_looked_at = self.seen or self.fleet is not None  # not if files were on their way at the second look
-        if reconciled and self.fleet is None and is_looked_at:
-            self.retry_s = FIRST_RETRY_S
-            self.due = self.clock() + self.resync_s
-        else:
+        if not reconciled or self.fleet is not None:
             self.due = self.clock() + min(self.retry_s, last_s)
             self.retry_s = min(2 * self.retry_s, last_s)
+        elif is_due or was_failing:
+            self.retry_s = FIRST_RETRY_S
+            self.due = self.clock() + self.resync_s
+
+    @property
+    def _second_look(self) -> float:
+        """When the files have been at rest for long enough to delete what nobody asks for any more."""
+        waits = self.upkeep.late and self.seen == self.upkeep.newest and not self.is_failing
+        return self.seen_since + SECOND_LOOK_S if waits else math.inf
 
     def _attempt(self, about: str, step: Callable[[], None], consequence: str) -> bool:
         """Whether the step succeeded; its error is reported."""
@@ -135,110 +162,27 @@ class Agent:
         This also depends on the host's name and on answers of the kernel, so it may fail now and succeed later: it is
         tried until it succeeds. Raises LbctlError, OSError.
         """
-        if self.manifests.digest() != self.seen:
-            self.seen, self.fleet = "", None  # if loading fails altogether, it is tried again
+        try:
             loaded = self.manifests.load()
-            self.seen = loaded.digest
-            text = render_text(loaded.diagnostics, loaded.texts, colour=self.report.style.colour, most=SHOWN).rstrip()
+        except BaseException:
+            self.seen = ""
+            raise
+        if loaded.digest != self.seen:
+            self.seen, self.seen_since, self.fleet = loaded.digest, self.clock(), None
+            colour = self.report.style.colour
+            text = render_text(loaded.diagnostics, loaded.texts, colour=colour, most=SHOWN).rstrip()
             if loaded.fleet is None:
+                self.upkeep.withdraw()
                 raise ConfigError(text)
             if text:
                 self.report.say(text)
             self.fleet = loaded.fleet
-            self.due, self.retry_s = 0.0, FIRST_RETRY_S
+            self.retry_s = FIRST_RETRY_S
         if self.fleet is not None:
-            self.offered, self.fleet = desired_of(self.fleet, self.node, self.kernel), None
-            self.due = 0.0
-
-    def _reconcile(self) -> None:
-        """Bring the node to the state that the manifests ask for. Raises LbctlError."""
-        if self.offered is None and self.desired is None:
-            return
-        with apply_lock(self.instance_dir):
-            offered = self.offered
-            planned = self._plan()
-            if planned is None:
-                return
-            self.report.concerns(planned.concerns)
-            if settled := settle(self.kernel, slots.now()):
-                self.report.say(f"{settled:,} slots of rings have settled: nobody used their former endpoints.")
-            is_new = self.desired is offered
-            if planned.changes or planned.blocked or is_new:
-                self._carry_out(planned)
-            if is_new and not planned.changes:
-                self.report.say("No changes. The node holds what the manifests say.")
-        self._be_ready()
+            self.latest, self.fleet = compiled_of(self.fleet, self.node, self.kernel, self.latest), None
+            self.upkeep.offer(self.latest, self.seen)
 
     def _be_ready(self) -> None:
         if not self.is_ready:
             self.is_ready = True
             self.ready()
-
-    def _plan(self) -> Plan | None:
-        """The plan for the newest state that the agent may make; None if there is none. Raises LbctlError."""
-        if self.offered is not None:
-            planned = plan_node(self.offered, self.kernel, self.instance_dir)
-            offered, self.offered = self.offered, None
-            try:
-                guard(planned, allow_empty=self.allow_empty)
-                self._look_again(planned)
-            except (LbctlError, OSError) as refusal:
-                self.report.problem(MANIFESTS, str(refusal), "nothing was removed")
-            else:
-                self.desired, self.revision = offered, self.seen
-                self.report.recovered(MANIFESTS)
-                return planned
-        if self.desired is None:
-            return None
-        planned = plan_node(self.desired, self.kernel, self.instance_dir)
-        guard(planned, allow_empty=self.allow_empty)
-        now = self.clock()
-        resting = {c.key for c in planned.changes if c.reason is Reason.DRIFT and self.fights.rests(c.key, now)}
-        resting -= carriers(self.desired.resources) if resting else set()
-        return replace(planned, changes=tuple(c for c in planned.changes if c.key not in resting))
-
-    def _look_again(self, planned: Plan) -> None:
-        """Before anything is removed, make sure that no files are on their way. Raises LbctlError, OSError."""
-        if planned.count(Action.DELETE):
-            self.pause(SECOND_LOOK_S)
-            seen, self.seen = self.seen, ""  # if this raises, they are loaded again
-            if self.manifests.digest() != seen:
-                raise ConfigError("the files are changing: objects whose files are missing just now would be removed")
-            self.seen = seen
-
-    def _carry_out(self, planned: Plan) -> None:
-        """Make the changes and report them. Raises ApplyError if not all could be made."""
-        done: list[Change] = []
-
-        def notify(change: Change, error: Exception | None) -> None:
-            if error is None:
-                done.append(change)
-
-        started = self.clock()
-        try:
-            result = carry_out(planned, self.kernel, self.instance_dir, notify)
-            done = [change for change in result.done if change.key not in result.failed]
-        finally:
-            self.report.applied(done, planned.effects(), self.clock() - started, self.revision)
-        drifted = [change.key for change in done if change.reason is Reason.DRIFT]
-        begun = self.fights.mended(drifted, self.clock())
-        carrying = carriers(planned.desired.resources) if begun else set()
-        for key in begun:
-            text = f"{key} was changed by somebody else {FIGHT} times in {WINDOW_S / 60:g} minutes"
-            if key in carrying:
-                self.report.alarm(f"{text}; traffic stands on it, so it is set back each time: find out who does that")
-            else:
-                self.report.say(f"{text}; from now on it is set back once in {PAUSE_S:g} s")
-        if not result.failed:  # a restart mends nothing that is blocked
-            self._be_ready()
-        _raise_if_incomplete(result)
-
-
-def _raise_if_incomplete(result: Result) -> None:
-    lines = [f"{key}: {why}" for key, why in sorted(result.blocked.items())]
-    lines += [f"{key}: {error}" for key, error in sorted(result.failed.items())]
-    lines += [f"{key} could not be undone: {error}" for key, error in sorted(result.stuck.items())]
-    lines += [f"{key}: {why}" for key, why in sorted(result.skipped.items())]
-    if lines:
-        more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-        raise ApplyError("\n".join([*lines[:SHOWN], *more]))

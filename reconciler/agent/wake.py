@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
 from queue import Empty, SimpleQueue
+
+from reconciler.resource import Key
 
 QUIET_S = 0.2
 """Files count as settled after so long without a change: an editor, git or a sync tool is done by then."""
@@ -23,6 +25,7 @@ class Wake(StrEnum):
     RELOAD = "reload"
     STOP = "stop"
     TIME = "time"
+    KEYS = "keys"
 
 
 class Doorbell:
@@ -32,12 +35,29 @@ class Doorbell:
     handler.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, rings: SimpleQueue[Wake] | None = None) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, rings: SimpleQueue[Wake | Key] | None = None
+    ) -> None:
         self._clock = clock
         self._rings = rings or SimpleQueue()
+        self._named: set[Key] = set()
 
     def ring(self, wake: Wake) -> None:
         self._rings.put(wake)
+
+    def name(self, keys: Iterable[Key]) -> None:
+        """Have these keys looked at, at once."""
+        for key in keys:
+            self._rings.put(key)
+
+    def named(self) -> Collection[Key]:
+        """The keys that were named before `wait` returned; they are forgotten here."""
+        named, self._named = self._named, set()
+        return named
+
+    def has_rung(self) -> bool:
+        """Whether `wait` would hear of something at once."""
+        return not self._rings.empty()
 
     def wait(self, timeout_s: float) -> Wake:
         """Wait for a reason to look again: at most `timeout_s`, or SETTLE_S more if files are changing by then."""
@@ -50,7 +70,15 @@ class Doorbell:
             except Empty:
                 if left_s > SIGNAL_S:
                     continue
+                if self._named:
+                    if moving:
+                        self.ring(Wake.FILES)  # they have not settled yet
+                    return Wake.KEYS
                 return Wake.FILES if moving else Wake.TIME
+            if isinstance(wake, Key):
+                self._named.add(wake)
+                deadline = self._clock()  # and the other keys that are named already
+                continue
             if wake is not Wake.FILES:
                 return wake
             now = self._clock()

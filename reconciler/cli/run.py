@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.systemd import notifier
     from reconciler.agent.wake import Doorbell, Wake
     from reconciler.agent.watch import Watch
-    from reconciler.config.load import load
+    from reconciler.config.load import Loader
     from reconciler.config.rest import at_rest
-    from reconciler.config.source import read_tree
     from reconciler.private import stop_waiting
 
     directory = Path.cwd() / args.directory
@@ -71,13 +70,10 @@ def run(args: argparse.Namespace) -> int:
         kernel = open_kernel(args)
         with only_agent(instance_dir(args)):
             report = Report(streams.log(), stdout_style(args))
+            loader = Loader(directory, args.env)
             watch = Watch(directory, lambda: bell.ring(Wake.FILES))
             agent = Agent(
-                manifests=Manifests(
-                    watch.arm,
-                    lambda: at_rest(directory, lambda: read_tree(directory)).digest,
-                    lambda: at_rest(directory, lambda: load(directory, args.env)),
-                ),
+                manifests=Manifests(watch.arm, lambda: at_rest(directory, loader.load)),
                 kernel=kernel,
                 instance_dir=instance_dir(args),
                 node=args.node,
@@ -87,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
                 wait=bell.wait,
                 report=report,
                 ready=lambda: notify("READY=1"),
+                named=bell.named,
+                is_called=bell.has_rung,
             )
 
             def stop(*_: object) -> None:

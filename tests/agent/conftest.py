@@ -11,7 +11,7 @@ from reconciler.agent.loop import Agent, Manifests
 from reconciler.agent.report import Report
 from reconciler.agent.wake import Wake
 from reconciler.config.load import load
-from reconciler.config.source import read_tree
+from reconciler.config.rest import SECOND_LOOK_S
 from reconciler.kernel.faulty import FaultyKernel
 from reconciler.render.style import Style
 from tests.strategies import fake_source
@@ -98,11 +98,10 @@ class Node:
         self.ready = 0
         self.watched = 0
         self.waits = []
-        self.meanwhile = lambda: None
         self.wakes = iter(())
         self._out = io.StringIO()
         self.agent = Agent(
-            manifests=Manifests(self._watch, lambda: read_tree(self.directory).digest, lambda: load(self.directory)),
+            manifests=Manifests(self._watch, lambda: load(self.directory)),
             kernel=self.kernel,
             instance_dir=instance_dir,
             node=None,
@@ -112,15 +111,10 @@ class Node:
             wait=self._wait,
             report=Report(self._out, Style(), lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
             ready=self._ready,
-            pause=self._pause,
         )
 
     def _watch(self):
         self.watched += 1
-
-    def _pause(self, seconds):
-        self.now += seconds
-        self.meanwhile()
 
     def _ready(self):
         self.ready += 1
@@ -136,11 +130,22 @@ class Node:
         assert "Applied" in self.told()
         self.kernel.writes.clear()
 
+    def share(self, kernel):
+        """Look after another node's kernel from now on."""
+        self.kernel = self.agent.kernel = self.agent.upkeep.kernel = kernel
+
     def files_moved(self):
         """A settled change of files, a moment after what was before."""
         self.now += 1.0
         self.agent.round(Wake.FILES)
         return self.told()
+
+    def files_rested(self):
+        """A settled change of files, after which they are at rest."""
+        told = self.files_moved()
+        self.now += SECOND_LOOK_S
+        self.agent.round(Wake.TIME)
+        return told + self.told()
 
     def tick(self):
         """The next time at which the agent wants to look by itself."""

@@ -11,12 +11,14 @@ import pytest
 from reconciler.agent.fights import FIGHT, PAUSE_S
 from reconciler.agent.loop import FIRST_RETRY_S, LAST_RETRY_S
 from reconciler.agent.wake import Doorbell, Wake
+from reconciler.config.rest import SECOND_LOOK_S
 from reconciler.config.source import read_tree
 from reconciler.dataplane.layout import ENDPOINTS, SERVICES
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Neighbour
 from reconciler.lock import apply_lock
 from reconciler.reconcile import RECORD
+from reconciler.resource import Key
 from tests.agent.conftest import POOLS, RESYNC_S, Node, edit
 
 BROKEN = {
@@ -52,7 +54,7 @@ def test_the_first_round_applies_everything_and_says_what_and_where(node):
 def test_an_agent_that_starts_on_a_finished_node_writes_nothing_and_says_so(node, tmp_path):
     node.start()
     again = Node(node.directory, tmp_path / "run")
-    again.agent.kernel = again.kernel = node.kernel
+    again.share(node.kernel)
     again.agent.round(Wake.TIME)
     assert again.told() == "No changes. The node holds what the manifests say.\n"
     assert again.wrote() == []
@@ -82,7 +84,7 @@ def test_an_edited_weight_changes_exactly_one_ring(node):
 def test_a_removed_service_is_removed(node):
     node.start()
     edit(node.directory / "services.yaml", "ports: [80]", "ports: [81]")
-    told = node.files_moved()
+    told = node.files_rested()
     assert "- service 20.20.20.1:80/tcp" in told
     assert "+ service 20.20.20.1:81/tcp" in told
 
@@ -92,23 +94,51 @@ def test_files_that_are_on_their_way_remove_nothing(node):
     node.start()
     one, _, other = (node.directory / "services.yaml").read_text().partition("---\n")
     (node.directory / "services.yaml").write_text(one)
-    node.meanwhile = lambda: (node.directory / "moved.yaml").write_text(other)
-    assert "the files are changing" in node.files_moved()
+    assert "warning: no Service uses Pool 'mail'" in node.files_moved()
+    (node.directory / "moved.yaml").write_text(other)
+    assert node.files_rested() == "No changes. The node holds what the manifests say.\n"
     assert node.wrote() == []
     assert published(node.kernel) == 2
-    assert node.agent.due - node.now < RESYNC_S, "the files are looked at again soon, though nothing moves any more"
-    node.meanwhile = lambda: None
-    assert node.files_moved() == "manifests: recovered\nNo changes. The node holds what the manifests say.\n"
+
+
+def test_files_that_are_broken_after_they_were_half_there_remove_nothing(node):
+    node.start()
+    services = node.directory / "services.yaml"
+    one, _, other = services.read_text().partition("---\n")
+    services.write_text(one)
+    node.files_moved()
+    services.write_text(one + "oops")
+    node.files_rested()
+    node.tick()
+    assert node.wrote() == []
+    services.write_text(one + "---\n" + other)
+    assert "manifests: recovered" in node.files_rested()
+    assert node.wrote() == []
+
+
+def test_an_edit_does_not_wait_until_what_it_removes_may_go(node):
+    node.start()
+    edit(node.directory / "services.yaml", "ports: [80]", "ports: [81]")
+    assert "+ service 20.20.20.1:81/tcp" in node.files_moved()
+    assert published(node.kernel) == 3
+    assert 0 < node.agent.next_look_s() <= SECOND_LOOK_S
+    node.now += node.agent.next_look_s()
+    node.agent.round(Wake.TIME)
+    told = node.told()
+    assert told.startswith("- service 20.20.20.1:80/tcp\n")
+    assert "\nApplied: 0 added, 0 changed, 1 removed" in told
+    assert published(node.kernel) == 2
 
 
 def test_an_agent_that_starts_into_half_a_checkout_removes_nothing(node, tmp_path):
     node.start()
     again = Node(node.directory, tmp_path / "run")
-    again.agent.kernel = again.kernel = node.kernel
+    again.share(node.kernel)
     one, _, other = (node.directory / "services.yaml").read_text().partition("---\n")
     (node.directory / "services.yaml").write_text(one)
-    again.meanwhile = lambda: (node.directory / "moved.yaml").write_text(other)
     again.agent.round(Wake.TIME)
+    (node.directory / "moved.yaml").write_text(other)
+    again.files_rested()
     assert again.wrote() == []
 
 
@@ -225,7 +255,7 @@ def test_services_that_somebody_else_made_are_not_all_removed_either(manifests, 
     node = Node(manifests, tmp_path / "run")
     node.start()
     (manifests / "services.yaml").write_text(services)
-    other.agent.kernel = node.kernel
+    other.share(node.kernel)
     other.start()
     (manifests / "services.yaml").unlink()
     node.kernel.writes.clear()
@@ -237,7 +267,7 @@ def test_manifests_without_any_service_are_applied_where_that_is_allowed(manifes
     node = Node(manifests, tmp_path / "run", allow_empty=True)
     node.start()
     (manifests / "services.yaml").unlink()
-    assert "- service 20.20.20.1:80/tcp" in node.files_moved()
+    assert "- service 20.20.20.1:80/tcp" in node.files_rested()
     assert published(node.kernel) == 0
 
 
@@ -306,6 +336,39 @@ def test_drift_is_mended_when_the_node_is_next_looked_at_and_is_called_drift(nod
     assert node.wrote() == ["update"]
 
 
+def test_keys_that_somebody_names_are_looked_at_at_once_and_no_others(node):
+    node.start()
+    gone = sorted(node.kernel.vips)
+    node.kernel.vips.clear()
+    node.agent.round(Wake.KEYS, [Key("loopback", gone[0].address)])
+    assert node.kernel.vips == {gone[0]}
+    assert f"+ loopback {gone[0].address}" in node.told()
+    node.tick()
+    assert node.kernel.vips == set(gone)
+
+
+def test_a_look_at_the_whole_node_makes_way_for_an_edit_and_goes_on(node):
+    node.start()
+    spoil_a_service(node.kernel)
+    calls = iter([False, False, True])
+    node.agent.upkeep.is_called = lambda: next(calls, False)
+    assert node.tick() == ""
+    assert node.agent.next_look_s() == 0
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    told = node.files_moved()
+    assert told.index("~ ring web/round-robin") < told.index("+ service 20.20.20.2:25/tcp")
+    assert node.agent.due == node.now + RESYNC_S
+
+
+def test_another_process_that_applied_something_is_a_reason_to_look_at_everything(node):
+    node.start()
+    spoil_a_service(node.kernel)
+    with (node.agent.instance_dir / RECORD).open("a") as file:
+        file.write("\n[]")
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    assert "+ service 20.20.20.2:25/tcp" in node.files_moved()
+
+
 def test_files_that_did_not_change_are_no_reason_to_look_at_the_node(node):
     node.start()
     spoil_a_service(node.kernel)
@@ -359,7 +422,7 @@ def test_a_key_that_is_fought_over_does_not_keep_its_edit_waiting(node):
     spoil_a_service(node.kernel)
     node.kernel.fails = lambda: True
     edit(node.directory / "services.yaml", "source-hash", "round-robin")
-    assert "injected fault" in node.files_moved()
+    assert "injected fault" in node.files_rested()
     node.kernel.fails = lambda: False
     assert "+ service 20.20.20.2:25/tcp" in node.tick()
 
@@ -368,7 +431,7 @@ def test_drift_is_called_drift_even_where_the_record_was_lost_before_the_start(n
     node.start()
     (tmp_path / "run" / RECORD).unlink()
     again = Node(node.directory, tmp_path / "run")
-    again.agent.kernel = again.kernel = node.kernel
+    again.share(node.kernel)
     again.agent.round(Wake.TIME)
     spoil_a_service(node.kernel)
     again.told()
@@ -414,7 +477,7 @@ def test_what_is_blocked_for_long_does_not_keep_the_rest_from_being_looked_at(no
 
 def test_what_the_manifests_ask_for_is_asked_again_where_it_could_not_be_told(node, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("reconciler.agent.loop.desired_of", lambda *_: refuse())
+        patch.setattr("reconciler.agent.loop.compiled_of", lambda *_: refuse())
         node.agent.round(Wake.TIME)
         assert "manifests: no buffer space" in node.told()
         assert node.tick() == ""
@@ -544,7 +607,7 @@ def test_what_could_not_be_undone_is_named(node, monkeypatch):
     monkeypatch.setattr(node.kernel, "update", refuse_services)
     monkeypatch.setattr(node.kernel, "remove_inner", refuse)
     edit(node.directory / "services.yaml", "source-hash", "round-robin")
-    told = node.files_moved()
+    told = node.files_rested()
     assert "service 20.20.20.2:25/tcp: full" in told
     assert "ring mail/round-robin could not be undone: stuck fast" in told
 
@@ -553,14 +616,14 @@ def test_a_change_that_the_kernel_only_pretends_to_make_is_a_failure(node, monke
     node.start()
     monkeypatch.setattr(node.kernel, "delete", lambda map_name, keys: [None] * len(keys))
     edit(node.directory / "services.yaml", "ports: [80]", "ports: [81]")
-    told = node.files_moved()
+    told = node.files_rested()
     assert "+ service 20.20.20.1:81/tcp" in told
     assert "- service" not in told
     assert "node: service 20.20.20.1:80/tcp: reads back as" in told
 
 
 def test_it_waits_while_somebody_else_applies(node, monkeypatch):
-    monkeypatch.setattr("reconciler.agent.loop.apply_lock", lambda directory: apply_lock(directory, patience_s=0.0))
+    monkeypatch.setattr("reconciler.agent.upkeep.apply_lock", lambda directory: apply_lock(directory, patience_s=0.0))
     lock = node.agent.instance_dir / "lock"
     lock.parent.mkdir(parents=True)
     with lock.open("w") as other:

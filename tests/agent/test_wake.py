@@ -4,6 +4,7 @@ from queue import Empty
 import pytest
 
 from reconciler.agent.wake import QUIET_S, SETTLE_S, Doorbell, Wake
+from reconciler.resource import Key
 
 
 class Rings:
@@ -12,6 +13,9 @@ class Rings:
     def __init__(self, *rings):
         self.rings = list(rings)
         self.now = 0.0
+
+    def put(self, wake):
+        self.rings.insert(0, (self.now, wake))
 
     def clock(self):
         return self.now
@@ -59,3 +63,23 @@ def test_what_rang_before_the_wait_is_heard():
     bell.ring(Wake.FILES)
     bell.ring(Wake.STOP)
     assert bell.wait(60.0) is Wake.STOP
+
+
+def test_keys_that_are_named_wake_at_once_all_together():
+    bell = Doorbell()
+    bell.name([Key("ring", "a"), Key("ring", "b")])
+    assert bell.has_rung()
+    assert bell.wait(60.0) is Wake.KEYS
+    assert bell.named() == {Key("ring", "a"), Key("ring", "b")}
+    assert not bell.named()
+    assert not bell.has_rung()
+
+
+def test_keys_that_are_named_while_files_move_wake_at_once():
+    rings = Rings((1.0, Wake.FILES), (1.05, Key("ring", "a")), (1.1, Wake.FILES))
+    bell = Doorbell(rings.clock, rings)
+    assert bell.wait(30.0) is Wake.KEYS
+    assert rings.now == 1.05
+    assert bell.named() == {Key("ring", "a")}
+    assert bell.wait(30.0) is Wake.FILES
+    assert rings.now == pytest.approx(1.1 + QUIET_S)
