@@ -25,7 +25,6 @@ from reconciler.model import (
     Labels,
     Mode,
     Node,
-    OnUnhealthy,
     PacketTooBig,
     Places,
     Pool,
@@ -39,7 +38,6 @@ from reconciler.model import (
     Undefined,
     Verify,
     VipBinding,
-    WhenNoneHealthy,
     XdpMode,
 )
 
@@ -95,7 +93,7 @@ def _pool(document: Document) -> Pool:
             for item, event in zip(endpoints, endpoints.events, strict=True)
         ),
         health_check=HealthCheck(**_given(spec.get("healthCheck", {}), _HEALTH_CHECK)),
-        **_given(spec, _POOL),
+        ring_size=spec.get("ringSize"),
         **_common(document),
     )
 
@@ -173,14 +171,6 @@ _HEALTH_CHECK: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "rcode": ("rcode", Rcode),
     "format": ("format", AgentFormat),
     "value": ("value", _as_is),
-}
-_POOL: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "ringSize": ("ring_size", _as_is),
-    "minHealthy": ("min_healthy", _as_is),
-    "whenNoneHealthy": ("when_none_healthy", WhenNoneHealthy),
-    "fallbackPool": ("fallback_pool", _as_is),
-    "slowStart": ("slow_start_s", seconds),
-    "onUnhealthy": ("on_unhealthy", OnUnhealthy),
 }
 _INTERFACE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _as_is),

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from reconciler.dataplane.description import MapDescription
+from reconciler.dataplane.flow_memory import homes, place_for, resized
 from reconciler.kernel import filling, maps
 from reconciler.kernel.maps import OpenMap
 
@@ -124,6 +125,39 @@ class Counters(Carrier):
         return len(now)
 
 
+class FlowMemory(Carrier):
+    """The flows that are remembered in a transition."""
+
+    def prepare(self) -> None:
+        self.follow()
+
+    def follow(self) -> int:
+        self._buckets = filling.buckets_of(self.source)
+        content = resized(self._buckets, self.target.shape.capacity).tobytes()
+        maps.overwrite(self.target, [(b"", content)])
+        self.seen = {}
+        return 0
+
+    def finish(self) -> int:
+        now = filling.buckets_of(self.source)
+        before = self._buckets if self.seen is not None else np.zeros_like(now)
+        size, count = now.shape[0], self.target.shape.capacity
+        moved = 0
+        with maps.mapped(self.target) as content:
+            there = np.frombuffer(content, np.uint64).reshape(count, -1)
+            for bucket, place in np.argwhere((now != before) & (now != 0)).tolist():
+                for home in homes(bucket, size, count):
+                    chosen = place_for(there[home], int(before[bucket, place]), int(now[bucket, place]))
+                    if chosen is not None:
+                        there[home, chosen] = now[bucket, place]
+                        moved += 1
+            del there
+        return moved
+
+    def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
+        raise NotImplementedError
+
+
 def _numbers(row: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     return np.frombuffer(row, np.uint64)
 
@@ -134,5 +168,6 @@ CARRIED: Mapping[str, type[Carrier]] = {
     "endpoint_counters": Counters,
     "verdicts": Counters,
     "ring_turns": Counters,
+    "remembered": FlowMemory,
 }
-"""The maps that programs write, except for the memory of transitions, which carries its flows itself, and caches."""
+"""The maps that programs write, but for caches. The last is carried over last before the swap."""

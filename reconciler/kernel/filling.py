@@ -9,7 +9,8 @@ import numpy as np
 
 from reconciler.dataplane.convert import Convert, converter
 from reconciler.dataplane.description import MapDescription, describe
-from reconciler.dataplane.layout import MAPS, MapType
+from reconciler.dataplane.flow_memory import Buckets, resized
+from reconciler.dataplane.layout import MAPS, REMEMBERED, MapType
 from reconciler.errors import KernelError
 from reconciler.kernel import maps
 from reconciler.kernel.maps import OpenMap
@@ -20,6 +21,9 @@ FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY)
 
 def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription) -> None:
     """Write all rows of `source` into `target`, which is empty. Raises KernelError if a row does not fit."""
+    if name == REMEMBERED.name:
+        maps.overwrite(target, [(b"", resized(buckets_of(source), wanted.capacity).tobytes())])
+        return
     convert = between(name, held, wanted)
     for keys, values in maps.chunks(source):
         if source.shape.type in FIXED:
@@ -32,6 +36,11 @@ def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, want
                 f"don't fit: {lost[0].strerror}",
                 hint="a larger capacity of the Node",
             )
+
+
+def buckets_of(opened: OpenMap) -> Buckets:
+    """The flows that are remembered, bucket by bucket."""
+    return np.frombuffer(maps.read_array(opened), np.uint64).reshape(opened.shape.capacity, -1)
 
 
 def converted(name: str, held: MapDescription, rows: Sequence[Row]) -> list[Row]:

@@ -166,6 +166,12 @@ def read_whole(opened: OpenMap) -> list[Row]:
     return list(_chunks(opened))
 
 
+def mapped(opened: OpenMap) -> mmap.mmap:
+    """The memory of an array that can be mapped; rows take multiples of eight bytes in it."""
+    size = opened.shape.capacity * cpu_stride(opened.shape.value_size)
+    return mmap.mmap(opened.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+
+
 def overwrite(opened: OpenMap, rows: Sequence[Row]) -> None:
     """Make a map that nobody else uses hold these rows, as `read_whole` gives them, and no others.
 
@@ -174,7 +180,7 @@ def overwrite(opened: OpenMap, rows: Sequence[Row]) -> None:
     """
     if opened.flags & MMAPABLE and opened.shape.value_size % 8 == 0:
         values = b"".join(values for _, values in rows)
-        with mmap.mmap(opened.fd, -(-len(values) // mmap.PAGESIZE) * mmap.PAGESIZE) as memory_of_map:
+        with mapped(opened) as memory_of_map:
             memory_of_map[: len(values)] = values
         return
     if opened.shape.type != MapType.ARRAY:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows that a node needs, compared with its declared capacity and with the capacity of this version.
+"""The rows that a node needs, compared with its declared capacity and with the most that is possible.
 
 Old and new rows exist side by side while something changes: an endpoint that no manifest names any more keeps its row
 as long as connections may point to it, and the row of a service is removed after its successor was written. So the
@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from reconciler.config.diagnostic import Severity
 from reconciler.config.document import Path
 from reconciler.config.rules.draft import Draft, Finding, rule, title
-from reconciler.limits import ENDPOINTS, SERVICES
-from reconciler.limits import FLOWS as CONNECTIONS
-from reconciler.model import Labels, Node, Pool, Service, VipBinding
+from reconciler.limits import ENDPOINTS, MOST_FLOWS, MOST_SERVICES, RINGS
+from reconciler.model import Algorithm, Labels, Node, Pool, Service, VipBinding
 
 MAX_LOOPBACK_ADDRESSES = 1_000
 
@@ -43,11 +42,12 @@ class _Load:
 
 @rule("capacity-services")
 def _capacity_services(draft: Draft) -> Iterator[Finding]:
-    """The services that a balancer carries need more rows than its declared `capacity.services`, or than this version
-    has: 16,384.
+    """The services that a balancer carries need more rows than its declared `capacity.services`, or than is possible:
+    262,144.
 
     Each pair of a VIP and a port is a row: a service with two VIPs and the ports 8000-8010 has 22. Rows beyond the
-    capacity can't be written; `apply` would fail half-way.
+    capacity can't be written; `apply` would fail half-way. Without a declared capacity the tables grow with the need.
+    Each pair of a pool and an algorithm is a ring, of which there are 16,383 at most.
 
     The way out: a larger capacity, fewer ports, or a `nodeSelector` that spreads the services over balancers.
     """
@@ -55,15 +55,33 @@ def _capacity_services(draft: Draft) -> Iterator[Finding]:
         if load.rows > limit:
             pairs = f"{_counted(load.rows, 'pair')} of VIP and port"
             yield _excess(node, "services", pairs, load, limit)
+    yield from _too_many_rings(draft)
+
+
+def _too_many_rings(draft: Draft) -> Iterator[Finding]:
+    if len(draft.services) <= RINGS:
+        return
+    rings: dict[int, set[tuple[str, Algorithm]]] = {}
+    first_beyond: dict[int, Service] = {}
+    for service in draft.services:
+        for node in draft.carriers(service):
+            found = rings.setdefault(id(node), set())
+            found.add((service.pool, service.algorithm))
+            if len(found) > RINGS:
+                first_beyond.setdefault(id(node), service)
+    for node in draft.balancers:
+        if beyond := first_beyond.get(id(node)):
+            message = f"{title(node)} would hold {len(rings[id(node)]):,} rings, {RINGS:,} is the most"
+            yield Finding(beyond.span, ("spec", "pool"), message, "share pools, or spread services (nodeSelector)")
 
 
 @rule("capacity-endpoints")
 def _capacity_endpoints(draft: Draft) -> Iterator[Finding]:
-    """The pools that a balancer needs have more endpoints than its declared `capacity.endpoints`, or than this version
-    has rows for: 131,071.
+    """The pools that a balancer needs have more endpoints than its declared `capacity.endpoints`, or than is possible:
+    131,071, since a slot of a ring has 17 bits for the number of an endpoint.
 
     Each address with a port is a row; an endpoint in several pools is one row. Rows beyond the capacity can't be
-    written; `apply` would fail half-way.
+    written; `apply` would fail half-way. Without a declared capacity the tables grow with the need.
 
     The way out: a larger capacity, or a `nodeSelector` that spreads the services over balancers.
     """
@@ -74,8 +92,7 @@ def _capacity_endpoints(draft: Draft) -> Iterator[Finding]:
 
 @rule("capacity-peak", Severity.WARNING)
 def _capacity_peak(draft: Draft) -> Iterator[Finding]:
-    """Everything that is declared fits into a balancer, by its `capacity` and by that of this version, but there is no
-    room to exchange the largest pool, or service.
+    """Everything that is declared fits into a balancer, but there is no room to exchange the largest pool, or service.
 
     While something changes, old and new rows exist side by side: an endpoint that was removed keeps its row as long as
     connections may point to it, and a service that moves to another VIP has both for a moment. The peak is everything
@@ -100,41 +117,42 @@ def _capacity_peak(draft: Draft) -> Iterator[Finding]:
 
 @rule("capacity-flows")
 def _capacity_flows(draft: Draft) -> Iterator[Finding]:
-    """The `expectedFlows` of a balancer exceed its `capacity.flows`, or what this version can remember: 131,072
-    connections of services in the modes nat and fullnat. In direct server return nothing is remembered.
+    """The `expectedFlows` of a balancer exceed its `capacity.flows`, or what is possible: 16,777,216 connections of
+    services in the modes nat and fullnat. In direct server return nothing is remembered while nothing changes.
 
     The connections beyond the capacity push others out of the table, and those break.
 
-    The way out: raise `capacity.flows` up to the limit of this version, or lower `expectedFlows`.
+    The way out: raise `capacity.flows`, or leave it out: then the table grows with `expectedFlows`.
     """
     translating: set[int] | None = None
     for node in draft.balancers:
         expected, limit = node.expected_flows or 0, node.capacity.flows
         if limit and expected > limit:
             message = f"{expected:,} connections are expected, but the capacity is {limit:,}"
-            yield Finding(node.span, ("spec", "expectedFlows"), message, "raise capacity.flows")
-        elif expected > CONNECTIONS:
+            yield Finding(node.span, ("spec", "expectedFlows"), message, "raise capacity.flows, or leave it out")
+        elif expected > MOST_FLOWS:
             if translating is None:
                 translating = {id(n) for s in draft.services if not s.mode.is_dsr for n in draft.carriers(s)}
             if id(node) in translating:
-                message = f"{expected:,} connections are expected, but this version remembers {CONNECTIONS:,}"
+                message = f"{expected:,} connections are expected, but {MOST_FLOWS:,} is the most"
                 yield Finding(node.span, ("spec", "expectedFlows"), message, "spread them over balancers, or use dsr")
 
 
-@rule("capacity-beyond", Severity.WARNING)
+@rule("capacity-beyond")
 def _capacity_beyond(draft: Draft) -> Iterator[Finding]:
-    """A balancer's declared `capacity` is more than this version of the data plane can hold.
+    """A balancer's declared `capacity` is more than is possible: 262,144 pairs of VIP and port, 131,071 endpoints,
+    16,777,216 flows.
 
-    The tables have a fixed size: 16,384 pairs of VIP and port, 131,071 endpoints, 131,072 connections of the modes nat
-    and fullnat. A larger capacity makes them no larger; checks go by the smaller number.
+    The tables are made in these sizes. Each pair has counters on each CPU, a slot of a ring has 17 bits for the number
+    of an endpoint, and so many flows take 4 GB.
 
-    The way out: the number that the message names; or leave it out, which means as much as this version can hold.
+    The way out: the number that the message names; or leave it out, and the tables grow with the need.
     """
     for node in draft.balancers:
         for key, most in _MOST.items():
             given = getattr(node.capacity, key)
             if given and given > most:
-                message = f"this version holds {most:,} {_NOUNS[key]}, not {given:,}"
+                message = f"a balancer holds {most:,} {_NOUNS[key]} at most, not {given:,}"
                 hint = f"write {most} or less, or leave it out"
                 yield Finding(node.span, ("spec", "capacity", key), message, hint)
 
@@ -177,12 +195,12 @@ def _service_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
     for node in draft.balancers:
         if id(node) in loads:
             largest, rows = loads[id(node)]
-            limit = min(node.capacity.services or SERVICES, SERVICES)
+            limit = min(node.capacity.services or MOST_SERVICES, MOST_SERVICES)
             yield node, _Load(rows, largest, _service_rows(largest)), limit
 
 
 def _service_rows(service: Service) -> int:
-    return len(service.vips) * (len(service.ports) or 1)
+    return len(service.vips) * (len(service.ports) + service.takes_pings)
 
 
 def _endpoint_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
@@ -221,20 +239,20 @@ def _endpoint_load(draft: Draft, pools: Sequence[Pool]) -> _Load:
 
 
 def _excess(node: Node, key: str, what: str, load: _Load, limit: int) -> Finding:
-    """A finding that a balancer needs too many rows: at its capacity, or at the largest part if this version is the
-    limit."""
+    """A finding that a balancer needs too many rows: at its capacity, or at the largest part if no capacity would
+    do."""
     message = f"{title(node)} would hold {what}"
     if getattr(node.capacity, key) == limit:
         return Finding(node.span, ("spec", "capacity", key), f"{message}, its capacity is {limit:,}", _SPREAD)
     most = f"{load.largest_rows:,} of them for {title(load.largest)}"
     hint = "leave some out, or spread them over balancers (nodeSelector)"
-    return Finding(load.largest.span, load.place, f"{message}, {most}; this version has room for {limit:,}", hint)
+    return Finding(load.largest.span, load.place, f"{message}, {most}; {limit:,} is the most", hint)
 
 
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-_MOST = {"services": SERVICES, "endpoints": ENDPOINTS, "flows": CONNECTIONS}
+_MOST = {"services": MOST_SERVICES, "endpoints": ENDPOINTS, "flows": MOST_FLOWS}
 _NOUNS = {"services": "pairs of VIP and port", "endpoints": "endpoints", "flows": "connections"}
 _SPREAD = "raise it, or spread the services over balancers (nodeSelector)"

@@ -72,17 +72,10 @@ class Draft:
 
     @cached_property
     def users(self) -> Mapping[str, list[Service]]:
-        """The services that name a pool, or that have it as their fallback, by its name."""
+        """The services that name a pool, by its name."""
         users: dict[str, list[Service]] = {}
         for service in self.services:
             users.setdefault(service.pool, []).append(service)
-        fallbacks: dict[str, list[Service]] = {}
-        for pool in self.pools:
-            if pool.fallback_pool is not None:
-                fallbacks.setdefault(pool.fallback_pool, []).extend(users.get(pool.name, ()))
-        for name, services in fallbacks.items():
-            if all_services := {id(service): service for service in (*users.get(name, ()), *services)}:
-                users[name] = list(all_services.values())
         return users
 
     @cached_property

@@ -33,8 +33,8 @@ CASES = {
         node(more="capacity: {flows: 1000}, expectedFlows: 1000"),
     ),
     "capacity-beyond": (
-        node(more="capacity: {services: 16385, endpoints: 131072, flows: 131073}"),
-        node(more="capacity: {services: 16384, endpoints: 131071, flows: 131072}"),
+        node(more="capacity: {services: 262145, endpoints: 131072, flows: 16777217}"),
+        node(more="capacity: {services: 262144, endpoints: 131071, flows: 16777216}"),
     ),
     "many-loopback-addresses": (
         vips(1001) + node(more="vipBinding: address"),
@@ -47,20 +47,35 @@ def found(write, text):
     return [(d.rule, d.message) for d in load(write({"all.yaml": text})).diagnostics]
 
 
-def test_ports_beyond_what_this_version_holds_are_told_of_the_service_that_has_most(write):
+def test_ports_beyond_what_is_possible_are_told_of_the_service_that_has_most(write, monkeypatch):
+    monkeypatch.setattr(capacity, "MOST_SERVICES", 16_384)
     text = web(ports="[1-16000]") + service("b", ports="[1-385]", vip="20.20.20.2") + node()
     [found] = load(write({"all.yaml": text})).diagnostics
     assert (found.rule, found.severity, found.span.line) == ("capacity-services", "error", 5)
     assert found.message == (
-        "Node 'lb1' would hold 16,385 pairs of VIP and port, 16,000 of them for Service 'web'; "
-        "this version has room for 16,384"
+        "Node 'lb1' would hold 16,385 pairs of VIP and port, 16,000 of them for Service 'web'; 16,384 is the most"
     )
     assert load(write({"all.yaml": text.replace("1-385", "1-384")})).fleet is not None
 
 
-def test_both_families_share_the_rows(write):
+def test_both_families_share_the_rows(write, monkeypatch):
+    monkeypatch.setattr(capacity, "MOST_SERVICES", 16_384)
     text = web(ports="[1-16000]").replace("vip: 20.20.20.1", "vips: [20.20.20.1, '2001:db8::1']") + node()
     assert "capacity-services" in {rule for rule, _ in found(write, text)}
+
+
+def test_all_ports_of_a_vip_are_possible_without_a_word(write):
+    assert found(write, web(ports="[1-65535]") + node()) == []
+
+
+def test_more_rings_than_there_can_be_are_told_of_the_service_that_is_one_too_many(write, monkeypatch):
+    monkeypatch.setattr(capacity, "RINGS", 2)
+    text = web() + service("b", ports="[81]", more="algorithm: maglev") + node()
+    assert found(write, text) == []
+    text += service("c", ports="[82]", more="algorithm: source-hash")
+    [problem] = load(write({"all.yaml": text})).diagnostics
+    assert (problem.rule, problem.message) == ("capacity-services", "Node 'lb1' would hold 3 rings, 2 is the most")
+    assert found(write, text.replace("source-hash", "maglev")) == []
 
 
 def test_endpoints_beyond_what_this_version_holds_are_told_of_the_largest_pool(write, monkeypatch):
@@ -68,15 +83,15 @@ def test_endpoints_beyond_what_this_version_holds_are_told_of_the_largest_pool(w
     text = web(endpoints=endpoints(4)) + service("b", ports="[81]", pool="b") + pool("b", endpoints=endpoints(3, 30))
     assert found(write, text + node()) == [(
         "capacity-endpoints",
-        "Node 'lb1' would hold 7 endpoints, 4 of them for Pool 'web'; this version has room for 6",
+        "Node 'lb1' would hold 7 endpoints, 4 of them for Pool 'web'; 6 is the most",
     )]  # fmt: skip
     assert [rule for rule, _ in found(write, text.replace("10.2.0.32", "10.2.0.11") + node())] == ["capacity-peak"]
 
 
 @pytest.mark.parametrize(("mode", "rules"), [("nat", ["capacity-flows"]), ("dsr-l2", [])])
 def test_connections_are_remembered_where_addresses_are_translated(write, mode, rules):
-    assert [rule for rule, _ in found(write, web(mode) + node(more="expectedFlows: 131073"))] == rules
-    assert found(write, web(mode) + node(more="expectedFlows: 131072")) == []
+    assert [rule for rule, _ in found(write, web(mode) + node(more="expectedFlows: 16777217"))] == rules
+    assert found(write, web(mode) + node(more="expectedFlows: 16777216")) == []
 
 
 def test_peak_is_all_endpoints_and_the_largest_pool_again(write):
