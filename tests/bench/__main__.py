@@ -43,7 +43,8 @@ def measure_data_plane(bench: dataplane.Bench, scale: int = 1) -> dict[str, Any]
         rows += measured
         print(*report.lines(measured), sep="\n", flush=True)
     bars = report.bars(rows, bench.memory)
-    print("", *report.memory_lines(bench.memory), "", *map(report.bar_line, bars), sep="\n", flush=True)
+    of_memory = report.memory_lines(bench.memory)
+    print(f"\n{report.FOOT}", *of_memory, "", *map(report.bar_line, bars), sep="\n", flush=True)
     return {
         "packets_a_run": bench.effort.packets, "runs": bench.effort.runs, "rows": [row.as_json() for row in rows],
         "memory": bench.memory, "bars": [bar.as_json() for bar in bars],
