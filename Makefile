@@ -11,7 +11,8 @@ demo: setup     ## a balancer, a client and four servers in namespaces: see it r
 	@.venv/bin/python -m reconciler.lab.demo examples/configs/nat-tcp
 
 test: setup     ## what this machine can test: needs root, leaves nothing behind
-	@.venv/bin/pytest --numprocesses auto --dist loadfile
+	@# More workers than CPUs: many tests wait for the kernel, or for packets.
+	@.venv/bin/pytest --numprocesses $$((2 * $$(nproc))) --dist loadfile --no-loadscope-reorder
 
 test-vm: setup  ## what needs Debian's own kernel, in a virtual machine that boots it: a few minutes
 	@tools/setup-vm

@@ -1,15 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from reconciler.model import Endpoint, Fleet, Interface, Node, Pool, Protocol, Service
 
+HERE = Path(__file__).parent
+
 # The same examples each time, so that a test that passed here passes there; `make fuzz` looks for new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("long", max_examples=50_000)
 settings.load_profile("repeatable")
+
+LONGEST = ("lab", "cli", "faults", "bench", "kernel", "agent", "explain", "packets")
+"""Directories with the files that take the longest, mostly because they wait: they begin first, so none ends last."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        room = item.path.relative_to(HERE).parts[0]
+        return LONGEST.index(room) if room in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)  # within a room the order stays
+
 
 NODE = Node("lb1", (Interface("front"), Interface("back")))
 

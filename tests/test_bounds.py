@@ -88,7 +88,8 @@ def test_of_many_problems_errors_are_shown_first_and_the_others_are_counted_by_r
     warnings = [problem(line, Severity.WARNING, "odd") for line in range(1, 101)]
     errors = [problem(line, Severity.ERROR, "wrong") for line in range(200, 210)]
     text = render_text([*warnings, *errors], {}, most=20)
-    assert [f"problem {line} " in text for line in (1, 10, 11, 100, 200, 209)] == [True, True, False, False, True, True]
+    shown = [line for line in (1, 10, 11, 100, 200, 209) if f"problem {line} " in text]
+    assert shown == [1, 10, 200, 209]
     assert text.index("problem 10 ") < text.index("problem 200 ")
     assert text.splitlines()[-1] == "and 90 more: 90 x odd"
     assert render_text([*warnings, *errors], {}, most=110) == render_text([*warnings, *errors], {})

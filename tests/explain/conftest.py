@@ -25,13 +25,6 @@ Explain = Callable[..., Any]
 Snapshot = dict[str, object]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LBCTL_CACHE_DIR", str(tmp_path_factory.mktemp("lbx-cache")))
-        yield
-
-
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lbx-run")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache, namespaces and instances for tests on the real kernel; all of them are removed again."""
+"""Namespaces and instances for tests on the real kernel; all of them are removed again."""
 
 from __future__ import annotations
 
@@ -16,20 +16,6 @@ from reconciler.kernel import netns
 from reconciler.kernel.real import RealKernel
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("lbk-cache")
-    path.chmod(0o700)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def cache(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs are compiled once for all tests."""
-    monkeypatch.setenv("LBCTL_CACHE_DIR", str(shared_cache))
-    return shared_cache
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,8 @@ def test_without_bcc_the_package_to_install_is_named(
     cache: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
+    (packages,) = (tmp_path / "bare").glob("lib/*/site-packages")
+    (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))  # all that pip installed, and bcc is Debian's
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     with pytest.raises(BuildError) as caught:
         build((), source, "entry")

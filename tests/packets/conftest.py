@@ -8,18 +8,8 @@ import pytest
 
 from reconciler.dataplane import program
 from reconciler.kernel import bpf
-from reconciler.kernel.cache import ENVIRONMENT
 from reconciler.kernel.real import RealKernel
 from tests.packets.balancer import FEATURES, Balancer, namespace
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every set of features is compiled once for all tests; in a virtual machine, before it boots."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not os.environ.get(ENVIRONMENT):
-            patch.setenv(ENVIRONMENT, str(tmp_path_factory.mktemp("lbp-cache")))
-        yield
 
 
 @pytest.fixture(scope="session")

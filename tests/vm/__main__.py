@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from reconciler.config.load import load
@@ -55,8 +56,9 @@ def _compile() -> None:
     """Compile here what the guest will load: there it would take half a minute each."""
     sets = {*SETS_OF_FEATURES, *_features_of(manifests()), *_features_of(MANIFESTS)}
     say(f"Compiling {len(sets)} sets of features of the data plane")
-    for features in sorted(sets):
-        build(features)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(build, sorted(sets)):
+            pass
 
 
 def _features_of(text: str) -> set[tuple[str, ...]]:
