@@ -110,52 +110,38 @@ BPF_ARRAY(endpoints6, struct address6, 1);
 #endif
 
 /*
- * The order in which a pool's endpoints are chosen, made by user space: element 0 is the count of slots n,
- * elements 1 to n are endpoint ids. Each ring has its own size; this template only gives BCC the shape.
+ * The order in which a pool's endpoints are chosen, made by user space: a ring of slots, each with an endpoint's id in
+ * its lowest bits and a bit that says whether the slot is in transition (transition.h).
  *
- * A slot has the endpoint's id in its lowest bits, then the ring's generation, then a bit that says whether the slot
- * is in transition (see `previous`). Element 0 has the count, then the generation. A ring whose count changes gets
- * another generation.
+ * All rings lie in a few large arrays, their chunks. An element of a chunk is a line: 16 slots or 8 rows, one line of a
+ * processor's cache. A ring begins with a line of its own. While slots of it are in transition, a row for each of its
+ * slots follows in the lines behind the slots. All chunks have the same size, which spares a look-up a call.
+ *
+ * By index of the ring, `rings` says where it lies and how many slots it has. A ring is written to lines that nobody
+ * uses, and this word then leads to it in one step. User space waits until no program is under way that may have read
+ * an earlier word before it uses the former lines again.
  */
 #define SLOT_ID_MASK 0x1ffff
-#define SLOT_GENERATION(slot) ((slot) >> 17 & 0x1fff)
 #define SLOT_IN_TRANSITION (1U << 31)
-#define HEAD_SLOTS(head) ((head) & 0x7ffff)
-#define HEAD_GENERATION(head) ((head) >> 19)
-#define RINGS 16384
+#define SLOTS_A_LINE 16
+#define ROWS_A_LINE 8
+#define RING_SLOTS(ring) ((u32)(ring) & 0x7ffff)
+#define RING_LINE(ring) ((u32)((ring) >> 32) & 0xffff)
+#define RING_CHUNK(ring) ((u32)((ring) >> 48))
 
-BPF_ARRAY(ring_template, u32, 1);
-BPF_ARRAY_OF_MAPS(rings, "ring_template", 1);
+BPF_ARRAY(rings, u64, 1);
 
-/*
- * A copy of element 0 of each ring, which is cheaper to read. User space swaps a ring first and then writes this copy,
- * so the copy holds only for slots of the same generation.
- */
-BPF_ARRAY(ring_heads, u32, 1);
+struct line {
+	u64 words[8];
+};
+
+BPF_ARRAY(chunk_template, struct line, 1);
+BPF_ARRAY_OF_MAPS(ring_chunks, "chunk_template", 1);
 
 /* By index of the ring: how many turns of round-robin it has given. */
 BPF_ARRAY(ring_turns, u64, 1);
 
 #ifdef DSR
-/*
- * The former endpoints of a slot in transition. The outer index is that of the ring, plus RINGS if the ring's
- * generation is odd, so that a ring of another size and its rows take effect in one step. The inner index is the
- * number of the slot, counted from 0. Times are in units of 2^30 ns of CLOCK_MONOTONIC, a little more than a second.
- *
- * A ring that stands still has no such array.
- */
-struct previous {
-	u32 stream;		/* the endpoint of unremembered connections */
-	u32 datagram;		/* the endpoint of unremembered datagrams, until `learnt` */
-	u32 began;		/* flows remembered before this time belong to an earlier transition */
-	u32 learnt;
-	u32 used;		/* when a former endpoint was last chosen */
-	u8 pad[4];
-};
-
-BPF_ARRAY(previous_template, struct previous, 1);
-BPF_ARRAY_OF_MAPS(previous, "previous_template", 1);
-
 /* Flows that began in a slot in transition: remember.h. One bucket is one line of a processor's cache. */
 struct bucket {
 	u64 flows[8];
@@ -358,9 +344,9 @@ struct explained {
 	u32 service;		/* index of the service's counters */
 	u32 flow;		/* the state of a flow in `flows` */
 	u32 rings;
+	u32 ring_chunks;
 	u32 slots;
 	u32 slot;
-	u32 previous;
 	u32 holder;		/* the current endpoint of a slot in transition */
 	u32 memory;
 	u32 endpoint;

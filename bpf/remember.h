@@ -27,10 +27,9 @@
 #define SEEN_MASK 0x1fff
 #define STATE_MASK 3
 
-/* "Last seen" counts 16 units of 2^30 ns, 17 seconds. It comes round after 39 hours. */
-#define SEEN_UNIT_SHIFT 4
+/* "Last seen", and the `now` of all functions, count 2^34 ns, 17 seconds. "Last seen" comes round after 39 hours. */
 
-/* How long a silent flow is remembered, in units of "last seen". */
+/* How long a silent flow is remembered. */
 #define STREAM_IDLE 434		/* 2 hours 4 minutes: RFC 5382, REQ-5 */
 #define DATAGRAM_IDLE 18	/* 5 minutes: RFC 4787, REQ-5 */
 #define OPENING_IDLE 4		/* a minute, after nothing but SYNs */
@@ -82,7 +81,7 @@ static __always_inline struct bucket *find_bucket(u64 hash)
 static __always_inline u64 new_flow(u64 hash, u32 endpoint, u32 now, enum remembered_state state)
 {
 	return hash >> FINGERPRINT_SHIFT << FINGERPRINT_SHIFT | (u64)endpoint << ENDPOINT_SHIFT |
-	       (u64)(now >> SEEN_UNIT_SHIFT & SEEN_MASK) << SEEN_SHIFT | state;
+	       (u64)(now & SEEN_MASK) << SEEN_SHIFT | state;
 }
 
 /* The hash of a flow whose SYN has this sequence number. */
@@ -106,7 +105,7 @@ static __always_inline enum remembered_state state_of(u64 flow)
 /* For how many units a flow was not seen. */
 static __always_inline u32 age_of(u64 flow, u32 now)
 {
-	return ((now >> SEEN_UNIT_SHIFT) - (u32)(flow >> SEEN_SHIFT)) & SEEN_MASK;
+	return (now - (u32)(flow >> SEEN_SHIFT)) & SEEN_MASK;
 }
 
 /*

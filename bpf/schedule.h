@@ -56,9 +56,10 @@ static __always_inline u32 choose_slot(const struct service *service, const stru
 	return (u64)hash_client(service, client, try) * slots >> 32;
 }
 
-/* A slot: the index in `previous` of the rows of its ring, and the number of the slot. */
+/* Where a slot is: the chunk of its ring, and in that the line of its row, if it is in transition; its number. */
 struct slot {
-	u32 rows;
+	void *chunk;
+	u32 row_line;
 	u32 number;
 };
 
@@ -66,32 +67,27 @@ struct slot {
 static __always_inline u32 read_slot(const struct service *service, const struct client *client, u32 try,
 				     struct slot *slot)
 {
-	u32 index = service->ring, element = 0;
-	void *ring = rings.lookup(&index);
-	u32 *head = ring_heads.lookup(&index), *value = NULL;
+	u32 index = service->ring, chunk, slots, line;
+	volatile u64 *place = rings.lookup(&index);
+	u64 ring = place ? *place : 0;
+	struct line *found;
 
 	NOTE(rings, index);
-	NOTE(slots, 0);
-	if (!ring)
+	slots = RING_SLOTS(ring);
+	NOTE(slots, slots);
+	if (!slots)
 		return 0;
-	if (head && HEAD_SLOTS(*head)) {
-		slot->number = choose_slot(service, client, HEAD_SLOTS(*head), try);
-		element = 1 + slot->number;
-		value = bpf_map_lookup_elem(ring, &element);
-	}
-	if (!value || SLOT_GENERATION(*value) != HEAD_GENERATION(*head)) {
-		element = 0;
-		head = bpf_map_lookup_elem(ring, &element);
-		if (!head || !HEAD_SLOTS(*head))
-			return 0;
-		slot->number = choose_slot(service, client, HEAD_SLOTS(*head), try);
-		element = 1 + slot->number;
-		value = bpf_map_lookup_elem(ring, &element);
-	}
-	NOTE(slots, HEAD_SLOTS(*head));
+	slot->number = choose_slot(service, client, slots, try);
 	NOTE(slot, slot->number);
-	slot->rows = index + (HEAD_GENERATION(*head) & 1 ? RINGS : 0);
-	return value ? *value : 0;
+	slot->row_line = RING_LINE(ring) + (slots + SLOTS_A_LINE - 1) / SLOTS_A_LINE + slot->number / ROWS_A_LINE;
+	chunk = RING_CHUNK(ring);
+	NOTE(ring_chunks, chunk);
+	slot->chunk = ring_chunks.lookup(&chunk);
+	if (!slot->chunk)
+		return 0;
+	line = RING_LINE(ring) + slot->number / SLOTS_A_LINE;
+	found = bpf_map_lookup_elem(slot->chunk, &line);
+	return found ? ((volatile u32 *)found->words)[slot->number % SLOTS_A_LINE] : 0;
 }
 
 /* The id of the endpoint whose turn it is, 0 if there is none. */

@@ -17,15 +17,13 @@ from reconciler.kernel.port import Kernel
 
 _ENDPOINT_SHIFT, _ENDPOINT_MASK = np.uint64(15), np.uint64(0x1FFFF)
 _SEEN_SHIFT, _SEEN_MASK = np.uint64(2), np.uint64(0x1FFF)
-_UNIT = 16
-"""The unit of the time when a flow was last seen, in units of `slots`."""
 
 
 def endpoints_in_use(kernel: Kernel, now: int) -> set[int]:
     """The numbers of the endpoints of all flows that still count. `now` is in the unit of `slots`."""
     flows = np.frombuffer(b"".join(row for _, row in kernel.dump(REMEMBERED.name)), np.uint64)
-    age = (np.uint64(now // _UNIT) - (flows >> _SEEN_SHIFT)) & _SEEN_MASK
-    counting = (flows != 0) & (age <= STREAM_IDLE // _UNIT)
+    age = (np.uint64(now) - (flows >> _SEEN_SHIFT)) & _SEEN_MASK
+    counting = (flows != 0) & (age <= STREAM_IDLE)
     return set(np.unique(flows[counting] >> _ENDPOINT_SHIFT & _ENDPOINT_MASK).tolist())
 
 

@@ -1,40 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rings in the kernel: how they are read and written, and how their transitions end.
 
-A slot that changes hands is in transition for as long as open connections may need its former endpoint. Rows are
-written before the slots that point the program to them.
+A ring is never changed where it lies: it is written to lines that nobody uses, with a row for each slot if slots of it
+change hands, and then its head leads there in one step. Whoever is killed before that step has changed nothing. A slot
+that changes hands is in transition for as long as open connections may need its former endpoint.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from reconciler.dataplane import slots
-from reconciler.dataplane.layout import PREVIOUS, RING_HEADS, RINGS, SERVICE_MAPS, ModeCode
+from reconciler.dataplane import chunks, slots
+from reconciler.dataplane.chunks import FreeLines, Place
+from reconciler.dataplane.layout import CHUNK_LINES, RING_CHUNKS, RINGS, SERVICE_MAPS, ModeCode
 from reconciler.dataplane.ring import Slots
-from reconciler.dataplane.slots import Held
+from reconciler.dataplane.slots import Held, Words
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
 
 UDP = 17
 PINGS = (1, 58)
 """ICMP and ICMPv6."""
-_INDEX = struct.Struct("=I")
+_INDEX, _HEAD = struct.Struct("=I"), struct.Struct("=Q")
+
+
+class Rings:
+    """The heads of all rings at one moment, and the chunks, which are opened when they are needed."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        words = kernel.words(RINGS.name)
+        self.heads = np.zeros(RINGS.capacity, np.uint64) if words is None else words.copy()
+        self.chunks = [_INDEX.unpack(key)[0] for key, _ in kernel.dump(RING_CHUNKS.name)]
+        self._opened: dict[int, Words | None] = {}
+        self._sound = chunks.sound(self.heads, self.chunks)
+
+    def place(self, index: int) -> Place | None:
+        """Where a ring lies. None if it has no slots, or its head was damaged."""
+        place = chunks.place_of(int(self.heads[index])) if self._sound[index] else None
+        return place if place and self._chunk(place.chunk) is not None else None
+
+    def slots(self, place: Place) -> Slots:
+        """The slots of a ring, in place."""
+        return self._words(place.chunk, place.first_word).view(np.uint32)[: place.slots]
+
+    def rows(self, place: Place) -> Words:
+        """The rows of a ring, in place."""
+        return self._words(place.chunk, place.first_row)[: place.slots]
+
+    def held(self, place: Place) -> Held:
+        """What the kernel holds of a ring just now."""
+        return slots.held(self.slots(place), self.rows(place).copy() if place.has_rows else None)
+
+    def in_transition(self) -> dict[int, Place]:
+        """The rings that have rows, by index."""
+        found = {int(index): self.place(int(index)) for index in chunks.with_rows(self.heads)}
+        return {index: place for index, place in found.items() if place}
+
+    def take(self, free: FreeLines, lines: int) -> tuple[int, int]:
+        """Chunk and first line of as many free lines. Raises KernelError if that needs a chunk that can't be had."""
+        while True:
+            taken = free.take(lines)
+            if taken is None:
+                index = free.next_chunk()
+                self._opened[index] = self._kernel.add_chunk(RING_CHUNKS.name, index)
+                free.add(index)
+            elif self._chunk(taken[0]) is not None:
+                return taken
+            else:
+                free.drop(taken[0])
+
+    def _chunk(self, index: int) -> Words | None:
+        if index not in self._opened:
+            self._opened[index] = self._kernel.chunk(RING_CHUNKS.name, index)
+        return self._opened[index]
+
+    def _words(self, chunk: int, first: int) -> Words:
+        words = self._chunk(chunk)
+        assert words is not None, "a place is in a chunk that is there"
+        return words[first:]
 
 
 def read_ring(kernel: Kernel, index: int) -> Held | None:
     """A ring and the rows of its slots in transition; None if there is no such ring."""
-    content = kernel.read_inner(RINGS.name, index)
-    if content is None:
-        return None
-    ring = slots.held(content)
-    if not ring.moving.any():
-        return ring
-    return slots.held(content, kernel.read_inner(PREVIOUS.name, _rows_index(index, ring.bank)))
+    rings = Rings(kernel)
+    place = rings.place(index)
+    return rings.held(place) if place else None
 
 
 def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[int]) -> dict[int, Outcome]:
@@ -42,20 +96,51 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
 
     Slots that change hands go into transition where connections are not remembered one by one.
     """
-    direct = protocols(kernel).keys()
-    outcomes: dict[int, Outcome] = {}
-    rings: dict[int, Held] = {}
+    outcomes: dict[int, Outcome] = dict.fromkeys(wanted)
+    try:
+        rings, direct = Rings(kernel), protocols(kernel).keys()
+        free = FreeLines(rings.heads, rings.chunks)
+        # Programs may still read lines that a ring has left just now.
+        kernel.wait_for_programs(RING_CHUNKS.name)
+    except KernelError as error:
+        return dict.fromkeys(wanted, error)
+    written: dict[int, _Written] = {}
     for index, endpoints in wanted.items():
         try:
-            before = read_ring(kernel, index) if index in known else None
-            rings[index] = _after(before, endpoints, is_direct=index in direct)
+            before = rings.place(index) if index in known else None
+            written[index] = _write(rings, free, before, endpoints, is_direct=index in direct)
         except KernelError as error:
             outcomes[index] = error
-    # Remove heads of former rings that had the index of a new one.
-    kernel.delete(RING_HEADS.name, [_INDEX.pack(index) for index in rings.keys() - set(known)])
-    for write in (_write_rows, _write_slots, _write_heads):
-        outcomes |= write(kernel, {index: ring for index, ring in rings.items() if not outcomes.get(index)})
+    heads = {index: new.after.head if new.after else 0 for index, new in written.items()}
+    outcomes |= _write_heads(kernel, {index: head for index, head in heads.items() if head != rings.heads[index]})
+    for index, new in written.items():
+        if not outcomes[index]:
+            _carry_uses(rings, new)
     return outcomes
+
+
+class _Written:
+    """A ring that was written, but that its head does not lead to yet. `rows` are those of the former place."""
+
+    def __init__(self, before: Place | None, rows: Words | None, after: Place | None) -> None:
+        self.before, self.rows, self.after = before, rows, after
+
+
+def _write(rings: Rings, free: FreeLines, before: Place | None, endpoints: Slots, *, is_direct: bool) -> _Written:
+    """Write a ring with these endpoints to free lines."""
+    rows = rings.rows(before).copy() if before and before.has_rows else None
+    held = _after(slots.held(rings.slots(before).copy(), rows) if before else None, endpoints, is_direct=is_direct)
+    if not held.endpoints.size:
+        return _Written(before, rows, None)
+    has_rows = bool(held.moving.any())
+    lines = chunks.lines_of(held.endpoints.size, has_rows=has_rows)
+    if lines > CHUNK_LINES:
+        raise KernelError(f"{held.endpoints.size:,} slots are more than a ring can have")
+    after = Place(*rings.take(free, lines), held.endpoints.size, has_rows)
+    rings.slots(after)[:] = held.slots
+    if has_rows:
+        rings.rows(after)[:] = slots.packed(held.rows)
+    return _Written(before, rows, after)
 
 
 def _after(before: Held | None, endpoints: Slots, *, is_direct: bool) -> Held:
@@ -64,34 +149,36 @@ def _after(before: Held | None, endpoints: Slots, *, is_direct: bool) -> Held:
     A ring that loses its last endpoint keeps its slots, without an endpoint: open connections still need their former
     endpoints.
     """
-    if before is None:
+    if before is None or not is_direct:
         return slots.still(endpoints)
-    if before.endpoints.size and is_direct:
-        wanted = endpoints if endpoints.size else slots.NOBODY
-        return slots.changed(*slots.fitted(before, wanted), slots.now())
-    is_other_size = before.endpoints.size != endpoints.size
-    return replace(slots.still(endpoints), generation=(before.generation + is_other_size) % slots.GENERATIONS)
+    return slots.changed(*slots.fitted(before, endpoints if endpoints.size else slots.NOBODY), slots.now())
 
 
-def heads(kernel: Kernel) -> dict[int, int]:
-    """Element 0 of each ring, by index, from the map in which the program reads it."""
-    return {_INDEX.unpack(key)[0]: _INDEX.unpack(value)[0] for key, value in kernel.dump(RING_HEADS.name)}
+def _carry_uses(rings: Rings, new: _Written) -> None:
+    """Note what the program noted in the former rows while the new ones were made: that a former endpoint was used."""
+    if new.before is None or new.after is None or new.rows is None or new.before.slots != new.after.slots:
+        return
+    now = rings.rows(new.before)
+    differs = np.flatnonzero(now != new.rows)
+    if differs.size and new.after.has_rows:
+        rows = rings.rows(new.after)
+        rows[differs] = slots.with_uses(rows[differs], now[differs])
+
+
+def _write_heads(kernel: Kernel, heads: Mapping[int, int]) -> dict[int, Outcome]:
+    rows = [(_INDEX.pack(index), _HEAD.pack(head)) for index, head in heads.items()]
+    return dict(zip(heads, kernel.update(RINGS.name, rows), strict=True))
 
 
 def remove_rings(kernel: Kernel, indexes: Sequence[int]) -> list[Outcome]:
     """Remove rings and their rows; one outcome each."""
-    outcomes = kernel.remove_inner(RINGS.name, indexes)
-    gone = [index for index, outcome in zip(indexes, outcomes, strict=True) if not outcome]
-    kernel.delete(RING_HEADS.name, [_INDEX.pack(index) for index in gone])
-    kernel.remove_inner(PREVIOUS.name, [_rows_index(index, bank) for index in gone for bank in (0, 1)])
-    return outcomes
+    return kernel.delete(RINGS.name, [_INDEX.pack(index) for index in indexes])
 
 
 def in_transition(kernel: Kernel) -> dict[int, Held]:
     """The rings that have slots in transition, or rows for some, by index."""
-    indexes = {_INDEX.unpack(key)[0] % RINGS.capacity for key, _ in kernel.dump(PREVIOUS.name)}
-    rings = {index: read_ring(kernel, index) for index in sorted(indexes)}
-    return {index: ring or slots.still(np.zeros(0, np.uint32)) for index, ring in rings.items()}
+    rings = Rings(kernel)
+    return {index: rings.held(place) for index, place in rings.in_transition().items()}
 
 
 def former_endpoints(kernel: Kernel) -> set[int]:
@@ -103,23 +190,33 @@ def former_endpoints(kernel: Kernel) -> set[int]:
 
 def settle(kernel: Kernel, now: int) -> int:
     """End the transitions that no connection needs any more; returns the number of slots. Raises KernelError."""
-    used_by = protocols(kernel)
+    rings = Rings(kernel)
+    moving = rings.in_transition()
+    used_by = protocols(kernel) if moving else {}
     ended = 0
-    for index, ring in in_transition(kernel).items():
-        after = slots.settled(ring, idle(used_by.get(index, ())), now)
-        ended += int(ring.moving.sum() - after.moving.sum())
-        _patch(kernel, index, after)
+    heads: dict[int, int] = {}
+    for index, place in moving.items():
+        before = rings.held(place)
+        after = slots.settled(before, idle(used_by.get(index, ())), now)
+        over = np.flatnonzero(before.moving & ~after.moving)
+        rings.slots(place)[over] = before.endpoints[over]
+        ended += over.size
         if not after.moving.any():
-            kernel.remove_inner(PREVIOUS.name, [_rows_index(index, bank) for bank in (0, 1)])
+            heads[index] = place._replace(has_rows=False).head
+    for error in filter(None, _write_heads(kernel, heads).values()):
+        raise error
+    rings.heads[list(heads)] = list(heads.values())
+    if unused := chunks.unused(rings.heads, rings.chunks):
+        kernel.remove_chunks(RING_CHUNKS.name, unused)
     return ended
 
 
 def idle(protocols_: Iterable[int]) -> int:
-    """How long a former endpoint must be unused before a transition ends, in the unit of `slots`.
+    """How long a former endpoint may be unused while a transition goes on, in the unit of `slots`.
 
-    This depends on the protocols of the services; without services it is 0, as no packet can use one.
+    This depends on the protocols of the services; without services it is no time at all, as no packet can use one.
     """
-    return max((slots.DATAGRAM_IDLE if number == UDP else slots.STREAM_IDLE for number in protocols_), default=0)
+    return max((slots.DATAGRAM_IDLE if number == UDP else slots.STREAM_IDLE for number in protocols_), default=-1)
 
 
 def indexes_in_use(kernel: Kernel) -> set[int]:
@@ -139,68 +236,3 @@ def protocols(kernel: Kernel) -> dict[int, set[int]]:
             if row.mode in (ModeCode.DSR_L2, ModeCode.DSR_L3) and key.protocol not in PINGS:
                 found.setdefault(row.ring, set()).add(key.protocol)
     return found
-
-
-def _patch(kernel: Kernel, index: int, after: Held) -> bool:
-    """Overwrite the slots that differ, if the kernel's ring has the same size and generation."""
-    content = kernel.read_inner(RINGS.name, index)
-    before, array = (np.frombuffer(c or b"", np.uint32) for c in (content, after.content))
-    if before.size != array.size or before[0] != array[0]:
-        return False
-    differs = np.flatnonzero(before != array)
-    if differs.size:
-        kernel.patch_inner(RINGS.name, index, {int(slot): array[slot].tobytes() for slot in differs})
-    return True
-
-
-def _write_rows(kernel: Kernel, rings: Mapping[int, Held]) -> dict[int, Outcome]:
-    """Write the rows of slots in transition: over the existing rows, or all rows of a ring into a new array."""
-    outcomes: dict[int, Outcome] = {}
-    new: dict[int, bytes] = {}
-    for index, ring in rings.items():
-        if not ring.moving.any():
-            continue
-        array = _rows_index(index, ring.bank)
-        try:
-            content = kernel.read_inner(PREVIOUS.name, array)
-            if content is None or len(content) != ring.rows.nbytes:
-                new[array] = ring.rows.tobytes()
-                continue
-            differs = np.flatnonzero(ring.moving & (np.frombuffer(content, slots.ROW) != ring.rows))
-            kernel.patch_inner(PREVIOUS.name, array, {int(row): ring.rows[row].tobytes() for row in differs})
-        except KernelError as error:
-            outcomes[index] = error
-    made = kernel.replace_inner(PREVIOUS.name, new)
-    return outcomes | {array % RINGS.capacity: outcome for array, outcome in zip(new, made, strict=True)}
-
-
-def _write_slots(kernel: Kernel, rings: Mapping[int, Held]) -> dict[int, Outcome]:
-    """Overwrite the slots that differ; rings of another size are swapped, and the rows of the former ones removed."""
-    outcomes: dict[int, Outcome] = {}
-    whole: dict[int, Held] = {}
-    for index, ring in rings.items():
-        try:
-            if not _patch(kernel, index, ring):
-                whole[index] = ring
-            outcomes[index] = None
-        except KernelError as error:
-            outcomes[index] = error
-    swapped = kernel.replace_inner(RINGS.name, {index: ring.content for index, ring in whole.items()})
-    outcomes |= zip(whole, swapped, strict=True)
-    kernel.remove_inner(PREVIOUS.name, [
-        _rows_index(index, bank) for index, ring in whole.items() for bank in (0, 1)
-        if not outcomes[index] and (bank != ring.bank or not ring.moving.any())
-    ])  # fmt: skip
-    return outcomes
-
-
-def _write_heads(kernel: Kernel, rings: Mapping[int, Held]) -> dict[int, Outcome]:
-    held = heads(kernel)
-    wrong = {index: ring.head for index, ring in rings.items() if held.get(index, 0) != ring.head}
-    rows = [(_INDEX.pack(index), _INDEX.pack(head)) for index, head in wrong.items()]
-    return dict(zip(wrong, kernel.update(RING_HEADS.name, rows), strict=True))
-
-
-def _rows_index(index: int, bank: int) -> int:
-    """The index in `previous` of the array with a ring's rows."""
-    return index + bank * RINGS.capacity

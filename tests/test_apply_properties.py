@@ -11,16 +11,13 @@ from hypothesis import strategies as st
 from reconciler import plan as planning
 from reconciler.apply import Result, apply
 from reconciler.compile import compile_node
-from reconciler.dataplane import slots
 from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
     MAPS,
     NUMBER,
-    PREVIOUS,
-    RING_HEADS,
+    RING_CHUNKS,
     RING_NAMES,
-    RINGS,
     SERVICES,
     SERVICES6,
     VIP_FILTER,
@@ -39,6 +36,7 @@ from reconciler.live import read_live
 from reconciler.render.style import Style
 from reconciler.render.text import plan_text
 from reconciler.resource import Action, Desired, Key
+from reconciler.ring_store import read_ring
 from reconciler.snapshot import live_from_json, live_to_json
 from reconciler.view import view
 from tests.strategies import fake_source, fleets
@@ -89,9 +87,11 @@ def dangling(kernel):
     addresses6 = {NUMBER.unpack(key).number for key in kernel.maps.get(ENDPOINTS6.name, {})}
     rows = {NUMBER.unpack(key).number: value for key, value in kernel.maps.get(ENDPOINTS.name, {}).items()}
     endpoints = {number for number, value in rows.items() if any(value[:4]) or number in addresses6}
+    named = {NUMBER.unpack(value).number for value in kernel.maps.get(RING_NAMES.name, {}).values()}
     for key, value in (row for name in _SERVICES for row in kernel.maps.get(name, {}).items()):
-        ring = kernel.inner.get(RINGS.name, {}).get(SERVICES.value.unpack(value).ring)
-        if ring is None or not set(slots.held(ring).endpoints.tolist()) - NOBODY <= endpoints:
+        index = SERVICES.value.unpack(value).ring
+        ring = read_ring(kernel, index)
+        if index not in named or (ring and not set(ring.endpoints.tolist()) - NOBODY <= endpoints):
             yield key
 
 
@@ -112,20 +112,23 @@ def bring_to(kernel, fleet):
 
 
 def writes_of_changes(kernel):
-    """All writes but those of the rows that go with the slots of a ring."""
-    rows = (PREVIOUS.name, RING_HEADS.name)
-    return [what for _, what in kernel.writes if not isinstance(what, tuple) or what[0] not in rows]
+    """All writes but those of chunks for rings."""
+    return [what for _, what in kernel.writes if not isinstance(what, tuple) or what[0] != RING_CHUNKS.name]
 
 
 def cost(plan, kernel):
-    """Element writes that cannot be saved: one a change, but a ring comes and goes together with its name, a new
-    endpoint with an IPv6 address has that in another map, and the filter follows VIPs that come, and VIPs that go."""
+    """Element writes that cannot be saved: one a change, but a ring that has slots comes and goes together with its
+    name, a new endpoint with an IPv6 address has that in another map, and the filter follows VIPs that come, and VIPs
+    that go."""
     numbered = {row.row.id for row in numbered_rows(kernel)}
     addresses6 = sum(
         c.key.kind == "endpoint" and c.action is Action.CREATE and ":" in c.key.id.rpartition(":")[0]
         and c.key.id not in numbered for c in plan.changes
     )  # fmt: skip
-    pairs = sum(c.key.kind == "ring" and c.action is not Action.UPDATE for c in plan.changes)
+    pairs = sum(
+        c.key.kind == "ring" and c.action is not Action.UPDATE and bool((c.after or c.before).members)
+        for c in plan.changes
+    )  # fmt: skip
     forms = sum(c.key.kind == "loopback" and c.action is Action.UPDATE for c in plan.changes)
     modes = sum(
         c.key.kind == "xdp" and c.action is Action.UPDATE and c.before.mode != c.after.mode for c in plan.changes
@@ -209,10 +212,9 @@ def damage_rows(kernel, chance):
                     rows.pop(key)
             elif name == ENDPOINTS.name and chance.random() < 0.3:
                 rows[NUMBER.pack(Number(chance.randrange(1, kernel.capacity(name))))] = value
-    for contents in kernel.inner.values():
-        for index, content in contents.items():
-            if chance.random() < 0.3:
-                contents[index] = overwritten(content, chance)
+    for content in kernel.inner.get(RING_CHUNKS.name, {}).values():
+        for _ in range(chance.randrange(4)):
+            content[chance.randrange(2_000)] = chance.choice((0, 1, 2**64 - 1, chance.randrange(2**64)))
 
 
 def overwritten(content, chance):

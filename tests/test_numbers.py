@@ -2,19 +2,18 @@
 """Numbers of endpoints are not given to others while a connection may point to them."""
 
 import struct
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 import numpy as np
 import pytest
 
 from reconciler.dataplane import slots
-from reconciler.dataplane.layout import ENDPOINTS, REMEMBERED, SERVICES, AlgorithmCode, ModeCode
+from reconciler.dataplane.layout import REMEMBERED, SERVICES, AlgorithmCode, ModeCode
 from reconciler.dataplane.rows import Service, ServiceKey
 from reconciler.dataplane.slots import STREAM_IDLE
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds import endpoint
 from reconciler.kinds.endpoint import EndpointKind, EndpointRow, numbered_rows
+from reconciler.limits import Sizes
 from reconciler.resource import Change
 from reconciler.ring_store import settle, write_rings
 
@@ -22,11 +21,10 @@ OLD, OTHER, NEW = (EndpointRow(IPv4Address(f"10.2.0.{i}")) for i in (1, 2, 3))
 
 
 @pytest.fixture
-def kernel(monkeypatch):
+def kernel():
     """A kernel with room for two endpoints. The first is retired; a service without memory uses its ring."""
-    monkeypatch.setattr(endpoint, "ENDPOINTS", replace(ENDPOINTS, capacity=3))
     made = FakeKernel()
-    made.load_program("lbctl_x", ("DSR_L3", "MAGLEV"))
+    made.load_program("lbctl_x", ("DSR_L3", "MAGLEV"), Sizes(endpoints=2))
     assert write(made, None, OLD, OTHER) == [None, None]
     row = SERVICES.pack(ServiceKey(bytes(4), 0, 6), Service(0, 1, 0, ModeCode.DSR_L3, AlgorithmCode.MAGLEV))
     made.update(SERVICES.name, [row])
@@ -51,18 +49,18 @@ def test_the_former_endpoint_of_a_slot_keeps_its_number_until_the_transition_is_
     retire(kernel)
     (outcome,) = write(kernel, None, NEW)
     assert "no room" in str(outcome)
-    assert settle(kernel, slots.now() + STREAM_IDLE) == 1
+    assert settle(kernel, slots.now() + STREAM_IDLE + 1) == 1
     assert write(kernel, None, NEW) == [None]
     assert numbers(kernel) == {OTHER.id: 2, NEW.id: 1}
 
 
-@pytest.mark.parametrize(("ago", "is_kept"), [(0, True), (STREAM_IDLE - 32, True), (STREAM_IDLE + 32, False)])
+@pytest.mark.parametrize(("ago", "is_kept"), [(0, True), (STREAM_IDLE - 2, True), (STREAM_IDLE + 2, False)])
 def test_the_endpoint_of_a_remembered_flow_keeps_its_number_until_the_flow_was_silent_for_too_long(
     kernel, ago, is_kept
 ):
     retire(kernel)
-    settle(kernel, slots.now() + STREAM_IDLE)
-    seen = slots.now() - ago >> 4 & 0x1FFF
+    settle(kernel, slots.now() + STREAM_IDLE + 1)
+    seen = slots.now() - ago & 0x1FFF
     flows = [7 << 32 | number << 15 | seen << 2 | 3 for number in (1, 2)]
     kernel.update(REMEMBERED.name, [(struct.pack("=I", 9), struct.pack("=8Q", *flows, *[0] * 6))])
     (outcome,) = write(kernel, None, NEW)

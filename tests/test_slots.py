@@ -16,6 +16,7 @@ from reconciler.dataplane.slots import (
     held,
     lost,
     moved,
+    packed,
     reduced,
     settled,
     still,
@@ -29,7 +30,7 @@ def ring(*numbers):
 
 
 def row(state, slot):
-    names = ("stream", "datagram", "began", "learnt", "used")
+    names = ("stream", "datagram", "began", "moved", "used")
     return tuple(int(state.rows[slot][name]) for name in names)
 
 
@@ -37,28 +38,28 @@ def test_only_slots_that_change_hands_go_into_transition():
     after = changed(still(ring(1, 2, 3)), ring(1, 4, 3), 1_000)
     assert after.endpoints.tolist() == [1, 4, 3]
     assert after.moving.tolist() == [False, True, False]
-    assert row(after, 1) == (2, 2, 1_000, 1_000 + LEARNING, 1_000)
+    assert row(after, 1) == (2, 2, 1_000, 1_000, 1_000)
 
 
 def test_a_slot_that_moves_again_while_flows_are_learnt_keeps_both_former_endpoints():
     once = changed(still(ring(1)), ring(2), 1_000)
-    twice = changed(once, ring(3), 1_000 + LEARNING - 1)
-    assert row(twice, 0) == (1, 1, 1_000, 1_000 + LEARNING - 1 + LEARNING, 1_000 + LEARNING - 1)
+    twice = changed(once, ring(3), 1_000 + LEARNING)
+    assert row(twice, 0) == (1, 1, 1_000, 1_000 + LEARNING, 1_000 + LEARNING)
 
 
-@pytest.mark.parametrize("now", [-5_000, 3, 2**32 + 3])
+@pytest.mark.parametrize("now", [-300, 3, 1_024, 2**32 + 3])
 def test_on_a_machine_that_just_booted_times_may_lie_before_its_clock_began(now):
     once = changed(still(ring(1)), ring(2), now - STREAM_IDLE)
     twice = changed(once, ring(3), now)
     assert row(twice, 0)[:2] == (1, 2)
-    assert not settled(once, STREAM_IDLE, now).moving[0]
-    assert settled(once, STREAM_IDLE + 1, now).moving[0]
-    assert settled(twice, 1, now).moving[0]
+    assert not settled(once, STREAM_IDLE - 1, now).moving[0]
+    assert settled(once, STREAM_IDLE, now).moving[0]
+    assert settled(twice, 0, now).moving[0]
 
 
 def test_once_flows_are_learnt_unknown_datagrams_belong_to_the_last_endpoint_and_connections_to_the_first():
     once = changed(still(ring(1)), ring(2), 1_000)
-    twice = changed(once, ring(3), 1_000 + LEARNING)
+    twice = changed(once, ring(3), 1_001 + LEARNING)
     assert row(twice, 0)[:3] == (1, 2, 1_000)
 
 
@@ -71,9 +72,9 @@ def test_back_to_the_former_endpoint_is_still_a_transition():
 @pytest.mark.parametrize("idle", [DATAGRAM_IDLE, STREAM_IDLE])
 def test_a_transition_ends_when_nobody_else_was_used_for_long_enough(idle):
     under_way = changed(still(ring(1, 1)), ring(2, 1), 1_000)
-    under_way.rows["used"][0] = 5_000
-    assert slots.settled(under_way, idle, 5_000 + idle - 1).moving.tolist() == [True, False]
-    assert slots.settled(under_way, idle, 5_000 + idle).moving.tolist() == [False, False]
+    under_way.rows["used"][0] = 900
+    assert slots.settled(under_way, idle, 900 + idle).moving.tolist() == [True, False]
+    assert slots.settled(under_way, idle, 901 + idle).moving.tolist() == [False, False]
 
 
 @given(endpoints, st.integers(1, 5))
@@ -104,13 +105,13 @@ def test_the_share_that_moves_is_measured_over_hashes_whatever_the_sizes():
 def test_a_ring_reads_back_as_it_was_written(before, after, grown):
     start = still(ring(*before).repeat(2 if grown else 1))
     state = changed(*fitted(start, ring(*after)), 1_000)
-    again = held(state.content, state.rows.tobytes())
-    assert again.content == state.content
+    again = held(state.slots, packed(state.rows))
+    assert np.array_equal(again.slots, state.slots)
     assert np.array_equal(again.rows, state.rows)
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.data())
-def test_a_ring_that_grows_keeps_every_former_endpoint_and_its_slots_are_told_from_the_former(size, times, data):
+def test_a_ring_that_grows_keeps_every_former_endpoint(size, times, data):
     numbers = st.integers(1, 4)
     before = still(ring(*data.draw(st.lists(numbers, min_size=size, max_size=size))))
     wanted = ring(*data.draw(st.lists(numbers, min_size=size * times, max_size=size * times)))
@@ -119,4 +120,3 @@ def test_a_ring_that_grows_keeps_every_former_endpoint_and_its_slots_are_told_fr
     assert after.endpoints.tolist() == wanted.tolist()
     former = np.where(after.moving, after.rows["stream"], after.endpoints)
     assert np.array_equal(former, before.endpoints.repeat(times))
-    assert (fit.generation != before.generation) == (times > 1)

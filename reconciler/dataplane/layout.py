@@ -42,7 +42,8 @@ V = TypeVar("V", bound=tuple[Any, ...])
 class TypedMap(Generic[K, V]):
     """One map. It is made if the program has one of its `features`, or if `features` is empty.
 
-    `inner` are the rows of the arrays in an array of arrays.
+    `inner` are the rows of the arrays in an array of arrays; each inner array has `inner_capacity` of them and can be
+    mapped into memory.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TypedMap(Generic[K, V]):
     features: tuple[str, ...] = ()
     is_mmapable: bool = False
     inner: RowType[Any] | None = None
+    inner_capacity: int = 0
 
     @property
     def key_size(self) -> int:
@@ -114,9 +116,11 @@ def _array(
 
 
 def _array_of_arrays(
-    name: str, inner: RowType[Any], capacity: int, features: tuple[str, ...] = ()
+    name: str, inner: RowType[Any], inner_capacity: int, capacity: int
 ) -> TypedMap[Number, Number]:
-    return TypedMap(name, MapType.ARRAY_OF_MAPS, NUMBER, NUMBER, capacity, features, inner=inner)
+    return TypedMap(
+        name, MapType.ARRAY_OF_MAPS, NUMBER, NUMBER, capacity, inner=inner, inner_capacity=inner_capacity
+    )
 
 
 # `index` is that of the service's counters
@@ -133,15 +137,11 @@ ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6)
 # by version of IP
 SERVICE_MAPS = {4: SERVICES, 6: SERVICES6}
 VIP_MAPS = {4: VIPS, 6: VIPS6}
-# index → array of unsigned 32-bit numbers: the count of slots n, then n endpoints; see reconciler/dataplane/slots.py
-RINGS = _array_of_arrays("rings", NUMBER, 16_384)
-# index → a copy of element 0 of the ring
-RING_HEADS = _array("ring_heads", NUMBER, RINGS.capacity)
-# index of a ring, or 16,384 + index → array with a row for each slot, only while slots of the ring are in transition:
-# the endpoint of unknown connections, that of unknown datagrams, and three times in units of 2**30 ns of
-# CLOCK_MONOTONIC: the begin of the transition, the end of the time in which datagrams are learnt, the last use of
-# another endpoint than the current one
-PREVIOUS = _array_of_arrays("previous", RowType(rows.Previous), 2 * RINGS.capacity, _DSR)
+# index → where the ring lies and how many slots it has (reconciler/dataplane/chunks.py)
+RINGS = _array("rings", RowType(rows.Head), 16_384, is_mmapable=True)
+# index → chunk: an array of lines, each of 16 slots of a ring or 8 rows of slots (reconciler/dataplane/slots.py)
+CHUNK_LINES = 1 << 16
+RING_CHUNKS = _array_of_arrays("ring_chunks", RowType(rows.Line), CHUNK_LINES, 4_096)
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
 REMEMBERED = _array("remembered", RowType(rows.Bucket), 131_072, _DSR, is_mmapable=True)
 # 0 → the secret of the hashes of `remembered`, made with the map
@@ -171,18 +171,17 @@ GATEWAYS = _hash("gateways", NUMBER, RowType(rows.Gateway), 1_024, ("GATEWAY",))
 # only in the program that explains: the values looked up for a packet
 EXPLAINED = _array("explained", RowType(rows.Explained), 1, ("EXPLAIN",))
 
-# index → number of the inner array at this index. Only user space reads these: before Linux 6.8, a process that reads
-# the array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)
-RING_IDS = _array("ring_ids", NUMBER, RINGS.capacity)
-PREVIOUS_IDS = _array("previous_ids", NUMBER, PREVIOUS.capacity, _DSR)
-INNER_IDS = {RINGS.name: RING_IDS, PREVIOUS.name: PREVIOUS_IDS}
+# index → number of the inner array at this index. Only user space reads it: before Linux 6.8, a process that reads the
+# array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)
+CHUNK_IDS = _array("chunk_ids", NUMBER, RING_CHUNKS.capacity)
+INNER_IDS = {RING_CHUNKS.name: CHUNK_IDS}
 
 MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
-        SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_HEADS, RING_TURNS, RING_NAMES,
-        PREVIOUS, REMEMBERED, SEED, NEXT_HOPS, FLOWS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
-        VLANS, TRUNKS, GATEWAYS, RING_IDS, PREVIOUS_IDS, UNPACKED, EXPLAINED,
+        SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS,
+        RING_NAMES, REMEMBERED, SEED, NEXT_HOPS, FLOWS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
+        VLANS, TRUNKS, GATEWAYS, UNPACKED, EXPLAINED,
     )
 }  # fmt: skip
 

@@ -54,13 +54,16 @@ class Endpoint(NamedTuple):
     pad: U8 = 0
 
 
-class Previous(NamedTuple):
-    stream: U32
-    datagram: U32
-    began: U32
-    learnt: U32
-    used: U32
-    pad: Annotated[bytes, "V4"] = bytes(4)
+class Head(NamedTuple):
+    """Where a ring lies: reconciler/dataplane/chunks.py has the fields of the number."""
+
+    head: U64
+
+
+class Line(NamedTuple):
+    """16 slots of a ring or 8 rows of slots in transition."""
+
+    words: Annotated[bytes, "8u8"]
 
 
 class Bucket(NamedTuple):
@@ -163,9 +166,9 @@ class Explained(NamedTuple):
     service: U32
     flow: U32
     rings: U32
+    ring_chunks: U32
     slots: U32
     slot: U32
-    previous: U32
     holder: U32
     memory: U32
     endpoint: U32

@@ -3,8 +3,8 @@
 another endpoint.
 
 A hash of the client selects a slot, and the slot has an endpoint. While a slot is in transition it also has a row with
-its former endpoints (bpf/transition.h tells how the program uses it). Times are in units of 2**30 ns of `clock`,
-modulo 2**32, as in the program: on a machine that booted a minute ago, some times lie before zero.
+its former endpoints (bpf/transition.h tells how the program uses it). Times are in units of 2**34 ns of `clock`; rows
+hold them modulo 1,024.
 
 Two rings are equal if they send each hash to the same endpoint, whatever their sizes: a ring with twice the slots,
 each slot twice, is the same ring. So the kernel may hold a ring larger than it was asked for, and a ring grows without
@@ -21,27 +21,30 @@ from numpy.typing import NDArray
 from reconciler import clock
 from reconciler.dataplane.ring import Slots
 
-ROW = np.dtype([(name, "<u4") for name in ("stream", "datagram", "began", "learnt", "used", "pad")])
+Words = NDArray[np.uint64]
+
+ROW = np.dtype([(name, "<u4") for name in ("stream", "datagram", "began", "moved", "used")])
 Rows = NDArray[np.void]
-"""An array of `ROW`s: `struct previous` of bpf/maps.h."""
+"""An array of `ROW`s: what the 64-bit numbers of bpf/transition.h mean."""
+_COLUMNS = (("stream", 0, 0x1FFFF), ("datagram", 17, 0x1FFFF), ("began", 34, 0x3FF), ("moved", 44, 0x3FF),
+            ("used", 54, 0x3FF))  # fmt: skip
+"""The first bit of each column, and as many ones as it has bits."""
 
 ENDPOINT_MASK = np.uint32(0x1FFFF)
-"""The bits of a slot that hold its endpoint's number. Above are the ring's generation and the mark of a transition."""
+"""The bits of a slot that hold its endpoint's number. The highest one is the mark of a transition."""
 NOBODY = np.zeros(1, np.uint32)
 """The ring without endpoints: it sends each hash to number 0, which stands for none."""
 IN_TRANSITION = np.uint32(1 << 31)
-GENERATIONS = 1 << 13
-"""A ring of another size is of another generation: its slots can't be mistaken for those of its predecessor."""
-_WRAP = 1 << 32
-_SLOT_GENERATION, _HEAD_GENERATION = 17, 19
-MAX_SLOTS = (1 << _HEAD_GENERATION) - 1
+MAX_SLOTS = (1 << 19) - 1
 
-LEARNING = 112
+TIME_SHIFT = 34
+LEARNING = 7
 """Two minutes: within this time a UDP flow should send something (RFC 4787, REQ-5)."""
-STREAM_IDLE = 434 * 16
+STREAM_IDLE = 434
 """2 hours 4 minutes, for which a TCP connection may be silent (RFC 5382, REQ-5)."""
-DATAGRAM_IDLE = 18 * 16
+DATAGRAM_IDLE = 18
 """Five minutes, for which a UDP flow may be silent (RFC 4787, REQ-5)."""
+_TURN = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +54,39 @@ class Held:
     endpoints: Slots
     moving: NDArray[np.bool_]
     rows: Rows
-    generation: int = 0
 
     @property
-    def bank(self) -> int:
-        """The number (0 or 1) of the array with this ring's rows: those of the next generation are in the other
-        one."""
-        return self.generation % 2
-
-    @property
-    def head(self) -> int:
-        """Element 0: the count of slots and the generation."""
-        return self.endpoints.size | self.generation << _HEAD_GENERATION
-
-    @property
-    def content(self) -> bytes:
-        """The array as the program reads it: the head, then the slots."""
-        marks = np.where(self.moving, IN_TRANSITION, 0) | self.generation << _SLOT_GENERATION
-        return np.concatenate(([self.head], self.endpoints | marks)).astype("<u4").tobytes()
+    def slots(self) -> Slots:
+        """The slots as the program reads them."""
+        return self.endpoints | np.where(self.moving, IN_TRANSITION, np.uint32(0))
 
 
-def held(content: bytes, rows: bytes | None = None) -> Held:
-    """The ring that an array holds, and the rows that belong to it; None if there are none."""
-    array = np.frombuffer(content, np.uint32)
-    generation, count = divmod(int(array[0]), 1 << _HEAD_GENERATION)
-    slots = array[1 : 1 + count]
-    known = np.zeros(slots.size, ROW)
-    if rows:
-        found = np.frombuffer(rows, ROW)[: slots.size]
-        known[: found.size] = found
-    return Held(slots & ENDPOINT_MASK, (slots & IN_TRANSITION) != 0, known, generation)
+def held(slots: Slots, rows: Words | None = None) -> Held:
+    """The ring of these slots, and the rows that belong to it; None if it has none."""
+    known = np.zeros(slots.size, ROW) if rows is None else unpacked(rows)
+    return Held(slots & ENDPOINT_MASK, (slots & IN_TRANSITION) != 0, known)
+
+
+def unpacked(words: Words) -> Rows:
+    """Rows from the numbers that the program reads."""
+    rows = np.empty(words.size, ROW)
+    for name, shift, mask in _COLUMNS:
+        rows[name] = words >> np.uint64(shift) & np.uint64(mask)
+    return rows
+
+
+def packed(rows: Rows) -> Words:
+    """The reverse of `unpacked`."""
+    words = np.zeros(rows.size, np.uint64)
+    for name, shift, mask in _COLUMNS:
+        words |= (rows[name].astype(np.uint64) & np.uint64(mask)) << np.uint64(shift)
+    return words
+
+
+def with_uses(rows: Words, others: Words) -> Words:
+    """These rows with the time of use of others."""
+    times = np.uint64(0x3FF << 54)
+    return rows & ~times | others & times
 
 
 def still(endpoints: Slots) -> Held:
@@ -102,8 +108,7 @@ def fitted(ring: Held, wanted: Slots) -> tuple[Held, Slots]:
     if ring.endpoints.size % wanted.size == 0:
         return ring, wanted.repeat(ring.endpoints.size // wanted.size)
     former = _midpoints(wanted.size, ring.endpoints.size)
-    generation = (ring.generation + 1) % GENERATIONS
-    return Held(ring.endpoints[former], ring.moving[former], ring.rows[former], generation), wanted
+    return Held(ring.endpoints[former], ring.moving[former], ring.rows[former]), wanted
 
 
 def changed(ring: Held, wanted: Slots, now: int) -> Held:
@@ -117,17 +122,17 @@ def changed(ring: Held, wanted: Slots, now: int) -> Held:
     rows = ring.rows.copy()
     fresh = moves & ~ring.moving & (ring.endpoints != NOBODY)
     rows["stream"][fresh] = ring.endpoints[fresh]
-    rows["began"][fresh] = now % _WRAP
-    learnt = fresh | (moves & (since(rows["learnt"], now) >= 0))
+    rows["began"][fresh] = now % _TURN
+    learnt = fresh | (moves & (since(rows["moved"], now) > LEARNING))
     rows["datagram"][learnt] = ring.endpoints[learnt]
-    rows["learnt"][moves] = (now + LEARNING) % _WRAP
-    rows["used"][moves] = now % _WRAP
-    return Held(wanted, ring.moving | fresh, rows, ring.generation)
+    rows["moved"][moves] = now % _TURN
+    rows["used"][moves] = now % _TURN
+    return Held(wanted, ring.moving | fresh, rows)
 
 
 def settled(ring: Held, idle: int, now: int) -> Held:
-    """The ring without the transitions in which only the current endpoint was used for the time `idle`."""
-    return replace(ring, moving=ring.moving & (since(ring.rows["used"], now) < idle))
+    """The ring without the transitions in which only the current endpoint was used for longer than `idle`."""
+    return replace(ring, moving=ring.moving & (since(ring.rows["used"], now) <= idle))
 
 
 def lost(before: Slots, after: Slots) -> float:
@@ -149,12 +154,12 @@ def moved(before: Slots, after: Slots) -> float:
 
 
 def since(times: NDArray[np.uint32], now: int) -> NDArray[np.int32]:
-    """How long ago these times were; negative if they are in the future."""
-    return (np.uint32(now % _WRAP) - times).astype(np.int32)
+    """How long ago these times of rows were; they come round after five hours."""
+    return ((np.uint32(now % _TURN) - times) % np.uint32(_TURN)).astype(np.int32)
 
 
 def now() -> int:
-    return clock.now_ns() >> 30
+    return clock.now_ns() >> TIME_SHIFT
 
 
 def _midpoints(size: int, former: int) -> NDArray[np.intp]:

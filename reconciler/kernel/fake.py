@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from reconciler.dataplane.description import describe, layout_digest, specs_of
 from reconciler.dataplane.layout import MAPS, NUMBER, MapType
 from reconciler.dataplane.rows import Number
 from reconciler.dataplane.sizes import capacity_of
+from reconciler.dataplane.slots import Words
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.port import (
     AttachedProgram,
@@ -42,7 +45,7 @@ class FakeKernel:
 
     interfaces: tuple[str, ...] = ("front", "back")
     maps: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
-    inner: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    inner: dict[str, dict[int, Words]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     program: LoadedProgram | None = None
     attached: dict[str, AttachedProgram] = field(default_factory=dict)
@@ -131,32 +134,36 @@ class FakeKernel:
     def capacity(self, map_name: str) -> int:
         return self.sizes.get(map_name, 0) if map_name in self.maps else 0
 
-    # --- arrays of arrays ------------------------------------------------------------------------------
-    def read_inner(self, outer: str, index: int) -> bytes | None:
+    # --- memory that programs and processes share ------------------------------------------------------
+    def words(self, map_name: str) -> Words | None:
+        rows = self.maps.get(map_name)
+        if rows is None:
+            return None
+        content = np.zeros((self.capacity(map_name), MAPS[map_name].value_size // 8), np.uint64)
+        for key, value in rows.items():
+            content[NUMBER.unpack(key).number] = np.frombuffer(value, np.uint64)
+        return content.reshape(-1)
+
+    def chunk(self, outer: str, index: int) -> Words | None:
         return self.inner.get(outer, {}).get(index)
 
-    def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
-        if outer not in self.maps:
-            return [KernelError(f"map {outer} does not exist")] * len(contents)
-        for index, content in contents.items():
-            self.inner.setdefault(outer, {})[index] = content
-            self._wrote("replace_inner", (outer, index))
-        return [None] * len(contents)
+    def add_chunk(self, outer: str, index: int) -> Words:
+        spec = MAPS[outer]
+        if outer not in self.maps or index >= self.capacity(outer) or not spec.inner:
+            raise KernelError(f"map {outer} has no room for {index}")
+        assert index not in self.inner.get(outer, {})
+        made = np.zeros(spec.inner_capacity * spec.inner.size // 8, np.uint64)
+        self.inner.setdefault(outer, {})[index] = made
+        self._wrote("add_chunk", (outer, index))
+        return made
 
-    def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
-        content = bytearray(self.inner[outer][index])
-        for row, value in rows.items():
-            inner = MAPS[outer].inner
-            assert inner and len(value) == inner.size, outer
-            content[row * len(value) : (row + 1) * len(value)] = value
-        self.inner[outer][index] = bytes(content)
-        self._wrote("patch_inner", (outer, index, tuple(rows)))
-
-    def remove_inner(self, outer: str, indexes: Sequence[int]) -> list[Outcome]:
+    def remove_chunks(self, outer: str, indexes: Sequence[int]) -> None:
         for index in indexes:
             if self.inner.get(outer, {}).pop(index, None) is not None:
-                self._wrote("remove_inner", (outer, index))
-        return [None] * len(indexes)
+                self._wrote("remove_chunks", (outer, index))
+
+    def wait_for_programs(self, outer: str) -> None:
+        """No program runs here."""
 
     # --- the program -----------------------------------------------------------------------------------
     def loaded_program(self) -> LoadedProgram | None:

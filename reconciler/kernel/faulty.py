@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import LocalVip, Neighbour, Outcome, Route, Row, TunnelDevice
@@ -14,7 +15,7 @@ from reconciler.limits import Sizes
 
 @dataclass
 class FaultyKernel(FakeKernel):
-    """A fake kernel in which a write fails whenever `fails()` says so: a ring half-way, the rest without effect."""
+    """A fake kernel in which a write fails whenever `fails()` says so, without effect."""
 
     fails: Callable[[], bool] = lambda: False
 
@@ -33,19 +34,17 @@ class FaultyKernel(FakeKernel):
         up = super().delete
         return [self._row(lambda key=key: up(map_name, [key])) for key in keys]  # type: ignore[misc]
 
-    def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
-        up = super().replace_inner
-        return [self._row(lambda i=i, c=c: up(outer, {i: c})) for i, c in contents.items()]  # type: ignore[misc]
+    def add_chunk(self, outer: str, index: int) -> Words:
+        self._call()
+        return super().add_chunk(outer, index)
 
-    def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
-        if self.fails():
-            super().patch_inner(outer, index, dict(list(rows.items())[: len(rows) // 2]))
-            raise KernelError("injected fault")
-        super().patch_inner(outer, index, rows)
+    def remove_chunks(self, outer: str, indexes: Sequence[int]) -> None:
+        self._call()
+        super().remove_chunks(outer, indexes)
 
-    def remove_inner(self, outer: str, indexes: Sequence[int]) -> list[Outcome]:
-        up = super().remove_inner
-        return [self._row(lambda index=index: up(outer, [index])) for index in indexes]  # type: ignore[misc]
+    def wait_for_programs(self, outer: str) -> None:
+        self._call()
+        super().wait_for_programs(outer)
 
     def load_program(self, name: str, features: Sequence[str], sizes: Sizes | None = None) -> None:
         self._call()

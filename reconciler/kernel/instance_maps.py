@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from reconciler.dataplane.description import MapDescription, describe
-from reconciler.dataplane.layout import INNER_IDS, MAPS, MapSpec, MapType
+from reconciler.dataplane.layout import INNER_IDS, MAPS, MMAPABLE, MapSpec, MapType
+from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
 from reconciler.kernel import bpf, filling, holders, maps
 from reconciler.kernel.instance import Instance
@@ -18,7 +19,6 @@ from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import Outcome, Row
 from reconciler.kernel.refusal import refused
 
-_INNER_A_CALL = 128  # each needs a file descriptor during the call; a process has 1,024 by default
 _INDEX = struct.Struct("=I")
 
 
@@ -79,73 +79,67 @@ class InstanceMaps:
             with bpf.closing(fd):
                 yield _Held(maps.describe(fd), generation.description.maps[name], describe(MAPS[name]))
 
-    # --- arrays of arrays ------------------------------------------------------------------------------
-    def read_inner(self, outer: str, index: int) -> bytes | None:
+    # --- memory that programs and processes share ------------------------------------------------------
+    def words(self, map_name: str) -> Words | None:
+        with self._map(map_name) as opened:
+            return maps.words(opened) if opened else None
+
+    def chunk(self, outer: str, index: int) -> Words | None:
         with self._inner(outer, index) as inner:
-            return maps.read_array(inner) if inner else None
+            return maps.words(inner) if inner else None
 
-    def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
-        # Each call waits until no CPU uses the former arrays (8 ms), however many they are: so one call takes many.
-        items = list(contents.items())
-        return [
-            outcome for start in range(0, len(items), _INNER_A_CALL)
-            for outcome in self._replace_inner(outer, items[start : start + _INNER_A_CALL])
-        ]  # fmt: skip
-
-    def _replace_inner(self, outer: str, contents: Sequence[tuple[int, bytes]]) -> list[Outcome]:
-        with self._map(outer) as opened, refused(outer), ExitStack() as stack:
+    def add_chunk(self, outer: str, index: int) -> Words:
+        with self._map(outer) as opened, refused(f"{outer} {index}"):
             if opened is None:
-                return [_no_map(outer)] * len(contents)
-            template = inner_shape(MAPS[outer])
-            rows, ids = [], []
-            for index, content in contents:
-                shape = replace(template, capacity=len(content) // template.value_size)
-                fd = stack.enter_context(bpf.closing(maps.create(f"lbctl_{outer}", shape, flags=maps.INNER_MAP)))
+                raise _no_map(outer)
+            with bpf.closing(maps.create(f"lbctl_{outer}", inner_shape(MAPS[outer]), flags=MMAPABLE)) as fd:
                 inner = maps.describe(fd)
-                maps.write_array(inner, content)
-                rows.append((_INDEX.pack(index), _INDEX.pack(fd)))
-                ids.append((_INDEX.pack(index), _INDEX.pack(inner.id)))
-            # The number is noted before the array is put in its place. If the latter fails, `_inner` sees that the
-            # noted array is gone; an array without a note would never be found.
-            if any(noted := self.update(INNER_IDS[outer].name, ids)):
-                return noted
-            return [outcome and _row_error(outer, opened, outcome) for outcome in maps.update(opened, rows)]
+                # The note goes last: an array without one counts as absent, and another one may take its place.
+                maps.update_one(opened, _INDEX.pack(index), _INDEX.pack(fd))
+                note = _INDEX.pack(index), _INDEX.pack(inner.id)
+                for error in filter(None, self.update(INNER_IDS[outer].name, [note])):
+                    raise error
+                return maps.words(inner)
 
-    def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
-        with self._inner(outer, index) as inner:
-            if inner is None:
-                raise KernelError(f"{outer} has no array {index}")
-            for error in filter(None, maps.update(inner, [(_INDEX.pack(row), value) for row, value in rows.items()])):
+    def remove_chunks(self, outer: str, indexes: Sequence[int]) -> None:
+        with self._map(outer) as opened, refused(outer):
+            for error in filter(None, self.delete(INNER_IDS[outer].name, [_INDEX.pack(index) for index in indexes])):
                 raise error
+            for index in indexes:
+                if opened:
+                    maps.delete_one(opened, _INDEX.pack(index))
 
-    def remove_inner(self, outer: str, indexes: Sequence[int]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        with self._map(outer) as opened:
-            for index in indexes:  # arrays of maps know no batched delete
-                try:
-                    if opened:
-                        maps.delete_one(opened, _INDEX.pack(index))
-                    outcomes.append(None)
-                except OSError as error:
-                    outcomes.append(KernelError(f"{outer} {index}: {error.strerror}"))
-        gone = [_INDEX.pack(index) for index, outcome in zip(indexes, outcomes, strict=True) if not outcome]
-        self.delete(INNER_IDS[outer].name, gone)
-        return outcomes
+    def wait_for_programs(self, outer: str) -> None:
+        """The kernel waits for all programs when an array of maps is written (maybe_wait_bpf_programs in its
+        kernel/bpf/syscall.c), so an inner array is put to where it is already."""
+        with self._map(outer) as opened, refused(outer):
+            for key, _ in self.dump(outer):
+                with self._inner(outer, _INDEX.unpack(key)[0]) as inner:
+                    if inner and opened:
+                        maps.update_one(opened, key, _INDEX.pack(inner.fd))
+                        return
 
     @contextmanager
     def _inner(self, outer: str, index: int) -> Iterator[OpenMap | None]:
         with self._map(outer) as opened, self._map(INNER_IDS[outer].name) as ids, refused(f"{outer} {index}"):
             number = maps.lookup(ids, _INDEX.pack(index)) if ids else None
-            fd = bpf.open_map(_INDEX.unpack(number)[0]) if number and any(number) else None
-            # If the noted array is gone, it was replaced just now, or never got to its place: ask the outer array.
-            while fd is None and opened and number and any(number):
-                number = maps.lookup(opened, _INDEX.pack(index))
-                fd = bpf.open_map(_INDEX.unpack(number)[0]) if number else None
-            if fd is None:
+            if opened is None or number is None or not any(number):
                 yield None
                 return
-            with bpf.closing(fd):
-                yield maps.describe(fd)
+            with ExitStack() as stack:
+                inner = _open_inner(outer, number, stack)
+                if inner is None:  # the note was damaged
+                    number = maps.lookup(opened, _INDEX.pack(index))
+                    inner = _open_inner(outer, number, stack) if number else None
+                yield inner
+
+
+def _open_inner(outer: str, number: bytes, stack: ExitStack) -> OpenMap | None:
+    fd = bpf.open_map(_INDEX.unpack(number)[0])
+    if fd is None:
+        return None
+    inner = maps.describe(stack.enter_context(bpf.closing(fd)))
+    return inner if inner.shape == inner_shape(MAPS[outer]) and inner.flags & MMAPABLE else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +156,8 @@ class _Held:
 
 
 def inner_shape(spec: MapSpec) -> Shape:
-    """The shape of the inner arrays of an array of arrays; they differ in their capacity alone."""
-    return Shape(MapType.ARRAY, _INDEX.size, spec.inner.size if spec.inner else 0, 1)
+    """The shape of the inner arrays of an array of arrays."""
+    return Shape(MapType.ARRAY, _INDEX.size, spec.inner.size if spec.inner else 0, spec.inner_capacity)
 
 
 def _no_map(name: str) -> KernelError:

@@ -10,7 +10,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 
 from reconciler.dataplane.description import Description, MapDescription, describe, specs_of
-from reconciler.dataplane.layout import OTHER, SEED, MapSpec, MapType
+from reconciler.dataplane.layout import MMAPABLE, OTHER, SEED, MapSpec, MapType
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import bpf, filling, generations, holders, maps, takeover, xdp
@@ -161,7 +161,7 @@ def _new(spec: MapSpec, wanted: MapDescription, stack: ExitStack) -> int:
     """An empty map."""
     inner = None
     if spec.type == MapType.ARRAY_OF_MAPS:
-        template = maps.create(f"lbctl_{spec.name}", inner_shape(spec), flags=maps.INNER_MAP)
+        template = maps.create(f"lbctl_{spec.name}", inner_shape(spec), flags=MMAPABLE)
         inner = stack.enter_context(bpf.closing(template))
     shape = Shape(spec.type, spec.key_size, spec.value_size, wanted.capacity)
     return maps.create(spec.name, shape, flags=spec.flags, inner=inner)

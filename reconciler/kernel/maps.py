@@ -11,21 +11,23 @@ import ctypes
 import errno
 import functools
 import mmap
+import os
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.dataplane.layout import MMAPABLE, MapType
-from reconciler.kernel.bpf import NAME_BYTES, Command, call, memory, object_info
+import numpy as np
 
-INNER_MAP = 0x1000
-"""BPF_F_INNER_MAP: an array that may stand in an array of maps whatever its size (Linux 5.10)."""
+from reconciler.dataplane.layout import MMAPABLE, MapType
+from reconciler.dataplane.slots import Words
+from reconciler.kernel.bpf import NAME_BYTES, Command, call, memory, object_info
 
 _NO_EXIST = 1  # BPF_NOEXIST
 _BYTES_PER_CALL = 1 << 17
 _ROWS_PER_BLOCK = 64
+_WORD = struct.Struct("=Q")
 _CPUS = Path("/sys/devices/system/cpu/possible")
 
 Row = tuple[bytes, bytes]
@@ -179,9 +181,7 @@ def overwrite(opened: OpenMap, rows: Sequence[Row]) -> None:
     does not fit.
     """
     if opened.flags & MMAPABLE and opened.shape.value_size % 8 == 0:
-        values = b"".join(values for _, values in rows)
-        with mapped(opened) as memory_of_map:
-            memory_of_map[: len(values)] = values
+        words(opened)[:] = np.frombuffer(b"".join(values for _, values in rows), np.uint64)
         return
     if opened.shape.type != MapType.ARRAY:
         delete(opened, [key for key, _ in dump(opened)])
@@ -190,8 +190,21 @@ def overwrite(opened: OpenMap, rows: Sequence[Row]) -> None:
             raise error
 
 
+def words(opened: OpenMap) -> Words:
+    """The content of an array that can be mapped into memory, in place: values of 64-bit words."""
+    shape = opened.shape
+    size = shape.value_size * shape.capacity
+    shared = mmap.mmap(opened.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+    return np.frombuffer(shared, np.uint64, size // _WORD.size)  # holds `shared`, and the map
+
+
 def update(opened: OpenMap, rows: Sequence[Row]) -> list[OSError | None]:
-    """Write rows, each of which replaces what is there. ValueError if a row has not the map's sizes."""
+    """Write rows, each of which replaces what is there. ValueError if a row has not the map's sizes.
+
+    Rows of one word in an array that can be mapped are written with one store each; the kernel copies byte by byte.
+    """
+    if opened.flags & MMAPABLE and opened.shape.value_size == _WORD.size:
+        return _store(opened, rows)
     keys = _joined([key for key, _ in rows], opened.shape.key_size, "key")
     values = _joined([value for _, value in rows], opened.row_bytes, "value")
     return _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)
@@ -205,6 +218,14 @@ def chunks(opened: OpenMap) -> Iterator[Row]:
 def write_joined(opened: OpenMap, keys: bytes, values: bytes) -> list[OSError | None]:
     """Write rows whose keys, and whose values, are joined; an outcome for each row."""
     return _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)
+
+
+def _store(opened: OpenMap, rows: Sequence[Row]) -> list[OSError | None]:
+    values = np.frombuffer(_joined([value for _, value in rows], _WORD.size, "value"), np.uint64)
+    indexes = np.frombuffer(_joined([key for key, _ in rows], opened.shape.key_size, "key"), np.uint32)
+    fits = indexes < opened.shape.capacity
+    words(opened)[indexes[fits]] = values[fits]
+    return [None if fit else OSError(errno.E2BIG, os.strerror(errno.E2BIG)) for fit in fits.tolist()]
 
 
 def delete(opened: OpenMap, keys: Sequence[bytes]) -> list[OSError | None]:

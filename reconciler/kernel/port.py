@@ -9,12 +9,15 @@ without a data plane reads as empty.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from reconciler.limits import Sizes
+
+if TYPE_CHECKING:  # numpy takes long to import, and most commands that name this interface need none
+    from reconciler.dataplane.slots import Words
 
 Outcome = Exception | None
 Row = tuple[bytes, bytes]
@@ -156,20 +159,28 @@ class Kernel(Protocol):
         """How many rows a map has room for; 0 if there is no such map."""
         ...
 
-    # --- arrays of arrays (rings, previous): one array each, swapped or patched ------------------------
-    def read_inner(self, outer: str, index: int) -> bytes | None:
-        """All rows of an inner array, joined; None if there is no such array."""
+    # --- memory that programs and processes share ------------------------------------------------------
+    def words(self, map_name: str) -> Words | None:
+        """The content of an array that can be mapped into memory, as 64-bit words. None if it was never made.
+
+        It shows whatever is written later, or not. Not to be written: `update` writes rows of one word in one atomic
+        step.
+        """
         ...
 
-    def replace_inner(self, outer: str, contents: Mapping[int, bytes]) -> list[Outcome]:
-        """Put new inner arrays at these indexes. Each replaces the former one in one atomic step."""
+    def chunk(self, outer: str, index: int) -> Words | None:
+        """An inner array of an array of arrays, to be read and written in place. None if there is none."""
         ...
 
-    def patch_inner(self, outer: str, index: int, rows: Mapping[int, bytes]) -> None:
-        """Overwrite some rows of an inner array; those of four or eight bytes atomically."""
+    def add_chunk(self, outer: str, index: int) -> Words:
+        """Put an inner array of zeros at an index that has none."""
         ...
 
-    def remove_inner(self, outer: str, indexes: Sequence[int]) -> list[Outcome]: ...
+    def remove_chunks(self, outer: str, indexes: Sequence[int]) -> None: ...
+
+    def wait_for_programs(self, outer: str) -> None:
+        """Return once every program has ended that was under way, and so may have read what was there before."""
+        ...
 
     # --- the program -----------------------------------------------------------------------------------
     def loaded_program(self) -> LoadedProgram | None: ...

@@ -23,6 +23,7 @@ from reconciler.dataplane.layout import (
     Verdict,
 )
 from reconciler.dataplane.program import DECAPSULATE, is_built_of
+from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
 from reconciler.kernel import bpf, holders, maps
 from reconciler.kernel.build import Image, build
@@ -181,7 +182,7 @@ class _Held:
     """The content of the live maps: rows by name; inner arrays by name and index, None for a missing one."""
 
     rows: dict[str, list[Row]]
-    arrays: dict[tuple[str, int], bytes | None]
+    arrays: dict[tuple[str, int], Words | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,22 +203,20 @@ def _create(spec: MapSpec, shape: Shape) -> int:
         return maps.create(spec.name, copied, flags=MMAPABLE)
     if copied.type == MapType.PROG_ARRAY:
         return maps.create(spec.name, copied)
-    with bpf.closing(maps.create(spec.name, inner_shape(spec), flags=maps.INNER_MAP)) as template:
+    with bpf.closing(maps.create(spec.name, inner_shape(spec), flags=MMAPABLE)) as template:
         return maps.create(spec.name, copied, inner=template)
 
 
-def _read_array(outer: OpenMap, index: int) -> bytes | None:
+def _read_array(outer: OpenMap, index: int) -> Words | None:
     number = maps.lookup(outer, _INDEX.pack(index))
     fd = bpf.open_map(_INDEX.unpack(number)[0]) if number else None
     if fd is None:
         return None
     with bpf.closing(fd):
-        return maps.read_array(maps.describe(fd))
+        return maps.words(maps.describe(fd)).copy()
 
 
-def _put_array(outer: OpenMap, spec: MapSpec, index: int, content: bytes) -> None:
-    template = inner_shape(spec)
-    shape = replace(template, capacity=len(content) // template.value_size)
-    with bpf.closing(maps.create(spec.name, shape, flags=maps.INNER_MAP)) as fd:
-        maps.write_array(maps.describe(fd), content)
+def _put_array(outer: OpenMap, spec: MapSpec, index: int, content: Words) -> None:
+    with bpf.closing(maps.create(spec.name, inner_shape(spec), flags=MMAPABLE)) as fd:
+        maps.words(maps.describe(fd))[:] = content
         maps.update_one(outer, _INDEX.pack(index), _INDEX.pack(fd))

@@ -18,7 +18,7 @@ import numpy as np
 
 from reconciler.dataplane.layout import RING_NAMES, RING_TURNS, RINGS
 from reconciler.dataplane.ring import Slots, hash_ring, shares, turns
-from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced
+from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced, still
 from reconciler.dataplane.slots import held as slots_of
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
@@ -27,7 +27,7 @@ from reconciler.kinds.endpoint import EndpointRow, numbered_rows, row_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Algorithm, EndpointState, Pool
 from reconciler.resource import Change, Context, Key, Reading, Resource
-from reconciler.ring_store import heads, indexes_in_use, remove_rings, write_rings
+from reconciler.ring_store import Rings, indexes_in_use, remove_rings, write_rings
 from reconciler.view import Facts, Use
 
 _INDEX = struct.Struct("=I")
@@ -176,12 +176,9 @@ class RingKind(Kind):
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         names = {r.number: r.row.id for r in numbered_rows(self.kernel)}
-        known = heads(self.kernel)
         held = _name_rows(self.kernel)
-        rings = [
-            _decode(name, self.kernel.read_inner(RINGS.name, index), known.get(index, 0), names)
-            for name, index in _sound(held).items()
-        ]
+        opened = Rings(self.kernel)
+        rings = [_decode(name, opened, index, names) for name, index in _sound(held).items()]
         astray = held.keys() - {ring.name for ring in rings}
         return Reading((*rings, *(_damaged(name, "no ring of its own") for name in sorted(astray))))
 
@@ -246,10 +243,13 @@ def _sound(names: Mapping[str, int]) -> dict[str, int]:
     return {name: index for index, name in first.items()}
 
 
-def _decode(name: str, content: bytes | None, head: int, endpoint_names: Mapping[int, str]) -> Ring:
-    ring = slots_of(content or bytes(4))
-    if ring.head != head:
-        return _damaged(name, "a ring of another size")  # the program goes by the size in the head
+def _decode(name: str, rings: Rings, index: int, endpoint_names: Mapping[int, str]) -> Ring:
+    place = rings.place(index)
+    if place is None and rings.heads[index]:
+        return _damaged(name, "no slots of its own")
+    ring = slots_of(rings.slots(place)) if place else still(np.zeros(0, np.uint32))
+    if place and not place.has_rows and ring.moving.any():
+        return _damaged(name, "transitions without rows")
     held = ring.endpoints if ring.endpoints.any() else ring.endpoints[:0]
     if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
         held = reduced(held)

@@ -14,7 +14,7 @@ from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.ring import ring_indexes
 from reconciler.ring_store import idle, in_transition, protocols
 
-_UNIT_S = 2**30 / 1e9
+_UNIT_S = 2**slots.TIME_SHIFT / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +59,4 @@ def transitions(kernel: Kernel, now: int | None = None) -> Iterator[Transition]:
 
 
 def _seconds(units: int) -> int:
-    return round(units * _UNIT_S)
+    return int(units * _UNIT_S)

@@ -13,7 +13,7 @@ from reconciler.agent.loop import FIRST_RETRY_S, LAST_RETRY_S
 from reconciler.agent.wake import Doorbell, Wake
 from reconciler.config.rest import SECOND_LOOK_S
 from reconciler.config.source import read_tree
-from reconciler.dataplane.layout import ENDPOINTS, SERVICES
+from reconciler.dataplane.layout import ENDPOINTS, RINGS, SERVICES
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Neighbour
 from reconciler.lock import apply_lock
@@ -73,7 +73,7 @@ def test_an_edited_weight_changes_exactly_one_ring(node):
     node.start()
     edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
     told = node.files_moved()
-    assert set(node.wrote()) <= {"patch_inner", "replace_inner", "update"}
+    assert set(node.wrote()) <= {"update"}
     assert told.startswith("~ ring web/round-robin ")
     assert told.splitlines()[0].endswith(" pools.yaml:1")
     assert "\n    10.2.0.1:8080  66.7% -> 75.0%\n    10.2.0.2:8080  33.3% -> 25.0%\n" in told
@@ -596,16 +596,16 @@ def test_what_had_to_wait_for_something_that_failed_is_named_too(node, monkeypat
 
 def test_what_could_not_be_undone_is_named(node, monkeypatch):
     node.start()
-    update = node.kernel.update
+    update, delete = node.kernel.update, node.kernel.delete
 
-    def refuse(outer, indexes):
-        return [KernelError("stuck fast")] * len(indexes)
+    def refuse(map_name, keys):
+        return [KernelError("stuck fast")] * len(keys) if map_name == RINGS.name else delete(map_name, keys)
 
     def refuse_services(map_name, rows):
         return [KernelError("full")] * len(rows) if map_name == SERVICES.name else update(map_name, rows)
 
     monkeypatch.setattr(node.kernel, "update", refuse_services)
-    monkeypatch.setattr(node.kernel, "remove_inner", refuse)
+    monkeypatch.setattr(node.kernel, "delete", refuse)
     edit(node.directory / "services.yaml", "source-hash", "round-robin")
     told = node.files_rested()
     assert "service 20.20.20.2:25/tcp: full" in told

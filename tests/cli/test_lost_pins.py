@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from reconciler.dataplane.chunks import place_of
 from reconciler.dataplane.layout import FLOWS
 from reconciler.kernel import bpf, maps, xdp
 from reconciler.kernel.real import RealKernel
@@ -42,10 +44,14 @@ def slots_that_packets_see(program, ring=1):
         with bpf.closing(bpf.open_map(map_id)) as fd:
             opened = maps.describe(fd)
             if opened.name == "rings":
-                number = int.from_bytes(maps.lookup(opened, ring.to_bytes(4, "little")), "little")
-                with bpf.closing(bpf.open_map(number)) as inner:
-                    return maps.read_array(maps.describe(inner))
-    raise AssertionError("the program has no rings")
+                place = place_of(int(maps.words(opened)[ring]))
+            if opened.name == "ring_chunks":
+                chunks = opened.id
+    with bpf.closing(bpf.open_map(chunks)) as fd:
+        number = int.from_bytes(maps.lookup(maps.describe(fd), place.chunk.to_bytes(4, "little")), "little")
+    with bpf.closing(bpf.open_map(number)) as inner:
+        words = maps.words(maps.describe(inner))[place.first_word :]
+        return words.view(np.uint32)[: place.slots].tobytes()
 
 
 def unmount(pins):

@@ -14,7 +14,7 @@ import pytest
 
 from reconciler.cli.main import main
 from reconciler.dataplane import program
-from reconciler.dataplane.layout import MAPS, NEXT_HOPS, PREVIOUS, REMEMBERED, MapType
+from reconciler.dataplane.layout import MAPS, NEXT_HOPS, REMEMBERED, MapType
 from reconciler.kernel import bpf
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.real import RealKernel
@@ -54,12 +54,8 @@ def loaded(run_dir: Path) -> Iterator[Balancer]:
 def balancer(loaded: Balancer) -> Iterator[Balancer]:
     yield loaded
     loaded.clear()
-    for spec in (PREVIOUS, REMEMBERED, NEXT_HOPS):
-        keys = [key for key, _ in loaded.kernel.dump(spec.name)]
-        if spec.type == MapType.ARRAY_OF_MAPS:
-            loaded.kernel.remove_inner(spec.name, [int.from_bytes(key, sys.byteorder) for key in keys])
-        else:
-            loaded.kernel.delete(spec.name, keys)
+    for spec in (REMEMBERED, NEXT_HOPS):
+        loaded.kernel.delete(spec.name, [key for key, _ in loaded.kernel.dump(spec.name)])
 
 
 @pytest.fixture
@@ -114,5 +110,6 @@ def snapshot(balancer: Balancer) -> Snapshot:
         held[spec.name] = sorted(rows)
         if spec.type == MapType.ARRAY_OF_MAPS:
             indexes = [int.from_bytes(key, sys.byteorder) for key, _ in rows]
-            held |= {f"{spec.name} {index}": balancer.kernel.read_inner(spec.name, index) for index in indexes}
+            chunks = {index: balancer.kernel.chunk(spec.name, index) for index in indexes}
+            held |= {f"{spec.name} {index}": words.tobytes() for index, words in chunks.items() if words is not None}
     return held

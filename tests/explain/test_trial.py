@@ -14,12 +14,9 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 
 from reconciler.dataplane import rows as row_types
-from reconciler.dataplane import slots
 from reconciler.dataplane.layout import (
     FLOWS,
-    PREVIOUS,
     REMEMBERED,
-    RINGS,
     AlgorithmCode,
     Direction,
     EchoCode,
@@ -38,6 +35,7 @@ from reconciler.kernel.instance import Instance
 from reconciler.kernel.real import RealKernel
 from reconciler.kernel.trial import EXPLAIN, trial
 from reconciler.paths import data_dir
+from reconciler.ring_store import write_rings
 from tests.explain.conftest import Tried, snapshot
 from tests.packets.balancer import (
     CLIENT,
@@ -259,12 +257,8 @@ def test_a_trial_sees_the_connections_turns_and_states_of_the_moment(balancer: B
 def moving(balancer: Balancer, protocol: int, at: At = DNS) -> None:
     """A DSR service of one slot, which moves from endpoint 2 to 3."""
     balancer.settings(OWN)
-    balancer.serve(at, index=2, ring=[3], algorithm=AlgorithmCode.MAGLEV, mode=ModeCode.DSR_L3, protocol=protocol)
-    now = slots.now()
-    rows = np.array([(2, 2, now, now + 100, now, 0)], slots.ROW)
-    held = slots.Held(np.array([3], np.uint32), np.array([True]), rows)
-    assert balancer.kernel.replace_inner(PREVIOUS.name, {2: rows.tobytes()}) == [None]
-    assert balancer.kernel.replace_inner(RINGS.name, {2: held.content}) == [None]
+    balancer.serve(at, index=2, ring=[2], algorithm=AlgorithmCode.MAGLEV, mode=ModeCode.DSR_L3, protocol=protocol)
+    assert write_rings(balancer.kernel, {2: np.array([3], np.uint32)}, known={2}) == {2: None}
 
 
 def test_a_slot_in_transition_says_who_had_it_and_why_the_flow_goes_where(balancer: Balancer, tried: Tried) -> None:

@@ -94,6 +94,19 @@ def test_a_per_cpu_value_is_the_values_of_all_cpus_each_rounded_up_to_8_bytes(ma
     assert list(maps.dump(counters)) == [(u32(999), value)]
 
 
+def test_rows_of_one_word_are_stored_in_shared_memory(make: Maker) -> None:
+    with bpf.closing(maps.create("lbk_words", maps.Shape(MapType.ARRAY, 4, 8, 10), flags=MMAPABLE)) as fd:
+        array = maps.describe(fd)
+        shared = maps.words(array)
+        outcomes = maps.update(array, [(u32(9), b"\1" * 8), (u32(10), b"\2" * 8), (u32(3), b"\3" * 8)])
+        assert [outcome and outcome.errno for outcome in outcomes] == [None, errno.E2BIG, None]
+        assert list(maps.dump(array)) == [(u32(3), b"\3" * 8), (u32(9), b"\1" * 8)]
+        shared[9] = 7
+        assert maps.lookup(array, u32(9)) == struct.pack("=Q", 7)
+        with pytest.raises(ValueError, match="a value of 4 bytes"):
+            maps.update(array, [(u32(0), bytes(4))])
+
+
 def test_a_row_of_the_wrong_size_never_reaches_the_kernel(make: Maker) -> None:
     table = make(maps.Shape(MapType.HASH, 4, 8, 10))
     with pytest.raises(ValueError, match="a value of 4 bytes"):
@@ -103,12 +116,11 @@ def test_a_row_of_the_wrong_size_never_reaches_the_kernel(make: Maker) -> None:
     assert list(maps.dump(table)) == []
 
 
-def test_inner_maps_of_other_sizes_than_the_template_are_accepted(make: Maker) -> None:
-    inner = maps.Shape(MapType.ARRAY, 4, 4, 1)
-    with bpf.closing(maps.create("lbk_inner", inner, flags=maps.INNER_MAP)) as template:
+def test_an_inner_map_is_found_by_its_number_until_it_is_removed(make: Maker) -> None:
+    inner = maps.Shape(MapType.ARRAY, 4, 64, 16)
+    with bpf.closing(maps.create("lbk_inner", inner, flags=MMAPABLE)) as template:
         outer = maps.describe(maps.create("lbk_outer", maps.Shape(MapType.ARRAY_OF_MAPS, 4, 4, 8), inner=template))
-    large = maps.Shape(MapType.ARRAY, 4, 4, 65_536)
-    with bpf.closing(outer.fd), bpf.closing(maps.create("lbk_ring", large, flags=maps.INNER_MAP)) as ring:
+    with bpf.closing(outer.fd), bpf.closing(maps.create("lbk_ring", inner, flags=MMAPABLE)) as ring:
         maps.update_one(outer, u32(5), u32(ring))
         found = maps.lookup(outer, u32(5))
         assert found is not None

@@ -16,10 +16,13 @@ import pytest
 
 from reconciler.dataplane import rows
 from reconciler.dataplane.layout import (
+    CHUNK_IDS,
+    CHUNK_LINES,
     ENDPOINT_COUNTERS,
     ENDPOINTS,
     FLOWS,
     MAPS,
+    RING_CHUNKS,
     RING_NAMES,
     RINGS,
     SERVICES,
@@ -27,7 +30,7 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.program import program_name
 from reconciler.errors import BuildError, KernelError, UsageError
-from reconciler.kernel import bpf, maps
+from reconciler.kernel import bpf, holders, maps
 from reconciler.kernel.real import RealKernel
 
 pytestmark = pytest.mark.kernel
@@ -61,9 +64,11 @@ def in_another_process(run_dir: Path, expression: str, *prefix: str) -> subproce
 def test_a_node_without_a_data_plane_reads_as_empty_and_nothing_is_made(kernel: RealKernel, run_dir: Path) -> None:
     assert [kernel.dump(name) for name in MAPS] == [[]] * len(MAPS)
     assert kernel.loaded_program() is None
-    assert kernel.read_inner("rings", 1) is None
+    assert kernel.words(RINGS.name) is None
+    assert kernel.chunk(RING_CHUNKS.name, 1) is None
     assert kernel.delete(VIPS.name, [bytes(4)]) == [None]
-    kernel.remove_inner("rings", [1])
+    kernel.remove_chunks(RING_CHUNKS.name, [1])
+    kernel.wait_for_programs(RING_CHUNKS.name)
     kernel.unload_program()
     kernel.remove_instance()
     assert list(run_dir.iterdir()) == []
@@ -73,8 +78,8 @@ def test_writing_without_a_data_plane_says_what_is_missing(kernel: RealKernel) -
     (outcome,) = kernel.update(VIPS.name, [(bytes(4), bytes(4))])
     assert isinstance(outcome, KernelError)
     assert "no program is loaded" in outcome.message
-    (outcome,) = kernel.replace_inner("rings", {1: bytes(4)})
-    assert "no program is loaded" in outcome.message
+    with pytest.raises(KernelError, match="no program is loaded"):
+        kernel.add_chunk(RING_CHUNKS.name, 1)
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "-x", "x y"])
@@ -215,12 +220,11 @@ def test_a_row_beyond_an_array_is_an_error_of_that_row(kernel: RealKernel) -> No
 def test_another_process_sees_the_same(kernel: RealKernel, run_dir: Path) -> None:
     loaded(kernel)
     kernel.update(VIPS.name, [VIPS.pack(rows.Address(b"\x14\x14\x14\x01"), rows.Vip(1, 0))])
-    kernel.replace_inner("rings", {7: struct.pack("=3I", 2, 5, 6)})
-    done = in_another_process(
-        run_dir, "(kernel.loaded_program(), kernel.dump('vips'), kernel.read_inner('rings', 7))"
-    )
+    kernel.add_chunk(RING_CHUNKS.name, 7)[5] = 9
+    expression = "(kernel.loaded_program(), kernel.dump('vips'), kernel.chunk('ring_chunks', 7).tobytes()[:50])"
+    done = in_another_process(run_dir, expression)
     assert done.stderr == ""
-    assert done.stdout.strip() == repr((kernel.loaded_program(), kernel.dump("vips"), kernel.read_inner("rings", 7)))
+    assert done.stdout.strip() == repr(eval(expression))
 
 
 def test_two_processes_that_load_at_once_mount_and_make_one_set(kernel: RealKernel, run_dir: Path) -> None:
@@ -259,55 +263,51 @@ def wait_until_waiting(pid: int, directory: Path) -> None:
 
 
 
-# --- rings ---------------------------------------------------------------------------------------------
+# --- memory that programs and processes share ------------------------------------------------------------
 
 
-def ring(*slots: int) -> bytes:
-    return struct.pack(f"={1 + len(slots)}I", len(slots), *slots)
-
-
-def test_rings_of_any_size_are_replaced_patched_and_removed(kernel: RealKernel) -> None:
+def test_chunks_are_made_found_again_and_removed(kernel: RealKernel) -> None:
     loaded(kernel)
-    kernel.replace_inner("rings", {1: ring(11, 12, 13)})
-    kernel.replace_inner("rings", {RINGS.capacity - 1: ring(*range(1, 65_538))})
-    assert kernel.read_inner("rings", 1) == ring(11, 12, 13)
-    kernel.patch_inner("rings", 1, {2: struct.pack("=I", 99), 3: struct.pack("=I", 98)})
-    assert kernel.read_inner("rings", 1) == ring(11, 99, 98)
-    kernel.replace_inner("rings", {1: ring()})
-    assert kernel.read_inner("rings", 1) == ring()
-    kernel.remove_inner("rings", [1])
-    kernel.remove_inner("rings", [1])
-    assert kernel.read_inner("rings", 1) is None
-    assert kernel.read_inner("rings", RINGS.capacity - 1) == ring(*range(1, 65_538))
-
-
-def test_the_indexes_of_inner_arrays_can_be_listed(kernel: RealKernel) -> None:
-    loaded(kernel)
-    assert kernel.dump("rings") == []
-    kernel.replace_inner("rings", {1: ring(11), 700: ring(12), RINGS.capacity - 1: ring()})
-    assert [struct.unpack("=I", key)[0] for key, _ in kernel.dump("rings")] == [1, 700, RINGS.capacity - 1]
-
-
-def test_what_is_no_ring_can_not_be_patched(kernel: RealKernel) -> None:
-    loaded(kernel)
-    with pytest.raises(KernelError, match="rings has no array 5"):
-        kernel.patch_inner("rings", 5, {1: struct.pack("=I", 1)})
-    kernel.replace_inner("rings", {5: ring(1)})
-    with pytest.raises(KernelError, match="rings 5"):
-        kernel.patch_inner("rings", 5, {2: struct.pack("=I", 1)})
-    outcomes = kernel.replace_inner("rings", {RINGS.capacity: ring(1), 6: ring(2)})
-    assert isinstance(outcomes[0], KernelError)
-    assert outcomes[1] is None
-
-
-def test_a_replaced_ring_is_not_kept(kernel: RealKernel) -> None:
-    loaded(kernel)
-    kernel.replace_inner("rings", {1: ring(1)})
-    with kernel._inner("rings", 1) as opened:
+    name = RING_CHUNKS.name
+    assert kernel.dump(name) == []
+    made = kernel.add_chunk(name, 1)
+    assert made.size == 8 * CHUNK_LINES
+    made[[0, -1]] = 5, 2**64 - 1
+    kernel.add_chunk(name, RING_CHUNKS.capacity - 1)
+    assert [struct.unpack("=I", key)[0] for key, _ in kernel.dump(name)] == [1, RING_CHUNKS.capacity - 1]
+    found = kernel.chunk(name, 1)
+    assert found is not None
+    assert found[[0, 1, -1]].tolist() == [5, 0, 2**64 - 1]
+    found[1] = 6
+    assert made[1] == 6
+    kernel.wait_for_programs(name)
+    with kernel._inner(name, 1) as opened:
         assert opened is not None
         former = opened.id
-    kernel.replace_inner("rings", {1: ring(2)})
+    for _ in range(2):
+        kernel.remove_chunks(name, [1])
+    assert kernel.chunk(name, 1) is None
+    assert made[1] == 6, "who has a chunk keeps it"
+    del made, found
     assert gone(former)
+
+
+def test_there_is_no_chunk_beyond_the_last(kernel: RealKernel) -> None:
+    loaded(kernel)
+    with pytest.raises(KernelError):
+        kernel.add_chunk(RING_CHUNKS.name, RING_CHUNKS.capacity)
+
+
+def test_a_chunk_whose_number_was_overwritten_is_found_all_the_same(kernel: RealKernel) -> None:
+    loaded(kernel)
+    kernel.add_chunk(RING_CHUNKS.name, 1)[0] = 7
+    program = holders.pinned_program(kernel._instance)
+    assert program
+    for wrong in (2**32 - 1, program.map_ids[0]):
+        assert kernel.update(CHUNK_IDS.name, [(struct.pack("=I", 1), struct.pack("=I", wrong))]) == [None]
+        found = kernel.chunk(RING_CHUNKS.name, 1)
+        assert found is not None
+        assert found[0] == 7
 
 
 def gone(map_id: int) -> bool:

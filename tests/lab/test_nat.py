@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from reconciler.config.load import load
-from reconciler.dataplane.layout import RING_HEADS, SERVICES
-from reconciler.dataplane.rows import Number
+from reconciler.dataplane.layout import SERVICES
 from reconciler.kernel.real import RealKernel
 from reconciler.kinds.ring import ring_indexes
 from reconciler.lab import netns
@@ -17,6 +16,7 @@ from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.prove import prove_service
 from reconciler.model import Protocol, Role
+from reconciler.ring_store import Rings, read_ring, write_rings
 from reconciler.support import unsupported
 from reconciler.view import view
 
@@ -129,9 +129,9 @@ def test_a_vip_without_its_service_row_is_noticed(site):
 def test_a_ring_with_one_endpoint_is_noticed(site, algorithm):
     made = site(algorithm=algorithm)
     (index,) = ring_indexes(made.kernel).values()
-    ring = np.frombuffer(made.kernel.read_inner("rings", index), np.uint32).copy()
-    ring[1:] = ring[1]
-    made.kernel.replace_inner("rings", {index: ring.tobytes()})
+    rings = Rings(made.kernel)
+    slots = rings.slots(rings.place(index))
+    slots[:] = slots[0]
     unfair = r"answered (24 of 24 requests, its share is 12|0 of|none of 128 requests)"
     with pytest.raises(AssertionError, match=unfair):
         made.prove()
@@ -140,10 +140,8 @@ def test_a_ring_with_one_endpoint_is_noticed(site, algorithm):
 def test_weights_that_are_ignored_are_noticed(site):
     made = site()
     (index,) = ring_indexes(made.kernel).values()
-    ids = np.unique(np.frombuffer(made.kernel.read_inner("rings", index), np.uint32)[1:])
-    made.kernel.replace_inner("rings", {index: np.array([ids.size, *ids], np.uint32).tobytes()})
-    head = RING_HEADS.pack(Number(index), Number(ids.size))
-    assert made.kernel.update(RING_HEADS.name, [head]) == [None]
+    ids = np.unique(read_ring(made.kernel, index).endpoints)
+    assert write_rings(made.kernel, {index: ids}, known=()) == {index: None}
     with pytest.raises(AssertionError, match=f"{FIRST} answered 8 of 24 requests, its share is 12"):
         made.prove()
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from reconciler.dataplane import rows
 from reconciler.dataplane.layout import (
+    CHUNK_IDS,
     ENDPOINT_COUNTERS,
     ENDPOINTS,
     ENDPOINTS6,
@@ -30,10 +31,9 @@ from reconciler.dataplane.layout import (
     GATEWAYS,
     MAPS,
     NEXT_HOPS,
-    PREVIOUS,
     REMEMBERED,
+    RING_CHUNKS,
     RING_TURNS,
-    RINGS,
     SERVICE_COUNTERS,
     SERVICES,
     SERVICES6,
@@ -60,7 +60,7 @@ from reconciler.dataplane.rows import Number
 from reconciler.dataplane.vip_filter import filter_of
 from reconciler.kernel import bpf
 from reconciler.kernel.port import Kernel, Row
-from reconciler.ring_store import write_rings
+from reconciler.ring_store import in_transition, remove_rings, write_rings
 from tests.packets.frames import At, forwarded, translated, tunnelled
 
 FEATURES = (
@@ -219,7 +219,6 @@ class Balancer:
         self.kernel = kernel
         self.netns = netns
         self._program = program
-        self._rings: set[int] = set()
         with inside(netns):
             self._ifindex = {name: socket.if_nametoindex(name) for name in NODE_MACS}
 
@@ -281,7 +280,6 @@ class Balancer:
         self._write(ENDPOINTS, ENDPOINTS.pack(Number(id), rows.Endpoint(packed, port, state)))
 
     def ring(self, index: int, ids: Sequence[int]) -> None:
-        self._rings.add(index)
         assert write_rings(self.kernel, {index: np.array(ids, np.uint32)}, known=()) == {index: None}
 
     def turn(self, ring: int, taken: int) -> None:
@@ -301,20 +299,19 @@ class Balancer:
     def clear(self) -> None:
         """Forget everything that a test wrote or counted."""
         for spec in MAPS.values():
+            if spec is CHUNK_IDS:
+                continue  # chunks stay, and what is in them
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
                 used = range(min(ROWS_USED, spec.capacity))
                 self.kernel.delete(spec.name, [spec.key.pack(Number(row)) for row in used])
-            elif spec.type != MapType.ARRAY_OF_MAPS:
+            elif spec is not RING_CHUNKS:
                 self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
         self.kernel.delete(NEXT_HOPS.name, [key for key, _ in self.kernel.dump(NEXT_HOPS.name)])
         self.forget()
-        while self._rings:
-            self.kernel.remove_inner(RINGS.name, [self._rings.pop()])
 
     def forget(self) -> None:
         """Forget all transitions, and the flows that began in them."""
-        indexes = [PREVIOUS.key.unpack(key).number for key, _ in self.kernel.dump(PREVIOUS.name)]
-        self.kernel.remove_inner(PREVIOUS.name, indexes)
+        remove_rings(self.kernel, list(in_transition(self.kernel)))
         self.kernel.delete(REMEMBERED.name, [key for key, _ in self.kernel.dump(REMEMBERED.name)])
 
     def _write(self, spec: MapSpec, row: Row) -> None:

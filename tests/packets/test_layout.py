@@ -14,7 +14,7 @@ import pytest
 from reconciler.dataplane.layout import (
     INNER_IDS,
     MAPS,
-    PREVIOUS,
+    RING_CHUNKS,
     RING_NAMES,
     RINGS,
     SERVICES6,
@@ -130,7 +130,7 @@ SETS_OF_FEATURES = [
 ]  # fmt: skip
 SETS_OF_FEATURES += [("EXPLAIN",), *((*features, "EXPLAIN") for features in SETS_OF_FEATURES[-4:])]
 """None, each alone, all, each mode with all but the other modes; and the programs that explain the latter."""
-TEMPLATES = {RINGS: "ring_template", PREVIOUS: "previous_template"}
+TEMPLATES = {RING_CHUNKS: "chunk_template"}
 """What BCC knows the shape of inner arrays by."""
 SHARED = [spec for spec in MAPS.values() if spec not in (RING_NAMES, *INNER_IDS.values())]
 

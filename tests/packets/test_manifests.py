@@ -17,7 +17,7 @@ from scapy.layers.l2 import Ether
 from reconciler import plan as planning
 from reconciler.apply import apply
 from reconciler.config.load import load
-from reconciler.dataplane.layout import RINGS, Verdict
+from reconciler.dataplane.layout import Verdict
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.real import RealKernel
@@ -26,6 +26,7 @@ from reconciler.live import read_live
 from reconciler.model import Fleet
 from reconciler.reconcile import desired_of
 from reconciler.resource import Desired
+from reconciler.ring_store import read_ring
 from tests.config.manifests import node, pool, service
 from tests.packets.balancer import (
     CLIENT,
@@ -247,6 +248,6 @@ def test_who_sends_packets_that_are_too_big_is_told_unless_that_is_off(
 def test_slots_are_as_many_as_were_asked_for(run_manifests: Apply) -> None:
     two = f"{{address: {FIRST}}}, {{address: {SECOND}}}"
     balancer = run_manifests(service(more="mode: dsr-l2") + pool(endpoints=two, more="ringSize: 65537") + node())
-    content = balancer.kernel.read_inner(RINGS.name, 1)
-    assert content is not None
-    assert len(content) == 4 * (1 + 65_537)
+    ring = read_ring(balancer.kernel, 1)
+    assert ring is not None
+    assert ring.endpoints.size == 65_537

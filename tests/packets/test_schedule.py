@@ -12,6 +12,7 @@ from scapy.layers.l2 import Ether
 
 from reconciler.dataplane.layout import AlgorithmCode, EndpointRowState, Verdict
 from reconciler.kernel.bpf import XdpVerdict
+from reconciler.ring_store import remove_rings
 from tests.packets.balancer import ENDPOINTS_AT, VIP, WEB, Balancer
 from tests.packets.frames import At, tcp
 
@@ -193,7 +194,7 @@ def test_an_empty_ring_has_no_endpoint_for_anybody(balancer: Balancer, algorithm
 @pytest.mark.parametrize("algorithm", AlgorithmCode)
 def test_a_ring_that_is_not_there_has_no_endpoint_for_anybody(balancer: Balancer, algorithm: AlgorithmCode) -> None:
     balancer.serve(ring=[1], algorithm=algorithm)
-    balancer.kernel.remove_inner("rings", [1])
+    remove_rings(balancer.kernel, [1])
     assert refused(balancer, clients(3)) == {Verdict.NO_ENDPOINT: 3}
 
 

@@ -21,7 +21,6 @@ from scapy.packet import Packet
 
 from reconciler.dataplane import slots
 from reconciler.dataplane.layout import (
-    PREVIOUS,
     REMEMBERED,
     SEED,
     AlgorithmCode,
@@ -37,7 +36,7 @@ from reconciler.dataplane.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.readings.transitions import transitions
-from reconciler.ring_store import former_endpoints, in_transition, protocols, read_ring, settle, write_rings
+from reconciler.ring_store import Rings, former_endpoints, in_transition, protocols, read_ring, settle, write_rings
 from tests.packets import balancer as lab
 from tests.packets.balancer import ENDPOINTS6_AT, ENDPOINTS_AT, VIP, Balancer
 from tests.packets.frames import At, frame, frame6
@@ -162,7 +161,7 @@ def test_what_begins_in_a_transition_goes_to_the_current_endpoint_and_stays_ther
 def test_a_datagram_that_nobody_knows_is_an_old_flow_while_flows_are_learnt_and_a_new_one_after_it(
     balancer: Balancer,
 ) -> None:
-    edit(balancer, [2], ago=LEARNING - 1)
+    edit(balancer, [2], ago=LEARNING)
     assert begin(balancer, lab.UDP, OLD) == 1
     balancer.forget()
     balancer.ring(RING, [1])
@@ -180,11 +179,19 @@ def test_a_learnt_flow_stays_when_the_time_of_learning_is_over(balancer: Balance
 
 def age(balancer: Balancer, units: int) -> None:
     """Let what is known of all slots, but not of flows, be older."""
-    content = balancer.kernel.read_inner(PREVIOUS.name, RING) or b""
-    rows = np.frombuffer(content, slots.ROW).copy()
-    for column in ("began", "learnt", "used"):
+    words = rows_in_place(balancer)
+    rows = slots.unpacked(words)
+    for column in ("began", "moved", "used"):
         rows[column] -= units
-    balancer.kernel.patch_inner(PREVIOUS.name, RING, {i: row.tobytes() for i, row in enumerate(rows)})
+    words[:] = slots.packed(rows)
+
+
+def rows_in_place(balancer: Balancer) -> slots.Words:
+    rings = Rings(balancer.kernel)
+    place = rings.place(RING)
+    assert place
+    assert place.has_rows
+    return rings.rows(place)
 
 
 @PROTOCOLS
@@ -223,9 +230,10 @@ def test_flows_of_each_stage_stay_where_they_began(balancer: Balancer, protocol:
 
 def age_datagrams_out(balancer: Balancer) -> None:
     """Let the time of learning be over, but nothing else."""
-    rows = np.frombuffer(balancer.kernel.read_inner(PREVIOUS.name, RING) or b"", slots.ROW).copy()
-    rows["learnt"] = slots.now()
-    balancer.kernel.patch_inner(PREVIOUS.name, RING, {i: row.tobytes() for i, row in enumerate(rows)})
+    words = rows_in_place(balancer)
+    rows = slots.unpacked(words)
+    rows["moved"] = slots.now() - LEARNING - 1
+    words[:] = slots.packed(rows)
 
 
 @PROTOCOLS
@@ -361,7 +369,7 @@ def test_what_begins_while_a_ring_is_empty_is_dropped_and_an_endpoint_added_late
 
 
 def test_a_ring_that_was_empty_for_long_gives_an_endpoint_its_slots_without_a_transition(balancer: Balancer) -> None:
-    edit(balancer, [], ago=STREAM_IDLE)
+    edit(balancer, [], ago=STREAM_IDLE + 1)
     assert settle(balancer.kernel, slots.now()) == 1
     assert drops(balancer, more(lab.TCP, OLD))
     edit(balancer, [2])
@@ -377,7 +385,7 @@ def test_an_empty_ring_forgets_endpoints_that_died(balancer: Balancer) -> None:
 
 def test_nobodys_slots_keep_no_number_of_an_endpoint(balancer: Balancer) -> None:
     edit(balancer, [])
-    age(balancer, LEARNING)
+    age(balancer, LEARNING + 1)
     edit(balancer, [2])
     assert former_endpoints(balancer.kernel) == {1}
 
@@ -409,22 +417,21 @@ def test_where_only_datagrams_are_balanced_transitions_end_sooner(balancer: Bala
     for protocol in (lab.TCP, lab.SCTP):
         balancer.withdraw(AT[protocol], protocol)
     balancer.withdraw(AT6)
-    edit(balancer, [2], ago=DATAGRAM_IDLE)
+    edit(balancer, [2], ago=DATAGRAM_IDLE + 1)
     assert settle(balancer.kernel, slots.now()) == 1
 
 
 def test_a_remnant_of_an_earlier_transition_catches_no_flow(balancer: Balancer) -> None:
-    edit(balancer, [2], ago=200)
+    edit(balancer, [2], ago=12)
     assert go_on(balancer, lab.UDP, OLD) == 2  # learnt as the current one's
-    write_flows(balancer, [(flow & ~(0x1FFF << 2)) | stamp(100) << 2 for flow in remembered(balancer)])
-    balancer.kernel.remove_inner(PREVIOUS.name, [RING])
+    write_flows(balancer, [(flow & ~(0x1FFF << 2)) | stamp(8) << 2 for flow in remembered(balancer)])
     balancer.ring(RING, [1])
-    edit(balancer, [3], ago=50)
+    edit(balancer, [3], ago=3)
     assert go_on(balancer, lab.UDP, OLD) == 1
 
 
 def stamp(ago: int) -> int:
-    return (slots.now() - ago >> 4) & 0x1FFF
+    return slots.now() - ago & 0x1FFF
 
 
 def write_flows(balancer: Balancer, flows: Iterable[int]) -> None:
@@ -463,7 +470,7 @@ def test_another_balancer_sends_flows_to_the_same_endpoints_once_all_is_settled(
     """It knows nothing of what was before: neither transitions nor flows."""
     ring = np.array([1, 2, 3, 4], np.uint32)[hash_ring(list("abcd"), [1, 2, 3, 4], 64)]
     edit(balancer, [1])
-    edit(balancer, ring, ago=STREAM_IDLE)
+    edit(balancer, ring, ago=STREAM_IDLE + 1)
     assert settle(balancer.kernel, slots.now()) > 0
     flows = {c: begin(balancer, lab.TCP, c) for c in clients(100)}
     assert len(set(flows.values())) == 4
@@ -510,11 +517,11 @@ def test_no_flood_of_forged_packets_takes_the_place_of_a_connection_in_use(balan
 
 
 def test_a_flow_that_goes_on_after_an_end_is_as_open_as_before(balancer: Balancer) -> None:
-    edit(balancer, [2], ago=200)
+    edit(balancer, [2], ago=12)
     begin(balancer, lab.TCP, NEW)
     go_on(balancer, lab.TCP, NEW, "R")
     (flow,) = remembered(balancer)
-    write_flows(balancer, [flow & ~(0x1FFF << 2) | stamp(40) << 2])
+    write_flows(balancer, [flow & ~(0x1FFF << 2) | stamp(2) << 2])
     assert go_on(balancer, lab.TCP, NEW) == 2
     assert [flow & 3 for flow in remembered(balancer)] == [3]
 
@@ -534,10 +541,10 @@ def test_a_connection_is_taken_up_wherever_its_sequence_numbers_begin(balancer: 
 
 
 def test_a_syn_that_nothing_followed_for_a_minute_begins_nothing(balancer: Balancer) -> None:
-    edit(balancer, [2], ago=200)
+    edit(balancer, [2], ago=12)
     begin(balancer, lab.TCP, NEW)
     (flow,) = remembered(balancer)
-    write_flows(balancer, [flow & ~(0x1FFF << 2) | stamp(100) << 2])
+    write_flows(balancer, [flow & ~(0x1FFF << 2) | stamp(6) << 2])
     assert go_on(balancer, lab.TCP, NEW) == 1
 
 
@@ -632,7 +639,7 @@ def test_a_flood_of_syns_takes_no_place_of_an_open_flow(balancer: Balancer) -> N
 
 def test_a_full_bucket_gives_away_what_is_over_then_what_ends_then_the_oldest(balancer: Balancer) -> None:
     crowd = in_one_bucket(balancer, 12)
-    edit(balancer, [2], ago=9_000)
+    edit(balancer, [2], ago=500)
     for client in crowd[:8]:
         begin(balancer, lab.TCP, client)
         go_on(balancer, lab.TCP, client)
@@ -641,7 +648,7 @@ def test_a_full_bucket_gives_away_what_is_over_then_what_ends_then_the_oldest(ba
     over, ending, old = crowd[5], crowd[2], crowd[6]
     go_on(balancer, lab.TCP, ending, "R")
     flows |= {prints[flow >> 32]: flow for flow in remembered(balancer)}
-    restamped = {over: stamp(STREAM_IDLE + 40), ending: stamp(60), old: stamp(1_000)}
+    restamped = {over: stamp(STREAM_IDLE + 2), ending: stamp(4), old: stamp(62)}
     write_flows(balancer, [flows[c] & ~(0x1FFF << 2) | s << 2 for c, s in restamped.items()])
     for newcomer, loser in zip(crowd[8:11], (over, ending, old), strict=True):
         begin(balancer, lab.TCP, newcomer)
