@@ -110,18 +110,20 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
     from reconciler.lock import apply_lock
     from reconciler.reconcile import carry_out
 
-    made: Counter[tuple[str, Action, bool]] = Counter()
+    alike = Counter((change.key.kind, change.action) for change in planned.changes)
+    told: Counter[tuple[str, Action, bool]] = Counter()
     most = most_shown()
 
     def notify(change: Change, error: Exception | None) -> None:
         advance(1)
-        alike = change.key.kind, change.action, error is not None
-        made[alike] += 1
-        if most is None or made[alike] <= most:
+        kind, action = change.key.kind, change.action
+        told[kind, action, error is None] += 1
+        count = told[kind, action, error is None]
+        if most is None or count <= most:
             line = change_line(change, style)
             say(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}")
-        elif made[alike] == most + 1:
-            say(f"  {style.bad('failed ') if error else ''}{more_line(More(*alike[:2]), style)}")
+        elif count == most + 1 and not error:
+            say(more_line(More(kind, action, alike[kind, action] - most), style))
 
     started = time.monotonic()
     with apply_lock(instance_dir(args)):

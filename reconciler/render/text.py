@@ -59,11 +59,11 @@ def plan_text(plan: Plan, style: Style, target: Target | None = None, most: int 
 
 @dataclass(frozen=True, slots=True)
 class More:
-    """More changes of a kind that are like those before; `count` 0: nobody knows yet how many."""
+    """So many more changes of a kind that are like those before."""
 
     kind: str
     action: Action
-    count: int = 0
+    count: int
 
 
 def folded(changes: Iterable[Change], most: int | None) -> Iterator[Change | More]:
@@ -82,8 +82,7 @@ def folded(changes: Iterable[Change], most: int | None) -> Iterator[Change | Mor
 
 def more_line(more: More, style: Style) -> str:
     """The line of a plan that stands for the changes that are not shown."""
-    counted = f" and {more.count:,} more" if more.count else ""
-    return f"  {_sign(more.action, style)} {style.bold(more.kind)} …{counted}"
+    return f"  {_sign(more.action, style)} {style.bold(more.kind)} … and {more.count:,} more"
 
 
 def summary(plan: Plan) -> str:

@@ -194,3 +194,24 @@ def test_what_a_step_says_controls_no_terminal():
     terminal.rest()
     assert rb"counting\x1b[2J\n" in terminal.shown
     assert b"\x1b[2J" not in terminal.shown
+
+
+@pytest.mark.kernel
+def test_an_apply_on_a_terminal_shows_some_changes_that_are_alike_and_how_many_more(tmp_path):
+    name = f"lbp-{os.getpid()}"
+    big_fleet.write(tmp_path / "manifests", 30)
+    at = ["--netns", name, "--run-dir", str(tmp_path / "run")]
+
+    def on_terminal(*words):
+        code = f"import sys; from reconciler.cli import main; sys.exit(main.main({[*at, *words, '--no-color']!r}))"
+        return Terminal(code, columns=200).rest()
+
+    with big_fleet.namespace(name):
+        try:
+            shown = on_terminal("apply", str(tmp_path / "manifests"), "--auto-approve")
+            assert sum(line.startswith("  + endpoint 10.") for line in shown) == 20
+            assert "  + endpoint … and 280 more" in shown and "  + service … and 10 more" in shown
+            assert any(line.startswith("Applied: ") for line in shown)
+        finally:
+            gone = on_terminal("delete", "--auto-approve")
+        assert gone.count("  - endpoint … and 280 more") == 2, "in the plan, and while it is carried out"
