@@ -11,8 +11,9 @@ from pathlib import Path
 from reconciler import safe
 from reconciler.cli.common import add_env, add_paths, shown, stdout_style
 from reconciler.cli.streams import print_commands
+from reconciler.config.checked import MAX_SHOWN
 from reconciler.config.diagnostic import Diagnostic, Severity, in_order
-from reconciler.config.load import MAX_SHOWN, Loaded
+from reconciler.config.load import Loaded
 from reconciler.errors import UsageError
 
 DESCRIPTION = """\

@@ -77,12 +77,13 @@ Path = tuple[str | int | Picker, ...]
 
 @dataclass(slots=True)
 class Document:
-    """One YAML document. `start` is None if it could not be read; `diagnostics` are about its YAML only.
-    `lines`: see `SourceFile.lines`."""
+    """One YAML document. `start` is None if it could not be read; `diagnostics` are about its YAML only. `begin` is
+    the place of its `text` in the file, if no document before it is broken. `lines`: see `SourceFile.lines`."""
 
     file: str
     lines: Sequence[int] = ()
     text: str = ""
+    begin: int = 0
     root: Any = None
     start: Event | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
@@ -172,7 +173,7 @@ def _parse_until_error(
                 document = Document(file, lines)
                 event = _fill(document, event, events)
             elif kind is DocumentEndEvent and document.start is not None:
-                document.text = text[begin : event.end_mark.index]
+                document.text, document.begin = text[begin : event.end_mark.index], begin
                 documents.append(document)
         if type(event) is not StreamEndEvent:
             raise Refusal.at(event, "source-too-large", "this file holds too many values", "split it", final=True)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reconciler.config import checked as checked_module
 from reconciler.config import document as document_module
 from reconciler.config import load as load_module
 from reconciler.config.diagnostic import render_json, render_text
@@ -135,8 +136,8 @@ def test_an_edit_costs_only_its_own_file(write, monkeypatch):
     directory = write({**files, "pools.yaml": pool() + pool("unused")})
     loader = Loader(directory)
     parsed = []
-    real_parse = load_module.parse
-    monkeypatch.setattr(load_module, "parse", lambda file, *rest: parsed.append(file) or real_parse(file, *rest))
+    real_parse = checked_module.parse
+    monkeypatch.setattr(checked_module, "parse", lambda file, *rest: parsed.append(file) or real_parse(file, *rest))
     first = loader.load()
     assert sorted(set(parsed)) == ["a.yaml", "b.yaml", "c.yaml", "pools.yaml"]
 
@@ -160,7 +161,7 @@ def test_nothing_is_remembered_of_what_is_gone(write):
     loader.load()
     (directory / "b.yaml").unlink()
     loader.load()
-    assert [file.name for file in loader._known.files] == ["a.yaml"]
+    assert [*loader._known.files] == ["a.yaml"]
     assert [*loader._memory.contents] == ["a.yaml"]
 
 
@@ -204,7 +205,7 @@ def test_validating_imports_nothing_heavy():
 def test_problems_of_a_file_are_bounded(write):
     items = ", ".join("{address: x}" for _ in range(1000))
     loaded = load(write({"a.yaml": "".join(pool(f"p{i}", endpoints=items) for i in range(3)), "b.yaml": "a: ["}))
-    assert rules_of(loaded).count("wrong-format") == load_module.MAX_SHOWN
+    assert rules_of(loaded).count("wrong-format") == checked_module.MAX_SHOWN
     assert rules_of(loaded)[0] == "too-many-problems"
     assert rules_of(loaded)[-1] == "yaml-syntax"
 
@@ -217,7 +218,7 @@ def test_thousands_of_unknown_keys_take_bounded_time(write):
 
 def test_only_the_first_problem_of_a_huge_document_is_looked_for(write, monkeypatch):
     text = pool(endpoints=", ".join(["{address: x}"] * 10))
-    monkeypatch.setattr(load_module.schema, "MAX_SEARCHED", len(text) - 1)
+    monkeypatch.setattr(checked_module.schema, "MAX_SEARCHED", len(text) - 1)
     assert rules_of(load(write({"a.yaml": text}))) == ["too-many-problems", "wrong-format"]
 
 
@@ -305,6 +306,6 @@ def test_endpoints_of_all_pools_are_bounded(write, monkeypatch):
 def test_what_is_too_long_to_be_searched_may_declare_anything(write, monkeypatch):
     """Looking for names in it would take more memory than the whole tree."""
     monkeypatch.setattr(document_module, "MAX_EVENTS", 1_000)
-    monkeypatch.setattr(load_module.schema, "MAX_SEARCHED", 2_000)
+    monkeypatch.setattr(checked_module.schema, "MAX_SEARCHED", 2_000)
     long = "a: [" + "1, " * 2_000 + "]\n"
     assert rules_of(load(write({"all.yaml": service(), "b.yaml": long}))) == ["source-too-large"]

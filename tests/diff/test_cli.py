@@ -45,8 +45,8 @@ def test_one_weight_among_a_thousand_services_is_the_one_change(repository, diff
         return service(f"s{i}", vip=vip, pool=f"s{i}") + pool(f"s{i}", endpoints=endpoints)
 
     checked = []
-    check_file = load._check_file
-    monkeypatch.setattr(load, "_check_file", lambda file: checked.append(file.name) or check_file(file))
+    check_file = load.check_file
+    monkeypatch.setattr(load, "check_file", lambda file, former: checked.append(file.name) or check_file(file, former))
     repository.commit({"nodes.yaml": node(), **{f"s{i}.yaml": files(i) for i in range(1000)}})
     repository.commit({"s500.yaml": files(500).replace("weight: 2", "weight: 3")})
     code, out, _ = diff("HEAD~1..HEAD")

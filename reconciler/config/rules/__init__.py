@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules about how manifests must fit together, which no schema can express. One module for each subject; see
-`draft`."""
+`rule`."""
 
 from reconciler.config.rules import (  # noqa: F401  importing a module registers its rules
     addresses,
@@ -20,6 +20,7 @@ from reconciler.config.rules import (  # noqa: F401  importing a module register
     tunnels,
     ways,
 )
-from reconciler.config.rules.draft import RULES, Draft, Finding, Rule
+from reconciler.config.rules.checker import Checker
+from reconciler.config.rules.rule import RULES, Finding, Rule, findings
 
-__all__ = ["RULES", "Draft", "Finding", "Rule"]
+__all__ = ["RULES", "Checker", "Finding", "Rule", "findings"]

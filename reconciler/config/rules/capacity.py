@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 from reconciler.config.diagnostic import Severity
 from reconciler.config.document import Path
-from reconciler.config.rules.draft import Draft, Finding, rule, title
+from reconciler.config.rules.draft import Draft
+from reconciler.config.rules.parts import Members, Need, rows_of
+from reconciler.config.rules.rule import Finding, place, rule, title
 from reconciler.limits import ENDPOINTS, MOST_FLOWS, MOST_SERVICES, RINGS
-from reconciler.model import Algorithm, Labels, Node, Pool, Service, VipBinding
+from reconciler.model import Algorithm, Labels, Mode, Node, Pool, Service, VipBinding
 
 MAX_LOOPBACK_ADDRESSES = 1_000
 
@@ -40,7 +42,7 @@ class _Load:
         return ("spec", "ports") if self.largest.ports else ("spec",)
 
 
-@rule("capacity-services")
+@rule("capacity-services", Draft)
 def _capacity_services(draft: Draft) -> Iterator[Finding]:
     """The services that a balancer carries need more rows than its declared `capacity.services`, or than is possible:
     262,144.
@@ -59,7 +61,7 @@ def _capacity_services(draft: Draft) -> Iterator[Finding]:
 
 
 def _too_many_rings(draft: Draft) -> Iterator[Finding]:
-    if len(draft.services) <= RINGS:
+    if sum(need.count for need in draft.needs.values()) <= RINGS:
         return
     rings: dict[int, set[tuple[str, Algorithm]]] = {}
     first_beyond: dict[int, Service] = {}
@@ -75,7 +77,7 @@ def _too_many_rings(draft: Draft) -> Iterator[Finding]:
             yield Finding(beyond.span, ("spec", "pool"), message, "share pools, or spread services (nodeSelector)")
 
 
-@rule("capacity-endpoints")
+@rule("capacity-endpoints", Draft)
 def _capacity_endpoints(draft: Draft) -> Iterator[Finding]:
     """The pools that a balancer needs have more endpoints than its declared `capacity.endpoints`, or than is possible:
     131,071, since a slot of a ring has 17 bits for the number of an endpoint.
@@ -90,7 +92,7 @@ def _capacity_endpoints(draft: Draft) -> Iterator[Finding]:
             yield _excess(node, "endpoints", _counted(load.rows, "endpoint"), load, limit)
 
 
-@rule("capacity-peak", Severity.WARNING)
+@rule("capacity-peak", Draft, Severity.WARNING)
 def _capacity_peak(draft: Draft) -> Iterator[Finding]:
     """Everything that is declared fits into a balancer, but there is no room to exchange the largest pool, or service.
 
@@ -115,7 +117,7 @@ def _capacity_peak(draft: Draft) -> Iterator[Finding]:
                     yield Finding(load.largest.span, load.place, message, "change it in parts")
 
 
-@rule("capacity-flows")
+@rule("capacity-flows", Draft)
 def _capacity_flows(draft: Draft) -> Iterator[Finding]:
     """The `expectedFlows` of a balancer exceed its `capacity.flows`, or what is possible: 16,777,216 connections of
     services in the modes nat and fullnat. In direct server return nothing is remembered while nothing changes.
@@ -132,13 +134,13 @@ def _capacity_flows(draft: Draft) -> Iterator[Finding]:
             yield Finding(node.span, ("spec", "expectedFlows"), message, "raise capacity.flows, or leave it out")
         elif expected > MOST_FLOWS:
             if translating is None:
-                translating = {id(n) for s in draft.services if not s.mode.is_dsr for n in draft.carriers(s)}
+                translating = {id(n) for s, mode in draft.needs if not mode.is_dsr for n in draft.around.carriers(s)}
             if id(node) in translating:
                 message = f"{expected:,} connections are expected, but {MOST_FLOWS:,} is the most"
                 yield Finding(node.span, ("spec", "expectedFlows"), message, "spread them over balancers, or use dsr")
 
 
-@rule("capacity-beyond")
+@rule("capacity-beyond", Draft)
 def _capacity_beyond(draft: Draft) -> Iterator[Finding]:
     """A balancer's declared `capacity` is more than is possible: 262,144 pairs of VIP and port, 131,071 endpoints,
     16,777,216 flows.
@@ -157,7 +159,7 @@ def _capacity_beyond(draft: Draft) -> Iterator[Finding]:
                 yield Finding(node.span, ("spec", "capacity", key), message, hint)
 
 
-@rule("many-loopback-addresses", Severity.WARNING)
+@rule("many-loopback-addresses", Draft, Severity.WARNING)
 def _many_loopback_addresses(draft: Draft) -> Iterator[Finding]:
     """A balancer with `vipBinding: address` carries more than a thousand VIPs.
 
@@ -182,60 +184,42 @@ def _many_loopback_addresses(draft: Draft) -> Iterator[Finding]:
 
 def _service_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
     """The rows that the services of each balancer need, and its limit; each pair of VIP and port is a row."""
-    groups: dict[Labels, tuple[Service, int]] = {}  # the largest service of a selector, and the rows of all
-    for service in draft.services:
-        largest, rows = groups.get(service.node_selector, (service, 0))
-        largest = max(largest, service, key=_service_rows)
-        groups[service.node_selector] = (largest, rows + _service_rows(service))
-    loads: dict[int, tuple[Service, int]] = {}
-    for largest, rows in groups.values():
-        for node in draft.carriers(largest):
-            other, sum_of_rows = loads.get(id(node), (largest, 0))
-            loads[id(node)] = (max(other, largest, key=_service_rows), sum_of_rows + rows)
+    loads: dict[int, Need] = {}
+    for (selector, _), need in sorted(draft.needs.items(), key=lambda item: place(item[1].largest)):
+        for node in draft.around.carriers(selector):
+            loads[id(node)] = Need.sum([loads[id(node)], need]) if id(node) in loads else need
     for node in draft.balancers:
-        if id(node) in loads:
-            largest, rows = loads[id(node)]
+        if load := loads.get(id(node)):
             limit = min(node.capacity.services or MOST_SERVICES, MOST_SERVICES)
-            yield node, _Load(rows, largest, _service_rows(largest)), limit
-
-
-def _service_rows(service: Service) -> int:
-    return len(service.vips) * (len(service.ports) + service.takes_pings)
+            yield node, _Load(load.rows, load.largest, rows_of(load.largest)), limit
 
 
 def _endpoint_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
     """The rows that the pools of each balancer need, and its limit; an address and port is one row, however often it
     occurs. Balancers without a declared capacity are left out if their rows certainly fit."""
-    sizes = [len(pool.endpoints) for pool in draft.pools]
-    may_be_too_many = sum(sizes) + max(sizes, default=0) > ENDPOINTS
-    if not may_be_too_many and not any(node.capacity.endpoints for node in draft.balancers):
-        return
-    names: dict[Labels, set[str]] = {}
-    selectors: dict[int, set[Labels]] = {}
-    for service in draft.services:
-        if service.pool in draft.pool:
-            if service.node_selector not in names:
-                for node in draft.carriers(service):
-                    selectors.setdefault(id(node), set()).add(service.node_selector)
-            names.setdefault(service.node_selector, set()).add(service.pool)
-    carried: dict[frozenset[Labels], frozenset[str]] = {}
-    counted: dict[frozenset[str], _Load] = {}  # many nodes carry the same pools, though for different services
+    reaches = draft.reach(*Mode)
+    most: dict[int, int] = {}  # no fewer than a node needs: an endpoint of several pools counts for each
+    for reach in reaches:
+        for node in reach.balancers:
+            most[id(node)] = most.get(id(node), 0) + len(reach.numbers)
+    largest = max((len(m.numbers) for reach in reaches for m in reach.unsorted.values()), default=0) if most else 0
+    counted: dict[tuple[int, ...], _Load] = {}  # many nodes carry the same pools
     for node in draft.balancers:
-        own, limit = frozenset(selectors.get(id(node), ())), min(node.capacity.endpoints or ENDPOINTS, ENDPOINTS)
-        if own and (may_be_too_many or node.capacity.endpoints):
-            if own not in carried:
-                carried[own] = frozenset().union(*(names[selector] for selector in own))
-            if carried[own] not in counted:
-                counted[carried[own]] = _endpoint_load(draft, [draft.pool[name] for name in sorted(carried[own])])
-            yield node, counted[carried[own]], limit
+        limit = min(node.capacity.endpoints or ENDPOINTS, ENDPOINTS)
+        if most.get(id(node), 0) + largest > limit:
+            own = [reach for reach in reaches if any(other is node for other in reach.balancers)]
+            key = tuple(map(id, own))
+            if key not in counted:
+                counted[key] = _endpoint_load([members for reach in own for members in reach.pools])
+            yield node, counted[key], limit
 
 
-def _endpoint_load(draft: Draft, pools: Sequence[Pool]) -> _Load:
-    largest = max(pools, key=lambda pool: len(pool.endpoints))
+def _endpoint_load(pools: Sequence[Members]) -> _Load:
+    largest = max(sorted(pools, key=lambda members: members.pool.name), key=lambda members: len(members.numbers))
     rows: set[tuple[int, int | None]] = set()
-    for pool in pools:
-        rows.update(zip(draft.numbers[id(pool)], (endpoint.port for endpoint in pool.endpoints), strict=True))
-    return _Load(len(rows), largest, len(largest.endpoints))
+    for members in pools:
+        rows.update(zip(members.numbers, (endpoint.port for endpoint in members.pool.endpoints), strict=True))
+    return _Load(len(rows), largest.pool, len(largest.numbers))
 
 
 def _excess(node: Node, key: str, what: str, load: _Load, limit: int) -> Finding:

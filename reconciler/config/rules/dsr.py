@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from reconciler.config.diagnostic import Severity
-from reconciler.config.rules.draft import Draft, Finding, Reach, more, rule, title
+from reconciler.config.rules.draft import Draft
+from reconciler.config.rules.parts import Reach, Use
+from reconciler.config.rules.rule import Finding, also, more, rule, title
 from reconciler.config.rules.segments import BEHIND_IPV6, IPV6, count_inside, merged, number, outside
-from reconciler.model import Algorithm, Mode, Node, Protocol
+from reconciler.model import Algorithm, Mode, Node, Protocol, Service
 
 CLIENT_MTU_BYTES = 1500
 """The longest packets that clients are assumed to send: the MTU of the internet."""
@@ -16,8 +18,8 @@ OUTER_HEADER_BYTES = {4: 20, 6: 40}
 """The bytes that a tunnel adds to each packet, by the family of the endpoint (RFC 2003, RFC 2473)."""
 
 
-@rule("dsr-port")
-def _dsr_port(draft: Draft) -> Iterator[Finding]:
+@rule("dsr-port", Service)
+def _dsr_port(service: Service) -> Iterator[Finding]:
     """In mode dsr-l2 or dsr-l3 a `targetPort`, or the port of an endpoint, differs from the port of the service.
 
     In these modes packets reach the endpoint unchanged, with the port that the client asked for, and replies go
@@ -25,32 +27,43 @@ def _dsr_port(draft: Draft) -> Iterator[Finding]:
 
     The way out: let the server listen on the port of the service, or use mode nat or fullnat.
     """
-    hint = "let the server listen on the port of the service, or use mode nat or fullnat"
-    told: set[str] = set()
-    for service in draft.services:
-        if not service.mode.is_dsr or service.protocol is Protocol.ICMP:
+    if not _keeps_ports(service) or service.target_port is None:
+        return
+    if len(service.ports) > 1 or service.target_port != service.ports[0]:
+        message = f"{service.mode} can't translate ports: the service has {_ports(service)}, targetPort is"
+        yield Finding(service.span, ("spec", "targetPort"), f"{message} {service.target_port}", _SAME_PORT)
+
+
+@also("dsr-port", Use)
+def _dsr_endpoint_port(use: Use) -> Iterator[Finding]:
+    """Of several services that the ports of a pool don't suit, the first is told."""
+    for service in filter(_keeps_ports, use.services if use.pool else ()):
+        assert use.pool is not None
+        pool, port, several = use.pool.pool, service.ports[0], len(service.ports) > 1
+        if use.pool.ports <= ({None} if several else {None, port}):
             continue
-        port = service.ports[0]
-        if service.target_port is not None and (len(service.ports) > 1 or service.target_port != port):
-            ports = f"port {port}" if len(service.ports) == 1 else f"{len(service.ports)} ports"
-            message = f"{service.mode} can't translate ports: the service has {ports}, targetPort is"
-            yield Finding(service.span, ("spec", "targetPort"), f"{message} {service.target_port}", hint)
-        pool = draft.pool.get(service.pool)
-        if pool is None or pool.name in told:
-            continue
-        if draft.endpoint_ports[id(pool)] <= ({None, port} if len(service.ports) == 1 else {None}):
-            continue
-        told.add(pool.name)
-        wrong = [i for i, e in enumerate(pool.endpoints) if e.port and (e.port != port or len(service.ports) > 1)]
-        ports = f"port {port}" if len(service.ports) == 1 else f"{len(service.ports)} ports"
+        wrong = [i for i, e in enumerate(pool.endpoints) if e.port and (e.port != port or several)]
         message = (
-            f"{service.mode} can't translate ports: {title(service)} has {ports}, this endpoint port "
+            f"{service.mode} can't translate ports: {title(service)} has {_ports(service)}, this endpoint port "
             f"{pool.endpoints[wrong[0]].port}" + more(len(wrong), "endpoint")
         )
-        yield Finding(pool.span, ("spec", "endpoints", wrong[0], "port"), message, hint)
+        yield Finding(pool.span, ("spec", "endpoints", wrong[0], "port"), message, _SAME_PORT)
+        return
 
 
-@rule("dsr-l2-segment")
+def _keeps_ports(service: Service) -> bool:
+    """Whether packets of a service have ports, and reach the endpoint with the port that the client asked for."""
+    return service.mode.is_dsr and service.protocol is not Protocol.ICMP
+
+
+def _ports(service: Service) -> str:
+    return f"port {service.ports[0]}" if len(service.ports) == 1 else f"{len(service.ports)} ports"
+
+
+_SAME_PORT = "let the server listen on the port of the service, or use mode nat or fullnat"
+
+
+@rule("dsr-l2-segment", Draft)
 def _dsr_l2_segment(draft: Draft) -> Iterator[Finding]:
     """An endpoint of a service in mode dsr-l2 is in none of the networks that a balancer of the service is
     attached to.
@@ -66,28 +79,28 @@ def _dsr_l2_segment(draft: Draft) -> Iterator[Finding]:
         without: dict[int, Node] = {}
         rest = reach.numbers
         for node in reach.balancers:
-            missing = outside(rest, draft.near(node))
+            missing = outside(rest, draft.around.near(node))
             if missing:
                 without |= dict.fromkeys(missing, node)
                 rest = [value for value in rest if value not in without]
         if not without:
             continue
-        for pool in reach.pools:
-            wrong = [i for i, value in enumerate(draft.numbers[id(pool)]) if value in without]
+        for members in reach.pools:
+            wrong = [i for i, value in enumerate(members.numbers) if value in without]
             if wrong:
-                node = without[draft.numbers[id(pool)][wrong[0]]]
-                endpoint = pool.endpoints[wrong[0]].address
+                node = without[members.numbers[wrong[0]]]
+                endpoint = members.pool.endpoints[wrong[0]].address
                 message = f"dsr-l2 can't reach {endpoint}: it is in no network of {title(node)}"
                 yield Finding(
-                    pool.span,
+                    members.pool.span,
                     ("spec", "endpoints", wrong[0], "address"),
                     message + more(len(wrong), "endpoint"),
                     "use mode dsr-l3, or give the balancer an interface in the network of the endpoint",
                 )
 
 
-@rule("dsr-least-connections")
-def _dsr_least_connections(draft: Draft) -> Iterator[Finding]:
+@rule("dsr-least-connections", Service)
+def _dsr_least_connections(service: Service) -> Iterator[Finding]:
     """The algorithm least-connections in mode dsr-l2 or dsr-l3.
 
     This algorithm needs to know how many connections each endpoint has. In these modes replies go past the balancer:
@@ -96,15 +109,14 @@ def _dsr_least_connections(draft: Draft) -> Iterator[Finding]:
     The way out: `maglev`, the default of these modes; or mode nat or fullnat, in which the balancer sees both
     directions.
     """
-    for service in draft.services:
-        if service.mode.is_dsr and service.algorithm is Algorithm.LEAST_CONNECTIONS:
-            message = f"the balancer can't count connections in mode {service.mode}: it sees no replies"
-            hint = "use maglev, or mode nat or fullnat"
-            yield Finding(service.span, ("spec", "algorithm"), message, hint)
+    if service.mode.is_dsr and service.algorithm is Algorithm.LEAST_CONNECTIONS:
+        message = f"the balancer can't count connections in mode {service.mode}: it sees no replies"
+        hint = "use maglev, or mode nat or fullnat"
+        yield Finding(service.span, ("spec", "algorithm"), message, hint)
 
 
-@rule("dsr-round-robin")
-def _dsr_round_robin(draft: Draft) -> Iterator[Finding]:
+@rule("dsr-round-robin", Service)
+def _dsr_round_robin(service: Service) -> Iterator[Finding]:
     """The algorithm round-robin in mode dsr-l2 or dsr-l3.
 
     The balancer remembers no connection in these modes, and a packet doesn't show which endpoint's turn it was when
@@ -113,14 +125,13 @@ def _dsr_round_robin(draft: Draft) -> Iterator[Finding]:
 
     The way out: `maglev`, the default of these modes, or `source-hash`.
     """
-    for service in draft.services:
-        if service.mode.is_dsr and service.algorithm is Algorithm.ROUND_ROBIN:
-            message = f"in mode {service.mode} the balancer doesn't remember whose turn a connection was"
-            hint = "use maglev or source-hash, which find the endpoint again from the packet alone"
-            yield Finding(service.span, ("spec", "algorithm"), message, hint)
+    if service.mode.is_dsr and service.algorithm is Algorithm.ROUND_ROBIN:
+        message = f"in mode {service.mode} the balancer doesn't remember whose turn a connection was"
+        hint = "use maglev or source-hash, which find the endpoint again from the packet alone"
+        yield Finding(service.span, ("spec", "algorithm"), message, hint)
 
 
-@rule("dsr-endpoint-unmanaged", Severity.WARNING)
+@rule("dsr-endpoint-unmanaged", Draft, Severity.WARNING)
 def _dsr_endpoint_unmanaged(draft: Draft) -> Iterator[Finding]:
     """An endpoint of a service in mode dsr-l2 or dsr-l3 has no Node of role endpoint, while others have.
 
@@ -130,21 +141,22 @@ def _dsr_endpoint_unmanaged(draft: Draft) -> Iterator[Finding]:
 
     The way out: declare the endpoint as a Node of role endpoint, whose `address` is the one in the pool.
     """
-    if draft.may_declare("Node") or not draft.endpoint_nodes:
+    nodes = draft.around.endpoint_nodes
+    if not nodes or draft.may_declare("Node"):
         return
-    for pool in draft.pools:
-        if not any(service.mode.is_dsr for service in draft.users.get(pool.name, ())):
-            continue
-        wrong = [i for i, value in enumerate(draft.numbers[id(pool)]) if value not in draft.endpoint_nodes]
-        if wrong:
-            address = pool.endpoints[wrong[0]].address
-            message = f"nobody prepares {address} for the VIP: no Node of role endpoint has this address"
-            message += more(len(wrong), "endpoint")
-            hint = "declare it: `kind: Node` with `role: endpoint` and this address"
-            yield Finding(pool.span, ("spec", "endpoints", wrong[0], "address"), message, hint)
+    for group in draft.groups(Mode.DSR_L2, Mode.DSR_L3):
+        unmanaged = set(group.numbers).difference(nodes)
+        for members in group.pools if unmanaged else ():
+            wrong = [i for i, value in enumerate(members.numbers) if value in unmanaged]
+            if wrong:
+                address = members.pool.endpoints[wrong[0]].address
+                message = f"nobody prepares {address} for the VIP: no Node of role endpoint has this address"
+                message += more(len(wrong), "endpoint")
+                hint = "declare it: `kind: Node` with `role: endpoint` and this address"
+                yield Finding(members.pool.span, ("spec", "endpoints", wrong[0], "address"), message, hint)
 
 
-@rule("tunnel-mtu", Severity.WARNING)
+@rule("tunnel-mtu", Draft, Severity.WARNING)
 def _tunnel_mtu(draft: Draft) -> Iterator[Finding]:
     """In mode dsr-l3, the network towards the endpoints doesn't carry the packets of clients once they are in the
     tunnel.
@@ -172,14 +184,14 @@ def _tunnel_mtu(draft: Draft) -> Iterator[Finding]:
             yield from _too_small_endpoint(draft, reach, needed)
 
 
-def _outwards(draft: Draft, numbers: list[int], node: Node) -> dict[int, int]:
+def _outwards(draft: Draft, numbers: Sequence[int], node: Node) -> dict[int, int]:
     """The interfaces of a balancer by which packets to endpoints leave, as far as addresses and gateways show it, each
     with the family of endpoints whose tunnels need more room."""
     families: dict[int, int] = {}
-    for segment in draft.segments[id(node)]:
+    for segment in draft.around.segments[id(node)]:
         if count_inside(numbers, segment.first, segment.last):
             families[segment.interface] = max(families.get(segment.interface, 0), 4 if segment.first < IPV6 else 6)
-    attached = merged((segment.first, segment.last) for segment in draft.segments[id(node)])
+    attached = merged((segment.first, segment.last) for segment in draft.around.segments[id(node)])
     for family, first, last in ((4, 0, IPV6 - 1), (6, IPV6, BEHIND_IPV6)):
         near = sum(count_inside(numbers, *network) for network in attached if first <= network[0] <= last)
         if count_inside(numbers, first, last) > near:
@@ -207,12 +219,13 @@ def _too_small(node: Node, outwards: dict[int, int], entering: int) -> Iterator[
 def _too_small_endpoint(draft: Draft, reach: Reach, needed: int) -> Iterator[Finding]:
     """The first declared endpoint whose interface has too small an MTU for the packets in the tunnel."""
     wrong: list[tuple[Node, int]] = []
-    for value in dict.fromkeys(reach.numbers):
-        if node := draft.endpoint_nodes.get(value):
-            faces = range(len(node.interfaces))
-            ways = [i for i in faces if any(number(a.ip) == value for a in node.interfaces[i].addresses)]
-            ways = [0] if len(faces) == 1 else ways
-            wrong += [(node, i) for i in ways if node.interfaces[i].mtu_bytes < needed]
+    nodes = draft.around.endpoint_nodes
+    for value in sorted(value for value in nodes if count_inside(reach.numbers, value, value)):
+        node = nodes[value]
+        faces = range(len(node.interfaces))
+        ways = [i for i in faces if any(number(a.ip) == value for a in node.interfaces[i].addresses)]
+        ways = [0] if len(faces) == 1 else ways
+        wrong += [(node, i) for i in ways if node.interfaces[i].mtu_bytes < needed]
     if wrong:
         node, i = wrong[0]
         interface = node.interfaces[i]

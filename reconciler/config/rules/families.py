@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reconciler.config.rules.draft import Draft, Finding, more, rule, vip_path
+from reconciler.config.rules.parts import Use
+from reconciler.config.rules.rule import Finding, more, rule, vip_path
 from reconciler.config.rules.segments import IPV6
-from reconciler.model import Endpoint, Mode
+from reconciler.model import Endpoint, Mode, Service
 
 
-@rule("vip-families")
-def _vip_families(draft: Draft) -> Iterator[Finding]:
+@rule("vip-families", Service)
+def _vip_families(service: Service) -> Iterator[Finding]:
     """A service has VIPs of both IPv4 and IPv6, in a mode that can't turn one into the other.
 
     In the modes nat, fullnat and dsr-l2 packets keep their family, so an endpoint could serve only some of the
@@ -20,19 +21,18 @@ def _vip_families(draft: Draft) -> Iterator[Finding]:
     The way out: a service for each family, each with a pool of its own family; or mode dsr-l3, whose tunnel takes
     packets of either family to IPv6 endpoints.
     """
-    for service in draft.services:
-        if len(service.vips) > 1 and service.mode is not Mode.DSR_L3:
-            first = service.vips[0]
-            other = next((vip for vip in service.vips if vip.version != first.version), None)
-            if other is not None:
-                i = service.vips.index(other)
-                message = f"the VIPs {first} and {other} can't share a service in mode {service.mode}"
-                hint = "write a service, and a pool, for each of IPv4 and IPv6, or use mode dsr-l3 and IPv6 endpoints"
-                yield Finding(service.span, vip_path(service, i), message, hint)
+    if len(service.vips) > 1 and service.mode is not Mode.DSR_L3:
+        first = service.vips[0]
+        other = next((vip for vip in service.vips if vip.version != first.version), None)
+        if other is not None:
+            i = service.vips.index(other)
+            message = f"the VIPs {first} and {other} can't share a service in mode {service.mode}"
+            hint = "write a service, and a pool, for each of IPv4 and IPv6, or use mode dsr-l3 and IPv6 endpoints"
+            yield Finding(service.span, vip_path(service, i), message, hint)
 
 
-@rule("family-mismatch")
-def _family_mismatch(draft: Draft) -> Iterator[Finding]:
+@rule("family-mismatch", Use)
+def _family_mismatch(use: Use) -> Iterator[Finding]:
     """An endpoint is of another family than a VIP, IPv4 or IPv6, in a mode that can't bring packets of the one to
     the other.
 
@@ -42,25 +42,26 @@ def _family_mismatch(draft: Draft) -> Iterator[Finding]:
 
     The way out: endpoints of the family of the VIP, one pool for each family, or mode dsr-l3 and IPv6 endpoints.
     """
-    others: dict[tuple[int, int], list[Endpoint]] = {}
-    for service in draft.services:
-        pool, vip = draft.pool.get(service.pool), service.vips[0]
+    others: dict[int, list[Endpoint]] = {}
+    members = use.pool
+    for service in use.services if members else ():
+        assert members is not None
+        vip = service.vips[0]
         if service.mode is Mode.DSR_L3:  # only its IPv6 VIPs need endpoints of a certain family
             vip = next((vip for vip in service.vips if vip.version == 6), vip)
         elif len({vip.version for vip in service.vips}) > 1:
             continue
-        if pool is None or (service.mode is Mode.DSR_L3 and vip.version == 4):
+        if service.mode is Mode.DSR_L3 and vip.version == 4:
             continue
-        first, last = draft.extent[id(pool)]
+        first, last = members.least, members.greatest
         if first > last or (last < IPV6 if vip.version == 4 else first >= IPV6):
             continue
-        key = (id(pool), vip.version)
-        if key not in others:
-            others[key] = [endpoint for endpoint in pool.endpoints if endpoint.address.version != vip.version]
-        endpoint = others[key][0]
+        if vip.version not in others:
+            others[vip.version] = [e for e in members.pool.endpoints if e.address.version != vip.version]
+        endpoint = others[vip.version][0]
         message = (
             f"{service.mode} can't bring packets for {vip} to the IPv{endpoint.address.version} endpoint "
-            f"{endpoint.address} ({endpoint.span})" + more(len(others[key]), "endpoint")
+            f"{endpoint.address} ({endpoint.span})" + more(len(others[vip.version]), "endpoint")
         )
         hint = f"name a pool of IPv{vip.version} endpoints"
         if service.mode is not Mode.DSR_L3 and vip.version == 4:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reconciler.config.rules.draft import Draft, Finding, rule, title
+from reconciler.config.rules.draft import Draft
+from reconciler.config.rules.rule import Finding, place, rule, title
 from reconciler.config.rules.segments import number
 from reconciler.model import Mode, Node, Service
 
 
-@rule("snat-address-missing")
+@rule("snat-address-missing", Draft)
 def _snat_address_missing(draft: Draft) -> Iterator[Finding]:
     """A balancer carries a service in mode fullnat, but has no source address of the family of its VIP.
 
@@ -20,21 +21,20 @@ def _snat_address_missing(draft: Draft) -> Iterator[Finding]:
     The way out: `snatAddresses` of the node: addresses that are routed to this balancer alone, and are no VIP.
     """
     told: set[tuple[int, int]] = set()
-    for service, node in _carried(draft):
-        for family in {vip.version for vip in service.vips}:
-            if (id(node), family) in told or any(source.version == family for source in node.snat_addresses):
-                continue
-            told.add((id(node), family))
-            message = (
-                f"{title(node)} has no IPv{family} source address, which mode fullnat of {title(service)} "
-                f"({service.span}) needs"
-            )
-            example = "[10.2.0.2]" if family == 4 else "['2001:db8::2']"
-            path = ("spec", "snatAddresses") if node.snat_addresses else ("metadata", "name")
-            yield Finding(node.span, path, message, f"give it one of its own, like `snatAddresses: {example}`")
+    for service, family, node in _carried(draft):
+        if (id(node), family) in told or any(source.version == family for source in node.snat_addresses):
+            continue
+        told.add((id(node), family))
+        message = (
+            f"{title(node)} has no IPv{family} source address, which mode fullnat of {title(service)} "
+            f"({service.span}) needs"
+        )
+        example = "[10.2.0.2]" if family == 4 else "['2001:db8::2']"
+        path = ("spec", "snatAddresses") if node.snat_addresses else ("metadata", "name")
+        yield Finding(node.span, path, message, f"give it one of its own, like `snatAddresses: {example}`")
 
 
-@rule("snat-address-shared")
+@rule("snat-address-shared", Draft)
 def _snat_address_shared(draft: Draft) -> Iterator[Finding]:
     """A source address of one balancer is also an address of another node.
 
@@ -57,7 +57,7 @@ def _snat_address_shared(draft: Draft) -> Iterator[Finding]:
                 yield Finding(node.span, ("spec", "snatAddresses", i), message, hint)
 
 
-@rule("snat-ports-too-few")
+@rule("snat-ports-too-few", Draft)
 def _snat_ports_too_few(draft: Draft) -> Iterator[Finding]:
     """The source addresses and ports of a balancer don't suffice for its `expectedFlows`.
 
@@ -68,8 +68,8 @@ def _snat_ports_too_few(draft: Draft) -> Iterator[Finding]:
     The way out: more `snatAddresses`, or a larger range of `snatPorts`.
     """
     families: dict[int, tuple[Node, set[int]]] = {}
-    for service, node in _carried(draft):
-        families.setdefault(id(node), (node, set()))[1].update(vip.version for vip in service.vips)
+    for _, family, node in _carried(draft):
+        families.setdefault(id(node), (node, set()))[1].add(family)
     for node, used in families.values():
         for family in sorted(used):
             addresses = sum(source.version == family for source in node.snat_addresses)
@@ -83,14 +83,14 @@ def _snat_ports_too_few(draft: Draft) -> Iterator[Finding]:
                 yield Finding(node.span, ("spec", "expectedFlows"), message, hint)
 
 
-def _carried(draft: Draft) -> Iterator[tuple[Service, Node]]:
-    """Services in mode fullnat with different needs, each with every balancer that carries it."""
-    seen: set[tuple[int, frozenset[int]]] = set()
-    for service in draft.services:
-        if service.mode is Mode.FULLNAT:
-            carriers = draft.carriers(service)
-            key = (id(carriers), frozenset(vip.version for vip in service.vips))
-            if key not in seen:
-                seen.add(key)
-                for node in carriers:
-                    yield service, node
+def _carried(draft: Draft) -> Iterator[tuple[Service, int, Node]]:
+    """The first services in mode fullnat with each node selector, for each family of their VIPs, with every balancer
+    that carries them; in order of their places."""
+    first = [
+        (service, family)
+        for (_, mode), need in draft.needs.items() if mode is Mode.FULLNAT
+        for family, service in need.families.items()
+    ]  # fmt: skip
+    for service, family in sorted(first, key=lambda found: place(found[0])):
+        for node in draft.carriers(service):
+            yield service, family, node

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from reconciler.config.diagnostic import Severity, either
 from reconciler.config.document import Path
-from reconciler.config.rules.draft import Draft, Finding, rule, title
+from reconciler.config.rules.parts import Members, Use
+from reconciler.config.rules.rule import Finding, rule, title
 from reconciler.model import CheckType, Pool, Protocol, Service, Through
 
 MAX_DETECTION_S = 60
@@ -25,8 +26,8 @@ _PROTOCOLS = {
 """The protocol of each type of check; a ping and an agent suit every protocol."""
 
 
-@rule("check-through-vip")
-def _check_through_vip(draft: Draft) -> Iterator[Finding]:
+@rule("check-through-vip", Use)
+def _check_through_vip(use: Use) -> Iterator[Finding]:
     """A health check goes `through: vip`, but the endpoints don't have the VIP: all services of the pool are in
     mode nat or fullnat.
 
@@ -35,7 +36,7 @@ def _check_through_vip(draft: Draft) -> Iterator[Finding]:
 
     The way out: `through: endpoint`, which is the default.
     """
-    for pool, services in _checked(draft):
+    for pool, services in _checked(use):
         if pool.health_check.through is Through.VIP and not _uses_dsr(services):
             service = services[0]
             message = f"the endpoints don't have the VIP of {title(service)}, whose mode is {service.mode}"
@@ -43,8 +44,8 @@ def _check_through_vip(draft: Draft) -> Iterator[Finding]:
             yield Finding(pool.span, (*_CHECKS, "through"), message, hint)
 
 
-@rule("check-bypasses-vip", Severity.WARNING)
-def _check_bypasses_vip(draft: Draft) -> Iterator[Finding]:
+@rule("check-bypasses-vip", Use, Severity.WARNING)
+def _check_bypasses_vip(use: Use) -> Iterator[Finding]:
     """A health check asks the endpoint's own address, while a service sends it packets for the VIP, in mode dsr-l2
     or dsr-l3.
 
@@ -53,7 +54,7 @@ def _check_bypasses_vip(draft: Draft) -> Iterator[Finding]:
 
     The way out: `through: vip`. Then the check takes the way that requests take, and proves all of it.
     """
-    for pool, services in _checked(draft):
+    for pool, services in _checked(use):
         if pool.health_check.through is Through.ENDPOINT and (service := _uses_dsr(services)):
             message = (
                 f"this check doesn't see whether the endpoints answer for the VIP of {title(service)} ({service.mode})"
@@ -61,8 +62,8 @@ def _check_bypasses_vip(draft: Draft) -> Iterator[Finding]:
             yield Finding(pool.span, (*_CHECKS, "through"), message, "check them the way requests go: through: vip")
 
 
-@rule("check-protocol", Severity.WARNING)
-def _check_protocol(draft: Draft) -> Iterator[Finding]:
+@rule("check-protocol", Use, Severity.WARNING)
+def _check_protocol(use: Use) -> Iterator[Finding]:
     """A health check speaks another protocol than every service of the pool, at the same port.
 
     A UDP server doesn't listen at the TCP port of the same number; the check fails though the server is well. Or
@@ -71,7 +72,7 @@ def _check_protocol(draft: Draft) -> Iterator[Finding]:
     The way out: a check of the protocol of the service, a ping, or a `port` that was made for checks: with a port
     of its own the check may speak any protocol.
     """
-    for pool, services in _checked(draft):
+    for pool, services in _checked(use):
         spoken = _PROTOCOLS.get(pool.health_check.type)
         if spoken is None or pool.health_check.port or any(service.protocol is spoken for service in services):
             continue
@@ -82,8 +83,8 @@ def _check_protocol(draft: Draft) -> Iterator[Finding]:
         yield Finding(pool.span, (*_CHECKS, "type"), message, hint)
 
 
-@rule("check-port-unknown")
-def _check_port_unknown(draft: Draft) -> Iterator[Finding]:
+@rule("check-port-unknown", Use)
+def _check_port_unknown(use: Use) -> Iterator[Finding]:
     """A health check has no port, and the services of the pool send to several.
 
     Without a port of its own a check takes the one that connections go to: that of the endpoint, else that of the
@@ -91,7 +92,7 @@ def _check_port_unknown(draft: Draft) -> Iterator[Finding]:
 
     The way out: `port` in the health check, or a port for each endpoint.
     """
-    for pool, services in _checked(draft):
+    for pool, services in _checked(use):
         check = pool.health_check
         spoken = _PROTOCOLS.get(check.type)
         if spoken is None or check.port or all(endpoint.port for endpoint in pool.endpoints):
@@ -107,8 +108,8 @@ def _check_port_unknown(draft: Draft) -> Iterator[Finding]:
                 break
 
 
-@rule("check-timeout")
-def _check_timeout(draft: Draft) -> Iterator[Finding]:
+@rule("check-timeout", Members)
+def _check_timeout(members: Members) -> Iterator[Finding]:
     """The `timeout` of a health check is not shorter than its `interval`.
 
     The next check would begin while the last one still waits, so a late answer would be taken for the answer to the
@@ -116,19 +117,19 @@ def _check_timeout(draft: Draft) -> Iterator[Finding]:
 
     The way out: a shorter timeout or a longer interval. The defaults are an interval of 2s and a timeout of 1s.
     """
-    for pool in draft.pools:
-        check = pool.health_check
-        if check.type is not CheckType.NONE and check.timeout_s >= check.interval_s:
-            message = (
-                f"the timeout of a check ({_seconds(check.timeout_s)}) must be shorter than its interval "
-                f"({_seconds(check.interval_s)})"
-            )
-            path = _written(pool, "timeout", 1.0, "interval")
-            yield Finding(pool.span, path, message, "shorten the timeout, or check less often")
+    pool = members.pool
+    check = pool.health_check
+    if check.type is not CheckType.NONE and check.timeout_s >= check.interval_s:
+        message = (
+            f"the timeout of a check ({_seconds(check.timeout_s)}) must be shorter than its interval "
+            f"({_seconds(check.interval_s)})"
+        )
+        path = _written(pool, "timeout", 1.0, "interval")
+        yield Finding(pool.span, path, message, "shorten the timeout, or check less often")
 
 
-@rule("check-slow", Severity.WARNING)
-def _check_slow(draft: Draft) -> Iterator[Finding]:
+@rule("check-slow", Members, Severity.WARNING)
+def _check_slow(members: Members) -> Iterator[Finding]:
     """It takes more than a minute to find out that an endpoint is dead.
 
     In the worst case that takes `fall` intervals and one timeout. Until then the endpoint keeps its share of new
@@ -136,20 +137,20 @@ def _check_slow(draft: Draft) -> Iterator[Finding]:
 
     The way out: a shorter `interval`, or fewer failures (`fall`). With the defaults it takes 7 seconds.
     """
-    for pool in draft.pools:
-        check = pool.health_check
-        detection_s = check.interval_s * check.fall + check.timeout_s
-        if check.type is not CheckType.NONE and detection_s > MAX_DETECTION_S and check.timeout_s < check.interval_s:
-            message = (
-                f"a dead endpoint gets connections for up to {_seconds(detection_s)}: {check.fall} failures, "
-                f"one every {_seconds(check.interval_s)}"
-            )
-            path = _written(pool, "interval", 2.0, "fall")
-            yield Finding(pool.span, path, message, "check more often, or lower `fall`")
+    pool = members.pool
+    check = pool.health_check
+    detection_s = check.interval_s * check.fall + check.timeout_s
+    if check.type is not CheckType.NONE and detection_s > MAX_DETECTION_S and check.timeout_s < check.interval_s:
+        message = (
+            f"a dead endpoint gets connections for up to {_seconds(detection_s)}: {check.fall} failures, "
+            f"one every {_seconds(check.interval_s)}"
+        )
+        path = _written(pool, "interval", 2.0, "fall")
+        yield Finding(pool.span, path, message, "check more often, or lower `fall`")
 
 
-@rule("check-silent", Severity.WARNING)
-def _check_silent(draft: Draft) -> Iterator[Finding]:
+@rule("check-silent", Members, Severity.WARNING)
+def _check_silent(members: Members) -> Iterator[Finding]:
     """A health check of type udp expects no reply.
 
     UDP has no handshake. Without an expected reply only an ICMP error counts as a failure, and a machine behind a
@@ -158,21 +159,20 @@ def _check_silent(draft: Draft) -> Iterator[Finding]:
     The way out: `send` something that the server answers, and `expect` the beginning of its answer; or check
     something else, with a ping or at another port.
     """
-    for pool in draft.pools:
-        if pool.health_check.type is CheckType.UDP and pool.health_check.expect is None:
-            message = "a dead machine sends no reply either: without `expect` it counts as healthy"
-            yield Finding(pool.span, _CHECKS, message, "add what the server answers: `expect: PONG`")
+    pool = members.pool
+    if pool.health_check.type is CheckType.UDP and pool.health_check.expect is None:
+        message = "a dead machine sends no reply either: without `expect` it counts as healthy"
+        yield Finding(pool.span, _CHECKS, message, "add what the server answers: `expect: PONG`")
 
 
-def _checked(draft: Draft) -> Iterator[tuple[Pool, list[Service]]]:
+def _checked(use: Use) -> Iterator[tuple[Pool, Sequence[Service]]]:
     """Pools with a health check, and all services that use them. Pools that others may use are left out."""
-    for pool in draft.pools:
-        services = draft.users.get(pool.name)
-        if services and pool.health_check.type is not CheckType.NONE and not draft.may_mention(pool.name):
-            yield pool, services
+    for members in use.pools:
+        if use.services and members.pool.health_check.type is not CheckType.NONE and not use.may_be_named:
+            yield members.pool, use.services
 
 
-def _uses_dsr(services: list[Service]) -> Service | None:
+def _uses_dsr(services: Sequence[Service]) -> Service | None:
     return next((service for service in services if service.mode.is_dsr), None)
 
 

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from reconciler.config.diagnostic import Severity, did_you_mean, quote
-from reconciler.config.rules.draft import Draft, Finding, rule, title
+from reconciler.config.rules.draft import Draft
+from reconciler.config.rules.parts import Use
+from reconciler.config.rules.rule import Finding, also, place, rule, title
 from reconciler.model import Labels, Node, Pool, Service
 
 MAX_SUGGESTIONS = 20  # a misspelt name or two are worth a search; a thousand are no typing errors
 
 
-@rule("duplicate-name")
+@rule("duplicate-name", Draft)
 def _duplicate_name(draft: Draft) -> Iterator[Finding]:
     """Two documents of one kind have the same name.
 
@@ -21,15 +23,25 @@ def _duplicate_name(draft: Draft) -> Iterator[Finding]:
 
     The way out: give each a name of its own. Documents of different kinds may share a name.
     """
-    for objects in (draft.services, draft.pools, draft.nodes):
-        first: dict[str, Service | Pool | Node] = {}
-        for item in objects:
-            if (other := first.setdefault(item.name, item)) is not item:
-                message = f"{title(item)} is declared already ({other.span})"
-                yield Finding(item.span, ("metadata", "name"), message, "give each a name of its own")
+    yield from _declared_again(draft.nodes)
+    for services in draft.namesakes:
+        yield from _declared_again(services)
 
 
-@rule("service-pool-missing")
+@also("duplicate-name", Use)
+def _duplicate_pool(use: Use) -> Iterator[Finding]:
+    yield from _declared_again(members.pool for members in use.pools)
+
+
+def _declared_again(items: Iterable[Service | Pool | Node]) -> Iterator[Finding]:
+    first: dict[str, Service | Pool | Node] = {}
+    for item in items:
+        if (other := first.setdefault(item.name, item)) is not item:
+            message = f"{title(item)} is declared already ({other.span})"
+            yield Finding(item.span, ("metadata", "name"), message, "give each a name of its own")
+
+
+@rule("service-pool-missing", Draft)
 def _service_pool_missing(draft: Draft) -> Iterator[Finding]:
     """A service names a pool that no document declares.
 
@@ -38,19 +50,17 @@ def _service_pool_missing(draft: Draft) -> Iterator[Finding]:
     The way out: correct the name, or declare the pool. Names are compared exactly, and a pool may stand in any
     file of the directory.
     """
-    hints: dict[str, str] = {}
-    for service in draft.services:
-        name = service.pool
-        if name in draft.pool or draft.may_declare("Pool", name):
-            continue
-        if name not in hints:
-            hints[name] = did_you_mean(name, sorted(draft.pool)) if len(hints) < MAX_SUGGESTIONS else ""
-        hint = hints[name] or "declare it in a document with `kind: Pool`"
-        yield Finding(service.span, ("spec", "pool"), f"there is no Pool named {quote(name)}", hint)
+    missing = [use for use in draft.uses_of(draft.missing_pools) if not use.may_be_declared]
+    missing.sort(key=lambda use: place(use.services[0]))
+    for i, use in enumerate(missing):
+        hint = did_you_mean(use.name, sorted(draft.pool_names)) if i < MAX_SUGGESTIONS else ""
+        hint = hint or "declare it in a document with `kind: Pool`"
+        for service in use.services:
+            yield Finding(service.span, ("spec", "pool"), f"there is no Pool named {quote(use.name)}", hint)
 
 
-@rule("pool-unused", Severity.WARNING)
-def _pool_unused(draft: Draft) -> Iterator[Finding]:
+@rule("pool-unused", Use, Severity.WARNING)
+def _pool_unused(use: Use) -> Iterator[Finding]:
     """No service names this pool.
 
     Its endpoints get no connections. Often a renamed or deleted service left it behind, and one day somebody will edit
@@ -58,13 +68,13 @@ def _pool_unused(draft: Draft) -> Iterator[Finding]:
 
     The way out: remove the pool, or name it in a service.
     """
-    for pool in draft.pools:
-        if pool.name not in draft.users and not draft.may_mention(pool.name):
+    for members in use.pools:
+        if not use.services and not use.may_be_named:
             hint = "remove it, or name it in the `pool` of a service"
-            yield Finding(pool.span, ("metadata", "name"), f"no Service uses {title(pool)}", hint)
+            yield Finding(members.pool.span, ("metadata", "name"), f"no Service uses {title(members.pool)}", hint)
 
 
-@rule("node-selector-unmatched")
+@rule("node-selector-unmatched", Draft)
 def _node_selector_unmatched(draft: Draft) -> Iterator[Finding]:
     """No balancer has all the labels that the `nodeSelector` of a service asks for.
 
@@ -73,10 +83,13 @@ def _node_selector_unmatched(draft: Draft) -> Iterator[Finding]:
     The way out: correct the labels, here or in the `metadata` of the nodes. A balancer must have all of them;
     nodes of other roles don't count.
     """
+    unmatched = {selector for selector, _ in draft.needs if selector and not draft.around.carriers(selector)}
+    if not unmatched or draft.may_declare("Node"):
+        return
     hints: dict[Labels, str] = {}
     for service in draft.services:
         selector = service.node_selector
-        if not selector or draft.carriers(service) or draft.may_declare("Node"):
+        if selector not in unmatched:
             continue
         if selector not in hints:
             hints[selector] = _label_hint(draft, selector) if len(hints) < MAX_SUGGESTIONS else ""

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reconciler.config.diagnostic import Severity
-from reconciler.config.rules.draft import Draft, Finding, rule, title
-from reconciler.model import Interface, Role
+from reconciler.config.rules.draft import Draft
+from reconciler.config.rules.rule import Finding, rule, title
+from reconciler.config.rules.segments import segments
+from reconciler.model import Interface, Node, Role
 
 
-@rule("balancer-without-interfaces")
-def _balancer_without_interfaces(draft: Draft) -> Iterator[Finding]:
+@rule("balancer-without-interfaces", Node)
+def _balancer_without_interfaces(node: Node) -> Iterator[Finding]:
     """A balancer has no interface that packets could enter by.
 
     lbctl attaches its program to the interfaces that are listed, and to no other. Without any it would balance
@@ -19,31 +21,29 @@ def _balancer_without_interfaces(draft: Draft) -> Iterator[Finding]:
 
     The way out: list the interfaces that packets of clients and endpoints enter by.
     """
-    for node in draft.balancers:
-        if not node.interfaces:
-            message = f"{title(node)} is a balancer without interfaces"
-            hint = "list the interfaces by which packets of clients and endpoints come in"
-            yield Finding(node.span, ("spec", "interfaces"), message, hint)
+    if node.role is Role.BALANCER and not node.interfaces:
+        message = f"{title(node)} is a balancer without interfaces"
+        hint = "list the interfaces by which packets of clients and endpoints come in"
+        yield Finding(node.span, ("spec", "interfaces"), message, hint)
 
 
-@rule("duplicate-interface")
-def _duplicate_interface(draft: Draft) -> Iterator[Finding]:
+@rule("duplicate-interface", Node)
+def _duplicate_interface(node: Node) -> Iterator[Finding]:
     """A node lists an interface twice.
 
     An interface has one XDP program in one mode, so the two entries contradict each other.
 
     The way out: list each interface once, with all of its addresses.
     """
-    for node in draft.nodes:
-        first: dict[str, Interface] = {}
-        for i, interface in enumerate(node.interfaces):
-            if (other := first.setdefault(interface.name, interface)) is not interface:
-                message = f"interface {interface.name} is listed already ({other.span})"
-                yield Finding(node.span, ("spec", "interfaces", i, "name"), message, "list each interface once")
+    first: dict[str, Interface] = {}
+    for i, interface in enumerate(node.interfaces):
+        if (other := first.setdefault(interface.name, interface)) is not interface:
+            message = f"interface {interface.name} is listed already ({other.span})"
+            yield Finding(node.span, ("spec", "interfaces", i, "name"), message, "list each interface once")
 
 
-@rule("trunk-missing")
-def _trunk_missing(draft: Draft) -> Iterator[Finding]:
+@rule("trunk-missing", Node)
+def _trunk_missing(node: Node) -> Iterator[Finding]:
     """The trunk of an interface is not listed beside it, or is a VLAN of yet another one.
 
     Packets of a VLAN come in by its trunk, with a tag. The program runs there, and takes off and puts on one tag.
@@ -51,23 +51,22 @@ def _trunk_missing(draft: Draft) -> Iterator[Finding]:
 
     The way out: list the trunk as an interface of the node, without `trunk`. It needs no addresses.
     """
-    for node in draft.nodes:
-        listed = {interface.name: interface for interface in node.interfaces}
-        for i, interface in enumerate(node.interfaces):
-            if interface.trunk is None:
-                continue
-            trunk = listed.get(interface.trunk)
-            path = ("spec", "interfaces", i, "trunk")
-            if trunk is None:
-                message = f"the trunk {interface.trunk} of {interface.name} is no interface of {title(node)}"
-                yield Finding(node.span, path, message, f"list it: `{{name: {interface.trunk}}}`")
-            elif trunk.trunk is not None:
-                message = f"{interface.trunk} is a VLAN itself: {interface.name} would have two tags"
-                yield Finding(node.span, path, message, "name the interface that the wire is plugged into")
+    listed = {interface.name: interface for interface in node.interfaces}
+    for i, interface in enumerate(node.interfaces):
+        if interface.trunk is None:
+            continue
+        trunk = listed.get(interface.trunk)
+        path = ("spec", "interfaces", i, "trunk")
+        if trunk is None:
+            message = f"the trunk {interface.trunk} of {interface.name} is no interface of {title(node)}"
+            yield Finding(node.span, path, message, f"list it: `{{name: {interface.trunk}}}`")
+        elif trunk.trunk is not None:
+            message = f"{interface.trunk} is a VLAN itself: {interface.name} would have two tags"
+            yield Finding(node.span, path, message, "name the interface that the wire is plugged into")
 
 
-@rule("gateway-unreachable")
-def _gateway_unreachable(draft: Draft) -> Iterator[Finding]:
+@rule("gateway-unreachable", Node)
+def _gateway_unreachable(node: Node) -> Iterator[Finding]:
     """The gateway of an interface is not another machine in one of the networks of the interface.
 
     A gateway is a next hop: packets are sent to its MAC address, which can be found out only for a neighbour.
@@ -76,29 +75,28 @@ def _gateway_unreachable(draft: Draft) -> Iterator[Finding]:
     The way out: correct the gateway, or the addresses of the interface. A link-local gateway of IPv6 is always a
     neighbour.
     """
-    for node in draft.nodes:
-        for i, interface in enumerate(node.interfaces):
-            gateway = interface.gateway
-            if gateway is None or not interface.addresses or (gateway.version == 6 and gateway.is_link_local):
-                continue
-            networks = [address.network for address in interface.addresses if address.version == gateway.version]
-            reason = ""
-            if any(address.ip == gateway for address in interface.addresses):
-                reason = f"is an address of {interface.name} itself"
-            elif not any(gateway in network for network in networks):
-                reason = f"is in no network of {interface.name}"
-            elif gateway.version == 4 and any(
-                gateway in (network[0], network[-1]) for network in networks if network.prefixlen <= 30
-            ):
-                reason = f"is the address of a network of {interface.name} itself, or its broadcast address"
-            if reason:
-                message = f"the gateway {gateway} {reason}"
-                hint = f"name a neighbour in {networks[0]}" if networks else "name a neighbour of the interface"
-                yield Finding(node.span, ("spec", "interfaces", i, "gateway"), message, hint)
+    for i, interface in enumerate(node.interfaces):
+        gateway = interface.gateway
+        if gateway is None or not interface.addresses or (gateway.version == 6 and gateway.is_link_local):
+            continue
+        networks = [address.network for address in interface.addresses if address.version == gateway.version]
+        reason = ""
+        if any(address.ip == gateway for address in interface.addresses):
+            reason = f"is an address of {interface.name} itself"
+        elif not any(gateway in network for network in networks):
+            reason = f"is in no network of {interface.name}"
+        elif gateway.version == 4 and any(
+            gateway in (network[0], network[-1]) for network in networks if network.prefixlen <= 30
+        ):
+            reason = f"is the address of a network of {interface.name} itself, or its broadcast address"
+        if reason:
+            message = f"the gateway {gateway} {reason}"
+            hint = f"name a neighbour in {networks[0]}" if networks else "name a neighbour of the interface"
+            yield Finding(node.span, ("spec", "interfaces", i, "gateway"), message, hint)
 
 
-@rule("same-network-twice", Severity.WARNING)
-def _same_network_twice(draft: Draft) -> Iterator[Finding]:
+@rule("same-network-twice", Node, Severity.WARNING)
+def _same_network_twice(node: Node) -> Iterator[Finding]:
     """Two interfaces of a node have addresses in the same network.
 
     The kernel sends everything for that network out of one of them, and answers ARP requests for the address of
@@ -106,32 +104,30 @@ def _same_network_twice(draft: Draft) -> Iterator[Finding]:
 
     The way out: a bond, if they are there for redundancy; else a network of its own for each.
     """
-    for node in draft.nodes:
-        first: dict[tuple[int, int], str] = {}
-        for segment in draft.segments[id(node)]:
-            name = node.interfaces[segment.interface].name
-            other = first.setdefault((segment.first, segment.last), name)
-            if other != name:
-                path = ("spec", "interfaces", segment.interface, "addresses", segment.index)
-                message = f"interface {other} is in the network {segment.address.network} already"
-                yield Finding(node.span, path, message, "join them to a bond, or give each a network of its own")
+    first: dict[tuple[int, int], str] = {}
+    for segment in segments(node):
+        name = node.interfaces[segment.interface].name
+        other = first.setdefault((segment.first, segment.last), name)
+        if other != name:
+            path = ("spec", "interfaces", segment.interface, "addresses", segment.index)
+            message = f"interface {other} is in the network {segment.address.network} already"
+            yield Finding(node.span, path, message, "join them to a bond, or give each a network of its own")
 
 
-@rule("endpoint-without-address")
-def _endpoint_without_address(draft: Draft) -> Iterator[Finding]:
+@rule("endpoint-without-address", Node)
+def _endpoint_without_address(node: Node) -> Iterator[Finding]:
     """A node of role endpoint has no address, neither `address` nor of an interface.
 
     Pools name endpoints by address. So no pool could mean this node, and lbctl would never prepare it.
 
     The way out: `address`, the one that the pools name.
     """
-    for node in draft.nodes:
-        if node.role is Role.ENDPOINT and not node.address and not any(face.addresses for face in node.interfaces):
-            message = f"no pool can name {title(node)}: it has no address"
-            yield Finding(node.span, ("metadata", "name"), message, "add the `address` that pools name it by")
+    if node.role is Role.ENDPOINT and not node.address and not any(face.addresses for face in node.interfaces):
+        message = f"no pool can name {title(node)}: it has no address"
+        yield Finding(node.span, ("metadata", "name"), message, "add the `address` that pools name it by")
 
 
-@rule("endpoint-node-unused", Severity.WARNING)
+@rule("endpoint-node-unused", Draft, Severity.WARNING)
 def _endpoint_node_unused(draft: Draft) -> Iterator[Finding]:
     """No pool names any address of a node of role endpoint.
 
@@ -140,15 +136,11 @@ def _endpoint_node_unused(draft: Draft) -> Iterator[Finding]:
 
     The way out: correct the address, or remove the node.
     """
-    if draft.may_declare("Pool") or not draft.endpoint_nodes:
+    nodes = draft.around.endpoint_nodes
+    if not nodes or draft.may_declare("Pool"):
         return
-    used: set[int] = set()
-    for pool in draft.pools:
-        used |= draft.endpoint_nodes.keys() & draft.numbers[id(pool)]
-    idle = {id(node): node for node in draft.endpoint_nodes.values()}
-    for value in used:
-        idle.pop(id(draft.endpoint_nodes[value]), None)
-    for node in idle.values():
+    used = {id(node) for value, node in nodes.items() if value in draft.numbers}
+    for node in {id(node): node for node in nodes.values() if id(node) not in used}.values():
         message = f"no Pool names an address of {title(node)}"
         path = ("spec", "address") if node.address else ("metadata", "name")
         yield Finding(node.span, path, message, "correct the address, or remove the node")

@@ -6,26 +6,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reconciler.config.diagnostic import Severity
-from reconciler.config.rules.draft import Draft, Finding, more, rule, title
+from reconciler.config.rules.parts import Members, Use
+from reconciler.config.rules.rule import Finding, more, rule, title
 from reconciler.limits import default_size
 from reconciler.model import Algorithm, Endpoint, EndpointState
 
 
-@rule("pool-empty", Severity.WARNING)
-def _pool_empty(draft: Draft) -> Iterator[Finding]:
+@rule("pool-empty", Members, Severity.WARNING)
+def _pool_empty(members: Members) -> Iterator[Finding]:
     """A pool has no endpoint.
 
     New connections to its services are dropped. That may be wanted for a while, so it is no error.
 
     The way out: add endpoints.
     """
-    for pool in draft.pools:
-        if not pool.endpoints:
-            yield Finding(pool.span, _ENDPOINTS, f"{title(pool)} has no endpoint: {_DROPPED}", "add endpoints")
+    pool = members.pool
+    if not pool.endpoints:
+        yield Finding(pool.span, _ENDPOINTS, f"{title(pool)} has no endpoint: {_DROPPED}", "add endpoints")
 
 
-@rule("zero-total-weight", Severity.WARNING)
-def _zero_total_weight(draft: Draft) -> Iterator[Finding]:
+@rule("zero-total-weight", Members, Severity.WARNING)
+def _zero_total_weight(members: Members) -> Iterator[Finding]:
     """A pool has endpoints, but none that takes new connections: all are draining, disabled, or of weight 0.
 
     New connections to its services are dropped, while open ones go on. That may be wanted for a while, so it is
@@ -33,29 +34,31 @@ def _zero_total_weight(draft: Draft) -> Iterator[Finding]:
 
     The way out: give at least one endpoint a weight above 0 and the state active, which are the defaults.
     """
-    for pool in draft.pools:
-        if pool.endpoints and not any(e.weight and e.state is EndpointState.ACTIVE for e in pool.endpoints):
-            message = f"no endpoint of {title(pool)} is active with a weight above 0: {_DROPPED}"
-            yield Finding(pool.span, _ENDPOINTS, message, "give one of them a weight, or make it active")
+    pool = members.pool
+    if pool.endpoints and not any(e.weight and e.state is EndpointState.ACTIVE for e in pool.endpoints):
+        message = f"no endpoint of {title(pool)} is active with a weight above 0: {_DROPPED}"
+        yield Finding(pool.span, _ENDPOINTS, message, "give one of them a weight, or make it active")
 
 
-@rule("ring-too-small")
-def _ring_too_small(draft: Draft) -> Iterator[Finding]:
+@rule("ring-too-small", Members)
+def _ring_too_small(members: Members) -> Iterator[Finding]:
     """A pool has more endpoints that take new connections than its `ringSize` has slots.
 
     Each slot is one endpoint's, so some would never get a connection.
 
     The way out: at least a hundred slots for each endpoint, or no `ringSize`: the default grows with the pool.
     """
-    for pool in draft.pools:
-        members = sum(e.weight > 0 and e.state is EndpointState.ACTIVE for e in pool.endpoints)
-        if pool.ring_size is not None and pool.ring_size < members:
-            message = f"{pool.ring_size:,} slots are too few for {members:,} endpoints"
-            yield Finding(pool.span, ("spec", "ringSize"), message, "leave it out, or raise it")
+    pool = members.pool
+    if pool.ring_size is None:
+        return
+    active = sum(e.weight > 0 and e.state is EndpointState.ACTIVE for e in pool.endpoints)
+    if pool.ring_size < active:
+        message = f"{pool.ring_size:,} slots are too few for {active:,} endpoints"
+        yield Finding(pool.span, ("spec", "ringSize"), message, "leave it out, or raise it")
 
 
-@rule("weight-below-a-slot", Severity.WARNING)
-def _weight_below_a_slot(draft: Draft) -> Iterator[Finding]:
+@rule("weight-below-a-slot", Use, Severity.WARNING)
+def _weight_below_a_slot(use: Use) -> Iterator[Finding]:
     """The weight of an endpoint, compared with those of the whole pool, is less than one slot of a hash ring.
 
     The ring of `maglev` and `source-hash` has a fixed number of slots, and shares are rounded to whole ones: such an
@@ -63,10 +66,10 @@ def _weight_below_a_slot(draft: Draft) -> Iterator[Finding]:
 
     The way out: a larger weight for it or smaller ones for the others, or a larger `ringSize`.
     """
-    for name, services in draft.users.items():
-        pool = draft.pool.get(name)
-        if pool is None or all(service.algorithm not in _HASHED for service in services):
-            continue
+    for members in use.pools[:1]:
+        pool = members.pool
+        if all(service.algorithm not in _HASHED for service in use.services):
+            return
         active = [i for i, e in enumerate(pool.endpoints) if e.weight and e.state is EndpointState.ACTIVE]
         slots = pool.ring_size or default_size(len(active))
         total = sum(pool.endpoints[i].weight for i in active)
@@ -80,25 +83,25 @@ def _weight_below_a_slot(draft: Draft) -> Iterator[Finding]:
             yield Finding(pool.span, (*_ENDPOINTS, small[0], "weight"), message, hint)
 
 
-@rule("duplicate-endpoint")
-def _duplicate_endpoint(draft: Draft) -> Iterator[Finding]:
+@rule("duplicate-endpoint", Members)
+def _duplicate_endpoint(members: Members) -> Iterator[Finding]:
     """A pool lists the same address and port twice.
 
     Its two weights and states would contradict each other.
 
     The way out: list it once. For a larger share of the connections give it a larger weight.
     """
-    for pool in draft.pools:
-        ports = [endpoint.port for endpoint in pool.endpoints]
-        if len(set(zip(draft.numbers[id(pool)], ports, strict=True))) == len(ports):
-            continue
-        first: dict[tuple[int, int | None], Endpoint] = {}
-        for i, (number, endpoint) in enumerate(zip(draft.numbers[id(pool)], pool.endpoints, strict=True)):
-            other = first.setdefault((number, endpoint.port), endpoint)
-            if other is not endpoint:
-                where = f"{endpoint.address}, port {endpoint.port}" if endpoint.port else f"{endpoint.address}"
-                message = f"the endpoint {where} is in {title(pool)} already ({other.span})"
-                yield Finding(pool.span, (*_ENDPOINTS, i, "address"), message, "use weights for unequal shares")
+    pool = members.pool
+    ports = [endpoint.port for endpoint in pool.endpoints]
+    if len(set(zip(members.numbers, ports, strict=True))) == len(ports):
+        return
+    first: dict[tuple[int, int | None], Endpoint] = {}
+    for i, (number, endpoint) in enumerate(zip(members.numbers, pool.endpoints, strict=True)):
+        other = first.setdefault((number, endpoint.port), endpoint)
+        if other is not endpoint:
+            where = f"{endpoint.address}, port {endpoint.port}" if endpoint.port else f"{endpoint.address}"
+            message = f"the endpoint {where} is in {title(pool)} already ({other.span})"
+            yield Finding(pool.span, (*_ENDPOINTS, i, "address"), message, "use weights for unequal shares")
 
 
 _ENDPOINTS = ("spec", "endpoints")

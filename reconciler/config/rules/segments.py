@@ -70,17 +70,17 @@ def near(node: Node, own: Sequence[Segment]) -> list[Range]:
     return merged(ranges)
 
 
-def outside(numbers: list[int], ranges: Sequence[Range]) -> list[int]:
+def outside(numbers: Sequence[int], ranges: Sequence[Range]) -> list[int]:
     """The sorted numbers without those in any of the ranges, which are sorted and don't overlap."""
     found: list[int] = []
     begin = 0
     for first, last in ranges:
         found += numbers[begin : bisect_left(numbers, first, begin)]
         begin = bisect_right(numbers, last, begin)
-    return found + numbers[begin:]
+    return [*found, *numbers[begin:]]
 
 
-def count_inside(numbers: list[int], first: int, last: int) -> int:
+def count_inside(numbers: Sequence[int], first: int, last: int) -> int:
     """How many of the sorted numbers are in a range."""
     return bisect_right(numbers, last) - bisect_left(numbers, first)
 

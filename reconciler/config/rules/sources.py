@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reconciler.config.diagnostic import Severity
-from reconciler.config.rules.draft import Draft, Finding, rule
+from reconciler.config.rules.rule import Finding, rule
 from reconciler.config.rules.segments import IPV6, number
 from reconciler.model import Prefix, Service
 
 
-@rule("sources-exclude-everybody")
-def _sources_exclude_everybody(draft: Draft) -> Iterator[Finding]:
+@rule("sources-exclude-everybody", Service)
+def _sources_exclude_everybody(service: Service) -> Iterator[Finding]:
     """`allowedSources` lets nobody through to a VIP: no network in it is of the family of the VIP, or none can
     hold a client.
 
@@ -20,21 +20,20 @@ def _sources_exclude_everybody(draft: Draft) -> Iterator[Finding]:
 
     The way out: add a network of the family of the VIP, for everybody `0.0.0.0/0` or `::/0`.
     """
-    for service in draft.services:
-        if not service.allowed_sources:
-            continue
-        families = {prefix.version for prefix in service.allowed_sources if not _impossible(prefix)}
-        for vip in service.vips:
-            if vip.version not in families:
-                message = f"no client can reach {vip}: none of these networks holds IPv{vip.version} clients"
-                everybody = "0.0.0.0/0" if vip.version == 4 else "::/0"
-                hint = f"add the networks of its clients; {everybody} stands for all"
-                yield Finding(service.span, ("spec", "allowedSources"), message, hint)
-                break
+    if not service.allowed_sources:
+        return
+    families = {prefix.version for prefix in service.allowed_sources if not _impossible(prefix)}
+    for vip in service.vips:
+        if vip.version not in families:
+            message = f"no client can reach {vip}: none of these networks holds IPv{vip.version} clients"
+            everybody = "0.0.0.0/0" if vip.version == 4 else "::/0"
+            hint = f"add the networks of its clients; {everybody} stands for all"
+            yield Finding(service.span, ("spec", "allowedSources"), message, hint)
+            break
 
 
-@rule("source-without-effect", Severity.WARNING)
-def _source_without_effect(draft: Draft) -> Iterator[Finding]:
+@rule("source-without-effect", Service, Severity.WARNING)
+def _source_without_effect(service: Service) -> Iterator[Finding]:
     """An entry of `allowedSources` changes nothing: an earlier or a larger one covers it, or no client can have
     an address in it.
 
@@ -43,9 +42,8 @@ def _source_without_effect(draft: Draft) -> Iterator[Finding]:
 
     The way out: remove the entry, or the larger one.
     """
-    for service in draft.services:
-        if service.allowed_sources:
-            yield from _without_effect(service)
+    if service.allowed_sources:
+        yield from _without_effect(service)
 
 
 def _without_effect(service: Service) -> Iterator[Finding]:

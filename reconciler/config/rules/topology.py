@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reconciler.config.diagnostic import Severity
-from reconciler.config.rules.draft import Draft, Finding, key_path, more, rule, title
+from reconciler.config.rules.draft import Draft
+from reconciler.config.rules.parts import Carried, Reach
+from reconciler.config.rules.rule import Finding, key_path, more, rule, title
 from reconciler.config.rules.segments import count_inside, number, outside
-from reconciler.model import Algorithm, IcmpRedirects, Labels, Mode, Node, Pool, Protocol, Role, Service
+from reconciler.model import Algorithm, IcmpRedirects, Mode, Node, Protocol, Role, Service
 
 
-@rule("nat-return-path", Severity.WARNING)
+@rule("nat-return-path", Draft, Severity.WARNING)
 def _nat_return_path(draft: Draft) -> Iterator[Finding]:
     """In mode nat, replies of an endpoint don't come back through the balancer, as far as the manifests show.
 
@@ -24,41 +26,39 @@ def _nat_return_path(draft: Draft) -> Iterator[Finding]:
     `gateway` of interfaces; a balancer with an interface without `addresses` is not checked.
     """
     for reach in draft.reach(Mode.NAT):
-        yield from _out_of_reach(draft, reach.balancers, reach.numbers, reach.pools)
+        yield from _out_of_reach(draft, reach)
     for reach in draft.reach(Mode.NAT):
         if all(face.addresses for node in reach.balancers for face in node.attached):
-            yield from _other_gateways(draft, reach.balancers, reach.numbers)
+            yield from _other_gateways(draft, reach)
 
 
-def _out_of_reach(
-    draft: Draft, balancers: tuple[Node, ...], numbers: list[int], pools: tuple[Pool, ...]
-) -> Iterator[Finding]:
+def _out_of_reach(draft: Draft, reach: Reach) -> Iterator[Finding]:
     """Endpoints in no network of a balancer that has no gateway, one for each pool."""
     lost: dict[int, Node] = {}
-    for node in balancers:
+    numbers = reach.numbers
+    for node in reach.balancers:
         if not any(interface.gateway for interface in node.interfaces):
-            for value in outside(numbers, draft.near(node)):
+            for value in outside(numbers, draft.around.near(node)):
                 lost.setdefault(value, node)
             numbers = [value for value in numbers if value not in lost] if lost else numbers
-    if not lost:
-        return
-    for pool in pools:
-        wrong = [i for i, value in enumerate(draft.numbers[id(pool)]) if value in lost]
+    for members in reach.pools if lost else ():
+        wrong = [i for i, value in enumerate(members.numbers) if value in lost]
         if wrong:
-            node = lost[draft.numbers[id(pool)][wrong[0]]]
+            node = lost[members.numbers[wrong[0]]]
             message = (
-                f"{pool.endpoints[wrong[0]].address} is in no network of {title(node)}, which has no gateway: "
+                f"{members.pool.endpoints[wrong[0]].address} is in no network of {title(node)}, which has no gateway: "
                 "replies must come back through it"
             )
             hint = "give the balancer an interface there, declare its `gateway`, or use mode fullnat or dsr-l3"
             path = ("spec", "endpoints", wrong[0], "address")
-            yield Finding(pool.span, path, message + more(len(wrong), "endpoint"), hint)
+            yield Finding(members.pool.span, path, message + more(len(wrong), "endpoint"), hint)
 
 
-def _other_gateways(draft: Draft, balancers: tuple[Node, ...], numbers: list[int]) -> Iterator[Finding]:
+def _other_gateways(draft: Draft, reach: Reach) -> Iterator[Finding]:
     """Declared endpoints whose gateway is none of the balancers."""
+    balancers = reach.balancers
     own = {number(a.ip) for node in balancers for interface in node.interfaces for a in interface.addresses}
-    for node in {id(n): n for value in numbers if (n := draft.endpoint_nodes.get(value))}.values():
+    for node in draft.around.endpoints_among(reach.numbers):
         faces = enumerate(node.interfaces)
         gateways = [(i, face.gateway) for i, face in faces if face.gateway and not face.gateway.is_link_local]
         if gateways and not any(number(gateway) in own for _, gateway in gateways):
@@ -70,7 +70,7 @@ def _other_gateways(draft: Draft, balancers: tuple[Node, ...], numbers: list[int
             yield Finding(node.span, ("spec", "interfaces", i, "gateway"), message, hint)
 
 
-@rule("nat-on-several-balancers", Severity.WARNING)
+@rule("nat-on-several-balancers", Draft, Severity.WARNING)
 def _nat_on_several_balancers(draft: Draft) -> Iterator[Finding]:
     """Several balancers carry a service in mode nat.
 
@@ -82,24 +82,19 @@ def _nat_on_several_balancers(draft: Draft) -> Iterator[Finding]:
     pass no balancer; or a `nodeSelector` that puts the service on one balancer. If the balancers
     take turns, and the gateway of the endpoints moves along with the VIP, you may ignore this.
     """
-    groups: dict[Labels, list[Service]] = {}
-    for service in draft.services:
-        if service.mode is Mode.NAT:
-            groups.setdefault(service.node_selector, []).append(service)
-    for services in groups.values():
-        service = services[0]
-        carriers = draft.carriers(service)
-        if len(carriers) > 1:
+    for (selector, mode), need in draft.needs.items():
+        carriers = draft.around.carriers(selector)
+        if mode is Mode.NAT and len(carriers) > 1:
             message = (
-                f"{len(carriers)} balancers carry {title(service)}{more(len(services), 'service')} in mode nat, but "
+                f"{len(carriers)} balancers carry {title(need.first)}{more(need.count, 'service')} in mode nat, but "
                 "an endpoint replies through one of them only"
             )
             hint = "use mode fullnat or dsr-l3, or select one balancer (nodeSelector)"
-            yield Finding(service.span, key_path(service, "mode"), message, hint)
+            yield Finding(need.first.span, key_path(need.first, "mode"), message, hint)
 
 
-@rule("affinity-on-several-balancers", Severity.WARNING)
-def _affinity_on_several_balancers(draft: Draft) -> Iterator[Finding]:
+@rule("affinity-on-several-balancers", Carried, Severity.WARNING)
+def _affinity_on_several_balancers(carried: Carried) -> Iterator[Finding]:
     """Several balancers carry a service with `affinity`, and the algorithm lets each of them choose another
     endpoint for the same client.
 
@@ -109,19 +104,19 @@ def _affinity_on_several_balancers(draft: Draft) -> Iterator[Finding]:
     The way out: `algorithm: source-hash`. It chooses by the address of the client, the same on every balancer,
     and affinity then only keeps a client where it is while the pool changes.
     """
-    for service in draft.services:
-        if service.affinity and service.algorithm is not Algorithm.SOURCE_HASH:
-            count = len(draft.carriers(service))
-            if count > 1:
-                message = (
-                    f"a client can get an endpoint from each of {count} balancers: {service.algorithm} doesn't "
-                    "choose by the client, and affinity is known to one balancer only"
-                )
-                hint = "use algorithm: source-hash"
-                yield Finding(service.span, ("spec", "affinity"), message, hint)
+    service = carried.service
+    if service.affinity and service.algorithm is not Algorithm.SOURCE_HASH:
+        count = len(carried.carriers)
+        if count > 1:
+            message = (
+                f"a client can get an endpoint from each of {count} balancers: {service.algorithm} doesn't "
+                "choose by the client, and affinity is known to one balancer only"
+            )
+            hint = "use algorithm: source-hash"
+            yield Finding(service.span, ("spec", "affinity"), message, hint)
 
 
-@rule("redirects-on", Severity.WARNING)
+@rule("redirects-on", Draft, Severity.WARNING)
 def _redirects_on(draft: Draft) -> Iterator[Finding]:
     """A balancer leaves ICMP redirects on, and shares a network with endpoints.
 
@@ -136,7 +131,7 @@ def _redirects_on(draft: Draft) -> Iterator[Finding]:
         for node in reach.balancers:
             if node.icmp_redirects is IcmpRedirects.OFF or id(node) in told:
                 continue
-            for segment in draft.segments[id(node)]:
+            for segment in draft.around.segments[id(node)]:
                 if count_inside(reach.numbers, segment.first, segment.last):
                     told.add(id(node))
                     message = (
@@ -147,7 +142,7 @@ def _redirects_on(draft: Draft) -> Iterator[Finding]:
                     break
 
 
-@rule("multipath-missing", Severity.WARNING)
+@rule("multipath-missing", Draft, Severity.WARNING)
 def _multipath_missing(draft: Draft) -> Iterator[Finding]:
     """A router stands before several balancers of a service, but may use fewer paths at once.
 
@@ -159,15 +154,15 @@ def _multipath_missing(draft: Draft) -> Iterator[Finding]:
     """
     networks: dict[tuple[int, int], set[int]] = {}
     for node in draft.balancers:
-        for segment in draft.segments[id(node)]:
+        for segment in draft.around.segments[id(node)]:
             networks.setdefault((segment.first, segment.last), set()).add(id(node))
-    unknown = {id(node) for node in draft.balancers if not draft.segments[id(node)]}
-    groups = {service.node_selector: draft.carriers(service) for service in draft.services}
+    unknown = {id(node) for node in draft.balancers if not draft.around.segments[id(node)]}
+    groups = {selector: draft.around.carriers(selector) for selector, _ in draft.needs}
     shared = [carriers for carriers in groups.values() if len(carriers) > 1]
     for router in draft.nodes:
         if router.role is not Role.ROUTER:
             continue
-        own = draft.segments[id(router)]
+        own = draft.around.segments[id(router)]
         near = unknown.union(*(networks.get((s.first, s.last), set()) for s in own)) if own else None
         behind = 1
         for carriers in shared:
@@ -179,8 +174,8 @@ def _multipath_missing(draft: Draft) -> Iterator[Finding]:
             yield Finding(router.span, key_path(router, "multipath"), message, hint)
 
 
-@rule("sctp-multihoming", Severity.WARNING)
-def _sctp_multihoming(draft: Draft) -> Iterator[Finding]:
+@rule("sctp-multihoming", Service, Severity.WARNING)
+def _sctp_multihoming(service: Service) -> Iterator[Finding]:
     """A service of SCTP has several VIPs, in mode dsr-l2 or dsr-l3.
 
     An association may use several addresses at both ends. In these modes the balancer chooses by the addresses
@@ -190,8 +185,7 @@ def _sctp_multihoming(draft: Draft) -> Iterator[Finding]:
     The way out: mode nat or fullnat, which know associations; or one VIP for each service, if none is used
     together with another.
     """
-    for service in draft.services:
-        if service.protocol is Protocol.SCTP and service.mode.is_dsr and len(service.vips) > 1:
-            message = f"the paths of one association may end at different endpoints in mode {service.mode}"
-            hint = "use mode nat or fullnat, or a service for each VIP"
-            yield Finding(service.span, ("spec", "vips"), message, hint)
+    if service.protocol is Protocol.SCTP and service.mode.is_dsr and len(service.vips) > 1:
+        message = f"the paths of one association may end at different endpoints in mode {service.mode}"
+        hint = "use mode nat or fullnat, or a service for each VIP"
+        yield Finding(service.span, ("spec", "vips"), message, hint)

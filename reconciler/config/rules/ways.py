@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reconciler.config.diagnostic import Severity
-from reconciler.config.rules.draft import Draft, Finding, more, rule, title
+from reconciler.config.rules.draft import Draft
+from reconciler.config.rules.rule import Finding, more, rule, title
 from reconciler.config.rules.segments import outside
 from reconciler.model import Mode
 
 
-@rule("endpoint-way-unknown", Severity.WARNING)
+@rule("endpoint-way-unknown", Draft, Severity.WARNING)
 def _endpoint_way_unknown(draft: Draft) -> Iterator[Finding]:
     """A balancer on one interface without a gateway has endpoints of mode dsr-l3 in other networks.
 
@@ -25,9 +26,9 @@ def _endpoint_way_unknown(draft: Draft) -> Iterator[Finding]:
         for node in reach.balancers:
             if len(node.attached) != 1 or node.attached[0].gateway:
                 continue
-            lost = set(outside(reach.numbers, draft.near(node)))
-            wrong = [(p, i) for p in reach.pools for i, value in enumerate(draft.numbers[id(p)]) if value in lost]
-            if wrong:
+            lost = set(outside(reach.numbers, draft.around.near(node)))
+            if lost:
+                wrong = [(m.pool, i) for m in reach.pools for i, value in enumerate(m.numbers) if value in lost]
                 pool, i = wrong[0]
                 message = (
                     f"nothing says how {title(node)} reaches {pool.endpoints[i].address}: it is in no network of "
