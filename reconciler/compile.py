@@ -8,58 +8,82 @@ work. Several parts may ask for one resource: an endpoint in two pools, a VIP of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
+from weakref import ReferenceType, ref
 
 from reconciler import support
 from reconciler.kinds import KINDS
 from reconciler.kinds.base import Wanted
+from reconciler.limits import Sizes
 from reconciler.model import Node, Pool, Role, Service
-from reconciler.resource import Desired, Key, Resource
+from reconciler.resource import Desired, Key, Resource, Span
 from reconciler.support import Unsupported
 from reconciler.view import Facts, NodeView, Use
 
 _OF_KIND = {kind.resource.kind: kind for kind in KINDS}
 
 
+NO_USE = Use()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """What a service, a pool or the node asks for. `name` orders parts that ask for one resource; `source` is what
-    the part was made from; `traits` are what matters of it to the node as a whole."""
+    the part was made from; `traits` are what matters of it to the node as a whole, `size` how many rows it takes."""
 
     name: str
-    source: tuple[object, ...]
+    source: object
     wanted: Mapping[Key, Wanted]
+    use: Use = NO_USE
     traits: frozenset[object] = frozenset()
+    size: int = 0
     unsupported: tuple[Unsupported, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+Pairs = list[tuple[Part | None, Part | None]]
+"""Parts that differ, before and after; None where there is none."""
+
+Parts = Mapping[str, Part]
+"""By the name of the service or pool."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Compiled:
-    """The resources of a node, and the parts that ask for them; `owners` are the parts that ask for each."""
+    """The resources of a node, and the parts that ask for them; `owners` are the parts that ask for each.
+
+    `base` is what it was compiled after, while that is remembered, and `changed` are the parts that differ from it.
+    """
 
     desired: Desired = field(default_factory=Desired)
     facts: tuple[Node, bool, frozenset[str]] | None = None
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    services: Parts = field(default_factory=dict)
+    pools: Parts = field(default_factory=dict)
+    whole: Part = Part("", None, {})
+    uses: Mapping[str, Use] = field(default_factory=dict)
     owners: Mapping[Key, tuple[Part, ...]] = field(default_factory=dict)
+    held: Sizes | None = None
+    base: ReferenceType[Compiled] | None = None
+    changed: Pairs = field(default_factory=list)
 
     def differing(self, other: Compiled) -> set[Key]:
         """The keys of the resources that differ between two states of a node."""
+        if other.base is not None and other.base() is self:
+            pairs = other.changed
+        elif other is self:
+            pairs = []
+        else:
+            pairs = _pairs(self.services, other.services) + _pairs(self.pools, other.pools)
+            pairs.append((self.whole, other.whole))
         before, after = self.desired.resources, other.desired.resources
-        touched = _touched(_differing_parts(self.parts, other.parts))
+        touched = {key for pair in pairs for part in pair if part for key in part.wanted}
         return {key for key in touched if not _same(before.get(key), after.get(key))}
-
 
     def differs_as_a_whole(self, other: Compiled) -> bool:
         """Whether more than services and pools differ: the node itself, its program, its settings."""
-        if self.facts != other.facts:
-            return True
-        before, after = self.parts["node"].wanted, other.parts["node"].wanted
-        if before is after:
-            return False
-        return {key: resource for key, (resource, _) in before.items()} != {
-            key: resource for key, (resource, _) in after.items()
-        }
+        before, after = ({key: wanted[0] for key, wanted in some.whole.wanted.items()} for some in (self, other))
+        return self.facts != other.facts or before != after
 
 
 def compile_node(view: NodeView) -> Desired:
@@ -70,15 +94,58 @@ def compile_node(view: NodeView) -> Desired:
 def compiled(view: NodeView, before: Compiled | None = None) -> Compiled:
     """As `compile_node`. What was made for `before` from the same objects is not made again. Raises UnsupportedError.
     """
-    facts = (view.node, view.decapsulates, view.lossy)
+    facts, base = (view.node, view.decapsulates, view.lossy), before
     if before is None or before.facts != facts:
         before = Compiled()
-    parts = _parts(view, before.parts)
-    support.refuse(view.node.name, [item for part in parts.values() for item in part.unsupported])
+    services, pools, uses = before.services, before.pools, before.uses
+    changed: Pairs = []
+    if view.node.role is Role.BALANCER:
+        about = Facts(view.node)
+        services, changed = _renewed(before.services, view.services, {}, lambda s, _: _part_of_service(s, about))
+        uses = view.uses if changed else before.uses
+        pools, others = _renewed(before.pools, view.pools.values(), uses, lambda p, use: _part_of_pool(p, use, about))
+        changed += others
+    whole = _whole(view, before, services, pools, changed)
+    if whole is not before.whole:
+        changed.append((before.whole, whole))
+    support.refuse(view.node.name, [item for _, part in changed if part for item in part.unsupported])
     resources, origins = dict(before.desired.resources), dict(before.desired.origins)
     owners = dict(before.owners)
+    _exchange(changed, resources, origins, owners)
+    return Compiled(
+        Desired(resources, origins, view.node.name), facts, services, pools, whole, uses, owners,
+        view.held, ref(base) if base is before and base is not None else None, changed,
+    )  # fmt: skip
+
+
+_Source = TypeVar("_Source", Service, Pool)
+
+
+def _renewed(
+    before: Parts, sources: Collection[_Source], uses: Mapping[str, Use], make: Callable[[_Source, Use], Part]
+) -> tuple[Parts, Pairs]:
+    """The parts of these services or pools, and those that differ from the parts `before`."""
+    changed: Pairs = []
+    for source in sources:
+        part = before.get(source.name)
+        if part is None or part.source is not source or (uses and part.use != uses[source.name]):
+            changed.append((part, make(source, uses.get(source.name, NO_USE))))
+    if not changed and len(sources) == len(before):
+        return before, changed
+    parts = dict(before)
+    parts.update((part.name, part) for _, part in changed if part)
+    if len(parts) > len(sources):
+        left = {source.name for source in sources}
+        changed += [(parts.pop(name), None) for name in parts.keys() - left]
+    return parts, changed
+
+
+def _exchange(
+    changed: Pairs, resources: dict[Key, Resource], origins: dict[Key, Span], owners: dict[Key, tuple[Part, ...]]
+) -> None:
+    """Put the resources of new parts in the place of those of the old ones."""
     shared: set[Key] = set()
-    for old, new in _differing_parts(before.parts, parts):
+    for old, new in changed:
         for key in old.wanted if old else ():
             left = tuple(part for part in owners.pop(key) if part is not old)
             if left:
@@ -86,64 +153,52 @@ def compiled(view: NodeView, before: Compiled | None = None) -> Compiled:
                 shared.add(key)
             else:
                 del resources[key], origins[key]
-        if new is None:
-            continue
-        own = (new,)
-        for key, (resource, origin) in new.wanted.items():
+        own = (new,) if new else ()
+        for key, (resource, origin) in new.wanted.items() if new else ():
             others = owners.get(key)
             if others is None:
                 resources[key], origins[key], owners[key] = resource, origin, own
             else:
-                owners[key] = (*others, new)
+                owners[key] = others + own
                 shared.add(key)
     for key in shared & owners.keys():
         owners[key] = tuple(sorted(owners[key], key=lambda part: part.name))
         resources[key], origins[key] = _joined(key, [part.wanted[key] for part in owners[key]])
-    return Compiled(Desired(resources, origins, view.node.name), facts, parts, owners)
 
 
-def _parts(view: NodeView, before: Mapping[str, Part]) -> dict[str, Part]:
-    parts: dict[str, Part] = {}
-    if view.node.role is Role.BALANCER:
-        facts, uses = Facts(view.node), view.uses
-        for service in view.services:
-            part = before.get(name := f"service {service.name}")
-            if part is None or part.source[0] is not service:
-                part = _part_of_service(name, service, facts)
-            parts[name] = part
-        for pool in view.pools.values():
-            use = uses[pool.name]
-            part = before.get(name := f"pool {pool.name}")
-            if part is None or part.source[0] is not pool or part.source[1] != use:
-                part = _part_of_pool(name, pool, use, facts)
-            parts[name] = part
-        traits = frozenset(trait for some in {part.traits for part in parts.values()} for trait in some)
-        part = before.get("node")
-        if part is None or part.source[0] is not view.node or part.source[1:] != (traits, view.sizes):
-            part = _part_of_node(view, traits)
-        parts["node"] = part
-    else:
-        parts["node"] = _part_of_node(view, frozenset())
-    return parts
+def _whole(view: NodeView, before: Compiled, services: Parts, pools: Parts, changed: Pairs) -> Part:
+    """The part of the node as a whole: the same as before if neither the node nor what matters of its services and
+    pools has changed."""
+    if view.node.role is not Role.BALANCER:
+        return _part_of_node(view, frozenset())
+    former = before.whole
+    alike = all(old and new and (old.traits, old.size) == (new.traits, new.size) for old, new in changed)
+    if alike and former.source is view.node and view.held == before.held:
+        return former
+    traits = frozenset(t for some in {p.traits for p in (*services.values(), *pools.values())} for t in some)
+    same = former.source is view.node and former.traits == (traits | {view.sizes})
+    return former if same else _part_of_node(view, traits | {view.sizes})
 
 
 def _part_of_node(view: NodeView, traits: frozenset[object]) -> Part:
     kinds = (kind for kind in KINDS if view.node.role in kind.roles)
     wanted = _collected(wanted for kind in kinds for wanted in kind.desired(view))
-    return Part("node", (view.node, traits, view.sizes), wanted, unsupported=tuple(support.of_node(view)))
+    return Part("", view.node, wanted, traits=traits, unsupported=tuple(support.of_node(view)))
 
 
-def _part_of_service(name: str, service: Service, facts: Facts) -> Part:
+def _part_of_service(service: Service, facts: Facts) -> Part:
     wanted = _collected(wanted for kind in _OF_SERVICE for wanted in kind.of_service(service, facts))
     traits = {service.mode, service.algorithm, service.protocol, ("pings", service.takes_pings)}
     on_link = {(vip.version, face) for vip in service.vips for face in ("", *facts.on_link(vip))}
-    return Part(name, (service,), wanted, frozenset(traits | on_link), tuple(support.of_service(service)))
+    size = len(service.vips) * (len(service.ports) + service.takes_pings)
+    unsupported = tuple(support.of_service(service))
+    return Part(service.name, service, wanted, NO_USE, frozenset(traits | on_link), size, unsupported)
 
 
-def _part_of_pool(name: str, pool: Pool, use: Use, facts: Facts) -> Part:
+def _part_of_pool(pool: Pool, use: Use, facts: Facts) -> Part:
     wanted = _collected(wanted for kind in _OF_POOL for wanted in kind.of_pool(pool, use, facts))
     versions = frozenset((endpoint.address.version, "") for endpoint in pool.endpoints)
-    return Part(name, (pool, use), wanted, versions, tuple(support.of_pool(pool, use)))
+    return Part(pool.name, pool, wanted, use, versions, len(pool.endpoints), tuple(support.of_pool(pool, use)))
 
 
 _OF_SERVICE = [kind for kind in KINDS if "of_service" in vars(kind)]
@@ -163,17 +218,10 @@ def _joined(key: Key, claims: Iterable[Wanted]) -> Wanted:
     return same[0] if len(same) == 1 else _OF_KIND[key.kind].joined(same)
 
 
-def _differing_parts(
-    before: Mapping[str, Part], after: Mapping[str, Part]
-) -> list[tuple[Part | None, Part | None]]:
+def _pairs(before: Parts, after: Parts) -> Pairs:
     """The parts that differ, before and after."""
-    pairs = [(before.get(name), part) for name, part in after.items() if before.get(name) is not part]
-    gone = [(part, None) for name, part in before.items() if name not in after]
-    return [*gone, *pairs]
-
-
-def _touched(pairs: Iterable[tuple[Part | None, Part | None]]) -> set[Key]:
-    return {key for pair in pairs for part in pair if part for key in part.wanted}
+    pairs: Pairs = [(before.get(name), part) for name, part in after.items() if before.get(name) is not part]
+    return pairs + [(part, None) for name, part in before.items() if name not in after]
 
 
 def _same(one: Resource | None, other: Resource | None) -> bool:

@@ -60,6 +60,8 @@ class Resource(_Keyed):
     is_given: ClassVar[bool] = False
     announces: ClassVar[bool] = False
     is_restored: ClassVar[bool] = False
+    may_need: ClassVar[frozenset[str] | None] = None
+    """The kinds of which resources of this kind need some; None: any."""
 
     @property
     def id(self) -> str:
@@ -239,7 +241,8 @@ class Context:
         found: dict[Key, Resource] = {}
         left = [key]
         while left:
-            for user in self._users.get(left.pop(), ()):
+            key = left.pop()
+            for user in self._users(key.kind).get(key, ()):
                 if user.key not in found:
                     found[user.key] = user
                     left.append(user.key)
@@ -249,10 +252,17 @@ class Context:
         """Whether all users of this resource remember their connections; if it has none, whether all resources do."""
         return all(user.remembers for user in self.users(key) or self.live.resources.values())
 
+    def _users(self, kind: str) -> Mapping[Key, list[Resource]]:
+        """Who needs each resource of a kind."""
+        if kind not in self._users_of:
+            users = self._users_of[kind] = {}
+            for resource in self.live.resources.values():
+                if resource.may_need is None or kind in resource.may_need:
+                    for need in resource.needs:
+                        if need.kind == kind:
+                            users.setdefault(need, []).append(resource)
+        return self._users_of[kind]
+
     @cached_property
-    def _users(self) -> Mapping[Key, list[Resource]]:
-        users: dict[Key, list[Resource]] = {}
-        for resource in self.live.resources.values():
-            for need in resource.needs:
-                users.setdefault(need, []).append(resource)
-        return users
+    def _users_of(self) -> dict[str, dict[Key, list[Resource]]]:
+        return {}

@@ -77,7 +77,8 @@ def test_the_same_manifests_are_no_work(two_services, monkeypatch):
         monkeypatch.setattr(f"reconciler.kinds.{kind}.KIND.of_pool", None)
         monkeypatch.setattr(f"reconciler.kinds.{kind}.KIND.desired", None)
     after = compiled(view(two_services, None, "host"), before)
-    assert after.parts == before.parts
+    assert after.services is before.services
+    assert after.whole is before.whole
     assert not before.differing(after)
 
 
@@ -93,3 +94,11 @@ def test_an_edited_weight_is_one_ring(two_services):
     (key,) = before.differing(after)
     assert key.kind == "ring"
     assert key.id.startswith(pool.name)
+
+
+@given(fleets())
+@settings(max_examples=50, deadline=None)
+def test_resources_need_what_their_kind_may_need(fleet):
+    for resource in compile_node(view(fleet, None, "host")).resources.values():
+        if resource.may_need is not None:
+            assert {need.kind for need in resource.needs} <= resource.may_need

@@ -38,6 +38,7 @@ class EndpointRow(Resource):
     """
 
     kind: ClassVar[str] = "endpoint"
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("program",))
 
     address: Address
     port: int = 0

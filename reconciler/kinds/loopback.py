@@ -31,6 +31,7 @@ class LoopbackVip(Resource):
     settings that keep an endpoint from answering ARP requests for it."""
 
     kind: ClassVar[str] = "loopback"
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("sysctl", "foundation", "vip"))
     announces: ClassVar[bool] = True
 
     address: Address

@@ -30,6 +30,7 @@ class Neighbour(Resource):
     """The neighbour is reached by `interface`. `kept`: fresh, or only while the neighbour answers."""
 
     kind: ClassVar[str] = "neighbour"
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("interface",))
 
     address: Address
     interface: str

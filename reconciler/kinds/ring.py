@@ -38,6 +38,7 @@ class Ring(Resource):
     """`members` are ids of endpoints, sorted; `slots` are unsigned 32-bit numbers of members, little endian."""
 
     kind: ClassVar[str] = "ring"
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "endpoint"))
 
     name: str
     members: tuple[str, ...]

@@ -47,6 +47,7 @@ class ServiceRow(Resource):
     """
 
     kind: ClassVar[str] = "service"
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "settings", "ring"))
 
     vip: Address
     protocol: str

@@ -31,6 +31,7 @@ class VipRow(Resource):
     """`undefined_traffic`: drop, pass or reject. `echo`: reply, endpoint or drop."""
 
     kind: ClassVar[str] = "vip"
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("program",))
 
     address: Address
     undefined_traffic: str
