@@ -118,6 +118,21 @@ class Through(StrEnum):
     VIP = "vip"              # to the VIP on the endpoint, the way that requests take
 
 
+class WhenNoneHealthy(StrEnum):
+    """Who gets new connections when too few endpoints of a pool are healthy."""
+
+    ALL = "all"              # all endpoints, as if none were checked
+    DROP = "drop"            # nobody
+    FALLBACK = "fallback"    # those of another pool
+
+
+class OnUnhealthy(StrEnum):
+    """What happens to the open connections of an endpoint that became unhealthy."""
+
+    KEEP = "keep"
+    RESET = "reset"
+
+
 class AffinityBy(StrEnum):
     CLIENT = "client"
 
@@ -189,11 +204,11 @@ class Endpoint:
 class HealthCheck:
     """A check of whether an endpoint answers. `port` None means: the port that connections go to.
 
-    `path`, `host`, `status` (the codes that count as healthy), `headers` and `text` (which the answer must have in it)
-    are for http and https, `server_name` (None means: `host`), `verify` and `ca` (PEM; None means: those of the system)
-    for https, `send` and `expect` for udp, `query` (a name), `record` and `rcode` for dns. `format` is for agent, and so
-    are `path` and `value` (the name of a number) unless it speaks in words. `rise` and `fall` are how many answers in a
-    row make an endpoint healthy, or unhealthy.
+    `path`, `host`, `status` (the codes that count as healthy), `headers` and `text` (which the answer must have in
+    it) are for http and https, `server_name` (None means: `host`), `verify` and `ca` (PEM; None means: those of the
+    system) for https, `send` and `expect` for udp, `query` (a name), `record` and `rcode` for dns. `format` is for
+    agent, and so are `path` and `value` (the name of a number) unless it speaks in words. `rise` and `fall` are how
+    many answers in a row make an endpoint healthy, or unhealthy.
     """
 
     type: CheckType = CheckType.NONE
@@ -222,12 +237,19 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """`ring_size` is how many slots hash rings of this pool have; None means: chosen by the number of members."""
+    """`ring_size` is how many slots hash rings of this pool have; None means: chosen by the number of members. If
+    fewer than `min_healthy` endpoints are healthy, `when_none_healthy` says who serves. An endpoint that is healthy
+    again gets its share in steps, within `slow_start_s`."""
 
     name: str
     endpoints: tuple[Endpoint, ...]
     health_check: HealthCheck = HealthCheck()
     ring_size: int | None = None
+    min_healthy: int = 1
+    when_none_healthy: WhenNoneHealthy = WhenNoneHealthy.ALL
+    fallback_pool: str | None = None
+    slow_start_s: float | None = None
+    on_unhealthy: OnUnhealthy = OnUnhealthy.KEEP
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)

@@ -19,11 +19,13 @@ from reconciler.model import (
     CheckType,
     Mode,
     Node,
+    OnUnhealthy,
     Pool,
     Protocol,
     Role,
     Service,
     Undefined,
+    WhenNoneHealthy,
 )
 from reconciler.resource import Span
 from reconciler.safe import SHOWN
@@ -135,6 +137,14 @@ def of_pool(pool: Pool, use: Use) -> Iterator[Unsupported]:
         yield from _ipv6((endpoint.address,), endpoint.span)
     if pool.health_check.type not in HEALTH_CHECKS:
         yield _value(pool, "healthCheck", pool.health_check.type, HEALTH_CHECKS)
+    if pool.when_none_healthy is not WhenNoneHealthy.ALL:
+        yield _key(pool, "whenNoneHealthy")
+    if pool.on_unhealthy is not OnUnhealthy.KEEP:
+        yield _key(pool, "onUnhealthy")
+    if pool.min_healthy != 1:
+        yield _key(pool, "minHealthy")
+    if pool.slow_start_s is not None:
+        yield _key(pool, "slowStart")
 
 
 def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:

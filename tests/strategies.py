@@ -22,6 +22,7 @@ from reconciler.model import (
     Interface,
     Mode,
     Node,
+    OnUnhealthy,
     PacketTooBig,
     Pool,
     Protocol,
@@ -34,6 +35,7 @@ from reconciler.model import (
     Undefined,
     Verify,
     VipBinding,
+    WhenNoneHealthy,
     XdpMode,
 )
 from reconciler.support import ALGORITHMS, MODES, PROTOCOLS, UNDEFINED_TRAFFIC
@@ -216,7 +218,12 @@ def any_nodes(draw):
 
 any_pools = st.builds(
     Pool, name=st.just("any"), health_check=health_checks(), labels=labels, ring_size=st.none() | st.just(65_537),
+    min_healthy=st.integers(1, 65_535), slow_start_s=st.none() | times_s, on_unhealthy=st.sampled_from(OnUnhealthy),
     endpoints=some(st.builds(Endpoint, addresses, st.none() | port_numbers, st.integers(0, 1000),
                              st.sampled_from(EndpointState))),
 )  # fmt: skip
+any_pools |= any_pools.map(lambda pool: replace(pool, when_none_healthy=WhenNoneHealthy.DROP))
+any_pools |= any_pools.map(
+    lambda pool: replace(pool, when_none_healthy=WhenNoneHealthy.FALLBACK, fallback_pool="sorry")
+)
 """Of `any_…` each is one document: its schema accepts it, while rules may not."""

@@ -45,6 +45,8 @@ BESIDES = {
     "Service.spec.vips": ("Service.spec.vip", None),
     "Service.spec.protocol=icmp": ("Service.spec.ports", None),
     "Service.spec.pool": ("Pool.metadata.name", "other"),
+    "Pool.spec.fallbackPool": ("Pool.spec.whenNoneHealthy", "fallback"),
+    "Pool.spec.whenNoneHealthy=fallback": ("Pool.spec.fallbackPool", "sorry"),
     "Pool.metadata.name": ("Service.spec.pool", "other"),
     "Pool.spec.healthCheck.path": ("Pool.spec.healthCheck.type", "http"),
     "Pool.spec.healthCheck.host": ("Pool.spec.healthCheck.type", "https"),
@@ -106,6 +108,7 @@ AS_LEFT_OUT = {
         "Pool.spec.endpoints.0.state": "active", "Pool.spec.healthCheck.type": "none", "Node.spec.role": "balancer",
         "Node.spec.interfaces.0.xdp": "auto", "Node.spec.undefinedTraffic": "drop", "Node.spec.vipBinding": "route",
         "Node.spec.icmpRedirects": "off", "Node.spec.packetTooBig": "answer", "Service.spec.echo": "reply",
+        "Pool.spec.whenNoneHealthy": "all", "Pool.spec.onUnhealthy": "keep",
     }.items()
 }  # fmt: skip
 

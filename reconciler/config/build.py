@@ -25,6 +25,7 @@ from reconciler.model import (
     Labels,
     Mode,
     Node,
+    OnUnhealthy,
     PacketTooBig,
     Places,
     Pool,
@@ -38,6 +39,7 @@ from reconciler.model import (
     Undefined,
     Verify,
     VipBinding,
+    WhenNoneHealthy,
     XdpMode,
 )
 
@@ -93,7 +95,7 @@ def _pool(document: Document) -> Pool:
             for item, event in zip(endpoints, endpoints.events, strict=True)
         ),
         health_check=HealthCheck(**_given(spec.get("healthCheck", {}), _HEALTH_CHECK)),
-        ring_size=spec.get("ringSize"),
+        **_given(spec, _POOL),
         **_common(document),
     )
 
@@ -171,6 +173,14 @@ _HEALTH_CHECK: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "rcode": ("rcode", Rcode),
     "format": ("format", AgentFormat),
     "value": ("value", _as_is),
+}
+_POOL: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "ringSize": ("ring_size", _as_is),
+    "minHealthy": ("min_healthy", _as_is),
+    "whenNoneHealthy": ("when_none_healthy", WhenNoneHealthy),
+    "fallbackPool": ("fallback_pool", _as_is),
+    "slowStart": ("slow_start_s", seconds),
+    "onUnhealthy": ("on_unhealthy", OnUnhealthy),
 }
 _INTERFACE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _as_is),

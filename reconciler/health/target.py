@@ -100,6 +100,8 @@ def wanted(services: Iterable[Service], pools: Mapping[str, Pool]) -> dict[Use, 
     by_pool: dict[str, list[Service]] = {}
     for service in services:
         by_pool.setdefault(service.pool, []).append(service)
+        if (fallback := pools[service.pool].fallback_pool) is not None:
+            by_pool.setdefault(fallback, []).append(service)
     found: dict[Use, Target] = {}
     for name, users in by_pool.items():
         spoken = _PROTOCOLS.get(pools[name].health_check.type)

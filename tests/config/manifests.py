@@ -63,7 +63,11 @@ def _pool(p):
         for e in p.endpoints
     ]
     check = {key: value for key, value in check.items() if value is not None}
-    return {"endpoints": endpoints, "ringSize": p.ring_size, "healthCheck": check}
+    return {
+        "endpoints": endpoints, "ringSize": p.ring_size, "healthCheck": check, "minHealthy": p.min_healthy,
+        "whenNoneHealthy": p.when_none_healthy, "fallbackPool": p.fallback_pool, "onUnhealthy": p.on_unhealthy,
+        "slowStart": _duration(p.slow_start_s),
+    }  # fmt: skip
 
 
 _WEB = ("http", "https")

@@ -12,9 +12,9 @@ from tests.health.run import LATE_S, outcome
 
 
 @pytest.mark.parametrize(("line", "share"), [
-    ("up", None), ("READY", None), ("75%", 75.0), ("up 99%", 99.0), ("up,75%", 75.0), ("  ready\t10%\r", 10.0),
-    ("drain", 0.0), ("DRAIN 99%", 0.0), ("99% drain", 0.0), ("250%", 100.0), ("up maxconn:30", None),
-    ("75%#a comment", 75.0), ("up # down", None), ("0%", 0.0), ("50% maxconn:1 up", 50.0),
+    ("up", 100.0), ("READY", 100.0), ("75%", 75.0), ("up 99%", 99.0), ("up,75%", 75.0), ("  ready\t10%\r", 10.0),
+    ("drain", 0.0), ("DRAIN 99%", 0.0), ("99% drain", 0.0), ("250%", 100.0), ("up maxconn:30", 100.0),
+    ("75%#a comment", 75.0), ("up # down", 100.0), ("0%", 0.0), ("50% maxconn:1 up", 50.0),
 ])  # fmt: skip
 def test_good_words(line, share):
     found = said(line)

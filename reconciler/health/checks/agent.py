@@ -3,7 +3,8 @@
 
 In words it is HAProxy's agent-check: the agent sends a line as soon as it is connected, of words with spaces or commas
 between them. `75%` is a share; `up` and `ready` are fine; `drain` is a share of 0; `down`, `failed`, `stopped` and
-`maint` are failures, and what follows a `#` is the reason. Other words (`maxconn:30`) are ignored.
+`maint` are failures, and what follows a `#` is the reason. Other words (`maxconn:30`) are ignored. Each answer is a
+whole statement: without a share it asks for 100 %, whatever was said before.
 Otherwise it is a page of HTTP with a number in it, from 0 to 100: the share.
 """
 
@@ -63,13 +64,13 @@ def _line(sock: socket.socket, target: Target) -> Check:
 def said(line: str) -> Outcome:
     """The meaning of an agent's words."""
     words, _, reason = line.strip().partition("#")
-    share = None
+    share = 100.0
     is_known = False
     for word in re.split(r"[\s,]+", words.lower()):
         if word in _BAD:
             return failed(f"the agent says {word}" + (f": {quoted(reason.strip())}" if reason.strip() else ""))
         if found := _SHARE.fullmatch(word):
-            share = bounded(float(found[1])) if share is None else min(share, bounded(float(found[1])))
+            share = min(share, bounded(float(found[1])))
         elif word == "drain":
             share = 0.0
         is_known |= bool(found) or word in (*_GOOD, "drain")

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks all that is wanted, and knows the state of each target.
+
+The set of targets may change at any time: what stays is not disturbed. A target that takes the place of another for
+the same use, because its check was edited, takes over its state. """
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from reconciler.health import state as states
+from reconciler.health import suspicion as suspicions
+from reconciler.health.outcome import Outcome, Verdict
+from reconciler.health.schedule import Schedule
+from reconciler.health.state import Health, State
+from reconciler.health.suspicion import Suspicion
+from reconciler.health.target import Target, Wanted
+from reconciler.health.way import DIRECT, Way
+from reconciler.model import Address
+
+
+class Checker(Protocol):
+    """What runs checks: a Prober."""
+
+    def start(self, target: Target, way: Way = ...) -> None: ...
+
+    def poll(self, timeout_s: float = ...) -> list[tuple[Target, Outcome]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A target whose answers changed what its pools should do."""
+
+    target: Target
+    before: State
+    after: State
+
+
+class Monitor:
+    """`known` are the states that an earlier process left, by target; `way_of` says how a target is reached."""
+
+    def __init__(
+        self,
+        checker: Checker,
+        schedule: Schedule,
+        known: Mapping[Target, State] | None = None,
+        way_of: Callable[[Target], Way] = lambda target: DIRECT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.max_in_flight = 1
+        self.suspicion: Suspicion | None = None
+        self._checker = checker
+        self._schedule = schedule
+        self._known = dict(known or {})
+        self._way_of = way_of
+        self._clock = clock
+        self._wanted: Wanted = {}
+        self._states: dict[Target, State] = {}
+        self._latest: dict[Address, tuple[float, bool]] = {}
+
+    @property
+    def states(self) -> Mapping[Target, State]:
+        """Of all targets that are wanted."""
+        return self._states
+
+    def is_suspect(self) -> bool:
+        """Whether the node suspects itself, so that nobody goes down."""
+        return self.suspicion is not None and self.suspicion.holds(self._clock())
+
+    def want(self, wanted: Wanted, max_in_flight: int) -> None:
+        """Check these targets from now on, and no others."""
+        now_s = self._clock()
+        before, self._wanted, self.max_in_flight = self._wanted, dict(wanted), max_in_flight
+        targets = dict.fromkeys(wanted.values())
+        coming = [target for target in targets if target not in self._states]
+        found = {target: self._known.pop(target) for target in coming if target in self._known}
+        predecessors = _predecessors(wanted, before, set(coming) - found.keys())
+        for target, others in predecessors.items():
+            if heirlooms := [self._states[other] for other in others if other in self._states]:
+                found[target] = states.inherited(max(heirlooms, key=_standing))
+        gone = [target for target in self._states if target not in targets]
+        for target in gone:
+            del self._states[target]
+        for target in coming:
+            self._states[target] = found.get(target) or states.new(now_s)
+        self._schedule.remove(gone)
+        self._schedule.add((target for target in coming if target in found), now_s, is_known=True)
+        self._schedule.add((target for target in coming if target not in found), now_s)
+        hosts = {target.address for target in targets}
+        for host in [host for host in self._latest if host not in hosts]:
+            del self._latest[host]
+
+    def run(self, timeout_s: float) -> list[Transition]:
+        """Begin what is due, wait for answers for `timeout_s` at most, and say what they changed."""
+        now_s = self._clock()
+        room = self.max_in_flight - self._schedule.in_flight
+        for target in self._schedule.due(now_s, room):
+            self._checker.start(target, self._way_of(target))
+        next_s = self._schedule.next_s()
+        if next_s is not None and self._schedule.in_flight < self.max_in_flight:
+            timeout_s = min(timeout_s, max(0.0, next_s - now_s))
+        results = self._checker.poll(timeout_s)
+        now_s = self._clock()
+        changed = []
+        for target, outcome in results:
+            if transition := self._learn(target, outcome, now_s):
+                changed.append(transition)
+        return changed
+
+    def hurry(self, targets: Iterable[Target]) -> None:
+        """Check these at once: somebody has seen them fail."""
+        for target in targets:
+            self._schedule.hurry(target, self._clock())
+
+    def next_check_s(self, target: Target) -> float | None:
+        """When a target is checked next; None while it is being checked."""
+        return self._schedule.due_s(target)
+
+    def _learn(self, target: Target, outcome: Outcome, now_s: float) -> Transition | None:
+        before = self._states.get(target)
+        if before is None:  # nobody wants it any more
+            self._schedule.done(target, now_s, target.interval_s, False)
+            return None
+        if before.health is not Health.DOWN and outcome.verdict is not Verdict.NOT_CHECKED:
+            self._latest.pop(target.address, None)
+            self._latest[target.address] = (now_s, outcome.verdict is Verdict.UNREACHED)
+        is_held = states.would_fall(before, target, outcome) and self._is_suspicious(before, target, outcome, now_s)
+        after = self._states[target] = states.after(before, target, outcome, now_s, is_held)
+        is_urgent = after.is_undecided or after.health is Health.DOWN
+        self._schedule.done(target, now_s, states.pace_s(after, target, now_s), is_urgent)
+        if (before.health, before.shown_share) == (after.health, after.shown_share):
+            return None
+        return Transition(target, before, after)
+
+    def _is_suspicious(self, state: State, target: Target, outcome: Outcome, now_s: float) -> bool:
+        """Whether this one is not let down. What refuses or answers wrongly is surely there, and surely not well."""
+        if outcome.verdict is not Verdict.UNREACHED:
+            return False
+        since_s = state.since_s if state.health is Health.UNKNOWN else state.streak_since_s if state.streak else now_s
+        is_suspect = suspicions.looks_suspect(reversed(self._latest.values()), since_s, now_s)
+        self.suspicion = suspicions.after(self.suspicion, is_suspect, now_s, target.interval_s)
+        return self.suspicion is not None and self.suspicion.holds(now_s)
+
+
+def _predecessors(wanted: Wanted, before: Wanted, coming: set[Target]) -> dict[Target, list[Target]]:
+    """For each new target, those that its uses had before."""
+    found: dict[Target, list[Target]] = {}
+    for use, target in wanted.items():
+        if target in coming and (other := before.get(use)) is not None:
+            found.setdefault(target, []).append(other)
+    return found
+
+
+def _standing(state: State) -> tuple[bool, bool, float]:
+    """Of several predecessors the best one counts: an endpoint that serves goes on until new answers say otherwise."""
+    return state.health is Health.UP, state.health is Health.DOWN, -state.since_s
+
+
+def recalled(
+    wanted: Wanted, rows: Mapping[bytes, State], targets_of_uses: Mapping[bytes, bytes]
+) -> dict[Target, State]:
+    """The states that an earlier process left for what is wanted now: `rows` by the digests of targets, and the digest
+    of the target that each use had, by the digest of the use. A check that was edited meanwhile inherits."""
+    found: dict[Target, State] = {}
+    heirlooms: dict[Target, list[State]] = {}
+    for use, target in wanted.items():
+        if (state := rows.get(target.digest)) is not None:
+            found[target] = state
+        elif (state := rows.get(targets_of_uses.get(use.digest, b""))) is not None:
+            heirlooms.setdefault(target, []).append(state)
+    for target, left in heirlooms.items():
+        if target not in found:
+            found[target] = states.inherited(max(left, key=_standing))
+    return found
