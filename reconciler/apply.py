@@ -18,6 +18,7 @@ from reconciler.errors import ApplyError, BlockedError, KernelError, LbctlError,
 from reconciler.kernel.port import Kernel
 from reconciler.kinds import KINDS, PHASES, RESOURCES
 from reconciler.kinds.base import Kind
+from reconciler.kinds.program import PROGRAM
 from reconciler.live import read_live
 from reconciler.plan import Held, Plan
 from reconciler.resource import Change, Key, Resource
@@ -134,6 +135,11 @@ class _Run:
             self.needs.subtract(former.needs if former else ())
             self.needs.update(change.after.needs if change.after else ())
 
+    def drop(self, changes: Iterable[Change]) -> None:
+        """Take the objects of these deletes for gone."""
+        for change in changes:
+            self._remember(change)
+
     def needed(self, key: Key) -> bool:
         """Whether a resource in the kernel needs this one, which goes.
 
@@ -205,6 +211,9 @@ def _delete(run: _Run, deletes: Sequence[Change]) -> None:
     causes = fallen(desired, run.plan.live.resources, result.lost)
     missing = missed(desired, causes)
     announced: Key | None = None
+    # Rows go with the program, whose maps have no other user. They may be of a layout that this version doesn't write.
+    postponed: list[Change] = []
+    goes = any(change.key == PROGRAM for change in deletes)
     for kind, batch in groupby(deletes, key=lambda change: change.key.kind):
         awaited, ready = kept_for(kind, causes, missing, PHASES), []
         for change in batch:
@@ -216,9 +225,18 @@ def _delete(run: _Run, deletes: Sequence[Change]) -> None:
                 result.skipped[change.key] = "something that is left needs it"
             else:
                 ready.append(change)
+        if goes and run.kinds[kind].is_in_maps:
+            run.drop(ready)
+            postponed += ready
+            continue
         _note(run, run.make(ready))
         if run.kinds[kind].resource.announces:
             announced = next((change.key for change in ready if change.key in result.failed), None)
+    if PROGRAM not in run.current:
+        _note(run, ((change, None) for change in postponed))
+        return
+    for _, batch in groupby(postponed, key=lambda change: change.key.kind):
+        _note(run, run.make(list(batch)))
 
 
 def _note(run: _Run, outcomes: Iterable[tuple[Change, Exception | None]]) -> None:

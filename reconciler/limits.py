@@ -44,6 +44,9 @@ class Sizes:
     endpoints: int = ENDPOINTS
     flows: int = FLOWS
 
+    def __str__(self) -> str:
+        return f"{self.services}/{self.endpoints}/{self.flows}"
+
     def at_least(self, other: Sizes) -> Sizes:
         """The larger one of each."""
         return Sizes(*(max(getattr(self, key.name), getattr(other, key.name)) for key in fields(self)))

@@ -47,7 +47,7 @@ def written(desired):
 def shown(desired):
     """Key → what a plan says of it, without the digests of the program."""
     described = {str(key): resource.describe() for key, resource in written(desired).items()}
-    digests = ("build", "layout")
+    digests = ("build", "layout", "maps")
     return {key: ", ".join(text for name, text in d.items() if name not in digests) for key, d in described.items()}
 
 

@@ -210,7 +210,9 @@ class FakeKernel:
         held = self.attached.get(interface)
         if (held.id if held else None) != replaces:
             raise KernelError(f"{interface} runs another program than expected")
-        self.attached[interface] = AttachedProgram(interface, mode, self.program.id, self.program.name, "lbctl")
+        self.attached[interface] = AttachedProgram(
+            interface, mode, self.program.id, self.program.name, "lbctl", maps=self.program.maps
+        )
         self._wrote("attach", interface)
 
     def detach(self, interface: str, mode: str, replaces: int) -> None:

@@ -20,7 +20,7 @@ from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.instance_maps import InstanceMaps, inner_shape
 from reconciler.kernel.maps import Shape
-from reconciler.kernel.port import AttachedProgram, LoadedProgram
+from reconciler.kernel.port import AttachedProgram, LoadedProgram, maps_of
 from reconciler.kernel.refusal import refused
 from reconciler.limits import Sizes
 
@@ -103,6 +103,7 @@ class InstanceProgram(InstanceMaps):
                     r.interface, r.mode, r.id, r.program.name if r.program else "", r.owner,
                     is_loaded=pinned is not None and pinned.id == r.id,
                     has_our_maps=pinned is None or (r.program is not None and holders.are_kin(pinned, r.program)),
+                    maps=_maps(r.program) if is_mine and r.program else "",
                 )
                 for r, is_mine in found if is_mine or r.interface in interfaces
             ]  # fmt: skip
@@ -165,6 +166,11 @@ def _new(spec: MapSpec, wanted: MapDescription, stack: ExitStack) -> int:
         inner = stack.enter_context(bpf.closing(template))
     shape = Shape(spec.type, spec.key_size, spec.value_size, wanted.capacity)
     return maps.create(spec.name, shape, flags=spec.flags, inner=inner)
+
+
+def _maps(program: bpf.ProgramInfo) -> str:
+    generation = generations.of_program(program)
+    return maps_of(generation.description.digest, Sizes(*generation.description.sizes)) if generation else ""
 
 
 def _check(image: Image, specs: Sequence[MapSpec]) -> None:

@@ -23,6 +23,11 @@ Outcome = Exception | None
 Row = tuple[bytes, bytes]
 
 
+def maps_of(layout: str, sizes: Sizes) -> str:
+    """The layout and the sizes of a program's maps in one text: equal if no map has to be made anew."""
+    return f"{layout}/{sizes}" if layout else ""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedProgram:
     """The program that is pinned for this instance. `name` carries the digest of what it was built from.
@@ -39,12 +44,17 @@ class LoadedProgram:
     layout: str = ""
     is_taking_over: bool = False
 
+    @property
+    def maps(self) -> str:
+        return maps_of(self.layout, self.sizes)
+
 
 @dataclass(frozen=True, slots=True)
 class AttachedProgram:
     """The program that an interface runs: `mode` is "native" or "generic"; `owner` describes it for a person.
 
-    `is_loaded`: it is the program that is pinned. `has_our_maps`: the pinned program took over from it.
+    `is_loaded`: it is the program that is pinned. `has_our_maps`: the pinned program took over from it. `maps` is what
+    `maps_of` says of its maps, empty if nobody described them.
     """
 
     interface: str
@@ -54,6 +64,7 @@ class AttachedProgram:
     owner: str
     is_loaded: bool = True
     has_our_maps: bool = True
+    maps: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from reconciler.dataplane.program import is_ours, program_name
+from reconciler.dataplane.program import is_ours
 from reconciler.errors import KernelError
 from reconciler.kernel.port import AttachedProgram, Outcome
 from reconciler.kinds.base import Kind, Wanted
@@ -15,7 +15,7 @@ from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.interface import interface_key
 from reconciler.kinds.interface_concerns import about_links, about_veths
 from reconciler.kinds.mode_switch import switch_mode
-from reconciler.kinds.program import PROGRAM
+from reconciler.kinds.program import PROGRAM, program_of
 from reconciler.model import Role, XdpMode
 from reconciler.resource import Change, Concern, Context, Key, Live, Reading, Resource
 from reconciler.view import NodeView
@@ -31,6 +31,7 @@ class Attachment(Resource):
 
     `sends` is whether the program sends packets itself; the program of an endpoint never does. Several programs may
     have one name: `load` says whether this is the loaded one, whose maps lbctl works with, or an earlier one.
+    `maps` is the layout and the sizes of its maps.
     """
 
     kind: ClassVar[str] = "xdp"
@@ -40,6 +41,7 @@ class Attachment(Resource):
     program: str
     sends: bool = field(default=True, compare=False)
     load: str = LOADED
+    maps: str = ""
 
     @property
     def id(self) -> str:
@@ -56,7 +58,7 @@ class Attachment(Resource):
 
     def describe(self) -> dict[str, str]:
         earlier = "" if self.load == LOADED else f" ({self.load})"
-        return {"mode": self.mode, "build": self.program + earlier}
+        return {"mode": self.mode, "build": self.program + earlier, "maps": self.maps or "not known"}
 
     def effect(self, after: Resource | None, context: Context) -> str:
         if after is None:
@@ -83,15 +85,17 @@ class AttachmentKind(Kind):
     def desired(view: NodeView) -> Iterable[Wanted]:
         if not view.runs_program:
             return
-        name, sends = program_name(view.features), view.node.role is Role.BALANCER
+        program, sends = program_of(view), view.node.role is Role.BALANCER
         for interface in view.node.interfaces:
             if interface.trunk is None:  # packets of a VLAN come in by its trunk
-                yield Attachment(interface.name, view.xdp_mode(interface).value, name, sends), interface.span
+                mode = view.xdp_mode(interface).value
+                yield Attachment(interface.name, mode, program.name, sends, maps=program.maps), interface.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         attached = self.kernel.attached_programs([key.id for key in wanted])
+        ours = (a for a in attached if is_ours(a.name))
         return Reading(
-            tuple(Attachment(a.interface, a.mode, a.name, load=_load(a)) for a in attached if is_ours(a.name)),
+            tuple(Attachment(a.interface, a.mode, a.name, load=_load(a), maps=a.maps) for a in ours),
             {Key(Attachment.kind, a.interface): a.owner for a in attached if not is_ours(a.name)},
         )
 

@@ -24,6 +24,8 @@ class Kind(ABC):
     phase: ClassVar[int]
     roles: ClassVar[tuple[Role, ...]] = (Role.BALANCER,)
     resource: ClassVar[type[Resource]]
+    is_in_maps: ClassVar[bool] = False
+    """Whether the kind's objects are rows of the program's maps, and nothing besides."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel

@@ -153,6 +153,7 @@ def numbered_rows(kernel: Kernel) -> list[NumberedRow]:
 class EndpointKind(Kind):
     phase = 30
     resource = EndpointRow
+    is_in_maps = True
 
     @staticmethod
     def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:

@@ -57,6 +57,7 @@ class Gateway(Resource):
 class GatewayKind(Kind):
     phase = 15
     resource = Gateway
+    is_in_maps = True
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:

@@ -12,7 +12,7 @@ from reconciler.dataplane.description import describe, layout_digest, specs_of
 from reconciler.dataplane.program import DECAPSULATE, is_built_of, program_name
 from reconciler.dataplane.sizes import memory_bytes
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Outcome
+from reconciler.kernel.port import Outcome, maps_of
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.limits import Sizes
@@ -67,6 +67,10 @@ class Program(Resource):
     def sizes(self) -> Sizes:
         return Sizes(self.services, self.endpoints, self.flows)
 
+    @property
+    def maps(self) -> str:
+        return maps_of(self.layout, self.sizes)
+
     def effect(self, after: Resource | None, context: Context) -> str:
         if not isinstance(after, Program):
             return ""
@@ -84,6 +88,12 @@ def _shown(feature: str) -> str:
 PROGRAM = Key("program", "data-plane")
 
 
+def program_of(view: NodeView) -> Program:
+    """The program that a node needs."""
+    layout = layout_digest({spec.name: describe(spec) for spec in specs_of(view.features)})
+    return Program(program_name(view.features), view.features, layout, *astuple(view.sizes))
+
+
 class ProgramKind(Kind):
     phase = 10
     roles = (Role.BALANCER, Role.ENDPOINT)
@@ -92,8 +102,7 @@ class ProgramKind(Kind):
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
         if view.runs_program:
-            layout = layout_digest({spec.name: describe(spec) for spec in specs_of(view.features)})
-            yield Program(program_name(view.features), view.features, layout, *astuple(view.sizes)), view.node.span
+            yield program_of(view), view.node.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         loaded = self.kernel.loaded_program()

@@ -170,6 +170,7 @@ def _build(pool: Pool, algorithm: Algorithm) -> Ring:
 class RingKind(Kind):
     phase = 40
     resource = Ring
+    is_in_maps = True
 
     @staticmethod
     def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:

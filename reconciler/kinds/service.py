@@ -145,6 +145,7 @@ def rows_of(service: model.Service) -> Iterator[ServiceRow]:
 class ServiceKind(Kind):
     phase = 50
     resource = ServiceRow
+    is_in_maps = True
 
     @staticmethod
     def of_service(service: model.Service, facts: Facts) -> Iterable[Wanted]:

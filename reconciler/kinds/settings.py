@@ -71,6 +71,7 @@ class SettingsKind(Kind):
 
     phase = 15
     resource = Settings
+    is_in_maps = True
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:

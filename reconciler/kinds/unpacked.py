@@ -53,6 +53,7 @@ class UnpackedKind(Kind):
     phase = 15
     roles = (Role.ENDPOINT,)
     resource = Unpacked
+    is_in_maps = True
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:

@@ -57,6 +57,7 @@ class VipRow(Resource):
 class VipKind(Kind):
     phase = 60
     resource = VipRow
+    is_in_maps = True
 
     @staticmethod
     def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:

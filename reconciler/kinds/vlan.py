@@ -57,6 +57,7 @@ class Vlan(Resource):
 class VlanKind(Kind):
     phase = 15
     resource = Vlan
+    is_in_maps = True
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:

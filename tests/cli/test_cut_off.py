@@ -7,7 +7,10 @@ import subprocess
 
 import pytest
 
+from reconciler.dataplane.layout import FLOWS
 from reconciler.kernel import local_vips, xdp
+from reconciler.kernel.instance import Instance
+from reconciler.kernel.real import RealKernel
 from tests.cli.killed import KILLED, lbctl
 from tests.kernel.conftest import entered
 
@@ -69,6 +72,33 @@ def test_a_killed_delete_can_be_finished(verb, manifests, netns, tmp_path):
         verb("delete", "--auto-approve", code=(KILLED,), killed_before=number)
         verb("delete", "--auto-approve")
         assert_clean(netns, tmp_path / "run")
+
+
+def test_a_killed_change_of_sizes_goes_on_and_leaves_no_second_set_of_maps(verb, manifests, netns, tmp_path):
+    """The flows of either program are there at the end, whenever the takeover was cut off."""
+    kernel = RealKernel(netns, tmp_path / "run")
+    nodes = manifests / "nodes.yaml"
+    text = nodes.read_text()
+    sizes = [text.replace("\nspec:", f"\nspec:\n  capacity: {{flows: {flows}}}") for flows in (9_000, 20_000)]
+    nodes.write_text(sizes[0])
+    verb("apply", manifests, "--auto-approve")
+    nodes.write_text(sizes[1])
+    changes = verb("apply", manifests, "--auto-approve")
+    assert changes > 20
+    for turn, number in enumerate(range(0, changes - 1, max(1, STEP // 3))):
+        flow = (turn.to_bytes(FLOWS.key_size), bytes([1] * FLOWS.value_size))
+        assert kernel.update(FLOWS.name, [flow]) == [None]
+        nodes.write_text(sizes[turn % 2])
+        verb("apply", manifests, "--auto-approve", code=(KILLED,), killed_before=number)
+        verb("apply", manifests, "--auto-approve")
+        verb("plan", manifests, "--detailed-exitcode")
+        assert flow in kernel.dump(FLOWS.name)
+        assert kernel.capacity(FLOWS.name) == 2 * (9_000, 20_000)[turn % 2]
+        assert Instance(netns, tmp_path / "run").pinned() == ["program"]
+        with entered(netns):
+            assert len({held.id for held in xdp.running()}) == 1
+    verb("delete", "--auto-approve")
+    assert_clean(netns, tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPERM])

@@ -69,7 +69,8 @@ def test_the_loaded_program_is_attached_and_detached(kernel: RealKernel, mode: s
     assert kernel.attached_programs(["front"]) == []
     kernel.attach("front", mode, None)
     name = program_name(NAT)
-    held = AttachedProgram("front", mode, number, name, f"program '{name}', id {number}, loaded by uid 0")
+    maps = kernel.loaded_program().maps
+    held = AttachedProgram("front", mode, number, name, f"program '{name}', id {number}, loaded by uid 0", maps=maps)
     assert kernel.attached_programs(["front"]) == [held]
     assert kernel.attached_programs([]) == [held], "ours is reported wherever it runs"
     kernel.detach("front", mode, number)

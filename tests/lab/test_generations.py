@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from reconciler.config.load import load
+from reconciler.kernel import bpf
+from reconciler.kernel.real import RealKernel
+from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 
 from .conftest import LabMaker
 from .test_nat import ENDPOINTS, VIP, write
-from .versions import WIDER, Version
+from .versions import NEWER, WIDER, Version
 
 pytestmark = pytest.mark.kernel
 
@@ -57,3 +61,39 @@ def rows(version: Version, lab: Lab) -> list[object]:
          for row in json.loads(version.lbctl(lab, "get", what, "-o", "json"))]
         for what in ("services", "endpoints")
     ]  # fmt: skip
+
+
+def test_an_older_version_changes_nothing_and_says_why(site: Lab, tmp_path: Path) -> None:
+    manifests = str(tmp_path / "manifests")
+    newer = Version(tmp_path / "newer", WIDER, NEWER)
+    newer.lbctl(site, "apply", manifests, "--auto-approve")
+    held = rows(newer, site)
+    for words in (("plan", manifests), ("apply", manifests, "--auto-approve"), ("delete", "--auto-approve"),
+                  ("get", "services"), ("export", manifests)):  # fmt: skip
+        done = site.lbctl(*words)
+        assert done.returncode == 1, done.stdout
+        assert "a newer version of lbctl runs this node" in done.stderr
+        assert "nothing was changed" in done.stderr
+    assert newer.lbctl(site, "plan", manifests).startswith("No changes.")
+    assert rows(newer, site) == held
+    newer.lbctl(site, "delete", "--auto-approve")
+    assert not (site.run_dir / site.balancer).exists()
+
+
+def test_what_another_version_made_can_be_deleted(site: Lab, tmp_path: Path) -> None:
+    Version(tmp_path / "wider", WIDER).lbctl(site, "apply", str(tmp_path / "manifests"), "--auto-approve")
+    program = RealKernel(site.balancer, site.run_dir).loaded_program()
+    assert program
+    with bpf.closing(bpf.open_program(program.id) or -1) as fd:
+        made = bpf.program_info(fd).map_ids
+    done = site.lbctl("delete", "--auto-approve")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (site.run_dir / site.balancer).exists()
+    wait_until("the maps are freed", lambda: not any(map(is_there, made)))
+
+
+def is_there(map_id: int) -> bool:
+    fd = bpf.open_map(map_id)
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
