@@ -14,6 +14,9 @@ class Lateness:
     """Counts of times in seconds, from 10 µs to beyond an hour."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
         self.counts = [0] * _BUCKETS
         self.total = 0
         self.max_s = 0.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from reconciler import safe
 
@@ -30,8 +30,7 @@ class Verdict(IntEnum):
         return self in (Verdict.FAILED, Verdict.UNREACHED)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """`error` is "" if the target answered as it should. `share` is the percentage of its weight that an agent asks
     for; None: it said nothing of it. `latency_s` is filled in by whoever ran the check."""
 

@@ -9,7 +9,7 @@ than `minHealthy`, newcomers are taken as well; and if even then they are too fe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.health.state import Health, State
@@ -93,7 +93,7 @@ def _worst(states: Sequence[State]) -> State:
     if not states:
         return _UNCHECKED
     worst = max(states, key=lambda state: (_BADNESS[state.health], state.since_s))
-    return replace(worst, shown_share=min(state.shown_share for state in states)) if len(states) > 1 else worst
+    return worst._replace(shown_share=min(state.shown_share for state in states))
 
 
 def _reason(state: State, first_up_s: float) -> Why:

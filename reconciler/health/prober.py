@@ -131,9 +131,7 @@ class Prober:
             outcome = unreached(f"no answer within {in_words(run.target.check.timeout_s)}")
         run.is_over = True
         self._waiting.pop(run.fd, None)
-        self._results.append((run.target, Outcome(
-            outcome.verdict, outcome.error, outcome.share, max(0.0, now_s - run.began_s)
-        )))  # fmt: skip
+        self._results.append((run.target, outcome._replace(latency_s=max(0.0, now_s - run.began_s))))
 
     def _await(self, run: _Run, fd: int, events: int) -> None:
         if fd == run.fd:

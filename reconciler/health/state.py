@@ -10,8 +10,8 @@ Times are those of one monotonic clock, in seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import NamedTuple
 
 from reconciler.health.outcome import Outcome, Verdict
 from reconciler.health.target import Target
@@ -31,8 +31,7 @@ class Health(IntEnum):
     DOWN = 2
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """`streak` counts the answers in a row, since `streak_since_s`, that contradict `health`. `falls` are the latest
     times at which it went down. `has_returned`: it is up again after it was down, so it starts slowly. `share` is the
     percentage of its weight that its agent asks for, smoothed, and `shown_share` the one that rings are built by.
@@ -66,17 +65,18 @@ def new(now_s: float) -> State:
 def after(state: State, target: Target, outcome: Outcome, now_s: float, is_suspect: bool = False) -> State:
     """The state after an outcome. While the node suspects itself, nobody goes down."""
     if outcome.verdict is Verdict.NOT_CHECKED:
-        return replace(state, error=outcome.error)
+        return state._replace(error=outcome.error)
     is_well = outcome.verdict is Verdict.OK
-    seen = replace(
-        _with_share(state, outcome.share) if is_well and outcome.share is not None else state,
+    if is_well and outcome.share is not None:
+        state = _with_share(state, outcome.share)
+    seen = state._replace(
         checked_s=now_s, latency_s=outcome.latency_s, error=state.error if is_well else outcome.error, is_held=False,
     )  # fmt: skip
     if is_well == (state.health is Health.UP) and state.health is not Health.UNKNOWN:
-        return replace(seen, streak=0, streak_since_s=0.0)
+        return seen._replace(streak=0, streak_since_s=0.0)
     streak = state.streak + 1
     since_s = state.streak_since_s if state.streak else now_s
-    undecided = replace(seen, streak=streak, streak_since_s=since_s)
+    undecided = seen._replace(streak=streak, streak_since_s=since_s)
     if is_well:
         return _risen(undecided, target, now_s)
     return _fallen(undecided, target, now_s, is_suspect)
@@ -112,28 +112,28 @@ def inherited(state: State) -> State:
     answers prove it. Good answers to the old check don't count for the new one. Failures do: else somebody who edits
     again and again would keep a dead server in."""
     if state.health is Health.UP:
-        return replace(state, is_held=False)
-    return replace(state, streak=0, streak_since_s=0.0, is_held=False)
+        return state._replace(is_held=False)
+    return state._replace(streak=0, streak_since_s=0.0, is_held=False)
 
 
 def _risen(state: State, target: Target, now_s: float) -> State:
     if state.health is Health.UNKNOWN:
-        return replace(state, health=Health.UP, since_s=now_s, streak=0, streak_since_s=0.0)
+        return state._replace(health=Health.UP, since_s=now_s, streak=0, streak_since_s=0.0)
     is_enough = state.streak >= target.check.rise
     if not is_enough or now_s - state.streak_since_s < penance_s(state, target, now_s):
         return state
-    return replace(state, health=Health.UP, since_s=now_s, streak=0, streak_since_s=0.0, has_returned=True)
+    return state._replace(health=Health.UP, since_s=now_s, streak=0, streak_since_s=0.0, has_returned=True)
 
 
 def _fallen(state: State, target: Target, now_s: float, is_suspect: bool) -> State:
     if state.health is Health.UP and state.streak < target.check.fall:
         return state
     if is_suspect:
-        return replace(state, is_held=True)
-    down = replace(state, health=Health.DOWN, since_s=now_s, streak=0, streak_since_s=0.0, has_returned=False)
+        return state._replace(is_held=True)
+    down = state._replace(health=Health.DOWN, since_s=now_s, streak=0, streak_since_s=0.0, has_returned=False)
     if state.health is Health.UNKNOWN:
         return down
-    return replace(down, falls=(*state.falls, now_s)[-MAX_FALLS:])
+    return down._replace(falls=(*state.falls, now_s)[-MAX_FALLS:])
 
 
 def _with_share(state: State, asked: float) -> State:
@@ -143,4 +143,4 @@ def _with_share(state: State, asked: float) -> State:
     if state.checked_s is None or asked == 0 or abs(share - asked) < 1:
         share = asked
     is_worth_it = abs(share - state.shown_share) >= SHARE_STEP or share in (0, 100)
-    return replace(state, share=share, shown_share=round(share) if is_worth_it else state.shown_share)
+    return state._replace(share=share, shown_share=round(share) if is_worth_it else state.shown_share)

@@ -17,7 +17,7 @@ from typing import Any
 
 from reconciler.errors import LbctlError
 from reconciler.lab.lab import signals_as_exit
-from tests.bench import control, dataplane, reconciler, report, rounds
+from tests.bench import control, dataplane, health, reconciler, report, rounds
 from tests.bench.cases import cases
 
 DEFAULT_JSON = Path("build/bench.json")
@@ -104,9 +104,17 @@ def measure_data_plane_alone(_arguments: argparse.Namespace) -> dict[str, Any]:
     return measured | {"failed": [f"{row['case']}, {row['program']}: void, {row['wrong']}" for row in void]}
 
 
+def measure_health(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """What checks of endpoints cost."""
+    found = health.figures()
+    print(*map(health.line, found), sep="\n", flush=True)
+    return {"figures": [figure.as_json() for figure in found]}
+
+
 PARTS = {
     "reconciler": ("The reconciler", measure_reconciler),
     "control": ("The control plane", measure_control_plane),
+    "health": ("Health checks", measure_health),
     "dataplane": ("The data plane", measure_data_plane_alone),
 }
 

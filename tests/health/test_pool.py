@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -14,8 +13,8 @@ from reconciler.model import Endpoint, EndpointState, Pool, WhenNoneHealthy
 NOW = 1000.0
 _STATES = (EndpointState.ACTIVE, EndpointState.DRAINING)
 UP, DOWN, UNKNOWN = (State(health, since_s=500.0) for health in (Health.UP, Health.DOWN, Health.UNKNOWN))
-NEWCOMER = replace(UNKNOWN, since_s=900.0)
-BACK = replace(UP, since_s=990.0, has_returned=True)
+NEWCOMER = UNKNOWN._replace(since_s=900.0)
+BACK = UP._replace(since_s=990.0, has_returned=True)
 
 
 def pool(*weights, **more):
@@ -39,7 +38,7 @@ def found(states, *weights, now_s=NOW, **more):
     ((UP, UNKNOWN), (1, 1)),              # they came together: nothing is known, nothing changes
     ((UP, NEWCOMER), (1, 0)),             # a newcomer has to prove itself
     ((DOWN, NEWCOMER), (0, 1)),           # unless there is nobody better
-    ((replace(UP, since_s=950.0), NEWCOMER), (1, 1)),
+    ((UP._replace(since_s=950.0), NEWCOMER), (1, 1)),
     (((UP, UP), (UP, DOWN), (UP, NEWCOMER)), (1, 0, 0)),  # an endpoint with several targets
 ])  # fmt: skip
 def test_who_serves(states, weights):
@@ -93,19 +92,19 @@ def test_slow_start_goes_in_steps():
 
 
 def test_nobody_starts_slowly_at_the_start_of_the_agent():
-    assert found((replace(BACK, has_returned=False), UP), slow_start_s=40.0).weights == (1, 1)
+    assert found((BACK._replace(has_returned=False), UP), slow_start_s=40.0).weights == (1, 1)
     assert found((BACK, UP)).weights == (1, 1)
 
 
 def test_shares_of_agents():
-    result = found((replace(UP, shown_share=50), UP, replace(UP, shown_share=0)), 2, 3, 1)
+    result = found((UP._replace(shown_share=50), UP, UP._replace(shown_share=0)), 2, 3, 1)
     assert result.weights == (100, 300, 0)
     assert result.reasons == (Why.SHARE, Why.SERVES, Why.RESTING)
-    assert found(((replace(UP, shown_share=30), replace(UP, shown_share=60)), (UP,))).weights == (30, 100)
+    assert found(((UP._replace(shown_share=30), UP._replace(shown_share=60)), (UP,))).weights == (30, 100)
 
 
 def test_if_all_agents_ask_for_nothing_nobody_is_healthy():
-    result = found((replace(UP, shown_share=0), replace(UP, shown_share=0)))
+    result = found((UP._replace(shown_share=0), UP._replace(shown_share=0)))
     assert (result.weights, result.condition) == ((1, 1), Condition.ALL_UNHEALTHY)
 
 
