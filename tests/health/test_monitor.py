@@ -300,6 +300,16 @@ def test_a_restart_changes_nothing():
     assert not any(state.has_returned for state in again.states.values())  # no slow start
 
 
+def test_after_a_restart_checks_are_spread_over_their_interval():
+    """What is known needs no hurry."""
+    world = World()
+    monitor = started(world, 200)
+    again = restarted(world, monitor, web(*range(200)), web(*range(200)))
+    world.checks.clear()
+    run(world, again, 0.5)
+    assert 20 < len(world.checks) < 100
+
+
 def test_a_restart_with_an_edited_check_changes_nothing_either():
     world = World()
     monitor = started(world, 2)
@@ -390,12 +400,24 @@ def test_many_ports_of_one_host_are_one_host():
 
 
 def test_what_was_down_before_does_not_make_suspicious():
+    """A hundred are down for a while, and then six of the ten others follow."""
     world = World()
-    monitor = started(world, 40)
-    world.servers |= {address(i): "s" for i in range(15)}
-    assert len(run(world, monitor, 15.0)) == 15
-    world.servers |= {address(i): "s" for i in range(15, 25)}
-    assert len(run(world, monitor, 8.0)) == 10
+    monitor = started(world, 110)
+    world.servers |= {address(i): "d" for i in range(100)}
+    assert len(run(world, monitor, 15.0)) == 100
+    world.servers |= {address(i): "s" for i in range(106)}
+    run(world, monitor, 8.0)
+    assert [health(monitor, i) for i in range(100, 110)] == [Health.DOWN] * 6 + [Health.UP] * 4
+    assert monitor.suspicion is None
+
+
+def test_who_refuses_goes_down_although_the_others_are_silent():
+    world = World()
+    monitor = started(world, 60)
+    world.servers |= {address(i): "s" for i in range(60)} | {address(0): "d", address(1): "d"}
+    assert {item.target.address for _, item in run(world, monitor, 5.0)} == {address(0), address(1)}
+    assert {health(monitor, 0), health(monitor, 1)} == {Health.DOWN}
+    assert health(monitor, 2) is Health.UP
 
 
 # All of it at random.

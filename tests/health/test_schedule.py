@@ -118,6 +118,14 @@ def test_when_there_is_too_much_to_do_the_healthy_ones_are_late():
     assert plan.lateness.max_s > 1
 
 
+def test_the_healthy_ones_are_not_forgotten_while_all_others_take_all_the_room():
+    plan = schedule_of(60)
+    begun = simulate(plan, 100.0, took_s=1.0, room=8, urgent=lambda item: int(item.address) % 6 > 0)
+    calm = [len(begun.get(target(i), ())) for i in range(60) if int(target(i).address) % 6 == 0]
+    assert len(calm) == 10
+    assert min(calm) > 8
+
+
 def test_room_for_one_at_a_time_is_shared():
     plan = schedule_of(40)
     begun = simulate(plan, 200.0, took_s=0.05, room=1, urgent=lambda item: int(item.address) % 2 == 0)
