@@ -129,11 +129,11 @@ VIPS = _hash("vips", _ADDRESS, _VIP, limits.SERVICES)
 # 0 → a bit for each hash of an address (bpf/vip.h): if it is 0, the address is no VIP
 VIP_FILTER = _array("vip_filter", RowType(rows.VipFilter), 1)
 # id (0 is never used) → endpoint
-ENDPOINTS = _array("endpoints", RowType(rows.Endpoint), limits.ENDPOINTS + 1)
+ENDPOINTS = _array("endpoints", RowType(rows.Endpoint), limits.ENDPOINTS + 1, is_mmapable=True)
 # the same for IPv6; id → address of an endpoint whose address in `endpoints` is zero
 SERVICES6 = _hash("services6", RowType(rows.ServiceKey, vip="V16"), _SERVICE, limits.SERVICES, _IPV6)
 VIPS6 = _hash("vips6", _ADDRESS6, _VIP, limits.SERVICES, _IPV6)
-ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6)
+ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6, is_mmapable=True)
 # by version of IP
 SERVICE_MAPS = {4: SERVICES, 6: SERVICES6}
 VIP_MAPS = {4: VIPS, 6: VIPS6}

@@ -100,6 +100,15 @@ class FakeKernel:
             return [(NUMBER.pack(Number(index)), bytes(4)) for index in sorted(self.inner[map_name])]
         return list(self.maps.get(map_name, {}).items())
 
+    def joined(self, map_name: str) -> Row:
+        rows = self.maps.get(map_name, {})
+        return b"".join(rows.keys()), b"".join(rows.values())
+
+    def lookup(self, map_name: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        rows, spec = self.maps.get(map_name), MAPS[map_name]
+        absent = bytes(spec.value_size) if rows is not None and spec.type in _FIXED else None
+        return [(rows or {}).get(key, absent) for key in keys]
+
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
         return [self._update(map_name, key, value) for key, value in rows]
 

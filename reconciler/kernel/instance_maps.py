@@ -37,6 +37,21 @@ class InstanceMaps:
             rows = list(maps.dump(held.opened))
             return rows if held.is_own else filling.converted(name, held.description, rows)
 
+    def joined(self, map_name: str) -> Row:
+        with self._held(map_name) as held:
+            if held and held.is_own:
+                return maps.read_joined(held.opened)
+        rows = self.dump(map_name)
+        return b"".join(key for key, _ in rows), b"".join(value for _, value in rows)
+
+    def lookup(self, map_name: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        with self._held(map_name) as held:
+            if held is None or held.is_own:
+                return [maps.lookup(held.opened, key) if held else None for key in keys]
+            absent = bytes(MAPS[map_name].value_size) if held.opened.shape.type == MapType.ARRAY else None
+        rows = dict(self.dump(map_name))
+        return [rows.get(key, absent) for key in keys]
+
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
         with self._map(map_name) as opened:
             if opened is None:

@@ -174,6 +174,17 @@ def mapped(opened: OpenMap) -> mmap.mmap:
     return mmap.mmap(opened.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
 
 
+def read_joined(opened: OpenMap) -> Row:
+    """All keys and all values, each joined; of arrays, rows of zeros too. An array that can be mapped into memory is
+    read there: by system calls each row takes a third of a microsecond."""
+    if opened.flags & MMAPABLE and opened.shape.value_size % 8 == 0:
+        with mapped(opened) as memory_of_map:
+            values = memory_of_map[: opened.shape.capacity * opened.shape.value_size]
+        return np.arange(opened.shape.capacity, dtype=np.uint32).tobytes(), values
+    chunks = read_whole(opened)
+    return b"".join(keys for keys, _ in chunks), b"".join(values for _, values in chunks)
+
+
 def overwrite(opened: OpenMap, rows: Sequence[Row]) -> None:
     """Make a map that nobody else uses hold these rows, as `read_whole` gives them, and no others.
 

@@ -160,6 +160,18 @@ class Kernel(Protocol):
         """
         ...
 
+    def joined(self, map_name: str) -> Row:
+        """All keys of a map, joined, and all its values, in the same order: what a scan of many rows begins with.
+
+        Of an array, rows that are all zero may be left out. Not for arrays of arrays.
+        """
+        ...
+
+    def lookup(self, map_name: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of these keys, in order; None where there is none. A row of an array that was never written is
+        all zero."""
+        ...
+
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]: ...
 
     def delete(self, map_name: str, keys: Sequence[bytes]) -> list[Outcome]:

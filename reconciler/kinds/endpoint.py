@@ -8,14 +8,23 @@ back. Only when every number is taken do new endpoints get the numbers of retire
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from itertools import compress
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reconciler import remembered
-from reconciler.dataplane import rows, slots
+from reconciler.dataplane import endpoint_table as endpoint_tables
+from reconciler.dataplane import slots
+from reconciler.dataplane.endpoint_table import EndpointTable, Words, words_of
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
+from reconciler.dataplane.rows import Address as AddressRow
+from reconciler.dataplane.rows import Endpoint as EndpointFields
 from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
@@ -27,6 +36,9 @@ from reconciler.ring_store import former_endpoints
 from reconciler.view import Facts, Use
 
 _SERVICE, _RING = "service", "ring"  # kinds whose modules import this one
+_STATES = frozenset(EndpointRowState)
+_STATES_OF_WANTED = EndpointRowState.DISABLED, EndpointRowState.USABLE
+_ID = re.compile(r"(?:(?:\[(.+)\]|([0-9.]+)):([0-9]+)|([^ \[]+))(?: \(row [0-9]+\))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,27 +139,43 @@ class NumberedRow:
         return "retired" if self.is_retired else self.row.describe()["state"]
 
 
-def numbered_rows(kernel: Kernel) -> list[NumberedRow]:
-    """Every row in use, retired ones too."""
-    held = list(ENDPOINTS.unpack(kernel.dump(ENDPOINTS.name)))
-    # The IPv6 addresses are an array of 2 MB; it is read only if a row refers to it.
-    refer = any(not any(row.address) for _, row in held)
-    addresses6 = dict(ENDPOINTS6.unpack(kernel.dump(ENDPOINTS6.name))) if refer else {}
+def endpoint_table(kernel: Kernel) -> EndpointTable:
+    return endpoint_tables.table(kernel.joined(ENDPOINTS.name), lambda: kernel.joined(ENDPOINTS6.name))
+
+
+def numbered_rows(kernel: Kernel, of: Iterable[str] | None = None) -> list[NumberedRow]:
+    """The rows of the endpoints with the ids `of`; None: every row in use. Retired ones, too."""
+    table = endpoint_table(kernel)
+    places = None if of is None else [_place(id) for id in of]
+    if places is None or None in places:
+        return _numbered(table, np.arange(table.numbers.size))
+    known = [place for place in places if place]
+    return _numbered(table, table.rows_of(words_of([packed for packed, _ in known], [port for _, port in known])))
+
+
+def _numbered(table: EndpointTable, places: NDArray[np.intp]) -> list[NumberedRow]:
+    """The rows at these places, which must be all rows of their endpoints."""
     found = []
-    for key, held_row in held:
-        address, state = held_row.address, held_row.state
-        if not any(address):
-            address = addresses6[key].address if key in addresses6 else b""  # empty: the row was damaged
-        if state != EndpointRowState.FREE and address:
-            damage = "" if state in list(EndpointRowState) else word(EndpointRowState, state)
-            row = EndpointRow(ip_address(address), held_row.port, state == EndpointRowState.DISABLED, damage)
-            found.append(NumberedRow(key.number, row, state == EndpointRowState.RETIRED))
+    numbers, states = table.numbers[places].tolist(), table.states[places].tolist()
+    for number, state, (packed, port) in zip(numbers, states, table.endpoints(places), strict=True):
+        damage = "" if state in _STATES else word(EndpointRowState, state)
+        row = EndpointRow(ip_address(packed), port, state == EndpointRowState.DISABLED, damage)
+        found.append(NumberedRow(number, row, state == EndpointRowState.RETIRED))
     known: set[str] = set()
     for i, numbered in sorted(enumerate(found), key=lambda item: item[1].is_retired):
         if numbered.row.id in known:
             found[i] = replace(numbered, row=replace(numbered.row, copy=numbered.number))
         known.add(numbered.row.id)
     return found
+
+
+def _place(id: str) -> tuple[bytes, int] | None:
+    """Address and port in the id of a row; None if no row has such an id."""
+    found = _ID.fullmatch(id)
+    try:
+        return (ip_address(found[1] or found[2] or found[4]).packed, int(found[3] or 0)) if found else None
+    except ValueError:
+        return None
 
 
 class EndpointKind(Kind):
@@ -166,14 +194,24 @@ class EndpointKind(Kind):
         return next(usable, claims[0])
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        held = numbered_rows(self.kernel)
-        return Reading(tuple(r.row for r in held if not r.is_retired))
+        if only is not None:
+            asked = numbered_rows(self.kernel, [key.id for key in only])
+            return Reading(tuple(numbered.row for numbered in asked if not numbered.is_retired))
+        table = endpoint_table(self.kernel)
+        plain = [row for row in wanted.values() if isinstance(row, EndpointRow) and not (row.damage or row.copy)]
+        states = np.where([row.disabled for row in plain], *_STATES_OF_WANTED).astype(np.uint8)
+        places = table.matches(_words(plain), states)
+        left = table.states != EndpointRowState.RETIRED
+        left[places[places >= 0]] = False
+        others = _numbered(table, np.flatnonzero(left))
+        return Reading((*compress(plain, (places >= 0).tolist()), *(other.row for other in others)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        held = numbered_rows(self.kernel)
+        table = endpoint_table(self.kernel)
+        held = _numbered(table, table.rows_of(_words([_row(change) for change in changes])))
         numbers = {r.row.id: r.number for r in held}
         new = [change for change in changes if change.after and change.key.id not in numbers]
-        free = self._free_numbers(len(new), held) if new else []
+        free = self._free_numbers(len(new), table) if new else []
         given = {change.key.id: number for change, number in zip(new, free, strict=False)}
         numbers |= given
         outcomes: list[tuple[Change, Outcome]] = self._write_addresses6(new, given)
@@ -199,40 +237,46 @@ class EndpointKind(Kind):
     def _write_addresses6(self, new: Sequence[Change], numbers: Mapping[str, int]) -> list[tuple[Change, Outcome]]:
         """Write IPv6 addresses before the rows that refer to them. Returns the changes that failed."""
         puts = [
-            (change, ENDPOINTS6.pack(Number(numbers[change.key.id]), rows.Address(change.after.address.packed)))
+            (change, ENDPOINTS6.pack(Number(numbers[change.key.id]), AddressRow(change.after.address.packed)))
             for change in new
             if isinstance(change.after, EndpointRow) and change.after.address.version == 6 and change.key.id in numbers
         ]
         done = self.kernel.update(ENDPOINTS6.name, [row for _, row in puts])
         return [(change, outcome) for (change, _), outcome in zip(puts, done, strict=True) if outcome]
 
-    def _free_numbers(self, count: int, held: list[NumberedRow]) -> list[int]:
+    def _free_numbers(self, count: int, table: EndpointTable) -> list[int]:
         """Numbers for new rows: never used ones, then those of retired rows that no connection can point to."""
-        taken = {r.number for r in held}
-        free: list[int] = []
-        for number in range(1, self.kernel.capacity(ENDPOINTS.name)):
-            if len(free) == count:
-                return free
-            if number not in taken:
-                free.append(number)
-        used = {flow.endpoint for _, flow in FLOWS.unpack(self.kernel.dump(FLOWS.name))}
+        free = table.free_numbers(count, self.kernel.capacity(ENDPOINTS.name))
+        if len(free) == count:
+            return free
+        flows = FLOWS.value.array(self.kernel.joined(FLOWS.name)[1])
+        used = set(np.unique(flows["endpoint"]).tolist())
         used |= former_endpoints(self.kernel) | remembered.endpoints_in_use(self.kernel, slots.now())
-        retired = (r.number for r in held if r.is_retired)
+        retired = table.numbers[table.states == EndpointRowState.RETIRED].tolist()
         reusable = [number for number in retired if number not in used][: count - len(free)]
         remembered.forget(self.kernel, reusable)
         self.kernel.delete(ENDPOINT_COUNTERS.name, [ENDPOINT_COUNTERS.key.pack(Number(number)) for number in reusable])
         return free + reusable
 
 
-def _encode(change: Change) -> bytes:
+def _words(rows: Sequence[EndpointRow]) -> Words:
+    return words_of([row.address.packed for row in rows], [row.port for row in rows])
+
+
+def _row(change: Change) -> EndpointRow:
     match change.after or change.before:
-        case EndpointRow(address=address, port=port, disabled=disabled):
-            state = EndpointRowState.DISABLED if disabled else EndpointRowState.USABLE
-            if change.after is None:
-                state = EndpointRowState.RETIRED
-            packed = address.packed if address.version == 4 else bytes(4)
-            return ENDPOINTS.value.pack(rows.Endpoint(packed, port, state))
+        case EndpointRow() as row:
+            return row
     raise TypeError(f"not an endpoint: {change}")
+
+
+def _encode(change: Change) -> bytes:
+    row = _row(change)
+    state = EndpointRowState.DISABLED if row.disabled else EndpointRowState.USABLE
+    if change.after is None:
+        state = EndpointRowState.RETIRED
+    packed = row.address.packed if row.address.version == 4 else bytes(4)
+    return ENDPOINTS.value.pack(EndpointFields(packed, row.port, state))
 
 
 KIND = EndpointKind

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps `endpoints` and `endpoints6` as one table, to find endpoints by address and port among 100,000 rows.
+
+An endpoint is three 64-bit words: address (of IPv4) and port as they lie in `endpoints`, then the address of IPv6. A
+hash of the three sorts out candidates; it may be the same for several endpoints, and whoever finds rows by it compares
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, EndpointRowState
+from reconciler.dataplane.rows import Endpoint
+
+Words = NDArray[np.uint64]
+Joined = tuple[bytes, bytes]
+"""All keys of a map and all its values, each joined."""
+
+_NO_ADDRESS = bytes(4)
+_PLACE = np.frombuffer(ENDPOINTS.value.pack(Endpoint(b"\xff" * 4, 0xFFFF, 0)), np.uint64)[0]
+"""The bits of a row in `endpoints` that are its address and its port."""
+_FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
+"""Odd, so that different rows of IPv4 have different hashes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EndpointTable:
+    """The rows in use, by ascending number: they have a state and an address."""
+
+    numbers: NDArray[np.uint32]
+    states: NDArray[np.uint8]
+    words: Words
+    hashes: Words
+
+    def rows_of(self, words: Words) -> NDArray[np.intp]:
+        """The places of all rows that may be of these endpoints."""
+        return np.flatnonzero(np.isin(self.hashes, hashes_of(words)))
+
+    def matches(self, words: Words, states: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """For each endpoint the place of its only row, if that is in the given state; else -1."""
+        found = np.full(len(words), -1, np.intp)
+        if not self.hashes.size:
+            return found
+        order = np.argsort(self.hashes, kind="stable")
+        ordered, wanted = self.hashes[order], hashes_of(words)
+        first, after = np.searchsorted(ordered, wanted), np.searchsorted(ordered, wanted, "right")
+        alone = np.flatnonzero(after - first == 1)
+        places = order[first[alone]]
+        same = (self.words[places] == words[alone]).all(axis=1) & (self.states[places] == states[alone])
+        found[alone[same]] = places[same]
+        return found
+
+    def endpoints(self, places: NDArray[np.intp]) -> list[tuple[bytes, int]]:
+        """Address and port of the rows at these places."""
+        rows = np.ascontiguousarray(self.words[places, 0]).view(ENDPOINTS.value.dtype)
+        wide = np.frombuffer(self.words[places, 1:].tobytes(), ENDPOINTS6.value.dtype["address"]).tolist()
+        found = zip(rows["address"].tolist(), wide, rows["port"].tolist(), strict=True)
+        return [(address6 if address == _NO_ADDRESS else address, port) for address, address6, port in found]
+
+    def free_numbers(self, count: int, capacity: int) -> list[int]:
+        """The lowest numbers below `capacity`, at most so many, that no row in use has; 0 is nobody's."""
+        is_free = np.ones(capacity, np.bool_)
+        is_free[0] = False
+        is_free[self.numbers[self.numbers < capacity]] = False
+        free: list[int] = np.flatnonzero(is_free)[:count].tolist()
+        return free
+
+
+def table(joined: Joined, joined6: Callable[[], Joined]) -> EndpointTable:
+    """The table that both maps hold. The second, which is the larger one, is read only if a row refers to it."""
+    numbers, rows = ENDPOINTS.key.array(joined[0])["number"], ENDPOINTS.value.array(joined[1])
+    used = np.flatnonzero(rows["state"] != EndpointRowState.FREE)
+    used = used[np.argsort(numbers[used], kind="stable")]
+    numbers, rows = numbers[used], rows[used]
+    words = np.zeros((used.size, 3), np.uint64)
+    words[:, 0] = rows.view(np.uint64) & _PLACE
+    is_wide = np.ascontiguousarray(rows["address"]).view(np.uint32) == 0
+    if is_wide.any():
+        words[is_wide, 1:] = _wide_addresses(joined6(), numbers[is_wide])
+    held = words.any(axis=1) & ~(is_wide & ~words[:, 1:].any(axis=1))  # else the row was damaged
+    words = words[held]
+    return EndpointTable(numbers[held], rows["state"][held], words, hashes_of(words))
+
+
+def _wide_addresses(joined6: Joined, numbers: NDArray[np.uint32]) -> Words:
+    """The addresses of IPv6 of these numbers; zeros where there is none."""
+    held = ENDPOINTS6.key.array(joined6[0])["number"]
+    addresses = np.zeros((max(held.max(initial=0), numbers.max()) + 1, 2), np.uint64)
+    addresses[held] = np.frombuffer(joined6[1], np.uint64).reshape(-1, 2)
+    return addresses[numbers]
+
+
+def words_of(addresses: Sequence[bytes], ports: Collection[int]) -> Words:
+    """Endpoints with these addresses, 4 or 16 bytes each, and ports."""
+    rows = np.zeros(len(addresses), ENDPOINTS.value.dtype)
+    rows["port"] = np.fromiter(ports, np.uint16, len(addresses))
+    is_wide = np.fromiter(map(len, addresses), np.uint8, len(addresses)) == len(bytes(16))
+    narrow = b"".join(address for address in addresses if len(address) == len(bytes(4)))
+    rows["address"][~is_wide] = np.frombuffer(narrow, rows["address"].dtype)
+    words = np.zeros((len(addresses), 3), np.uint64)
+    words[:, 0] = rows.view(np.uint64)
+    wide = b"".join(address for address in addresses if len(address) == len(bytes(16)))
+    words[is_wide, 1:] = np.frombuffer(wide, np.uint64).reshape(-1, 2)
+    return words
+
+
+def hashes_of(words: Words) -> Words:
+    """One number for each endpoint."""
+    hashes: Words = (words * _FACTORS).sum(axis=1, dtype=np.uint64)
+    return hashes
