@@ -15,6 +15,7 @@ from reconciler.plan import plan
 from reconciler.resource import Live
 from reconciler.view import view
 from tests.strategies import fake_source, fleets
+from tests.test_apply_properties import damage_rows
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,8 @@ def test_reading_some_keys_says_what_reading_everything_says_about_them(start, g
     for rows in kernel.maps.values():
         for key in [k for k in rows if chance.random() < 0.1]:
             del rows[key]
+    if chance.random() < 0.5:
+        damage_rows(kernel, chance)
     kernel.interfaces = kernel.interfaces[: chance.randrange(3)]
     kernel.foreign_vips = {key.id: "address on eth9" for key in desired.resources if key.kind == "loopback"}
     whole = read_live(kernel, desired.resources)

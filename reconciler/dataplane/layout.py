@@ -6,6 +6,7 @@ Fields that travel in packets (addresses, ports) are in network byte order; ever
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -294,6 +295,7 @@ def is_word(codes: type[IntEnum], name: str) -> bool:
     return name in {word(codes, number) for number in codes}
 
 
+@functools.cache
 def code(codes: type[IntEnum], name: str) -> int:
     """The number of a word of the manifests, e.g. `round-robin`, or of `word`'s "unknown 7". Raises KeyError."""
     if name.startswith(_UNKNOWN):

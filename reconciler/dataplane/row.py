@@ -80,6 +80,11 @@ class RowType(Generic[T]):
         CPUs."""
         return np.frombuffer(content, self.dtype)
 
+    def split(self, content: bytes) -> list[bytes]:
+        """Joined rows, each for itself."""
+        rows: list[bytes] = np.frombuffer(content, f"V{self.size}").tolist()
+        return rows
+
     def describe(self) -> Description:
         """Names and formats of the fields, to be written down beside a map."""
         return list(self.fields)

@@ -4,10 +4,15 @@ of a map, so that is atomic."""
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from reconciler import model
 from reconciler.dataplane.layout import (
@@ -117,19 +122,47 @@ class IndexedRow:
     row: ServiceRow
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """The rows of both families of IP. `values` are as the kernel holds them; `bare` are the same without an index;
+    `is_sound` says which have an index that counters have, and that no row before has."""
+
+    keys: Sequence[bytes]
+    values: NDArray[np.void]
+    bare: Sequence[bytes]
+    is_sound: NDArray[np.bool_]
+
+    def row(self, place: int, rings: Mapping[int, str]) -> IndexedRow:
+        value = SERVICES.value.unpack(self.values[place].tobytes())
+        row = _decode(self.keys[place], value, rings)
+        return IndexedRow(value.index, row if self.is_sound[place] else replace(row, damage="no counters of its own"))
+
+    @property
+    def places(self) -> dict[bytes, int]:
+        """The place of each key."""
+        return dict(zip(self.keys, range(len(self.keys)), strict=True))
+
+
+def _table(kernel: Kernel) -> _Table:
+    keys, values = [], b""
+    for spec in SERVICE_MAPS.values():
+        joined = kernel.joined(spec.name)
+        keys += spec.key.split(joined[0])
+        values += joined[1]
+    rows = SERVICES.value.array(values)
+    is_sound = np.zeros(rows.size, np.bool_)
+    is_sound[np.unique(rows["index"], return_index=True)[1]] = True
+    is_sound &= rows["index"] < kernel.capacity(SERVICE_COUNTERS.name)
+    bare = rows.copy()
+    bare["index"] = 0
+    return _Table(keys, rows, SERVICES.value.split(bare.tobytes()), is_sound)
+
+
 def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
+    """Every row; those without counters of their own come last."""
     rings = {index: name for name, index in ring_indexes(kernel).items()}
-    room = kernel.capacity(SERVICE_COUNTERS.name)
-    found: dict[int, IndexedRow] = {}
-    damaged = []
-    for version, spec in SERVICE_MAPS.items():
-        for key, value in spec.unpack(kernel.dump(spec.name)):
-            index, row = value.index, _decode(version, key, value, rings)
-            if index < room and index not in found:
-                found[index] = IndexedRow(index, row)
-            else:
-                damaged.append(IndexedRow(index, replace(row, damage="no counters of its own")))
-    return [*found.values(), *damaged]
+    table = _table(kernel)
+    return [table.row(int(place), rings) for place in np.argsort(~table.is_sound, kind="stable")]
 
 
 def rows_of(service: model.Service) -> Iterator[ServiceRow]:
@@ -152,13 +185,27 @@ class ServiceKind(Kind):
         return ((row, service.span) for row in rows_of(service))
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        return Reading(tuple(indexed.row for indexed in indexed_rows(self.kernel)))
+        table, rings = _table(self.kernel), ring_indexes(self.kernel)
+        places = table.places
+        left = dict.fromkeys(places.values()) if only is None else _places(only, places)
+        right = []
+        for row in wanted.values():
+            if isinstance(row, ServiceRow) and row.ring in rings and not row.damage:
+                place = places.get(_pack_key(row), -1)
+                if place in left and table.is_sound[place] and table.bare[place] == _encode(row, 0, rings[row.ring]):
+                    right.append(row)
+                    del left[place]
+        names = {index: name for name, index in rings.items()} if left else {}
+        return Reading((*right, *(table.row(place, names).row for place in left)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        indexes = {held.row.id: held.index for held in indexed_rows(self.kernel) if not held.row.damage}
+        table = _table(self.kernel)
+        places = table.places
         rings = ring_indexes(self.kernel)
         room = self.kernel.capacity(SERVICE_COUNTERS.name)
-        free = iter(sorted(set(range(room)) - set(indexes.values())))
+        is_free = np.ones(room, np.bool_)
+        is_free[table.values["index"][table.is_sound]] = False
+        free = iter(np.flatnonzero(is_free).tolist())
         outcomes: list[tuple[Change, Outcome]] = []
         rows: dict[int, list[tuple[Change, Row]]] = {version: [] for version in SERVICE_MAPS}
         gone: dict[int, list[tuple[Change, bytes]]] = {version: [] for version in SERVICE_MAPS}
@@ -167,7 +214,9 @@ class ServiceKind(Kind):
                 gone[change.before.vip.version].append((change, _pack_key(change.before)))
             if not isinstance(change.after, ServiceRow):
                 continue
-            index, ring = indexes.get(change.key.id), rings.get(change.after.ring)
+            key, ring = _pack_key(change.after), rings.get(change.after.ring)
+            place = places.get(key)
+            index = int(table.values["index"][place]) if place is not None and table.is_sound[place] else None
             if ring is None:
                 error = KernelError(f"{change.key} needs ring {change.after.ring}, which is not there")
                 outcomes.append((change, error))
@@ -179,7 +228,7 @@ class ServiceKind(Kind):
                     outcomes.append((change, error))
                     continue
                 self.kernel.delete(SERVICE_COUNTERS.name, [SERVICE_COUNTERS.key.pack(Number(index))])
-            row = _pack_key(change.after), _encode(change.after, index, ring)
+            row = key, _encode(change.after, index, ring)
             rows[change.after.vip.version].append((change, row))
         for version, spec in SERVICE_MAPS.items():
             done = self.kernel.update(spec.name, [row for _, row in rows[version]])
@@ -208,7 +257,9 @@ def _encode(row: ServiceRow, index: int, ring: int) -> bytes:
     return SERVICES.value.pack(Service(index, ring, row.target_port, mode, algorithm))
 
 
-def _decode(version: int, key: ServiceKey, row: Service, rings: Mapping[int, str]) -> ServiceRow:
+def _decode(packed: bytes, row: Service, rings: Mapping[int, str]) -> ServiceRow:
+    version = 4 if len(packed) == SERVICES.key_size else 6
+    key = SERVICE_MAPS[version].key.unpack(packed)
     return ServiceRow(
         ip_address(key.vip),
         _protocol(version, key.protocol, key.pad),
@@ -218,6 +269,29 @@ def _decode(version: int, key: ServiceKey, row: Service, rings: Mapping[int, str
         rings.get(row.ring, f"lost ring {row.ring}"),
         row.target_port,
     )
+
+
+def _places(keys: Iterable[Key], places: Mapping[bytes, int]) -> dict[int, None]:
+    """The places of the rows with these keys; if one is no key of a row, of all rows."""
+    found: dict[int, None] = {}
+    for key in keys:
+        packed = _key_of(key.id)
+        if packed is None:
+            return dict.fromkeys(places.values())
+        if packed in places:
+            found[places[packed]] = None
+    return found
+
+
+def _key_of(id: str) -> bytes | None:
+    """The key of the row with an id; None if no row has such an id."""
+    place, _, protocol = id.rpartition("/")
+    match = re.fullmatch(r"(?:\[(.+)\]|([0-9.]+)):([0-9]+)", place)
+    host, port = (match[1] or match[2], int(match[3])) if match else (place, 0)
+    try:
+        return _pack_key(ServiceRow(ip_address(host), protocol, port, "", "", ""))
+    except (ValueError, struct.error):
+        return None
 
 
 def service_ids(kernel: Kernel) -> Mapping[int, str]:

@@ -72,20 +72,25 @@ class VipKind(Kind):
         return row, claims[0][1]
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        rows = self._rows()
+        rows = self._rows() if only is None else self._rows_at([ip_address(key.id).packed for key in only])
         passing = let_pass(rows, self._filter())
-        return Reading(tuple(_decode(key, value) for key, value in rows.items() if key in passing))
+        right = []
+        for row in wanted.values():
+            if isinstance(row, VipRow) and (key := row.address.packed) in passing and rows[key] == _encode(row):
+                right.append(row)
+                passing.discard(key)
+        return Reading((*right, *(_decode(key, value) for key, value in rows.items() if key in passing)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        addresses = {c: ip_address(c.key.id) for c in changes}
-        wanted = {addresses[c].packed for c in changes if c.after}
+        addresses = [(c, ip_address(c.key.id)) for c in changes]
+        wanted = {address.packed for c, address in addresses if c.after}
         rows = self._rows()
         passing = let_pass(rows, self._filter())
         self._remove(rows.keys() - passing - wanted)  # else new bits of the filter might let them pass again
         refusal = self._write_filter(passing | wanted)
         outcomes: list[tuple[Change, Outcome]] = []
         for version, spec in VIP_MAPS.items():
-            own = [(c, a.packed) for c, a in addresses.items() if a.version == version]
+            own = [(c, a.packed) for c, a in addresses if a.version == version]
             puts = [(c, (key, _encode(c.after))) for c, key in own if isinstance(c.after, VipRow)]
             gone = [(c, key) for c, key in own if c.after is None]
             done = [refusal] * len(puts) if refusal else self.kernel.update(spec.name, [row for _, row in puts])
@@ -96,15 +101,27 @@ class VipKind(Kind):
         return [outcome or refusal for outcome in each(changes, outcomes)]
 
     def _rows(self) -> dict[bytes, bytes]:
-        return {key: value for spec in VIP_MAPS.values() for key, value in self.kernel.dump(spec.name)}
+        found: dict[bytes, bytes] = {}
+        for spec in VIP_MAPS.values():
+            keys, values = self.kernel.joined(spec.name)
+            found |= zip(spec.key.split(keys), spec.value.split(values), strict=True)
+        return found
+
+    def _rows_at(self, addresses: Collection[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for spec in VIP_MAPS.values():
+            keys = [address for address in addresses if len(address) == spec.key_size]
+            values = zip(keys, self.kernel.lookup(spec.name, keys), strict=True)
+            found |= {key: value for key, value in values if value is not None}
+        return found
 
     def _remove(self, keys: Collection[bytes]) -> None:
         for spec in VIP_MAPS.values() if keys else ():
             self.kernel.delete(spec.name, [key for key in keys if len(key) == spec.key_size])
 
     def _filter(self) -> bytes:
-        rows = dict(self.kernel.dump(VIP_FILTER.name))
-        return rows.get(_FILTER_KEY, bytes(VIP_FILTER.value_size))
+        (held,) = self.kernel.lookup(VIP_FILTER.name, [_FILTER_KEY])
+        return held or bytes(VIP_FILTER.value_size)
 
     def _write_filter(self, addresses: Collection[bytes]) -> Outcome:
         """Let these addresses pass and no others, as far as hashes can tell."""
