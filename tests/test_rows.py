@@ -90,3 +90,8 @@ def test_rows_of_ipv6_differ_in_the_length_of_addresses_alone():
     assert dict(SERVICES6.key.describe()) == dict(SERVICES.key.describe()) | {"vip": "V16"}
     assert SERVICES6.key.pack(ServiceKey(bytes(range(16)), 80, 6)) == bytes(range(16)) + b"\0P\6\0"
     assert VIPS6.key.unpack(b"\1" * 16) == Address(b"\1" * 16)
+
+
+def test_rows_are_split_as_they_were_joined():
+    parts = [SAMPLE.pack(Sample(port, port)) for port in (1, 2, 3)]
+    assert SAMPLE.split(b"".join(parts)) == parts
