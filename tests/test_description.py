@@ -2,13 +2,14 @@
 """The description of maps is read as it was written, and rows of one layout become rows of another by their fields."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.dataplane import description
+from reconciler.dataplane import convert, description
 from reconciler.dataplane.convert import converter, dtype_of, fields_converted
 from reconciler.dataplane.description import Description, MapDescription, describe, layout_digest, read, written
 from reconciler.dataplane.layout import MAPS, MapType
@@ -85,6 +86,18 @@ def test_to_a_wider_layout_and_back_nothing_is_lost(rows):
 def test_what_does_not_fit_is_named_and_never_cut_off(value, what):
     with pytest.raises(KernelError, match=f"map m: 1 rows have a {what}"):
         converted(NEW, OLD, [value, (1, [1] * 4 + [0] * 12, 0, 1, [0, 0])])
+
+
+def test_rows_whose_meaning_is_newer_are_refused():
+    ahead = replace(OURS.maps["services"], meaning=2)
+    with pytest.raises(KernelError, match="not what the rows of map services mean"):
+        read(written(replace(OURS, maps={**OURS.maps, "services": ahead})))
+
+
+def test_a_rule_of_its_own_leads_from_one_meaning_to_another(monkeypatch):
+    old = describe(MAPS["services"])
+    monkeypatch.setitem(convert.RULES, ("services", 1, 2), lambda old, new: lambda rows: (rows[0], b"new"))
+    assert converter("services", old, replace(old, meaning=2))((b"key", b"old")) == (b"key", b"new")
 
 
 @pytest.mark.parametrize("change", [{"meaning": 2}, {"type": MapType.PERCPU_ARRAY}])

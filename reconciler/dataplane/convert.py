@@ -21,6 +21,10 @@ Rows = tuple[bytes, bytes]
 """Keys and values, each joined."""
 Convert = Callable[[Rows], Rows]
 
+RULES: dict[tuple[str, int, int], Callable[[MapDescription, MapDescription], Convert]] = {}
+"""By the name of a map and two meanings of its rows: what makes rows of the one from rows of the other, where names of
+fields do not suffice."""
+
 _BYTES = re.compile(r"[VS](\d+)")
 
 
@@ -29,6 +33,8 @@ def converter(name: str, old: MapDescription, new: MapDescription, defaults: Row
 
     Raises KernelError if no rule leads from the one to the other; the function raises it for a value that doesn't fit.
     """
+    if rule := RULES.get((name, old.meaning, new.meaning)):
+        return rule(old, new)
     if old.meaning != new.meaning or _kind(old) != _kind(new):
         raise KernelError(f"map {name}: no way is known from {_kind(old)} to {_kind(new)}, meaning {new.meaning}")
     key = functools.partial(fields_converted, name, old.key, new.key, defaults[0])

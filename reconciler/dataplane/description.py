@@ -42,6 +42,7 @@ class MapDescription:
     key: Fields
     value: Fields
     inner: Fields = ()
+    inner_capacity: int = 0
     meaning: int = 1
 
     def has_rows_of(self, other: MapDescription) -> bool:
@@ -79,6 +80,7 @@ def describe(spec: MapSpec, capacity: int | None = None) -> MapDescription:
     return MapDescription(
         int(spec.type), spec.flags, spec.capacity if capacity is None else capacity,
         _fields(spec.key.fields), _fields(spec.value.fields), _fields(spec.inner.fields if spec.inner else ()),
+        spec.inner_capacity, spec.meaning,
     )  # fmt: skip
 
 
@@ -109,6 +111,9 @@ def read(content: bytes) -> Description:
         if version > LAYOUT_VERSION:
             raise newer(f"layout {version} of the maps")
         maps = {str(name): _map(of) for name, of in data["maps"].items()}
+        for name in maps.keys() & MAPS.keys():
+            if maps[name].meaning > MAPS[name].meaning:
+                raise newer(f"what the rows of map {name} mean")
         ids = {str(name): int(number) for name, number in data["ids"].items()}
         services, endpoints, flows = map(int, data["sizes"])
         features = tuple(map(str, data["features"]))
@@ -140,7 +145,7 @@ def _plain(of: MapDescription) -> dict[str, Any]:
 def _map(data: Mapping[str, Any]) -> MapDescription:
     return MapDescription(
         int(data["type"]), int(data["flags"]), int(data["capacity"]), _fields(data["key"]), _fields(data["value"]),
-        _fields(data["inner"]), int(data["meaning"]),
+        _fields(data["inner"]), int(data["inner_capacity"]), int(data["meaning"]),
     )  # fmt: skip
 
 

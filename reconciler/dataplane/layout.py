@@ -44,7 +44,7 @@ class TypedMap(Generic[K, V]):
     """One map. It is made if the program has one of its `features`, or if `features` is empty.
 
     `inner` are the rows of the arrays in an array of arrays; each inner array has `inner_capacity` of them and can be
-    mapped into memory.
+    mapped into memory. `meaning` rises when the same fields come to mean something else (description.py).
     """
 
     name: str
@@ -56,6 +56,7 @@ class TypedMap(Generic[K, V]):
     is_mmapable: bool = False
     inner: RowType[Any] | None = None
     inner_capacity: int = 0
+    meaning: int = 1
 
     @property
     def key_size(self) -> int:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from reconciler.dataplane.description import MapDescription, describe
 from reconciler.dataplane.flow_memory import Buckets, resized
 from reconciler.dataplane.layout import MAPS, REMEMBERED, MapType
 from reconciler.errors import KernelError
-from reconciler.kernel import maps
+from reconciler.kernel import bpf, maps
 from reconciler.kernel.maps import OpenMap
 from reconciler.kernel.port import Row
 
@@ -21,6 +23,9 @@ FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY)
 
 def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription) -> None:
     """Write all rows of `source` into `target`, which is empty. Raises KernelError if a row does not fit."""
+    if source.shape.type == MapType.ARRAY_OF_MAPS:
+        _share(name, source, held, target, wanted)
+        return
     if name == REMEMBERED.name:
         maps.overwrite(target, [(b"", resized(buckets_of(source), wanted.capacity).tobytes())])
         return
@@ -36,6 +41,18 @@ def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, want
                 f"don't fit: {lost[0].strerror}",
                 hint="a larger capacity of the Node",
             )
+
+
+def _share(name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription) -> None:
+    """Put the inner arrays of one map into another one. Raises KernelError if they would have to be others."""
+    if replace(held, capacity=0) != replace(wanted, capacity=0):
+        raise KernelError(f"map {name}: no way is known from its inner arrays to those of this version")
+    for keys, values in maps.chunks(source):
+        for key, number in cut(keys, values, len(keys) // 4):
+            fd = bpf.open_map(int.from_bytes(number, sys.byteorder))
+            if fd is not None:
+                with bpf.closing(fd):
+                    maps.update_one(target, key, fd.to_bytes(4, sys.byteorder))
 
 
 def buckets_of(opened: OpenMap) -> Buckets:

@@ -31,9 +31,10 @@ WIDER: Edits = {
         ("    state: U8\n    pad: U8 = 0\n\n\n", "    state: U8\n    pad: U8 = 0\n    limit: U32 = 7\n\n\n"),
         ("    last_seen: U64\n", "    began: U64\n    last_seen: U64\n"),
     ],
+    "reconciler/dataplane/layout.py": [("CHUNK_LINES, 4_096", "CHUNK_LINES, 2_048")],
     "reconciler/limits.py": [("FLOWS = 131_072", "FLOWS = 262_144")],
 }  # fmt: skip
-"""Rows of services, endpoints and flows are wider, and the table of flows is larger."""
+"""Rows of services, endpoints and flows are wider, the table of flows is larger, that of chunks is smaller."""
 
 NEWER: Edits = {"reconciler/dataplane/description.py": [("LAYOUT_VERSION = 1", "LAYOUT_VERSION = 2")]}
 
