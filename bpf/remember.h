@@ -17,7 +17,8 @@
  * sequence number that follows the SYN's finds this place (find_flow), the older connection is forgotten (write_flow).
  */
 
-#define BUCKETS 131072
+/* The loader puts the number of buckets less one in the place of this number: reconciler/kernel/build.py. */
+#define BUCKET_MASK 0x6275636b65740001ULL
 #define PLACES 8
 
 #define FINGERPRINT_SHIFT 32
@@ -71,10 +72,16 @@ static __always_inline u64 hash_flow(const struct service *service, const struct
 	return mix64(hash + ((u64)client->address6->s6_addr32[2] << 32 | client->address6->s6_addr32[3]));
 }
 
+/* The empty assembly keeps the compiler from knowing a value. */
+#define OPAQUE(value) asm volatile("" : "+r"(value))
+
 static __always_inline struct bucket *find_bucket(u64 hash)
 {
-	u32 index = hash % BUCKETS;
+	u64 mask = BUCKET_MASK;
+	u32 index;
 
+	OPAQUE(mask);
+	index = hash & mask;
 	return remembered.lookup(&index);
 }
 
@@ -110,9 +117,8 @@ static __always_inline u32 age_of(u64 flow, u32 now)
 
 /*
  * The code below has no branches: the verifier follows every path through a program, and eight places with two
- * branches each make too many paths. The empty assembly keeps the compiler from making branches of the arithmetic.
+ * branches each make too many paths. OPAQUE keeps the compiler from making branches of the arithmetic.
  */
-#define OPAQUE(value) asm volatile("" : "+r"(value))
 
 /* 1 if a number is not zero. */
 static __always_inline u64 is_some(u64 number)

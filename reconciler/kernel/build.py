@@ -21,8 +21,9 @@ from typing import Any
 
 from reconciler import children, private, progress
 from reconciler.dataplane import program
+from reconciler.dataplane.layout import REMEMBERED
 from reconciler.errors import BuildError, FilesError
-from reconciler.kernel import headers
+from reconciler.kernel import headers, maps
 from reconciler.kernel.cache import ENVIRONMENT, cache_dir
 from reconciler.kernel.maps import Shape
 
@@ -30,6 +31,9 @@ _FORMAT = 1
 _CHILD = "reconciler.kernel.compile_child"
 _TIME_LIMIT_S = 120
 _LINES_SHOWN = 20
+_BUCKET_MASK = 0x6275636B65740001
+"""BUCKET_MASK of bpf/remember.h."""
+_LOAD_64_BIT_IMMEDIATE = 0x18
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,25 @@ class Image:
     maps: Mapping[str, Shape]
 
     def linked(self, descriptors: Mapping[str, int]) -> bytes:
-        """The code with the descriptors of open maps filled in, fit for `bpf.load_program`."""
+        """The code with the descriptors of open maps filled in, fit for `bpf.load_program`, and with the number of
+        buckets that the memory of flows has. OSError if a descriptor is none of a map."""
         code = bytearray(self.code)
         for index, name in self.relocations:
             struct.pack_into("=i", code, index * 8 + 4, descriptors[name])
+        if REMEMBERED.name in self.maps:
+            mask = maps.describe(descriptors[REMEMBERED.name]).shape.capacity - 1
+            for index in self._constants(_BUCKET_MASK):
+                struct.pack_into("=I", code, index * 8 + 4, mask)
+                struct.pack_into("=I", code, index * 8 + 12, 0)
         return bytes(code)
+
+    def _constants(self, value: int) -> Iterator[int]:
+        """The instructions that load a 64-bit number."""
+        for index in range(len(self.code) // 8 - 1):
+            opcode, registers, low = struct.unpack_from("=BBxxI", self.code, index * 8)
+            (high,) = struct.unpack_from("=I", self.code, index * 8 + 12)
+            if opcode == _LOAD_64_BIT_IMMEDIATE and not registers >> 4 and low | high << 32 == value:
+                yield index
 
 
 def build(features: Sequence[str], source_dir: Path | None = None, entry: str | None = None) -> Image:

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,8 @@ from reconciler.dataplane.rows import Number, Seed
 from reconciler.dataplane.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
+from reconciler.kernel.real import RealKernel
+from reconciler.limits import Sizes
 from reconciler.readings.transitions import transitions
 from reconciler.ring_store import Rings, former_endpoints, in_transition, protocols, read_ring, settle, write_rings
 from tests.packets import balancer as lab
@@ -53,6 +56,10 @@ RING = 1
 
 @pytest.fixture(autouse=True)
 def _served(balancer: Balancer) -> None:
+    set_up(balancer)
+
+
+def set_up(balancer: Balancer) -> None:
     for id in ENDPOINTS_AT | ENDPOINTS6_AT:
         balancer.endpoint(id)
     balancer.settings("10.2.0.1", source6="2001:db8:2::1")
@@ -482,6 +489,32 @@ def test_another_balancer_sends_flows_to_the_same_endpoints_once_all_is_settled(
     balancer.vip(VIP)
     serve(balancer, AT[lab.TCP], 1, lab.TCP)
     assert {c: go_on(balancer, lab.TCP, c) for c in flows} == flows
+
+
+def test_in_a_larger_table_flows_fall_into_all_buckets(balancer: Balancer, tmp_path: Path) -> None:
+    kernel = RealKernel(f"{balancer.netns}-large", tmp_path)
+    try:
+        kernel.load_program(program_name(lab.FEATURES), lab.FEATURES, Sizes(flows=1_000_000))
+        handle = kernel.loaded_program()
+        assert handle
+        descriptor = bpf.open_program(handle.id)
+        assert descriptor
+        with bpf.closing(descriptor):
+            large = Balancer(kernel, descriptor, balancer.netns)
+            set_up(large)
+            edit(large, [2])
+            crowd = clients(64)
+            for client in crowd:
+                begin(large, lab.TCP, client)
+            edit(large, [3])
+            assert {go_on(large, lab.TCP, client) for client in crowd} == {2}
+            size = kernel.capacity(REMEMBERED.name)
+            assert size > REMEMBERED.capacity
+            held = {struct.unpack("=I", key)[0] for key, _ in kernel.dump(REMEMBERED.name)}
+            assert held == {flow_hash(client) % size for client in crowd}
+    finally:
+        kernel.unload_program()
+        kernel.remove_instance()
 
 
 # --- forged packets ------------------------------------------------------------------------------------------------
