@@ -23,12 +23,15 @@ from reconciler.live import read_live
 from reconciler.reconcile import desired_of
 from reconciler.resource import Key, Resource
 from tests import big_fleet
+from tests.bench import written
 from tests.bench.machinery import Agent, NotMeasuredError, Site, command, site
 from tests.packets.balancer import inside
 
 ENDPOINTS = (1_000, 10_000, 100_000)
 
 EDITS = 200
+EDITS_A_FIGURE = 5
+"""So many times more edits are made where only rows are counted."""
 EDITS_LIMIT_S = 150.0
 """Edits of an agent's files end after so long, even if there were fewer."""
 AT_ONCE = 1_000
@@ -59,6 +62,9 @@ def figures(endpoints: Sequence[int], name: str, cache: Path, edits: int = EDITS
     is kept in `cache`, and compiled before anything is measured. Needs root."""
     with site(f"{name}-0", 1, cache) as place:
         place.lbctl("apply", place.manifests, "--auto-approve")
+    rows, differing = written.count(EDITS_A_FIGURE * edits)
+    yield Figure(f"rows written for {EDITS_A_FIGURE * edits:,} edits", 10 * written.SERVICES, rows, "rows",
+                 f"{differing:,} rows differ", rows / differing, "= 1 x", rows == differing)  # fmt: skip
     for size in endpoints:
         with site(f"{name}-{size}", size // big_fleet.ENDPOINTS_A_POOL, cache) as place:
             for part in (_files, _node, _agent, _end):
@@ -214,14 +220,15 @@ def _edit(
             raise NotMeasuredError(f"{ring.key} was not written in {EDITS_LIMIT_S:.0f} s")
         time.sleep(max(_LOOK_S, time.monotonic() - looked))  # leave the agent the other half of this CPU
         looked = time.monotonic()
-    written = time.monotonic()
-    return written - renamed, agent.line("Applied", first)[0] - renamed
+    seen_s, said_s = time.monotonic() - renamed, agent.line("Applied", first)[0] - renamed
+    # Whoever looks at a busy machine may see a ring later than the agent, which has read it back by then.
+    return min(seen_s, said_s), said_s
 
 
 def _of_edits(endpoints: int, times: Sequence[tuple[float, float]], memory: Sequence[float]) -> Iterator[Figure]:
     settle_s = wake.QUIET_S
-    written = sorted(seconds for seconds, _ in times)
-    p50, p99 = statistics.median(written), written[min(len(written) - 1, math.ceil(0.99 * len(written)) - 1)]
+    in_map = sorted(seconds for seconds, _ in times)
+    p50, p99 = statistics.median(in_map), in_map[math.ceil(0.99 * len(in_map)) - 1]
     many = f"{len(times)} edits"
     yield Figure("edit: file renamed → ring in the map, p50", endpoints, p50, "s", many, **_at_most(0.3, "s")(p50))
     yield Figure("edit: file renamed → ring in the map, p99", endpoints, p99, "s", many)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import control
+from tests.bench import control, written
 from tests.bench.control import Figure
 from tests.bench.machinery import NotMeasuredError, command
 
@@ -44,19 +44,24 @@ def test_a_command_that_takes_too_long_is_not_measured(monkeypatch):
         command(sys.executable, "-c", "import time; time.sleep(60)")
 
 
+def test_an_edit_writes_the_rows_that_differ_and_no_others():
+    rows, differing = written.count(25)
+    assert rows == differing > 20
+
+
 @pytest.mark.kernel
 def test_all_figures_are_measured(tmp_path):
     name = f"lbb-test-{os.getpid()}"
     found = list(control.figures([50], name, tmp_path, edits=3))
     assert [text for text in found if isinstance(text, str)] == []
     assert {f.what.strip().split(",")[0].split(" (")[0] for f in found} >= {
-        "validate", "load", "first apply", "of that writing", "plan", "the reading alone",
+        "rows written for 15 edits", "validate", "load", "first apply", "of that writing", "plan", "the reading alone",
         "restart of the agent", "edit: file renamed → ring in the map", "from settled",
         "agent's memory after these edits", "delete",
     }  # fmt: skip
     assert all(f.value > 0 for f in found if f.unit == "MB")
     assert all(f.baseline == "0 rounds that wrote" for f in found if f.what.startswith("restart"))
-    assert all(f.is_reached is None for f in found)  # bars are for the largest fleet
+    assert all(f.is_reached is None for f in found[1:])  # bars are for the largest fleet
     assert not list(Path("/run/netns").glob(f"{name}*"))
 
 
