@@ -17,7 +17,7 @@ from reconciler.health.outcome import Outcome, Verdict
 from reconciler.health.schedule import Schedule
 from reconciler.health.state import Health, State
 from reconciler.health.suspicion import Suspicion
-from reconciler.health.target import Target, Wanted
+from reconciler.health.target import Target, Use, Wanted
 from reconciler.health.way import DIRECT, Way
 from reconciler.model import Address
 
@@ -63,7 +63,8 @@ class Monitor:
         self._known = dict(known or {})
         self._way_of = way_of
         self._clock = clock
-        self._wanted: Wanted = {}
+        self._wanted: dict[Use, Target] = {}
+        self._users: dict[Target, int] = {}
         self._states: dict[Target, State] = {}
         self._latest: dict[Address, tuple[float, bool]] = {}
 
@@ -78,26 +79,38 @@ class Monitor:
 
     def want(self, wanted: Wanted, max_in_flight: int) -> None:
         """Check these targets from now on, and no others."""
+        self.max_in_flight = max_in_flight
+        changes: dict[Use, Target | None] = {use: None for use in self._wanted if use not in wanted}
+        changes |= {use: target for use, target in wanted.items() if self._wanted.get(use) != target}
+        self.edit(changes)
+
+    def edit(self, changes: Mapping[Use, Target | None]) -> None:
+        """Give uses another target, or none. It takes as long as there are changes, however many targets there are."""
         now_s = self._clock()
-        before, self._wanted, self.max_in_flight = self._wanted, dict(wanted), max_in_flight
-        targets = dict.fromkeys(wanted.values())
-        coming = [target for target in targets if target not in self._states]
+        before: dict[Use, Target] = {}
+        for use, target in changes.items():
+            if (former := self._wanted.pop(use, None)) is not None:
+                before[use] = former
+                self._users[former] -= 1
+            if target is not None:
+                self._wanted[use] = target
+                self._users[target] = self._users.get(target, 0) + 1
+        asked = {use: target for use, target in changes.items() if target is not None}
+        coming = [target for target in dict.fromkeys(asked.values()) if target not in self._states]
+        gone = [target for target in dict.fromkeys(before.values()) if not self._users[target]]
         found = {target: self._known.pop(target) for target in coming if target in self._known}
-        predecessors = _predecessors(wanted, before, set(coming) - found.keys())
-        for target, others in predecessors.items():
+        for target, others in _predecessors(asked, before, set(coming) - found.keys()).items():
             if heirlooms := [self._states[other] for other in others if other in self._states]:
                 found[target] = states.inherited(max(heirlooms, key=_standing))
-        gone = [target for target in self._states if target not in targets]
         for target in gone:
+            del self._users[target]
             del self._states[target]
+            self._latest.pop(target.address, None)  # Another target of this host brings it back.
         for target in coming:
             self._states[target] = found.get(target) or states.new(now_s)
         self._schedule.remove(gone)
         self._schedule.add((target for target in coming if target in found), now_s, is_known=True)
         self._schedule.add((target for target in coming if target not in found), now_s)
-        hosts = {target.address for target in targets}
-        for host in [host for host in self._latest if host not in hosts]:
-            del self._latest[host]
 
     def run(self, timeout_s: float) -> list[Transition]:
         """Begin what is due, wait for answers for `timeout_s` at most, and say what they changed."""

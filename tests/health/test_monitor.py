@@ -463,6 +463,21 @@ def test_whatever_happens(steps):
         assert monitor.states[item].health is expected
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["web", "other"]), st.none() | st.integers(2, 4))))
+def test_single_edits_lead_to_the_same_as_all_at_once(edits):
+    world = World()
+    one, all_at_once, wanted = world.monitor(), world.monitor(), {}
+    for i, pool, fall in edits:
+        item = None if fall is None else target(i, fall=fall)
+        one.edit({use(i, pool): item})
+        wanted = {key: other for key, other in wanted.items() if key != use(i, pool)}
+        wanted |= {use(i, pool): item} if item else {}
+        all_at_once.want(wanted, ROOM)
+        assert dict(one.states) == dict(all_at_once.states)
+        assert set(one.states) == set(wanted.values())
+        assert one._schedule._slots.keys() == one.states.keys()
+
+
 def test_condition_when_all_are_down():
     world = World()
     monitor = started(world, 3)
