@@ -85,14 +85,12 @@ def _pool(document: Document) -> Pool:
     endpoints: Seq = spec["endpoints"]
     return Pool(
         endpoints=tuple(
-            Endpoint(
-                address=address(item["address"]),
-                port=item.get("port"),
-                weight=item.get("weight", 1),
-                state=EndpointState(item.get("state", EndpointState.ACTIVE)),
-                span=document.span_of(event),
-            )
-            for item, event in zip(endpoints, endpoints.events, strict=True)
+            [
+                Endpoint(
+                    address(item["address"]), item.get("port"), item.get("weight", 1), _STATES[item.get("state")], span
+                )
+                for item, span in zip(endpoints, document.spans_of(endpoints.events), strict=True)
+            ]
         ),
         health_check=HealthCheck(**_given(spec.get("healthCheck", {}), _HEALTH_CHECK)),
         **_given(spec, _POOL),
@@ -146,6 +144,7 @@ def _addresses(items: Seq) -> tuple[Any, ...]:
     return tuple(map(address, items))
 
 
+_STATES: dict[str | None, EndpointState] = {None: EndpointState.ACTIVE, **{s.value: s for s in EndpointState}}
 _AFFINITY: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "by": ("by", AffinityBy),
     "timeout": ("timeout_s", seconds),

@@ -12,9 +12,9 @@ from typing import TypeVar
 from reconciler.config import schema
 from reconciler.config.build import Object, build, count_ports
 from reconciler.config.diagnostic import Diagnostic, Severity, in_order
-from reconciler.config.document import Document, Map, parse
+from reconciler.config.document import Document, Map, parse, parse_briefly
 from reconciler.config.document import Path as DocumentPath
-from reconciler.config.rules import Finding, Rule, findings
+from reconciler.config.rules import Told, findings
 from reconciler.config.rules.parts import FileParts, Members, Need
 from reconciler.config.source import SourceFile
 from reconciler.model import Labels, Mode, Node, Pool, Service
@@ -47,11 +47,15 @@ def check_file(file: SourceFile, former: Checked | None = None) -> Checked:
     objects."""
     objects: dict[Span, tuple[_Part, int, int]] = {}
     diagnostics: list[Diagnostic] = []
-    told: list[Diagnostic] = []
+    told: list[Told] = []
     broken: list[FileParts] = []
     ports = 0
-    for document in parse(file.name, file.text, file.lines):
-        problems = document.diagnostics + (schema.check(document) if document.start else [])
+    documents = parse_briefly(file.name, file.text, file.lines)
+    is_sound = documents is not None and all(map(schema.fits, documents))
+    if documents is None or not is_sound:
+        documents = parse(file.name, file.text, file.lines)
+    for document in documents:
+        problems = document.diagnostics + (schema.check(document) if document.start and not is_sound else [])
         own_ports = 0 if problems else count_ports(document)
         if ports + own_ports > MAX_PORTS:
             problems = [too_many(document.span, "ports")]
@@ -63,33 +67,35 @@ def check_file(file: SourceFile, former: Checked | None = None) -> Checked:
         part = _same(document, former) if former else None
         part = part or _part(build(document))
         objects[document.span] = part, document.begin, document.begin + len(document.text)
-        told += [diagnostic(rule, finding, *_extent(document, finding)) for rule, finding in findings(part)]
+        told += findings(part)
     if len(diagnostics) > MAX_SHOWN:
         diagnostics = list(in_order(diagnostics)[:MAX_SHOWN])
         message = f"this file has more problems than these {MAX_SHOWN}"
         diagnostics.append(Diagnostic(Severity.ERROR, "too-many-problems", message, Span(file.name, 0)))
     parts = _parts([part for part, _, _ in objects.values()], broken)
     endpoints = sum(len(members.numbers) for members in parts.pools)
-    return Checked(file, parts, {} if broken else objects, (*diagnostics, *told), ports, endpoints)
+    located: dict[tuple[Span, DocumentPath], tuple[Span, int]] = {}
+    diagnostics += locate(file, told, located)
+    return Checked(file, parts, {} if broken else objects, tuple(diagnostics), ports, endpoints, located)
 
 
-def locate(checked: Checked, found: Sequence[tuple[Rule, Finding]]) -> list[Diagnostic]:
+def locate(
+    file: SourceFile, found: Sequence[Told], located: dict[tuple[Span, DocumentPath], tuple[Span, int]]
+) -> list[Diagnostic]:
     """Give findings in a file the places of the keys and values that they are about. Places are not kept, since a tree
-    of 100,000 endpoints has a million of them: the few files with findings are parsed once more."""
-    file, located = checked.file, checked.located
+    of 100,000 endpoints has a million of them: the few files with findings are parsed once more. `located` remembers
+    the places that were asked for."""
     documents: dict[Span, Document] = {}
     diagnostics = []
     for rule, finding in found:
         place = (finding.span, finding.path)
         if place not in located:
             documents = documents or {d.span: d for d in parse(file.name, file.text, file.lines) if d.start}
-            located[place] = _extent(documents[finding.span], finding)
-        diagnostics.append(diagnostic(rule, finding, *located[place]))
+            document = documents[finding.span]
+            located[place] = document.extent_of(document.value_at(finding.path))
+        span, length = located[place]
+        diagnostics.append(Diagnostic(rule.severity, rule.name, finding.message, span, finding.hint, length))
     return diagnostics
-
-
-def diagnostic(rule: Rule, finding: Finding, span: Span, length: int) -> Diagnostic:
-    return Diagnostic(rule.severity, rule.name, finding.message, span, finding.hint, length)
 
 
 def too_many(span: Span, what: str) -> Diagnostic:
@@ -97,10 +103,6 @@ def too_many(span: Span, what: str) -> Diagnostic:
     message = f"with these, all {owners} together have more than {most} {what}"
     rule = "too-many-ports" if what == "ports" else "source-too-large"
     return Diagnostic(Severity.ERROR, rule, message, span, "leave some out")
-
-
-def _extent(document: Document, finding: Finding) -> tuple[Span, int]:
-    return document.extent_of(document.value_at(finding.path))
 
 
 def _part(item: Object) -> _Part:

@@ -39,7 +39,12 @@ class Diagnostic:
 
 def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """Sorted by file, line and column; problems at the same place by their rules."""
-    return tuple(sorted(diagnostics, key=lambda d: (d.span, d.severity, d.rule, d.message)))
+    return tuple(sorted(diagnostics, key=_order))
+
+
+def _order(diagnostic: Diagnostic) -> tuple[str | int, ...]:
+    d, span = diagnostic, diagnostic.span  # a comparison of spans takes ten times as long as one of their parts
+    return span.file, span.line, span.column, span.rendered_line, d.severity, d.rule, d.message
 
 
 def render_text(

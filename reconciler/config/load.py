@@ -109,7 +109,7 @@ def check_manifests(tree: Tree, known: Known | None = None) -> Loaded:
         found = known.checker.check([checked.parts for checked in files.values()], unread=unread)
     found.sort(key=lambda told: told[1].span.file)
     for name, group in itertools.groupby(found, key=lambda told: told[1].span.file):
-        diagnostics += locate(files[name], list(group))
+        diagnostics += locate(files[name].file, list(group), files[name].located)
     diagnostics = [
         in_template(d, tree.texts[d.span.file], files[d.span.file].file.text) if d.span.rendered_line else d
         for d in diagnostics
@@ -129,4 +129,6 @@ def no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            gc.freeze()  # both together make all objects old ones, which are seldom looked at again
+            gc.unfreeze()
             gc.enable()

@@ -63,8 +63,8 @@ def split(tree: Tree) -> tuple[list[SourceFile], dict[str, str], dict[str, Sourc
     """The files of a directory: manifests, templates by file name, environments by their own name."""
     manifests, templates, environments = [], {}, {}
     for file in tree.files:
-        path = PurePosixPath(file.name)
-        if path.parts[0] == DIRECTORY and len(path.parts) > 1:
+        if file.name.startswith(f"{DIRECTORY}/"):
+            path = PurePosixPath(file.name)
             if len(path.parts) == 2 and path.suffix in (".yaml", ".yml"):
                 environments[path.stem] = file
         elif file.name.endswith(TEMPLATE_SUFFIX):
@@ -77,8 +77,10 @@ def split(tree: Tree) -> tuple[list[SourceFile], dict[str, str], dict[str, Sourc
 def _overlooked(tree: Tree) -> Iterator[Diagnostic]:
     """A warning about each file in the environments' directory that is no environment."""
     for file in tree.files:
+        if not file.name.startswith(f"{DIRECTORY}/"):
+            continue
         path = PurePosixPath(file.name)
-        if path.parts[0] == DIRECTORY and (len(path.parts) > 2 or path.suffix not in (".yaml", ".yml")):
+        if len(path.parts) > 2 or path.suffix not in (".yaml", ".yml"):
             message = f"this file is not read: an environment is a file {DIRECTORY}/NAME.yaml"
             yield about_file(file.name, IGNORED, message, "move it", Severity.WARNING)
 

@@ -36,6 +36,15 @@ _NAME = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _ENVELOPE = "begin it with `apiVersion: lbctl/v1` and `kind: Service`, Pool or Node; a line `---` begins another one"
 
 
+def fits(document: Document) -> bool:
+    """Whether a document that could be read has the shape of its kind."""
+    root = document.root
+    if not isinstance(root, Map) or root.get("apiVersion", API_VERSION) != API_VERSION:
+        return False
+    kind = root.get("kind")
+    return isinstance(kind, str) and kind in KINDS and _compiled(kind)[1].is_valid(root)
+
+
 def check(document: Document) -> list[Diagnostic]:
     """All problems with the shape of a document that could be read."""
     if problem := _envelope_problem(document):

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -203,3 +205,30 @@ def test_no_text_raises_and_every_problem_lies_within_it(text):
         for diagnostic in found.diagnostics:
             assert 1 <= diagnostic.span.line <= lines
             assert diagnostic.span.column >= 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_brief_reading_finds_the_same_values_or_gives_up(seed):
+    """Whatever is wrong is left to the full reading, which knows all places."""
+    chance = random.Random(seed)
+    parts = ["a: 1\n", "b: {c: [1, 2.5, 007, 1.2.3.4, x]}\n", "d: [{e: {f: {g: 1}}}, {h: 'y'}]\n", "---\n"]
+    parts += [
+        "  k: v\n",
+        "a: 2\n",
+        "x: {y: {z: {q: 1, q: 2}}}\n",
+        "&a\n",
+        "- 1\n",
+        "!!str t\n",
+        "]\n",
+        "'\n",
+        "{{ v }}\n",
+    ]
+    for _ in range(200):
+        text = "".join(chance.choice(parts[: chance.randrange(1, 14)]) for _ in range(chance.randrange(1, 7)))
+        full, brief = document.parse("a.yaml", text), document.parse_briefly("a.yaml", text)
+        is_fine = all(d.start is not None and not d.diagnostics for d in full)
+        assert (brief is not None) == is_fine, text
+        if brief is not None:
+            assert [(d.root, d.span, d.text, d.begin) for d in brief] == [
+                (d.root, d.span, d.text, d.begin) for d in full
+            ]

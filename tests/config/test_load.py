@@ -136,8 +136,8 @@ def test_an_edit_costs_only_its_own_file(write, monkeypatch):
     directory = write({**files, "pools.yaml": pool() + pool("unused")})
     loader = Loader(directory)
     parsed = []
-    real_parse = checked_module.parse
-    monkeypatch.setattr(checked_module, "parse", lambda file, *rest: parsed.append(file) or real_parse(file, *rest))
+    real = load_module.check_file
+    monkeypatch.setattr(load_module, "check_file", lambda file, former: parsed.append(file.name) or real(file, former))
     first = loader.load()
     assert sorted(set(parsed)) == ["a.yaml", "b.yaml", "c.yaml", "pools.yaml"]
 

@@ -21,6 +21,6 @@ from reconciler.config.rules import (  # noqa: F401  importing a module register
     ways,
 )
 from reconciler.config.rules.checker import Checker
-from reconciler.config.rules.rule import RULES, Finding, Rule, findings
+from reconciler.config.rules.rule import RULES, Told, findings
 
-__all__ = ["RULES", "Checker", "Finding", "Rule", "findings"]
+__all__ = ["RULES", "Checker", "Told", "findings"]
