@@ -19,22 +19,20 @@ Edits = Mapping[str, Sequence[tuple[str, str]]]
 
 WIDER: Edits = {
     "bpf/maps.h": [
-        ("\tu32 ring;\n\t__be16 target_port;", "\tu32 ring;\n\tu32 timeout;\n\t__be16 target_port;"),
-        ("\tu8 algorithm;\n};", "\tu8 algorithm;\n\tu8 pad2[4];\n};"),
-        ("\tu8 state;\n\tu8 pad;\n};", "\tu8 state;\n\tu8 pad;\n\tu32 limit;\n};"),
+        ("\tu8 algorithm;\n};", "\tu8 algorithm;\n\tu32 timeout;\n};"),
+        ("\tu8 echo;\n\tu8 pad[2];\n};", "\tu8 echo;\n\tu8 pad[2];\n\tu32 limit;\n};"),
         ("\tu64 last_seen;", "\tu64 began;\n\tu64 last_seen;"),
     ],
     "reconciler/dataplane/rows.py": [
-        ("    ring: U32\n    target_port: Port\n    mode: U8\n    algorithm: U8\n",
-         "    ring: U32\n    timeout: U32\n    target_port: Port\n    mode: U8\n    algorithm: U8\n"
-         '    pad2: Annotated[bytes, "V4"] = bytes(4)\n'),
-        ("    state: U8\n    pad: U8 = 0\n\n\n", "    state: U8\n    pad: U8 = 0\n    limit: U32 = 7\n\n\n"),
+        ("    mode: U8\n    algorithm: U8\n", "    mode: U8\n    algorithm: U8\n    timeout: U32 = 30\n"),
+        ('    echo: U8\n    pad: Annotated[bytes, "V2"] = bytes(2)\n',
+         '    echo: U8\n    pad: Annotated[bytes, "V2"] = bytes(2)\n    limit: U32 = 7\n'),
         ("    last_seen: U64\n", "    began: U64\n    last_seen: U64\n"),
     ],
     "reconciler/dataplane/layout.py": [("CHUNK_LINES, 4_096", "CHUNK_LINES, 2_048")],
     "reconciler/limits.py": [("FLOWS = 131_072", "FLOWS = 262_144")],
 }  # fmt: skip
-"""Rows of services, endpoints and flows are wider, the table of flows is larger, that of chunks is smaller."""
+"""Rows of services, VIPs and flows are wider, the table of flows is larger, that of chunks is smaller."""
 
 NEWER: Edits = {"reconciler/dataplane/description.py": [("LAYOUT_VERSION = 1", "LAYOUT_VERSION = 2")]}
 
