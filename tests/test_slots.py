@@ -120,3 +120,17 @@ def test_a_ring_that_grows_keeps_every_former_endpoint(size, times, data):
     assert after.endpoints.tolist() == wanted.tolist()
     former = np.where(after.moving, after.rows["stream"], after.endpoints)
     assert np.array_equal(former, before.endpoints.repeat(times))
+
+
+@given(endpoints, endpoints, st.integers(0, 2_000), st.integers(-1_500, 1_500))
+def test_a_clock_that_wraps_or_began_just_now_makes_no_difference(first, second, now, ago):
+    """Rows hold times modulo 1,024, and what began before the machine did has a time below zero."""
+    second = (second * len(first))[: len(first)]
+    begun = changed(still(ring(*first)), ring(*second), now - ago)
+    later = changed(begun, ring(*first), now)
+    for turns in (1, -3):
+        shift = 1024 * turns
+        again = changed(still(ring(*first)), ring(*second), now - ago + shift)
+        assert again.rows.tolist() == begun.rows.tolist()
+        assert changed(again, ring(*first), now + shift).rows.tolist() == later.rows.tolist()
+        assert settled(again, 100, now + shift).moving.tolist() == settled(begun, 100, now).moving.tolist()

@@ -239,7 +239,7 @@ def age_datagrams_out(balancer: Balancer) -> None:
     """Let the time of learning be over, but nothing else."""
     words = rows_in_place(balancer)
     rows = slots.unpacked(words)
-    rows["moved"] = slots.now() - LEARNING - 1
+    rows["moved"] = (slots.now() - LEARNING - 1) % slots._TURN  # the machine may have booted just now
     words[:] = slots.packed(rows)
 
 
