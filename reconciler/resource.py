@@ -41,10 +41,12 @@ class Span:
 
 
 class _Keyed:
-    """Room for the key of a resource, which is made when it is first asked for. It is no field, and not compared."""
+    """Room for the key of a resource, and for its bytes in the kernel, which are made when they are first asked for.
+    They are no fields, and not compared."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_bytes", "_key")
     _key: Key
+    _bytes: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,18 @@ class Resource(_Keyed):
             key = Key(self.kind, self.id)
             object.__setattr__(self, "_key", key)
             return key
+
+    def packed(self) -> bytes:
+        """What the kernel knows the resource by, for kinds that find theirs by bytes; see `_pack`."""
+        try:
+            return self._bytes
+        except AttributeError:
+            packed = self._pack()
+            object.__setattr__(self, "_bytes", packed)
+            return packed
+
+    def _pack(self) -> bytes:
+        raise NotImplementedError
 
     @property
     def needs(self) -> tuple[Key, ...]:

@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 
 from reconciler.cli.common import open_kernel
 from reconciler.kernel.port import Kernel
-from reconciler.model import Address
 from reconciler.render.table import Row, as_json, as_yaml, table
 
 DESCRIPTION = "Show what the node holds, straight from its maps. Needs no manifests and no agent."
@@ -52,61 +50,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _services(kernel: Kernel) -> list[Row]:
-    from reconciler.kinds.ring import Ring
-    from reconciler.kinds.service import ServiceRow
-    from reconciler.live import read_live
-    from reconciler.readings.counters import service_traffic
-    from reconciler.readings.flows import MAX_IDLE_S, flows
+    from reconciler.readings.tables import services
 
-    live = read_live(kernel, kinds=("service", "ring")).resources.values()
-    rings = {ring.name: ring for ring in live if isinstance(ring, Ring)}
-    traffic = service_traffic(kernel)
-    counts = Counter((flow.service, flow.state) for flow in flows(kernel) if flow.idle_s < MAX_IDLE_S)
     return [
         {
-            "service": row.id, "mode": row.mode, "algorithm": row.algorithm, "ring": row.ring,
-            "endpoints": len(rings[row.ring].members) if row.ring in rings else 0,
-            **_open(counts, row.id, row.remembers), **asdict(traffic[row.id]),
+            "service": s.row.id, "mode": s.row.mode, "algorithm": s.row.algorithm, "ring": s.row.ring,
+            "endpoints": s.endpoints, **asdict(s.connections), **asdict(s.traffic),
         }
-        for row in sorted((r for r in live if isinstance(r, ServiceRow)), key=lambda row: (_order(row.vip), row.port))
+        for s in services(kernel)
     ]  # fmt: skip
 
 
 def _endpoints(kernel: Kernel) -> list[Row]:
-    from reconciler.kinds.endpoint import numbered_rows
-    from reconciler.kinds.ring import Ring
-    from reconciler.live import read_live
-    from reconciler.readings.counters import endpoint_traffic
-    from reconciler.readings.flows import MAX_IDLE_S, flows
-    from reconciler.resource import Context
+    from reconciler.readings.tables import endpoints
 
-    context = Context(read_live(kernel, kinds=("service", "ring")))
-    chosen = {m for ring in context.live.resources.values() if isinstance(ring, Ring) for m in ring.members}
-    traffic = endpoint_traffic(kernel)
-    counts = Counter((flow.endpoint, flow.state) for flow in flows(kernel) if flow.idle_s < MAX_IDLE_S)
     return [
         {
-            "endpoint": numbered.row.id,
-            # An endpoint in no ring gets no new connections: it is drained, or has weight 0.
-            "state": "draining" if numbered.state == "usable" and numbered.row.id not in chosen else numbered.state,
-            **_open(counts, numbered.row.id, context.remembers(numbered.row.key)),
-            "number": numbered.number, **asdict(traffic[numbered.row.id]),
+            "endpoint": e.numbered.row.id, "state": e.state, **asdict(e.connections),
+            "number": e.numbered.number, **asdict(e.traffic),
         }
-        for numbered in sorted(numbered_rows(kernel), key=lambda n: (_order(n.row.address), n.row.port))
+        for e in endpoints(kernel)
     ]  # fmt: skip
-
-
-def _open(counts: Mapping[tuple[str, str], int], of: str, is_counted: bool) -> Row:
-    """The numbers of open and of half-open connections; None if they are not counted."""
-    from reconciler.readings.flows import HALF_OPEN, OPEN
-
-    states = (("open", OPEN), ("half_open", HALF_OPEN))
-    return {name: counts[of, state] if is_counted else None for name, state in states}
-
-
-def _order(address: Address) -> tuple[int, int]:
-    """IPv4 before IPv6."""
-    return address.version, int(address)
 
 
 def _flows(kernel: Kernel) -> list[Row]:

@@ -8,7 +8,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,18 +95,16 @@ def _wide_addresses(joined6: Joined, numbers: NDArray[np.uint32]) -> Words:
     return addresses[numbers]
 
 
-def words_of(addresses: Sequence[bytes], ports: Collection[int]) -> Words:
-    """Endpoints with these addresses, 4 or 16 bytes each, and ports."""
-    rows = np.zeros(len(addresses), ENDPOINTS.value.dtype)
-    rows["port"] = np.fromiter(ports, np.uint16, len(addresses))
-    is_wide = np.fromiter(map(len, addresses), np.uint8, len(addresses)) == len(bytes(16))
-    narrow = b"".join(address for address in addresses if len(address) == len(bytes(4)))
-    rows["address"][~is_wide] = np.frombuffer(narrow, rows["address"].dtype)
-    words = np.zeros((len(addresses), 3), np.uint64)
-    words[:, 0] = rows.view(np.uint64)
-    wide = b"".join(address for address in addresses if len(address) == len(bytes(16)))
-    words[is_wide, 1:] = np.frombuffer(wide, np.uint64).reshape(-1, 2)
-    return words
+def packed_words(address: bytes, port: int) -> bytes:
+    """The words of one endpoint, joined; its address has 4 or 16 bytes."""
+    is_wide = len(address) == len(bytes(16))
+    first = ENDPOINTS.value.pack(Endpoint(_NO_ADDRESS if is_wide else address, port, 0))
+    return first + (address if is_wide else bytes(16))
+
+
+def words_of(packed: Iterable[bytes]) -> Words:
+    """The words of many endpoints, a line for each."""
+    return np.frombuffer(b"".join(packed), np.uint64).reshape(-1, 3)
 
 
 def hashes_of(words: Words) -> Words:

@@ -9,6 +9,7 @@ back. Only when every number is taken do new endpoints get the numbers of retire
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from reconciler import remembered
 from reconciler.dataplane import endpoint_table as endpoint_tables
 from reconciler.dataplane import slots
-from reconciler.dataplane.endpoint_table import EndpointTable, Words, words_of
+from reconciler.dataplane.endpoint_table import EndpointTable, Words, packed_words, words_of
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
 from reconciler.dataplane.rows import Address as AddressRow
 from reconciler.dataplane.rows import Endpoint as EndpointFields
@@ -65,6 +66,10 @@ class EndpointRow(Resource):
             return f"{self.address}{again}"
         address = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{address}:{self.port}{again}"
+
+    def _pack(self) -> bytes:
+        """Its words in the table."""
+        return packed_words(self.address.packed, self.port)
 
     @property
     def needs(self) -> tuple[Key, ...]:
@@ -149,8 +154,7 @@ def numbered_rows(kernel: Kernel, of: Iterable[str] | None = None) -> list[Numbe
     places = None if of is None else [_place(id) for id in of]
     if places is None or None in places:
         return _numbered(table, np.arange(table.numbers.size))
-    known = [place for place in places if place]
-    return _numbered(table, table.rows_of(words_of([packed for packed, _ in known], [port for _, port in known])))
+    return _numbered(table, table.rows_of(words_of(place for place in places if place)))
 
 
 def _numbered(table: EndpointTable, places: NDArray[np.intp]) -> list[NumberedRow]:
@@ -169,12 +173,13 @@ def _numbered(table: EndpointTable, places: NDArray[np.intp]) -> list[NumberedRo
     return found
 
 
-def _place(id: str) -> tuple[bytes, int] | None:
-    """Address and port in the id of a row; None if no row has such an id."""
+def _place(id: str) -> bytes | None:
+    """The words of the endpoint with an id; None if no row has such an id."""
     found = _ID.fullmatch(id)
     try:
-        return (ip_address(found[1] or found[2] or found[4]).packed, int(found[3] or 0)) if found else None
-    except ValueError:
+        address = ip_address(found[1] or found[2] or found[4]) if found else None
+        return packed_words(address.packed, int(found[3] or 0)) if found and address else None
+    except (ValueError, OverflowError, struct.error):
         return None
 
 
@@ -260,7 +265,7 @@ class EndpointKind(Kind):
 
 
 def _words(rows: Sequence[EndpointRow]) -> Words:
-    return words_of([row.address.packed for row in rows], [row.port for row in rows])
+    return words_of([row.packed() for row in rows])
 
 
 def _row(change: Change) -> EndpointRow:

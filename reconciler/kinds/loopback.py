@@ -93,8 +93,15 @@ class LoopbackKind(Kind):
             forms.setdefault(vip.address, []).append(vip.form)
         foreign = self.kernel.foreign_addresses([key.id for key in wanted])
         silence = tuple(name for name in self.kernel.former_sysctls() if is_silence(name))
+        known = {key.id: row.address for key, row in wanted.items() if isinstance(row, LoopbackVip)}
+        if only is not None:
+            asked = {key.id for key in only}
+            forms = {address: found for address, found in forms.items() if address in asked}
         return Reading(
-            tuple(LoopbackVip(ip_address(a), " and ".join(sorted(f)), silence=silence) for a, f in forms.items()),
+            tuple(
+                LoopbackVip(known.get(a) or ip_address(a), " and ".join(sorted(f)), silence=silence)
+                for a, f in forms.items()
+            ),
             {Key(LoopbackVip.kind, address): owner for address, owner in foreign.items()},
         )
 

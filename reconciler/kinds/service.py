@@ -68,6 +68,9 @@ class ServiceRow(Resource):
         host = f"[{self.vip}]" if self.vip.version == 6 and self.port else str(self.vip)
         return f"{host}:{self.port}/{self.protocol}" if self.port else f"{host}/{self.protocol}"
 
+    def _pack(self) -> bytes:
+        return _pack_key(self)
+
     @property
     def needs(self) -> tuple[Key, ...]:
         settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # they hold the source of tunnels
@@ -191,7 +194,7 @@ class ServiceKind(Kind):
         right = []
         for row in wanted.values():
             if isinstance(row, ServiceRow) and row.ring in rings and not row.damage:
-                place = places.get(_pack_key(row), -1)
+                place = places.get(row.packed(), -1)
                 if place in left and table.is_sound[place] and table.bare[place] == _encode(row, 0, rings[row.ring]):
                     right.append(row)
                     del left[place]
@@ -211,10 +214,10 @@ class ServiceKind(Kind):
         gone: dict[int, list[tuple[Change, bytes]]] = {version: [] for version in SERVICE_MAPS}
         for change in changes:
             if isinstance(change.before, ServiceRow) and change.after is None:
-                gone[change.before.vip.version].append((change, _pack_key(change.before)))
+                gone[change.before.vip.version].append((change, change.before.packed()))
             if not isinstance(change.after, ServiceRow):
                 continue
-            key, ring = _pack_key(change.after), rings.get(change.after.ring)
+            key, ring = change.after.packed(), rings.get(change.after.ring)
             place = places.get(key)
             index = int(table.values["index"][place]) if place is not None and table.is_sound[place] else None
             if ring is None:

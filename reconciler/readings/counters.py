@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, SERVICE_COUNTERS, VERDICTS, MapSpec, Verdict
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
@@ -42,9 +44,12 @@ def verdicts(kernel: Kernel) -> dict[Verdict, int]:
 
 
 def _sums(kernel: Kernel, spec: MapSpec) -> dict[int, tuple[int, ...]]:
-    keys, values = spec.key, spec.value
-    sums = {}
-    for key, value in kernel.dump(spec.name):
-        cpus = values.array(value)
-        sums[keys.unpack(key).number] = tuple(int(cpus[name].sum()) for name, _ in values.fields)
-    return sums
+    """By index, the fields summed over CPUs; rows of zeros are left out."""
+    keys, values = kernel.joined(spec.name)
+    numbers = spec.key.array(keys)["number"]
+    if not numbers.size:
+        return {}
+    cpus = spec.value.array(values).reshape(numbers.size, -1)
+    sums = np.stack([cpus[name].sum(axis=1) for name, _ in spec.value.fields], axis=1)
+    used = sums.any(axis=1)
+    return dict(zip(numbers[used].tolist(), map(tuple, sums[used].tolist()), strict=True))

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services and endpoints with all that is known of them: rows, rings, counters and flows joined, in the order of their
+addresses, IPv4 before IPv6."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reconciler.kernel.port import Kernel
+from reconciler.kinds.endpoint import NumberedRow, numbered_rows
+from reconciler.kinds.ring import Ring, RingKind
+from reconciler.kinds.service import ServiceKind, ServiceRow
+from reconciler.model import Address
+from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic
+from reconciler.readings.flows import HALF_OPEN, MAX_IDLE_S, OPEN, flows
+from reconciler.resource import Context, Live
+
+DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """How many are open, and how many the client alone has opened; None where nobody counts them."""
+
+    open: int | None = None
+    half_open: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """`endpoints` is how many its ring has."""
+
+    row: ServiceRow
+    endpoints: int
+    connections: Connections
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`state`: usable, draining, disabled, retired, or what is wrong with its row."""
+
+    numbered: NumberedRow
+    state: str
+    connections: Connections
+    traffic: Traffic
+
+
+def services(kernel: Kernel) -> list[Service]:
+    """Every service row of the node."""
+    rings = {ring.id: ring for ring in RingKind(kernel).read({}).resources if isinstance(ring, Ring)}
+    rows = [row for row in ServiceKind(kernel).read({}).resources if isinstance(row, ServiceRow)]
+    traffic = service_traffic(kernel)
+    counts = Counter((flow.service, flow.state) for flow in flows(kernel) if flow.idle_s < MAX_IDLE_S)
+    return [
+        Service(
+            row, len(rings[row.ring].members) if row.ring in rings else 0,
+            _connections(counts, row.id, is_counted=row.remembers), traffic[row.id],
+        )
+        for row in sorted(rows, key=lambda row: (_order(row.vip), row.port))
+    ]  # fmt: skip
+
+
+def endpoints(kernel: Kernel) -> list[Endpoint]:
+    """Every endpoint row of the node. One in no ring gets no new connections: it is drained, or has weight 0."""
+    rings = [ring for ring in RingKind(kernel).read({}).resources if isinstance(ring, Ring)]
+    held = (*rings, *ServiceKind(kernel).read({}).resources)
+    context = Context(Live({resource.key: resource for resource in held}))
+    chosen = {member for ring in rings for member in ring.members}
+    traffic = endpoint_traffic(kernel)
+    counts = Counter((flow.endpoint, flow.state) for flow in flows(kernel) if flow.idle_s < MAX_IDLE_S)
+    return [
+        Endpoint(
+            numbered, DRAINING if numbered.state == "usable" and numbered.row.id not in chosen else numbered.state,
+            _connections(counts, numbered.row.id, is_counted=context.remembers(numbered.row.key)),
+            traffic[numbered.row.id],
+        )
+        for numbered in sorted(numbered_rows(kernel), key=lambda n: (_order(n.row.address), n.row.port))
+    ]  # fmt: skip
+
+
+def _connections(counts: Mapping[tuple[str, str], int], of: str, *, is_counted: bool) -> Connections:
+    return Connections(counts[of, OPEN], counts[of, HALF_OPEN]) if is_counted else Connections()
+
+
+def _order(address: Address) -> tuple[int, int]:
+    return address.version, int(address)
