@@ -209,6 +209,7 @@ class ServiceKind(Kind):
         is_free = np.ones(room, np.bool_)
         is_free[table.values["index"][table.is_sound]] = False
         free = iter(np.flatnonzero(is_free).tolist())
+        taken: list[bytes] = []
         outcomes: list[tuple[Change, Outcome]] = []
         rows: dict[int, list[tuple[Change, Row]]] = {version: [] for version in SERVICE_MAPS}
         gone: dict[int, list[tuple[Change, bytes]]] = {version: [] for version in SERVICE_MAPS}
@@ -230,9 +231,10 @@ class ServiceKind(Kind):
                     error = KernelError(f"no room for {change.key}: all {room:,} service rows are in use")
                     outcomes.append((change, error))
                     continue
-                self.kernel.delete(SERVICE_COUNTERS.name, [SERVICE_COUNTERS.key.pack(Number(index))])
+                taken.append(SERVICE_COUNTERS.key.pack(Number(index)))
             row = key, _encode(change.after, index, ring)
             rows[change.after.vip.version].append((change, row))
+        self.kernel.delete(SERVICE_COUNTERS.name, taken)
         for version, spec in SERVICE_MAPS.items():
             done = self.kernel.update(spec.name, [row for _, row in rows[version]])
             outcomes += zip((change for change, _ in rows[version]), done, strict=True)
