@@ -31,7 +31,7 @@ SAMPLE = RowType(Sample)
 
 @pytest.mark.parametrize("name", TYPES)
 @given(st.integers(0, 2**32))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_every_row_comes_back_from_its_bytes_and_its_bytes_from_the_row(name, seed):
     row = TYPES[name]
     content = random.Random(seed).randbytes(row.size)
@@ -40,7 +40,7 @@ def test_every_row_comes_back_from_its_bytes_and_its_bytes_from_the_row(name, se
 
 @pytest.mark.parametrize("name", TYPES)
 @given(st.integers(0, 2**32))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_a_scan_of_many_rows_sees_what_each_row_says(name, seed):
     row = TYPES[name]
     content = random.Random(seed).randbytes(3 * row.size)
