@@ -37,12 +37,13 @@ WATCHING, NODE = "watching", "node"
 class Manifests:
     """A directory of manifests. Each of these functions may raise LbctlError or OSError.
 
-    `watch` makes sure that changes from now on wake the loop. `load` costs little if nothing changed; objects of files
-    that did not change are the same ones each time.
+    `watch` makes sure that changes from now on wake the loop; True: without relying on an earlier watch. `load` costs
+    little if nothing has changed, unless it is to read every file again (True); the objects of files that did not
+    change are the same ones each time.
     """
 
-    watch: Callable[[], None]
-    load: Callable[[], Loaded]
+    watch: Callable[[bool], None]
+    load: Callable[[bool], Loaded]
 
 
 @dataclass
@@ -108,10 +109,10 @@ class Agent:
         is_about_files = wake is Wake.TIME and not self.upkeep.is_under_way
         if is_about_files or wake in (Wake.FILES, Wake.RELOAD) or self.clock() >= self._second_look:
             found = f"changes are found by looking every {self.resync_s:g} s"
-            if self._attempt(WATCHING, self.manifests.watch, found):
+            if self._attempt(WATCHING, lambda: self.manifests.watch(wake is not Wake.FILES), found):
                 self.report.recovered(WATCHING)
             kept = "the node is kept as it was last asked for" if self.upkeep.desired else "nothing was changed"
-            self._attempt(MANIFESTS, self._look, kept)
+            self._attempt(MANIFESTS, lambda: self._look(wake in (Wake.TIME, Wake.RELOAD)), kept)
         is_due = self.clock() >= self.due
         if not (is_due or keys or self.upkeep.offered or self.clock() >= self._second_look):
             return
@@ -156,14 +157,14 @@ class Agent:
             return True
         return False
 
-    def _look(self) -> None:
+    def _look(self, afresh: bool) -> None:
         """Load the manifests if they have changed, and find out which resources they ask of this node.
 
         This also depends on the host's name and on answers of the kernel, so it may fail now and succeed later: it is
         tried until it succeeds. Raises LbctlError, OSError.
         """
         try:
-            loaded = self.manifests.load()
+            loaded = self.manifests.load(afresh)
         except BaseException:
             self.seen = ""
             raise

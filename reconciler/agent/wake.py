@@ -13,6 +13,9 @@ from reconciler.resource import Key
 
 QUIET_S = 0.2
 """Files count as settled after so long without a change: an editor, git or a sync tool is done by then."""
+SETTLED_QUIET_S = 0.02
+"""The same if what has changed is complete: a file that was renamed into its place, a checkout whose lock is gone. Of
+several such changes, this is to hear of all at once."""
 SETTLE_S = 2.0
 """The directory is read after so long, even if its files are still changing."""
 SIGNAL_S = 0.5
@@ -22,6 +25,8 @@ its handler only when the main thread, which a wait for a lock keeps asleep, get
 
 class Wake(StrEnum):
     FILES = "files"
+    SETTLED = "settled"
+    """Files have changed, and all of the change is there already; `wait` returns FILES for it."""
     RELOAD = "reload"
     STOP = "stop"
     TIME = "time"
@@ -79,9 +84,9 @@ class Doorbell:
                 self._named.add(wake)
                 deadline = self._clock()  # and the other keys that are named already
                 continue
-            if wake is not Wake.FILES:
+            if wake not in (Wake.FILES, Wake.SETTLED):
                 return wake
             now = self._clock()
             if not moving:
                 moving, latest = True, now + SETTLE_S
-            deadline = min(now + QUIET_S, latest)
+            deadline = min(now + (SETTLED_QUIET_S if wake is Wake.SETTLED else QUIET_S), latest)

@@ -71,9 +71,12 @@ def run(args: argparse.Namespace) -> int:
         with only_agent(instance_dir(args)):
             report = Report(streams.log(), stdout_style(args))
             loader = Loader(directory, args.env)
-            watch = Watch(directory, lambda: bell.ring(Wake.FILES))
+            watch = Watch(directory, lambda is_settled: bell.ring(Wake.SETTLED if is_settled else Wake.FILES))
             agent = Agent(
-                manifests=Manifests(watch.arm, lambda: at_rest(directory, loader.load)),
+                manifests=Manifests(
+                    lambda afresh: watch.arm(afresh=afresh),
+                    lambda afresh: at_rest(directory, lambda: loader.load(afresh=afresh)),
+                ),
                 kernel=kernel,
                 instance_dir=instance_dir(args),
                 node=args.node,

@@ -101,7 +101,7 @@ class Node:
         self.wakes = iter(())
         self._out = io.StringIO()
         self.agent = Agent(
-            manifests=Manifests(self._watch, lambda: load(self.directory)),
+            manifests=Manifests(self._watch, lambda afresh: load(self.directory)),
             kernel=self.kernel,
             instance_dir=instance_dir,
             node=None,
@@ -113,7 +113,7 @@ class Node:
             ready=self._ready,
         )
 
-    def _watch(self):
+    def _watch(self, afresh):
         self.watched += 1
 
     def _ready(self):

@@ -315,7 +315,7 @@ def test_the_watch_is_armed_before_each_reading(node):
 def test_without_a_watch_the_timer_still_finds_changes(node):
     node.start()
 
-    def watch():
+    def watch(afresh):
         raise OSError(28, "No space left on device", str(node.directory))
 
     object.__setattr__(node.agent.manifests, "watch", watch)

@@ -37,7 +37,7 @@ class Node:
         self.kernel, self.is_whole, self.now, self.fleet, self.number = FaultyKernel(), is_whole, 1000.0, None, 0
         self._out = io.StringIO()
         self.agent = Agent(
-            manifests=Manifests(lambda: None, lambda: Loaded(self.fleet, (), {}, str(self.number))),
+            manifests=Manifests(lambda afresh: None, lambda afresh: Loaded(self.fleet, (), {}, str(self.number))),
             kernel=self.kernel, instance_dir=directory, node=None, allow_empty=False, resync_s=RESYNC_S,
             clock=lambda: self.now, wait=None, ready=lambda: None,
             report=Report(self._out, Style(), lambda: datetime(2026, 1, 2, tzinfo=UTC)),

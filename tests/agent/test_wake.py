@@ -3,7 +3,7 @@ from queue import Empty
 
 import pytest
 
-from reconciler.agent.wake import QUIET_S, SETTLE_S, Doorbell, Wake
+from reconciler.agent.wake import QUIET_S, SETTLE_S, SETTLED_QUIET_S, Doorbell, Wake
 from reconciler.resource import Key
 
 
@@ -83,3 +83,15 @@ def test_keys_that_are_named_while_files_move_wake_at_once():
     assert bell.named() == {Key("ring", "a")}
     assert bell.wait(30.0) is Wake.FILES
     assert rings.now == pytest.approx(1.1 + QUIET_S)
+
+
+def test_files_that_are_complete_already_wake_at_once():
+    rings = Rings((1.0, Wake.FILES), (1.05, Wake.SETTLED))
+    assert wait(rings) is Wake.FILES
+    assert rings.now == pytest.approx(1.05 + SETTLED_QUIET_S)
+
+
+def test_files_that_move_after_others_were_complete_have_to_settle():
+    rings = Rings((1.0, Wake.SETTLED), (1.01, Wake.FILES))
+    assert wait(rings) is Wake.FILES
+    assert rings.now == pytest.approx(1.01 + QUIET_S)

@@ -5,8 +5,15 @@ import queue
 from pathlib import Path
 
 import pytest
+from watchdog.events import (
+    DirModifiedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+)
 
-from reconciler.agent.watch import Watch, trail
+from reconciler.agent.watch import Watch, _Tree, trail
 
 PATIENCE_S = 20
 
@@ -15,8 +22,8 @@ class Hints:
     def __init__(self):
         self._queue = queue.SimpleQueue()
 
-    def __call__(self):
-        self._queue.put(None)
+    def __call__(self, is_settled):
+        self._queue.put(is_settled)
 
     def came(self):
         try:
@@ -24,6 +31,10 @@ class Hints:
         except queue.Empty:
             return False
         return True
+
+    def next(self):
+        """The next hint: whether all changes so far are complete."""
+        return self._queue.get(timeout=PATIENCE_S)
 
     def is_silent(self):
         return self._queue.empty()
@@ -182,3 +193,60 @@ def test_trail_takes_a_relative_path_from_where_we_are(tmp_path, monkeypatch):
     tree = checkout(tmp_path, "v1")
     monkeypatch.chdir(tree / "pools")
     assert trail(Path("../pools"))[0] == tree / "pools"
+
+
+def test_a_file_that_is_renamed_into_its_place_is_complete_at_once(tmp_path, watching, hints):
+    tree = checkout(tmp_path, "etc")
+    watching(tree)
+    new = tree / "pools" / ".web.yaml.swp"
+    new.write_text("b")
+    new.rename(tree / "pools" / "web.yaml")
+    while not hints.next():
+        pass
+
+
+def test_what_git_wrote_is_complete_when_its_lock_goes(tmp_path, watching, hints):
+    tree = checkout(tmp_path, "etc")
+    (tree / ".git").mkdir()
+    watching(tree)
+    (tree / ".git" / "index.lock").write_text("")
+    (tree / "pools" / "web.yaml").write_text("b")
+    (tree / ".git" / "index.lock").rename(tree / ".git" / "index")
+    while not hints.next():
+        pass
+
+
+def test_a_rename_beside_a_file_that_is_being_written_is_not_all():
+    told = []
+    tree = _Tree(Path("/etc/lbctl"), told.append)
+    tree.on_any_event(FileModifiedEvent("/etc/lbctl/half.yaml"))
+    tree.on_any_event(FileCreatedEvent("/etc/lbctl/web.yaml.new"))
+    tree.on_any_event(FileMovedEvent("/etc/lbctl/web.yaml.new", "/etc/lbctl/web.yaml"))
+    assert told == [False, False, False]
+    tree.on_any_event(FileClosedEvent("/etc/lbctl/half.yaml"))
+    assert told[-1] is False, "there are two of them"
+
+
+def test_one_file_that_is_written_again_and_again_is_complete_each_time_it_is_closed():
+    told = []
+    tree = _Tree(Path("/etc/lbctl"), told.append)
+    for _ in range(2):
+        tree.on_any_event(FileModifiedEvent("/etc/lbctl/web.yaml"))
+        tree.on_any_event(FileClosedEvent("/etc/lbctl/web.yaml"))
+        tree.on_any_event(DirModifiedEvent("/etc/lbctl"))
+    assert told == [False, True, False, True]
+
+
+def test_a_watch_that_still_holds_is_left_alone(tmp_path, watching, hints, monkeypatch):
+    tree = checkout(tmp_path, "etc")
+    watch = watching(tree)
+    with monkeypatch.context() as patch:
+        patch.setattr(watch._observer, "unschedule_all", None)
+        watch.arm()
+    away = tmp_path / "away"
+    tree.rename(away)
+    checkout(tmp_path, "etc")
+    watch.arm()
+    hints.settle(watch)
+    (tree / "pools" / "web.yaml").write_text("c")
+    assert hints.came()
