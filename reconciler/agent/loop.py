@@ -8,6 +8,7 @@ remembers, too (`upkeep`), so an edit costs what it changes. From time to time a
 
 from __future__ import annotations
 
+import gc
 import math
 import traceback
 from collections.abc import Callable, Collection
@@ -90,9 +91,13 @@ class Agent:
 
     def run(self) -> None:
         """Run until told to stop. Then the node is left as it is: traffic goes on."""
-        wake = Wake.TIME
+        wake, is_frozen = Wake.TIME, False
         while wake is not Wake.STOP:
             self.round(wake, self.named())
+            if self.is_ready and not is_frozen:
+                is_frozen = True
+                gc.collect()
+                gc.freeze()  # a million objects that stay: to look for cycles among them takes longer than a round
             wake = self.wait(self.next_look_s())
 
     def next_look_s(self) -> float:

@@ -180,8 +180,9 @@ class RingKind(Kind):
         names = {r.number: r.row.id for r in numbered_rows(self.kernel)}
         held = _name_rows(self.kernel)
         opened = Rings(self.kernel)
-        rings = [_decode(name, opened, index, names) for name, index in _sound(held).items()]
-        astray = held.keys() - {ring.name for ring in rings}
+        asked = held.keys() if only is None else held.keys() & {key.id for key in only}
+        rings = [_decode(name, opened, index, names) for name, index in _sound(held).items() if name in asked]
+        astray = asked - {ring.name for ring in rings}
         return Reading((*rings, *(_damaged(name, "no ring of its own") for name in sorted(astray))))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
