@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TextIO
 
 from reconciler.render.style import Style
-from reconciler.render.text import applied, change_line, change_lines
+from reconciler.render.text import SIGNS, applied, change_line, change_lines
 from reconciler.resource import Change, Concern, Key
 
 SHOWN = 20
@@ -70,12 +70,30 @@ class Report:
                 self.say(f"{self.style.warn('warning:')} {concern.key}: {concern.text}\n{concern.hint}")
         self._concerns = frozenset(found)
 
-    def applied(self, done: Sequence[Change], effects: Mapping[Key, str], seconds: float, revision: str) -> None:
-        """Report each change that was made, their number, and the digest of the manifests that asked for them.
+    def applied(
+        self, done: Sequence[Change], effects: Callable[[Collection[Change]], Mapping[Key, str]], seconds: float,
+        revision: str,
+    ) -> None:  # fmt: skip
+        """Report the changes that were made, their number, and the digest of the manifests that asked for them.
 
-        For resources that existed before, the report says how they changed, and the effect on traffic.
+        For resources that existed before, the report says how they changed, and the effect on traffic. Of many changes
+        of one kind it names some.
         """
+        groups: dict[tuple[str, str], list[Change]] = {}
         for change in done:
+            groups.setdefault((change.action.value, change.key.kind), []).append(change)
+        shown = [change for group in groups.values() for change in group[:SHOWN]]
+        texts = effects(shown)
+        for group in groups.values():
+            self._changes(group[:SHOWN], texts)
+            if len(group) > SHOWN:
+                sign, kind = SIGNS[group[0].action], group[0].key.kind
+                self.say(f"{sign} {kind}: and {len(group) - SHOWN:,} more")
+        if done:
+            self.say(f"{self.style.good('Applied')}: {applied(done, seconds)} Manifests {revision[:12]}")
+
+    def _changes(self, changes: Sequence[Change], effects: Mapping[Key, str]) -> None:
+        for change in changes:
             if change.before is None:
                 self.say(change_line(change, self.style))
                 continue
@@ -83,5 +101,3 @@ class Report:
             if len(rest) > SHOWN:
                 rest[SHOWN - 2 : -1] = [f"and {len(rest) - SHOWN + 1} more"]
             self.say("\n".join([first.strip(), *(line.removeprefix("      ") for line in rest)]))
-        if done:
-            self.say(f"{self.style.good('Applied')}: {applied(done, seconds)} Manifests {revision[:12]}")

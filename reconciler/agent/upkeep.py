@@ -223,7 +223,7 @@ class Upkeep:
             result = carry_out(planned, self.kernel, self.instance_dir, notify, self.late | self.resting)
             done = [change for change in result.done if change.key not in result.failed]
         finally:
-            self.report.applied(done, planned.effects(), self.clock() - started, self.revision)
+            self.report.applied(done, planned.effects, self.clock() - started, self.revision)
         self._mark = record.mark(self.instance_dir / RECORD)
         self._heed_fights(planned, done)
         if not result.failed:  # a restart mends nothing that is blocked
