@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from zlib import crc32
 
 import numpy as np
 
@@ -54,6 +55,16 @@ class Rings:
     def held(self, place: Place) -> Held:
         """What the kernel holds of a ring just now."""
         return slots.held(self.slots(place), self.rows(place).copy() if place.has_rows else None)
+
+    def checksum(self, index: int) -> int | None:
+        """Of the slots of a ring that is sound; None if there is none, or bits are set that no slot has."""
+        place = self.place(index)
+        if place is None:
+            return None
+        found = self.slots(place)
+        if place.has_rows:
+            return slots.checksum(found)
+        return crc32(found.data) if not (found & ~slots.ENDPOINT_MASK).any() else None
 
     def in_transition(self) -> dict[int, Place]:
         """The rings that have rows, by index."""

@@ -87,7 +87,7 @@ def dangling(kernel):
     addresses6 = {NUMBER.unpack(key).number for key in kernel.maps.get(ENDPOINTS6.name, {})}
     rows = {NUMBER.unpack(key).number: value for key, value in kernel.maps.get(ENDPOINTS.name, {}).items()}
     endpoints = {number for number, value in rows.items() if any(value[:4]) or number in addresses6}
-    named = {NUMBER.unpack(value).number for value in kernel.maps.get(RING_NAMES.name, {}).values()}
+    named = {RING_NAMES.value.unpack(value).number for value in kernel.maps.get(RING_NAMES.name, {}).values()}
     for key, value in (row for name in _SERVICES for row in kernel.maps.get(name, {}).items()):
         index = SERVICES.value.unpack(value).ring
         ring = read_ring(kernel, index)
@@ -118,8 +118,8 @@ def writes_of_changes(kernel):
 
 def cost(plan, kernel):
     """Element writes that cannot be saved: one a change, but a ring that has slots comes and goes together with its
-    name, a new endpoint with an IPv6 address has that in another map, and the filter follows VIPs that come, and VIPs
-    that go."""
+    name, and changes with the note beside that, a new endpoint with an IPv6 address has that in another map, and the
+    filter follows VIPs that come, and VIPs that go."""
     numbered = {row.row.id for row in numbered_rows(kernel)}
     addresses6 = sum(
         c.key.kind == "endpoint" and c.action is Action.CREATE and ":" in c.key.id.rpartition(":")[0]
@@ -129,6 +129,7 @@ def cost(plan, kernel):
         c.key.kind == "ring" and c.action is not Action.UPDATE and bool((c.after or c.before).members)
         for c in plan.changes
     )  # fmt: skip
+    pairs += sum(c.key.kind == "ring" and c.action is Action.UPDATE for c in plan.changes)
     forms = sum(c.key.kind == "loopback" and c.action is Action.UPDATE for c in plan.changes)
     modes = sum(
         c.key.kind == "xdp" and c.action is Action.UPDATE and c.before.mode != c.after.mode for c in plan.changes

@@ -152,8 +152,8 @@ SEED = _array("seed", RowType(rows.Seed), 1, _DSR)
 NEXT_HOPS = _array("next_hops", RowType(rows.NextHop), 65_536, _DSR)
 # index of a ring → number of turns that round-robin has taken
 RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
-# name of a ring → its index; the program has no use for it
-RING_NAMES = _hash("ring_names", RowType(rows.RingName), NUMBER, 16_384)
+# name of a ring → what user space knows of it; the program has no use for it
+RING_NAMES = _hash("ring_names", RowType(rows.RingName), RowType(rows.RingNote), 16_384)
 FLOWS = _hash("flows", RowType(rows.FlowKey), RowType(rows.Flow), limits.FLOW_ROWS, _NAT, MapType.LRU_HASH)
 # 0 → while one program takes over from another one: that other one
 OTHER = _array("other", NUMBER, 1, _NAT, MapType.PROG_ARRAY)

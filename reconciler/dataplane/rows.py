@@ -94,6 +94,15 @@ class RingName(NamedTuple):
     name: Annotated[bytes, "V128"]
 
 
+class RingNote(NamedTuple):
+    """What user space knows of a ring: its number in `rings`, a checksum of its slots, and a digest of what these
+    slots were made from (reconciler/kinds/ring.py)."""
+
+    number: U32
+    checksum: U32
+    digest: Annotated[bytes, "V16"]
+
+
 class FlowKey(NamedTuple):
     source: IPv4
     destination: IPv4

@@ -14,6 +14,7 @@ losing the former endpoints of its slots.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,11 @@ def held(slots: Slots, rows: Words | None = None) -> Held:
     """The ring of these slots, and the rows that belong to it; None if it has none."""
     known = np.zeros(slots.size, ROW) if rows is None else unpacked(rows)
     return Held(slots & ENDPOINT_MASK, (slots & IN_TRANSITION) != 0, known)
+
+
+def checksum(slots: Slots) -> int:
+    """A checksum of the endpoints of slots, whether in transition or not."""
+    return crc32((slots & ENDPOINT_MASK).astype("<u4").tobytes())
 
 
 def unpacked(words: Words) -> Rows:

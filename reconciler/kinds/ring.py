@@ -11,6 +11,8 @@ import os
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from math import gcd
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from reconciler.dataplane.layout import RING_NAMES, RING_TURNS, RINGS
 from reconciler.dataplane.ring import Slots, hash_ring, shares, turns
+from reconciler.dataplane.rows import RingNote
 from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced, still
 from reconciler.dataplane.slots import held as slots_of
 from reconciler.errors import KernelError
@@ -25,6 +28,7 @@ from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.endpoint import EndpointRow, numbered_rows, row_of
 from reconciler.kinds.program import PROGRAM
+from reconciler.limits import default_size
 from reconciler.model import Algorithm, EndpointState, Pool
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.ring_store import Rings, indexes_in_use, remove_rings, write_rings
@@ -33,9 +37,12 @@ from reconciler.view import Facts, Use
 _INDEX = struct.Struct("=I")
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Ring(Resource):
-    """`members` are ids of endpoints, sorted; `slots` are unsigned 32-bit numbers of members, little endian."""
+    """`members` are ids of endpoints, sorted; `slots` are unsigned 32-bit numbers of members, little endian.
+
+    Rings are equal if their slots are, however they came about.
+    """
 
     kind: ClassVar[str] = "ring"
     may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "endpoint"))
@@ -47,6 +54,24 @@ class Ring(Resource):
     def __post_init__(self) -> None:
         if self.array.size and self.array.max() >= len(self.members):
             raise ValueError(f"ring {self.name} has slots of more members than the {len(self.members)} it has")
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Ring):
+            return NotImplemented
+        return self.name == other.name and self.members == other.members and self.slots == other.slots
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.members))
+
+    def digest(self, numbers: Mapping[str, int]) -> bytes:
+        """Of what the slots are made from, and of the members' numbers, which the kernel's slots hold instead."""
+        return self._digest(self.slots, numbers)
+
+    def _digest(self, source: object, numbers: Mapping[str, int]) -> bytes:
+        held = [numbers.get(member) for member in self.members]
+        return blake2b(repr((self.algorithm, self.members, source, held)).encode(), digest_size=16).digest()
 
     @property
     def id(self) -> str:
@@ -116,6 +141,44 @@ class Ring(Resource):
         return hashed and bool(self.members and after.members)
 
 
+class UnbuiltRing(Ring):
+    """A ring that is known by what it is made from: weights of its members, and the count of slots that was asked for,
+    or 0. Each member has a slot. Its slots are built when somebody asks for them."""
+
+    __slots__ = ("_built", "_size", "_weights")
+    _built: bytes | None
+    _size: int
+    _weights: tuple[int, ...]
+
+    def __init__(self, name: str, members: tuple[str, ...], weights: tuple[int, ...], size: int) -> None:
+        for field, value in (("name", name), ("members", members), ("_weights", weights), ("_size", size),
+                             ("_built", None)):  # fmt: skip
+            object.__setattr__(self, field, value)
+
+    @property
+    def slots(self) -> bytes:
+        if self._built is None:
+            built = _slots_of(self.algorithm, self.members, self._weights, self._size).astype("<u4").tobytes()
+            object.__setattr__(self, "_built", built)
+            return built
+        return self._built
+
+    @property
+    def source(self) -> tuple[tuple[int, ...], int]:
+        divisor = gcd(*self._weights)
+        return tuple(weight // divisor for weight in self._weights), self._size
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, UnbuiltRing) and (self.name, self.members) == (other.name, other.members):
+            return self.source == other.source or self.slots == other.slots
+        return super().__eq__(other)
+
+    __hash__ = Ring.__hash__
+
+    def digest(self, numbers: Mapping[str, int]) -> bytes:
+        return self._digest(self.source, numbers)
+
+
 def _is_disabled(member: str, context: Context) -> bool:
     row = context.desired.get(Key(EndpointRow.kind, member))
     return isinstance(row, EndpointRow) and row.disabled
@@ -156,15 +219,24 @@ def _build(pool: Pool, algorithm: Algorithm) -> Ring:
         row_of(e).id: e.weight for e in pool.endpoints if e.state is EndpointState.ACTIVE and e.weight
     }
     members = tuple(sorted(weights))
-    ordered = [weights[member] for member in members]
-    # A hash ring is reduced to its smallest equal form: the kernel may hold a larger one. In turns, the order counts.
+    ordered = tuple(weights[member] for member in members)
+    name, size = ring_name(pool.name, algorithm), pool.ring_size or 0
+    fewest = min(ordered, default=0) * (size or default_size(len(members)))
+    if members and (algorithm is Algorithm.ROUND_ROBIN or fewest >= sum(ordered)):
+        return UnbuiltRing(name, members, ordered, size)
+    # A member whose share is less than a slot may hold none. Then it is left out, as the kernel can't show it.
+    held, ranks = np.unique(_slots_of(algorithm, members, ordered, size), return_inverse=True)
+    return Ring(name, tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
+
+
+def _slots_of(
+    algorithm: Algorithm | None, members: tuple[str, ...], weights: tuple[int, ...], size: int
+) -> Slots:
+    """A hash ring is reduced to its smallest equal form: the kernel may hold a larger one. In turns, the order
+    counts."""
     if algorithm is Algorithm.ROUND_ROBIN:
-        ring = turns(ordered)
-    else:
-        ring = reduced(hash_ring(members, ordered, pool.ring_size or 0))
-    # A member whose share is less than half a slot may hold no slot. It is left out, as the kernel can't show it.
-    held, ranks = np.unique(ring, return_inverse=True)
-    return Ring(ring_name(pool.name, algorithm), tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
+        return turns(weights)
+    return reduced(hash_ring(members, weights, size))
 
 
 class RingKind(Kind):
@@ -178,10 +250,16 @@ class RingKind(Kind):
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         names = {r.number: r.row.id for r in numbered_rows(self.kernel)}
-        held = _name_rows(self.kernel)
+        numbers = {name: number for number, name in names.items()}
+        notes = _notes(self.kernel)
+        held = {name: note.number for name, note in notes.items()}
         opened = Rings(self.kernel)
         asked = held.keys() if only is None else held.keys() & {key.id for key in only}
-        rings = [_decode(name, opened, index, names) for name, index in _sound(held).items() if name in asked]
+        rings = [
+            _as_noted(notes[name], wanted.get(Key(Ring.kind, name)), opened, numbers)
+            or _decode(name, opened, index, names)
+            for name, index in _sound(held).items() if name in asked
+        ]
         astray = asked - {ring.name for ring in rings}
         return Reading((*rings, *(_damaged(name, "no ring of its own") for name in sorted(astray))))
 
@@ -207,10 +285,15 @@ class RingKind(Kind):
         written = write_rings(self.kernel, dict(wanted.values()), known=set(indexes.values()))
         outcomes |= {key: written[index] for key, (index, _) in wanted.items()}
         # The ring before its name: a name without a ring would read back as an empty ring.
-        new = [key for key in wanted if key.id not in indexes and not outcomes[key]]
+        done = [key for key in wanted if not outcomes[key]]
+        new = [key for key in done if key.id not in indexes]
         self.kernel.delete(RING_TURNS.name, [_INDEX.pack(wanted[key][0]) for key in new])
-        names = [(_name(key.id), _INDEX.pack(wanted[key][0])) for key in new]
-        outcomes |= zip(new, self.kernel.update(RING_NAMES.name, names), strict=True)
+        after = {change.key: change.after for change in changes}
+        opened = Rings(self.kernel)
+        notes = [(_name(key.id), _note(after[key], wanted[key][0], opened, numbers)) for key in done]
+        noted = dict(zip(done, self.kernel.update(RING_NAMES.name, notes), strict=True))
+        # A ring that had its name before is written as it should be; without a note, its slots are compared.
+        outcomes |= {key: noted[key] for key in new}
         # The name goes last: if the removal is cut off, the ring still reads as present and is removed later.
         gone = [change.key for change in changes if change.after is None and change.key.id in held]
         own = [key for key in gone if key.id in indexes]
@@ -236,8 +319,27 @@ def ring_indexes(kernel: Kernel) -> dict[str, int]:
 
 def _name_rows(kernel: Kernel) -> dict[str, int]:
     """The ring's number beside each name. A damaged row may hold any number."""
-    rows = kernel.dump(RING_NAMES.name)
-    return {key.rstrip(b"\0").decode(errors="surrogateescape"): _INDEX.unpack(value)[0] for key, value in rows}
+    return {name: note.number for name, note in _notes(kernel).items()}
+
+
+def _notes(kernel: Kernel) -> dict[str, RingNote]:
+    rows = RING_NAMES.unpack(kernel.dump(RING_NAMES.name))
+    return {key.name.rstrip(b"\0").decode(errors="surrogateescape"): note for key, note in rows}
+
+
+def _note(ring: Resource | None, index: int, rings: Rings, numbers: Mapping[str, int]) -> bytes:
+    """What is written beside the name of a ring that lies in the kernel."""
+    assert isinstance(ring, Ring)
+    return RING_NAMES.value.pack(RingNote(index, rings.checksum(index) or 0, ring.digest(numbers)))
+
+
+def _as_noted(
+    note: RingNote, wanted: Resource | None, rings: Rings, numbers: Mapping[str, int]
+) -> Ring | None:
+    """The wanted ring, if the kernel has just that: the slots that were written, and they were made of the same."""
+    if not isinstance(wanted, Ring) or note.digest != wanted.digest(numbers):
+        return None
+    return wanted if note.checksum == (rings.checksum(note.number) if wanted.members else None) else None
 
 
 def _sound(names: Mapping[str, int]) -> dict[str, int]:

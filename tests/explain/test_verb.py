@@ -51,7 +51,7 @@ def node(balancer: Balancer) -> Balancer:
     balancer.serve(At(VIP, 9), index=4, ring=[])
     balancer.serve(WEB6, index=5, ring=[5], algorithm=AlgorithmCode.MAGLEV, mode=ModeCode.DSR_L3)
     balancer.settings(OWN, source6="2001:db8:2::1")
-    balancer.kernel.update(RING_NAMES.name, [(b"web/round-robin".ljust(128, b"\0"), b"\1\0\0\0")])
+    balancer.kernel.update(RING_NAMES.name, [(b"web/round-robin".ljust(128, b"\0"), b"\1".ljust(24, b"\0"))])
     return balancer
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Manifests made from a node's live state ask for exactly what it holds."""
 
-from array import array
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -17,7 +16,7 @@ from reconciler.dataplane.layout import SERVICES
 from reconciler.importers import emit
 from reconciler.importers.live import import_live, read_for_import
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.ring import Ring, build
+from reconciler.kinds.ring import Ring, build, ring_indexes
 from reconciler.limits import MIN_HASH_SLOTS
 from reconciler.live import read_live
 from reconciler.model import (
@@ -34,6 +33,7 @@ from reconciler.model import (
     XdpMode,
 )
 from reconciler.resource import Live
+from reconciler.ring_store import Rings
 from reconciler.view import view
 from tests.strategies import fake_source, fleets
 
@@ -207,11 +207,11 @@ def test_a_ring_without_slots_for_its_members_is_left_out_with_its_services():
 
 def test_a_ring_that_no_weights_give_is_said_to_change(tmp_path):
     kernel, _ = imported_from(pool_of("web", (1, 1, 1)), service("a", 80, "web", Algorithm.SOURCE_HASH))
-    (index,) = kernel.inner["rings"]
-    size, *slots = memoryview(kernel.inner["rings"][index]).cast("I")
+    rings = Rings(kernel)
+    (index,) = ring_indexes(kernel).values()
+    slots = rings.slots(rings.place(index))
     other = next(place for place, endpoint in enumerate(slots) if endpoint != slots[0])
-    slots[0], slots[other] = slots[other], slots[0]
-    kernel.inner["rings"][index] = array("I", (size, *slots)).tobytes()
+    slots[[0, other]] = slots[[other, 0]]
     imported = import_live(read_live(kernel), "lb1")
     assert [n.message for n in imported.warnings] == [
         "no weights give the shares that pool web has now: a plan will show how they change"

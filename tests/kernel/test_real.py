@@ -175,7 +175,7 @@ def test_rows_come_back_from_every_type_of_map(kernel: RealKernel) -> None:
     loaded(kernel)
     service = (b"\x14\x14\x14\x01\x00\x50\x06\x00", SERVICES.value.pack(rows.Service(1, 2, 8080, 1, 1)))
     endpoint = ENDPOINTS.pack(rows.Number(131_071), rows.Endpoint(b"\x0a\x02\x00\x01", 0, 1))
-    ring_name = (b"web/round-robin".ljust(128, b"\0"), struct.pack("=I", 1))
+    ring_name = (b"web/round-robin".ljust(128, b"\0"), b"\1".ljust(24, b"\0"))
     for spec, row in ((SERVICES, service), (ENDPOINTS, endpoint), (RING_NAMES, ring_name)):
         assert kernel.update(spec.name, [row]) == [None]
         assert kernel.dump(spec.name) == [row]
