@@ -109,7 +109,7 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
     """
     outcomes: dict[int, Outcome] = dict.fromkeys(wanted)
     try:
-        rings, direct = Rings(kernel), protocols(kernel).keys()
+        rings, direct = Rings(kernel), protocols(kernel, wanted).keys()
         free = FreeLines(rings.heads, rings.chunks)
         # Programs may still read lines that a ring has left just now.
         kernel.wait_for_programs(RING_CHUNKS.name)
@@ -203,7 +203,7 @@ def settle(kernel: Kernel, now: int) -> int:
     """End the transitions that no connection needs any more; returns the number of slots. Raises KernelError."""
     rings = Rings(kernel)
     moving = rings.in_transition()
-    used_by = protocols(kernel) if moving else {}
+    used_by = protocols(kernel, moving) if moving else {}
     ended = 0
     heads: dict[int, int] = {}
     for index, place in moving.items():
@@ -232,18 +232,27 @@ def idle(protocols_: Iterable[int]) -> int:
 
 def indexes_in_use(kernel: Kernel) -> set[int]:
     """The rings that services use, by index."""
-    return {row.ring for spec in SERVICE_MAPS.values() for _, row in spec.unpack(kernel.dump(spec.name))}
+    found: set[int] = set()
+    for spec in SERVICE_MAPS.values():
+        found.update(spec.value.array(kernel.joined(spec.name)[1])["ring"].tolist())
+    return found
 
 
-def protocols(kernel: Kernel) -> dict[int, set[int]]:
-    """The IP protocols of the services that use a ring in a mode of direct server return, by the ring's index.
+def protocols(kernel: Kernel, of: Collection[int] | None = None) -> dict[int, set[int]]:
+    """The IP protocols of the services that use a ring in a mode of direct server return, by the ring's index; None:
+    of all rings.
 
     Connections of other modes are remembered one by one, and need no help when a slot changes hands. Pings are no
     connections at all.
     """
     found: dict[int, set[int]] = {}
     for spec in SERVICE_MAPS.values():
-        for key, row in spec.unpack(kernel.dump(spec.name)):
-            if row.mode in (ModeCode.DSR_L2, ModeCode.DSR_L3) and key.protocol not in PINGS:
-                found.setdefault(row.ring, set()).add(key.protocol)
+        keys, values = kernel.joined(spec.name)
+        rings, modes = (spec.value.array(values)[name] for name in ("ring", "mode"))
+        numbers = spec.key.array(keys)["protocol"]
+        asked = np.isin(modes, [ModeCode.DSR_L2, ModeCode.DSR_L3]) & ~np.isin(numbers, PINGS)
+        if of is not None:
+            asked &= np.isin(rings, list(of))
+        for ring, number in zip(rings[asked].tolist(), numbers[asked].tolist(), strict=True):
+            found.setdefault(ring, set()).add(number)
     return found

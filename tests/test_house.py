@@ -14,7 +14,7 @@ ROOMS = """
     config
     kernel
     health
-    remembered ring_store kinds
+    remembered ring_store ring_names kinds
     compile ways concerns readings plan live record snapshot
     apply reconcile
     explain diff importers render

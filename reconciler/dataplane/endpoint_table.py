@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The maps `endpoints` and `endpoints6` as one table, to find endpoints by address and port among 100,000 rows.
 
-An endpoint is three 64-bit words: address (of IPv4) and port as they lie in `endpoints`, then the address of IPv6. A
+An endpoint is three 64-bit words: port and address of IPv4, then the address of IPv6. A
 hash of the three sorts out candidates; it may be the same for several endpoints, and whoever finds rows by it compares
 them.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -15,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, EndpointRowState
-from reconciler.dataplane.rows import Endpoint
 
 Words = NDArray[np.uint64]
 Joined = tuple[bytes, bytes]
 """All keys of a map and all its values, each joined."""
 
 _NO_ADDRESS = bytes(4)
-_PLACE = np.frombuffer(ENDPOINTS.value.pack(Endpoint(b"\xff" * 4, 0xFFFF, 0)), np.uint64)[0]
-"""The bits of a row in `endpoints` that are its address and its port."""
+_FIRST = np.dtype([("port", "u2"), ("pad", "u2"), ("address", "V4")])
+"""The first word of an endpoint."""
+_PACKED = struct.Struct("=Hxx4s16s")
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 """Odd, so that different rows of IPv4 have different hashes."""
 
@@ -55,11 +56,26 @@ class EndpointTable:
         found[alone[same]] = places[same]
         return found
 
+    def numbers_of(self, words: Words, is_last: NDArray[np.bool_]) -> NDArray[np.uint32]:
+        """For each endpoint the number of its first row; rows that `is_last` marks come behind others. 0: no row."""
+        found = np.zeros(len(words), np.uint32)
+        if not self.hashes.size:
+            return found
+        order = np.lexsort((is_last, self.hashes))
+        ordered, wanted = self.hashes[order], hashes_of(words)
+        first, after = np.searchsorted(ordered, wanted), np.searchsorted(ordered, wanted, "right")
+        for step in range(int((after - first).max(initial=0))):  # more than one step for copies and equal hashes only
+            open_ = np.flatnonzero((found == 0) & (first + step < after))
+            places = order[first[open_] + step]
+            same = (self.words[places] == words[open_]).all(axis=1)
+            found[open_[same]] = self.numbers[places[same]]
+        return found
+
     def endpoints(self, places: NDArray[np.intp]) -> list[tuple[bytes, int]]:
         """Address and port of the rows at these places."""
-        rows = np.ascontiguousarray(self.words[places, 0]).view(ENDPOINTS.value.dtype)
+        first = np.ascontiguousarray(self.words[places, 0]).view(_FIRST)
         wide = np.frombuffer(self.words[places, 1:].tobytes(), ENDPOINTS6.value.dtype["address"]).tolist()
-        found = zip(rows["address"].tolist(), wide, rows["port"].tolist(), strict=True)
+        found = zip(first["address"].tolist(), wide, first["port"].tolist(), strict=True)
         return [(address6 if address == _NO_ADDRESS else address, port) for address, address6, port in found]
 
     def free_numbers(self, count: int, capacity: int) -> list[int]:
@@ -78,7 +94,9 @@ def table(joined: Joined, joined6: Callable[[], Joined]) -> EndpointTable:
     used = used[np.argsort(numbers[used], kind="stable")]
     numbers, rows = numbers[used], rows[used]
     words = np.zeros((used.size, 3), np.uint64)
-    words[:, 0] = rows.view(np.uint64) & _PLACE
+    first = np.zeros(used.size, _FIRST)
+    first["port"], first["address"] = rows["port"], rows["address"]
+    words[:, 0] = first.view(np.uint64)
     is_wide = np.ascontiguousarray(rows["address"]).view(np.uint32) == 0
     if is_wide.any():
         words[is_wide, 1:] = _wide_addresses(joined6(), numbers[is_wide])
@@ -96,10 +114,9 @@ def _wide_addresses(joined6: Joined, numbers: NDArray[np.uint32]) -> Words:
 
 
 def packed_words(address: bytes, port: int) -> bytes:
-    """The words of one endpoint, joined; its address has 4 or 16 bytes."""
+    """The words of one endpoint, joined; its address has 4 or 16 bytes. Raises struct.error if the port is none."""
     is_wide = len(address) == len(bytes(16))
-    first = ENDPOINTS.value.pack(Endpoint(_NO_ADDRESS if is_wide else address, port, 0))
-    return first + (address if is_wide else bytes(16))
+    return _PACKED.pack(port, *((_NO_ADDRESS, address) if is_wide else (address, b"")))
 
 
 def words_of(packed: Iterable[bytes]) -> Words:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from itertools import compress
+from socket import AF_INET, inet_pton
 from typing import ClassVar
 
 import numpy as np
@@ -157,6 +159,24 @@ def numbered_rows(kernel: Kernel, of: Iterable[str] | None = None) -> list[Numbe
     return _numbered(table, table.rows_of(words_of(place for place in places if place)))
 
 
+def numbers_of(kernel: Kernel, ids: Collection[str]) -> dict[str, int]:
+    """The numbers of endpoints, by id; those without a row are left out. Of several rows of one endpoint, the first
+    that is not retired counts."""
+    words = {id: place for id in ids if (place := _place(id))}
+    if not words:
+        return {}
+    table = endpoint_table(kernel)
+    numbers = table.numbers_of(words_of(words.values()), table.states == EndpointRowState.RETIRED)
+    return {id: number for id, number in zip(words, numbers.tolist(), strict=True) if number}
+
+
+def ids_of(kernel: Kernel, numbers: Collection[int]) -> dict[int, str]:
+    """The ids of the endpoints with these numbers; those without a row are left out."""
+    table = endpoint_table(kernel)
+    words = table.words[np.isin(table.numbers, list(numbers))]
+    return {numbered.number: numbered.row.id for numbered in _numbered(table, table.rows_of(words))}
+
+
 def _numbered(table: EndpointTable, places: NDArray[np.intp]) -> list[NumberedRow]:
     """The rows at these places, which must be all rows of their endpoints."""
     found = []
@@ -175,12 +195,14 @@ def _numbered(table: EndpointTable, places: NDArray[np.intp]) -> list[NumberedRo
 
 def _place(id: str) -> bytes | None:
     """The words of the endpoint with an id; None if no row has such an id."""
+    host, _, port = id.partition(":")
+    with suppress(OSError, ValueError, OverflowError, struct.error):
+        return packed_words(inet_pton(AF_INET, host), int(port or 0))  # most ids are such, and this is quick
     found = _ID.fullmatch(id)
-    try:
-        address = ip_address(found[1] or found[2] or found[4]) if found else None
-        return packed_words(address.packed, int(found[3] or 0)) if found and address else None
-    except (ValueError, OverflowError, struct.error):
-        return None
+    with suppress(ValueError, OverflowError, struct.error):
+        if found:
+            return packed_words(ip_address(found[1] or found[2] or found[4]).packed, int(found[3] or 0))
+    return None
 
 
 class EndpointKind(Kind):

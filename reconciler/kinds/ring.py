@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import gcd
@@ -18,19 +18,19 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from reconciler.dataplane.layout import RING_NAMES, RING_TURNS, RINGS
+from reconciler.dataplane.layout import RING_NAMES, RING_TURNS
 from reconciler.dataplane.ring import Slots, hash_ring, shares, turns
 from reconciler.dataplane.rows import RingNote
-from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced, still
-from reconciler.dataplane.slots import held as slots_of
+from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.endpoint import EndpointRow, numbered_rows, row_of
+from reconciler.kinds.endpoint import EndpointRow, ids_of, numbers_of, row_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.limits import default_size
 from reconciler.model import Algorithm, EndpointState, Pool
 from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.ring_names import RingNames, packed
 from reconciler.ring_store import Rings, indexes_in_use, remove_rings, write_rings
 from reconciler.view import Facts, Use
 
@@ -249,58 +249,62 @@ class RingKind(Kind):
         return ((build(pool, algorithm), pool.span) for algorithm in use.algorithms)
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        names = {r.number: r.row.id for r in numbered_rows(self.kernel)}
-        numbers = {name: number for number, name in names.items()}
-        notes = _notes(self.kernel)
-        held = {name: note.number for name, note in notes.items()}
-        opened = Rings(self.kernel)
-        asked = held.keys() if only is None else held.keys() & {key.id for key in only}
-        rings = [
-            _as_noted(notes[name], wanted.get(Key(Ring.kind, name)), opened, numbers)
-            or _decode(name, opened, index, names)
-            for name, index in _sound(held).items() if name in asked
-        ]
-        astray = asked - {ring.name for ring in rings}
-        return Reading((*rings, *(_damaged(name, "no ring of its own") for name in sorted(astray))))
+        names, opened = RingNames(self.kernel), Rings(self.kernel)
+        asked = set(names) if only is None else {key.id for key in only if key.id in names}
+        own = {name: number for name in asked if (number := names.number(name)) is not None}
+        likely = [ring for key in map(_key, own) if isinstance(ring := wanted.get(key), Ring)]
+        numbers = numbers_of(self.kernel, {member for ring in likely for member in ring.members})
+        right = {ring.name: ring for ring in likely if _is_as_noted(ring, names.note(ring.name), opened, numbers)}
+        others = {name: _endpoints(opened, number) for name, number in own.items() if name not in right}
+        seen = [np.unique(endpoints) for endpoints in others.values() if not isinstance(endpoints, str)]
+        ids = ids_of(self.kernel, np.unique(np.concatenate(seen)).tolist()) if seen else {}
+        rings = (right.get(name) or _decode(name, others[name], ids) for name in own)
+        return Reading((*rings, *(_damaged(name, "no ring of its own") for name in sorted(asked - own.keys()))))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        numbers = {r.row.id: r.number for r in numbered_rows(self.kernel)}
-        held = _name_rows(self.kernel)
-        indexes = _sound(held)
-        # Rings whose names are lost are not free: services may use them.
-        free = iter(sorted(set(range(1, RING_NAMES.capacity)) - set(indexes.values()) - indexes_in_use(self.kernel)))
+        names = RingNames(self.kernel)
+        puts = {change.key: change.after for change in changes if isinstance(change.after, Ring)}
+        numbers = numbers_of(self.kernel, {member for ring in puts.values() for member in ring.members})
+        indexes = {key: names.number(key.id) for key in puts}
+        free = _free(self.kernel, names) if None in indexes.values() else iter(())
         outcomes: dict[Key, Outcome] = {}
         wanted: dict[Key, tuple[int, Slots]] = {}
-        for change in changes:
-            if not isinstance(change.after, Ring):
-                continue
+        for key, ring in puts.items():
             try:
-                index = indexes.get(change.key.id) or next(free, None)
+                index = indexes[key] or next(free, None)
                 if index is None:
-                    raise KernelError(f"no room for {change.key}: all {RING_NAMES.capacity - 1:,} rings are in use")
-                wanted[change.key] = index, _encode(change.after, numbers)
+                    raise KernelError(f"no room for {key}: all {RING_NAMES.capacity - 1:,} rings are in use")
+                wanted[key] = index, _encode(ring, numbers)
             except KernelError as error:
-                outcomes[change.key] = error
+                outcomes[key] = error
         # Nobody uses a ring whose name was never written: it is not `known`, and its remains are overwritten.
-        written = write_rings(self.kernel, dict(wanted.values()), known=set(indexes.values()))
+        written = write_rings(self.kernel, dict(wanted.values()), known={index for index in indexes.values() if index})
         outcomes |= {key: written[index] for key, (index, _) in wanted.items()}
         # The ring before its name: a name without a ring would read back as an empty ring.
         done = [key for key in wanted if not outcomes[key]]
-        new = [key for key in done if key.id not in indexes]
+        new = [key for key in done if not indexes[key]]
         self.kernel.delete(RING_TURNS.name, [_INDEX.pack(wanted[key][0]) for key in new])
-        after = {change.key: change.after for change in changes}
         opened = Rings(self.kernel)
-        notes = [(_name(key.id), _note(after[key], wanted[key][0], opened, numbers)) for key in done]
+        notes = [(packed(key.id), _note(puts[key], wanted[key][0], opened, numbers)) for key in done]
         noted = dict(zip(done, self.kernel.update(RING_NAMES.name, notes), strict=True))
         # A ring that had its name before is written as it should be; without a note, its slots are compared.
         outcomes |= {key: noted[key] for key in new}
         # The name goes last: if the removal is cut off, the ring still reads as present and is removed later.
-        gone = [change.key for change in changes if change.after is None and change.key.id in held]
-        own = [key for key in gone if key.id in indexes]
-        outcomes |= zip(own, remove_rings(self.kernel, [indexes[key.id] for key in own]), strict=True)
+        gone = [change.key for change in changes if change.after is None and change.key.id in names]
+        own = {key: number for key in gone if (number := names.number(key.id)) is not None}
+        outcomes |= zip(own, remove_rings(self.kernel, list(own.values())), strict=True)
         gone = [key for key in gone if not outcomes.get(key)]
-        outcomes |= zip(gone, self.kernel.delete(RING_NAMES.name, [_name(key.id) for key in gone]), strict=True)
+        outcomes |= zip(gone, self.kernel.delete(RING_NAMES.name, [packed(key.id) for key in gone]), strict=True)
         return [outcomes.get(change.key) for change in changes]
+
+
+def _key(name: str) -> Key:
+    return Key(Ring.kind, name)
+
+
+def _free(kernel: Kernel, names: RingNames) -> Iterator[int]:
+    """Numbers for new rings. Rings whose names are lost are not free: services may use them."""
+    return iter(sorted(set(range(1, RING_NAMES.capacity)) - names.numbers - indexes_in_use(kernel)))
 
 
 def _encode(ring: Ring, numbers: Mapping[str, int]) -> Slots:
@@ -312,54 +316,36 @@ def _encode(ring: Ring, numbers: Mapping[str, int]) -> Slots:
     return by_member[ring.array] if ring.members else np.zeros(0, np.uint32)
 
 
-def ring_indexes(kernel: Kernel) -> dict[str, int]:
-    """The number of each ring, by name."""
-    return _sound(_name_rows(kernel))
-
-
-def _name_rows(kernel: Kernel) -> dict[str, int]:
-    """The ring's number beside each name. A damaged row may hold any number."""
-    return {name: note.number for name, note in _notes(kernel).items()}
-
-
-def _notes(kernel: Kernel) -> dict[str, RingNote]:
-    rows = RING_NAMES.unpack(kernel.dump(RING_NAMES.name))
-    return {key.name.rstrip(b"\0").decode(errors="surrogateescape"): note for key, note in rows}
-
-
-def _note(ring: Resource | None, index: int, rings: Rings, numbers: Mapping[str, int]) -> bytes:
+def _note(ring: Ring, index: int, rings: Rings, numbers: Mapping[str, int]) -> bytes:
     """What is written beside the name of a ring that lies in the kernel."""
-    assert isinstance(ring, Ring)
     return RING_NAMES.value.pack(RingNote(index, rings.checksum(index) or 0, ring.digest(numbers)))
 
 
-def _as_noted(
-    note: RingNote, wanted: Resource | None, rings: Rings, numbers: Mapping[str, int]
-) -> Ring | None:
-    """The wanted ring, if the kernel has just that: the slots that were written, and they were made of the same."""
-    if not isinstance(wanted, Ring) or note.digest != wanted.digest(numbers):
-        return None
-    return wanted if note.checksum == (rings.checksum(note.number) if wanted.members else None) else None
+def _is_as_noted(wanted: Ring, note: RingNote, rings: Rings, numbers: Mapping[str, int]) -> bool:
+    """Whether the kernel has the wanted ring: the slots that were written, and they were made of the same."""
+    if note.digest != wanted.digest(numbers):
+        return False
+    return note.checksum == (rings.checksum(note.number) if wanted.members else None)
 
 
-def _sound(names: Mapping[str, int]) -> dict[str, int]:
-    """The names that have a ring of their own: of several names for one ring, the first."""
-    first = {index: name for name, index in sorted(names.items(), reverse=True) if 0 < index < RINGS.capacity}
-    return {name: index for index, name in first.items()}
-
-
-def _decode(name: str, rings: Rings, index: int, endpoint_names: Mapping[int, str]) -> Ring:
+def _endpoints(rings: Rings, index: int) -> Slots | str:
+    """The numbers of the endpoints in a ring's slots, none if it has none; or the damage that it has."""
     place = rings.place(index)
-    if place is None and rings.heads[index]:
-        return _damaged(name, "no slots of its own")
-    ring = slots_of(rings.slots(place)) if place else still(np.zeros(0, np.uint32))
-    if place and not place.has_rows and ring.moving.any():
-        return _damaged(name, "transitions without rows")
-    held = ring.endpoints if ring.endpoints.any() else ring.endpoints[:0]
+    if place is None:
+        return "no slots of its own" if rings.heads[index] else np.zeros(0, np.uint32)
+    held = rings.held(place)
+    if held.moving.any() and not place.has_rows:
+        return "transitions without rows"
+    return held.endpoints if held.endpoints.any() else held.endpoints[:0]
+
+
+def _decode(name: str, endpoints: Slots | str, endpoint_ids: Mapping[int, str]) -> Ring:
+    if isinstance(endpoints, str):
+        return _damaged(name, endpoints)
     if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
-        held = reduced(held)
-    numbers, inverse = np.unique(held, return_inverse=True)
-    names = np.array([endpoint_names.get(int(n), f"lost endpoint {n}") for n in numbers], object)
+        endpoints = reduced(endpoints)
+    numbers, inverse = np.unique(endpoints, return_inverse=True)
+    names = np.array([endpoint_ids.get(int(n), f"lost endpoint {n}") for n in numbers], object)
     order = np.argsort(names) if names.size else np.zeros(0, np.int64)
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
@@ -368,10 +354,6 @@ def _decode(name: str, rings: Rings, index: int, endpoint_names: Mapping[int, st
 
 def _damaged(name: str, what: str) -> Ring:
     return Ring(name, (what,), bytes(4))
-
-
-def _name(name: str) -> bytes:
-    return name.encode(errors="surrogateescape").ljust(RING_NAMES.key_size, b"\0")
 
 
 KIND = RingKind

@@ -31,10 +31,11 @@ from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.endpoint import connections_end, is_port
 from reconciler.kinds.program import PROGRAM
-from reconciler.kinds.ring import Ring, ring_indexes, ring_name
+from reconciler.kinds.ring import Ring, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
 from reconciler.model import Address, Mode, Protocol
 from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.ring_names import RingNames
 from reconciler.view import Facts
 
 _PROTOCOLS = {  # RFC 5237, IANA protocol numbers; that of pings differs between the families
@@ -135,7 +136,7 @@ class _Table:
     bare: Sequence[bytes]
     is_sound: NDArray[np.bool_]
 
-    def row(self, place: int, rings: Mapping[int, str]) -> IndexedRow:
+    def row(self, place: int, rings: RingNames) -> IndexedRow:
         value = SERVICES.value.unpack(self.values[place].tobytes())
         row = _decode(self.keys[place], value, rings)
         return IndexedRow(value.index, row if self.is_sound[place] else replace(row, damage="no counters of its own"))
@@ -163,8 +164,7 @@ def _table(kernel: Kernel) -> _Table:
 
 def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     """Every row; those without counters of their own come last."""
-    rings = {index: name for name, index in ring_indexes(kernel).items()}
-    table = _table(kernel)
+    table, rings = _table(kernel), RingNames(kernel)
     return [table.row(int(place), rings) for place in np.argsort(~table.is_sound, kind="stable")]
 
 
@@ -188,23 +188,23 @@ class ServiceKind(Kind):
         return ((row, service.span) for row in rows_of(service))
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        table, rings = _table(self.kernel), ring_indexes(self.kernel)
+        table, rings = _table(self.kernel), RingNames(self.kernel)
         places = table.places
         left = dict.fromkeys(places.values()) if only is None else _places(only, places)
         right = []
         for row in wanted.values():
-            if isinstance(row, ServiceRow) and row.ring in rings and not row.damage:
-                place = places.get(row.packed(), -1)
-                if place in left and table.is_sound[place] and table.bare[place] == _encode(row, 0, rings[row.ring]):
-                    right.append(row)
-                    del left[place]
-        names = {index: name for name, index in rings.items()} if left else {}
-        return Reading((*right, *(table.row(place, names).row for place in left)))
+            if not isinstance(row, ServiceRow) or row.damage or (ring := rings.number(row.ring)) is None:
+                continue
+            place = places.get(row.packed(), -1)
+            if place in left and table.is_sound[place] and table.bare[place] == _encode(row, 0, ring):
+                right.append(row)
+                del left[place]
+        return Reading((*right, *(table.row(place, rings).row for place in left)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         table = _table(self.kernel)
         places = table.places
-        rings = ring_indexes(self.kernel)
+        rings = RingNames(self.kernel)
         room = self.kernel.capacity(SERVICE_COUNTERS.name)
         is_free = np.ones(room, np.bool_)
         is_free[table.values["index"][table.is_sound]] = False
@@ -218,7 +218,7 @@ class ServiceKind(Kind):
                 gone[change.before.vip.version].append((change, change.before.packed()))
             if not isinstance(change.after, ServiceRow):
                 continue
-            key, ring = change.after.packed(), rings.get(change.after.ring)
+            key, ring = change.after.packed(), rings.number(change.after.ring)
             place = places.get(key)
             index = int(table.values["index"][place]) if place is not None and table.is_sound[place] else None
             if ring is None:
@@ -262,7 +262,7 @@ def _encode(row: ServiceRow, index: int, ring: int) -> bytes:
     return SERVICES.value.pack(Service(index, ring, row.target_port, mode, algorithm))
 
 
-def _decode(packed: bytes, row: Service, rings: Mapping[int, str]) -> ServiceRow:
+def _decode(packed: bytes, row: Service, rings: RingNames) -> ServiceRow:
     version = 4 if len(packed) == SERVICES.key_size else 6
     key = SERVICE_MAPS[version].key.unpack(packed)
     return ServiceRow(
@@ -271,7 +271,7 @@ def _decode(packed: bytes, row: Service, rings: Mapping[int, str]) -> ServiceRow
         key.port,
         word(ModeCode, row.mode),
         word(AlgorithmCode, row.algorithm),
-        rings.get(row.ring, f"lost ring {row.ring}"),
+        rings.name(row.ring) or f"lost ring {row.ring}",
         row.target_port,
     )
 

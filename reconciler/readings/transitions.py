@@ -11,7 +11,7 @@ import numpy as np
 from reconciler.dataplane import slots
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
-from reconciler.kinds.ring import ring_indexes
+from reconciler.ring_names import RingNames
 from reconciler.ring_store import idle, in_transition, protocols
 
 _UNIT_S = 2**slots.TIME_SHIFT / 1e9
@@ -38,10 +38,10 @@ class Transition:
 def transitions(kernel: Kernel, now: int | None = None) -> Iterator[Transition]:
     """The present transitions, by name of the ring. `now` is in the unit of `slots`, None for the present."""
     at = slots.now() if now is None else now
-    names = {index: name for name, index in ring_indexes(kernel).items()}
+    names = RingNames(kernel)
     endpoints = {row.number: row.row.id for row in numbered_rows(kernel)}
     used_by = protocols(kernel)
-    rings = {names.get(index, f"lost ring {index}"): (index, ring) for index, ring in in_transition(kernel).items()}
+    rings = {names.name(index) or f"lost ring {index}": (index, ring) for index, ring in in_transition(kernel).items()}
     for name, (index, ring) in sorted(rings.items()):
         rows = ring.rows[ring.moving]
         if not rows.size:

@@ -16,7 +16,7 @@ from reconciler.dataplane.layout import SERVICES
 from reconciler.importers import emit
 from reconciler.importers.live import import_live, read_for_import
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.ring import Ring, build, ring_indexes
+from reconciler.kinds.ring import Ring, build
 from reconciler.limits import MIN_HASH_SLOTS
 from reconciler.live import read_live
 from reconciler.model import (
@@ -33,6 +33,7 @@ from reconciler.model import (
     XdpMode,
 )
 from reconciler.resource import Live
+from reconciler.ring_names import RingNames
 from reconciler.ring_store import Rings
 from reconciler.view import view
 from tests.strategies import fake_source, fleets
@@ -208,7 +209,7 @@ def test_a_ring_without_slots_for_its_members_is_left_out_with_its_services():
 def test_a_ring_that_no_weights_give_is_said_to_change(tmp_path):
     kernel, _ = imported_from(pool_of("web", (1, 1, 1)), service("a", 80, "web", Algorithm.SOURCE_HASH))
     rings = Rings(kernel)
-    (index,) = ring_indexes(kernel).values()
+    (index,) = RingNames(kernel).numbers
     slots = rings.slots(rings.place(index))
     other = next(place for place, endpoint in enumerate(slots) if endpoint != slots[0])
     slots[[0, other]] = slots[[other, 0]]

@@ -9,9 +9,10 @@ import pytest
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds import ring as rings
 from reconciler.kinds.endpoint import EndpointKind, row_of
-from reconciler.kinds.ring import Ring, RingKind, build, ring_indexes
+from reconciler.kinds.ring import Ring, RingKind, build
 from reconciler.model import Algorithm, Endpoint, Pool
 from reconciler.resource import Change
+from reconciler.ring_names import RingNames
 from reconciler.ring_store import Rings
 
 POOL = Pool("web", tuple(Endpoint(IPv4Address(f"10.2.0.{n}"), weight=n) for n in (1, 2, 3)))
@@ -43,7 +44,7 @@ def test_what_was_written_is_the_wanted_ring_itself_and_nothing_is_built(held, m
 def test_a_slot_that_somebody_overwrote_is_drift(held):
     kernel, wanted = held
     opened = Rings(kernel)
-    slots = opened.slots(opened.place(ring_indexes(kernel)[wanted.name]))
+    slots = opened.slots(opened.place(RingNames(kernel).number(wanted.name)))
     slots[0] = slots[slots != slots[0]][0]
     found = read(kernel, wanted)
     assert found != wanted
@@ -54,7 +55,7 @@ def test_a_slot_that_somebody_overwrote_is_drift(held):
 def test_a_bit_that_no_slot_has_is_drift(held, bit):
     kernel, wanted = held
     opened = Rings(kernel)
-    opened.slots(opened.place(ring_indexes(kernel)[wanted.name]))[5] |= 1 << bit
+    opened.slots(opened.place(RingNames(kernel).number(wanted.name)))[5] |= 1 << bit
     assert read(kernel, wanted) is not wanted
 
 

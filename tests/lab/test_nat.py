@@ -10,12 +10,12 @@ import pytest
 from reconciler.config.load import load
 from reconciler.dataplane.layout import SERVICES
 from reconciler.kernel.real import RealKernel
-from reconciler.kinds.ring import ring_indexes
 from reconciler.lab import netns
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.prove import prove_service
 from reconciler.model import Protocol, Role
+from reconciler.ring_names import RingNames
 from reconciler.ring_store import Rings, read_ring, write_rings
 from reconciler.support import unsupported
 from reconciler.view import view
@@ -128,7 +128,7 @@ def test_a_vip_without_its_service_row_is_noticed(site):
 @pytest.mark.parametrize("algorithm", ["round-robin", "source-hash", "maglev"])
 def test_a_ring_with_one_endpoint_is_noticed(site, algorithm):
     made = site(algorithm=algorithm)
-    (index,) = ring_indexes(made.kernel).values()
+    (index,) = RingNames(made.kernel).numbers
     rings = Rings(made.kernel)
     slots = rings.slots(rings.place(index))
     slots[:] = slots[0]
@@ -139,7 +139,7 @@ def test_a_ring_with_one_endpoint_is_noticed(site, algorithm):
 
 def test_weights_that_are_ignored_are_noticed(site):
     made = site()
-    (index,) = ring_indexes(made.kernel).values()
+    (index,) = RingNames(made.kernel).numbers
     ids = np.unique(read_ring(made.kernel, index).endpoints)
     assert write_rings(made.kernel, {index: ids}, known=()) == {index: None}
     with pytest.raises(AssertionError, match=f"{FIRST} answered 8 of 24 requests, its share is 12"):
