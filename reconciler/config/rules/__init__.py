@@ -7,6 +7,7 @@ from reconciler.config.rules import (  # noqa: F401  importing a module register
     capacity,
     dsr,
     echo,
+    fallback,
     families,
     fullnat,
     health,

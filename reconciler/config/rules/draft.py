@@ -52,6 +52,7 @@ class Draft:
         self._services: dict[str, list[Service]] = {}  # by name
         self._pools: dict[str, list[Members]] = {}  # by name
         self._users: dict[str, list[Service]] = {}  # by the name of their pool
+        self._fallback_of: dict[str, list[Members]] = {}  # by the name of their fallback
         self._vips: dict[int, list[Service]] = {}
         self._reaches: dict[tuple[Mode, ...], Reaches] = {}
         self._orders: dict[str, list[str]] = {}
@@ -71,7 +72,10 @@ class Draft:
             self._orders.pop("pools", None)
         uses |= {members.pool.name for members in (*gone_pools, *new_pools)}
         uses |= {service.pool for service in (*gone, *new)}
+        _regroup(self._fallback_of, _by_fallback(gone_pools), _by_fallback(new_pools), _pool_place)
         _regroup(self._users, _by_pool(gone), _by_pool(new), place)
+        changed_pools = chain(gone_pools, new_pools, *(self._pools.get(name, ()) for name in uses))
+        uses |= {name for name, _ in _by_fallback(changed_pools)}
         _regroup(self._vips, _by_vip(gone), _by_vip(new), place)
         vips = {value for value, _ in chain(_by_vip(gone), _by_vip(new))}
 
@@ -120,6 +124,11 @@ class Draft:
         return self._users.keys() - self._pools.keys()
 
     @property
+    def missing_fallbacks(self) -> Iterable[str]:
+        """The names of pools that others have as their fallback and no document declares."""
+        return self._fallback_of.keys() - self._pools.keys()
+
+    @property
     def namesakes(self) -> Iterator[list[Service]]:
         """Services with the same name."""
         if len(self._services) < sum(need.count for need in self.needs.values()):
@@ -152,7 +161,7 @@ class Draft:
         """As `reach`, with the pools to which no balancer sends."""
         if modes not in self._reaches:
             self._reaches[modes] = Reaches(modes)
-            self._reaches[modes].change(self._users_of(self._users))
+            self._reaches[modes].change(self._users_of(self._users.keys() | self._fallback_of.keys()))
         return self._reaches[modes].groups(self.around)
 
     def pool(self, name: str) -> Members | None:
@@ -160,15 +169,18 @@ class Draft:
         return self._pools[name][0] if name in self._pools else None
 
     def use(self, name: str) -> Use:
+        fallback_of = self._fallback_of.get(name, ())
+        names = {name, *(members.pool.name for members in fallback_of)}
         return Use(
-            name, self._pools.get(name, ()), self._users.get(name, ()),
+            name, self._pools.get(name, ()), fallback_of, self._all_users(name),
             may_be_declared=self._unread or ("Pool", name) in self._declared,
-            may_be_named=self._unread or name in self._named,
+            may_be_named=self._unread or not names.isdisjoint(self._named),
         )  # fmt: skip
 
     def uses_of(self, names: Iterable[str]) -> Iterator[Use]:
-        """The names that a pool has, or a service names."""
-        return (self.use(name) for name in names if name in self._pools or name in self._users)
+        """The names that a pool has, or that a service or another pool names."""
+        known = (self._pools, self._users, self._fallback_of)
+        return (self.use(name) for name in names if any(name in some for some in known))
 
     def vips_of(self, numbers: Iterable[int]) -> Iterator[Vip]:
         """The VIPs with these numbers, as far as they are there."""
@@ -181,7 +193,15 @@ class Draft:
         return (Vip(value, self._vips[value], self.around, owners.get(value)) for value in numbers)
 
     def _users_of(self, names: Iterable[str]) -> Iterator[tuple[str, Members | None, Sequence[Service]]]:
-        return ((name, self.pool(name), self._users.get(name, ())) for name in names)
+        return ((name, self.pool(name), self._all_users(name)) for name in names)
+
+    def _all_users(self, name: str) -> Sequence[Service]:
+        """The services that name a pool, or one whose fallback it is, in order of their places."""
+        own = self._users.get(name, ())
+        others = {members.pool.name for members in self._fallback_of.get(name, ())} - {name}
+        if not others:
+            return own
+        return sorted(chain(own, *(self._users.get(other, ()) for other in others)), key=place)
 
     def _look_around(self, gone: Sequence[FileParts], new: Sequence[FileParts]) -> bool:
         """Whether the nodes, or their order, are others than before."""
@@ -274,6 +294,10 @@ def _by_vip(services: Iterable[Service]) -> Iterator[tuple[int, Service]]:
 
 def _pools_by_name(pools: Iterable[Members]) -> Iterator[tuple[str, Members]]:
     return ((members.pool.name, members) for members in pools)
+
+
+def _by_fallback(pools: Iterable[Members]) -> Iterator[tuple[str, Members]]:
+    return ((name, members) for members in pools if (name := members.pool.fallback_pool) is not None)
 
 
 def _pool_place(members: Members) -> tuple[str, int, int]:

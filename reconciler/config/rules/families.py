@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from reconciler.config.diagnostic import quote
 from reconciler.config.rules.parts import Use
 from reconciler.config.rules.rule import Finding, more, rule, vip_path
 from reconciler.config.rules.segments import IPV6
@@ -63,7 +64,10 @@ def _family_mismatch(use: Use) -> Iterator[Finding]:
             f"{service.mode} can't bring packets for {vip} to the IPv{endpoint.address.version} endpoint "
             f"{endpoint.address} ({endpoint.span})" + more(len(others[vip.version]), "endpoint")
         )
-        hint = f"name a pool of IPv{vip.version} endpoints"
+        what = "pool"
+        if service.pool != use.name:
+            message, what = f"{message} of the fallback {quote(use.name)}", "fallback"
+        hint = f"name a {what} of IPv{vip.version} endpoints"
         if service.mode is not Mode.DSR_L3 and vip.version == 4:
             hint += ", or use mode dsr-l3"
         yield Finding(service.span, ("spec", "pool"), message, hint)

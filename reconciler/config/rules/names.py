@@ -51,17 +51,18 @@ def _service_pool_missing(draft: Draft) -> Iterator[Finding]:
     file of the directory.
     """
     missing = [use for use in draft.uses_of(draft.missing_pools) if not use.may_be_declared]
-    missing.sort(key=lambda use: place(use.services[0]))
-    for i, use in enumerate(missing):
+    named = [(use, [service for service in use.services if service.pool == use.name]) for use in missing]
+    named.sort(key=lambda item: place(item[1][0]))
+    for i, (use, services) in enumerate(named):
         hint = did_you_mean(use.name, sorted(draft.pool_names)) if i < MAX_SUGGESTIONS else ""
         hint = hint or "declare it in a document with `kind: Pool`"
-        for service in use.services:
+        for service in services:
             yield Finding(service.span, ("spec", "pool"), f"there is no Pool named {quote(use.name)}", hint)
 
 
 @rule("pool-unused", Use, Severity.WARNING)
 def _pool_unused(use: Use) -> Iterator[Finding]:
-    """No service names this pool.
+    """No service names this pool, or a pool whose fallback it is.
 
     Its endpoints get no connections. Often a renamed or deleted service left it behind, and one day somebody will edit
     it and wonder why nothing changes.

@@ -34,13 +34,15 @@ class Members:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Use:
-    """A name of a pool: all pools that have it, and all services that name it, in order of their places.
+    """A name of a pool: all pools that have it, all pools that have it as their fallback, and all services whose
+    connections may go to it, since they name it or one of the latter; in order of their places.
 
     `may_be_declared`, `may_be_named`: a document that is broken or unread may do so.
     """
 
     name: str
     pools: Sequence[Members]
+    fallback_of: Sequence[Members]
     services: Sequence[Service]
     may_be_declared: bool
     may_be_named: bool

@@ -57,17 +57,19 @@ def _may_lack(reach: Reach, sourceless: Mapping[int, Set[int]]) -> bool:
 
 
 def _families(draft: Draft, service: Service) -> Iterator[int]:
-    """The families of tunnels that a service needs; those of its VIPs while its pool has no endpoint."""
+    """The families of tunnels that a service needs; those of its VIPs while a pool of it has no endpoint."""
     members = draft.pool(service.pool)
     if members is None or service.mode is not Mode.DSR_L3:
         return
-    if not members.numbers:
-        yield from sorted({vip.version for vip in service.vips})
-        return
-    if members.least < IPV6:
-        yield 4
-    if members.greatest >= IPV6:
-        yield 6
+    fallback = draft.pool(members.pool.fallback_pool or "")
+    for each in (members, fallback) if fallback else (members,):
+        if not each.numbers:
+            yield from sorted({vip.version for vip in service.vips})
+            continue
+        if each.least < IPV6:
+            yield 4
+        if each.greatest >= IPV6:
+            yield 6
 
 
 @rule("tunnel-source-taken", Draft)
