@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from hashlib import sha256
 from math import ceil, floor
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.dataplane.ring import MAX_TURNS, hash_ring, turns
+from reconciler.dataplane.ring import MAX_TURNS, _best, hash_ring, turns
 from reconciler.limits import default_size
 
 weight = st.integers(0, 50) | st.integers(0, 10**6)
@@ -96,6 +97,53 @@ def test_a_hash_ring_is_the_same_on_every_machine():
     assert sha256(ring.astype("<u4").tobytes()).hexdigest() == (
         "9488217c44e861a2a1326cc9bc5baa5449d43b444f324e33aae39d484409f447"
     )
+
+
+def _pools(count):
+    """Pools of so many members, 12 for each size of a ring, with equal, few, and wild weights."""
+    for size in (1, 7, 100, 1_024, 4_096, 5_000):
+        for turn in range(12):
+            plain = [f"10.{turn}.{i >> 8}.{i & 255}:{80 + turn}" for i in range(count)]
+            names = plain if turn % 3 else [f"[2001:db8::{turn:x}:{i:x}]:443" for i in range(count)]
+            yield names, [(1, 1 + i % 4, i * i % 3, 1 + i**7 % 99_991)[turn % 4] for i in range(count)], size
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, "ae7d5524718e68959e0ae07bfa1ef5f6"),
+        (2, "8f48bc41511d0e4502bcb22a3507d6ec"),
+        (3, "c45eb06d57d5724765a329aa745539a7"),
+        (10, "e231bbfdaac43342db0ede4babfcc23d"),
+        (47, "371ada658471b7381bad69767f965c82"),
+        (100, "a5ae4c93a2df4daacde0217d95b12f33"),
+        (300, "76f8c3783bdd1ea95bb3d2a1467aef48"),
+    ],
+)
+def test_rings_stay_the_same_from_version_to_version(count, expected):
+    """Balancers of several versions serve the same VIPs during an upgrade."""
+    digest = sha256()
+    for names, weights, size in _pools(count):
+        digest.update(hash_ring(names, weights, size).astype("<u4").tobytes())
+    assert digest.hexdigest()[:32] == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
+def test_of_equal_scores_the_first_member_and_the_first_slot_are_best(pairs):
+    """Both ways to find the best, whichever is quicker for a shape."""
+    for repeat in (1, 200):
+        rows = [[a for a, _ in pairs], [b for _, b in pairs], [1] * len(pairs)]
+        scores = np.array(rows, np.uint32).repeat(repeat, axis=1)
+        best, lowest = _best(scores)
+        assert best.tolist() == scores.argmin(axis=0).tolist()
+        assert lowest.tolist() == scores.min(axis=0).tolist()
+
+
+def test_rings_are_the_same_in_several_threads():
+    pools = [([f"10.0.{turn}.{i}" for i in range(10)], [1] * 10, 4_096) for turn in range(40)]
+    alone = [hash_ring(*pool).tobytes() for pool in pools]
+    with ThreadPoolExecutor(4) as threads:
+        assert [ring.tobytes() for ring in threads.map(lambda pool: hash_ring(*pool), pools)] == alone
 
 
 @given(st.integers(2, 60), st.data())

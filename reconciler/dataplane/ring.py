@@ -7,9 +7,13 @@ former ring, so every balancer builds the same one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import insort
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from hashlib import blake2b
+from itertools import pairwise
 from math import gcd
+from threading import local
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +21,19 @@ from numpy.typing import NDArray
 from reconciler.limits import default_size
 
 Slots = NDArray[np.uint32]
-Scores = NDArray[np.float32]
+Scores = NDArray[np.uint32]
 
 MAX_TURNS = 65_536
 """Slots of the longest round of turns; longer rounds are scaled down, and weights are then approximate."""
 
 CHUNK = 1 << 16
 """Scores computed at a time: few enough to stay in the cache of a processor."""
+
+_NEVER = np.uint32(0xFFFFFFFF)
+"""Worse than every score: a member that has refused a slot."""
+
+_SCORE, _SLOT = np.uint64(32), np.uint64(0xFFFFFFFF)
+"""A claim of a slot on a member is one number, so that claims sort as one: the score, above the number of the slot."""
 
 
 def turns(weights: Sequence[int]) -> Slots:
@@ -75,63 +85,141 @@ def _match(names: Sequence[str], weights: Sequence[int], size: int) -> NDArray[n
     extra slots have the best scores. A member that has refused a score never takes that or a worse one.
     """
     total = sum(weights)
-    quota = np.array([weight * size // total for weight in weights])
-    fraction = np.array([weight * size % total > 0 for weight in weights])
-    spare = size - int(quota.sum())
+    quota = [weight * size // total for weight in weights]
+    limit = [whole + (weight * size % total > 0) for whole, weight in zip(quota, weights, strict=True)]
+    spare = size - sum(quota)
     score_of = _scores(names, weights, size)
-    owner = np.zeros(size, np.intp)
-    score = np.zeros(size, np.float32)
-    refused = np.full(len(names), np.inf, np.float32)
-    extra = np.full(len(names), -1)
-    free = np.arange(size)
-    while free.size:
-        for chunk in np.array_split(free, -(-free.size * len(names) // CHUNK)):
-            scores = score_of(chunk)
-            scores[scores >= refused] = np.inf
-            owner[chunk] = scores.argmin(axis=1)
-            score[chunk] = scores[np.arange(chunk.size), owner[chunk]]
-        # Only a member that slots turned to in this round can refuse some; the slots of others need no sorting.
-        held = np.bincount(owner, minlength=len(names))
-        held[(held <= quota) | (np.bincount(owner[free], minlength=len(names)) == 0)] = 0
-        slots = np.flatnonzero(held[owner])
-        slots = slots[np.lexsort((score[slots], owner[slots]))]
-        holder = owner[slots]
-        beyond = np.arange(slots.size) - (np.cumsum(held) - held + quota)[holder]
-        # A member whose share is not whole may keep the best slot beyond its quota: number 0.
-        extra[holder[beyond == 0]] = slots[beyond == 0]
-        extra[~fraction] = -1
-        candidates = np.flatnonzero(extra >= 0)
-        losers = candidates[np.argsort(score[extra[candidates]], kind="stable")[spare:]]
-        free = np.concatenate((slots[beyond >= fraction[holder]], extra[losers]))
-        extra[losers] = -1
-        np.minimum.at(refused, owner[free], score[free])
-    return owner
+    owner = np.empty(size, np.intp)
+    claims = np.arange(size, dtype=np.uint64)
+    step = max(1, CHUNK // len(names))
+    for first in range(0, size, step):
+        all_of = slice(first, first + step)
+        owner[all_of], score = _best(score_of(all_of))
+        claims[all_of] |= score << _SCORE
+    held = _held(owner, claims, len(names))
+    refused = np.full((len(names), 1), _NEVER)
+    extra: dict[int, int] = {}
+    turned_to: Collection[int] = range(len(names))
+    while True:
+        free: list[int] = []
+        # Only a member that slots turned to in this round can refuse some.
+        for member in turned_to:
+            own, most = held[member], limit[member]
+            if len(own) > most:
+                refused[member] = own[most] >> 32
+                free += own[most:]
+                del own[most:]
+            if len(own) > quota[member]:
+                extra[member] = own[-1]
+        if len(extra) > spare:
+            for rank, member in sorted((claim >> 32, member) for member, claim in extra.items())[spare:]:
+                refused[member] = rank
+                free.append(held[member].pop())
+                del extra[member]
+        if not free:
+            return owner
+        turned_to = set()
+        for first in range(0, len(free), step):
+            slots = np.array([claim & 0xFFFFFFFF for claim in free[first : first + step]])
+            scores = score_of(slots)
+            scores[scores >= refused] = _NEVER
+            best, score = _best(scores)
+            owner[slots] = best
+            for slot, member, rank in zip(slots.tolist(), best.tolist(), score.tolist(), strict=True):
+                insort(held[member], rank << 32 | slot)
+                turned_to.add(member)
 
 
-def _scores(names: Sequence[str], weights: Sequence[int], size: int) -> Callable[[NDArray[np.intp]], Scores]:
-    """A function from slots to their scores with every member: positive, exponential with a rate of its weight.
+def _held(owner: NDArray[np.intp], claims: NDArray[np.uint64], members: int) -> list[list[int]]:
+    """The claims on each member, if it holds all that turned to it; sorted, the best first."""
+    claims = np.sort(claims)
+    # Numbers of few bits are sorted digit by digit, which is quick.
+    by_claim = owner.astype(np.min_scalar_type(members))[(claims & _SLOT).astype(np.intp)]
+    ordered = claims[by_claim.argsort(kind="stable")].tolist()
+    ends = np.bincount(owner, minlength=members).cumsum().tolist()
+    return [ordered[start:end] for start, end in pairwise((0, *ends))]
+
+
+def _best(scores: Scores) -> tuple[NDArray[np.integer], Scores]:
+    """The member of the lowest score of each slot, the first one of equals, and that score."""
+    lowest: Scores = scores.min(axis=0)
+    if not _is_wide(*scores.shape):
+        return scores.argmin(axis=0), lowest
+    # The same, but quicker: the number of each member, or 255 where its score isn't the lowest.
+    numbers = (scores == lowest).view(np.uint8)
+    numbers -= np.uint8(1)
+    numbers |= np.arange(len(scores), dtype=np.uint8)[:, None]
+    return numbers.min(axis=0), lowest
+
+
+def _is_wide(members: int, slots: int) -> bool:
+    """Whether the scores of one member are better next to each other in memory than those of one slot."""
+    return slots > 32 * members
+
+
+def _scores(names: Sequence[str], weights: Sequence[int], size: int) -> Callable[[NDArray[np.intp] | slice], Scores]:
+    """A function from slots to their scores with every member, a row a member: positive, exponential with a rate of
+    the member's weight.
 
     Only operations that IEEE 754 rounds exactly are used, so no machine differs; hence no logarithm, but its
-    Padé approximant -ln(1 - u) ≈ u(6 - u) / (6 - 4u). The quotas correct its error.
+    Padé approximant -ln(1 - u) ≈ u(6 - u) / (6 - 4u). The quotas correct its error. All is in units of 2⁻³². A score
+    is the bits of a float32: as none is negative, they are in the same order as the numbers.
     """
-    seeds = np.array([_seed(name) for name in names], np.uint64)
+    seeds = np.array([_seed(name) for name in names], np.uint64)[:, None]
     factor = (seeds >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
     offset = seeds.astype(np.uint32)
-    slot_hash = _mix(np.arange(size, dtype=np.uint32))
-    scale = (1 / np.array(weights, np.float64)).astype(np.float32)
+    slot_hash = _slot_hash(size)
+    scale = (1 / np.array(weights, np.float64)).astype(np.float32)[:, None]
+    all_alike = bool((scale == 1).all())
 
-    def scores(slots: NDArray[np.intp]) -> Scores:
-        u = _mix(slot_hash[slots, None] * factor + offset).astype(np.float32)
-        u *= np.float32(2**-32)
-        divisor = u * np.float32(-4)
-        divisor += np.float32(6)
-        result = np.float32(6) - u
+    def scores(slots: NDArray[np.intp] | slice) -> Scores:
+        hashes = slot_hash[slots]
+        x, rest = _memory.pair(len(names), hashes.size)
+        np.multiply(hashes, factor, out=x)
+        x += offset
+        _mix(x, rest)
+        result, u = x.view(np.float32), rest.view(np.float32)
+        u[...] = x
+        np.subtract(np.float32(6 * 2**32), u, out=result)
         result *= u
-        result /= divisor
-        result *= scale
-        return result
+        u *= np.float32(-4)
+        u += np.float32(6 * 2**32)
+        result /= u
+        if not all_alike:
+            result *= scale
+        return x
 
-    return scores
+    if size * len(names) > CHUNK:
+        return scores
+    known = scores(slice(None))
+    return lambda slots: known[:, slots] if isinstance(slots, slice) else known.take(slots, axis=1)
+
+
+class _Memory(local):
+    """Where a thread computes scores. Fresh memory for each would cost more time than the sums, as the kernel clears
+    it."""
+
+    def __init__(self) -> None:
+        self._held = np.empty((2, 0), np.uint32)
+
+    def pair(self, members: int, slots: int) -> tuple[Scores, Scores]:
+        """Two arrays of a row a member, good until somebody asks for the next ones."""
+        if self._held.shape[1] < members * slots:
+            self._held = np.empty((2, max(CHUNK, members * slots)), np.uint32)
+        one, other = self._held[:, : members * slots]
+        if _is_wide(members, slots):
+            return one.reshape(members, slots), other.reshape(members, slots)
+        return one.reshape(slots, members).T, other.reshape(slots, members).T
+
+
+_memory = _Memory()
+
+
+@lru_cache(maxsize=8)
+def _slot_hash(size: int) -> NDArray[np.uint32]:
+    slots = np.arange(size, dtype=np.uint32)
+    _mix(slots, np.empty_like(slots))
+    return slots
 
 
 def shares(slots: Slots, members: int) -> NDArray[np.float64]:
@@ -154,11 +242,10 @@ def _seed(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
-def _mix(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Mix in place, so that every bit depends on every other (Wellons 2018, "lowbias32")."""
-    x ^= x >> np.uint32(16)
-    x *= np.uint32(0x7FEB352D)
-    x ^= x >> np.uint32(15)
-    x *= np.uint32(0x846CA68B)
-    x ^= x >> np.uint32(16)
-    return x
+def _mix(x: NDArray[np.uint32], rest: NDArray[np.uint32]) -> None:
+    """Mix in place, so that every bit depends on every other (Wellons 2018, "lowbias32"). `rest` is overwritten."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        np.right_shift(x, np.uint32(shift), out=rest)
+        x ^= rest
+        if factor != 1:
+            x *= np.uint32(factor)

@@ -103,7 +103,7 @@ def still(endpoints: Slots) -> Held:
 def reduced(slots: Slots) -> Slots:
     """The shortest equal ring."""
     changes = np.flatnonzero(np.diff(slots)) + 1
-    return slots[:: np.gcd.reduce([slots.size, *changes])] if slots.size else slots
+    return slots[:: np.gcd.reduce(changes, initial=slots.size)] if slots.size else slots
 
 
 def fitted(ring: Held, wanted: Slots) -> tuple[Held, Slots]:
