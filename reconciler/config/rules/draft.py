@@ -21,6 +21,7 @@ from reconciler.config.rules.segments import number
 from reconciler.config.rules.sorted_numbers import SortedNumbers
 from reconciler.config.rules.surroundings import Surroundings
 from reconciler.model import Fleet, Mode, Node, Service
+from reconciler.resource import Span
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Draft:
         self._pools: dict[str, list[Members]] = {}  # by name
         self._users: dict[str, list[Service]] = {}  # by the name of their pool
         self._fallback_of: dict[str, list[Members]] = {}  # by the name of their fallback
+        self._joined: dict[str, Sequence[Service]] = {}  # those of a fallback, as far as somebody asked
         self._vips: dict[int, list[Service]] = {}
         self._reaches: dict[tuple[Mode, ...], Reaches] = {}
         self._orders: dict[str, list[str]] = {}
@@ -70,12 +72,13 @@ class Draft:
             self._orders.pop("services", None)
         if _regroup(self._pools, _pools_by_name(gone_pools), _pools_by_name(new_pools), _pool_place):
             self._orders.pop("pools", None)
-        uses |= {members.pool.name for members in (*gone_pools, *new_pools)}
         uses |= {service.pool for service in (*gone, *new)}
+        uses |= self._fallbacks_of(uses) | {name for name, _, _ in _named(gone_pools) ^ _named(new_pools)}
+        uses |= {members.pool.name for members in (*gone_pools, *new_pools)}
         _regroup(self._fallback_of, _by_fallback(gone_pools), _by_fallback(new_pools), _pool_place)
         _regroup(self._users, _by_pool(gone), _by_pool(new), place)
-        changed_pools = chain(gone_pools, new_pools, *(self._pools.get(name, ()) for name in uses))
-        uses |= {name for name, _ in _by_fallback(changed_pools)}
+        for name in uses:
+            self._joined.pop(name, None)
         _regroup(self._vips, _by_vip(gone), _by_vip(new), place)
         vips = {value for value, _ in chain(_by_vip(gone), _by_vip(new))}
 
@@ -201,7 +204,14 @@ class Draft:
         others = {members.pool.name for members in self._fallback_of.get(name, ())} - {name}
         if not others:
             return own
-        return sorted(chain(own, *(self._users.get(other, ()) for other in others)), key=place)
+        if name not in self._joined:
+            services = chain(own, *(self._users.get(other, ()) for other in others))
+            self._joined[name] = sorted(services, key=place)
+        return self._joined[name]
+
+    def _fallbacks_of(self, names: Iterable[str]) -> set[str]:
+        """The fallbacks of pools with these names."""
+        return {fallback for name in names for fallback, _ in _by_fallback(self._pools.get(name, ()))}
 
     def _look_around(self, gone: Sequence[FileParts], new: Sequence[FileParts]) -> bool:
         """Whether the nodes, or their order, are others than before."""
@@ -298,6 +308,11 @@ def _pools_by_name(pools: Iterable[Members]) -> Iterator[tuple[str, Members]]:
 
 def _by_fallback(pools: Iterable[Members]) -> Iterator[tuple[str, Members]]:
     return ((name, members) for members in pools if (name := members.pool.fallback_pool) is not None)
+
+
+def _named(pools: Iterable[Members]) -> set[tuple[str, str, Span]]:
+    """What matters of pools to their fallbacks."""
+    return {(name, members.pool.name, members.pool.span) for name, members in _by_fallback(pools)}
 
 
 def _pool_place(members: Members) -> tuple[str, int, int]:
