@@ -14,6 +14,7 @@ from typing import TypeVar
 from weakref import ReferenceType, ref
 
 from reconciler import support
+from reconciler.config.load import no_garbage_collection
 from reconciler.kinds import KINDS
 from reconciler.kinds.base import Wanted
 from reconciler.limits import Sizes
@@ -94,9 +95,16 @@ def compile_node(view: NodeView) -> Desired:
 def compiled(view: NodeView, before: Compiled | None = None) -> Compiled:
     """As `compile_node`. What was made for `before` from the same objects is not made again. Raises UnsupportedError.
     """
-    facts, base = (view.node, view.decapsulates, view.lossy), before
+    facts = view.node, view.decapsulates, view.lossy
     if before is None or before.facts != facts:
-        before = Compiled()
+        with no_garbage_collection():
+            return _compiled(view, facts, Compiled(), None)
+    return _compiled(view, facts, before, ref(before))
+
+
+def _compiled(
+    view: NodeView, facts: tuple[Node, bool, frozenset[str]], before: Compiled, base: ReferenceType[Compiled] | None
+) -> Compiled:
     services, pools, uses = before.services, before.pools, before.uses
     changed: Pairs = []
     if view.node.role is Role.BALANCER:
@@ -114,7 +122,7 @@ def compiled(view: NodeView, before: Compiled | None = None) -> Compiled:
     _exchange(changed, resources, origins, owners)
     return Compiled(
         Desired(resources, origins, view.node.name), facts, services, pools, whole, uses, owners,
-        view.held, ref(base) if base is before and base is not None else None, changed,
+        view.held, base, changed,
     )  # fmt: skip
 
 
@@ -197,7 +205,7 @@ def _part_of_service(service: Service, facts: Facts) -> Part:
 
 def _part_of_pool(pool: Pool, use: Use, facts: Facts) -> Part:
     wanted = _collected(wanted for kind in _OF_POOL for wanted in kind.of_pool(pool, use, facts))
-    versions = frozenset((endpoint.address.version, "") for endpoint in pool.endpoints)
+    versions = frozenset({(endpoint.address.version, "") for endpoint in pool.endpoints})
     return Part(pool.name, pool, wanted, use, versions, len(pool.endpoints), tuple(support.of_pool(pool, use)))
 
 

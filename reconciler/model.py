@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_network
+from socket import inet_ntoa
 
 from reconciler.resource import Span
 
@@ -25,6 +26,11 @@ Places = Mapping[str, Span]
 NOWHERE = Span("", 0)
 SNAT_PORTS = range(1024, 65_536)
 """The ports of a source address, unless the manifests name them."""
+
+
+def text_of(address: Address) -> str:
+    """As `str`, which takes several times as long for IPv4."""
+    return inet_ntoa(address.packed) if type(address) is IPv4Address else str(address)
 
 
 class Mode(StrEnum):

@@ -53,8 +53,8 @@ class Facts:
     def on_link(self, address: Address) -> list[str]:
         """The interfaces with a network that holds the address."""
         number, version = int(address), address.version
-        found = (name for family, first, last, name in self.networks if first <= number <= last and family == version)
-        return list(dict.fromkeys(found))
+        found = [n for family, first, last, n in self.networks if first <= number <= last and family == version]
+        return list(dict.fromkeys(found)) if len(found) > 1 else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,8 @@ def check_manifests(tree: Tree, known: Known | None = None) -> Loaded:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Parsing makes a million objects and no cycles: the collector would find nothing and take most of the time."""
+    """For work that makes a million objects and no cycles, such as parsing: the collector would find nothing and take
+    much of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

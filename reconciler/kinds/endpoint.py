@@ -33,7 +33,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Address, Endpoint, EndpointState, Pool
+from reconciler.model import Address, Endpoint, EndpointState, Pool, text_of
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.ring_store import former_endpoints
 from reconciler.view import Facts, Use
@@ -64,10 +64,10 @@ class EndpointRow(Resource):
     @property
     def id(self) -> str:
         again = f" (row {self.copy})" if self.copy else ""
+        address = text_of(self.address)
         if not self.port:
-            return f"{self.address}{again}"
-        address = f"[{self.address}]" if self.address.version == 6 else str(self.address)
-        return f"{address}:{self.port}{again}"
+            return address + again
+        return f"[{address}]:{self.port}{again}" if ":" in address else f"{address}:{self.port}{again}"
 
     def _pack(self) -> bytes:
         """Its words in the table."""
@@ -131,6 +131,20 @@ def _connections(count: int | None) -> str:
 
 def row_of(endpoint: Endpoint) -> EndpointRow:
     return EndpointRow(endpoint.address, endpoint.port or 0, endpoint.state is EndpointState.DISABLED)
+
+
+def rows_of(pool: Pool) -> tuple[EndpointRow, ...]:
+    """The row of each endpoint of a pool. Several kinds ask for those of one pool, one after the other, and get the
+    same."""
+    global _last
+    of, rows = _last
+    if of is not pool:
+        rows = tuple([row_of(endpoint) for endpoint in pool.endpoints])
+        _last = pool, rows
+    return rows
+
+
+_last: tuple[Pool | None, tuple[EndpointRow, ...]] = None, ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +226,7 @@ class EndpointKind(Kind):
 
     @staticmethod
     def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:
-        return ((row_of(endpoint), endpoint.span) for endpoint in pool.endpoints)
+        return zip(rows_of(pool), [endpoint.span for endpoint in pool.endpoints], strict=True)
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:

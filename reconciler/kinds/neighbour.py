@@ -65,9 +65,10 @@ class NeighbourKind(Kind):
     @staticmethod
     def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:
         for endpoint in pool.endpoints if facts.networks else ():
-            if endpoint.state is not EndpointState.DISABLED and endpoint.address not in facts.own:
+            if endpoint.state is not EndpointState.DISABLED:
                 for interface in facts.on_link(endpoint.address)[:1]:
-                    yield Neighbour(endpoint.address, interface), endpoint.span
+                    if endpoint.address not in facts.own:
+                        yield Neighbour(endpoint.address, interface), endpoint.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         if not self.kernel.keeps_neighbours():

@@ -25,7 +25,7 @@ from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.endpoint import EndpointRow, ids_of, numbers_of, row_of
+from reconciler.kinds.endpoint import EndpointRow, ids_of, numbers_of, rows_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.limits import default_size
 from reconciler.model import Algorithm, EndpointState, Pool
@@ -200,27 +200,30 @@ def name_algorithm(name: str) -> Algorithm | None:
     return Algorithm(word) if word in list(Algorithm) else None
 
 
-_in_use: WeakValueDictionary[tuple[Pool, Algorithm], Ring] = WeakValueDictionary()
+_in_use: WeakValueDictionary[tuple[str, tuple[str, ...], tuple[int, ...], int], Ring] = WeakValueDictionary()
 
 
 def build(pool: Pool, algorithm: Algorithm) -> Ring:
     """The ring of a pool: active endpoints of a weight above 0, in the order of their ids.
 
-    While anybody holds the ring of a pool, an equal pool gets the same object, which costs nothing.
+    While anybody holds a ring, whoever asks for one made from the same gets the same object, which costs nothing.
     """
-    ring = _in_use.get((pool, algorithm))
+    weights = {
+        row.key.id: e.weight
+        for e, row in zip(pool.endpoints, rows_of(pool), strict=True) if e.state is EndpointState.ACTIVE and e.weight
+    }  # fmt: skip
+    members = tuple(sorted(weights))
+    ordered = tuple([weights[member] for member in members])
+    recipe = ring_name(pool.name, algorithm), members, ordered, pool.ring_size or 0
+    ring = _in_use.get(recipe)
     if ring is None:
-        ring = _in_use[pool, algorithm] = _build(pool, algorithm)
+        ring = _in_use[recipe] = _build(algorithm, *recipe)
     return ring
 
 
-def _build(pool: Pool, algorithm: Algorithm) -> Ring:
-    weights = {
-        row_of(e).id: e.weight for e in pool.endpoints if e.state is EndpointState.ACTIVE and e.weight
-    }
-    members = tuple(sorted(weights))
-    ordered = tuple(weights[member] for member in members)
-    name, size = ring_name(pool.name, algorithm), pool.ring_size or 0
+def _build(
+    algorithm: Algorithm, name: str, members: tuple[str, ...], ordered: tuple[int, ...], size: int
+) -> Ring:
     fewest = min(ordered, default=0) * (size or default_size(len(members)))
     if members and (algorithm is Algorithm.ROUND_ROBIN or fewest >= sum(ordered)):
         return UnbuiltRing(name, members, ordered, size)

@@ -33,7 +33,7 @@ from reconciler.kinds.endpoint import connections_end, is_port
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
-from reconciler.model import Address, Mode, Protocol
+from reconciler.model import Address, Mode, Protocol, text_of
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.ring_names import RingNames
 from reconciler.view import Facts
@@ -66,7 +66,8 @@ class ServiceRow(Resource):
 
     @property
     def id(self) -> str:
-        host = f"[{self.vip}]" if self.vip.version == 6 and self.port else str(self.vip)
+        vip = text_of(self.vip)
+        host = f"[{vip}]" if self.port and ":" in vip else vip
         return f"{host}:{self.port}/{self.protocol}" if self.port else f"{host}/{self.protocol}"
 
     def _pack(self) -> bytes:

@@ -18,7 +18,7 @@ from reconciler.dataplane.vip_filter import filter_of, let_pass
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Address, Echo, Service
+from reconciler.model import Address, Echo, Service, text_of
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import Facts
 
@@ -39,7 +39,7 @@ class VipRow(Resource):
 
     @property
     def id(self) -> str:
-        return str(self.address)
+        return text_of(self.address)
 
     @property
     def needs(self) -> tuple[Key, ...]:
