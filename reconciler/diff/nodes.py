@@ -165,17 +165,12 @@ def _effect(row: ServiceRow, now: Resource | None, context: Context) -> tuple[fl
     sides = ((context.live.resources, row.ring), (context.desired, now.ring))
     ring, after = (rows.get(Key(Ring.kind, name)) for rows, name in sides)
     moved = None
-    if isinstance(ring, Ring) and isinstance(after, Ring) and not _choose_alike(ring, after):
+    if isinstance(ring, Ring) and isinstance(after, Ring) and not ring.is_alike(after):
         if row.algorithm == now.algorithm:
             moved = ring.moved(after)
         if (row.algorithm == now.algorithm and not switched) or not after.members:
             texts.append(ring.effect(after, context))
     return moved, "; ".join(filter(None, texts)), ends
-
-
-def _choose_alike(ring: Ring, other: Ring) -> bool:
-    """Whether two rings differ by their names at most."""
-    return ring == other or (ring.members == other.members and ring.slots == other.slots)
 
 
 def _at(rows: list[ServiceRow]) -> str:

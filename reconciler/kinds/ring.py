@@ -60,10 +60,14 @@ class Ring(Resource):
             return True
         if not isinstance(other, Ring):
             return NotImplemented
-        return self.name == other.name and self.members == other.members and self.slots == other.slots
+        return self.name == other.name and self.is_alike(other)
 
     def __hash__(self) -> int:
         return hash((self.name, self.members))
+
+    def is_alike(self, other: Ring) -> bool:
+        """Whether both have the same slots, whatever their names."""
+        return self.members == other.members and self.slots == other.slots
 
     def digest(self, numbers: Mapping[str, int]) -> bytes:
         """Of what the slots are made from, and of the members' numbers, which the kernel's slots hold instead."""
@@ -168,12 +172,10 @@ class UnbuiltRing(Ring):
         divisor = gcd(*self._weights)
         return tuple(weight // divisor for weight in self._weights), self._size
 
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, UnbuiltRing) and (self.name, self.members) == (other.name, other.members):
-            return self.source == other.source or self.slots == other.slots
-        return super().__eq__(other)
-
-    __hash__ = Ring.__hash__
+    def is_alike(self, other: Ring) -> bool:
+        if isinstance(other, UnbuiltRing) and (self.algorithm, self.source) == (other.algorithm, other.source):
+            return self.members == other.members
+        return Ring.is_alike(self, other)
 
     def digest(self, numbers: Mapping[str, int]) -> bytes:
         return self._digest(self.source, numbers)

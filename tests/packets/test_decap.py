@@ -20,8 +20,9 @@ from scapy.packet import Packet
 from reconciler.dataplane import program
 from reconciler.dataplane.layout import MAPS, UNPACKED, VERDICTS, Verdict
 from reconciler.dataplane.rows import Number, UnpackedKey
-from reconciler.kernel import bpf
+from reconciler.kernel import bpf, holders
 from reconciler.kernel.bpf import XdpVerdict
+from reconciler.kernel.instance import Instance
 from reconciler.kernel.real import RealKernel
 from tests.packets.balancer import VIP, Balancer, inside, namespace
 from tests.packets.frames import ETHERNET, IPV4, IPV6, MACS, At, echo, ether, padded, tcp, tcp6, udp
@@ -291,7 +292,9 @@ def test_an_endpoint_holds_no_maps_but_those_of_its_program(tmp_path: Path, feat
     kernel = RealKernel(f"lbp-{os.getpid()}-m", tmp_path)
     try:
         kernel.load_program(program.program_name(features), features)
-        made = {path.name for path in (tmp_path / f"lbp-{os.getpid()}-m" / "bpf").iterdir()} & MAPS.keys()
+        live = holders.live(Instance(f"lbp-{os.getpid()}-m", tmp_path))
+        assert live
+        made = live.description.ids.keys() & MAPS.keys()
     finally:
         kernel.unload_program()
         kernel.remove_instance()
