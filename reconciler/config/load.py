@@ -130,6 +130,7 @@ def no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if enabled:
-            gc.freeze()  # both together make all objects old ones, which are seldom looked at again
-            gc.unfreeze()
+            if not gc.get_freeze_count():  # what somebody froze stays so
+                gc.freeze()  # both together make all objects old ones, which are seldom looked at again
+                gc.unfreeze()
             gc.enable()
