@@ -26,8 +26,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STORE = CHECKOUT / ".vm"
 KERNEL = STORE / "kernel"
 
-_BOOT_LIMIT_S = 120
-_RUN_LIMIT_S = 1500
+_BOOT_LIMIT_S = 400
+_RUN_LIMIT_S = 3000
 _CONSOLE_LINES = 60
 _HERE = Path(__file__).parent
 
