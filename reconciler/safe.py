@@ -21,7 +21,7 @@ _BACKTICKS = re.compile("`+")
 
 def line(text: str) -> str:
     """Text on one line; unprintable characters are escaped as in Python, e.g. `\\n`."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def block(text: str) -> str:

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from reconciler import clock
 from reconciler.dataplane.layout import FLOWS, Direction, FlowState, word
 from reconciler.kernel.port import Kernel
-from reconciler.kinds.endpoint import numbered_rows
+from reconciler.kinds.endpoint import ids_of
 from reconciler.kinds.service import service_ids
 
 
@@ -26,10 +28,14 @@ class Flow:
 
 def flows(kernel: Kernel) -> Iterator[Flow]:
     """Every connection in the table. Connections that have ended stay in it until their row is needed."""
-    endpoints = {row.number: row.row.id for row in numbered_rows(kernel)}
+    rows = kernel.dump(FLOWS.name)
+    if not rows:  # mostly, and to name the services of a large fleet takes time
+        return
+    numbers = FLOWS.value.array(b"".join(value for _, value in rows))["endpoint"]
+    endpoints = ids_of(kernel, np.unique(numbers).tolist())
     services = service_ids(kernel)
     now = clock.now_ns()
-    for key, row in FLOWS.unpack(kernel.dump(FLOWS.name)):
+    for key, row in FLOWS.unpack(rows):
         if row.direction == Direction.REQUEST:
             yield Flow(
                 f"{'.'.join(map(str, key.source))}:{key.source_port}",
