@@ -226,7 +226,7 @@ def _edit(
 
 
 def _of_edits(endpoints: int, times: Sequence[tuple[float, float]], memory: Sequence[float]) -> Iterator[Figure]:
-    settle_s = wake.QUIET_S
+    settle_s = wake.SETTLED_QUIET_S  # each edit is one file, renamed into its place
     in_map = sorted(seconds for seconds, _ in times)
     p50, p99 = statistics.median(in_map), in_map[math.ceil(0.99 * len(in_map)) - 1]
     many = f"{len(times)} edits"
@@ -258,7 +258,7 @@ def _at_once(
         found = re.search(_CHANGED, text)
         assert found
         changed += int(found[1].replace(",", ""))
-    seconds = done - renamed - wake.QUIET_S
+    seconds = done - renamed - wake.QUIET_S  # many files at once
     yield Figure(f"{AT_ONCE:,} pools change at once, from settled", endpoints, seconds, "s",
                  f"files read again: {AT_ONCE // big_fleet.SERVICES_A_FILE}", **_at_most(1, "s")(seconds))  # fmt: skip
 
