@@ -24,8 +24,8 @@ def read_live(
     """The readings of all kinds, or of those named. `wanted` is what the manifests ask for, by key.
 
     With `only`, just these keys are read, and kinds without any of them are left alone; given resources, which
-    depend on each other, are read all together. Connections are left out:
-    counting them reads the whole flow table (`with_connections`).
+    depend on each other, are read all together. Connections are left out: counting them reads the whole flow table
+    (`with_connections`).
     """
     chosen = None if kinds is None else set(kinds)
     asked = None if only is None else _keys_by_kind(only)

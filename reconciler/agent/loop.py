@@ -15,8 +15,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler import safe
 from reconciler.agent.report import Report
-from reconciler.agent.upkeep import MANIFESTS, SHOWN, Upkeep
+from reconciler.agent.upkeep import MANIFESTS, Upkeep
 from reconciler.agent.wake import Wake
 from reconciler.compile import Compiled
 from reconciler.config.diagnostic import render_text
@@ -176,7 +177,7 @@ class Agent:
         if loaded.digest != self.seen:
             self.seen, self.seen_since, self.fleet = loaded.digest, self.clock(), None
             colour = self.report.style.colour
-            text = render_text(loaded.diagnostics, loaded.texts, colour=colour, most=SHOWN).rstrip()
+            text = render_text(loaded.diagnostics, loaded.texts, colour=colour, most=safe.SHOWN).rstrip()
             if loaded.fleet is None:
                 self.upkeep.withdraw()
                 raise ConfigError(text)

@@ -10,9 +10,7 @@ from typing import TextIO
 from reconciler.render.style import Style
 from reconciler.render.text import SIGNS, applied, change_line, change_lines
 from reconciler.resource import Change, Concern, Key
-
-SHOWN = 20
-"""The most lines about the changes of one kind."""
+from reconciler.safe import SHOWN
 
 
 def local_time() -> datetime:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler import record
+from reconciler import record, safe
 from reconciler.agent.fights import FIGHT, PAUSE_S, WINDOW_S, Fights
 from reconciler.agent.report import Report
 from reconciler.apply import Result
@@ -31,8 +31,6 @@ from reconciler.ring_store import settle
 from reconciler.standing import carriers
 
 MANIFESTS = "manifests"
-SHOWN = 20
-"""The most problems of one kind that are named in the log."""
 
 
 @dataclass
@@ -130,10 +128,14 @@ class Upkeep:
         assert self.desired is not None
         yield from survey(self.kernel, self.desired.desired)
         with apply_lock(self.instance_dir):
-            if settled := settle(self.kernel, slots.now()):
-                self.report.say(f"{settled:,} slots of rings have settled: nobody used their former endpoints.")
+            self._settle()
         yield ()
         self.report.concerns(concerns_of(self.kernel, self.desired.desired))
+
+    def _settle(self) -> None:
+        """End the transitions that are over. Only under the lock."""
+        if settled := settle(self.kernel, slots.now()):
+            self.report.say(f"{settled:,} slots of rings have settled: nobody used their former endpoints.")
 
     def _round(self, named: Collection[Key], *, may_delete: bool) -> bool:
         """Compare and carry out. Returns whether that was about all keys. Raises LbctlError."""
@@ -149,8 +151,7 @@ class Upkeep:
             applied = None if is_whole else applied
             if is_whole:
                 self.report.concerns(planned.concerns)
-                if settled := settle(self.kernel, slots.now()):
-                    self.report.say(f"{settled:,} slots of rings have settled: nobody used their former endpoints.")
+                self._settle()
             is_new = offered is not None and self.desired is offered
             if planned.changes or planned.blocked or is_new:
                 self._carry_out(planned, applied)
@@ -260,5 +261,4 @@ def _raise_if_incomplete(result: Result) -> None:
     lines += [f"{key} could not be undone: {error}" for key, error in sorted(result.stuck.items())]
     lines += [f"{key}: {why}" for key, why in sorted(result.skipped.items())]
     if lines:
-        more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-        raise ApplyError("\n".join([*lines[:SHOWN], *more]))
+        raise ApplyError(safe.some(lines, "\n"))

@@ -52,11 +52,6 @@ def capacity_of(spec: MapSpec, sizes: Sizes) -> int:
     return sized(sizes) if sized else spec.capacity
 
 
-def sized_maps() -> Collection[str]:
-    """The names of the maps that a capacity sizes."""
-    return _SIZED.keys()
-
-
 def memory_bytes(sizes: Sizes, features: Collection[str], cpus: int) -> int:
     """About as much memory as the maps of a program take when they are full."""
     return sum(_bytes(spec, capacity_of(spec, sizes), cpus) for spec in specs_of(features))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from reconciler.dataplane.convert import Convert, converter
+from reconciler.dataplane.convert import Convert, converter, dtype_of
 from reconciler.dataplane.description import MapDescription, describe
 from reconciler.dataplane.flow_memory import Buckets, resized
 from reconciler.dataplane.layout import MAPS, REMEMBERED, MapType
@@ -97,8 +97,6 @@ def between(name: str, held: MapDescription, wanted: MapDescription) -> Convert:
 
 
 def _size(of: MapDescription) -> int:
-    from reconciler.dataplane.convert import dtype_of
-
     return dtype_of(of.value).itemsize
 
 

@@ -8,7 +8,6 @@ rows have those of endpoints. So a ring reads back with the names it was written
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,7 +19,7 @@ import numpy as np
 
 from reconciler.dataplane.layout import RING_NAMES, RING_TURNS
 from reconciler.dataplane.ring import Slots, hash_ring, shares, turns
-from reconciler.dataplane.rows import RingNote
+from reconciler.dataplane.rows import Number, RingNote
 from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
@@ -33,8 +32,6 @@ from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.ring_names import RingNames, packed
 from reconciler.ring_store import Rings, indexes_in_use, remove_rings, write_rings
 from reconciler.view import Facts, Use
-
-_INDEX = struct.Struct("=I")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -288,7 +285,7 @@ class RingKind(Kind):
         # The ring before its name: a name without a ring would read back as an empty ring.
         done = [key for key in wanted if not outcomes[key]]
         new = [key for key in done if not indexes[key]]
-        self.kernel.delete(RING_TURNS.name, [_INDEX.pack(wanted[key][0]) for key in new])
+        self.kernel.delete(RING_TURNS.name, [RING_TURNS.key.pack(Number(wanted[key][0])) for key in new])
         opened = Rings(self.kernel)
         notes = [(packed(key.id), _note(puts[key], wanted[key][0], opened, numbers)) for key in done]
         noted = dict(zip(done, self.kernel.update(RING_NAMES.name, notes), strict=True))
