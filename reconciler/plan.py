@@ -12,6 +12,8 @@ from reconciler.kinds import PHASES
 from reconciler.resource import Action, Change, Concern, Context, Desired, Key, Live, Reason, Resource
 from reconciler.standing import fallen, kept_for, missed
 
+_DIGEST_BYTES = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -78,7 +80,7 @@ def plan(
             continue
         if after.is_given:
             continue
-        same_wish = key in applied and applied[key] == fingerprint(after)
+        same_wish = key in applied and is_fingerprint(applied[key], after)
         reason = Reason.DRIFT if same_wish else Reason.CONFIG
         changes.append(Change(key, before, after, reason, desired.origins.get(key)))
     for key in strays:
@@ -147,5 +149,16 @@ def guard(planned: Plan, *, allow_empty: bool) -> None:
 
 
 def fingerprint(resource: Resource) -> str:
-    """A short digest of a resource's value; equal resources have equal digests."""
-    return hashlib.blake2b(repr(resource).encode(), digest_size=8).hexdigest()
+    """A short text for a resource's value; of resources with one key only equal ones have the same."""
+    return _short(next(resource.stamps()))
+
+
+def is_fingerprint(text: str, resource: Resource) -> bool:
+    """Whether a text is a fingerprint of this resource, or of an equal one."""
+    return any(_short(stamp) == text for stamp in resource.stamps())
+
+
+def _short(stamp: str) -> str:
+    if len(stamp) <= 2 * _DIGEST_BYTES:
+        return stamp
+    return hashlib.blake2b(stamp.encode(), digest_size=_DIGEST_BYTES).hexdigest()

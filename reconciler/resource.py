@@ -7,7 +7,7 @@ Everything that a node must hold is a resource, a frozen value with a key. Desir
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
@@ -101,6 +101,11 @@ class Resource(_Keyed):
         """At least one of these resources must be present before this one is created; empty: there is no such need."""
         return ()
 
+    def stamps(self) -> Iterator[str]:
+        """Texts for the value, the same on every machine: the first is written down when the resource was applied, any
+        of them stands for this value. Resources with one key have the same first text only if they are equal."""
+        yield repr(self)
+
     def describe(self) -> dict[str, str]:
         """The fields as a person reads them, in the order of a plan."""
         return {f.name: str(getattr(self, f.name)) for f in fields(self)}
@@ -134,9 +139,9 @@ class Action(StrEnum):
 class Reason(StrEnum):
     """Why a change is in a plan."""
 
-    CONFIG = "config"        # the manifests say something else than before
-    DRIFT = "drift"          # the manifests stand still; somebody changed live state
-    REMOVED = "removed"      # no manifest asks for it any more
+    CONFIG = "config"  # the manifests say something else than before
+    DRIFT = "drift"  # the manifests stand still; somebody changed live state
+    REMOVED = "removed"  # no manifest asks for it any more
 
 
 @dataclass(frozen=True, slots=True)

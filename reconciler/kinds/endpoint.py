@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -81,8 +81,15 @@ class EndpointRow(Resource):
     def flaw(self) -> str:
         return "a damaged row" if self.damage or self.copy else "" if is_port(self.port) else f"port {self.port}"
 
+    def stamps(self) -> Iterator[str]:
+        yield self.state  # the rest is in the key
+
+    @property
+    def state(self) -> str:
+        return self.damage or ("disabled" if self.disabled else "usable")
+
     def describe(self) -> dict[str, str]:
-        return {"state": self.damage or ("disabled" if self.disabled else "usable")}
+        return {"state": self.state}
 
     def effect(self, after: Resource | None, context: Context) -> str:
         own, counts = None, context.live.connections
@@ -157,7 +164,7 @@ class NumberedRow:
 
     @property
     def state(self) -> str:
-        return "retired" if self.is_retired else self.row.describe()["state"]
+        return "retired" if self.is_retired else self.row.state
 
 
 def endpoint_table(kernel: Kernel) -> EndpointTable:

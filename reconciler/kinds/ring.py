@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from math import gcd
 from typing import ClassVar
@@ -144,25 +145,20 @@ class Ring(Resource):
 
 class UnbuiltRing(Ring):
     """A ring that is known by what it is made from: weights of its members, and the count of slots that was asked for,
-    or 0. Each member has a slot. Its slots are built when somebody asks for them."""
+    or 0. Each member has a slot. Its slots are built when somebody asks for them, and not kept: those of ten thousand
+    rings would take more memory than all the rest."""
 
-    __slots__ = ("_built", "_size", "_weights")
-    _built: bytes | None
+    __slots__ = ("_size", "_weights")
     _size: int
     _weights: tuple[int, ...]
 
     def __init__(self, name: str, members: tuple[str, ...], weights: tuple[int, ...], size: int) -> None:
-        for field, value in (("name", name), ("members", members), ("_weights", weights), ("_size", size),
-                             ("_built", None)):  # fmt: skip
+        for field, value in (("name", name), ("members", members), ("_weights", weights), ("_size", size)):
             object.__setattr__(self, field, value)
 
     @property
     def slots(self) -> bytes:
-        if self._built is None:
-            built = _slots_of(self.algorithm, self.members, self._weights, self._size).astype("<u4").tobytes()
-            object.__setattr__(self, "_built", built)
-            return built
-        return self._built
+        return _built(self.algorithm, self.members, self._weights, self._size)
 
     @property
     def source(self) -> tuple[tuple[int, ...], int]:
@@ -176,6 +172,10 @@ class UnbuiltRing(Ring):
 
     def digest(self, numbers: Mapping[str, int]) -> bytes:
         return self._digest(self.source, numbers)
+
+    def stamps(self) -> Iterator[str]:
+        yield repr((self.members, self.source))
+        yield repr(Ring(self.name, self.members, self.slots))  # a saved plan has the slots themselves
 
 
 def _is_disabled(member: str, context: Context) -> bool:
@@ -220,9 +220,7 @@ def build(pool: Pool, algorithm: Algorithm) -> Ring:
     return ring
 
 
-def _build(
-    algorithm: Algorithm, name: str, members: tuple[str, ...], ordered: tuple[int, ...], size: int
-) -> Ring:
+def _build(algorithm: Algorithm, name: str, members: tuple[str, ...], ordered: tuple[int, ...], size: int) -> Ring:
     fewest = min(ordered, default=0) * (size or default_size(len(members)))
     if members and (algorithm is Algorithm.ROUND_ROBIN or fewest >= sum(ordered)):
         return UnbuiltRing(name, members, ordered, size)
@@ -231,9 +229,13 @@ def _build(
     return Ring(name, tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
 
 
-def _slots_of(
-    algorithm: Algorithm | None, members: tuple[str, ...], weights: tuple[int, ...], size: int
-) -> Slots:
+@lru_cache(maxsize=64)
+def _built(algorithm: Algorithm | None, members: tuple[str, ...], weights: tuple[int, ...], size: int) -> bytes:
+    """The slots of a ring, as it has them. Whoever looks at a ring asks several times."""
+    return _slots_of(algorithm, members, weights, size).astype("<u4").tobytes()
+
+
+def _slots_of(algorithm: Algorithm | None, members: tuple[str, ...], weights: tuple[int, ...], size: int) -> Slots:
     """A hash ring is reduced to its smallest equal form: the kernel may hold a larger one. In turns, the order
     counts."""
     if algorithm is Algorithm.ROUND_ROBIN:

@@ -11,6 +11,7 @@ from reconciler.kinds import ring as rings
 from reconciler.kinds.endpoint import EndpointKind, row_of
 from reconciler.kinds.ring import Ring, RingKind, build
 from reconciler.model import Algorithm, Endpoint, Pool
+from reconciler.plan import fingerprint, is_fingerprint
 from reconciler.resource import Change
 from reconciler.ring_names import RingNames
 from reconciler.ring_store import Rings
@@ -82,3 +83,17 @@ def test_other_weights_make_another_ring_and_the_same_ratios_the_same(held):
     assert build(replace(POOL, endpoints=twice), wanted.algorithm) == wanted
     equal = tuple(replace(endpoint, weight=1) for endpoint in POOL.endpoints)
     assert build(replace(POOL, endpoints=equal), wanted.algorithm) != wanted
+
+
+def test_a_ring_is_written_down_as_applied_without_being_built(held, monkeypatch):
+    _, wanted = held
+    monkeypatch.setattr(rings, "_slots_of", lambda *_: pytest.fail("a ring was built"))
+    assert is_fingerprint(fingerprint(wanted), wanted)
+    other = build(replace(POOL, endpoints=POOL.endpoints[1:]), wanted.algorithm)
+    assert fingerprint(other) != fingerprint(wanted)
+
+
+def test_a_ring_from_a_saved_plan_has_a_fingerprint_of_the_same_ring_from_manifests(held):
+    _, wanted = held
+    assert is_fingerprint(fingerprint(Ring(wanted.name, wanted.members, wanted.slots)), wanted)
+    assert not is_fingerprint(fingerprint(Ring(wanted.name, wanted.members[:1], bytes(4))), wanted)
