@@ -6,7 +6,7 @@ Only the names that somebody asks for are decoded: there may be ten thousand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -40,9 +40,12 @@ class RingNames:
         place = self._places.get(packed(name))
         return int(self._notes["number"][place]) if place is not None and self._is_sound[place] else None
 
-    def note(self, name: str) -> RingNote:
-        """The note beside a name. Raises KeyError."""
-        return RING_NAMES.value.unpack(self._notes[self._places[packed(name)]].tobytes())
+    def notes(self, names: Iterable[str]) -> list[RingNote | None]:
+        """The notes beside these names, as far as they are there and sound."""
+        places = [self._places.get(packed(name)) for name in names]
+        sound = [place for place in places if place is not None and self._is_sound[place]]
+        notes = dict(zip(sound, RING_NAMES.value.rows(self._notes[sound]), strict=True))
+        return [None if place is None else notes.get(place) for place in places]
 
     def name(self, number: int) -> str | None:
         """The name of a ring."""

@@ -56,15 +56,14 @@ class Rings:
         """What the kernel holds of a ring just now."""
         return slots.held(self.slots(place), self.rows(place).copy() if place.has_rows else None)
 
-    def checksum(self, index: int) -> int | None:
-        """Of the slots of a ring that is sound; None if there is none, or bits are set that no slot has."""
-        place = self.place(index)
-        if place is None:
-            return None
+    def checksums(self, indexes: Iterable[int]) -> list[int | None]:
+        """Of the endpoints in the slots of rings; None for one that has no slots, or is not sound. A mark that no row
+        explains makes another checksum."""
+        return [self._checksum(place) if place else None for place in map(self.place, indexes)]
+
+    def _checksum(self, place: Place) -> int:
         found = self.slots(place)
-        if place.has_rows:
-            return slots.checksum(found)
-        return crc32(found.data) if not (found & ~slots.ENDPOINT_MASK).any() else None
+        return slots.checksum(found) if place.has_rows else crc32(found.data)
 
     def in_transition(self) -> dict[int, Place]:
         """The rings that have rows, by index."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.dataplane import endpoint_table
-from reconciler.dataplane.endpoint_table import packed_words, table, words_of
+from reconciler.dataplane.endpoint_table import table, words_of
 from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, EndpointRowState
 from reconciler.dataplane.rows import Address, Endpoint, Number
 from reconciler.kernel.fake import FakeKernel
@@ -48,7 +48,7 @@ def test_it_finds_what_a_dictionary_finds(rows, wanted, collide):
         places = np.arange(made.numbers.size)
         shown = zip(made.numbers.tolist(), made.endpoints(places), made.states.tolist(), strict=True)
         assert {number: (place, state) for number, place, state in shown} == used
-        words = words_of(packed_words(*place) for place, _ in wanted)
+        words = words_of([ip_address(a) for (a, _), _ in wanted], [port for (_, port), _ in wanted])
         found = made.rows_of(words)
         theirs = {number for number, (place, _) in used.items() if place in dict(wanted)}
         assert theirs <= set(made.numbers[found].tolist())

@@ -8,9 +8,9 @@ them.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, EndpointRowState
 
 Words = NDArray[np.uint64]
+Address = IPv4Address | IPv6Address
 Joined = tuple[bytes, bytes]
 """All keys of a map and all its values, each joined."""
 
 _NO_ADDRESS = bytes(4)
 _FIRST = np.dtype([("port", "u2"), ("pad", "u2"), ("address", "V4")])
 """The first word of an endpoint."""
-_PACKED = struct.Struct("=Hxx4s16s")
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 """Odd, so that different rows of IPv4 have different hashes."""
 
@@ -113,15 +113,19 @@ def _wide_addresses(joined6: Joined, numbers: NDArray[np.uint32]) -> Words:
     return addresses[numbers]
 
 
-def packed_words(address: bytes, port: int) -> bytes:
-    """The words of one endpoint, joined; its address has 4 or 16 bytes. Raises struct.error if the port is none."""
-    is_wide = len(address) == len(bytes(16))
-    return _PACKED.pack(port, *((_NO_ADDRESS, address) if is_wide else (address, b"")))
-
-
-def words_of(packed: Iterable[bytes]) -> Words:
-    """The words of many endpoints, a line for each."""
-    return np.frombuffer(b"".join(packed), np.uint64).reshape(-1, 3)
+def words_of(addresses: Sequence[Address], ports: Sequence[int]) -> Words:
+    """The words of endpoints, a line for each."""
+    first = np.zeros(len(addresses), _FIRST)
+    first["port"] = ports
+    is_wide = np.array([type(address) is IPv6Address for address in addresses], np.bool_)
+    numbers = [0 if type(address) is IPv6Address else int(address) for address in addresses]
+    first["address"] = np.array(numbers, ">u4").view("V4")
+    words = np.zeros((first.size, 3), np.uint64)
+    words[:, 0] = first.view(np.uint64)
+    if is_wide.any():
+        wide = b"".join(address.packed for address in addresses if type(address) is IPv6Address)
+        words[is_wide, 1:] = np.frombuffer(wide, np.uint64).reshape(-1, 2)
+    return words
 
 
 def hashes_of(words: Words) -> Words:

@@ -80,6 +80,10 @@ class RowType(Generic[T]):
         CPUs."""
         return np.frombuffer(content, self.dtype)
 
+    def rows(self, array: NDArray[np.void]) -> list[T]:
+        """The rows of an array, as `unpack` gives them."""
+        return list(map(self._make, array.tolist()))
+
     def split(self, content: bytes) -> list[bytes]:
         """Joined rows, each for itself."""
         rows: list[bytes] = np.frombuffer(content, f"V{self.size}").tolist()

@@ -9,13 +9,11 @@ back. Only when every number is taken do new endpoints get the numbers of retire
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from itertools import compress
-from socket import AF_INET, inet_pton
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +22,7 @@ from numpy.typing import NDArray
 from reconciler import remembered
 from reconciler.dataplane import endpoint_table as endpoint_tables
 from reconciler.dataplane import slots
-from reconciler.dataplane.endpoint_table import EndpointTable, Words, packed_words, words_of
+from reconciler.dataplane.endpoint_table import EndpointTable, Words, words_of
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
 from reconciler.dataplane.rows import Address as AddressRow
 from reconciler.dataplane.rows import Endpoint as EndpointFields
@@ -69,10 +67,6 @@ class EndpointRow(Resource):
             return address + again
         return f"[{address}]:{self.port}{again}" if ":" in address else f"{address}:{self.port}{again}"
 
-    def _pack(self) -> bytes:
-        """Its words in the table."""
-        return packed_words(self.address.packed, self.port)
-
     @property
     def needs(self) -> tuple[Key, ...]:
         return (PROGRAM,)
@@ -108,6 +102,10 @@ class EndpointRow(Resource):
             return "no connection uses it"
         rest = "goes on until it ends by itself" if count == 1 else "go on until they end by themselves"
         return f"{_connections(count)} {rest}"
+
+
+NOBODY = EndpointRow(IPv4Address(0))
+"""An endpoint that no row is of."""
 
 
 def is_port(number: int) -> bool:
@@ -174,21 +172,19 @@ def endpoint_table(kernel: Kernel) -> EndpointTable:
 def numbered_rows(kernel: Kernel, of: Iterable[str] | None = None) -> list[NumberedRow]:
     """The rows of the endpoints with the ids `of`; None: every row in use. Retired ones, too."""
     table = endpoint_table(kernel)
-    places = None if of is None else [_place(id) for id in of]
-    if places is None or None in places:
+    rows = None if of is None else [row_named(id) for id in of]
+    if rows is None or None in rows:
         return _numbered(table, np.arange(table.numbers.size))
-    return _numbered(table, table.rows_of(words_of(place for place in places if place)))
+    return _numbered(table, table.rows_of(_words([row for row in rows if row])))
 
 
-def numbers_of(kernel: Kernel, ids: Collection[str]) -> dict[str, int]:
-    """The numbers of endpoints, by id; those without a row are left out. Of several rows of one endpoint, the first
-    that is not retired counts."""
-    words = {id: place for id in ids if (place := _place(id))}
-    if not words:
-        return {}
+def numbers_of(kernel: Kernel, rows: Sequence[EndpointRow]) -> NDArray[np.uint32]:
+    """The numbers of endpoints; 0 for one without a row. Of several rows of one endpoint, the first that is not
+    retired counts."""
+    if not rows:
+        return np.zeros(0, np.uint32)
     table = endpoint_table(kernel)
-    numbers = table.numbers_of(words_of(words.values()), table.states == EndpointRowState.RETIRED)
-    return {id: number for id, number in zip(words, numbers.tolist(), strict=True) if number}
+    return table.numbers_of(_words(rows), table.states == EndpointRowState.RETIRED)
 
 
 def ids_of(kernel: Kernel, numbers: Collection[int]) -> dict[int, str]:
@@ -214,15 +210,12 @@ def _numbered(table: EndpointTable, places: NDArray[np.intp]) -> list[NumberedRo
     return found
 
 
-def _place(id: str) -> bytes | None:
-    """The words of the endpoint with an id; None if no row has such an id."""
-    host, _, port = id.partition(":")
-    with suppress(OSError, ValueError, OverflowError, struct.error):
-        return packed_words(inet_pton(AF_INET, host), int(port or 0))  # most ids are such, and this is quick
+def row_named(id: str) -> EndpointRow | None:
+    """The usable row of the endpoint with an id; None if no row has such an id."""
     found = _ID.fullmatch(id)
-    with suppress(ValueError, OverflowError, struct.error):
-        if found:
-            return packed_words(ip_address(found[1] or found[2] or found[4]).packed, int(found[3] or 0))
+    with suppress(ValueError):
+        if found and is_port(port := int(found[3] or 0)):
+            return EndpointRow(ip_address(found[1] or found[2] or found[4]), port)
     return None
 
 
@@ -308,7 +301,7 @@ class EndpointKind(Kind):
 
 
 def _words(rows: Sequence[EndpointRow]) -> Words:
-    return words_of([row.packed() for row in rows])
+    return words_of([row.address for row in rows], [row.port for row in rows])
 
 
 def _row(change: Change) -> EndpointRow:

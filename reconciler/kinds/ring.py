@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import accumulate, pairwise
 from math import gcd
 from typing import ClassVar
-from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.endpoint import EndpointRow, ids_of, numbers_of, rows_of
+from reconciler.kinds.endpoint import NOBODY, EndpointRow, ids_of, numbers_of, row_named, rows_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.limits import default_size
 from reconciler.model import Algorithm, EndpointState, Pool
@@ -35,7 +35,7 @@ from reconciler.ring_store import Rings, indexes_in_use, remove_rings, write_rin
 from reconciler.view import Facts, Use
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Ring(Resource):
     """`members` are ids of endpoints, sorted; `slots` are unsigned 32-bit numbers of members, little endian.
 
@@ -67,13 +67,20 @@ class Ring(Resource):
         """Whether both have the same slots, whatever their names."""
         return self.members == other.members and self.slots == other.slots
 
-    def digest(self, numbers: Mapping[str, int]) -> bytes:
-        """Of what the slots are made from, and of the members' numbers, which the kernel's slots hold instead."""
-        return self._digest(self.slots, numbers)
+    @property
+    def source(self) -> object:
+        """What the slots are made from."""
+        return self.slots
 
-    def _digest(self, source: object, numbers: Mapping[str, int]) -> bytes:
-        held = [numbers.get(member) for member in self.members]
-        return blake2b(repr((self.algorithm, self.members, source, held)).encode(), digest_size=16).digest()
+    def digest(self, numbers: bytes) -> bytes:
+        """Of what the slots are made from, and of the members' numbers, which the kernel's slots hold instead."""
+        made_from = repr((self.members, self.source)).encode()
+        return blake2b(numbers + made_from, digest_size=16).digest()
+
+    @property
+    def rows(self) -> tuple[EndpointRow, ...]:
+        """The rows of the members, whatever their state; that of nobody for a member that can have none."""
+        return tuple(row_named(member) or NOBODY for member in self.members)
 
     @property
     def id(self) -> str:
@@ -148,13 +155,21 @@ class UnbuiltRing(Ring):
     or 0. Each member has a slot. Its slots are built when somebody asks for them, and not kept: those of ten thousand
     rings would take more memory than all the rest."""
 
-    __slots__ = ("_size", "_weights")
+    __slots__ = ("_rows", "_size", "_weights")
+    _rows: tuple[EndpointRow, ...]
     _size: int
     _weights: tuple[int, ...]
 
-    def __init__(self, name: str, members: tuple[str, ...], weights: tuple[int, ...], size: int) -> None:
-        for field, value in (("name", name), ("members", members), ("_weights", weights), ("_size", size)):
+    def __init__(
+        self, name: str, members: tuple[str, ...], rows: tuple[EndpointRow, ...], weights: tuple[int, ...], size: int
+    ) -> None:
+        for field, value in (("name", name), ("members", members), ("_rows", rows), ("_weights", weights),
+                             ("_size", size)):  # fmt: skip
             object.__setattr__(self, field, value)
+
+    @property
+    def rows(self) -> tuple[EndpointRow, ...]:
+        return self._rows
 
     @property
     def slots(self) -> bytes:
@@ -169,9 +184,6 @@ class UnbuiltRing(Ring):
         if isinstance(other, UnbuiltRing) and (self.algorithm, self.source) == (other.algorithm, other.source):
             return self.members == other.members
         return Ring.is_alike(self, other)
-
-    def digest(self, numbers: Mapping[str, int]) -> bytes:
-        return self._digest(self.source, numbers)
 
     def stamps(self) -> Iterator[str]:
         yield repr((self.members, self.source))
@@ -199,39 +211,26 @@ def name_algorithm(name: str) -> Algorithm | None:
     return Algorithm(word) if word in list(Algorithm) else None
 
 
-_in_use: WeakValueDictionary[tuple[str, tuple[str, ...], tuple[int, ...], int], Ring] = WeakValueDictionary()
-
-
 def build(pool: Pool, algorithm: Algorithm) -> Ring:
-    """The ring of a pool: active endpoints of a weight above 0, in the order of their ids.
-
-    While anybody holds a ring, whoever asks for one made from the same gets the same object, which costs nothing.
-    """
-    weights = {
-        row.key.id: e.weight
-        for e, row in zip(pool.endpoints, rows_of(pool), strict=True) if e.state is EndpointState.ACTIVE and e.weight
+    """The ring of a pool: active endpoints of a weight above 0, in the order of their ids."""
+    active = {
+        row.key.id: (row, endpoint.weight) for endpoint, row in zip(pool.endpoints, rows_of(pool), strict=True)
+        if endpoint.state is EndpointState.ACTIVE and endpoint.weight
     }  # fmt: skip
-    members = tuple(sorted(weights))
-    ordered = tuple([weights[member] for member in members])
-    recipe = ring_name(pool.name, algorithm), members, ordered, pool.ring_size or 0
-    ring = _in_use.get(recipe)
-    if ring is None:
-        ring = _in_use[recipe] = _build(algorithm, *recipe)
-    return ring
-
-
-def _build(algorithm: Algorithm, name: str, members: tuple[str, ...], ordered: tuple[int, ...], size: int) -> Ring:
-    fewest = min(ordered, default=0) * (size or default_size(len(members)))
-    if members and (algorithm is Algorithm.ROUND_ROBIN or fewest >= sum(ordered)):
-        return UnbuiltRing(name, members, ordered, size)
+    members = tuple(sorted(active))
+    rows, weights = tuple([active[member][0] for member in members]), tuple([active[member][1] for member in members])
+    name, size = ring_name(pool.name, algorithm), pool.ring_size or 0
+    fewest = min(weights, default=0) * (size or default_size(len(members)))
+    if members and (algorithm is Algorithm.ROUND_ROBIN or fewest >= sum(weights)):
+        return UnbuiltRing(name, members, rows, weights, size)
     # A member whose share is less than a slot may hold none. Then it is left out, as the kernel can't show it.
-    held, ranks = np.unique(_slots_of(algorithm, members, ordered, size), return_inverse=True)
+    held, ranks = np.unique(_slots_of(algorithm, members, weights, size), return_inverse=True)
     return Ring(name, tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _built(algorithm: Algorithm | None, members: tuple[str, ...], weights: tuple[int, ...], size: int) -> bytes:
-    """The slots of a ring, as it has them. Whoever looks at a ring asks several times."""
+    """The slots of a ring, as it has them. Who looks at a ring asks several times; nodes have rings in common."""
     return _slots_of(algorithm, members, weights, size).astype("<u4").tobytes()
 
 
@@ -254,21 +253,30 @@ class RingKind(Kind):
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         names, opened = RingNames(self.kernel), Rings(self.kernel)
+        right = self._as_noted([ring for ring in wanted.values() if isinstance(ring, Ring)], names, opened)
         asked = set(names) if only is None else {key.id for key in only if key.id in names}
+        asked.difference_update(ring.name for ring in right)
         own = {name: number for name in asked if (number := names.number(name)) is not None}
-        likely = [ring for key in map(_key, own) if isinstance(ring := wanted.get(key), Ring)]
-        numbers = numbers_of(self.kernel, {member for ring in likely for member in ring.members})
-        right = {ring.name: ring for ring in likely if _is_as_noted(ring, names.note(ring.name), opened, numbers)}
-        others = {name: _endpoints(opened, number) for name, number in own.items() if name not in right}
+        others = {name: _endpoints(opened, number) for name, number in own.items()}
         seen = [np.unique(endpoints) for endpoints in others.values() if not isinstance(endpoints, str)]
         ids = ids_of(self.kernel, np.unique(np.concatenate(seen)).tolist()) if seen else {}
-        rings = (right.get(name) or _decode(name, others[name], ids) for name in own)
-        return Reading((*rings, *(_damaged(name, "no ring of its own") for name in sorted(asked - own.keys()))))
+        rings = (_decode(name, endpoints, ids) for name, endpoints in others.items())
+        damaged = (_damaged(name, "no ring of its own") for name in sorted(asked - own.keys()))
+        return Reading((*right, *rings, *damaged))
+
+    def _as_noted(self, wanted: Sequence[Ring], names: RingNames, opened: Rings) -> list[Ring]:
+        """The wanted rings that the kernel has: the slots that were written, and they were made of the same."""
+        noted = zip(wanted, names.notes(ring.name for ring in wanted), strict=True)
+        known = [(ring, note) for ring, note in noted if note and ring.members]
+        numbers = _numbers(self.kernel, [ring for ring, _ in known])
+        same = [pair for pair, own in zip(known, numbers, strict=True) if pair[1].digest == pair[0].digest(own)]
+        found = opened.checksums(note.number for _, note in same)
+        return [ring for (ring, note), checksum in zip(same, found, strict=True) if note.checksum == checksum]
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         names = RingNames(self.kernel)
         puts = {change.key: change.after for change in changes if isinstance(change.after, Ring)}
-        numbers = numbers_of(self.kernel, {member for ring in puts.values() for member in ring.members})
+        numbers = dict(zip(puts, _numbers(self.kernel, list(puts.values())), strict=True))
         indexes = {key: names.number(key.id) for key in puts}
         free = _free(self.kernel, names) if None in indexes.values() else iter(())
         outcomes: dict[Key, Outcome] = {}
@@ -278,7 +286,7 @@ class RingKind(Kind):
                 index = indexes[key] or next(free, None)
                 if index is None:
                     raise KernelError(f"no room for {key}: all {RING_NAMES.capacity - 1:,} rings are in use")
-                wanted[key] = index, _encode(ring, numbers)
+                wanted[key] = index, _encode(ring, numbers[key])
             except KernelError as error:
                 outcomes[key] = error
         # Nobody uses a ring whose name was never written: it is not `known`, and its remains are overwritten.
@@ -289,7 +297,11 @@ class RingKind(Kind):
         new = [key for key in done if not indexes[key]]
         self.kernel.delete(RING_TURNS.name, [RING_TURNS.key.pack(Number(wanted[key][0])) for key in new])
         opened = Rings(self.kernel)
-        notes = [(packed(key.id), _note(puts[key], wanted[key][0], opened, numbers)) for key in done]
+        sums = opened.checksums(wanted[key][0] for key in done)
+        notes = [
+            (packed(key.id), _note(wanted[key][0], checksum, puts[key].digest(numbers[key])))
+            for key, checksum in zip(done, sums, strict=True)
+        ]
         noted = dict(zip(done, self.kernel.update(RING_NAMES.name, notes), strict=True))
         # A ring that had its name before is written as it should be; without a note, its slots are compared.
         outcomes |= {key: noted[key] for key in new}
@@ -302,34 +314,30 @@ class RingKind(Kind):
         return [outcomes.get(change.key) for change in changes]
 
 
-def _key(name: str) -> Key:
-    return Key(Ring.kind, name)
-
-
 def _free(kernel: Kernel, names: RingNames) -> Iterator[int]:
     """Numbers for new rings. Rings whose names are lost are not free: services may use them."""
     return iter(sorted(set(range(1, RING_NAMES.capacity)) - names.numbers - indexes_in_use(kernel)))
 
 
-def _encode(ring: Ring, numbers: Mapping[str, int]) -> Slots:
+def _numbers(kernel: Kernel, rings: Sequence[Ring]) -> list[bytes]:
+    """The numbers of the members of each ring, 0 for one without a row, as an array's bytes."""
+    found = numbers_of(kernel, [row for ring in rings for row in ring.rows]).tobytes()
+    ends = accumulate((4 * len(ring.members) for ring in rings), initial=0)
+    return [found[start:end] for start, end in pairwise(ends)]
+
+
+def _encode(ring: Ring, numbers: bytes) -> Slots:
     """The number of an endpoint for each slot."""
-    missing = [member for member in ring.members if member not in numbers]
+    by_member = np.frombuffer(numbers, np.uint32)
+    missing = [member for member, number in zip(ring.members, by_member, strict=True) if not number]
     if missing:
         raise KernelError(f"{ring.key} needs endpoints that are not there: {', '.join(missing)}")
-    by_member = np.array([numbers[member] for member in ring.members], np.uint32)
     return by_member[ring.array] if ring.members else np.zeros(0, np.uint32)
 
 
-def _note(ring: Ring, index: int, rings: Rings, numbers: Mapping[str, int]) -> bytes:
+def _note(index: int, checksum: int | None, digest: bytes) -> bytes:
     """What is written beside the name of a ring that lies in the kernel."""
-    return RING_NAMES.value.pack(RingNote(index, rings.checksum(index) or 0, ring.digest(numbers)))
-
-
-def _is_as_noted(wanted: Ring, note: RingNote, rings: Rings, numbers: Mapping[str, int]) -> bool:
-    """Whether the kernel has the wanted ring: the slots that were written, and they were made of the same."""
-    if note.digest != wanted.digest(numbers):
-        return False
-    return note.checksum == (rings.checksum(note.number) if wanted.members else None)
+    return RING_NAMES.value.pack(RingNote(index, checksum or 0, digest))
 
 
 def _endpoints(rings: Rings, index: int) -> Slots | str:

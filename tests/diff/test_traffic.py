@@ -3,7 +3,6 @@
 
 from dataclasses import replace
 from ipaddress import IPv4Address
-from weakref import WeakValueDictionary
 
 import pytest
 
@@ -210,7 +209,7 @@ def test_a_node_that_can_not_be_planned_says_why_and_hides_no_other(fleet):
 
 def test_no_ring_is_built_twice(fleet, monkeypatch):
     built = []
-    monkeypatch.setattr(ring_module, "_in_use", WeakValueDictionary())
+    ring_module._built.cache_clear()
     build_slots = ring_module._slots_of
     monkeypatch.setattr(ring_module, "_slots_of", lambda *recipe: built.append(recipe) or build_slots(*recipe))
     nodes = tuple(Node(f"lb{i}", (Interface("front"),)) for i in range(5))
