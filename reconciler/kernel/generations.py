@@ -75,8 +75,9 @@ def describe(description: Description, live: Generation | None) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _described(_program_id: int, map_ids: tuple[int, ...]) -> tuple[int, bytes] | None:
-    """The map that describes the maps of a program, and its content, which never changes."""
-    for number in map_ids:
+    """The map that describes the maps of a program, and its content, which never changes. It was bound last, and no
+    other one is opened by the way: to close the map `other` may empty it (kernel/takeover.py)."""
+    for number in reversed(map_ids):
         fd = bpf.open_map(number)
         if fd is not None:
             with bpf.closing(fd):

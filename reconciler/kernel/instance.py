@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an instance lives: `<run directory>/<name>/bpf`, a bpffs of its own with the pin of its program.
+"""Where an instance lives: `<run directory>/<name>/bpf`, a bpffs of its own with the pin of its program, and those of
+maps by which programs find each other.
 
 A file system of our own because `ip netns exec` and containers hide /sys/fs/bpf. It is mounted when the first
 object is pinned and goes with the last.
@@ -89,12 +90,16 @@ class Instance:
                 yield Instance(path.parent.name, path.parents[1])
 
     def remove(self) -> None:
-        """Unmount and remove the directory. Raises KernelError if objects are still pinned."""
+        """Unmount and remove the directory, with what a killed process had pinned beside a program that never came.
+        Raises KernelError if the program is still pinned."""
         if not self.directory.exists():
             return
         with self.locked():
-            if left := self.pinned():
+            left = self.pinned()
+            if PROGRAM in left:
                 raise KernelError(f"instance {self.name} still holds {', '.join(left)}", hint="lbctl delete")
+            for name in left:
+                self.unpin(name)
             if self._is_mounted() and _libc.umount2(os.fsencode(self.pins), 0) < 0:
                 raise KernelError(f"can't unmount {self.pins}: {os.strerror(ctypes.get_errno())}")
             shutil.rmtree(self.directory)

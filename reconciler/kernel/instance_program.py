@@ -58,9 +58,10 @@ class InstanceProgram(InstanceMaps):
                 return
             if sizes is None:
                 sizes = Sizes(*live.description.sizes) if live else Sizes()
+            if live:
+                takeover.keep_on(self._instance, live)
             self._load(name, features, image, specs, sizes, live)
-            for former in set(self._instance.pinned()) - {PROGRAM}:
-                self._instance.unpin(former)  # of a version that pinned each map
+            takeover.sweep(self._instance)
 
     def _load(
         self, name: str, features: Sequence[str], image: Image, specs: Sequence[MapSpec], sizes: Sizes,
@@ -79,6 +80,8 @@ class InstanceProgram(InstanceMaps):
             unused.append(stack.enter_context(bpf.closing(generations.describe(description, live))))
             for fd in unused:
                 bpf.bind_map(program, fd)
+            if OTHER.name in descriptors:
+                takeover.keep(self._instance, bpf.program_info(program).id, descriptors[OTHER.name])
             self._instance.pin(program, PROGRAM)
 
     def unload_program(self) -> None:

@@ -14,7 +14,8 @@ import mmap
 import os
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from reconciler.dataplane.layout import MMAPABLE, MapType
 from reconciler.dataplane.slots import Words
-from reconciler.kernel.bpf import NAME_BYTES, Command, call, memory, object_info
+from reconciler.kernel.bpf import NAME_BYTES, Command, call, closing, memory, object_info
 
 _NO_EXIST = 1  # BPF_NOEXIST
 _BYTES_PER_CALL = 1 << 17
@@ -77,6 +78,20 @@ def create(name: str, shape: Shape, *, flags: int = 0, inner: int | None = None)
         "=7I16s", shape.type, shape.key_size, shape.value_size, shape.capacity, flags, inner or 0, 0,
         name[:NAME_BYTES].encode(),
     )))  # fmt: skip
+
+
+@contextmanager
+def grace() -> Iterator[Callable[[], None]]:
+    """A function that returns when all packets are through that programs had begun with before the call.
+
+    The kernel waits for running programs whenever user space writes an element of an array of maps (commit
+    1ae80cf31938).
+    """
+    with closing(create("lbctl_grace", Shape(MapType.ARRAY, 4, 4, 1))) as inner:
+        outer = create("lbctl_grace", Shape(MapType.ARRAY_OF_MAPS, 4, 4, 1), inner=inner)
+        with closing(outer):
+            opened = describe(outer)
+            yield lambda: update_one(opened, bytes(4), struct.pack("=I", inner))
 
 
 def describe(fd: int) -> OpenMap:

@@ -5,24 +5,27 @@ The new maps were filled when the new program was loaded. What the former progra
 just before the interfaces change programs, and for the last time just after that. In between, one program alone may
 know a connection, so each has the other in its map `other`, and asks it about those that it does not know.
 
-That map is pinned as long as it holds a program. If this process is killed, the programs go on asking each other, and
-the next one that finds the pin ends the takeover.
+That map stays pinned from its making until its program is no longer used: the kernel empties an array of programs when
+its last descriptor or pin goes, and does so at some later time, even if it has been opened again by then (commit
+da765a2f5993). If this process is killed, the programs go on asking each other, and the next process that finds one of
+them asking ends the takeover.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from reconciler.dataplane.layout import OTHER
 from reconciler.kernel import bpf, generations, holders, maps, xdp
 from reconciler.kernel.carrying import CARRIED, Carrier
 from reconciler.kernel.generations import Generation
-from reconciler.kernel.instance import Instance
+from reconciler.kernel.instance import PROGRAM, Instance
 
-OTHER_PIN = "other"
-"""The pin of the new program's map `other`; the former program's has a number after it."""
+_PIN = re.compile(rf"{OTHER.name}-([0-9]+)")
+"""The pin of a map `other`; the number is that of its program."""
 
 _ROUNDS = 4
 """How often changes are carried over before the swap, at most: each round has only those to carry that came during the
@@ -35,7 +38,28 @@ _NUMBER = struct.Struct("=I")
 
 def is_unfinished(instance: Instance) -> bool:
     """Whether a takeover was begun and not ended."""
-    return any(name.startswith(OTHER_PIN) for name in instance.pinned())
+    return any(_asked(instance, number) is not None for number in _pinned(instance))
+
+
+def keep(instance: Instance, program_id: int, other: int) -> None:
+    """Pin the map `other` of a program, of which this is a descriptor. Only within `instance.mounted()`."""
+    instance.pin(other, _pin(program_id))
+
+
+def keep_on(instance: Instance, generation: Generation) -> None:
+    """Pin the map `other` of a generation whose pins went with their file system. Only within `instance.mounted()`."""
+    if generation.program.id not in _pinned(instance) and (fd := generation.open(OTHER.name)) is not None:
+        with bpf.closing(fd):
+            keep(instance, generation.program.id, fd)
+
+
+def sweep(instance: Instance) -> None:
+    """Remove all pins but that of the program, and those of the maps `other` of programs that are used."""
+    program = holders.pinned_program(instance)
+    used = {program.id if program else None, *(held.id for held in xdp.running())}
+    kept = {PROGRAM, *(_pin(number) for number in _pinned(instance) if number in used)}
+    for name in set(instance.pinned()) - kept:
+        instance.unpin(name)
 
 
 @contextmanager
@@ -45,6 +69,7 @@ def taking_over(instance: Instance) -> Iterator[None]:
     Raises KernelError or OSError before the block if that can't be prepared.
     """
     finish(instance)
+    sweep(instance)
     program = holders.pinned_program(instance)
     new = generations.of_program(program) if program else None
     former = _formers(instance, new) if new else []
@@ -55,17 +80,15 @@ def taking_over(instance: Instance) -> Iterator[None]:
         carriers = [carrier for one in former for carrier in _carriers(one, new, stack)]
         for carrier in carriers:
             carrier.prepare()
-        _introduce(instance, new, former[0], stack)
+        passed = stack.enter_context(maps.grace())
+        _introduce(instance, new, former[0])
         for _ in range(_ROUNDS):
             if sum(carrier.follow() for carrier in carriers) <= _FEW:
                 break
         try:
             yield
         finally:
-            _part(instance, besides=OTHER_PIN)
-            for carrier in carriers:
-                carrier.finish()
-            _part(instance)
+            _end(instance, new, carriers, passed)
 
 
 def finish(instance: Instance) -> bool:
@@ -76,12 +99,24 @@ def finish(instance: Instance) -> bool:
     new = generations.of_program(program) if program else None
     running = {held.id for held in xdp.running()}
     with ExitStack() as stack:
-        former = _noted(instance, stack)
-        if new and former and former.program.id not in running:
-            for carrier in _carriers(former, new, stack):
-                carrier.finish()
-        _part(instance)
+        former = _noted(instance, new) if new else None
+        carriers = list(_carriers(former, new, stack)) if new and former and former.program.id not in running else []
+        _end(instance, new, carriers, stack.enter_context(maps.grace()))
     return True
+
+
+def _end(instance: Instance, new: Generation | None, carriers: Sequence[Carrier], passed: Callable[[], None]) -> None:
+    """From now on the programs ask nobody; what they wrote since is carried over. The new one is last: by the program
+    in its map a later process knows the takeover."""
+    numbers = sorted(_pinned(instance), key=lambda number: new is not None and number == new.program.id)
+    for number in numbers[:-1]:
+        _forget(instance, number)
+    passed()  # a driver may go on with the former program for the packets that it had at hand
+    for carrier in carriers:
+        carrier.finish()
+    sweep(instance)
+    for number in numbers[-1:]:
+        _forget(instance, number)
 
 
 def _formers(instance: Instance, new: Generation) -> list[Generation]:
@@ -116,40 +151,54 @@ def _carriers(former: Generation, new: Generation, stack: ExitStack) -> Iterator
             )  # fmt: skip
 
 
-def _introduce(instance: Instance, new: Generation, former: Generation, stack: ExitStack) -> None:
+def _introduce(instance: Instance, new: Generation, former: Generation) -> None:
     """Let each of the programs ask the other one."""
-    pairs = ((new, former, OTHER_PIN), (former, new, f"{OTHER_PIN}-{former.program.id}"))
-    for one, two, pin in pairs:
-        array, program = one.open(OTHER.name), bpf.open_program(two.program.id)
-        for fd in (array, program):
-            if fd is not None:
-                stack.enter_context(bpf.closing(fd))
-        if array is None or program is None or two.description.ids.get(OTHER.name) is None:
-            continue  # it balances nothing that it remembers
+    if any(OTHER.name not in generation.description.ids for generation in (new, former)):
+        return  # it balances nothing that it remembers
+    for one, two in ((new, former), (former, new)):
         with instance.mounted():
-            instance.pin(array, pin)
-        maps.update_one(maps.describe(array), _FIRST, _NUMBER.pack(program))
+            keep_on(instance, one)
+        array, program = instance.open(_pin(one.program.id)), bpf.open_program(two.program.id)
+        with ExitStack() as stack:
+            for fd in (array, program):
+                if fd is not None:
+                    stack.enter_context(bpf.closing(fd))
+            if array is not None and program is not None:
+                maps.update_one(maps.describe(array), _FIRST, _NUMBER.pack(program))
 
 
-def _noted(instance: Instance, stack: ExitStack) -> Generation | None:
+def _noted(instance: Instance, new: Generation) -> Generation | None:
     """The generation whose program is in the new one's map `other`."""
-    fd = instance.open(OTHER_PIN)
-    if fd is None:
-        return None
-    opened = maps.describe(stack.enter_context(bpf.closing(fd)))
-    number = maps.lookup(opened, _FIRST)
-    program = bpf.open_program(_NUMBER.unpack(number)[0]) if number else None
+    number = _asked(instance, new.program.id)
+    program = bpf.open_program(number) if number is not None else None
     if program is None:
         return None
-    return generations.of_program(bpf.program_info(stack.enter_context(bpf.closing(program))))
+    with bpf.closing(program):
+        return generations.of_program(bpf.program_info(program))
 
 
-def _part(instance: Instance, besides: str = "") -> None:
-    """From now on the programs ask nobody, `besides` the one with this pin. The new one is last: by its pin a later
-    process knows the takeover."""
-    for name in sorted(name for name in instance.pinned() if name.startswith(OTHER_PIN) and name != besides)[::-1]:
-        fd = instance.open(name)
-        if fd is not None:
-            with bpf.closing(fd), suppress(FileNotFoundError):
-                maps.delete_one(maps.describe(fd), _FIRST)
-        instance.unpin(name)
+def _asked(instance: Instance, number: int) -> int | None:
+    """The number of the program that a program asks."""
+    fd = instance.open(_pin(number))
+    if fd is None:
+        return None
+    with bpf.closing(fd):
+        held = maps.lookup(maps.describe(fd), _FIRST)
+        return _NUMBER.unpack(held)[0] if held else None
+
+
+def _forget(instance: Instance, number: int) -> None:
+    """From now on a program asks nobody."""
+    fd = instance.open(_pin(number))
+    if fd is not None:
+        with bpf.closing(fd), suppress(FileNotFoundError):
+            maps.delete_one(maps.describe(fd), _FIRST)
+
+
+def _pin(program_id: int) -> str:
+    return f"{OTHER.name}-{program_id}"
+
+
+def _pinned(instance: Instance) -> set[int]:
+    """The numbers of the programs whose maps `other` are pinned."""
+    return {int(found[1]) for name in instance.pinned() if (found := _PIN.fullmatch(name))}

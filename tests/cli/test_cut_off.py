@@ -94,7 +94,9 @@ def test_a_killed_change_of_sizes_goes_on_and_leaves_no_second_set_of_maps(verb,
         verb("plan", manifests, "--detailed-exitcode")
         assert flow in kernel.dump(FLOWS.name)
         assert kernel.capacity(FLOWS.name) == 2 * (9_000, 20_000)[turn % 2]
-        assert Instance(netns, tmp_path / "run").pinned() == ["program"]
+        program = kernel.loaded_program()
+        assert program
+        assert Instance(netns, tmp_path / "run").pinned() == [f"other-{program.id}", "program"]
         with entered(netns):
             assert len({held.id for held in xdp.running()}) == 1
     verb("delete", "--auto-approve")

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from reconciler import clock
-from reconciler.dataplane.layout import ENDPOINTS, FLOWS, Direction, EndpointRowState, FlowState
+from reconciler.dataplane.layout import ENDPOINTS, FLOWS, OTHER, Direction, EndpointRowState, FlowState, MapType
 from reconciler.dataplane.program import program_name
 from reconciler.dataplane.rows import Endpoint, Flow, FlowKey, Number
 from reconciler.kernel import bpf, holders, maps
 from reconciler.kernel.bpf import XdpVerdict
+from reconciler.kernel.maps import Shape
 from reconciler.kernel.real import RealKernel
+from reconciler.lab.build import wait_until
 from reconciler.limits import Sizes
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("attached")]
@@ -25,6 +30,7 @@ NAT = ("NAT",)
 ENDPOINT, CLIENT, VIP = "10.2.0.11", "192.0.2.1", "20.20.20.1"
 REPLY = bytes(Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02") / IP(src=ENDPOINT, dst=CLIENT)
               / TCP(sport=8080, dport=40_000, flags="A"))  # fmt: skip
+NUMBER = struct.Struct("=I")
 OURS, UNKNOWN = XdpVerdict.DROP, XdpVerdict.PASS
 """A packet of a known connection is dropped here for want of a route; the kernel gets all others."""
 
@@ -79,7 +85,7 @@ def test_what_one_program_knows_is_asked_by_the_other_and_stays_known(kernel: Re
         assert kernel.dump(FLOWS.name) == []
     assert kernel.dump(FLOWS.name) == [row]
     assert verdict(new.id) == OURS
-    assert kernel._instance.pinned() == ["program"]
+    assert kernel._instance.pinned() == [f"other-{new.id}", "program"]
 
 
 def test_the_former_program_asks_for_connections_that_began_at_the_new_one(kernel: RealKernel) -> None:
@@ -113,3 +119,80 @@ def test_a_takeover_that_was_cut_off_goes_on_and_is_ended_by_the_next_load(kerne
     assert verdict(new.id) == OURS
     cut_off.__exit__(None, None, None)
     assert kernel.dump(FLOWS.name) == [row]
+
+
+def test_the_kernel_never_empties_the_map_by_which_a_program_finds_the_other_one(
+    kernel: RealKernel, one_cpu: None
+) -> None:
+    """It does so some time after the last descriptor was closed, which on a busy machine may be in the middle of a
+    takeover. It goes through such maps one after the other, so what came before a map of the test is done with it."""
+    for _ in range(2):
+        former = running(kernel)
+        kernel.load_program(program_name(NAT), NAT, Sizes(flows=2_000))
+        ask(former, former)
+        empties_a_map(former)
+        assert asked(former) == former, "it runs"
+        new = kernel.loaded_program()
+        assert new
+        ask(new.id, former)
+        empties_a_map(former)
+        assert asked(new.id) == former, "it was loaded"
+        with kernel.taking_over():
+            kernel.attach("front", "native", former)
+        assert asked(new.id) is None
+        kernel.load_program(program_name(NAT), NAT, Sizes(flows=1_000))
+        again = kernel.loaded_program()
+        assert again
+        with kernel.taking_over():
+            empties_a_map(new.id)
+            assert [asked(new.id), asked(again.id)] == [again.id, new.id], "it takes over"
+            kernel.attach("front", "native", new.id)
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """What the kernel is asked to do later, it does in that order on the CPU that asked."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+@contextmanager
+def map_of(program: int) -> Iterator[maps.OpenMap]:
+    """The map by which a program finds the other one, as anybody may open it."""
+    with bpf.closing(bpf.open_program(program) or -1) as fd:
+        generation = holders.generations.of_program(bpf.program_info(fd))
+    assert generation
+    with bpf.closing(generation.open(OTHER.name) or -1) as fd:
+        yield maps.describe(fd)
+
+
+def ask(program: int, other: int) -> None:
+    with map_of(program) as opened, bpf.closing(bpf.open_program(other) or -1) as fd:
+        maps.update_one(opened, bytes(4), NUMBER.pack(fd))
+
+
+def asked(program: int) -> int | None:
+    with map_of(program) as opened:
+        held = maps.lookup(opened, bytes(4))
+    return NUMBER.unpack(held)[0] if held else None
+
+
+def empties_a_map(program: int) -> None:
+    """Wait until the kernel has emptied, and so freed, a map with a program whose only descriptor was closed."""
+    with bpf.closing(maps.create("lbctl_test", Shape(MapType.PROG_ARRAY, 4, 4, 1))) as fd:
+        opened = maps.describe(fd)
+        with bpf.closing(bpf.open_program(program) or -1) as held:
+            maps.update_one(opened, bytes(4), NUMBER.pack(held))
+
+    def is_gone() -> bool:
+        """To open the map would have the kernel empty it once more."""
+        attributes = bpf.memory(struct.pack("=III", opened.id - 1, 0, 0))
+        try:
+            bpf.call(bpf.Command.MAP_GET_NEXT_ID, attributes)
+        except FileNotFoundError:
+            return True
+        return struct.unpack_from("=II", attributes)[1] != opened.id
+
+    wait_until("the map is gone", is_gone)
