@@ -121,7 +121,7 @@ def _compiled(
     owners = dict(before.owners)
     _exchange(changed, resources, origins, owners)
     return Compiled(
-        Desired(resources, origins, view.node.name), facts, services, pools, whole, uses, owners,
+        Desired(resources, origins, view.node.name, view.causes), facts, services, pools, whole, uses, owners,
         view.held, base, changed,
     )  # fmt: skip
 

@@ -33,6 +33,14 @@ def text_of(address: Address) -> str:
     return inet_ntoa(address.packed) if type(address) is IPv4Address else str(address)
 
 
+def place_of(address: Address, port: int) -> str:
+    """An address with a port, e.g. `10.2.0.1:80`, `[2001:db8::1]:80`; without one if the port is 0."""
+    text = text_of(address)
+    if not port:
+        return text
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+
+
 class Mode(StrEnum):
     """How packets reach an endpoint."""
 

@@ -81,8 +81,10 @@ def plan(
         if after.is_given:
             continue
         same_wish = key in applied and is_fingerprint(applied[key], after)
-        reason = Reason.DRIFT if same_wish else Reason.CONFIG
-        changes.append(Change(key, before, after, reason, desired.origins.get(key)))
+        cause = None if same_wish or before is None or not desired.causes else after.caused(before, desired.causes)
+        reason = Reason.DRIFT if same_wish else cause.reason if cause else Reason.CONFIG
+        origin = desired.origins.get(key)
+        changes.append(Change(key, before, after, reason, origin, cause.text if cause else ""))
     for key in strays:
         before = live.resources[key]
         if not before.is_given:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler import progress, record
+from reconciler import progress, record, support
 from reconciler.apply import Notify, Result, apply
 from reconciler.compile import Compiled, compiled
 from reconciler.concerns import concerns_of
@@ -30,6 +30,8 @@ from reconciler.plan import Plan, plan
 from reconciler.resource import Change, Desired, Key, Live, Resource
 from reconciler.ring_store import in_transition, settle
 from reconciler.view import NodeView, view
+from reconciler.wish.known import known
+from reconciler.wish.wish import Wish
 
 RECORD = "applied.json"
 
@@ -39,16 +41,33 @@ def view_of(fleet: Fleet, node: str | None) -> NodeView:
     return view(fleet, node, socket.gethostname())
 
 
-def desired_of(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -> Desired:
+def desired_of(
+    fleet: Fleet, node: str | None, on: Kernel | Live | None = None, wish: Wish | None = None
+) -> Desired:
     """As `compiled_of`: just the resources."""
-    return compiled_of(fleet, node, on).desired
+    return compiled_of(fleet, node, on, wish=wish).desired
 
 
 def compiled_of(
-    fleet: Fleet, node: str | None, on: Kernel | Live | None = None, before: Compiled | None = None
-) -> Compiled:
-    """The resources that the fleet asks of this node; `before` is what an earlier fleet asked of it. Raises UsageError
-    if the fleet lacks the node, UnsupportedError, KernelError.
+    fleet: Fleet, node: str | None, on: Kernel | Live | None = None, before: Compiled | None = None,
+    wish: Wish | None = None,
+) -> Compiled:  # fmt: skip
+    """The resources that the fleet asks of this node, and that checks and drains leave of it; `before` is what an
+    earlier fleet asked of it. Without a `wish`, nothing is known of endpoints. Raises UsageError if the fleet lacks
+    the node, UnsupportedError, KernelError."""
+    taken = node_view(fleet, node, on)
+    with progress.step("working out what the node needs"):
+        return compiled((wish or Wish()).of(taken), before)
+
+
+def known_wish(instance_dir: Path) -> Wish:
+    """With what an agent, or whoever drained endpoints, has written down. Raises FilesError."""
+    return Wish(known(instance_dir, RECORD))
+
+
+def node_view(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -> NodeView:
+    """This node's part of the fleet, with the facts of the node that matter. Raises UsageError if the fleet lacks the
+    node, KernelError.
 
     If the kernel can't unpack tunnels, a program does it; if a veth would lose packets that native XDP sends, the
     program runs in generic mode there; and maps never shrink by themselves. `on` answers what the node holds: the
@@ -56,6 +75,8 @@ def compiled_of(
     packets.
     """
     taken = view_of(fleet, node)
+    if taken.node.role is Role.BALANCER:
+        support.refuse(taken.node.name, support.of_fallbacks(taken))
     sending = [face.name for face in taken.node.interfaces if taken.node.role is Role.BALANCER]
     forms = sorted(forms_of(taken))
     loaded: Resource | LoadedProgram | None
@@ -69,8 +90,7 @@ def compiled_of(
             able = all(on.knows_tunnel(form) for form in forms)
             lossy = frozenset(name for name, is_native in on.far_ends(sending).items() if not is_native)
     held = loaded.sizes if isinstance(loaded, Program | LoadedProgram) and loaded.layout else None
-    with progress.step("working out what the node needs"):
-        return compiled(replace(taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held), before)
+    return replace(taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held)
 
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:

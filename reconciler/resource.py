@@ -125,6 +125,10 @@ class Resource(_Keyed):
         counted."""
         return True
 
+    def caused(self, before: Resource, causes: Causes) -> Cause | None:
+        """What made this replace `before`, as far as that is neither an edit nor drift."""
+        return None
+
     def effect(self, after: Resource | None, context: Context) -> str:
         """The effect on traffic when `after` replaces this resource (None: it is removed); empty if there is none."""
         return ""
@@ -142,17 +146,33 @@ class Reason(StrEnum):
     CONFIG = "config"  # the manifests say something else than before
     DRIFT = "drift"  # the manifests stand still; somebody changed live state
     REMOVED = "removed"  # no manifest asks for it any more
+    HEALTH = "health"  # the manifests stand still; checks of endpoints answer otherwise
+    DRAIN = "drain"  # somebody took an endpoint out of service for a while, or that is over
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What made a change necessary, if neither the manifests nor the node did; `text` is for people."""
+
+    reason: Reason
+    text: str
+
+
+Causes = Mapping[str, Mapping[str, Cause]]
+"""By names of pools and ids of endpoints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step: `before` is None for a create, `after` is None for a delete."""
+    """One step: `before` is None for a create, `after` is None for a delete. `cause` says in words what the manifests
+    don't: which check failed, who drained what."""
 
     key: Key
     before: Resource | None
     after: Resource | None
     reason: Reason = Reason.CONFIG
     origin: Span | None = None
+    cause: str = ""
 
     @property
     def action(self) -> Action:
@@ -162,16 +182,18 @@ class Change:
 
     def inverse(self) -> Change:
         """The change that takes this one back."""
-        return Change(self.key, self.after, self.before, self.reason, self.origin)
+        return Change(self.key, self.after, self.before, self.reason, self.origin, self.cause)
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """The resources that manifests ask of one node, each with the place that asks for it. `node` is its name."""
+    """The resources that manifests ask of one node, each with the place that asks for it. `node` is its name. `causes`
+    says why pools are other than the manifests say."""
 
     resources: Mapping[Key, Resource] = field(default_factory=dict)
     origins: Mapping[Key, Span] = field(default_factory=dict)
     node: str = ""
+    causes: Causes = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,7 @@ def plan_to_json(plan: Plan, target: Target) -> Json:
                     "after": _resource(change.after) if change.after else None,
                 },
                 "action_reason": change.reason.value,
+                "cause": change.cause,
                 "origin": str(change.origin) if change.origin else None,
                 "effect": effects.get(change.key, ""),
             }
@@ -143,6 +144,7 @@ def _change(item: Mapping[str, Any]) -> Change:
         _parse(after) if after else None,
         Reason(item["action_reason"]),
         _span(item["origin"]),
+        str(item.get("cause", "")),
     )
 
 

@@ -24,8 +24,8 @@ from reconciler.model import (
     Protocol,
     Role,
     Service,
+    Through,
     Undefined,
-    WhenNoneHealthy,
 )
 from reconciler.resource import Span
 from reconciler.safe import SHOWN
@@ -40,7 +40,6 @@ PROTOCOLS = {
 }
 ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH, Algorithm.MAGLEV)
 UNDEFINED_TRAFFIC = tuple(Undefined)
-HEALTH_CHECKS = (CheckType.NONE,)
 
 _NOT_YET = "`validate` knows the whole language; `plan`, `apply` and `run` don't yet"
 
@@ -65,12 +64,18 @@ def unsupported(view: NodeView) -> list[Unsupported]:
     elif view.node.role in ROLES:
         found += (item for service in view.services for item in of_service(service))
         found += (item for name, pool in view.pools.items() for item in of_pool(pool, view.uses[name]))
+        found += of_fallbacks(view)
     return sorted(set(found))
 
 
 def of_node(view: NodeView) -> list[Unsupported]:
     """The settings of the node as a whole that are not supported."""
     return [*_of_node(view.node), *(_of_endpoint(view) if view.node.role is Role.ENDPOINT else ())]
+
+
+def of_fallbacks(view: NodeView) -> list[Unsupported]:
+    """The settings of pools that only others fall back to. Their endpoints are part of those pools."""
+    return [item for pool in view.fallbacks.values() for item in of_check(pool)]
 
 
 def require_supported(view: NodeView) -> None:
@@ -135,16 +140,16 @@ def of_service(service: Service) -> Iterator[Unsupported]:
 def of_pool(pool: Pool, use: Use) -> Iterator[Unsupported]:
     for endpoint in pool.endpoints if use.is_translated else ():
         yield from _ipv6((endpoint.address,), endpoint.span)
-    if pool.health_check.type not in HEALTH_CHECKS:
-        yield _value(pool, "healthCheck", pool.health_check.type, HEALTH_CHECKS)
-    if pool.when_none_healthy is not WhenNoneHealthy.ALL:
-        yield _key(pool, "whenNoneHealthy")
+    yield from of_check(pool)
     if pool.on_unhealthy is not OnUnhealthy.KEEP:
-        yield _key(pool, "onUnhealthy")
-    if pool.min_healthy != 1:
-        yield _key(pool, "minHealthy")
-    if pool.slow_start_s is not None:
-        yield _key(pool, "slowStart")
+        yield _value(pool, "onUnhealthy", pool.on_unhealthy, (OnUnhealthy.KEEP,))
+
+
+def of_check(pool: Pool) -> Iterator[Unsupported]:
+    """The settings of a pool's check that are not supported."""
+    if pool.health_check.type is not CheckType.NONE and pool.health_check.through is Through.VIP:
+        hint = "leave `through` out, and the endpoint's own address is checked"
+        yield Unsupported(_place(pool, "healthCheck"), "healthCheck through vip is not supported yet", hint)
 
 
 def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:

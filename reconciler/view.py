@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from ipaddress import IPv6Address
 from itertools import chain
@@ -28,7 +28,7 @@ from reconciler.model import (
     Undefined,
     XdpMode,
 )
-from reconciler.resource import Span
+from reconciler.resource import Causes, Span
 
 _INTERFACES = "spec: {interfaces: [{name: eth0}]}"
 
@@ -76,13 +76,16 @@ class NodeView:
 
     A balancer carries services; an endpoint serves those that reach it by direct server return. `decapsulates`:
     the kernel of an endpoint can't unpack the tunnels that it gets, so our program does. `lossy` are the interfaces
-    that would lose the packets that native XDP sends. `held` is what the maps have room for that are there already:
+    that would lose the packets that native XDP sends. `fallbacks` are pools that only others fall back to. `causes`
+    says why pools are other than the manifests say. `held` is what the maps have room for that are there already:
     without a declared capacity they grow, and never shrink.
     """
 
     node: Node
     services: tuple[Service, ...]
     pools: Mapping[str, Pool]
+    fallbacks: Mapping[str, Pool] = field(default_factory=dict)
+    causes: Causes = field(default_factory=dict)
     decapsulates: bool = False
     lossy: frozenset[str] = frozenset()
     held: Sizes | None = None
@@ -211,7 +214,10 @@ def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
     if node.role is Role.ENDPOINT:
         own = set(node.endpoint_addresses)
         named = {pool.name for pool in fleet.pools if any(endpoint.address in own for endpoint in pool.endpoints)}
+        named |= {pool.name for pool in fleet.pools if pool.fallback_pool in named}
         services = tuple(service for service in fleet.services if service.mode.is_dsr and service.pool in named)
     else:
         services = tuple(service for service in fleet.services if service.runs_on(node))
-    return NodeView(node, services, {service.pool: pools[service.pool] for service in services})
+    own_pools = {service.pool: pools[service.pool] for service in services}
+    others = {pool.fallback_pool for pool in own_pools.values() if pool.fallback_pool} - own_pools.keys()
+    return NodeView(node, services, own_pools, {name: pools[name] for name in sorted(others)} if others else {})

@@ -13,7 +13,7 @@ ROOMS = """
     private lock dataplane model view support
     config
     kernel
-    health
+    health wish
     remembered ring_store ring_names kinds
     compile ways concerns readings plan live record snapshot
     apply reconcile

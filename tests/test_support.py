@@ -4,6 +4,7 @@
 import copy
 import functools
 import json
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,14 @@ from reconciler.config.build import build
 from reconciler.config.document import parse
 from reconciler.config.load import load
 from reconciler.errors import UnsupportedError
-from reconciler.model import Fleet, Node, Pool, Rcode, Record, Role, Service
+from reconciler.health.state import Health, State
+from reconciler.model import Endpoint, Fleet, Node, Pool, Rcode, Record, Role, Service
 from reconciler.reconcile import desired_of
 from reconciler.resource import Span
 from reconciler.safe import SHOWN
 from reconciler.support import unsupported
 from reconciler.view import view
+from reconciler.wish.wish import Wish
 from tests.config.manifests import node, pool, service
 from tests.strategies import fake_source
 
@@ -45,35 +48,27 @@ BESIDES = {
     "Service.spec.vips": ("Service.spec.vip", None),
     "Service.spec.protocol=icmp": ("Service.spec.ports", None),
     "Service.spec.pool": ("Pool.metadata.name", "other"),
+    "Pool.metadata.name": ("Service.spec.pool", "other"),
     "Pool.spec.fallbackPool": ("Pool.spec.whenNoneHealthy", "fallback"),
     "Pool.spec.whenNoneHealthy=fallback": ("Pool.spec.fallbackPool", "sorry"),
-    "Pool.metadata.name": ("Service.spec.pool", "other"),
-    "Pool.spec.healthCheck.path": ("Pool.spec.healthCheck.type", "http"),
-    "Pool.spec.healthCheck.host": ("Pool.spec.healthCheck.type", "https"),
-    "Pool.spec.healthCheck.status": ("Pool.spec.healthCheck.type", "http"),
     "Pool.spec.healthCheck.send": ("Pool.spec.healthCheck.type", "udp"),
-    "Pool.spec.healthCheck.expect": ("Pool.spec.healthCheck.type", "udp"),
+    "Pool.spec.healthCheck.expect": ("Pool.spec.healthCheck", {"type": "udp", "send": "PING"}),
+    "Pool.spec.healthCheck.query": ("Pool.spec.healthCheck.type", "dns"),
+    "Pool.spec.healthCheck.type=dns": ("Pool.spec.healthCheck", {"query": "example.org"}),
+    "Pool.spec.healthCheck.type=agent": ("Pool.spec.healthCheck", {"port": 8081}),
     "Node.spec.address": ("Node.spec.role", "endpoint"),
     "Node.spec.multipath": ("Node.spec.role", "router"),
 } | {
-    f"Pool.spec.healthCheck.{key}": ("Pool.spec.healthCheck.type", "tcp")
-    for key in ("port", "interval", "timeout", "rise", "fall", "through=endpoint", "through=vip")
-} | {
-    f"Pool.spec.healthCheck.{key}": ("Pool.spec.healthCheck", check)
-    for check, keys in (
-        ({"type": "https"}, ("headers", "text", "serverName", "verify=none", "verify=ca", "ca")),
-        ({"type": "dns", "query": "example.com"}, (
-            "query", *(f"record={record}" for record in Record), *(f"rcode={rcode}" for rcode in Rcode), "type=dns")),
-        ({"type": "agent", "port": 8081, "format": "json", "value": "free"}, (
-            "value", "format=json", "format=prometheus")),
-        ({"type": "agent", "port": 8081}, ("type=agent", "format=words")),
-    )
-    for key in keys
-}  # fmt: skip
+    f"Pool.spec.healthCheck.{key}": (
+        "Pool.spec.healthCheck", {"type": "agent", "port": 8081, "format": "json", "value": "free"})
+    for key in ("value", "format=json", "format=prometheus")
+}
 VALUES = {
     "Service.spec.vip": "20.20.20.2", "Service.spec.ports": [80, 443], "Service.spec.pool": "other",
     "Service.spec.nodeSelector": {"site": "south"}, "Pool.metadata.name": "other", "Pool.spec.endpoints.0.weight": 3,
     "Node.metadata.labels": {"site": "south"}, "Pool.spec.endpoints.0.address": "10.2.0.13",
+    "Pool.spec.healthCheck.rise": 5, "Pool.spec.healthCheck.fall": 5,
+    "Pool.spec.healthCheck.query": "example.net", "Pool.spec.healthCheck.value": "load.free",
 }  # fmt: skip
 
 # What reaches no kernel and is not refused, each with the reason why that ignores nothing.
@@ -109,6 +104,9 @@ AS_LEFT_OUT = {
         "Node.spec.interfaces.0.xdp": "auto", "Node.spec.undefinedTraffic": "drop", "Node.spec.vipBinding": "route",
         "Node.spec.icmpRedirects": "off", "Node.spec.packetTooBig": "answer", "Service.spec.echo": "reply",
         "Pool.spec.whenNoneHealthy": "all", "Pool.spec.onUnhealthy": "keep",
+        "Pool.spec.healthCheck.through": "endpoint", "Pool.spec.healthCheck.verify": "none",
+        "Pool.spec.healthCheck.record": "A", "Pool.spec.healthCheck.rcode": "NOERROR",
+        "Pool.spec.healthCheck.format": "words",
     }.items()
 }  # fmt: skip
 
@@ -122,7 +120,24 @@ WITHIN = {
     "Node.spec.packetTooBig=drop": {"Service.spec.mode": "dsr-l2"},
     "Service.spec.protocol=udp": {"Service.spec.mode": "dsr-l2"},
     "Service.spec.protocol=sctp": {"Service.spec.mode": "dsr-l3"},
-}
+} | {
+    f"Pool.spec.{key}": {"Pool.spec.healthCheck.type": "tcp"}
+    for key in (
+        "minHealthy", "slowStart", "whenNoneHealthy=drop", "onUnhealthy=reset", "healthCheck.port",
+        "healthCheck.interval", "healthCheck.timeout", "healthCheck.rise", "healthCheck.fall",
+        "healthCheck.through=endpoint", "healthCheck.through=vip",
+    )
+} | {
+    f"Pool.spec.healthCheck.{key}": {f"Pool.spec.healthCheck.{name}": value for name, value in check.items()}
+    for check, keys in (
+        ({"type": "http"}, ("path", "host", "status", "headers", "text")),
+        ({"type": "https"}, ("serverName", "verify=none", "verify=ca", "ca")),
+        ({"type": "dns", "query": "example.org"}, (
+            *(f"record={record}" for record in Record), *(f"rcode={rcode}" for rcode in Rcode))),
+        ({"type": "agent", "port": 8081}, ("format=words",)),
+    )
+    for key in keys
+}  # fmt: skip
 
 
 def put(documents, path, value):
@@ -141,7 +156,7 @@ def view_of(changes):
     documents = copy.deepcopy(BASE)
     for path, value in changes:
         put(documents, path, value)
-    objects = []
+    objects = [SORRY]
     for kind, content in documents.items():
         (document,) = parse(kind, json.dumps({"apiVersion": "lbctl/v1", "kind": kind, **content}))
         assert schema.check(document) == []
@@ -150,9 +165,30 @@ def view_of(changes):
     return view(Fleet(of[Service], of[Pool], of[Node]), None, "")
 
 
+SORRY = Pool("sorry", (Endpoint(ip_address("10.2.0.99")),))
+LATER_S = 1000.0
+
+
+def asked(*changes):
+    """All that follows from manifests: what the node must hold, what is checked, and what the node must hold once all
+    endpoints are down, once one is back, once it has been back for long, and once it is down."""
+    taken = view_of(changes)
+    times = iter((0.0, 1.0, LATER_S, LATER_S + 1, 8 * LATER_S, 9 * LATER_S))
+    now = functools.partial(next, times)
+    wish = Wish(clock=now, epoch=lambda: 0.0)
+    found = [compile_node(wish.of(taken)).resources, dict(wish.targets)]
+    first, up = next(iter(wish.states), b""), dict.fromkeys(wish.states, State(Health.UP))
+    back = State(Health.UP, LATER_S, has_returned=True)
+    down = dict.fromkeys(wish.states, State(Health.DOWN))
+    for states in (down, up | {first: back}, up, up | {first: State(Health.DOWN)}):
+        wish.learn(states)
+        found.append(compile_node(wish.of(taken)).resources)
+    return found
+
+
 @functools.cache
-def resources(*changes):
-    return compile_node(view_of(changes)).resources
+def asked_without(*changes):
+    return asked(*changes)
 
 
 def outcome(path):
@@ -162,10 +198,10 @@ def outcome(path):
     if path in BESIDES:
         changes.insert(0, BESIDES[path])
     try:
-        desired = compile_node(view_of(changes))
+        found = asked(*changes)
     except UnsupportedError:
         return "refused"
-    return "ignored" if desired.resources == resources(*within) else "used"
+    return "ignored" if found == asked_without(*within) else "used"
 
 
 @pytest.mark.parametrize("path", LEAVES)
@@ -191,7 +227,8 @@ def test_the_lists_name_what_there_is():
         "Node.spec.vipBinding=address", "Node.spec.icmpRedirects=on", "Service.spec.mode=dsr-l2",
         "Service.spec.mode=dsr-l3", "Service.spec.protocol=udp", "Service.spec.protocol=sctp",
         "Node.spec.tunnelSource.ipv4", "Node.spec.tunnelSource.ipv6", "Node.spec.packetTooBig=drop",
-        "Pool.spec.ringSize",
+        "Pool.spec.ringSize", "Pool.spec.healthCheck.type=http", "Pool.spec.healthCheck.path", "Pool.spec.minHealthy",
+        "Pool.spec.whenNoneHealthy=drop", "Pool.spec.whenNoneHealthy=fallback", "Pool.spec.slowStart",
     ],
 )  # fmt: skip
 def test_what_is_supported_reaches_the_node(path):
@@ -215,8 +252,10 @@ CASES = [
     (service(more="affinity: {}"), pool(), node(), "a.yaml:5: affinity is not supported yet"),
     (service(more="idleTimeout: 15m"), pool(), node(), "a.yaml:5: idleTimeout is not supported yet"),
     (service(more="allowedSources: [10.0.0.0/8]"), pool(), node(), "a.yaml:5: allowedSources is not supported yet"),
-    (service(), pool(more="healthCheck: {type: tcp}"), node(),
-     "b.yaml:5: healthCheck tcp is not supported yet; supported: none"),
+    (service(), pool(more="healthCheck: {type: tcp, through: vip}"), node(),
+     "b.yaml:5: healthCheck through vip is not supported yet"),
+    (service(), pool(more="onUnhealthy: reset"), node(),
+     "b.yaml:5: onUnhealthy reset is not supported yet; supported: keep"),
     (service(), pool(endpoints=f"{{address: '{V6}'}}"), node(),
      f"b.yaml:5: the IPv6 address {V6} is not supported in mode nat yet; supported: IPv4"),
     (service(), pool(), node(more="role: router"),
@@ -244,12 +283,12 @@ def test_it_is_said_what_is_missing_and_where(case):
 def test_all_that_is_missing_is_said_at_once_in_the_order_of_lines():
     web = service(more="mode: fullnat, protocol: sctp, idleTimeout: 15m")
     with pytest.raises(UnsupportedError) as raised:
-        desired_of(fleet_of(web, pool(more="healthCheck: {type: ping}"), node(more="snatPorts: 2000-3000")), None)
+        desired_of(fleet_of(web, pool(more="onUnhealthy: reset"), node(more="snatPorts: 2000-3000")), None)
     assert raised.value.message.splitlines() == [
         "node lb1 is asked for what this version can't do:",
         "  a.yaml:5: mode fullnat is not supported yet; supported: nat, dsr-l2, dsr-l3",
         "  a.yaml:5: idleTimeout is not supported yet",
-        "  b.yaml:5: healthCheck ping is not supported yet; supported: none",
+        "  b.yaml:5: onUnhealthy reset is not supported yet; supported: keep",
         "  c.yaml:5: snatPorts is not supported yet",
     ]
 

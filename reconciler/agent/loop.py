@@ -16,23 +16,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler import safe
+from reconciler.agent.endpoints import Endpoints
 from reconciler.agent.report import Report
 from reconciler.agent.upkeep import MANIFESTS, Upkeep
 from reconciler.agent.wake import Wake
-from reconciler.compile import Compiled
+from reconciler.compile import Compiled, compiled
 from reconciler.config.diagnostic import render_text
 from reconciler.config.load import Loaded
 from reconciler.config.rest import SECOND_LOOK_S
 from reconciler.errors import ConfigError, LbctlError
 from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
-from reconciler.reconcile import compiled_of
+from reconciler.reconcile import node_view
 from reconciler.resource import Key
+from reconciler.view import NodeView
+from reconciler.wish.wish import Wish
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 60.0
 
-WATCHING, NODE = "watching", "node"
+WATCHING, NODE, ENDPOINTS = "watching", "node", "endpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Agent:
     ready: Callable[[], None]
     named: Callable[[], Collection[Key]] = lambda: ()
     is_called: Callable[[], bool] = lambda: False
+    endpoints: Endpoints | None = None
+    """What is known of endpoints; None: nothing, ever."""
 
     seen: str = ""
     """The digest of the manifests that were loaded last, valid or not; empty if loading them failed altogether."""
@@ -76,6 +81,10 @@ class Agent:
     """Since when they have been the same."""
     fleet: Fleet | None = None
     """The loaded fleet, until its resources for this node are known."""
+    view: NodeView | None = None
+    """The node's part of the fleet that was loaded last, as the manifests say."""
+    accepted: NodeView | None = None
+    """The same of the fleet that is enforced; another one if the newest may not be."""
     latest: Compiled | None = None
     """What was compiled last: most of the next is the same."""
     due: float = 0.0
@@ -103,7 +112,8 @@ class Agent:
 
     def next_look_s(self) -> float:
         """In how many seconds the agent wants to look again if nobody calls before."""
-        return max(0.0, min(self.due, self._second_look) - self.clock())
+        changes_s = self.endpoints.changes_s if self.endpoints else math.inf
+        return max(0.0, min(self.due, self._second_look, changes_s) - self.clock())
 
     def round(self, wake: Wake, keys: Collection[Key] = ()) -> None:
         """One look at the manifests, and at the node as far as that is due: at the keys that differ from what was
@@ -119,6 +129,8 @@ class Agent:
                 self.report.recovered(WATCHING)
             kept = "the node is kept as it was last asked for" if self.upkeep.desired else "nothing was changed"
             self._attempt(MANIFESTS, lambda: self._look(wake in (Wake.TIME, Wake.RELOAD)), kept)
+        if self.endpoints is not None and self.endpoints.have_changed():
+            self._attempt(ENDPOINTS, self._heed, "endpoints are used as they were")
         is_due = self.clock() >= self.due
         if not (is_due or keys or self.upkeep.offered or self.clock() >= self._second_look):
             return
@@ -128,10 +140,15 @@ class Agent:
         last_s = min(LAST_RETRY_S, self.resync_s)  # failures must not delay the resync of the rest
         # Files that keep moving are no reason to delete anything.
         may_delete = self.seen == self.upkeep.newest and self.clock() >= self.seen_since + SECOND_LOOK_S
+        offered, view = self.upkeep.offered, self.view
         reconciled = self._attempt(
             NODE, lambda: self.upkeep.look(keys, is_due=is_due, may_delete=may_delete),
             f"trying again, at last every {last_s:g} s",
         )  # fmt: skip
+        if offered is not None and self.upkeep.desired is offered:
+            self.accepted = view
+        if self.endpoints is not None and reconciled:
+            self.endpoints.were_heeded()
         was_failing, self.is_failing = self.is_failing, not reconciled
         if reconciled and self.upkeep.is_under_way:
             self.due = self.clock()  # somebody else comes first
@@ -186,8 +203,30 @@ class Agent:
             self.fleet = loaded.fleet
             self.retry_s = FIRST_RETRY_S
         if self.fleet is not None:
-            self.latest, self.fleet = compiled_of(self.fleet, self.node, self.kernel, self.latest), None
+            self.view, self.fleet = self._compile(node_view(self.fleet, self.node, self.kernel)), None
+            assert self.latest is not None
             self.upkeep.offer(self.latest, self.seen)
+
+    def _heed(self) -> None:
+        """Find out what follows from what was learned of endpoints. Raises LbctlError."""
+        if self.upkeep.offered is None and self.upkeep.desired is not self.latest and self.accepted is not None:
+            self.view = self.accepted  # The newest manifests may not be made.
+        former = self.latest
+        if self.view is None or former is None:
+            return
+        self._compile(self.view)
+        if self.latest is not None and self.latest.changed:
+            self.upkeep.offer(self.latest, self.upkeep.newest)
+        else:
+            self.latest = former
+
+    def _compile(self, view: NodeView) -> NodeView:
+        """Find out which resources a view asks for. Raises LbctlError."""
+        wanted = self.endpoints.wanted(view) if self.endpoints else Wish().of(view)
+        self.latest = compiled(wanted, self.latest)
+        if self.endpoints is not None:
+            self.endpoints.check()
+        return view
 
     def _be_ready(self) -> None:
         if not self.is_ready:

@@ -31,6 +31,8 @@ class Wake(StrEnum):
     STOP = "stop"
     TIME = "time"
     KEYS = "keys"
+    HEALTH = "health"
+    """Something was learned of endpoints; `wait` returns KEYS for it."""
 
 
 class Doorbell:
@@ -67,7 +69,7 @@ class Doorbell:
     def wait(self, timeout_s: float) -> Wake:
         """Wait for a reason to look again: at most `timeout_s`, or SETTLE_S more if files are changing by then."""
         deadline, latest = self._clock() + timeout_s, math.inf
-        moving = False
+        moving = is_called = False
         while True:
             left_s = max(0.0, deadline - self._clock())
             try:
@@ -75,13 +77,15 @@ class Doorbell:
             except Empty:
                 if left_s > SIGNAL_S:
                     continue
-                if self._named:
+                if self._named or is_called:
                     if moving:
                         self.ring(Wake.FILES)  # they have not settled yet
                     return Wake.KEYS
                 return Wake.FILES if moving else Wake.TIME
-            if isinstance(wake, Key):
-                self._named.add(wake)
+            if isinstance(wake, Key) or wake is Wake.HEALTH:
+                is_called = True
+                if isinstance(wake, Key):
+                    self._named.add(wake)
                 deadline = self._clock()  # and the other keys that are named already
                 continue
             if wake not in (Wake.FILES, Wake.SETTLED):

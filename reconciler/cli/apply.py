@@ -64,11 +64,12 @@ def run(args: argparse.Namespace) -> int:
     style = stdout_style(args)
     _check_source(args.source)
     if args.source.is_dir():
-        from reconciler.reconcile import desired_of, plan_node
+        from reconciler.reconcile import desired_of, known_wish, plan_node
 
         fleet, digest = load_at_rest(args.source, args)
         kernel = open_kernel(args)
-        planned = plan_node(desired_of(fleet, args.node, kernel), kernel, instance_dir(args))
+        wish = known_wish(instance_dir(args))
+        planned = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))
         look_again(args.source, digest, planned.count(Action.DELETE))
     else:
         kernel = open_kernel(args)
@@ -158,7 +159,7 @@ def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
 
 def _steps(changes: Iterable[Change]) -> set[Change]:
     """Changes without their reasons, for comparison."""
-    return {replace(change, reason=Reason.CONFIG, origin=None) for change in changes}
+    return {replace(change, reason=Reason.CONFIG, origin=None, cause="") for change in changes}
 
 
 def _check_fresh(planned: Plan, live: Live) -> None:

@@ -76,14 +76,15 @@ def run(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace, fleet: Fleet) -> Plan:
     from reconciler.live import with_connections
     from reconciler.plan import plan
-    from reconciler.reconcile import desired_of, plan_node
+    from reconciler.reconcile import desired_of, known_wish, plan_node
     from reconciler.snapshot import live_from_json, read
 
     if args.live:
         live = Live() if args.live == "empty" else live_from_json(read(Path(args.live)))
         return plan(desired_of(fleet, args.node, live), live)
     kernel = open_kernel(args)
-    planned = plan_node(desired_of(fleet, args.node, kernel), kernel, instance_dir(args))
+    wish = known_wish(instance_dir(args))
+    planned = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))
     return replace(planned, live=with_connections(planned.live, kernel))
 
 

@@ -54,6 +54,7 @@ def seconds(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    from reconciler.agent.endpoints import Endpoints
     from reconciler.agent.loop import Agent, Manifests
     from reconciler.agent.report import Report
     from reconciler.agent.single import only_agent
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             report = Report(streams.log(), stdout_style(args))
             loader = Loader(directory, args.env)
             watch = Watch(directory, lambda is_settled: bell.ring(Wake.SETTLED if is_settled else Wake.FILES))
+            endpoints = Endpoints(instance_dir(args), report, time.monotonic, lambda: bell.ring(Wake.HEALTH))
             agent = Agent(
                 manifests=Manifests(
                     lambda afresh: watch.arm(afresh=afresh),
@@ -88,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
                 ready=lambda: notify("READY=1"),
                 named=bell.named,
                 is_called=bell.has_rung,
+                endpoints=endpoints,
             )
 
             def stop(*_: object) -> None:
@@ -99,10 +102,12 @@ def run(args: argparse.Namespace) -> int:
             signal.signal(signal.SIGHUP, lambda *_: bell.ring(Wake.RELOAD))
             node = f"node {args.node}" if args.node else f"the node named {socket.gethostname()}, or the only one"
             report.say(f"Watching {directory} for {node}; instance {instance_name(args)}, pid {os.getpid()}")
+            endpoints.start()
             try:
                 agent.run()
             finally:
                 notify("STOPPING=1")
                 watch.stop()
+                endpoints.stop()
             report.say("Stopped. The node is left as it is: traffic goes on.")
     return 0

@@ -67,6 +67,7 @@ class Monitor:
         self._users: dict[Target, int] = {}
         self._states: dict[Target, State] = {}
         self._latest: dict[Address, tuple[float, bool]] = {}
+        self._learned: list[Target] = []
 
     @property
     def states(self) -> Mapping[Target, State]:
@@ -84,9 +85,11 @@ class Monitor:
         changes |= {use: target for use, target in wanted.items() if self._wanted.get(use) != target}
         self.edit(changes)
 
-    def edit(self, changes: Mapping[Use, Target | None]) -> None:
-        """Give uses another target, or none. It takes as long as there are changes, however many targets there are."""
+    def edit(self, changes: Mapping[Use, Target | None], known: Mapping[Target, State] | None = None) -> None:
+        """Give uses another target, or none. It takes as long as there are changes, however many targets there are.
+        `known` are states of targets that come."""
         now_s = self._clock()
+        self._known.update(known or {})
         before: dict[Use, Target] = {}
         for use, target in changes.items():
             if (former := self._wanted.pop(use, None)) is not None:
@@ -101,7 +104,7 @@ class Monitor:
         found = {target: self._known.pop(target) for target in coming if target in self._known}
         for target, others in _predecessors(asked, before, set(coming) - found.keys()).items():
             if heirlooms := [self._states[other] for other in others if other in self._states]:
-                found[target] = states.inherited(max(heirlooms, key=_standing))
+                found[target] = states.inherited_of(heirlooms)
         for target in gone:
             del self._users[target]
             del self._states[target]
@@ -111,6 +114,11 @@ class Monitor:
         self._schedule.remove(gone)
         self._schedule.add((target for target in coming if target in found), now_s, is_known=True)
         self._schedule.add((target for target in coming if target not in found), now_s)
+
+    def take_learned(self) -> list[Target]:
+        """The targets that something was learned of since this was last asked."""
+        learned, self._learned = self._learned, []
+        return learned
 
     def run(self, timeout_s: float) -> list[Transition]:
         """Begin what is due, wait for answers for `timeout_s` at most, and say what they changed."""
@@ -151,6 +159,7 @@ class Monitor:
             self._latest[target.address] = (now_s, outcome.verdict is Verdict.UNREACHED)
         is_held = states.would_fall(before, target, outcome) and self._is_suspicious(before, target, outcome, now_s)
         after = self._states[target] = states.after(before, target, outcome, now_s, is_held)
+        self._learned.append(target)
         is_urgent = after.is_undecided or after.health is Health.DOWN
         self._schedule.done(target, now_s, states.pace_s(after, target, now_s), is_urgent)
         if (before.health, before.shown_share) == (after.health, after.shown_share):
@@ -176,11 +185,6 @@ def _predecessors(wanted: Wanted, before: Wanted, coming: set[Target]) -> dict[T
     return found
 
 
-def _standing(state: State) -> tuple[bool, bool, float]:
-    """Of several predecessors the best one counts: an endpoint that serves goes on until new answers say otherwise."""
-    return state.health is Health.UP, state.health is Health.DOWN, -state.since_s
-
-
 def recalled(
     wanted: Wanted, rows: Mapping[bytes, State], targets_of_uses: Mapping[bytes, bytes]
 ) -> dict[Target, State]:
@@ -195,5 +199,5 @@ def recalled(
             heirlooms.setdefault(target, []).append(state)
     for target, left in heirlooms.items():
         if target not in found:
-            found[target] = states.inherited(max(left, key=_standing))
+            found[target] = states.inherited_of(left)
     return found

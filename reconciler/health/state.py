@@ -10,6 +10,7 @@ Times are those of one monotonic clock, in seconds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -114,6 +115,15 @@ def inherited(state: State) -> State:
     if state.health is Health.UP:
         return state._replace(is_held=False)
     return state._replace(streak=0, streak_since_s=0.0, is_held=False)
+
+
+def inherited_of(others: Iterable[State]) -> State:
+    """Of several predecessors the best one counts: an endpoint that serves goes on until new answers say otherwise."""
+    return inherited(max(others, key=_standing))
+
+
+def _standing(state: State) -> tuple[bool, bool, float]:
+    return state.health is Health.UP, state.health is Health.DOWN, -state.since_s
 
 
 def _risen(state: State, target: Target, now_s: float) -> State:

@@ -7,7 +7,7 @@ target of the same use, and that is how the state of a target outlives them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -40,6 +40,9 @@ class Target:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __reduce__(self) -> tuple[type[Target], tuple[Address, int, HealthCheck, Address | None]]:
+        return Target, (self.address, self.port, self.check, self.vip)  # Another process hashes texts otherwise.
 
     @property
     def asked(self) -> Address:
@@ -99,26 +102,44 @@ def _digest_of(check: HealthCheck) -> bytes:
     return blake2b(repr(plain).encode(), digest_size=32).digest()
 
 
-def wanted(services: Iterable[Service], pools: Mapping[str, Pool]) -> dict[Use, Target]:
-    """All that services ask to be checked.
+Asked = tuple[tuple[tuple[Use, Target], ...], ...]
+"""For each endpoint of a pool, in its order, what is asked to be checked of it; nothing if it isn't checked."""
+
+
+def users_of(services: Iterable[Service], pools: Mapping[str, Pool]) -> dict[str, list[Service]]:
+    """The services of each pool, by its name; those whose pool falls back to it, too."""
+    found: dict[str, list[Service]] = {}
+    for service in services:
+        found.setdefault(service.pool, []).append(service)
+        if (fallback := pools[service.pool].fallback_pool) is not None:
+            found.setdefault(fallback, []).append(service)
+    return found
+
+
+def asked(pool: Pool, users: Sequence[Service]) -> Asked:
+    """What the services of a pool ask to be checked.
 
     A pool may have services of several protocols. Then those that speak the protocol of its check say which port is
     checked: a pool of a TCP and a UDP service on different ports, checked by TCP, is checked at the port of the first.
     """
-    by_pool: dict[str, list[Service]] = {}
-    for service in services:
-        by_pool.setdefault(service.pool, []).append(service)
-        if (fallback := pools[service.pool].fallback_pool) is not None:
-            by_pool.setdefault(fallback, []).append(service)
-    found: dict[Use, Target] = {}
-    for name, users in by_pool.items():
-        spoken = _PROTOCOLS.get(pools[name].health_check.type)
-        fitting = next((service for service in users if service.protocol is spoken), None)
-        for service in users:
-            guide = service if service.protocol is spoken or fitting is None else fitting
-            for endpoint in pools[name].endpoints:
-                found.update(uses_of(pools[name], service, endpoint, guide))
-    return found
+    if pool.health_check.type is CheckType.NONE:
+        return ((),) * len(pool.endpoints)
+    spoken = _PROTOCOLS.get(pool.health_check.type)
+    fitting = next((service for service in users if service.protocol is spoken), None)
+    guides = [(s, s if s.protocol is spoken or fitting is None else fitting) for s in users]
+    return tuple(
+        tuple(dict(pair for service, guide in guides for pair in uses_of(pool, service, endpoint, guide)).items())
+        for endpoint in pool.endpoints
+    )
+
+
+def wanted(services: Iterable[Service], pools: Mapping[str, Pool]) -> dict[Use, Target]:
+    """All that services ask to be checked."""
+    by_pool = users_of(services, pools)
+    return {
+        use: target for name, users in by_pool.items()
+        for of_endpoint in asked(pools[name], users) for use, target in of_endpoint
+    }  # fmt: skip
 
 
 def uses_of(

@@ -31,7 +31,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Address, Endpoint, EndpointState, Pool, text_of
+from reconciler.model import Address, Endpoint, EndpointState, Pool, place_of
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.ring_store import former_endpoints
 from reconciler.view import Facts, Use
@@ -61,11 +61,8 @@ class EndpointRow(Resource):
 
     @property
     def id(self) -> str:
-        again = f" (row {self.copy})" if self.copy else ""
-        address = text_of(self.address)
-        if not self.port:
-            return address + again
-        return f"[{address}]:{self.port}{again}" if ":" in address else f"{address}:{self.port}{again}"
+        place = place_of(self.address, self.port)
+        return f"{place} (row {self.copy})" if self.copy else place
 
     @property
     def needs(self) -> tuple[Key, ...]:

@@ -29,9 +29,10 @@ from reconciler.kinds.endpoint import NOBODY, EndpointRow, ids_of, numbers_of, r
 from reconciler.kinds.program import PROGRAM
 from reconciler.limits import default_size
 from reconciler.model import Algorithm, EndpointState, Pool
-from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.resource import Cause, Causes, Change, Context, Key, Reading, Reason, Resource
 from reconciler.ring_names import RingNames, packed
 from reconciler.ring_store import Rings, indexes_in_use, remove_rings, write_rings
+from reconciler.safe import some
 from reconciler.view import Facts, Use
 
 
@@ -109,6 +110,18 @@ class Ring(Resource):
 
     def describe(self) -> dict[str, str]:
         return {"slots": f"{len(self.slots) // 4:,}"} | {m: f"{s:.1%}" for m, s in self.shares.items()}
+
+    def caused(self, before: Resource, causes: Causes) -> Cause | None:
+        found = causes.get(self.name.rpartition("/")[0])
+        if not found or not isinstance(before, Ring):
+            return None
+        # Whoever came or went must have a cause; if nobody did, shares have moved, and some cause is why.
+        differing = set(self.members) ^ set(before.members)
+        named = [found[member] for member in sorted(differing or found) if member in found]
+        if len(named) < len(differing):
+            return None
+        reason = Reason.DRAIN if all(cause.reason is Reason.DRAIN for cause in named) else Reason.HEALTH
+        return Cause(reason, some([cause.text for cause in named], "; "))
 
     def effect(self, after: Resource | None, context: Context) -> str:
         if not isinstance(after, Ring):

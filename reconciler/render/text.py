@@ -115,7 +115,7 @@ def applied(done: Sequence[Change], seconds: float) -> str:
 
 def change_line(change: Change, style: Style, detail: str = "") -> str:
     """One change on one line: its sign, its key, its reason, the place that asks for it."""
-    notes = [style.warn("drift")] if change.reason is Reason.DRIFT else []
+    notes = [style.warn(change.reason.value)] if change.reason in (Reason.DRIFT, Reason.HEALTH, Reason.DRAIN) else []
     if change.after is None and change.action is not Action.DELETE:
         notes.append("restored")
     if change.origin and change.origin.file:
@@ -141,6 +141,8 @@ def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
     hidden = len(names) - len(fields)
     if hidden and not single:
         yield style.dim(f"      ({hidden} unchanged hidden)")
+    if change.cause:
+        yield f"      {style.dim('because:')} {line(change.cause)}"
     if effect:
         yield f"      {style.dim('traffic:')} {line(effect)}"
 

@@ -477,7 +477,7 @@ def test_what_is_blocked_for_long_does_not_keep_the_rest_from_being_looked_at(no
 
 def test_what_the_manifests_ask_for_is_asked_again_where_it_could_not_be_told(node, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("reconciler.agent.loop.compiled_of", lambda *_: refuse())
+        patch.setattr("reconciler.agent.loop.node_view", lambda *_: refuse())
         node.agent.round(Wake.TIME)
         assert "manifests: no buffer space" in node.told()
         assert node.tick() == ""

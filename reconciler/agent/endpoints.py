@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent knows of endpoints: it learns what checks found and what people drained, and tells what has changed
+in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from reconciler import safe
+from reconciler.agent.checks import Checks
+from reconciler.agent.report import Report
+from reconciler.errors import FilesError
+from reconciler.health.state import Health, State
+from reconciler.model import place_of
+from reconciler.reconcile import known_wish
+from reconciler.view import NodeView
+from reconciler.wish.judged import words_of
+from reconciler.wish.wish import Wish
+
+CHECKS = "checks"
+SLACK_S = 1.0
+"""How long what a check has found may be on its way."""
+
+
+class Endpoints:
+    """Of one instance. `ring` is called from other threads when something has come. Raises FilesError."""
+
+    def __init__(
+        self, instance_dir: Path, report: Report, clock: Callable[[], float], ring: Callable[[], None]
+    ) -> None:
+        self._report, self._clock = report, clock
+        self.wish: Wish = known_wish(instance_dir)
+        self._checks = Checks(instance_dir, ring)
+        self._conditions: dict[str, str] = {}
+        self._is_pending = self._is_suspect = False
+        self._learned_s = float("-inf")
+
+    def start(self) -> None:
+        self._checks.start()
+
+    def stop(self) -> None:
+        self._checks.stop()
+
+    @property
+    def changes_s(self) -> float:
+        """When something changes by itself."""
+        return self.wish.changes_s
+
+    def have_changed(self) -> bool:
+        """Whether the node may have to be other than it was last asked to be."""
+        self._learn()
+        return self._is_pending or self._clock() >= self.wish.changes_s
+
+    def wanted(self, view: NodeView) -> NodeView:
+        """The view as the node is to be by now."""
+        self._learned_s = self._clock()
+        self._learn()
+        found = self.wish.of(view)
+        self._is_pending = False
+        self._tell_conditions()
+        return found
+
+    def check(self) -> None:
+        """From now on, check what the last view asks for."""
+        try:
+            self._checks.want(self.wish)
+        except FilesError as error:
+            self._report.problem(CHECKS, str(error), "a new agent will not know what was checked")
+        else:
+            self._report.recovered(CHECKS)
+
+    def were_heeded(self) -> None:
+        """The node is as it was asked to be: who came back until now is no cause of later changes."""
+        self.wish.changed_s = self._learned_s - SLACK_S
+
+    def _learn(self) -> None:
+        found = self._checks.take()
+        if found is None:
+            return
+        for trouble in found.troubles:
+            self._report.say(f"{self._report.style.bad(CHECKS)}: {trouble}")
+        if found.suspect_until_s is not None:
+            self._tell_suspicion(found.suspect_until_s)
+        if found.states:
+            self._tell_states(found.states)
+            self.wish.learn(found.states)
+            self._is_pending = True
+        if found.drains is not None:
+            self.wish.drain(found.drains)
+            self._is_pending = True
+
+    def _tell_states(self, found: dict[bytes, State]) -> None:
+        lines = []
+        for digest, state in found.items():
+            before = self.wish.states.get(digest)
+            if before is None or (before.health, before.shown_share) == (state.health, state.shown_share):
+                continue
+            lines += [self._line(before, state, name, digest) for name in self.wish.pools_of(digest)]
+        if lines:
+            self._report.say(safe.some(sorted(lines), "\n"))
+
+    def _line(self, before: State, state: State, name: str, digest: bytes) -> str:
+        pool = self.wish.pool(name)
+        who = ", ".join(place_of(endpoint.address, endpoint.port or 0) for endpoint in self.wish.served(name, digest))
+        about = safe.line(f"endpoint {who} of pool {name}")
+        if before.health is state.health:
+            return f"{about}: its agent asks for {state.shown_share} % of its share"
+        if state.health is Health.DOWN:
+            return f"{about} is {self._report.style.bad('down')}: {safe.line(words_of(pool, state))}"
+        return f"{about} is {self._report.style.good('up')}"
+
+    def _tell_conditions(self) -> None:
+        """Tell of pools that serve in a way that nobody wants: when that begins, and when it is over."""
+        now = {name: found.members.condition for name, found in self.wish.judgements.items()}
+        for name, condition in now.items():
+            if condition and self._conditions.get(name) != condition:
+                found = self.wish.judgements[name].members
+                why = next((reason.value for reason in found.reasons if "healthy" in reason.value), "")
+                self._report.alarm(safe.line(f"{condition.value}: pool {name}, {found.healthy} healthy; {why}"))
+            elif not condition and name in self._conditions:
+                self._report.say(safe.line(f"pool {name} has enough healthy endpoints again"))
+        self._conditions = {name: condition.value for name, condition in now.items() if condition}
+
+    def _tell_suspicion(self, until_s: float) -> None:
+        if until_s and not self._is_suspect:
+            text = "CheckerSuspect: nearly all endpoints fell silent at once, so this node may be the culprit"
+            self._report.alarm(f"{text}; none goes down for {max(0.0, until_s - self._clock()):.1f} s")
+        elif not until_s and self._is_suspect:
+            self._report.say("This node does not suspect itself any more.")
+        self._is_suspect = bool(until_s)

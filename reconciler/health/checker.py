@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that checks: `python -m reconciler.health.checker FILE`.
+
+A process of its own, so that checks are on time whatever the agent works at, and the agent's rounds wait for no check.
+It hears on standard input what is to be checked, says on standard output what has changed, writes all it knows to
+FILE, and ends when the agent does, however that ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from reconciler.errors import FilesError
+from reconciler.health.descriptors import raise_limit
+from reconciler.health.monitor import Monitor
+from reconciler.health.prober import Prober
+from reconciler.health.schedule import Schedule
+from reconciler.health.store import Progress, Store, clocks
+from reconciler.health.wire import Edit, Messages, News, packed
+
+LISTEN_S = 0.05
+"""How long edits may go unheard."""
+TELL_S = 1.0
+"""How often the progress is written down."""
+_PIPE_BYTES = 1 << 16
+
+
+class Checker:
+    """The checks of one agent. `hear` and `say` are the descriptors of its pipes."""
+
+    def __init__(self, path: Path, hear: int, say: int) -> None:
+        self._path, self._hear, self._say = path, hear, say
+        self._messages = Messages()
+        self._schedule = Schedule(socket.gethostname().encode(), random.Random())
+        self._prober = Prober()
+        self._monitor = Monitor(self._prober, self._schedule)
+        self._store: Store | None = None
+        self._told_s = self._suspect_s = 0.0
+        self._trouble = ""
+        self._checks = 0
+        os.set_blocking(hear, False)
+
+    def run(self) -> None:
+        """Check until the agent is gone."""
+        while self._listen():
+            transitions = self._monitor.run(LISTEN_S)
+            learned = self._monitor.take_learned()
+            self._checks += len(learned)
+            times = clocks()
+            if self._store is not None:
+                try:
+                    for target in learned:
+                        if (state := self._monitor.states.get(target)) is not None:
+                            self._store.put(target.digest, state, self._monitor.next_check_s(target), times)
+                    self._tell()
+                except FilesError as error:
+                    self._complain(str(error))
+            suspicion = self._monitor.suspicion
+            suspect_s = suspicion.until_s if suspicion is not None and self._monitor.is_suspect() else 0.0
+            is_new, self._suspect_s = suspect_s != self._suspect_s, suspect_s
+            if transitions or is_new:
+                changed = {change.target.digest: change.after for change in transitions}
+                self._send(News(changed, suspect_s if is_new else None))
+
+    def _listen(self) -> bool:
+        """Heed what the agent said meanwhile; False if it is gone."""
+        while True:
+            try:
+                data = os.read(self._hear, _PIPE_BYTES)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            for message in self._messages.feed(data):
+                if isinstance(message, Edit):
+                    self._heed(message)
+
+    def _heed(self, edit: Edit) -> None:
+        before = set(self._monitor.states)
+        self._monitor.edit(edit.targets, edit.states)
+        self._monitor.max_in_flight = raise_limit(len(self._monitor.states))
+        try:
+            if self._store is None or edit.is_all:
+                if self._store is not None:
+                    self._store.close()
+                    self._store = None
+                self._store = Store(self._path, ((t.digest, state) for t, state in self._monitor.states.items()))
+            else:
+                times = clocks()
+                self._store.drop(target.digest for target in before - self._monitor.states.keys())
+                for target in self._monitor.states.keys() - before:
+                    self._store.put(target.digest, self._monitor.states[target], None, times)
+        except FilesError as error:
+            self._complain(str(error))
+        gc.collect()
+        gc.freeze()  # Targets stay: to look for cycles among them would take longer than many checks.
+
+    def _tell(self) -> None:
+        now_s = time.monotonic()
+        if self._store is not None and now_s - self._told_s >= TELL_S:
+            self._told_s = now_s
+            lateness = self._schedule.lateness
+            self._store.tell(
+                Progress(
+                    os.getpid(), now_s, self._suspect_s, len(self._monitor.states), self._schedule.in_flight,
+                    lateness.quantile_s(0.99), self._checks,
+                ), clocks(),
+            )  # fmt: skip
+
+    def _complain(self, text: str) -> None:
+        if text != self._trouble:
+            self._trouble = text
+            self._send(News(trouble=text))
+
+    def _send(self, news: News) -> None:
+        data = packed(news)
+        while data:
+            data = data[os.write(self._say, data) :]
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):  # A terminal sends them to all; the agent's end is ours.
+        signal.signal(number, signal.SIG_IGN)
+    say = os.dup(1)
+    os.dup2(2, 1)
+    with suppress(BrokenPipeError):  # the agent is gone
+        Checker(Path(sys.argv[1]), 0, say).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drains: endpoints that people took out of service for a while, in a file of the instance.
+
+A drain is about an endpoint of one pool, or of all pools that have it. From then on it gets no new connection; at its
+deadline the open ones end; and it ends by itself. One that has ended is kept for a while, for it explains why an
+endpoint came back. Times are in seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from ipaddress import ip_address
+from math import inf
+from pathlib import Path
+
+from reconciler import private, safe
+from reconciler.model import Address, Endpoint, Pool
+
+FILE = "drains.json"
+KEPT_S = 3600.0
+"""How long a drain that has ended is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """`pool` None: in all pools. `port` None: whichever port the endpoint has. `until_s` None: until it is undone.
+    `deadline_s`: when open connections end; None: never. `by` and `reason` are texts of people."""
+
+    address: Address
+    port: int | None = None
+    pool: str | None = None
+    began_s: float = 0.0
+    until_s: float | None = None
+    deadline_s: float | None = None
+    by: str = ""
+    reason: str = ""
+
+    def is_on(self, now_s: float) -> bool:
+        return self.until_s is None or now_s < self.until_s
+
+    def ends(self, now_s: float) -> bool:
+        """Whether open connections have to end by now."""
+        return self.deadline_s is not None and now_s >= self.deadline_s
+
+    def is_about(self, pool: str, endpoint: Endpoint) -> bool:
+        return (
+            endpoint.address == self.address
+            and self.pool in (None, pool)
+            and (self.port is None or self.port == endpoint.port)
+        )
+
+    @property
+    def target(self) -> tuple[Address, int | None, str | None]:
+        return self.address, self.port, self.pool
+
+
+def of_pool(drains: Sequence[Drain], pool: Pool) -> tuple[Drain | None, ...]:
+    """The drain of each endpoint of a pool, the latest of several; also one that is over."""
+    about = [drain for drain in drains if drain.pool in (None, pool.name)]
+    if not about:
+        return (None,) * len(pool.endpoints)
+    by_address: dict[Address, list[Drain]] = {}
+    for drain in about:
+        by_address.setdefault(drain.address, []).append(drain)
+    return tuple(
+        max(
+            (drain for drain in by_address.get(endpoint.address, ()) if drain.is_about(pool.name, endpoint)),
+            key=lambda drain: (drain.until_s is None, drain.until_s, drain.began_s), default=None,
+        )
+        for endpoint in pool.endpoints
+    )  # fmt: skip
+
+
+def changes_s(drains: Iterable[Drain], now_s: float) -> float:
+    """When the next drain ends, or reaches its deadline; infinite if none does."""
+    times = [
+        time_s for drain in drains if drain.is_on(now_s) for time_s in (drain.until_s, drain.deadline_s)
+        if time_s is not None and time_s > now_s
+    ]  # fmt: skip
+    return min(times, default=inf)
+
+
+def added(drains: Iterable[Drain], new: Iterable[Drain], now_s: float) -> tuple[Drain, ...]:
+    """With new drains, which take the place of those of the same endpoints."""
+    fresh = {drain.target: drain for drain in new}
+    return (*(d for d in drains if d.target not in fresh and _is_kept(d, now_s)), *fresh.values())
+
+
+def ended(drains: Iterable[Drain], pool: str | None, address: Address, port: int | None, now_s: float
+          ) -> tuple[Drain, ...]:  # fmt: skip
+    """Without the drains of an endpoint: they end now. A drain of all pools is not ended for one of them."""
+    return tuple(
+        replace(drain, until_s=now_s)
+        if drain.is_on(now_s) and drain.address == address and pool in (None, drain.pool)
+        and (port is None or drain.port in (None, port)) else drain
+        for drain in drains if _is_kept(drain, now_s)
+    )  # fmt: skip
+
+
+def read(path: Path) -> tuple[Drain, ...]:
+    """The drains in a file; none if there is no file. Raises FilesError if others could have written it; a damaged
+    one counts as none."""
+    try:
+        items = json.loads(private.read(path) or b"[]")
+        return tuple(
+            Drain(
+                ip_address(item["address"]), item["port"], item["pool"], float(item["began_s"]),
+                _number(item["until_s"]), _number(item["deadline_s"]),
+                safe.line(str(item["by"])), safe.line(str(item["reason"])),
+            )
+            for item in items
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
+def write(path: Path, drains: Iterable[Drain]) -> None:
+    """Raises FilesError."""
+    items = [asdict(drain) | {"address": str(drain.address)} for drain in drains]
+    private.write(path, json.dumps(items, indent=1).encode())
+
+
+def _is_kept(drain: Drain, now_s: float) -> bool:
+    return drain.until_s is None or now_s < drain.until_s + KEPT_S
+
+
+def _number(value: object) -> float | None:
+    return None if value is None else float(str(value))

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pool is to be, and why: the manifests' pool, what is known of its endpoints, and who was drained. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from reconciler.health.pool import Members, Why, members
+from reconciler.health.state import Health, State
+from reconciler.model import Endpoint, EndpointState, Pool, place_of
+from reconciler.resource import Cause, Reason
+from reconciler.wish.drains import Drain
+from reconciler.wish.drains import changes_s as drains_change_s
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One time by two clocks, in seconds: the monotonic one, and since 1970."""
+
+    now_s: float
+    epoch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`pool` is as the manifests say, `wanted` as it is to be: the same object if nothing speaks against that. In the
+    order of the pool's endpoints: the states of their targets, and their latest drain, which may be over. `changes_s`
+    is when it has to be judged again though nobody has told anything; infinite: never."""
+
+    pool: Pool
+    wanted: Pool
+    members: Members
+    states: tuple[tuple[State, ...], ...]
+    drains: tuple[Drain | None, ...]
+    changes_s: float = inf
+
+
+def judged(
+    pool: Pool, states: Sequence[tuple[State, ...]], drains: Sequence[Drain | None], at: Moment,
+    fallback: Judged | None = None,
+) -> Judged:  # fmt: skip
+    """The judgement of a pool. The endpoints of its fallback are part of what is wanted also while they are not
+    needed, with no share of new connections: so all that they need is there when their time comes."""
+    asked = tuple([_drained(endpoint, drain, at) for endpoint, drain in zip(pool.endpoints, drains, strict=True)])
+    found = members(pool if asked == pool.endpoints else replace(pool, endpoints=asked), states, at.now_s)
+    serving = [_weighed(e, weight) for e, weight in zip(asked, found.weights, strict=True)]
+    if fallback is not None:
+        serving = _with_fallback(serving, fallback, serves=found.fallback is not None)
+    same = len(serving) == len(pool.endpoints) and all(a is b for a, b in zip(serving, pool.endpoints, strict=True))
+    wanted = pool if same else replace(pool, endpoints=tuple(serving))
+    times = [drains_change_s(filter(None, drains), at.epoch_s) + at.now_s - at.epoch_s]
+    times += [] if found.changes_s is None else [found.changes_s]
+    times += [] if fallback is None else [fallback.changes_s]
+    return Judged(pool, wanted, found, tuple(states), tuple(drains), min(times))
+
+
+def causes(of: Judged, since_s: float, at: Moment) -> dict[str, Cause]:
+    """Why endpoints get connections, or none, other than by the manifests alone; by the ids of endpoints. Who came
+    back before `since_s`, when this node was last changed, is no cause of a change any more."""
+    found: dict[str, Cause] = {}
+    for endpoint, why, states, drain in zip(of.pool.endpoints, of.members.reasons, of.states, of.drains, strict=True):
+        name = place_of(endpoint.address, endpoint.port or 0)
+        if cause := _cause(name, of.pool, why, states, drain, since_s, at):
+            found[name] = cause
+    if of.members.condition:
+        for endpoint in of.wanted.endpoints:
+            name = place_of(endpoint.address, endpoint.port or 0)
+            found.setdefault(name, Cause(Reason.HEALTH, f"{Why.FALLBACK.value}: {name}"))
+    return found
+
+
+def words_of(pool: Pool, state: State) -> str:
+    """The last error of a check, e.g. `tcp check: refused`."""
+    return f"{pool.health_check.type.value} check: {state.error or 'no answer yet'}"
+
+
+def _drained(endpoint: Endpoint, drain: Drain | None, at: Moment) -> Endpoint:
+    if drain is None or not drain.is_on(at.epoch_s) or endpoint.state is EndpointState.DISABLED:
+        return endpoint
+    state = EndpointState.DISABLED if drain.ends(at.epoch_s) else EndpointState.DRAINING
+    return endpoint if endpoint.state is state else replace(endpoint, state=state)
+
+
+def _weighed(endpoint: Endpoint, weight: int) -> Endpoint:
+    is_asked = endpoint.state is EndpointState.ACTIVE and endpoint.weight != weight
+    return replace(endpoint, weight=weight) if is_asked else endpoint
+
+
+def _with_fallback(serving: Sequence[Endpoint], fallback: Judged, *, serves: bool) -> list[Endpoint]:
+    others = {(e.address, e.port): e if serves else _weighed(e, 0) for e in fallback.wanted.endpoints}
+    own = {(e.address, e.port) for e in serving}
+    found = [others.get((e.address, e.port), e) if serves else e for e in serving]
+    return found + [endpoint for key, endpoint in others.items() if key not in own]
+
+
+def _cause(
+    name: str, pool: Pool, why: Why, states: Sequence[State], drain: Drain | None, since_s: float, at: Moment
+) -> Cause | None:
+    if drain is not None and drain.is_on(at.epoch_s):
+        return Cause(Reason.DRAIN, f"{name} is drained" + _by(drain))
+    if why is Why.DOWN:
+        worst = next((state for state in states if state.health is Health.DOWN), State())
+        return Cause(Reason.HEALTH, f"{name} is down: {words_of(pool, worst)}")
+    if why is Why.CONFIGURED:
+        return None
+    if why is not Why.SERVES:
+        return Cause(Reason.HEALTH, f"{name}: {why.value}")
+    if states and all(state.health is Health.UP for state in states) and max(s.since_s for s in states) >= since_s:
+        is_back = any(state.has_returned for state in states)
+        return Cause(Reason.HEALTH, f"{name} is up{' again' if is_back else ''}")
+    if drain is not None and drain.until_s is not None and at.epoch_s - drain.until_s <= at.now_s - since_s:
+        return Cause(Reason.DRAIN, f"the drain of {name} is over")
+    return None
+
+
+def _by(drain: Drain) -> str:
+    said = f" by {drain.by}" if drain.by else ""
+    return f"{said}: {drain.reason}" if drain.reason else said

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a node's endpoints that is not in git: the states of targets, and drains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.health import roster, store
+from reconciler.health.state import State
+from reconciler.health.target import Use
+from reconciler.wish import drains
+from reconciler.wish.drains import Drain
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """`states` are by the digest of the target. `former` are the digests of the targets that uses had last: an edited
+    check takes over what was known. `changed_s`: when the node was last changed, by the monotonic clock."""
+
+    states: Mapping[bytes, State] = field(default_factory=dict)
+    former: Mapping[Use, bytes] = field(default_factory=dict)
+    drains: tuple[Drain, ...] = ()
+    changed_s: float = float("inf")
+
+
+NOTHING = Known()
+
+
+def known(instance_dir: Path, record: str) -> Known:
+    """What the files of an instance say. `record` is the name of the one that is written with each change of the node.
+    Raises FilesError if others could have written one of them."""
+    stored = store.read(instance_dir / store.FILE)
+    listed = roster.read(instance_dir / roster.FILE) if stored.entries else {}
+    former = {
+        use: digest for pool in listed.values() for endpoint in pool.endpoints for use, digest in endpoint.targets
+    }  # fmt: skip
+    states = {key: entry.state for key, entry in stored.entries.items()}
+    return Known(states, former, drains.read(instance_dir / drains.FILE), _changed_s(instance_dir / record))
+
+
+def _changed_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime - time.time() + time.monotonic()
+    except OSError:
+        return float("-inf")

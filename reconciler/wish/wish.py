@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wish of a whole node, kept up: each pool is judged again only if something about it has changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from reconciler.health import state as states
+from reconciler.health.roster import Line
+from reconciler.health.state import State
+from reconciler.health.target import Asked, Target, Use, asked
+from reconciler.model import CheckType, Endpoint, Pool, Role, Service
+from reconciler.resource import Cause
+from reconciler.view import NodeView
+from reconciler.wish.drains import Drain, of_pool
+from reconciler.wish.judged import Judged, Moment, causes, judged
+from reconciler.wish.known import NOTHING, Known
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    """A pool, who uses it, and what of it is checked. `is_stale`: it is to be judged, or to be judged again."""
+
+    pool: Pool
+    users: tuple[Service, ...]
+    asked: Asked
+    judged: Judged | None = None
+    is_stale: bool = True
+
+
+@dataclass(slots=True)
+class Edits:
+    """What has changed of what is to be checked: targets of uses, states of targets that came, lines of pools. None
+    stands for what is not checked any more."""
+
+    targets: dict[Use, Target | None]
+    states: dict[Target, State]
+    lines: dict[str, Line | None]
+
+
+class Wish:
+    """What one node is to hold. `of` gives the node's view as it is to be; `learn` and `drain` tell what is known."""
+
+    def __init__(
+        self, known: Known = NOTHING, clock: Callable[[], float] = time.monotonic,
+        epoch: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self.changed_s = known.changed_s
+        self.targets: dict[Use, Target] = {}
+        """All that is to be checked."""
+        self.states: dict[bytes, State] = {}
+        """Of these targets, by their digests."""
+        self._left, self._former = dict(known.states), known.former
+        self._drains = known.drains
+        self._clock, self._epoch = clock, epoch
+        self._watched: dict[str, _Watched] = {}
+        self._pools_of: dict[bytes, set[str]] = {}
+        self._edits = Edits({}, {}, {})
+
+    @property
+    def lines(self) -> dict[str, Line]:
+        """The pools that are checked."""
+        return {name: line for name, watched in self._watched.items() if (line := _line(watched))}
+
+    @property
+    def judgements(self) -> Mapping[str, Judged]:
+        """Of the pools that are not simply as the manifests say."""
+        return {name: watched.judged for name, watched in self._watched.items() if watched.judged}
+
+    def pool(self, name: str) -> Pool:
+        """As the manifests say."""
+        return self._watched[name].pool
+
+    def pools_of(self, digest: bytes) -> Sequence[str]:
+        """The names of the pools that have a target."""
+        return sorted(self._pools_of.get(digest, ()))
+
+    def served(self, name: str, digest: bytes) -> list[Endpoint]:
+        """The endpoints of a pool that a target stands for."""
+        watched = self._watched[name]
+        return [
+            endpoint for endpoint, pairs in zip(watched.pool.endpoints, watched.asked, strict=True)
+            if any(target.digest == digest for _, target in pairs)
+        ]  # fmt: skip
+
+    def learn(self, found: Mapping[bytes, State]) -> None:
+        """New states of targets, by their digests."""
+        for digest, state in found.items():
+            if digest in self.states:
+                self.states[digest] = state
+                for name in self._pools_of[digest]:
+                    self._watched[name].is_stale = True
+
+    def drain(self, drains: Sequence[Drain]) -> None:
+        """From now on, these are the drains."""
+        before, self._drains = self._drains, tuple(drains)
+        for watched in self._watched.values():
+            if of_pool(before, watched.pool) != of_pool(self._drains, watched.pool):
+                watched.is_stale = True
+
+    @property
+    def changes_s(self) -> float:
+        """When something changes by itself, by the monotonic clock; infinite if nothing does."""
+        return min((watched.judged.changes_s for watched in self._watched.values() if watched.judged), default=inf)
+
+    def take_edits(self) -> Edits:
+        """What has changed of what is to be checked since this was last asked."""
+        edits, self._edits = self._edits, Edits({}, {}, {})
+        return edits
+
+    def of(self, view: NodeView) -> NodeView:
+        """The view as the node is to be. Pools that are as before are the same objects."""
+        at = Moment(self._clock(), self._epoch())
+        self._watch(view, at)
+        if not self._watched:
+            return view
+        for name, watched in self._watched.items():
+            self._judge(name, watched, at)
+        changed = {
+            name: watched.judged.wanted for name, watched in self._watched.items()
+            if watched.judged and name in view.pools and watched.judged.wanted is not watched.pool
+        }  # fmt: skip
+        return replace(view, pools={**view.pools, **changed} if changed else view.pools, causes=Causes(self, at))
+
+    def _judge(self, name: str, watched: _Watched, at: Moment) -> Judged:
+        fallback = None
+        if watched.pool.fallback_pool is not None and (other := self._watched.get(watched.pool.fallback_pool)):
+            former = other.judged
+            fallback = self._judge(watched.pool.fallback_pool, other, at)
+            watched.is_stale |= fallback is not former
+        found = watched.judged
+        if found is not None and not watched.is_stale and at.now_s < found.changes_s:
+            return found
+        of_endpoints = [tuple(self.states[target.digest] for _, target in pairs) for pairs in watched.asked]
+        fresh = judged(watched.pool, of_endpoints, of_pool(self._drains, watched.pool), at, fallback)
+        if found is not None and found.wanted == fresh.wanted:
+            fresh = replace(fresh, wanted=found.wanted)
+        watched.judged, watched.is_stale = fresh, False
+        return fresh
+
+    def _watch(self, view: NodeView, at: Moment) -> None:
+        """Find out what is to be watched, and keep what is as before."""
+        pools = {**view.fallbacks, **view.pools} if view.fallbacks else view.pools
+        drained = {drain.pool for drain in self._drains}
+        every = None in drained
+        about = {
+            name: pool for name, pool in pools.items()
+            if pool.health_check.type is not CheckType.NONE or pool.fallback_pool or every or name in drained
+            or name in view.fallbacks
+        }  # fmt: skip
+        users = _users(view.services, pools, about)
+        is_balancer = view.node.role is Role.BALANCER
+        gone = [name for name in self._watched if name not in about]
+        fresh: dict[str, _Watched] = {}
+        for name, pool in about.items():
+            former, of_pool_ = self._watched.get(name), tuple(users.get(name, ()))
+            if former is None or former.pool is not pool or former.users != of_pool_:
+                what = asked(pool, of_pool_) if is_balancer else ((),) * len(pool.endpoints)
+                fresh[name] = _Watched(pool, of_pool_, what)
+        if fresh or gone:
+            self._exchange(fresh, gone, at.now_s)
+
+    def _exchange(self, fresh: Mapping[str, _Watched], gone: Sequence[str], now_s: float) -> None:
+        """Put fresh pools in the place of those before, whose targets pass their states on."""
+        before: dict[Use, Target] = {}
+        for name in (*gone, *fresh):
+            if (former := self._watched.pop(name, None)) is None:
+                continue
+            if _line(former):
+                self._edits.lines[name] = None
+            for use, target in _pairs(former):
+                before[use] = target
+                self._pools_of[target.digest].discard(name)
+        self._watched |= fresh
+        self._edits.lines |= {name: line for name, watched in fresh.items() if (line := _line(watched))}
+        after = {use: target for watched in fresh.values() for use, target in _pairs(watched)}
+        for use in before.keys() - after.keys():
+            del self.targets[use]
+            self._edits.targets[use] = None
+        heirs: dict[bytes, list[State]] = {}
+        coming: dict[bytes, Target] = {}
+        for use, target in after.items():
+            digest, former_target = target.digest, before.get(use)
+            if former_target != target:
+                self._edits.targets[use] = target
+            self.targets[use] = target
+            self._pools_of.setdefault(digest, set()).add(use.pool)
+            if digest not in self.states:
+                coming[digest] = target
+                if (heirloom := self._heirloom(use, former_target)) is not None:
+                    heirs.setdefault(digest, []).append(heirloom)
+        for digest, target in coming.items():
+            state = self._left.get(digest)
+            if state is None:
+                state = states.inherited_of(heirs[digest]) if digest in heirs else states.new(now_s)
+            self.states[digest] = self._edits.states[target] = state
+        for target in before.values():
+            if not self._pools_of.get(target.digest, True):
+                del self._pools_of[target.digest]
+                del self.states[target.digest]
+        self._left, self._former = {}, {}  # Whoever was known to an earlier process has been found by now.
+
+    def _heirloom(self, use: Use, former: Target | None) -> State | None:
+        """The state of the target that a use had before."""
+        if former is not None:
+            return self.states.get(former.digest)
+        return self._left.get(self._former.get(use, b""))
+
+
+def _users(
+    services: Sequence[Service], pools: Mapping[str, Pool], about: Mapping[str, Pool]
+) -> dict[str, list[Service]]:
+    """The services of these pools; those of pools that fall back to one of them are its services, too."""
+    found: dict[str, list[Service]] = {}
+    for service in services if about else ():
+        if service.pool in about:
+            found.setdefault(service.pool, []).append(service)
+            if (fallback := pools[service.pool].fallback_pool) is not None:
+                found.setdefault(fallback, []).append(service)
+    return found
+
+
+def _pairs(watched: _Watched) -> Iterator[tuple[Use, Target]]:
+    return (pair for of_endpoint in watched.asked for pair in of_endpoint)
+
+
+def _line(watched: _Watched) -> Line | None:
+    """What people are told of a pool that is checked."""
+    if not any(watched.asked):
+        return None
+    return watched.pool, tuple(service.name for service in watched.users), watched.asked
+
+
+class Causes(Mapping[str, Mapping[str, Cause]]):
+    """Why pools are other than the manifests say, by their names; worked out when somebody asks."""
+
+    def __init__(self, wish: Wish, at: Moment) -> None:
+        self._judged, self._since_s, self._at = wish.judgements, wish.changed_s, at
+
+    def __getitem__(self, name: str) -> Mapping[str, Cause]:
+        return causes(self._judged[name], self._since_s, self._at)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._judged)
+
+    def __len__(self) -> int:
+        return len(self._judged)

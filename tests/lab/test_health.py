@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints that die under load, with an agent that checks them: new connections go elsewhere, open ones stay, and
+nobody brings a dead endpoint back."""
+
+import os
+import signal
+from collections import Counter
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from reconciler.config.load import load
+from reconciler.health import store
+from reconciler.kernel.real import RealKernel
+from reconciler.kinds.ring import RingKind
+from reconciler.lab.build import wait_until
+from reconciler.lab.lab import Lab
+from reconciler.lab.topology import host_of
+
+from .conftest import LabMaker
+
+pytestmark = pytest.mark.kernel
+
+VIP = IPv4Address("20.20.20.1")
+FIRST, SECOND, THIRD = (IPv4Address(f"10.2.0.{number}") for number in (11, 12, 13))
+MANY = 60
+PATIENCE_S = 60
+CHECK = "healthCheck: {type: http, interval: 500ms, timeout: 300ms, fall: 2}"
+
+
+def write(directory: Path, mode: str, check: str) -> None:
+    endpoints = ", ".join(f"{{address: {address}}}" for address in (FIRST, SECOND, THIRD))
+    kept = "".join(
+        f"---\napiVersion: lbctl/v1\nkind: Node\nmetadata: {{name: e{address.packed[3]}}}\n"
+        f"spec: {{role: endpoint, interfaces: [{{name: eth0, addresses: [{address}/24]}}]}}\n"
+        for address in (FIRST, SECOND, THIRD)
+    )
+    directory.mkdir(exist_ok=True)
+    (directory / "web.yaml").write_text(f"""\
+apiVersion: lbctl/v1
+kind: Service
+metadata: {{name: web}}
+spec: {{vip: {VIP}, ports: [80], mode: {mode}, pool: web}}
+---
+apiVersion: lbctl/v1
+kind: Pool
+metadata: {{name: web}}
+spec:
+  endpoints: [{endpoints}]
+  {check}
+---
+apiVersion: lbctl/v1
+kind: Node
+metadata: {{name: lb1}}
+spec:
+  interfaces: [{{name: front, addresses: [10.1.0.1/24]}}, {{name: back, addresses: [10.2.0.1/24]}}]
+{kept if mode == "dsr-l2" else ""}""")
+
+
+class Site:
+    """A lab with an agent on its balancer."""
+
+    def __init__(self, lab: Lab, directory: Path, log: Path) -> None:
+        self.lab, self.directory, self.log = lab, directory, log
+        self.kernel = RealKernel(lab.balancer, lab.run_dir)
+        self.start_agent()
+
+    def start_agent(self) -> None:
+        with self.log.open("ab") as output:
+            self.agent = self.lab.start_lbctl("run", str(self.directory), "--node", "lb1", output=output)
+
+    def members(self) -> set[IPv4Address]:
+        """Who gets new connections."""
+        rings = RingKind(self.kernel).read({}).resources
+        return {IPv4Address(member.partition(":")[0]) for ring in rings for member in ring.members}
+
+    def await_members(self, *addresses: IPv4Address) -> None:
+        wait_until(f"the ring has {addresses}", lambda: self.members() == set(addresses), PATIENCE_S)
+
+    def await_states(self, up: int) -> None:
+        """Until so many endpoints are known to be up."""
+        path = self.lab.run_dir / self.lab.balancer / store.FILE
+
+        def found() -> bool:
+            return sum(entry.state.health.name == "UP" for entry in store.read(path).entries.values()) == up
+
+        wait_until(f"{up} endpoints are up", found, PATIENCE_S)
+
+    def await_said(self, text: str) -> None:
+        wait_until(f"the agent says {text!r}", lambda: text in self.log.read_text(), PATIENCE_S)
+
+    def lbctl(self, *args: str) -> str:
+        done = self.lab.lbctl(*args)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def answering(self) -> set[IPv4Address]:
+        """Who answers new connections, none of which may fail."""
+        outcomes = self.lab.load(VIP, 80, count=MANY, clients=16, timeout_s=10).wait()
+        assert not Counter(outcome.error for outcome in outcomes if outcome.error)
+        return {IPv4Address(outcome.endpoint.rpartition(":")[0]) for outcome in outcomes}
+
+
+@pytest.fixture
+def start_site(start_lab: LabMaker, tmp_path):
+    def start(mode: str, check: str = CHECK) -> Site:
+        directory = tmp_path / "manifests"
+        write(directory, mode, check)
+        lab = start_lab(load(directory).fleet, node_name="lb1")
+        lab.serve_http()
+        if mode != "nat":
+            lab.apply(directory)
+        site = Site(lab, directory, tmp_path / "log")
+        site.await_members(FIRST, SECOND, THIRD)
+        site.await_states(3)
+        return site
+
+    return start
+
+
+def kill(site: Site) -> None:
+    site.lab.servers[FIRST].kill()
+
+
+@pytest.mark.parametrize("mode", ["nat", "dsr-l2"])
+def test_an_endpoint_that_dies_gets_nothing_new_and_the_others_keep_what_they_have(start_site, mode):
+    site = start_site(mode)
+    kept = site.lab.load(VIP, 80, requests_per_connection=0, concurrency=12, rate=60, clients=12, timeout_s=2)
+    wait_until("connections are open", lambda: len(kept.outcomes()) > 24, PATIENCE_S)
+    kill(site)
+    site.await_members(SECOND, THIRD)
+    assert site.answering() == {SECOND, THIRD}
+    site.lbctl("apply", str(site.directory), "--node", "lb1", "--auto-approve")  # beside the agent
+    assert site.members() == {SECOND, THIRD}
+    assert "No changes." in site.lbctl("plan", str(site.directory), "--node", "lb1")
+    outcomes = kept.stop()
+    homes: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        if not outcome.new_connection and outcome.endpoint:
+            homes.setdefault(outcome.source, set()).add(outcome.endpoint)
+    broken = {outcome.source for outcome in outcomes if outcome.error}
+    firsts = {source for source, ends in homes.items() if any(end.startswith(f"{FIRST}:") for end in ends)}
+    assert broken <= firsts  # nothing but the connections of the dead one
+    site.await_said(f"because: {FIRST} is down: http check: refused")
+    restarted(site)
+    site.await_members(FIRST, SECOND, THIRD)
+    site.await_said(f"because: {FIRST} is up again")
+
+
+def test_an_endpoint_that_falls_silent_is_out_until_it_answers_again(start_site):
+    """Frozen, behind a firewall that swallows its answers, unplugged."""
+    site = start_site("nat")
+    server, host = site.lab.servers[FIRST], host_of(FIRST)
+    server.send_signal(signal.SIGSTOP)
+    site.await_members(SECOND, THIRD)
+    assert site.answering() == {SECOND, THIRD}
+    server.send_signal(signal.SIGCONT)
+    site.await_members(FIRST, SECOND, THIRD)
+    site.lab.run(host, "ip", "route", "add", "blackhole", "10.2.0.1")
+    site.await_members(SECOND, THIRD)
+    site.lab.run(host, "ip", "route", "del", "blackhole", "10.2.0.1")
+    site.await_members(FIRST, SECOND, THIRD)
+    site.lab.run(host, "ip", "link", "set", "eth0", "down")
+    site.await_members(SECOND, THIRD)
+
+
+def test_a_dead_endpoint_stays_out_while_nobody_checks_and_when_somebody_does_again(start_site):
+    site = start_site("nat")
+    kill(site)
+    site.await_members(SECOND, THIRD)
+    site.agent.kill()
+    site.agent.wait(PATIENCE_S)
+    write(site.directory, "nat", CHECK.replace("fall: 2", "fall: 4"))
+    assert "No changes." in site.lbctl("plan", str(site.directory), "--node", "lb1")
+    site.lbctl("apply", str(site.directory), "--node", "lb1", "--auto-approve")
+    assert site.members() == {SECOND, THIRD}
+    rings = site.log.read_text().count("ring web")
+    site.start_agent()
+    site.await_states(2)
+    wait_until("the agent is back", lambda: site.log.read_text().count("Watching") == 2, PATIENCE_S)
+    site.await_said("No changes.")
+    assert site.log.read_text().count("ring web") == rings  # not one write to a ring
+    assert site.members() == {SECOND, THIRD}
+
+
+def test_a_checker_that_is_killed_is_started_again_and_nothing_changes_meanwhile(start_site):
+    site = start_site("nat")
+    kill(site)
+    site.await_members(SECOND, THIRD)
+    path = site.lab.run_dir / site.lab.balancer / store.FILE
+    wait_until("it says who it is", lambda: store.read(path).progress.checks > 0, PATIENCE_S)
+    former = store.read(path).progress.pid
+    os.kill(former, signal.SIGKILL)
+    wait_until("it is back", lambda: store.read(path).progress.pid not in (0, former), PATIENCE_S)
+    assert site.members() == {SECOND, THIRD}
+    restarted(site)
+    site.await_members(FIRST, SECOND, THIRD)
+
+
+def restarted(site: Site) -> None:
+    """The servers as they were."""
+    from reconciler import children
+    from reconciler.lab import server
+
+    site.lab.servers[FIRST] = site.lab.start(host_of(FIRST), *children.script(str(server.__file__), str(FIRST), "80"))

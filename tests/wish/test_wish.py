@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node is to hold once checks and drains are counted in; and that nothing is done twice."""
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from reconciler.health.state import Health, State
+from reconciler.health.target import Use
+from reconciler.model import (
+    CheckType,
+    Endpoint,
+    EndpointState,
+    HealthCheck,
+    Interface,
+    Node,
+    Pool,
+    Protocol,
+    Service,
+    WhenNoneHealthy,
+)
+from reconciler.resource import Reason
+from reconciler.view import NodeView
+from reconciler.wish.drains import Drain
+from reconciler.wish.known import Known
+from reconciler.wish.wish import Wish
+
+CHECK = HealthCheck(CheckType.TCP)
+NODE = Node("lb1", (Interface("front"),))
+DOWN = State(Health.DOWN, error="refused")
+
+
+def address(number):
+    return ip_address(f"10.2.0.{number}")
+
+
+def pool(name="web", count=3, **more):
+    endpoints = tuple(Endpoint(address(number), 8080) for number in range(1, count + 1))
+    return Pool(name, endpoints, **{"health_check": CHECK, **more})
+
+
+def service(name="web", of="web", port=80):
+    return Service(name, (ip_address("20.20.20.1"),), Protocol.TCP, (port,), of)
+
+
+def view(*pools, services=None):
+    services = services or [service()]
+    by_name = {each.name: each for each in pools}
+    used = {each.pool for each in services}
+    return NodeView(
+        NODE, tuple(services), {name: by_name[name] for name in used},
+        {name: each for name, each in by_name.items() if name not in used},
+    )  # fmt: skip
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def wish(clock):
+    return Wish(Known(changed_s=clock.now_s), clock, clock)
+
+
+def digests(wish):
+    """Of the targets, by address."""
+    return {use.address: target.digest for use, target in wish.targets.items()}
+
+
+def down(wish, *numbers, state=DOWN):
+    wish.learn({digests(wish)[address(number)]: state for number in numbers})
+
+
+def weights(found, name="web"):
+    return {e.address.packed[3]: e.weight for e in found.pools[name].endpoints if e.state is EndpointState.ACTIVE}
+
+
+def test_pools_without_checks_and_drains_are_left_alone(wish):
+    plain = view(pool(health_check=HealthCheck()))
+    assert wish.of(plain) is plain
+
+
+def test_a_pool_of_which_nothing_is_known_is_as_the_manifests_say(wish):
+    asked = view(pool())
+    assert wish.of(asked).pools["web"] is asked.pools["web"]
+
+
+def test_an_endpoint_that_is_down_gets_nothing_and_keeps_its_row(wish):
+    asked = view(pool())
+    wish.of(asked)
+    down(wish, 2)
+    found = wish.of(asked)
+    assert weights(found) == {1: 1, 2: 0, 3: 1}
+    (cause,) = found.causes["web"].values()
+    assert (cause.reason, cause.text) == (Reason.HEALTH, "10.2.0.2:8080 is down: tcp check: refused")
+
+
+def test_what_has_not_changed_is_the_same_object(wish):
+    asked = view(pool("web"), pool("mail", health_check=replace(CHECK, port=25)),
+                 services=[service(), service("mail", "mail", 25)])  # fmt: skip
+    wish.of(asked)
+    down(wish, 2)
+    first = wish.of(asked)
+    wish.learn({digest: state._replace(latency_s=1.0) for digest, state in wish.states.items()})
+    second = wish.of(asked)
+    assert all(first.pools[name] is second.pools[name] for name in ("web", "mail"))
+
+
+def test_one_target_for_all_pools_that_ask_the_same(wish):
+    services = [service(f"s{i}", "web", 1000 + i) for i in range(50)]
+    wish.of(view(pool(count=1), pool("more", 1), services=[*services, service("more", "more")]))
+    assert len(set(wish.targets.values())) == 1
+    (digest,) = wish.states
+    assert wish.pools_of(digest) == ["more", "web"]
+
+
+def test_nobody_healthy_means_all_unless_the_pool_says_otherwise(wish):
+    asked = view(pool())
+    wish.of(asked)
+    down(wish, 1, 2, 3)
+    assert wish.of(asked).pools["web"] is asked.pools["web"]
+    drop = view(pool(when_none_healthy=WhenNoneHealthy.DROP))
+    assert weights(wish.of(drop)) == {1: 0, 2: 0, 3: 0}
+
+
+def test_the_fallback_has_its_rows_all_the_time_and_connections_when_it_is_needed(wish):
+    sorry = Pool("sorry", (Endpoint(address(99), 8080), Endpoint(address(98), 8080)))
+    asked = view(pool(count=1, when_none_healthy=WhenNoneHealthy.FALLBACK, fallback_pool="sorry"), sorry)
+    assert weights(wish.of(asked)) == {1: 1, 98: 0, 99: 0}
+    down(wish, 1)
+    assert weights(wish.of(asked)) == {1: 0, 98: 1, 99: 1}
+
+
+def test_below_min_healthy_it_is_as_if_nobody_were(wish):
+    asked = view(pool(min_healthy=2, when_none_healthy=WhenNoneHealthy.DROP))
+    wish.of(asked)
+    down(wish, 1)
+    assert weights(wish.of(asked)) == {1: 0, 2: 1, 3: 1}
+    down(wish, 2)
+    assert weights(wish.of(asked)) == {1: 0, 2: 0, 3: 0}
+
+
+def test_a_newcomer_waits_for_its_first_answer_and_an_edited_check_for_nothing(wish, clock):
+    first = view(pool(count=2))
+    wish.of(first)
+    down(wish, 1, state=State(Health.UP, clock.now_s))
+    down(wish, 2)
+    clock.now_s += 5
+    second = view(pool(count=3, health_check=replace(CHECK, timeout_s=0.5)))
+    found = wish.of(second)
+    assert weights(found) == {1: 1, 2: 0, 3: 0}
+    edits = wish.take_edits()
+    assert {use.address for use in edits.targets} == {address(number) for number in (1, 2, 3)}
+    assert {target.check.timeout_s for target in edits.states} == {0.5, 1.0}
+    assert len(wish.states) == 3
+
+
+def test_what_an_earlier_process_knew_counts_also_if_the_check_was_edited(wish, clock):
+    asked = view(pool())
+    wish.of(asked)
+    down(wish, 3)
+    former = {use: target.digest for use, target in wish.targets.items()}
+    again = Wish(Known(dict(wish.states), former), clock, clock)
+    edited = view(pool(health_check=replace(CHECK, fall=7)))
+    assert weights(again.of(edited)) == {1: 1, 2: 1, 3: 0}
+
+
+def test_an_endpoint_that_leaves_and_returns_begins_anew(wish):
+    wish.of(view(pool(count=3)))
+    down(wish, 3)
+    wish.of(view(pool(count=2)))
+    assert len(wish.states) == 2
+    wish.of(view(pool(count=3)))
+    assert wish.states[digests(wish)[address(3)]].health is Health.UNKNOWN
+
+
+def test_a_server_in_two_pools_with_one_check_is_known_until_both_let_it_go(wish):
+    services = [service(), service("more", "more", 81)]
+    wish.of(view(pool(), pool("more"), services=services))
+    down(wish, 2)
+    rest = view(pool(count=1), pool("more"), services=services)
+    assert weights(wish.of(rest), "more") == {1: 1, 2: 0, 3: 1}
+
+
+def test_slow_start_goes_on_by_itself(wish, clock):
+    asked = view(pool(slow_start_s=40.0))
+    wish.of(asked)
+    down(wish, 1, 2, state=State(Health.UP, 0.0))
+    down(wish, 3, state=State(Health.UP, clock.now_s, has_returned=True))
+    assert weights(wish.of(asked)) == {1: 100, 2: 100, 3: 25}
+    assert wish.changes_s == clock.now_s + 10
+    clock.now_s += 10
+    assert weights(wish.of(asked)) == {1: 100, 2: 100, 3: 50}
+    clock.now_s += 30
+    assert wish.of(asked).pools["web"] is asked.pools["web"]
+    assert wish.changes_s == float("inf")
+
+
+def test_a_drain_is_about_its_pool_and_ends_by_itself(wish, clock):
+    plain = HealthCheck()
+    services = [service(), service("more", "more", 81)]
+    asked = view(pool(health_check=plain), pool("more", health_check=plain), services=services)
+    wish.drain([Drain(address(2), pool="web", began_s=clock.now_s, until_s=clock.now_s + 60, by="ann", reason="disk")])
+    found = wish.of(asked)
+    assert weights(found) == {1: 1, 3: 1}
+    assert found.pools["more"] is asked.pools["more"]
+    cause = found.causes["web"]["10.2.0.2:8080"]
+    assert (cause.reason, cause.text) == (Reason.DRAIN, "10.2.0.2:8080 is drained by ann: disk")
+    assert wish.changes_s == clock.now_s + 60
+    clock.now_s += 60
+    found = wish.of(asked)
+    assert found.pools["web"] is asked.pools["web"]
+    assert found.causes["web"]["10.2.0.2:8080"].text == "the drain of 10.2.0.2:8080 is over"
+
+
+def test_at_its_deadline_a_drain_ends_connections(wish, clock):
+    asked = view(pool(health_check=HealthCheck()))
+    wish.drain([Drain(address(1), began_s=clock.now_s, deadline_s=clock.now_s + 5)])
+    assert wish.of(asked).pools["web"].endpoints[0].state is EndpointState.DRAINING
+    clock.now_s += 5
+    assert wish.of(asked).pools["web"].endpoints[0].state is EndpointState.DISABLED
+
+
+def test_who_came_back_before_the_last_change_is_no_cause_of_a_later_one(wish, clock):
+    asked = view(pool())
+    wish.of(asked)
+    down(wish, 1, state=State(Health.UP, clock.now_s + 1, has_returned=True))
+    assert wish.of(asked).causes["web"]["10.2.0.1:8080"].text == "10.2.0.1:8080 is up again"
+    wish.changed_s = clock.now_s + 2
+    assert wish.of(asked).causes["web"] == {}
+
+
+def test_the_uses_of_a_pool_are_listed_by_name(wish):
+    wish.of(view(pool(count=1)))
+    (line,) = wish.take_edits().lines.values()
+    assert line[1] == ("web",)
+    assert line[2][0][0][0] == Use("web", address(1), 8080)
+    wish.of(view(pool(count=1, health_check=HealthCheck())))
+    assert wish.take_edits().lines == {"web": None}
