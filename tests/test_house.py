@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "reconciler"
 
 ROOMS = """
-    errors safe progress files limits paths clock children resource standing
+    version errors safe progress files limits paths clock children resource standing
     private lock dataplane model view support
     config
     kernel

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 
-from reconciler.cli.common import open_kernel
+from reconciler.cli.common import open_kernel, stdout_style
 from reconciler.kernel.port import Kernel
 from reconciler.render.table import Row, as_json, as_yaml, table
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         print(as_yaml(rows))
     else:
         shown = columns + wide if args.output == "wide" else columns
-        print(table(rows, shown, f"There are no {args.what} on this node."))
+        print(table(rows, shown, f"There are no {args.what} on this node.", stdout_style(args).columns))
     return 0
 
 

@@ -98,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(style: Style, message: str, hint: str) -> None:
-    print(f"{style.bad('error')}: {block(message)}", file=sys.stderr)
+    print(style.labelled(style.bad, "error", block(message)), file=sys.stderr)
     if hint:
-        print(f"{style.dim('hint')}: {block(hint)}", file=sys.stderr)
+        print(style.labelled(style.dim, "hint", block(hint)), file=sys.stderr)
 
 
 def _fault(style: Style, verb: str, error: OSError) -> int:

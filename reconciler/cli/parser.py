@@ -11,8 +11,10 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from reconciler.errors import UsageError
+from reconciler.version import VERSION
 
 _WITH_A_VALUE = ("--netns", "--run-dir", "--instance")
+_ALONE = ("--no-color", "--help", "--version")
 _OF_A_PLACE = ("-f", "--file", "--filename", "-d", "--dir", "--directory", "-k", "--path")
 """Options by which other programs are told where their files are."""
 
@@ -20,6 +22,7 @@ _OTHER_WORDS = {
     **dict.fromkeys(("status", "show", "list", "ls", "describe"), "get"),
     **dict.fromkeys(("check", "lint", "test"), "validate"),
     **dict.fromkeys(("destroy", "remove", "rm", "clear", "flush"), "delete"),
+    **dict.fromkeys(("agent", "daemon", "start", "watch"), "run"),
 }
 """Verbs of other programs, and ours for them."""
 
@@ -72,7 +75,7 @@ class Parser(argparse.ArgumentParser):
                 ours = _OTHER_WORDS.get(given)
                 hint = f"`lbctl {ours}` does that" if ours in choices else did_you_mean(given, choices)
                 hint = hint or f"there are: {', '.join(choices)}"
-                hint = "lbctl --help" if given == "help" else hint
+                hint = {"help": "lbctl --help", "version": "lbctl --version"}.get(given, hint)
             else:
                 message = f"{name}: expected {either(choices)}, got {quote(given)}"
                 hint = did_you_mean(given, choices) or hint
@@ -120,6 +123,10 @@ def add_everywhere(parser: argparse.ArgumentParser, *, is_verb: bool) -> None:
     node.add_argument(
         "--instance", metavar="NAME", default=default, help="name below the run directory (the netns, else `default`)"
     )
+    if not is_verb:
+        parser.add_argument(
+            "--version", action="version", version=f"lbctl {VERSION}", help="show the version and exit"
+        )
     parser.add_argument(
         "--no-color", action="store_true", default=default or False,
         help="plain text (as with NO_COLOR, or without a terminal)",
@@ -136,7 +143,7 @@ def called_verb(arguments: Sequence[str], verbs: Collection[str]) -> str:
             next(words, None)
         elif not word.startswith("-"):
             return word
-        elif option not in (*_WITH_A_VALUE, "--no-color", "-h", "--help"):
+        elif option not in (*_WITH_A_VALUE, *_ALONE, "-h"):
             _misplaced(option, next((word for word in words if word in verbs), ""))
     return ""
 
@@ -145,6 +152,6 @@ def _misplaced(option: str, verb: str) -> NoReturn:
     from reconciler.config.diagnostic import quote
 
     hint = f"options of a verb stand behind it: `lbctl {verb} … {option}`" if verb else "lbctl --help"
-    if close := difflib.get_close_matches(option, (*_WITH_A_VALUE, "--no-color", "--help"), n=1, cutoff=0.8):
+    if close := difflib.get_close_matches(option, (*_WITH_A_VALUE, *_ALONE), n=1, cutoff=0.8):
         hint = f"did you mean {quote(close[0])}?"
     raise UsageError(f"`lbctl` has no option {quote(option)}", hint=hint)

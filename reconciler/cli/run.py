@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler.cli import streams
@@ -53,6 +54,15 @@ def seconds(text: str) -> int:
     return int(match[1]) * _UNITS_S[match[2]]
 
 
+def _not_there(directory: Path) -> str:
+    """What an agent says that begins before its manifests are there, as beside a tool that fetches them."""
+    from reconciler.config.listing import nearby
+
+    what = "is no directory" if directory.exists() else "is not there"
+    hint = nearby(directory)
+    return f"{directory} {what}{f' ({hint})' if hint else ''}: waiting until it is a directory of manifests"
+
+
 def run(args: argparse.Namespace) -> int:
     from reconciler.agent.endpoints import Endpoints
     from reconciler.agent.loop import Agent, Manifests
@@ -70,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     with notifier() as notify:  # before another network namespace is entered
         kernel = open_kernel(args)
         with only_agent(instance_dir(args)):
-            report = Report(streams.log(), stdout_style(args))
+            # The lines of a log stay whole: each begins with its time.
+            report = Report(streams.log(), replace(stdout_style(args), columns=None))
             loader = Loader(directory, args.env)
             watch = Watch(directory, lambda is_settled: bell.ring(Wake.SETTLED if is_settled else Wake.FILES))
             endpoints = Endpoints(instance_dir(args), report, time.monotonic, lambda: bell.ring(Wake.HEALTH))
@@ -101,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
             signal.signal(signal.SIGINT, stop)
             signal.signal(signal.SIGHUP, lambda *_: bell.ring(Wake.RELOAD))
             node = f"node {args.node}" if args.node else f"the node named {socket.gethostname()}, or the only one"
+            if not directory.is_dir():
+                report.say(_not_there(directory))
             report.say(f"Watching {directory} for {node}; instance {instance_name(args)}, pid {os.getpid()}")
             endpoints.start()
             try:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,6 +15,8 @@ from reconciler.safe import line
 
 SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
 NOTES_COLUMN = 60
+_MARGIN = "  + "
+"""What stands before the name of a resource in a plan."""
 MEANING = {Action.CREATE: "add", Action.UPDATE: "change", Action.DELETE: "remove"}
 
 
@@ -28,7 +30,8 @@ def plan_text(plan: Plan, style: Style, target: Target | None = None, most: int 
     for key, why in sorted(plan.blocked.items())[:most]:
         origin = plan.desired.origins.get(key)
         asked = f"  {style.dim(line(str(origin)))}" if origin and origin.file else ""
-        lines += [f"  {style.bad('!')} {style.bold(line(str(key)))}  blocked{asked}", f"      {line(why)}"]
+        lines.append(f"  {style.bad('!')} {style.bold(line(str(key)))}  blocked{asked}")
+        lines.append(style.fitted(f"      {line(why)}"))
     if most and (left := len(plan.blocked) - most) > 0:
         lines.append(f"  {style.bad('!')} … and {left:,} more")
     shown = list(folded(plan.changes, most))
@@ -99,7 +102,8 @@ def concern_lines(concerns: Sequence[Concern], style: Style) -> list[str]:
     """The warnings, each with the way out below it, and an empty line after all of them."""
     lines = [
         text for concern in concerns
-        for text in (f"{style.warn('warning:')} {line(f'{concern.key}: {concern.text}')}", f"  {line(concern.hint)}")
+        for text in (style.labelled(style.warn, "warning", line(f"{concern.key}: {concern.text}")),
+                     style.fitted(f"  {line(concern.hint)}"))
     ]  # fmt: skip
     return [*lines, ""] if lines else []
 
@@ -115,14 +119,26 @@ def applied(done: Sequence[Change], seconds: float) -> str:
 
 def change_line(change: Change, style: Style, detail: str = "") -> str:
     """One change on one line: its sign, its key, its reason, the place that asks for it."""
-    notes = [style.warn(change.reason.value)] if change.reason in (Reason.DRIFT, Reason.HEALTH, Reason.DRAIN) else []
+    notes: list[tuple[str, Callable[[str], str]]] = []
+    if change.reason in (Reason.DRIFT, Reason.HEALTH, Reason.DRAIN):
+        notes.append((change.reason.value, style.warn))
     if change.after is None and change.action is not Action.DELETE:
-        notes.append("restored")
+        notes.append(("restored", str))
     if change.origin and change.origin.file:
-        notes.append(style.dim(line(str(change.origin))))
+        notes.append((line(str(change.origin)), style.dim))
     name, detail = line(str(change.key)), f"  {line(detail)}" if detail else ""
-    pad = " " * max(2, NOTES_COLUMN - len(name + detail)) if notes else ""
-    return f"{_sign(change.action, style)} {style.bold(name)}{detail}{pad}{'  '.join(notes)}"
+    told = "  ".join(paint(note) for note, paint in notes)
+    before = f"{_sign(change.action, style)} {style.bold(name)}{detail}"
+    if not notes:
+        return before
+    length = len("  ".join(note for note, _ in notes))
+    column = NOTES_COLUMN
+    if style.columns is not None:
+        room = style.columns - len(_MARGIN) - length
+        if room < len(name + detail) + 2:  # with as many blanks as a field of the change has
+            return f"{before}\n      {told}"
+        column = min(column, room)
+    return f"{before}{' ' * max(2, column - len(name + detail))}{told}"
 
 
 def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
@@ -137,14 +153,14 @@ def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
     width = max(map(len, fields), default=0)
     for name, text in fields.items():
         if not single:
-            yield f"      {name:<{width}}  {text}"
+            yield style.fitted(f"      {name:<{width}}  {text}", "  ")
     hidden = len(names) - len(fields)
     if hidden and not single:
         yield style.dim(f"      ({hidden} unchanged hidden)")
     if change.cause:
-        yield f"      {style.dim('because:')} {line(change.cause)}"
+        yield style.labelled(style.dim, "      because", line(change.cause))
     if effect:
-        yield f"      {style.dim('traffic:')} {line(effect)}"
+        yield style.labelled(style.dim, "      traffic", line(effect))
 
 
 def _field(change: Change, before: Mapping[str, str], after: Mapping[str, str], name: str) -> str:

@@ -5,19 +5,29 @@ import io
 import json
 import os
 import pty
+import re
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from reconciler.cli import get
+from reconciler.cli import get, run
 from reconciler.cli.explain import _ingress
 from reconciler.cli.main import VERBS, main
+from reconciler.config.load import load
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import LoadedProgram
+from reconciler.plan import plan
+from reconciler.reconcile import desired_of
 from reconciler.render.style import Style
 from reconciler.render.table import table
+from reconciler.render.text import concern_lines, plan_text
+from reconciler.resource import Concern, Key, Live, Span
+from reconciler.version import VERSION
 from tests.config.manifests import pool, service
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "configs" / "nat-tcp"
@@ -40,7 +50,8 @@ MISTAKES = {
     "aply prod": ("there is no verb 'aply'", "did you mean 'apply'?"),
     "--node lb1 plan prod": ("`lbctl` has no option '--node'", "behind it: `lbctl plan … --node`"),
     "--nets x plan prod": ("`lbctl` has no option '--nets'", "did you mean '--netns'?"),
-    "--version": ("`lbctl` has no option '--version'", "lbctl --help"),
+    "--versoin": ("`lbctl` has no option '--versoin'", "did you mean '--version'?"),
+    "version": ("there is no verb 'version'", "lbctl --version"),
     "apply": ("`lbctl apply` needs more: source", "`lbctl apply .` takes the current directory"),
     "apply -f prod": ("`lbctl apply` has no option '-f'", "a directory needs no option: `lbctl apply .`"),
     "status": ("there is no verb 'status'", "`lbctl get` does that"),
@@ -163,3 +174,54 @@ def test_the_table_of_services_fits_a_terminal_of_80_columns():
     row = {"service": "20.20.20.100:8080/tcp", "mode": "dsr-l3", "algorithm": "source-hash", "endpoints": 1000}
     lines = table([row | counts], get._TABLES["services"][1], "").splitlines()
     assert max(map(len, lines)) <= 80
+
+
+@pytest.fixture
+def narrow():
+    """A terminal of 80 columns on which text is shown in colour."""
+    return Style(colour=True, columns=80)
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_the_version_is_told():
+    done = subprocess.run([sys.executable, "-m", "reconciler.cli.main", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"lbctl {VERSION}\n")
+
+
+def test_long_warnings_are_broken_at_words_where_the_terminal_ends(narrow):
+    words = [f"word{number}" for number in range(60)]
+    concern = Concern(Key("vip", "20.20.20.1"), " ".join(words), "do this, " * 30)
+    lines = plain("\n".join(concern_lines([concern], narrow))).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(any(word in line.split() for line in lines) for word in words)
+    assert len(concern_lines([concern], Style())) == 3  # a log keeps its lines whole
+
+
+def test_a_plan_fits_a_terminal_of_80_columns(here, capsys):
+    fleet = load(here / "prod").fleet
+    deep = {key: Span(f"environments/production/europe/{span.file}", span.line)
+            for key, span in desired_of(fleet, "lb1").origins.items()}  # fmt: skip
+    planned = plan(replace(desired_of(fleet, "lb1"), origins=deep), Live())
+    lines = plain(plan_text(planned, Style(colour=True, columns=80))).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("environments/production/europe/" in line for line in lines) == len(planned.changes)
+
+
+def test_a_table_that_is_too_wide_becomes_blocks_or_folds_its_last_column():
+    row = {"client": "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535", "service": "x" * 40, "idle_s": 1_000}
+    blocks = table([row, row], list(row), "", 80)
+    assert blocks.splitlines()[:3] == [f"CLIENT   {row['client']}", f"SERVICE  {'x' * 40}", "IDLE S   1,000"]
+    assert table([row], list(row), "") == table([row], list(row), "", 200)
+    meaning = {"verdict": "dropped", "packets": 7, "meaning": "a reason that takes more words than a line holds " * 3}
+    folded = table([meaning], list(meaning), "", 80).splitlines()
+    assert max(map(len, folded)) <= 80 and folded[2].startswith(" " * 18)
+    assert " ".join(line[18:].strip() for line in folded[1:]) == meaning["meaning"].strip()
+
+
+def test_an_agent_without_its_directory_says_that_it_waits(tmp_path):
+    (tmp_path / "manifests").mkdir()
+    assert "did you mean" in run._not_there(tmp_path / "manifest")
+    assert run._not_there(tmp_path / "else").endswith("is not there: waiting until it is a directory of manifests")
