@@ -22,6 +22,9 @@ from reconciler.errors import FilesError
 from reconciler.files import write_atomically
 
 _OURS, _OPEN = 0o700, 0o755
+TRAVERSABLE = 0o711
+"""The mode of a directory in which some names are for others, such as a socket: they may neither list nor open it, so
+they can't lock it either."""
 _FILE = 0o600
 _OTHERS_MAY_WRITE = 0o022
 _LOOK_AGAIN_S = 0.02

@@ -41,7 +41,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path, umask):
     with only_agent(instance.directory), apply_lock(instance.directory):
         Ledger(instance).put(SETTING, "0")
         record.save(instance.directory / "applied.json", Desired(), {}, {})
-    assert (mode(run_dir), mode(instance.directory)) == (0o755, 0o700)
+    assert (mode(run_dir), mode(instance.directory)) == (0o755, 0o711)  # others may neither list nor open it
     found = {path.name: mode(path) for path in instance.directory.iterdir()}
     assert found == dict.fromkeys(("lock", "agent.lock", "former.json", "applied.json"), 0o600)
 

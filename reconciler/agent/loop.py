@@ -75,8 +75,13 @@ class Agent:
     endpoints: Endpoints | None = None
     """What is known of endpoints; None: nothing, ever."""
 
+    told: Callable[[Agent], None] = lambda _agent: None
+    """Hears of the agent after each round."""
+
     seen: str = ""
     """The digest of the manifests that were loaded last, valid or not; empty if loading them failed altogether."""
+    read_s: float | None = None
+    """When reading them began last."""
     seen_since: float = 0.0
     """Since when they have been the same."""
     fleet: Fleet | None = None
@@ -104,6 +109,7 @@ class Agent:
         wake, is_frozen = Wake.TIME, False
         while wake is not Wake.STOP:
             self.round(wake, self.named())
+            self.told(self)
             if self.is_ready and not is_frozen:
                 is_frozen = True
                 gc.collect()
@@ -186,11 +192,14 @@ class Agent:
         This also depends on the host's name and on answers of the kernel, so it may fail now and succeed later: it is
         tried until it succeeds. Raises LbctlError, OSError.
         """
+        began_s = self.clock()
         try:
             loaded = self.manifests.load(afresh)
         except BaseException:
             self.seen = ""
             raise
+        finally:
+            self.read_s = began_s
         if loaded.digest != self.seen:
             self.seen, self.seen_since, self.fleet = loaded.digest, self.clock(), None
             colour = self.report.style.colour

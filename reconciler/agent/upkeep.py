@@ -219,6 +219,7 @@ class Upkeep:
                 done.append(change)
 
         started = self.clock()
+        self.report.begins(len(planned.changes))
         self.known = None  # until all of this is over
         try:
             result = carry_out(planned, self.kernel, self.instance_dir, notify, self.late | self.resting)

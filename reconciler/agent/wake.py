@@ -43,9 +43,12 @@ class Doorbell:
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, rings: SimpleQueue[Wake | Key] | None = None
-    ) -> None:
+        self, clock: Callable[[], float] = time.monotonic, rings: SimpleQueue[Wake | Key] | None = None,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`alive` is called again and again during a wait."""
         self._clock = clock
+        self._alive = alive
         self._rings = rings or SimpleQueue()
         self._named: set[Key] = set()
 
@@ -71,6 +74,7 @@ class Doorbell:
         deadline, latest = self._clock() + timeout_s, math.inf
         moving = is_called = False
         while True:
+            self._alive()
             left_s = max(0.0, deadline - self._clock())
             try:
                 wake = self._rings.get(timeout=min(left_s, SIGNAL_S))

@@ -32,6 +32,8 @@ VERBS = {
     "diff": "compare two git revisions by what they mean, and what that does to traffic",
     "apply": "make the changes, verify them, undo what fails",
     "run": "keep the node as the manifests say: watch, plan, apply, for years",
+    "status": "show whether the agent is alive and the node in sync, and what changed last",
+    "events": "show what the agent has done, and follow it",
     "get": "show services, endpoints, flows, transitions or verdicts, live",
     "explain": "say what this node would do with a packet, and why",
     "import": "turn other tools' configuration, or what this node holds, into manifests",

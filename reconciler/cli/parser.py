@@ -19,9 +19,11 @@ _OF_A_PLACE = ("-f", "--file", "--filename", "-d", "--dir", "--directory", "-k",
 """Options by which other programs are told where their files are."""
 
 _OTHER_WORDS = {
-    **dict.fromkeys(("status", "show", "list", "ls", "describe"), "get"),
+    **dict.fromkeys(("show", "list", "ls", "describe"), "get"),
     **dict.fromkeys(("check", "lint", "test"), "validate"),
     **dict.fromkeys(("destroy", "remove", "rm", "clear", "flush"), "delete"),
+    **dict.fromkeys(("state", "info", "health"), "status"),
+    **dict.fromkeys(("log", "logs", "tail", "monitor"), "events"),
     **dict.fromkeys(("agent", "daemon", "start", "watch"), "run"),
 }
 """Verbs of other programs, and ours for them."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import grp
 import os
 import re
 import signal
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from reconciler.cli import streams
 from reconciler.cli.common import add_env, add_node, instance_dir, instance_name, open_kernel, stdout_style
+from reconciler.errors import UsageError
+from reconciler.render.style import Style
+from reconciler.version import VERSION
 
 DESCRIPTION = """\
 Keep this node as the manifests say: watch the directory, apply what changes, mend what drifts. A directory
@@ -23,15 +27,20 @@ EPILOG = """\
 examples:
   lbctl run /etc/lbctl
   lbctl run /srv/git-sync/current --node lb1 --resync 10s
+  lbctl run /etc/lbctl --group lbctl --log-format json
+
+`lbctl status` and `lbctl events` ask a running agent, at a socket in the instance's directory: root, and the
+members of --group.
 
 signals: TERM or INT finish the change under way and stop; HUP looks at everything again at once
 
 environment: NOTIFY_SOCKET, as systemd sets it for Type=notify: ready when the node is as the manifests say,
-apart from what it can't hold
+apart from what it can't hold, then its state after each round; WATCHDOG_USEC, as set for WatchdogSec=
 
 exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage
 """
 
+GROUP = "lbctl"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -44,6 +53,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--resync", metavar="TIME", type=seconds, default="30s",
         help="look at all files and the whole node this often, e.g. 10s or 5m (%(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--group", metavar="NAME", help="who may ask the agent, besides root (the group `lbctl`, if there is one)"
+    )
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people or machines")
 
 
 def seconds(text: str) -> int:
@@ -63,12 +76,26 @@ def _not_there(directory: Path) -> str:
     return f"{directory} {what}{f' ({hint})' if hint else ''}: waiting until it is a directory of manifests"
 
 
+def _group(name: str | None) -> int | None:
+    """The number of the group whose members may ask; None: nobody but root. Raises UsageError."""
+    try:
+        return grp.getgrnam(name or GROUP).gr_gid
+    except KeyError:
+        if name is None:
+            return None
+        raise UsageError(f"there is no group {name}", hint=f"make it: groupadd --system {name}") from None
+
+
 def run(args: argparse.Namespace) -> int:
     from reconciler.agent.endpoints import Endpoints
+    from reconciler.agent.commands import commands
+    from reconciler.agent.control import listening
+    from reconciler.agent.journal import Identity, Journal
     from reconciler.agent.loop import Agent, Manifests
     from reconciler.agent.report import Report
     from reconciler.agent.single import only_agent
-    from reconciler.agent.systemd import notifier
+    from reconciler.agent.state import headline, state_of
+    from reconciler.agent.systemd import notifier, watchdog
     from reconciler.agent.wake import Doorbell, Wake
     from reconciler.agent.watch import Watch
     from reconciler.config.load import Loader
@@ -76,15 +103,27 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.private import stop_waiting
 
     directory = Path.cwd() / args.directory
-    bell = Doorbell()
+    gid = _group(args.group)
     with notifier() as notify:  # before another network namespace is entered
+        bell = Doorbell(alive=watchdog(notify))
         kernel = open_kernel(args)
         with only_agent(instance_dir(args)):
+            journal = Journal(Identity(
+                os.getpid(), VERSION, args.node or "", socket.gethostname(), instance_name(args), str(directory)
+            ))  # fmt: skip
             # The lines of a log stay whole: each begins with its time.
-            report = Report(streams.log(), replace(stdout_style(args), columns=None))
+            as_json = args.log_format == "json"
+            style = Style() if as_json else replace(stdout_style(args), columns=None)
+            report = Report(streams.log(), style, listeners=[journal.hear], as_json=as_json)
             loader = Loader(directory, args.env)
             watch = Watch(directory, lambda is_settled: bell.ring(Wake.SETTLED if is_settled else Wake.FILES))
             endpoints = Endpoints(instance_dir(args), report, time.monotonic, lambda: bell.ring(Wake.HEALTH))
+
+            def told(agent: Agent) -> None:
+                state = state_of(agent)
+                journal.publish(state)
+                notify(f"STATUS={headline(state)}")
+
             agent = Agent(
                 manifests=Manifests(
                     lambda afresh: watch.arm(afresh=afresh),
@@ -102,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
                 named=bell.named,
                 is_called=bell.has_rung,
                 endpoints=endpoints,
+                told=told,
             )
 
             def stop(*_: object) -> None:
@@ -117,7 +157,8 @@ def run(args: argparse.Namespace) -> int:
             report.say(f"Watching {directory} for {node}; instance {instance_name(args)}, pid {os.getpid()}")
             endpoints.start()
             try:
-                agent.run()
+                with listening(instance_dir(args), commands(journal, report, bell), gid):
+                    agent.run()
             finally:
                 notify("STOPPING=1")
                 watch.stop()

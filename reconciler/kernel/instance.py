@@ -138,7 +138,7 @@ class Instance:
         private.make_directory(self.directory)
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fchmod(directory, 0o700)  # whoever may open it could lock it; former versions made it open to all
+            os.fchmod(directory, private.TRAVERSABLE)  # former versions made it open to all
             if not private.lock(directory, PATIENCE_S):
                 raise KernelError(
                     f"another process has held instance {self.name} for {PATIENCE_S:.0f} seconds",

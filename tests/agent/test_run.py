@@ -2,6 +2,7 @@
 """`lbctl run` as a process of its own: signals, files, exit codes. Its kernel is one in memory."""
 
 import argparse
+import json
 import os
 import queue
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.agent.systemd import watchdog
 from reconciler.cli.run import seconds
 from tests.agent.conftest import edit
 
@@ -138,8 +140,61 @@ def test_systemd_hears_when_it_is_ready_and_when_it_stops(manifests, tmp_path, l
         systemd.settimeout(PATIENCE_S)
         agent = lbctl_run(manifests, NOTIFY_SOCKET=str(tmp_path / "notify"))
         assert systemd.recv(100) == b"READY=1"
+        assert systemd.recv(200).startswith(b"STATUS=Synced, Healthy: ")
         agent.process.send_signal(signal.SIGTERM)
-        assert systemd.recv(100) == b"STOPPING=1"
+        while (told := systemd.recv(200)) != b"STOPPING=1":
+            assert told.startswith(b"STATUS=")
+    assert agent.end() == 0
+
+
+def test_the_watchdog_hears_of_an_agent_that_has_nothing_to_do(manifests, tmp_path, lbctl_run):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE_S)
+        lbctl_run(manifests, "--resync", "1h", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000")
+        heard = [systemd.recv(200) for _ in range(8)]
+    assert heard.count(b"WATCHDOG=1") >= 5
+    watchdog(lambda state: pytest.fail("nobody watches this process"))()
+
+
+def asked(tmp_path, *words, code=0):
+    command = [sys.executable, "-m", "reconciler.cli.main", "--run-dir", tmp_path / "run", "--instance", "lba", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_status_waits_until_an_edit_is_in_force_and_events_tell_it(manifests, tmp_path, lbctl_run):
+    agent = lbctl_run(manifests, "--resync", "1h")
+    agent.hears("Applied:")
+    before = json.loads(asked(tmp_path, "status", "--wait", "synced", "--json"))
+    assert before["agent"]["pid"] == agent.process.pid
+    edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
+    after = json.loads(asked(tmp_path, "status", "--wait", "synced", "--json"))
+    assert after["revision"]["applied"] != before["revision"]["applied"]
+    events = asked(tmp_path, "events", "--last", "5")
+    assert "~ ring web/round-robin" in events and "10.2.0.1:8080 66.7% -> 75.0%" in events
+    edit(manifests / "pools.yaml", "weight: 3", "wight: 3")
+    refused = asked(tmp_path, "status", "--wait", "synced", "--timeout", "3s", code=1)
+    assert "the node is Unknown and Degraded" in refused and "pools.yaml:6:39: error" in refused
+    agent.process.kill()
+    agent.end()
+    assert "no agent runs on instance lba" in asked(tmp_path, "status", code=1)
+
+
+def test_followers_hear_what_happens(manifests, tmp_path, lbctl_run):
+    agent = lbctl_run(manifests, "--resync", "1h", "--log-format", "json")
+    agent.hears('"event": "applied"')
+    where = ["--run-dir", tmp_path / "run", "--instance", "lba"]
+    command = [sys.executable, "-m", "reconciler.cli.main", *where, "events", "--follow", "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as follower:
+        lines = iter(follower.stdout.readline, "")
+        assert any('"event": "applied"' in line for line in lines)
+        edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
+        change = json.loads(next(line for line in lines if "web/round-robin" in line))
+        assert change["action"] == "update"
+        agent.process.send_signal(signal.SIGTERM)
+        assert follower.wait(timeout=PATIENCE_S) == 0  # the agent has ended, and so has the list
     assert agent.end() == 0
 
 

@@ -54,7 +54,7 @@ MISTAKES = {
     "version": ("there is no verb 'version'", "lbctl --version"),
     "apply": ("`lbctl apply` needs more: source", "`lbctl apply .` takes the current directory"),
     "apply -f prod": ("`lbctl apply` has no option '-f'", "a directory needs no option: `lbctl apply .`"),
-    "status": ("there is no verb 'status'", "`lbctl get` does that"),
+    "list": ("there is no verb 'list'", "`lbctl get` does that"),
     "diff": ("`lbctl diff` needs more: REV..REV", "`lbctl diff main...HEAD`"),
     "delete web": ("`lbctl delete` has no use for 'web'", "take one service out of the manifests"),
     "help": ("there is no verb 'help'", "lbctl --help"),

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an agent stands, in the words of GitOps: whether the node is in sync with the newest manifests, and whether all
+is well."""
+
+from __future__ import annotations
+
+from reconciler.agent.journal import DEGRADED, HEALTHY, OUT_OF_SYNC, PROGRESSING, SYNCED, UNKNOWN, State
+from reconciler.agent.loop import Agent
+from reconciler.agent.upkeep import MANIFESTS
+
+
+def state_of(agent: Agent) -> State:
+    """The state of an agent after a round."""
+    upkeep, report = agent.upkeep, agent.report
+    desired = upkeep.desired.desired if upkeep.desired else None
+    if desired is None or report.has_problem(MANIFESTS):
+        sync = UNKNOWN  # nobody knows what the newest manifests ask for
+    elif upkeep.offered or agent.fleet or upkeep.known is None or upkeep.open or agent.is_failing:
+        sync = OUT_OF_SYNC
+    else:
+        sync = SYNCED
+    calm = HEALTHY if sync == SYNCED else PROGRESSING
+    health = DEGRADED if report.has_problem() or upkeep.resting else calm
+    return State(
+        sync, health, agent.seen, upkeep.revision, len(desired.resources) if desired else 0, len(upkeep.open),
+        agent.read_s, agent.next_look_s(),
+    )  # fmt: skip
+
+
+def headline(state: State) -> str:
+    """The state on one line, for systemd."""
+    revision = f", manifests {state.applied[:12]}" if state.applied else ""
+    open_ = f", {state.open:,} not as they should be" if state.open else ""
+    return f"{state.sync}, {state.health}: {state.resources:,} resources{open_}{revision}"
