@@ -137,8 +137,15 @@ def order(changes: Iterable[Change]) -> list[Change]:
     return sorted(changes, key=rank)
 
 
-def guard(planned: Plan, *, allow_empty: bool) -> None:
-    """Refuse a plan that would take every service off a balancer, or every VIP off an endpoint. Raises LbctlError."""
+def guard(planned: Plan, *, allow_empty: bool, max_prune: int | None = None) -> None:
+    """Refuse a plan that would take every service off a balancer, or every VIP off an endpoint, or remove more than
+    `max_prune` resources that no manifest asks for any more. Raises LbctlError."""
+    pruned = sum(change.after is None and change.reason is not Reason.DRIFT for change in planned.changes)
+    if max_prune is not None and pruned > max_prune:
+        raise LbctlError(
+            f"{pruned:,} resources would be removed, and --max-prune allows {max_prune:,}",
+            hint="see what goes with `lbctl plan`; if that is what you want, allow as many",
+        )
     going = {c.key.kind for c in (*planned.changes, *(held.change for held in planned.held)) if c.after is None}
     for kind, noun in (("service", "service"), ("loopback", "VIP")):
         if allow_empty or kind not in going or any(key.kind == kind for key in planned.desired.resources):

@@ -10,13 +10,13 @@ PACKAGE = Path(__file__).parents[1] / "reconciler"
 
 ROOMS = """
     version errors safe progress files limits paths clock children resource standing
-    private lock dataplane model view support
+    private lock notes dataplane model view support
     config
     kernel
     health wish
     remembered ring_store ring_names kinds
     compile ways concerns readings plan live record snapshot
-    apply reconcile
+    apply reconcile history
     explain diff importers render
     agent lab docs
     cli

@@ -50,6 +50,8 @@ class State:
     resources: int = 0
     open: int = 0
     """How many resources are not as they should be."""
+    paused: str = ""
+    """By whom and why the node is left as it is; empty if it is not."""
     read_s: float | None = None
     """When the manifests were read last, by the monotonic clock."""
     next_look_s: float | None = None

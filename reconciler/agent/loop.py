@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import math
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,11 +75,19 @@ class Agent:
     endpoints: Endpoints | None = None
     """What is known of endpoints; None: nothing, ever."""
 
+    max_prune: int | None = None
+    """The most resources that are removed at once because no manifest asks for them any more; None: any number."""
+    held: Callable[[], str] = lambda: ""
+    """Says by whom and why the node is to be left as it is; empty if it is not."""
     told: Callable[[Agent], None] = lambda _agent: None
     """Hears of the agent after each round."""
 
     seen: str = ""
     """The digest of the manifests that were loaded last, valid or not; empty if loading them failed altogether."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The texts of these manifests by file."""
+    held_by: str = ""
+    """What `held` said last."""
     read_s: float | None = None
     """When reading them began last."""
     seen_since: float = 0.0
@@ -101,8 +109,9 @@ class Agent:
 
     def __post_init__(self) -> None:
         self.upkeep = Upkeep(
-            self.kernel, self.instance_dir, self.report, self.clock, self._be_ready, self.is_called, self.allow_empty
-        )
+            self.kernel, self.instance_dir, self.report, self.clock, self._be_ready, self.is_called, self.allow_empty,
+            self.max_prune,
+        )  # fmt: skip
 
     def run(self) -> None:
         """Run until told to stop. Then the node is left as it is: traffic goes on."""
@@ -118,6 +127,8 @@ class Agent:
 
     def next_look_s(self) -> float:
         """In how many seconds the agent wants to look again if nobody calls before."""
+        if self.held_by:
+            return self.resync_s
         changes_s = self.endpoints.changes_s if self.endpoints else math.inf
         return max(0.0, min(self.due, self._second_look, changes_s) - self.clock())
 
@@ -137,10 +148,25 @@ class Agent:
             self._attempt(MANIFESTS, lambda: self._look(wake in (Wake.TIME, Wake.RELOAD)), kept)
         if self.endpoints is not None and self.endpoints.have_changed():
             self._attempt(ENDPOINTS, self._heed, "endpoints are used as they were")
+        if self._is_held():
+            return
         is_due = self.clock() >= self.due
         if not (is_due or keys or self.upkeep.offered or self.clock() >= self._second_look):
             return
         self._attend(is_due, keys)
+
+    def _is_held(self) -> bool:
+        """Whether somebody wants the node to be left as it is. Afterwards all of it is looked at."""
+        before, self.held_by = self.held_by, self.held()
+        if self.held_by:
+            if self.held_by != before:
+                self.report.say(f"The node is left as it is: {self.held_by}")
+            self._be_ready()
+        elif before:
+            self.report.say("The node is no longer left as it is.")
+            self.due = 0.0
+            self.upkeep.forget()
+        return bool(self.held_by)
 
     def _attend(self, is_due: bool, keys: Collection[Key]) -> None:
         last_s = min(LAST_RETRY_S, self.resync_s)  # failures must not delay the resync of the rest
@@ -202,6 +228,7 @@ class Agent:
             self.read_s = began_s
         if loaded.digest != self.seen:
             self.seen, self.seen_since, self.fleet = loaded.digest, self.clock(), None
+            self.texts = loaded.texts
             colour = self.report.style.colour
             text = render_text(loaded.diagnostics, loaded.texts, colour=colour, most=safe.SHOWN).rstrip()
             if loaded.fleet is None:

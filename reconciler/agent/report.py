@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from reconciler.agent.event import Event, What
 from reconciler.render.style import Style
-from reconciler.render.text import SIGNS, applied, change_line, change_lines
+from reconciler.render.text import DONE, SIGNS, applied, change_line, change_lines
 from reconciler.resource import Change, Concern, Key
 from reconciler.safe import SHOWN
 
@@ -115,7 +115,8 @@ class Report:
                 self.say(f"{sign} {kind}: and {len(group) - SHOWN:,} more")
         if done:
             text = applied(done, seconds)
-            facts = {"changes": len(done), "seconds": round(seconds, 3), "revision": revision}
+            counts = {word: sum(change.action is action for change in done) for action, word in DONE.items()}
+            facts = {"changes": len(done), **counts, "seconds": round(seconds, 3), "revision": revision}
             event = Event(self._now(), What.APPLIED, text, facts=facts)
             self._tell(event, f"{self.style.good('Applied')}: {text} Manifests {revision[:12]}")
 

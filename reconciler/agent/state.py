@@ -23,7 +23,7 @@ def state_of(agent: Agent) -> State:
     health = DEGRADED if report.has_problem() or upkeep.resting else calm
     return State(
         sync, health, agent.seen, upkeep.revision, len(desired.resources) if desired else 0, len(upkeep.open),
-        agent.read_s, agent.next_look_s(),
+        agent.held_by, agent.read_s, agent.next_look_s(),
     )  # fmt: skip
 
 
@@ -31,4 +31,6 @@ def headline(state: State) -> str:
     """The state on one line, for systemd."""
     revision = f", manifests {state.applied[:12]}" if state.applied else ""
     open_ = f", {state.open:,} not as they should be" if state.open else ""
+    if state.paused:
+        return f"{state.sync}, {state.paused}"
     return f"{state.sync}, {state.health}: {state.resources:,} resources{open_}{revision}"

@@ -44,6 +44,7 @@ class Upkeep:
     ready: Callable[[], None]
     is_called: Callable[[], bool]
     allow_empty: bool
+    max_prune: int | None = None
 
     offered: Compiled | None = None
     """The resources that the newest manifests ask for, not compared with the node yet."""
@@ -167,7 +168,7 @@ class Upkeep:
         if self.offered is not None:
             planned = self._compared(self.offered, named)
             try:
-                guard(planned, allow_empty=self.allow_empty)
+                guard(planned, allow_empty=self.allow_empty, max_prune=self.max_prune)
             except LbctlError as refusal:
                 self.report.problem(MANIFESTS, str(refusal), "nothing was removed")
                 self.offered = None
@@ -182,7 +183,7 @@ class Upkeep:
         if self.desired is None:
             return None
         planned = self._compared(self.desired, named)
-        guard(planned, allow_empty=self.allow_empty)
+        guard(planned, allow_empty=self.allow_empty, max_prune=self.max_prune)
         now = self.clock()
         resting = {c.key for c in planned.changes if c.reason is Reason.DRIFT and self.fights.rests(c.key, now)}
         resting -= carriers(self.desired.desired.resources) if resting else set()

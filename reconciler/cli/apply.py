@@ -14,10 +14,11 @@ from pathlib import Path
 from reconciler import progress
 from reconciler.cli.common import (
     add_env,
+    add_max_prune,
     add_node,
     confirm,
     instance_dir,
-    load_at_rest,
+    load_whole,
     look_again,
     most_shown,
     open_kernel,
@@ -25,6 +26,9 @@ from reconciler.cli.common import (
     stdout_style,
     target,
 )
+from reconciler.cli.confirm import refuse_unconfirmed, unless_confirmed
+from reconciler.cli.recording import Source, note_down, source_of
+from reconciler.cli.run import seconds
 from reconciler.errors import BlockedError, PlanStaleError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.plan import Plan, guard, plan
@@ -41,6 +45,7 @@ EPILOG = """\
 examples:
   lbctl apply /etc/lbctl
   lbctl apply /etc/lbctl --auto-approve
+  lbctl apply /etc/lbctl --confirm-within 2m && lbctl confirm
   lbctl apply change.plan          # exactly what `lbctl plan --out change.plan` showed, or nothing
 
 exit codes: 0 done; 1 failed, and the node is as it was; 2 wrong usage; 4 failed, and not everything could be undone;
@@ -55,6 +60,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
     parser.add_argument("--auto-approve", action="store_true", help="don't ask")
     parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
+    add_max_prune(parser)
+    parser.add_argument(
+        "--confirm-within", metavar="TIME", type=seconds,
+        help="take the change back after this time, unless `lbctl confirm` is said, e.g. 2m",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,17 +73,19 @@ def run(args: argparse.Namespace) -> int:
 
     style = stdout_style(args)
     _check_source(args.source)
+    refuse_unconfirmed(args)
     if args.source.is_dir():
         from reconciler.reconcile import desired_of, known_wish, plan_node
 
-        fleet, digest = load_at_rest(args.source, args)
+        fleet, loaded = load_whole(args.source, args)
+        source = source_of(loaded, args.source, args)
         kernel = open_kernel(args)
         wish = known_wish(instance_dir(args))
         planned = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))
-        look_again(args.source, digest, planned.count(Action.DELETE))
+        look_again(args.source, loaded.digest, planned.count(Action.DELETE))
     else:
         kernel = open_kernel(args)
-        planned = _saved(args, kernel)
+        planned, source = _saved(args, kernel), Source()
     planned = replace(planned, live=with_connections(planned.live, kernel))
     about = target(args, planned.desired.node)
     if not planned.changes:
@@ -86,11 +98,14 @@ def run(args: argparse.Namespace) -> int:
         say("\n".join(short) + "\n")
     else:
         print(plan_text(planned, style, about, most_shown()), end="\n\n")
-    guard(planned, allow_empty=args.allow_empty)
+    guard(planned, allow_empty=args.allow_empty, max_prune=args.max_prune)
     if not confirm("Make these changes?", args):
         print("Nothing was changed.")
         return 1
-    return execute(planned, kernel, args, style)
+    if args.confirm_within is None:
+        return execute(planned, kernel, args, style, source)
+    with unless_confirmed(args, planned):
+        return execute(planned, kernel, args, style, source)
 
 
 def _check_source(source: Path) -> None:
@@ -105,8 +120,11 @@ def _check_source(source: Path) -> None:
         raise UsageError(f"there is no {source}", hint=hint)
 
 
-def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Style) -> int:
-    """Carry out a plan that was shown, and print each change as it is made. Raises ApplyError, PlanStaleError."""
+def execute(
+    planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Style, source: Source, who: str = ""
+) -> int:
+    """Carry out a plan that was shown, print each change as it is made, and write it down in the history. Raises
+    ApplyError, PlanStaleError."""
     from reconciler.live import read_live
     from reconciler.lock import apply_lock
     from reconciler.reconcile import carry_out
@@ -137,6 +155,7 @@ def execute(planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Styl
         print(some(skipped, "\n"), file=sys.stderr)
     word = style.bad("Failed") if result.failed else style.bad("Blocked") if result.blocked else style.good("Applied")
     say(f"\n{word}: {applied(result.done, time.monotonic() - started)}")
+    note_down(args, source, result, who)
     result.raise_if_failed()
     return 0
 

@@ -20,8 +20,10 @@ from reconciler.resource import Target
 from reconciler.safe import SHOWN
 
 if TYPE_CHECKING:
+    from reconciler.config.load import Loaded
     from reconciler.config.source import Tree
 
+RUN_DIR, STATE_DIR = "/run/lbctl", "/var/lib/lbctl"
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage"
 
 
@@ -36,6 +38,14 @@ def instance_name(args: argparse.Namespace) -> str:
 
 def instance_dir(args: argparse.Namespace) -> Path:
     return Path(args.run_dir) / instance_name(args)
+
+
+def state_dir(args: argparse.Namespace) -> Path:
+    """Where the history of the instance is."""
+    base = Path(args.state_dir) if args.state_dir else Path(STATE_DIR)
+    if not args.state_dir and args.run_dir != RUN_DIR:
+        base = Path(args.run_dir) / ".state"
+    return base / instance_name(args)
 
 
 def target(args: argparse.Namespace, node: str) -> Target:
@@ -63,6 +73,12 @@ def load_fleet(directory: Path, args: argparse.Namespace) -> Fleet:
 
 def load_at_rest(directory: Path, args: argparse.Namespace) -> tuple[Fleet, str]:
     """As `load_fleet`, but read while git does not change the files; also returns their digest."""
+    fleet, loaded = load_whole(directory, args)
+    return fleet, loaded.digest
+
+
+def load_whole(directory: Path, args: argparse.Namespace) -> tuple[Fleet, Loaded]:
+    """As `load_at_rest`, with all that was loaded."""
     from reconciler.config.diagnostic import render_text
     from reconciler.config.load import check_manifests, no_garbage_collection
     from reconciler.config.rest import at_rest
@@ -74,7 +90,7 @@ def load_at_rest(directory: Path, args: argparse.Namespace) -> tuple[Fleet, str]
         print(render_text(loaded.diagnostics, loaded.texts, colour=style.colour, most=SHOWN), file=sys.stderr)
     if loaded.fleet is None:
         raise ConfigError("the manifests are not valid, nothing was changed")
-    return loaded.fleet, loaded.digest
+    return loaded.fleet, loaded
 
 
 def read_named(directory: Path, env: str | None) -> Tree:
@@ -105,6 +121,10 @@ def look_again(directory: Path, digest: str, removed: int) -> None:
 
 def add_node(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", metavar="NAME", help="which Node this is (that of the host's name, or the only one)")
+
+
+def add_max_prune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-prune", metavar="N", type=int, help="refuse to remove more than N resources at once")
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:

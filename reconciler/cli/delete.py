@@ -7,6 +7,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from reconciler.apply import Result
 from reconciler.cli.apply import execute
 from reconciler.cli.common import (
     confirm,
@@ -18,6 +19,7 @@ from reconciler.cli.common import (
     stdout_style,
     target,
 )
+from reconciler.cli.recording import Source, note_down
 from reconciler.resource import Desired
 
 DESCRIPTION = """\
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             if not confirm("Remove all of it?", args):
                 print("Nothing was changed.")
                 return 1
-            execute(planned, kernel, args, style)
+            execute(planned, kernel, args, style, Source(removes=True))
         kernel.remove_instance()
         return 0
 
@@ -76,5 +78,6 @@ def _abandon(args: argparse.Namespace) -> int:
             print("Nothing was changed.")
             return 1
         kernel.abandon()
+        note_down(args, Source(removes=True), Result())
         print(f"Instance {name} is removed.")
         return 0

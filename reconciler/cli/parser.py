@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from reconciler.errors import UsageError
 from reconciler.version import VERSION
 
-_WITH_A_VALUE = ("--netns", "--run-dir", "--instance")
+_WITH_A_VALUE = ("--netns", "--run-dir", "--state-dir", "--instance")
 _ALONE = ("--no-color", "--help", "--version")
 _OF_A_PLACE = ("-f", "--file", "--filename", "-d", "--dir", "--directory", "-k", "--path")
 """Options by which other programs are told where their files are."""
@@ -122,6 +122,10 @@ def add_everywhere(parser: argparse.ArgumentParser, *, is_verb: bool) -> None:
     node.add_argument(
         "--run-dir", metavar="DIR", default=default or "/run/lbctl", help="where pins and locks live (/run/lbctl)"
     )
+    node.add_argument(
+        "--state-dir", metavar="DIR", default=default,
+        help="where the history is kept (/var/lib/lbctl; with another run directory, `.state` in that)",
+    )  # fmt: skip
     node.add_argument(
         "--instance", metavar="NAME", default=default, help="name below the run directory (the netns, else `default`)"
     )

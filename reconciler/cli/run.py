@@ -14,7 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.cli import streams
-from reconciler.cli.common import add_env, add_node, instance_dir, instance_name, open_kernel, stdout_style
+from reconciler.cli.common import (
+    add_env,
+    add_max_prune,
+    add_node,
+    instance_dir,
+    instance_name,
+    open_kernel,
+    state_dir,
+    stdout_style,
+)
 from reconciler.errors import UsageError
 from reconciler.render.style import Style
 from reconciler.version import VERSION
@@ -49,6 +58,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_node(parser)
     add_env(parser)
     parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
+    add_max_prune(parser)
     parser.add_argument(
         "--resync", metavar="TIME", type=seconds, default="30s",
         help="look at all files and the whole node this often, e.g. 10s or 5m (%(default)s)",
@@ -92,14 +102,17 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.control import listening
     from reconciler.agent.journal import Identity, Journal
     from reconciler.agent.loop import Agent, Manifests
+    from reconciler.agent.recorder import Recorder
     from reconciler.agent.report import Report
     from reconciler.agent.single import only_agent
     from reconciler.agent.state import headline, state_of
     from reconciler.agent.systemd import notifier, watchdog
     from reconciler.agent.wake import Doorbell, Wake
     from reconciler.agent.watch import Watch
+    from reconciler.cli.confirm import Watches, held_by
     from reconciler.config.load import Loader
     from reconciler.config.rest import at_rest
+    from reconciler.history import History
     from reconciler.private import stop_waiting
 
     directory = Path.cwd() / args.directory
@@ -112,14 +125,23 @@ def run(args: argparse.Namespace) -> int:
                 os.getpid(), VERSION, args.node or "", socket.gethostname(), instance_name(args), str(directory)
             ))  # fmt: skip
             # The lines of a log stay whole: each begins with its time.
+            recorder = Recorder(History(state_dir(args)), args.env)
+            watches = Watches(args)
             as_json = args.log_format == "json"
             style = Style() if as_json else replace(stdout_style(args), columns=None)
-            report = Report(streams.log(), style, listeners=[journal.hear], as_json=as_json)
+            report = Report(streams.log(), style, listeners=[journal.hear, recorder.hear], as_json=as_json)
             loader = Loader(directory, args.env)
             watch = Watch(directory, lambda is_settled: bell.ring(Wake.SETTLED if is_settled else Wake.FILES))
             endpoints = Endpoints(instance_dir(args), report, time.monotonic, lambda: bell.ring(Wake.HEALTH))
 
+            def held() -> str:
+                text, change = held_by(instance_dir(args))
+                if change is not None and change.is_over:
+                    watches.renew(change)
+                return text
+
             def told(agent: Agent) -> None:
+                recorder.record(agent)
                 state = state_of(agent)
                 journal.publish(state)
                 notify(f"STATUS={headline(state)}")
@@ -141,6 +163,8 @@ def run(args: argparse.Namespace) -> int:
                 named=bell.named,
                 is_called=bell.has_rung,
                 endpoints=endpoints,
+                max_prune=args.max_prune,
+                held=held,
                 told=told,
             )
 

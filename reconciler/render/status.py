@@ -45,6 +45,8 @@ def _facts(status: Json, style: Style) -> Iterator[tuple[str, str]]:
     yield "revision", applied + (f", attempted: {line(revision['attempted'])[:12]}" if is_other else "")
     open_ = f", {status['open']:,} not as they should be" if status["open"] else ""
     yield "resources", f"{status['resources']:,}{open_}"
+    if status["paused"]:
+        yield "paused", style.warn(line(status["paused"]))
     if status["next_look_s"] is not None:
         yield "next look", f"within {status['next_look_s']:.0f} s"
 

@@ -17,6 +17,7 @@ SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
 NOTES_COLUMN = 60
 _MARGIN = "  + "
 """What stands before the name of a resource in a plan."""
+DONE = {Action.CREATE: "added", Action.UPDATE: "changed", Action.DELETE: "removed"}
 MEANING = {Action.CREATE: "add", Action.UPDATE: "change", Action.DELETE: "remove"}
 
 
@@ -110,11 +111,8 @@ def concern_lines(concerns: Sequence[Concern], style: Style) -> list[str]:
 
 def applied(done: Sequence[Change], seconds: float) -> str:
     """What was done, e.g. `2 added, 1 changed, 0 removed in 34 ms.`"""
-    counts = {action: sum(change.action is action for change in done) for action in Action}
-    return (
-        f"{counts[Action.CREATE]} added, {counts[Action.UPDATE]} changed, {counts[Action.DELETE]} removed"
-        f" in {seconds * 1000:,.0f} ms."
-    )
+    counts = (f"{sum(change.action is action for change in done)} {word}" for action, word in DONE.items())
+    return f"{', '.join(counts)} in {seconds * 1000:,.0f} ms."
 
 
 def change_line(change: Change, style: Style, detail: str = "") -> str:

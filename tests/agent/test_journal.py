@@ -164,7 +164,7 @@ def test_nothing_grows_without_a_bound(journal):
 
 
 def test_status_for_people_has_the_words_the_lines_and_fits(journal):
-    journal.publish(State("OutOfSync", "Degraded", "b" * 64, "a" * 64, 12, 3, 1.0, 30.0))
+    journal.publish(State("OutOfSync", "Degraded", "b" * 64, "a" * 64, 12, 3, "", 1.0, 30.0))
     long = "pools.yaml:3:5: error: " + "one word and another " * 20
     journal.hear(Event(local_time(), What.PROBLEM, long, "manifests", "the node is kept"))
     journal.hear(Event(local_time(), What.CHANGE, "+ vip \x1b[2J20.20.20.1", facts={"origin": "a.yaml:1"}))

@@ -177,9 +177,45 @@ def test_status_waits_until_an_edit_is_in_force_and_events_tell_it(manifests, tm
     edit(manifests / "pools.yaml", "weight: 3", "wight: 3")
     refused = asked(tmp_path, "status", "--wait", "synced", "--timeout", "3s", code=1)
     assert "the node is Unknown and Degraded" in refused and "pools.yaml:6:39: error" in refused
+    history = json.loads(asked(tmp_path, "history", "--json"))
+    assert history["current"] == after["revision"]["applied"]
+    assert [entry["counts"]["changed"] for entry in history["entries"]][:1] == [1]
     agent.process.kill()
     agent.end()
     assert "no agent runs on instance lba" in asked(tmp_path, "status", code=1)
+
+
+def test_a_paused_agent_changes_nothing_until_it_is_resumed(manifests, tmp_path, lbctl_run):
+    agent = lbctl_run(manifests, "--resync", "1h")
+    agent.hears("Applied:")
+    assert "until `lbctl resume`" in asked(tmp_path, "pause", "--reason", "a freeze")
+    edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
+    waited = asked(tmp_path, "status", "--wait", "synced", "--timeout", "2s", code=1)
+    assert "the node is OutOfSync" in waited
+    status = json.loads(asked(tmp_path, "status", "--json"))
+    assert "a freeze" in status["paused"] and status["revision"]["attempted"] != status["revision"]["applied"]
+    asked(tmp_path, "resume")
+    agent.hears("~ ring web/round-robin")
+    assert json.loads(asked(tmp_path, "status", "--wait", "synced", "--json"))["paused"] == ""
+    assert "was not paused" in asked(tmp_path, "resume")
+
+
+def test_a_paused_agent_that_starts_is_ready_and_waits(manifests, tmp_path, lbctl_run):
+    assert "No agent runs" in asked(tmp_path, "pause", "--for", "1h", "--reason", "a freeze")
+    agent = lbctl_run(manifests, "--resync", "1h")
+    agent.hears("The node is left as it is: paused until")
+    assert json.loads(asked(tmp_path, "status", "--json"))["resources"] == 0
+    asked(tmp_path, "resume")
+    agent.hears("Applied:")
+
+
+def test_more_removals_than_allowed_are_refused_and_the_node_is_kept(manifests, tmp_path, lbctl_run):
+    agent = lbctl_run(manifests, "--resync", "1h", "--max-prune", "3")
+    agent.hears("Applied:")
+    text = (manifests / "services.yaml").read_text()
+    (manifests / "services.yaml").write_text(text[: text.index("---")])
+    agent.hears("--max-prune allows 3")
+    assert json.loads(asked(tmp_path, "status", "--json"))["sync"] == "Unknown"
 
 
 def test_followers_hear_what_happens(manifests, tmp_path, lbctl_run):
