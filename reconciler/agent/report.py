@@ -132,7 +132,7 @@ class Report:
             event = Event(self._now(), What.CHANGE, _plain(change), str(change.key), facts={
                 "action": change.action.value, "reason": change.reason.value,
                 "origin": str(change.origin) if change.origin and change.origin.file else None,
-                "effect": effect, "revision": revision,
+                "cause": change.cause, "effect": effect, "revision": revision,
             })  # fmt: skip
             self._tell(event, text)
 

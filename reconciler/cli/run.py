@@ -97,9 +97,9 @@ def _group(name: str | None) -> int | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from reconciler.agent.endpoints import Endpoints
     from reconciler.agent.commands import commands
     from reconciler.agent.control import listening
+    from reconciler.agent.endpoints import Endpoints
     from reconciler.agent.journal import Identity, Journal
     from reconciler.agent.loop import Agent, Manifests
     from reconciler.agent.recorder import Recorder
