@@ -243,10 +243,10 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 			 * connection, ignores it.
 			 */
 			flow = flows.lookup(&key);
+			if (may_be_others(flow, packet->tcp) && !ask_other(ctx, packet))
+				return drop(VERDICT_MALFORMED);
 			if (flow && flow->direction == DIRECTION_REPLY)
 				return nat_reply(ctx, packet, &key, flow);
-			if (!flow && !is_opening(packet->tcp))
-				ask_other(ctx, packet);
 		}
 #endif
 	}

@@ -60,16 +60,33 @@ static __always_inline void rewrite(struct packet *packet, __be32 *address, __be
 }
 
 /*
- * Have the other program handle a packet of a connection that this one doesn't know; returns if there is none. The
- * other one must see the packet as it came in, so nothing is asked about a packet whose tag was taken off.
+ * Whether the other program, if there is one, may know better what a packet belongs to: this one knows no connection, or
+ * one that is over, after which another one may have begun with the same addresses and ports.
  */
-static __always_inline void ask_other(struct xdp_md *ctx, const struct packet *packet)
+static __always_inline bool may_be_others(const struct flow *flow, const struct tcphdr *tcp)
+{
+	if (is_opening(tcp))
+		return false;
+	return !flow || (flow->state == FLOW_CLOSING && is_over(flow, bpf_ktime_get_coarse_ns()));
+}
+
+/*
+ * Have the other program handle a packet, which it must see as it came in; goes on if there is none. False if the packet
+ * is lost thereby, which can't happen.
+ */
+static __always_inline bool ask_other(struct xdp_md *ctx, struct packet *packet)
 {
 #ifdef VLAN
-	if (packet->tci & TAGGED)
-		return;
+	if (packet->tci & TAGGED) {
+		bool has_tag = put_on_tag(ctx, packet->tci);
+
+		if (has_tag)
+			other.call(ctx, 0);
+		return (!has_tag || take_off(ctx)) && parse(ctx, packet) == PACKET_TCP;
+	}
 #endif
 	other.call(ctx, 0);
+	return true;
 }
 
 static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet,
@@ -94,6 +111,11 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 		forget(key, flow);
 		flow = NULL;
 	}
+	if (may_be_others(flow, tcp)) {
+		if (!ask_other(ctx, packet))
+			return drop(VERDICT_MALFORMED);
+		tcp = packet->tcp;
+	}
 	/* Any SYN may be forged, so it moves no connection but one that is over. */
 	if (flow && is_opening(tcp) && is_over(flow, bpf_ktime_get_coarse_ns()))
 		flow = NULL;
@@ -105,8 +127,6 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 	} else {
 		enum verdict verdict;
 
-		if (!is_opening(tcp))
-			ask_other(ctx, packet);
 		if (!may_open(service, tcp))
 			return count(VERDICT_CONNECTION_UNKNOWN, XDP_PASS);
 		fresh.direction = DIRECTION_REQUEST;

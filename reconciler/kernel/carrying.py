@@ -85,17 +85,18 @@ class Carrier(ABC):
 
 
 class Connections(Carrier):
-    """Rows that a program makes, changes and removes. What the new program knows better stays as it is."""
+    """Rows that a program makes, changes and removes. What the new program knows better stays as it is; what it
+    removed and the former one made anew comes back."""
 
     def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
         known = self.converted(before)
         moved = 0
         for (key, row), former in zip(self.converted(after).items(), self._aligned(before, after, known), strict=True):
-            if former is None:
-                moved += maps.insert_one(self.target, key, row)
-            elif maps.lookup(self.target, key) == former:
+            if former is not None and maps.lookup(self.target, key) == former:
                 maps.update_one(self.target, key, row)
                 moved += 1
+            else:
+                moved += maps.insert_one(self.target, key, row)
         for key, row in self.converted(gone).items():
             if maps.lookup(self.target, key) == row:
                 maps.delete_one(self.target, key)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from scapy.layers.inet import IP, TCP
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import Dot1Q, Ether
 
 from reconciler import clock
 from reconciler.dataplane.layout import ENDPOINTS, FLOWS, OTHER, Direction, EndpointRowState, FlowState, MapType
@@ -27,20 +27,30 @@ from reconciler.limits import Sizes
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("attached")]
 
 NAT = ("NAT",)
-ENDPOINT, CLIENT, VIP = "10.2.0.11", "192.0.2.1", "20.20.20.1"
-REPLY = bytes(Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02") / IP(src=ENDPOINT, dst=CLIENT)
-              / TCP(sport=8080, dport=40_000, flags="A"))  # fmt: skip
+TRUNK = ("NAT", "VLAN")
+ENDPOINT, CLIENT, VIP, OTHER_VIP = "10.2.0.11", "192.0.2.1", "20.20.20.1", "20.20.20.2"
+LINK = Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02")
+PACKET = IP(src=ENDPOINT, dst=CLIENT) / TCP(sport=8080, dport=40_000, flags="A")
+REPLY = bytes(LINK / PACKET)
+ACCEPTED = bytes(LINK / IP(src=ENDPOINT, dst=CLIENT) / TCP(sport=8080, dport=40_000, flags="SA"))
+TAGGED = bytes(LINK / Dot1Q(vlan=0, prio=5) / PACKET)
+SECOND_NS = 1_000_000_000
 NUMBER = struct.Struct("=I")
 OURS, UNKNOWN = XdpVerdict.DROP, XdpVerdict.PASS
 """A packet of a known connection is dropped here for want of a route; the kernel gets all others."""
 
 
 @pytest.fixture
-def attached(inside: str, kernel: RealKernel) -> Iterator[None]:
+def features() -> tuple[str, ...]:
+    return NAT
+
+
+@pytest.fixture
+def attached(inside: str, kernel: RealKernel, features: tuple[str, ...]) -> Iterator[None]:
     """An interface that runs a program, from which another one, with a larger table, is about to take over."""
     for command in ("link add front type veth peer name away", "link set front up", "link set away up"):
         subprocess.run(["ip", *command.split()], check=True, timeout=30)
-    kernel.load_program(program_name(NAT), NAT, Sizes(flows=1_000))
+    kernel.load_program(program_name(features), features, Sizes(flows=1_000))
     row = Endpoint(bytes(map(int, ENDPOINT.split("."))), 0, EndpointRowState.USABLE)
     assert kernel.update(ENDPOINTS.name, [ENDPOINTS.pack(Number(1), row)]) == [None]
     kernel.attach("front", "native", None)
@@ -52,24 +62,40 @@ def running(kernel: RealKernel) -> int:
     return kernel.attached_programs(["front"])[0].id
 
 
-def verdict(program: int) -> int:
-    """What a program does with a reply."""
+def run(program: int, frame: bytes) -> bpf.Run:
     with bpf.closing(bpf.open_program(program) or -1) as fd:
-        return bpf.test_run(fd, REPLY).verdict
+        return bpf.test_run(fd, frame)
 
 
-def connect(kernel: RealKernel, program: int) -> tuple[bytes, bytes]:
-    """Have a program know the connection that the reply belongs to, in its own table."""
-    packed = [bytes(map(int, address.split("."))) for address in (ENDPOINT, CLIENT, VIP)]
-    key = FlowKey(packed[0], packed[1], 8080, 40_000, 6)
-    flow = Flow(packed[2], 80, Direction.REPLY, FlowState.OPEN, 1, 0, clock.now_ns(), 0)
-    row = FLOWS.pack(key, flow)
+def verdict(program: int, frame: bytes = REPLY) -> int:
+    """What a program does with a reply."""
+    return run(program, frame).verdict
+
+
+@contextmanager
+def map_of(program: int, name: str) -> Iterator[maps.OpenMap]:
+    """A program's own map, as anybody may open it."""
     with bpf.closing(bpf.open_program(program) or -1) as fd:
         generation = holders.generations.of_program(bpf.program_info(fd))
     assert generation
-    with bpf.closing(generation.open(FLOWS.name) or -1) as fd:
-        assert maps.update(maps.describe(fd), [row]) == [None]
+    with bpf.closing(generation.open(name) or -1) as fd:
+        yield maps.describe(fd)
+
+
+def connect(program: int, vip: str = VIP, state: FlowState = FlowState.OPEN, age_s: int = 0) -> tuple[bytes, bytes]:
+    """Have a program know the connection that the reply belongs to, in its own table."""
+    packed = [bytes(map(int, address.split("."))) for address in (ENDPOINT, CLIENT, vip)]
+    key = FlowKey(packed[0], packed[1], 8080, 40_000, 6)
+    last_seen = (clock.now_ns() - age_s * SECOND_NS) % (1 << 64)
+    row = FLOWS.pack(key, Flow(packed[2], 80, Direction.REPLY, state, 1, 0, last_seen, 0))
+    with map_of(program, FLOWS.name) as opened:
+        assert maps.update(opened, [row]) == [None]
     return row
+
+
+def forget(program: int) -> None:
+    with map_of(program, FLOWS.name) as opened:
+        maps.delete(opened, [key for key, _ in maps.dump(opened)])
 
 
 def test_what_one_program_knows_is_asked_by_the_other_and_stays_known(kernel: RealKernel) -> None:
@@ -79,7 +105,7 @@ def test_what_one_program_knows_is_asked_by_the_other_and_stays_known(kernel: Re
     assert new
     with kernel.taking_over():
         assert [verdict(program) for program in (former, new.id)] == [UNKNOWN, UNKNOWN]
-        row = connect(kernel, former)  # too late to be carried over before the swap
+        row = connect(former)  # too late to be carried over before the swap
         assert verdict(new.id) == OURS, "it asks the former program"
         kernel.attach("front", "native", former)
         assert kernel.dump(FLOWS.name) == []
@@ -95,7 +121,7 @@ def test_the_former_program_asks_for_connections_that_began_at_the_new_one(kerne
     new = kernel.loaded_program()
     assert new
     with kernel.taking_over():
-        row = connect(kernel, new.id)
+        row = connect(new.id)
         assert verdict(former) == OURS
         kernel.attach("front", "native", former)
     assert kernel.dump(FLOWS.name) == [row]
@@ -108,7 +134,7 @@ def test_a_takeover_that_was_cut_off_goes_on_and_is_ended_by_the_next_load(kerne
     assert new
     cut_off = kernel.taking_over()
     cut_off.__enter__()
-    row = connect(kernel, former)
+    row = connect(former)
     kernel.attach("front", "native", former)
     again = kernel.loaded_program()
     assert again and again.is_taking_over
@@ -118,6 +144,53 @@ def test_a_takeover_that_was_cut_off_goes_on_and_is_ended_by_the_next_load(kerne
     assert kernel.dump(FLOWS.name) == [row]
     assert verdict(new.id) == OURS
     cut_off.__exit__(None, None, None)
+    assert kernel.dump(FLOWS.name) == [row]
+
+
+@pytest.mark.parametrize("frame", [REPLY, ACCEPTED], ids=["data", "SYN-ACK"])
+def test_a_program_that_knows_only_what_was_before_asks_the_other_one(kernel: RealKernel, frame: bytes) -> None:
+    """A client's port was used before, for another VIP, and is used again just now: one program knows only that."""
+    former = running(kernel)
+    connect(former, OTHER_VIP, FlowState.CLOSING, age_s=10)
+    kernel.load_program(program_name(NAT), NAT, Sizes(flows=2_000))
+    new = kernel.loaded_program()
+    assert new
+    with kernel.taking_over():
+        row = connect(former)
+        assert run(new.id, frame) == (OURS, run(former, frame).frame)
+        assert IP(run(new.id, frame).frame[14:]).src == VIP
+        forget(new.id)
+        kernel.attach("front", "native", former)
+    assert [key for key, _ in kernel.dump(FLOWS.name)] == [row[0]], "it comes back, having been made anew"
+    assert IP(run(new.id, frame).frame[14:]).src == VIP
+
+
+def test_a_connection_that_is_over_at_both_is_still_handled(kernel: RealKernel) -> None:
+    former = running(kernel)
+    connect(former, state=FlowState.CLOSING, age_s=10)
+    kernel.load_program(program_name(NAT), NAT, Sizes(flows=2_000))
+    new = kernel.loaded_program()
+    assert new
+    with kernel.taking_over():
+        for program in (former, new.id):
+            assert run(program, REPLY).verdict == OURS
+            assert IP(run(program, REPLY).frame[14:]).src == VIP
+
+
+@pytest.mark.parametrize("features", [TRUNK], ids=["trunk"])
+def test_the_other_program_sees_a_frame_with_its_tag(kernel: RealKernel, features: tuple[str, ...]) -> None:
+    former = running(kernel)
+    kernel.load_program(program_name(features), features, Sizes(flows=2_000))
+    new = kernel.loaded_program()
+    assert new
+    for program in (former, new.id):
+        assert run(program, TAGGED) == (UNKNOWN, TAGGED), "there is none yet"
+    with kernel.taking_over():
+        for program in (former, new.id):
+            assert run(program, TAGGED) == (UNKNOWN, TAGGED), "neither knows it"
+        row = connect(former)
+        assert verdict(new.id, TAGGED) == OURS
+        kernel.attach("front", "native", former)
     assert kernel.dump(FLOWS.name) == [row]
 
 
@@ -158,23 +231,13 @@ def one_cpu() -> Iterator[None]:
     os.sched_setaffinity(0, allowed)
 
 
-@contextmanager
-def map_of(program: int) -> Iterator[maps.OpenMap]:
-    """The map by which a program finds the other one, as anybody may open it."""
-    with bpf.closing(bpf.open_program(program) or -1) as fd:
-        generation = holders.generations.of_program(bpf.program_info(fd))
-    assert generation
-    with bpf.closing(generation.open(OTHER.name) or -1) as fd:
-        yield maps.describe(fd)
-
-
 def ask(program: int, other: int) -> None:
-    with map_of(program) as opened, bpf.closing(bpf.open_program(other) or -1) as fd:
+    with map_of(program, OTHER.name) as opened, bpf.closing(bpf.open_program(other) or -1) as fd:
         maps.update_one(opened, bytes(4), NUMBER.pack(fd))
 
 
 def asked(program: int) -> int | None:
-    with map_of(program) as opened:
+    with map_of(program, OTHER.name) as opened:
         held = maps.lookup(opened, bytes(4))
     return NUMBER.unpack(held)[0] if held else None
 
