@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import platform
+import signal
 import struct
 import subprocess
 import tempfile
@@ -30,6 +31,9 @@ from reconciler.kernel.maps import Shape
 _FORMAT = 1
 _CHILD = "reconciler.kernel.compile_child"
 _TIME_LIMIT_S = 120
+"""Of CPU time."""
+_PATIENCE_S = 1800
+"""Of time that passes: on a busy machine, or one that swaps, much more of it."""
 _LINES_SHOWN = 20
 _BUCKET_MASK = 0x6275636B65740001
 """BUCKET_MASK of bpf/remember.h."""
@@ -142,9 +146,12 @@ def _compiler_changed(libraries: Sequence[tuple[str, int, int]]) -> bool:
 def _compile(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         with progress.step("compiling the data plane"):
-            child = children.run(children.module(_CHILD), json.dumps(request).encode(), _TIME_LIMIT_S)
+            command = children.module(_CHILD, str(_TIME_LIMIT_S))
+            child = children.run(command, json.dumps(request).encode(), _PATIENCE_S)
     except subprocess.TimeoutExpired as error:
-        raise BuildError(f"compiling the data plane took longer than {_TIME_LIMIT_S} s") from error
+        raise BuildError(f"compiling the data plane took longer than {_PATIENCE_S} s") from error
+    if child.returncode == -signal.SIGXCPU:
+        raise BuildError(f"compiling the data plane took more than {_TIME_LIMIT_S} s of CPU time")
     if child.returncode == 0:
         content: dict[str, Any] = json.loads(child.stdout)
         return content

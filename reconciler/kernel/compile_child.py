@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that compiles: `python -m reconciler.kernel.compile_child`. Nothing else imports bcc.
+"""The process that compiles: `python -m reconciler.kernel.compile_child SECONDS`. Nothing else imports bcc.
 
 A process of its own because BCC calls exit(1) on some errors, writes messages to standard error only, and takes
-75 MB. Reads a request as JSON from standard input and writes the image to standard output.
+75 MB. Reads a request as JSON from standard input and writes the image to standard output; SIGXCPU ends it after so
+many seconds of CPU time.
 The program is not loaded here; the maps that BCC makes while it compiles end with the process.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import struct
 import sys
 from pathlib import Path
@@ -24,6 +26,9 @@ _PSEUDO_MAP = (1, 2)
 
 
 def main() -> None:
+    seconds = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     request = json.load(sys.stdin)
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # BCC prints to standard output, too.

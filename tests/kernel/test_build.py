@@ -190,6 +190,17 @@ int entry(struct xdp_md *ctx)
         build((), source, "entry")
 
 
+def test_what_compiles_for_ever_is_ended_after_some_time_of_the_processor(
+    cache: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after some time of the clock: a busy machine takes long for what is right."""
+    monkeypatch.setattr("reconciler.kernel.build._TIME_LIMIT_S", 1)
+    eightfold = "\n".join(f"#define ADD{n + 1} {f'ADD{n} ' * 8}" for n in range(8))
+    (source / "answer.h").write_text(f"#define ADD0 key += key ^ 5;\n{eightfold}\n#define ANSWER ({{ ADD8 key; }})\n")
+    with pytest.raises(BuildError, match="took more than 1 s of CPU time"):
+        build((), source, "entry")
+
+
 def test_a_missing_entry_is_named(cache: Path, source: Path) -> None:
     with pytest.raises(BuildError, match="no_such_entry"):
         build((), source, "no_such_entry")
