@@ -344,12 +344,22 @@ class TunnelSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Announce:
+    """How a balancer tells its routing daemon which VIPs are here: by a route to each in a table of its own. Routes
+    with a smaller `metric` are better ones."""
+
+    table: int = 251
+    metric: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A machine. `address` is the one by which pools name an endpoint; None means: the addresses of its interfaces.
 
     `snat_addresses` are the balancer's own source addresses for fullnat, each with the ports `snat_ports`. They must
     suffice for `expected_flows` connections at once; None means: not declared. `multipath` is the number of equal
-    paths that a router may use; None means: one. See `tunnel_from` for `tunnel_source`.
+    paths that a router may use; None means: one. See `tunnel_from` for `tunnel_source`. `announce` None means: no
+    routing daemon is told.
     """
 
     name: str
@@ -366,6 +376,7 @@ class Node:
     multipath: int | None = None
     tunnel_source: TunnelSource = TunnelSource()
     packet_too_big: PacketTooBig = PacketTooBig.ANSWER
+    announce: Announce | None = None
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)

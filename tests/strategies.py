@@ -11,6 +11,7 @@ from reconciler.model import (
     Affinity,
     AgentFormat,
     Algorithm,
+    Announce,
     Capacity,
     CheckType,
     Echo,
@@ -62,6 +63,7 @@ tunnel_sources = st.builds(
     st.sampled_from([None, "10.200.0.0/24", "10.1.0.1"]).map(lambda text: text and ip_network(text)),
     st.sampled_from([None, "2001:db8:f::/64", "2001:db8::7"]).map(lambda text: text and ip_network(text)),
 )
+announces = st.none() | st.builds(Announce, st.sampled_from((100, 251)), st.sampled_from((100, 500)))
 gateways = st.sampled_from((None, "10.1.0.254", "10.1.0.253")).map(lambda text: text and ip_address(text))
 
 _published = st.tuples(st.integers(1, 2), st.sampled_from((80, 443)))
@@ -105,6 +107,7 @@ def fleets(draw):
         "lb1", (Interface("front", draw(st.sampled_from(XdpMode)), gateway=draw(gateways)), back),
         draw(st.sampled_from(UNDEFINED_TRAFFIC)), draw(st.sampled_from(VipBinding)),
         tunnel_source=draw(tunnel_sources), packet_too_big=draw(st.sampled_from(PacketTooBig)),
+        announce=draw(announces),
     )  # fmt: skip
     return Fleet(tuple(services), tuple(pools.values()), (node,))
 
@@ -200,6 +203,7 @@ def any_nodes(draw):
             "expected_flows": draw(limits),
             "tunnel_source": draw(tunnel_sources),
             "packet_too_big": draw(st.sampled_from(PacketTooBig)),
+            "announce": draw(announces),
         }
     if role is Role.ENDPOINT:
         own["address"] = draw(st.none() | addresses)

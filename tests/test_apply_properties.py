@@ -130,7 +130,8 @@ def cost(plan, kernel):
         for c in plan.changes
     )  # fmt: skip
     pairs += sum(c.key.kind == "ring" and c.action is Action.UPDATE for c in plan.changes)
-    forms = sum(c.key.kind == "loopback" and c.action is Action.UPDATE for c in plan.changes)
+    both = ("loopback", "announcement")  # the new form, or metric, is there before the former one goes
+    forms = sum(c.key.kind in both and c.action is Action.UPDATE for c in plan.changes)
     modes = sum(
         c.key.kind == "xdp" and c.action is Action.UPDATE and c.before.mode != c.after.mode for c in plan.changes
     )

@@ -5,7 +5,7 @@ is published for what is blocked, and a first apply that fails leaves the node a
 import copy
 import random
 from dataclasses import fields, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given, settings
@@ -86,6 +86,10 @@ class Watcher:
         method, what = self.kernel.writes[-1]
         live = read_live(self.kernel).resources
         served = {str(key.vip) for key in live.values() if key.kind == "service"}
+        routed = {str(key.address) for key in live.values() if key.kind == "announcement"}
+        assert routed <= announced(self.kernel)
+        if method == "add_route" and what in self.kernel.announcements:
+            self.assert_it_works(live, ip_network(what.to).version)
         for address in announced(self.kernel):
             assert Key("vip", address) in live
             assert address in served

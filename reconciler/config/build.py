@@ -14,6 +14,7 @@ from reconciler.model import (
     AffinityBy,
     AgentFormat,
     Algorithm,
+    Announce,
     Capacity,
     CheckType,
     Echo,
@@ -206,6 +207,7 @@ _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "multipath": ("multipath", _as_is),
     "tunnelSource": ("tunnel_source", lambda given: TunnelSource(**_given(given, _TUNNEL_SOURCE))),
     "packetTooBig": ("packet_too_big", PacketTooBig),
+    "announce": ("announce", lambda given: Announce(**given)),
 }
 
 _BUILDERS: dict[str, Callable[[Document], Object]] = {"Service": _service, "Pool": _pool, "Node": _node}

@@ -18,6 +18,7 @@ from reconciler.importers.draft import Endpoint, Imported, Manifest, Notices, Se
 from reconciler.importers.live_weights import ring_size, weights_of
 from reconciler.importers.names import Names, label
 from reconciler.kernel.port import Kernel
+from reconciler.kinds.announcement import Announcement
 from reconciler.kinds.attachment import Attachment
 from reconciler.kinds.endpoint import EndpointRow
 from reconciler.kinds.gateway import Gateway
@@ -212,6 +213,7 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
         undefinedTraffic=_common("undefined traffic", [row.undefined_traffic for row in rows], notices),
         vipBinding=_common("binding", [row.form for row in bindings if row.form in list(VipBinding)], notices),
         icmpRedirects="on" if services and sends_redirects else None,
+        announce=_announce(live, notices),
         **_tunnels(live, services, notices),
     )
 
@@ -231,6 +233,16 @@ def _tunnels(live: Live, services: Sequence[ServiceRow], notices: Notices) -> Ma
         "tunnelSource": sources or None,
         "packetTooBig": "drop" if held.packet_too_big == "drop" else None,
     }
+
+
+def _announce(live: Live, notices: Notices) -> Manifest | None:
+    """How VIPs are announced; None if none is."""
+    rows = _of(live, Announcement)
+    if not rows:
+        return None
+    table = _common("table of announcements", [str(row.table) for row in rows], notices)
+    metric = _common("metric of announcements", [str(row.metric) for row in rows], notices)
+    return {"table": int(table or 0), "metric": int(metric or 0)}
 
 
 def _interfaces(live: Live, attachments: Sequence[Attachment]) -> Iterator[Mapping[str, str]]:

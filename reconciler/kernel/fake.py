@@ -16,6 +16,7 @@ from reconciler.dataplane.sizes import capacity_of
 from reconciler.dataplane.slots import Words
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.port import (
+    MAIN_TABLE,
     AttachedProgram,
     Firewall,
     Link,
@@ -65,6 +66,7 @@ class FakeKernel:
     others_proxies: set[Neighbour] = field(default_factory=set)
     announced: list[list[str]] = field(default_factory=list)
     held_routes: dict[str, Route] = field(default_factory=dict)
+    announcements: set[Route] = field(default_factory=set)
     others_hops: set[Neighbour] = field(default_factory=set)
     own_networks: set[str] = field(default_factory=set)
     ways_out: dict[str, int] = field(default_factory=dict)
@@ -370,19 +372,30 @@ class FakeKernel:
     def routes(self) -> list[Route]:
         return sorted(self.held_routes.values())
 
+    def announced_routes(self) -> list[Route]:
+        return sorted(self.announcements)
+
     def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         return [self._add_route(route) for route in wanted]
 
     def _add_route(self, route: Route) -> Outcome:
         if route.via and route.interface not in (*self.interfaces, *self.vlans):
             return KernelError(f"there is no interface {route.interface}")
-        self.held_routes[route.to] = route
+        if route.table == MAIN_TABLE:
+            self.held_routes[route.to] = route
+        else:
+            self.announcements.add(route)
         self._wrote("add_route", route)
         return None
 
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         for route in wanted:
-            if self.held_routes.pop(route.to, None):
+            if route.table == MAIN_TABLE:
+                found = self.held_routes.pop(route.to, None) is not None
+            else:
+                found = route in self.announcements
+                self.announcements.discard(route)
+            if found:
                 self._wrote("remove_route", route)
         return [None] * len(wanted)
 

@@ -87,13 +87,21 @@ class Neighbour:
     is_lasting: bool = field(default=True, compare=False)
 
 
+MAIN_TABLE = 254
+LAST_METRIC = 0x7FFF_FFFF
+"""Every other route to the same network goes first."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Route:
-    """The way to a network: a next hop on an interface. Without one, packets to the network end here."""
+    """The way to a network: a next hop on an interface, or the interface alone. Without both, packets to the network
+    end here."""
 
     to: str
     via: str = ""
     interface: str = ""
+    table: int = MAIN_TABLE
+    metric: int = LAST_METRIC
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -335,11 +343,15 @@ class Kernel(Protocol):
 
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:
-        """The routes that carry our mark."""
+        """The routes of the main table that carry our mark."""
+        ...
+
+    def announced_routes(self) -> list[Route]:
+        """The routes to interfaces alone that carry our mark, in all other tables but `local`."""
         ...
 
     def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
-        """Make routes, or correct our routes to the same networks."""
+        """Make routes, or correct our routes to the same networks with the same table and metric."""
         ...
 
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]: ...

@@ -180,6 +180,10 @@ class RealKernel(InstanceProgram):
         with refused("routes"):
             return routes.read()
 
+    def announced_routes(self) -> list[Route]:
+        with refused("routes"):
+            return routes.announced()
+
     def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         with refused("routes"):
             return routes.add(wanted)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the node: ours, which carry our protocol number, and the next hops of everybody else's.
 
-Ours are in the table `main`, with a metric that lets every other route to the same network go first. Works on the
-network namespace of the calling thread. Layouts: include/uapi/linux/rtnetlink.h.
+Ours in the table `main` have a metric that lets every other route to the same network go first. Those in other tables
+lead nowhere: the kernel never looks there, they tell a routing daemon which VIPs are here. Works on the network
+namespace of the calling thread. Layouts: include/uapi/linux/rtnetlink.h.
 """
 
 from __future__ import annotations
@@ -17,16 +18,15 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import netlink
 from reconciler.kernel.local_vips import PROTOCOL
 from reconciler.kernel.netlink import Message
-from reconciler.kernel.port import Neighbour, Outcome, Route
+from reconciler.kernel.port import MAIN_TABLE, Neighbour, Outcome, Route
 
 _GET_ADDRESS, _GET_LINK = 22, 18
 _NEW, _DELETE, _GET = 24, 25, 26
-_MAIN = 254
+_LOCAL = 255
 _UNICAST, _BLACKHOLE = 1, 6
-_UNIVERSE = 0
-_DST, _OIF, _GATEWAY, _PRIORITY, _MULTIPATH, _VIA = 1, 4, 5, 6, 9, 18
+_UNIVERSE, _LINK_SCOPE = 0, 253
+_DST, _OIF, _GATEWAY, _PRIORITY, _MULTIPATH, _TABLE, _VIA = 1, 4, 5, 6, 9, 15, 18
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_LAST_METRIC = 0x7FFF_FFFF
 _NO_NEIGHBOURS = 0x8 | 0x80  # IFF_LOOPBACK, IFF_NOARP
 _HEADER = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
@@ -42,19 +42,32 @@ def read() -> list[Route]:
     """Our routes. OSError if the kernel refuses."""
     names = dict(socket.if_nameindex())
     found = []
-    for answer in _dump(table=_MAIN, protocol=PROTOCOL):
-        family, bits, *_ = _HEADER.unpack_from(answer)
+    for answer in _dump(table=MAIN_TABLE, protocol=PROTOCOL):
         parts = netlink.attributes(answer[_HEADER.size :])
-        to = ip_network((parts.get(_DST, bytes(4 if family == socket.AF_INET else 16)), bits))
         index, via = next(_hops(parts), (0, ""))
-        found.append(Route(str(to), via, names.get(index, "")) if via else Route(str(to)))
+        to = _network(answer, parts)
+        found.append(Route(to, via, names.get(index, "")) if via else Route(to))
+    return found
+
+
+def announced() -> list[Route]:
+    """Our routes to an interface alone, in all tables but `main` and `local`. OSError if the kernel refuses."""
+    names = dict(socket.if_nameindex())
+    found = []
+    for answer in _dump(protocol=PROTOCOL, type_=_UNICAST):
+        parts = netlink.attributes(answer[_HEADER.size :])
+        table = _NUMBER.unpack(parts[_TABLE])[0] if _TABLE in parts else answer[4]
+        if table not in (MAIN_TABLE, _LOCAL) and _OIF in parts and not _gateway(parts):
+            interface = names.get(_NUMBER.unpack(parts[_OIF])[0], "")
+            metric = _NUMBER.unpack(parts[_PRIORITY])[0] if _PRIORITY in parts else 0
+            found.append(Route(_network(answer, parts), "", interface, table, metric))
     return found
 
 
 def add(routes: Sequence[Route]) -> list[Outcome]:
     """Make routes, or correct our routes to the same networks; one outcome each."""
-    held = {route.to for route in read()}
-    flags = {route.to: netlink.REPLACE if route.to in held else netlink.EXCLUSIVE for route in routes}
+    held = {_place(route) for route in (*read(), *announced())}
+    flags = {_place(r): netlink.REPLACE if _place(r) in held else netlink.EXCLUSIVE for r in routes}
     return _change(_NEW, routes, flags)
 
 
@@ -167,13 +180,24 @@ def _gateway(parts: Mapping[int, bytes]) -> str:
     return str(ip_address(parts[_VIA][2:])) if _VIA in parts else ""
 
 
-def _change(type_: int, routes: Sequence[Route], flags: Mapping[str, int]) -> list[Outcome]:
+def _network(answer: bytes, parts: Mapping[int, bytes]) -> str:
+    """The network that a route leads to; the default route has none in its attributes."""
+    family, bits, *_ = _HEADER.unpack_from(answer)
+    return str(ip_network((parts.get(_DST, bytes(4 if family == socket.AF_INET else 16)), bits)))
+
+
+def _place(route: Route) -> tuple[str, int, int]:
+    """What the kernel tells routes apart by."""
+    return route.to, route.table, route.metric
+
+
+def _change(type_: int, routes: Sequence[Route], flags: Mapping[tuple[str, int, int], int]) -> list[Outcome]:
     outcomes: dict[Route, Outcome] = {}
     messages: dict[Route, Message] = {}
     for route in routes:
         try:
             create = netlink.CREATE if type_ == _NEW else 0
-            messages[route] = Message(type_, create | flags.get(route.to, 0), _body(route))
+            messages[route] = Message(type_, create | flags.get(_place(route), 0), _body(route))
         except OSError:
             outcomes[route] = KernelError(f"there is no interface {route.interface}") if type_ == _NEW else None
     with netlink.route() as connection:
@@ -186,18 +210,24 @@ def _outcome(type_: int, route: Route, error: OSError | None) -> Outcome:
     if error is None or (type_ == _DELETE and error.errno in (errno.ESRCH, errno.ENOENT, errno.ENODEV)):
         return None
     if error.errno == errno.EEXIST:
-        return ForeignError(f"the route to {route.to} is not lbctl's", hint=f"ip route show {route.to}")
+        table = "" if route.table == MAIN_TABLE else f" table {route.table}"
+        family = "-6 " if ":" in route.to else ""
+        hint = f"ip {family}route show{table} {route.to}"
+        return ForeignError(f"the route to {route.to}{table and f' in{table}'} is not lbctl's", hint=hint)
     verb = "remove" if type_ == _DELETE else "make"
     return KernelError(f"can't {verb} the route to {route.to}: {error.strerror}")
 
 
 def _body(route: Route) -> bytes:
     network = ip_network(route.to)
-    kind = _UNICAST if route.via else _BLACKHOLE
-    body = _HEADER.pack(_FAMILIES[network.version], network.prefixlen, 0, 0, _MAIN, PROTOCOL, _UNIVERSE, kind, 0)
+    kind = _UNICAST if route.interface else _BLACKHOLE
+    scope = _LINK_SCOPE if route.interface and not route.via else _UNIVERSE
+    family = _FAMILIES[network.version]
+    body = _HEADER.pack(family, network.prefixlen, 0, 0, route.table, PROTOCOL, scope, kind, 0)
     body += netlink.attribute(_DST, network.network_address.packed)
-    body += netlink.attribute(_PRIORITY, _NUMBER.pack(_LAST_METRIC))
-    if route.via:
+    body += netlink.attribute(_PRIORITY, _NUMBER.pack(route.metric))
+    if route.interface:
         body += netlink.attribute(_OIF, _NUMBER.pack(socket.if_nametoindex(route.interface)))
+    if route.via:
         body += netlink.attribute(_GATEWAY, ip_address(route.via).packed)
     return body

@@ -100,6 +100,7 @@ def _node(n):
             "undefinedTraffic": n.undefined_traffic, "capacity": capacity,
             "snatAddresses": _texts(n.snat_addresses), "snatPorts": f"{n.snat_ports[0]}-{n.snat_ports[-1]}",
             "expectedFlows": n.expected_flows, "packetTooBig": n.packet_too_big,
+            "announce": n.announce and dataclasses.asdict(n.announce),
             "tunnelSource": {
                 key: str(source)
                 for key, source in dataclasses.asdict(n.tunnel_source).items() if source is not None

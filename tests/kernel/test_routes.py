@@ -118,3 +118,31 @@ def test_the_kernel_tells_by_which_interface_and_where_it_has_no_way(kernel: Rea
     assert kernel.add_routes([HOLE]) == [None]
     ways = {"10.4.0.9": "side", "10.4.0.1": "lo", "10.78.0.9": "", "10.200.0.9": "", "2001:db8:4::9": "side"}
     assert kernel.ways(list(ways)) == ways
+
+
+def test_announcements_come_and_go_in_their_own_table_and_leave_those_of_others(kernel: RealKernel) -> None:
+    wanted = [
+        Route("10.99.0.1/32", "", "lo", 251, 100), Route("10.99.0.2/32", "", "lo", 251, 100),
+        Route("2001:db8:99::1/128", "", "lo", 251, 100), Route("10.99.0.1/32", "", "lo", 100, 500),
+    ]  # fmt: skip
+    ip("route", "add", "10.99.0.3/32", "dev", "lo", "table", "251", "proto", "static")
+    ip("route", "add", "10.99.0.2/32", "via", "10.4.0.9", "table", "251", "proto", "static", "metric", "7")
+    others, main = ip("route", "show", "table", "251"), main_routes()
+    assert kernel.add_routes(wanted) == [None] * 4
+    assert kernel.add_routes(wanted) == [None] * 4
+    assert sorted(kernel.announced_routes()) == sorted(wanted)
+    assert kernel.routes() == []
+    assert main_routes() == main
+    assert "10.99.0.1 dev lo proto 251 scope link metric 100" in ip("route", "show", "table", "251")
+    assert kernel.remove_routes(wanted) == [None] * 4
+    assert kernel.remove_routes(wanted) == [None] * 4
+    assert kernel.announced_routes() == []
+    assert ip("route", "show", "table", "251") == others
+
+
+def test_an_announcement_in_the_place_of_somebody_elses_route_is_refused(kernel: RealKernel) -> None:
+    ip("route", "add", "10.99.0.1/32", "dev", "side", "table", "251", "proto", "static", "metric", "100")
+    (outcome,) = kernel.add_routes([Route("10.99.0.1/32", "", "lo", 251, 100)])
+    assert isinstance(outcome, ForeignError)
+    assert outcome.hint == "ip route show table 251 10.99.0.1/32"
+    assert "dev side" in ip("route", "show", "table", "251")
