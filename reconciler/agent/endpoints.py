@@ -4,17 +4,23 @@ in words."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reconciler import safe
+from reconciler import private, safe
 from reconciler.agent.checks import Checks
 from reconciler.agent.report import Report
 from reconciler.errors import FilesError
 from reconciler.health.state import Health, State
-from reconciler.model import place_of
+from reconciler.model import Fleet, Role, place_of
+from reconciler.readings.draining import write_nodes
+from reconciler.readings.health import HISTORY, MAX_HISTORY_BYTES
 from reconciler.reconcile import known_wish
 from reconciler.view import NodeView
+from reconciler.wish.drains import Drain
 from reconciler.wish.judged import words_of
 from reconciler.wish.wish import Wish
 
@@ -29,10 +35,11 @@ class Endpoints:
     def __init__(
         self, instance_dir: Path, report: Report, clock: Callable[[], float], ring: Callable[[], None]
     ) -> None:
-        self._report, self._clock = report, clock
+        self._directory, self._report, self._clock = instance_dir, report, clock
         self.wish: Wish = known_wish(instance_dir)
         self._checks = Checks(instance_dir, ring)
         self._conditions: dict[str, str] = {}
+        self._drained: set[Drain] = set()
         self._is_pending = self._is_suspect = False
         self._learned_s = float("-inf")
 
@@ -58,6 +65,7 @@ class Endpoints:
         self._learn()
         found = self.wish.of(view)
         self._is_pending = False
+        self._tell_drains()
         self._tell_conditions()
         return found
 
@@ -99,6 +107,39 @@ class Endpoints:
             lines += [self._line(before, state, name, digest) for name in self.wish.pools_of(digest)]
         if lines:
             self._report.say(safe.some(sorted(lines), "\n"))
+            self._write_history(found)
+
+    def _write_history(self, found: dict[bytes, State]) -> None:
+        """For `get health --history`. Who can't write it loses nothing else."""
+        offset_s = time.time() - self._clock()
+        lines = b"".join(
+            json.dumps({
+                "at_s": round(state.since_s + offset_s, 3), "endpoint": place_of(endpoint.address, endpoint.port or 0),
+                "pool": name, "state": state.health.name.lower(), "error": state.error,
+            }).encode() + b"\n"
+            for digest, state in found.items() for name in self.wish.pools_of(digest)
+            for endpoint in self.wish.served(name, digest)
+        )  # fmt: skip
+        path = self._directory / HISTORY
+        with contextlib.suppress(FilesError):
+            if private.append(path, lines) > MAX_HISTORY_BYTES:
+                rest = (private.read(path) or b"")[-MAX_HISTORY_BYTES // 2 :]
+                private.write(path, rest[rest.find(b"\n") + 1 :])
+
+    def _tell_drains(self) -> None:
+        """Tell of drains that began or ended, also of those that ended by themselves."""
+        now_s = time.time()
+        drained = {drain for drain in self.wish.drains if drain.is_on(now_s)}
+        before, self._drained = self._drained, drained
+        for word, some in (("DrainStarted", drained - before), ("DrainEnded", before - drained)):
+            for text in sorted(map(str, some)):
+                self._report.say(f"{word}: {text}")
+
+    def note_nodes(self, fleet: Fleet) -> None:
+        """Write down which Nodes endpoints are, so that people can drain them by name."""
+        nodes = {node.name: node.endpoint_addresses for node in fleet.nodes if node.role is Role.ENDPOINT}
+        with contextlib.suppress(FilesError):  # then they can't
+            write_nodes(self._directory, nodes)
 
     def _line(self, before: State, state: State, name: str, digest: bytes) -> str:
         pool = self.wish.pool(name)

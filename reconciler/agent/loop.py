@@ -239,6 +239,8 @@ class Agent:
             self.fleet = loaded.fleet
             self.retry_s = FIRST_RETRY_S
         if self.fleet is not None:
+            if self.endpoints is not None:
+                self.endpoints.note_nodes(self.fleet)
             self.view, self.fleet = self._compile(node_view(self.fleet, self.node, self.kernel)), None
             assert self.latest is not None
             self.upkeep.offer(self.latest, self.seen)

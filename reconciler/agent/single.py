@@ -10,8 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler import private
-from reconciler.errors import LbctlError
-from reconciler.kernel.instance import AGENT_LOCK
+from reconciler.errors import FilesError, LbctlError
+from reconciler.kernel.instance import AGENT_LOCK, has_open
+
+
+def is_running(instance_dir: Path) -> bool:
+    """Whether an agent runs on an instance. The lock is not tried: that could keep an agent from starting."""
+    lock = instance_dir / AGENT_LOCK
+    with contextlib.suppress(FilesError, OSError):
+        pid = (private.read(lock) or b"").strip()
+        return pid.isdigit() and has_open(Path(f"/proc/{int(pid)}"), lock)
+    return False
 
 
 @contextmanager

@@ -171,15 +171,15 @@ def _open_where_the_agent_sees(pins: Path) -> int | None:
         pid = (private.read(lock) or b"").strip()
         process = Path(f"/proc/{int(pid)}") if pid.isdigit() else None
         seen = process and process / "root" / pins.absolute().relative_to("/")
-        if process and seen and _has_open(process, lock) and _is_bpffs(seen):
+        if process and seen and has_open(process, lock) and _is_bpffs(seen):
             directory = os.open(seen, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            if _is_bpffs(_path_of(directory)) and _has_open(process, lock):
+            if _is_bpffs(_path_of(directory)) and has_open(process, lock):
                 return directory
             os.close(directory)
     return None
 
 
-def _has_open(process: Path, path: Path) -> bool:
+def has_open(process: Path, path: Path) -> bool:
     """Whether a process has a file open. OSError if it has ended, or is not ours to look at."""
     file = path.stat()
     for entry in (process / "fd").iterdir():

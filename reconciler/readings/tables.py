@@ -40,10 +40,12 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`state`: usable, draining, disabled, retired, or what is wrong with its row."""
+    """`state`: usable, draining, disabled, retired, or what is wrong with its row. `shares`: of new connections, 0 to
+    1, by the ring."""
 
     numbered: NumberedRow
     state: str
+    shares: Mapping[str, float]
     connections: Connections
     traffic: Traffic
 
@@ -68,12 +70,16 @@ def endpoints(kernel: Kernel) -> list[Endpoint]:
     rings = [ring for ring in RingKind(kernel).read({}).resources if isinstance(ring, Ring)]
     held = (*rings, *ServiceKind(kernel).read({}).resources)
     context = Context(Live({resource.key: resource for resource in held}))
-    chosen = {member for ring in rings for member in ring.members}
+    shares: dict[str, dict[str, float]] = {}
+    for ring in rings:
+        for member, share in ring.shares.items():
+            shares.setdefault(member, {})[ring.name] = share
     traffic = endpoint_traffic(kernel)
     counts = Counter((flow.endpoint, flow.state) for flow in flows(kernel) if flow.idle_s < MAX_IDLE_S)
     return [
         Endpoint(
-            numbered, DRAINING if numbered.state == "usable" and numbered.row.id not in chosen else numbered.state,
+            numbered, DRAINING if numbered.state == "usable" and numbered.row.id not in shares else numbered.state,
+            shares.get(numbered.row.id, {}),
             _connections(counts, numbered.row.id, is_counted=context.remembers(numbered.row.key)),
             traffic[numbered.row.id],
         )

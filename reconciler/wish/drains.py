@@ -9,16 +9,19 @@ endpoint came back. Times are in seconds since 1970.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from math import inf
 from pathlib import Path
 
 from reconciler import private, safe
-from reconciler.model import Address, Endpoint, Pool
+from reconciler.errors import FilesError
+from reconciler.model import Address, Endpoint, Pool, place_of
 
 FILE = "drains.json"
+LOCK = "drains.lock"
+PATIENCE_S = 30.0
 KEPT_S = 3600.0
 """How long a drain that has ended is remembered."""
 
@@ -50,6 +53,12 @@ class Drain:
             and self.pool in (None, pool)
             and (self.port is None or self.port == endpoint.port)
         )
+
+    def __str__(self) -> str:
+        place = place_of(self.address, self.port or 0)
+        where = f" of pool {self.pool}" if self.pool else ""
+        said = f" by {self.by}" if self.by else ""
+        return safe.line(f"{place}{where}{said}" + (f": {self.reason}" if self.reason else ""))
 
     @property
     def target(self) -> tuple[Address, int | None, str | None]:
@@ -114,6 +123,19 @@ def read(path: Path) -> tuple[Drain, ...]:
         )  # fmt: skip
     except (ValueError, KeyError, TypeError):
         return ()
+
+
+Drains = tuple[Drain, ...]
+
+
+def change(path: Path, edit: Callable[[Drains], Drains]) -> Drains:
+    """Edit the drains in a file, one process after the other; what they are then. Raises FilesError."""
+    with private.opened(path.with_name(LOCK)) as handle:
+        if not private.lock(handle, PATIENCE_S):
+            raise FilesError(f"another lbctl has been editing {path} for {PATIENCE_S:g} s", hint="try again")
+        found = edit(read(path))
+        write(path, found)
+        return found
 
 
 def write(path: Path, drains: Iterable[Drain]) -> None:

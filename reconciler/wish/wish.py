@@ -70,6 +70,10 @@ class Wish:
         """Of the pools that are not simply as the manifests say."""
         return {name: watched.judged for name, watched in self._watched.items() if watched.judged}
 
+    @property
+    def drains(self) -> Sequence[Drain]:
+        return self._drains
+
     def pool(self, name: str) -> Pool:
         """As the manifests say."""
         return self._watched[name].pool

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl drain`: take endpoints out of service for a while, without touching git."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from reconciler.cli.common import instance_dir, open_kernel, say
+from reconciler.cli.run import seconds
+from reconciler.errors import LbctlError
+from reconciler.kernel.port import Kernel
+
+if TYPE_CHECKING:
+    from reconciler.readings.draining import Place
+
+DESCRIPTION = """\
+Take endpoints out of service for a while: they get no new connections, open ones go on. It needs no edit of the
+manifests, ends by itself or with `undrain`, and `plan`, `apply`, `run` and `get` know of it."""
+EPILOG = """\
+examples:
+  lbctl drain 10.2.0.11                       # in all pools that have it
+  lbctl drain web/10.2.0.11:8080 --for 30m --reason 'new disk'
+  lbctl drain web1 --deadline 10m --wait      # all endpoints of the Node web1; what is open then ends
+  lbctl get drains
+
+exit codes: 0 done, with --wait: nothing is open any more; 1 failed, or refused since too few endpoints would be
+left; 2 wrong usage; 3 with --wait: the deadline has passed, and connections were still open
+"""
+
+CAUGHT_UP_S, LOOK_S = 30.0, 0.05
+PACE_S = 1.0
+SILENT_S = 60.0
+"""Where nobody counts connections, an endpoint that got no packet for so long counts as drained."""
+DEADLINE = 3
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_what(parser)
+    parser.add_argument("--for", dest="for_s", metavar="TIME", type=seconds, help="end by itself after this, e.g. 30m")
+    parser.add_argument(
+        "--deadline", dest="deadline_s", metavar="TIME", type=seconds, help="what is still open then is ended"
+    )
+    parser.add_argument("--wait", action="store_true", help="until nothing is open any more, or the deadline")
+    parser.add_argument("--reason", metavar="TEXT", default="", help="for others who look")
+    parser.add_argument("--force", action="store_true", help="also if fewer than minHealthy would be left")
+
+
+def add_what(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", metavar="ENDPOINT|POOL/ENDPOINT|NODE", help="an address, with or without its port")
+
+
+def run(args: argparse.Namespace) -> int:
+    from reconciler.agent.single import is_running
+    from reconciler.readings.draining import check_room, chosen, is_out
+    from reconciler.wish import drains
+    from reconciler.wish.drains import Drain
+
+    kernel = open_kernel(args)
+    directory = instance_dir(args)
+    places = chosen(kernel, directory, args.what)
+    if not args.force:
+        check_room(kernel, directory, places)
+    now_s = time.time()
+    new = [
+        Drain(
+            place.address, place.port, place.pool, now_s, None if args.for_s is None else now_s + args.for_s,
+            None if args.deadline_s is None else now_s + args.deadline_s, author(), args.reason,
+        )
+        for place in places
+    ]  # fmt: skip
+    drains.change(directory / drains.FILE, lambda before: drains.added(before, new, now_s))
+    for place in places:
+        say(f"{place} is drained" + (f" for {args.for_s} s" if args.for_s else ""))
+    if not is_running(directory):
+        say("No agent runs here: `lbctl apply` takes it out.")
+        return 0
+    give_up_s = time.monotonic() + CAUGHT_UP_S
+    while not is_out(kernel, places):
+        if time.monotonic() >= give_up_s:
+            raise LbctlError(f"the agent has not taken it out within {CAUGHT_UP_S:g} s", hint="see its log")
+        time.sleep(LOOK_S)
+    return _wait(kernel, places, args.deadline_s) if args.wait else 0
+
+
+def _wait(kernel: Kernel, places: Sequence[Place], deadline_s: float | None) -> int:
+    """Wait until nothing is open any more, and say how much is; the exit code."""
+    from reconciler.readings.draining import left
+
+    began_s = silent_since_s = time.monotonic()
+    packets, said = -1, ""
+    while True:
+        found, now_s = left(kernel, places), time.monotonic()
+        if found.packets != packets:
+            packets, silent_since_s = found.packets, now_s
+        silent_s = now_s - silent_since_s
+        if found.open == 0 or (found.open is None and silent_s >= SILENT_S):
+            say(f"drained after {now_s - began_s:.0f} s")
+            return 0
+        text = f"{found.open:,} open" if found.open is not None else f"nobody counts; silent for {silent_s:.0f} s"
+        if text != said:
+            say(text)
+            said = text
+        if deadline_s is not None and now_s - began_s >= deadline_s:
+            say(f"the deadline has passed; what was open is ended ({text})")
+            return DEADLINE
+        time.sleep(PACE_S)
+
+
+def author() -> str:
+    """Who is at work here, for others who look."""
+    name = os.environ.get("SUDO_USER", "")
+    with suppress(KeyError, OSError):
+        name = name or pwd.getpwuid(os.getuid()).pw_name
+    return name
