@@ -215,6 +215,12 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadEndpoint(Endpoint):
+    """An endpoint that checks found dead. Connections that are open on it may still live, since a check may be wrong,
+    but nobody waits for a datagram from it."""
+
+
+@dataclass(frozen=True, slots=True)
 class HealthCheck:
     """A check of whether an endpoint answers. `port` None means: the port that connections go to.
 

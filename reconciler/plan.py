@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from reconciler.errors import LbctlError
 from reconciler.kinds import PHASES
-from reconciler.resource import Action, Change, Concern, Context, Desired, Key, Live, Reason, Resource
+from reconciler.resource import Action, Cause, Change, Concern, Context, Desired, Key, Live, Reason, Resource
 from reconciler.standing import fallen, kept_for, missed
 
 _DIGEST_BYTES = 8
@@ -80,8 +80,9 @@ def plan(
             continue
         if after.is_given:
             continue
-        same_wish = key in applied and is_fingerprint(applied[key], after)
-        cause = None if same_wish or before is None or not desired.causes else after.caused(before, desired.causes)
+        cause = after.caused(before, desired.causes) if before is not None and desired.causes else None
+        same_wish = key in applied and _is_drift(applied[key], after, cause)
+        cause = None if same_wish else cause
         reason = Reason.DRIFT if same_wish else cause.reason if cause else Reason.CONFIG
         origin = desired.origins.get(key)
         changes.append(Change(key, before, after, reason, origin, cause.text if cause else ""))
@@ -160,6 +161,12 @@ def guard(planned: Plan, *, allow_empty: bool, max_prune: int | None = None) -> 
 def fingerprint(resource: Resource) -> str:
     """A short text for a resource's value; of resources with one key only equal ones have the same."""
     return _short(next(resource.stamps()))
+
+
+def _is_drift(text: str, after: Resource, cause: Cause | None) -> bool:
+    """Whether what was applied last is wanted still. Only saved plans name a ring by its slots, which take long to
+    build, and no saved plan knows of causes."""
+    return text == fingerprint(after) if cause else is_fingerprint(text, after)
 
 
 def is_fingerprint(text: str, resource: Resource) -> bool:

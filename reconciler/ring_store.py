@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from zlib import crc32
 
 import numpy as np
@@ -25,6 +26,7 @@ from reconciler.kernel.port import Kernel, Outcome
 UDP = 17
 PINGS = (1, 58)
 """ICMP and ICMPv6."""
+_NONE = np.zeros(0, np.uint32)
 _INDEX, _HEAD = struct.Struct("=I"), struct.Struct("=Q")
 
 
@@ -101,8 +103,12 @@ def read_ring(kernel: Kernel, index: int) -> Held | None:
     return rings.held(place) if place else None
 
 
-def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[int]) -> dict[int, Outcome]:
-    """Give rings the endpoints `wanted`, by index; those not in `known` are new. One outcome each.
+def write_rings(
+    kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[int],
+    dead: Mapping[int, Slots] = MappingProxyType({}),
+) -> dict[int, Outcome]:  # fmt: skip
+    """Give rings the endpoints `wanted`, by index; those not in `known` are new. One outcome each. `dead` are the
+    numbers of endpoints to which no datagram goes any more, by the ring's index.
 
     Slots that change hands go into transition where connections are not remembered one by one.
     """
@@ -118,7 +124,8 @@ def write_rings(kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[i
     for index, endpoints in wanted.items():
         try:
             before = rings.place(index) if index in known else None
-            written[index] = _write(rings, free, before, endpoints, is_direct=index in direct)
+            gone = dead.get(index, _NONE)
+            written[index] = _write(rings, free, before, endpoints, gone, is_direct=index in direct)
         except KernelError as error:
             outcomes[index] = error
     heads = {index: new.after.head if new.after else 0 for index, new in written.items()}
@@ -136,10 +143,13 @@ class _Written:
         self.before, self.rows, self.after = before, rows, after
 
 
-def _write(rings: Rings, free: FreeLines, before: Place | None, endpoints: Slots, *, is_direct: bool) -> _Written:
+def _write(
+    rings: Rings, free: FreeLines, before: Place | None, endpoints: Slots, dead: Slots, *, is_direct: bool
+) -> _Written:
     """Write a ring with these endpoints to free lines."""
     rows = rings.rows(before).copy() if before and before.has_rows else None
-    held = _after(slots.held(rings.slots(before).copy(), rows) if before else None, endpoints, is_direct=is_direct)
+    former = slots.held(rings.slots(before).copy(), rows) if before else None
+    held = _after(former, endpoints, dead, is_direct=is_direct)
     if not held.endpoints.size:
         return _Written(before, rows, None)
     has_rows = bool(held.moving.any())
@@ -153,7 +163,7 @@ def _write(rings: Rings, free: FreeLines, before: Place | None, endpoints: Slots
     return _Written(before, rows, after)
 
 
-def _after(before: Held | None, endpoints: Slots, *, is_direct: bool) -> Held:
+def _after(before: Held | None, endpoints: Slots, dead: Slots, *, is_direct: bool) -> Held:
     """The ring with these endpoints.
 
     A ring that loses its last endpoint keeps its slots, without an endpoint: open connections still need their former
@@ -161,7 +171,7 @@ def _after(before: Held | None, endpoints: Slots, *, is_direct: bool) -> Held:
     """
     if before is None or not is_direct:
         return slots.still(endpoints)
-    return slots.changed(*slots.fitted(before, endpoints if endpoints.size else slots.NOBODY), slots.now())
+    return slots.changed(*slots.fitted(before, endpoints if endpoints.size else slots.NOBODY), slots.now(), dead)
 
 
 def _carry_uses(rings: Rings, new: _Written) -> None:

@@ -47,6 +47,13 @@ def test_a_slot_that_moves_again_while_flows_are_learnt_keeps_both_former_endpoi
     assert row(twice, 0) == (1, 1, 1_000, 1_000 + LEARNING, 1_000 + LEARNING)
 
 
+def test_datagrams_do_not_belong_to_the_dead():
+    once = changed(still(ring(1, 2)), ring(3, 3), 1_000, np.array([1], np.uint32))
+    assert [row(once, slot)[:2] for slot in (0, 1)] == [(1, 0), (2, 2)]
+    twice = changed(once, ring(4, 4), 1_001, np.array([2, 3], np.uint32))
+    assert [row(twice, slot)[:2] for slot in (0, 1)] == [(1, 0), (2, 0)]
+
+
 @pytest.mark.parametrize("now", [-300, 3, 1_024, 2**32 + 3])
 def test_on_a_machine_that_just_booted_times_may_lie_before_its_clock_began(now):
     once = changed(still(ring(1)), ring(2), now - STREAM_IDLE)

@@ -28,7 +28,7 @@ from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.endpoint import NOBODY, EndpointRow, ids_of, numbers_of, row_named, rows_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.limits import default_size
-from reconciler.model import Algorithm, EndpointState, Pool
+from reconciler.model import Algorithm, DeadEndpoint, EndpointState, Pool
 from reconciler.resource import Cause, Causes, Change, Context, Key, Reading, Reason, Resource
 from reconciler.ring_names import RingNames, packed
 from reconciler.ring_store import Rings, indexes_in_use, remove_rings, write_rings
@@ -49,6 +49,11 @@ class Ring(Resource):
     name: str
     members: tuple[str, ...]
     slots: bytes
+
+    @property
+    def dead(self) -> tuple[EndpointRow, ...]:
+        """Endpoints of the pool that checks found dead: datagrams go past them at once. Nothing is compared by it."""
+        return ()
 
     def __post_init__(self) -> None:
         if self.array.size and self.array.max() >= len(self.members):
@@ -168,17 +173,23 @@ class UnbuiltRing(Ring):
     or 0. Each member has a slot. Its slots are built when somebody asks for them, and not kept: those of ten thousand
     rings would take more memory than all the rest."""
 
-    __slots__ = ("_rows", "_size", "_weights")
+    __slots__ = ("_dead", "_rows", "_size", "_weights")
+    _dead: tuple[EndpointRow, ...]
     _rows: tuple[EndpointRow, ...]
     _size: int
     _weights: tuple[int, ...]
 
     def __init__(
-        self, name: str, members: tuple[str, ...], rows: tuple[EndpointRow, ...], weights: tuple[int, ...], size: int
-    ) -> None:
+        self, name: str, members: tuple[str, ...], rows: tuple[EndpointRow, ...], weights: tuple[int, ...], size: int,
+        dead: tuple[EndpointRow, ...] = (),
+    ) -> None:  # fmt: skip
         for field, value in (("name", name), ("members", members), ("_rows", rows), ("_weights", weights),
-                             ("_size", size)):  # fmt: skip
+                             ("_size", size), ("_dead", dead)):  # fmt: skip
             object.__setattr__(self, field, value)
+
+    @property
+    def dead(self) -> tuple[EndpointRow, ...]:
+        return self._dead
 
     @property
     def rows(self) -> tuple[EndpointRow, ...]:
@@ -226,8 +237,9 @@ def name_algorithm(name: str) -> Algorithm | None:
 
 def build(pool: Pool, algorithm: Algorithm) -> Ring:
     """The ring of a pool: active endpoints of a weight above 0, in the order of their ids."""
+    of = rows_of(pool)
     active = {
-        row.key.id: (row, endpoint.weight) for endpoint, row in zip(pool.endpoints, rows_of(pool), strict=True)
+        row.key.id: (row, endpoint.weight) for endpoint, row in zip(pool.endpoints, of, strict=True)
         if endpoint.state is EndpointState.ACTIVE and endpoint.weight
     }  # fmt: skip
     members = tuple(sorted(active))
@@ -235,7 +247,8 @@ def build(pool: Pool, algorithm: Algorithm) -> Ring:
     name, size = ring_name(pool.name, algorithm), pool.ring_size or 0
     fewest = min(weights, default=0) * (size or default_size(len(members)))
     if members and (algorithm is Algorithm.ROUND_ROBIN or fewest >= sum(weights)):
-        return UnbuiltRing(name, members, rows, weights, size)
+        dead = tuple([row for e, row in zip(pool.endpoints, of, strict=True) if isinstance(e, DeadEndpoint)])
+        return UnbuiltRing(name, members, rows, weights, size, dead)
     # A member whose share is less than a slot may hold none. Then it is left out, as the kernel can't show it.
     held, ranks = np.unique(_slots_of(algorithm, members, weights, size), return_inverse=True)
     return Ring(name, tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
@@ -303,7 +316,9 @@ class RingKind(Kind):
             except KernelError as error:
                 outcomes[key] = error
         # Nobody uses a ring whose name was never written: it is not `known`, and its remains are overwritten.
-        written = write_rings(self.kernel, dict(wanted.values()), known={index for index in indexes.values() if index})
+        known = {index for index in indexes.values() if index}
+        dead = _dead(self.kernel, {index: puts[key] for key, (index, _) in wanted.items()})
+        written = write_rings(self.kernel, dict(wanted.values()), known, dead)
         outcomes |= {key: written[index] for key, (index, _) in wanted.items()}
         # The ring before its name: a name without a ring would read back as an empty ring.
         done = [key for key in wanted if not outcomes[key]]
@@ -337,6 +352,14 @@ def _numbers(kernel: Kernel, rings: Sequence[Ring]) -> list[bytes]:
     found = numbers_of(kernel, [row for ring in rings for row in ring.rows]).tobytes()
     ends = accumulate((4 * len(ring.members) for ring in rings), initial=0)
     return [found[start:end] for start, end in pairwise(ends)]
+
+
+def _dead(kernel: Kernel, rings: Mapping[int, Ring]) -> dict[int, Slots]:
+    """The numbers of the dead endpoints of rings that have some."""
+    dead = {index: ring.dead for index, ring in rings.items() if ring.dead}
+    found = numbers_of(kernel, [row for rows in dead.values() for row in rows])
+    ends = accumulate(map(len, dead.values()), initial=0)
+    return {index: found[start:end] for index, (start, end) in zip(dead, pairwise(ends), strict=True)}
 
 
 def _encode(ring: Ring, numbers: bytes) -> Slots:

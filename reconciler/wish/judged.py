@@ -9,7 +9,7 @@ from math import inf
 
 from reconciler.health.pool import Members, Why, members
 from reconciler.health.state import Health, State
-from reconciler.model import Endpoint, EndpointState, Pool, place_of
+from reconciler.model import DeadEndpoint, Endpoint, EndpointState, Pool, place_of
 from reconciler.resource import Cause, Reason
 from reconciler.wish.drains import Drain
 from reconciler.wish.drains import changes_s as drains_change_s
@@ -45,7 +45,10 @@ def judged(
     needed, with no share of new connections: so all that they need is there when their time comes."""
     asked = tuple([_drained(endpoint, drain, at) for endpoint, drain in zip(pool.endpoints, drains, strict=True)])
     found = members(pool if asked == pool.endpoints else replace(pool, endpoints=asked), states, at.now_s)
-    serving = [_weighed(e, weight) for e, weight in zip(asked, found.weights, strict=True)]
+    serving = [
+        _dead(e) if why is Why.DOWN else _weighed(e, weight)
+        for e, weight, why in zip(asked, found.weights, found.reasons, strict=True)
+    ]
     if fallback is not None:
         serving = _with_fallback(serving, fallback, serves=found.fallback is not None)
     same = len(serving) == len(pool.endpoints) and all(a is b for a, b in zip(serving, pool.endpoints, strict=True))
@@ -86,6 +89,10 @@ def _drained(endpoint: Endpoint, drain: Drain | None, at: Moment) -> Endpoint:
 def _weighed(endpoint: Endpoint, weight: int) -> Endpoint:
     is_asked = endpoint.state is EndpointState.ACTIVE and endpoint.weight != weight
     return replace(endpoint, weight=weight) if is_asked else endpoint
+
+
+def _dead(endpoint: Endpoint) -> Endpoint:
+    return DeadEndpoint(endpoint.address, endpoint.port, 0, endpoint.state, endpoint.span)
 
 
 def _with_fallback(serving: Sequence[Endpoint], fallback: Judged, *, serves: bool) -> list[Endpoint]:

@@ -79,13 +79,13 @@ def serve(balancer: Balancer, at: At, index: int, protocol: int) -> None:
     )  # fmt: skip
 
 
-def edit(balancer: Balancer, ring: Sequence[int], ago: int = 0) -> None:
-    """Give the ring these endpoints, `ago` units of time before now."""
+def edit(balancer: Balancer, ring: Sequence[int], ago: int = 0, dead: Sequence[int] = ()) -> None:
+    """Give the ring these endpoints, `ago` units of time before now; some were found dead."""
     array = np.array(ring, np.uint32)
     with pytest.MonkeyPatch.context() as patch:
         at = slots.now() - ago
         patch.setattr(slots, "now", lambda: at)
-        outcomes = write_rings(balancer.kernel, {RING: array}, known={RING})
+        outcomes = write_rings(balancer.kernel, {RING: array}, {RING}, {RING: np.array(dead, np.uint32)})
     assert outcomes == {RING: None}
 
 
@@ -174,6 +174,18 @@ def test_a_datagram_that_nobody_knows_is_an_old_flow_while_flows_are_learnt_and_
     balancer.ring(RING, [1])
     edit(balancer, [2], ago=LEARNING + 1)
     assert begin(balancer, lab.UDP, NEW) == 2
+
+
+@PROTOCOLS
+def test_datagrams_go_past_an_endpoint_that_was_found_dead_at_once_and_connections_stay(
+    balancer: Balancer, protocol: int
+) -> None:
+    edit(balancer, [2], dead=[1])
+    assert [go_on(balancer, protocol, OLD) for _ in range(2)] == [2 if protocol == lab.UDP else 1] * 2
+    assert begin(balancer, protocol, NEW) == 2
+    edit(balancer, [3], dead=[2])  # and one after the other
+    assert begin(balancer, protocol, NEWER) == 3
+    assert go_on(balancer, lab.UDP, NEWER) == 3
 
 
 def test_a_learnt_flow_stays_when_the_time_of_learning_is_over(balancer: Balancer) -> None:

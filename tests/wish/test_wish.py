@@ -8,8 +8,12 @@ import pytest
 
 from reconciler.health.state import Health, State
 from reconciler.health.target import Use
+from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.ring import build
 from reconciler.model import (
+    Algorithm,
     CheckType,
+    DeadEndpoint,
     Endpoint,
     EndpointState,
     HealthCheck,
@@ -101,6 +105,8 @@ def test_an_endpoint_that_is_down_gets_nothing_and_keeps_its_row(wish):
     down(wish, 2)
     found = wish.of(asked)
     assert weights(found) == {1: 1, 2: 0, 3: 1}
+    assert isinstance(found.pools["web"].endpoints[1], DeadEndpoint)
+    assert build(found.pools["web"], Algorithm.MAGLEV).dead == (EndpointRow(address(2), 8080),)
     (cause,) = found.causes["web"].values()
     assert (cause.reason, cause.text) == (Reason.HEALTH, "10.2.0.2:8080 is down: tcp check: refused")
 
