@@ -16,10 +16,15 @@ from typing import Any, get_type_hints
 import msgspec
 
 from reconciler.errors import SnapshotError
+from reconciler.health.row import Clocks, packed, unpacked
+from reconciler.health.target import Use
 from reconciler.kinds import RESOURCES
 from reconciler.model import Address
 from reconciler.plan import Plan
 from reconciler.resource import Change, Desired, Key, Live, Reason, Resource, Span, Target
+from reconciler.wish.drains import from_json as drain_from_json
+from reconciler.wish.drains import to_json as drain_to_json
+from reconciler.wish.known import Known
 
 FORMAT_VERSION = 1
 PLAN_FORMAT_VERSION = 2
@@ -68,6 +73,40 @@ def live_from_json(data: Any) -> Live:
     except DAMAGE as error:
         raise _damaged("snapshot", error) from error
     return Live({r.key: r for r in resources}, foreign, connections, impossible)
+
+
+def known_to_json(known: Known, clocks: Clocks) -> Json:
+    """The part of a snapshot about endpoints: states of targets that are not as they come, and drains that are on. A
+    plan then wants what the node's own would."""
+    now_s = clocks.now_s + clocks.offset_s
+    return {
+        "targets": [
+            {"digest": digest.hex(), "state": packed(state, clocks).hex(), "health": state.health.name.lower(),
+             "error": state.error}
+            for digest, state in sorted(known.states.items())
+        ],
+        "uses": [
+            {"pool": use.pool, "address": str(use.address), "port": use.port, "vip": use.vip and str(use.vip),
+             "digest": digest.hex()}
+            for use, digest in known.former.items()
+        ],
+        "drains": [drain_to_json(drain) for drain in known.drains if drain.is_on(now_s)],
+    }  # fmt: skip
+
+
+def known_from_json(data: Any, clocks: Clocks) -> Known:
+    """The reverse of `known_to_json`, of a whole snapshot; older ones know nothing. Raises SnapshotError."""
+    try:
+        part = data.get("endpoints") or {"targets": (), "uses": (), "drains": ()}
+        states = {bytes.fromhex(t["digest"]): unpacked(bytes.fromhex(t["state"]), clocks) for t in part["targets"]}
+        former = {
+            Use(str(u["pool"]), ip_address(u["address"]), u["port"], ip_address(u["vip"]) if u["vip"] else None):
+            bytes.fromhex(u["digest"]) for u in part["uses"]
+        }  # fmt: skip
+        drains = tuple(drain_from_json(item) for item in part["drains"])
+    except DAMAGE as error:
+        raise _damaged("snapshot", error) from error
+    return Known({digest: state for digest, state in states.items() if state}, former, drains)
 
 
 def plan_to_json(plan: Plan, target: Target) -> Json:

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reconciler.cli.common import add_env, add_node, load_fleet, open_kernel
+from reconciler.cli.common import add_env, add_node, instance_dir, load_fleet, open_kernel
 
 DESCRIPTION = """\
 Write a snapshot of what the node holds as JSON, for `plan --live` on a laptop or in CI. With manifests, the
@@ -28,13 +28,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from reconciler.health.store import clocks
     from reconciler.live import read_live, with_connections
-    from reconciler.reconcile import desired_of
+    from reconciler.reconcile import RECORD, desired_of
     from reconciler.resource import Desired
-    from reconciler.snapshot import live_to_json
+    from reconciler.snapshot import known_to_json, live_to_json
+    from reconciler.wish.known import known
+    from reconciler.wish.wish import Wish
 
     fleet = load_fleet(args.directory, args) if args.directory else None
     kernel = open_kernel(args)
-    desired = desired_of(fleet, args.node, kernel) if fleet else Desired()
-    print(json.dumps(live_to_json(with_connections(read_live(kernel, desired.resources), kernel)), indent=2))
+    found = known(instance_dir(args), RECORD)
+    desired = desired_of(fleet, args.node, kernel, Wish(found)) if fleet else Desired()
+    live = with_connections(read_live(kernel, desired.resources), kernel)
+    print(json.dumps(live_to_json(live) | {"endpoints": known_to_json(found, clocks())}, indent=2))
     return 0

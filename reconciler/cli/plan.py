@@ -77,11 +77,17 @@ def _plan(args: argparse.Namespace, fleet: Fleet) -> Plan:
     from reconciler.live import with_connections
     from reconciler.plan import plan
     from reconciler.reconcile import desired_of, known_wish, plan_node
-    from reconciler.snapshot import live_from_json, read
+    from reconciler.snapshot import known_from_json, live_from_json, read
+    from reconciler.wish.wish import Wish
 
+    if args.live == "empty":
+        return plan(desired_of(fleet, args.node, Live()), Live())
     if args.live:
-        live = Live() if args.live == "empty" else live_from_json(read(Path(args.live)))
-        return plan(desired_of(fleet, args.node, live), live)
+        from reconciler.health.store import clocks
+
+        snapshot = read(Path(args.live))
+        live = live_from_json(snapshot)
+        return plan(desired_of(fleet, args.node, live, Wish(known_from_json(snapshot, clocks()))), live)
     kernel = open_kernel(args)
     wish = known_wish(instance_dir(args))
     planned = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))

@@ -9,11 +9,12 @@ endpoint came back. Times are in seconds since 1970.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from reconciler import private, safe
 from reconciler.errors import FilesError
@@ -113,14 +114,7 @@ def read(path: Path) -> tuple[Drain, ...]:
     one counts as none."""
     try:
         items = json.loads(private.read(path) or b"[]")
-        return tuple(
-            Drain(
-                ip_address(item["address"]), item["port"], item["pool"], float(item["began_s"]),
-                _number(item["until_s"]), _number(item["deadline_s"]),
-                safe.line(str(item["by"])), safe.line(str(item["reason"])),
-            )
-            for item in items
-        )  # fmt: skip
+        return tuple(map(from_json, items))
     except (ValueError, KeyError, TypeError):
         return ()
 
@@ -138,10 +132,22 @@ def change(path: Path, edit: Callable[[Drains], Drains]) -> Drains:
         return found
 
 
+def to_json(drain: Drain) -> dict[str, object]:
+    return asdict(drain) | {"address": str(drain.address)}
+
+
+def from_json(item: Mapping[str, Any]) -> Drain:
+    """The reverse. Raises ValueError, KeyError, TypeError for what was none."""
+    return Drain(
+        ip_address(item["address"]), None if item["port"] is None else int(item["port"]),
+        None if item["pool"] is None else str(item["pool"]), float(item["began_s"]), _number(item["until_s"]),
+        _number(item["deadline_s"]), safe.line(str(item["by"])), safe.line(str(item["reason"])),
+    )  # fmt: skip
+
+
 def write(path: Path, drains: Iterable[Drain]) -> None:
     """Raises FilesError."""
-    items = [asdict(drain) | {"address": str(drain.address)} for drain in drains]
-    private.write(path, json.dumps(items, indent=1).encode())
+    private.write(path, json.dumps([to_json(drain) for drain in drains], indent=1).encode())
 
 
 def _is_kept(drain: Drain, now_s: float) -> bool:

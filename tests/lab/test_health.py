@@ -3,7 +3,9 @@
 nobody brings a dead endpoint back."""
 
 import os
+import random
 import signal
+import time
 from collections import Counter
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -134,7 +136,11 @@ def test_an_endpoint_that_dies_gets_nothing_new_and_the_others_keep_what_they_ha
     assert site.answering() == {SECOND, THIRD}
     site.lbctl("apply", str(site.directory), "--node", "lb1", "--auto-approve")  # beside the agent
     assert site.members() == {SECOND, THIRD}
-    assert "No changes." in site.lbctl("plan", str(site.directory), "--node", "lb1")
+    plan = ("plan", str(site.directory), "--node", "lb1")
+    assert "No changes." in site.lbctl(*plan)
+    snapshot = site.log.with_name("snapshot.json")
+    snapshot.write_text(site.lbctl("export", *plan[1:]))
+    assert "No changes." in site.lbctl(*plan, "--live", str(snapshot))  # elsewhere, too
     outcomes = kept.stop()
     homes: dict[str, set[str]] = {}
     for outcome in outcomes:
@@ -205,3 +211,20 @@ def restarted(site: Site) -> None:
     from reconciler.lab import server
 
     site.lab.servers[FIRST] = site.lab.start(host_of(FIRST), *children.script(str(server.__file__), str(FIRST), "80"))
+
+
+def test_an_agent_that_is_killed_again_and_again_while_servers_flap_never_serves_a_dead_one(start_site):
+    """Killed in the middle of whatever it did; in the end the node holds what is true, and a plan finds nothing."""
+    site = start_site("nat")
+    chance = random.Random(5)
+    for number in range(6):
+        server = site.lab.servers[FIRST]
+        server.send_signal(signal.SIGSTOP if number % 2 else signal.SIGCONT)
+        time.sleep(chance.uniform(0.0, 1.2))  # anywhere: before, within or after what follows from that
+        site.agent.kill()
+        site.agent.wait(PATIENCE_S)
+        site.start_agent()
+    site.lab.servers[FIRST].send_signal(signal.SIGSTOP)
+    site.await_members(SECOND, THIRD)
+    assert site.answering() == {SECOND, THIRD}
+    assert "No changes." in site.lbctl("plan", str(site.directory), "--node", "lb1")

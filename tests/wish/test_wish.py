@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a node is to hold once checks and drains are counted in; and that nothing is done twice."""
 
+import json
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
+from reconciler.errors import SnapshotError
+from reconciler.health.row import Clocks
 from reconciler.health.state import Health, State
 from reconciler.health.target import Use
 from reconciler.kinds.endpoint import EndpointRow
@@ -25,6 +28,7 @@ from reconciler.model import (
     WhenNoneHealthy,
 )
 from reconciler.resource import Reason
+from reconciler.snapshot import known_from_json, known_to_json
 from reconciler.view import NodeView
 from reconciler.wish.drains import Drain
 from reconciler.wish.known import Known
@@ -253,3 +257,26 @@ def test_the_uses_of_a_pool_are_listed_by_name(wish):
     assert line[2][0][0][0] == Use("web", address(1), 8080)
     wish.of(view(pool(count=1, health_check=HealthCheck())))
     assert wish.take_edits().lines == {"web": None}
+
+
+def test_a_snapshot_knows_what_the_node_knows(wish, clock):
+    asked = view(pool())
+    wish.of(asked)
+    down(wish, 2)
+    former = {use: target.digest for use, target in wish.targets.items()}
+    drain = Drain(address(1), pool="web", began_s=5.0, until_s=clock.now_s + 60, by="ann")
+    over = replace(drain, until_s=clock.now_s)
+    clocks = Clocks(0.0, clock.now_s)
+    data = json.loads(json.dumps({"endpoints": known_to_json(Known(wish.states, former, (drain, over)), clocks)}))
+    again = known_from_json(data, clocks)
+    assert (again.former, again.drains) == (former, (drain,))
+    assert weights(Wish(again, clock, clock).of(asked)) == {2: 0, 3: 1}
+    assert known_from_json({}, clocks) == Known()  # of an older version
+
+
+@pytest.mark.parametrize(
+    "endpoints", [7, "x", {"targets": [{}]}, {"targets": [{"digest": "zz", "state": ""}], "uses": [], "drains": []}]
+)
+def test_a_snapshot_with_damage_is_refused(endpoints):
+    with pytest.raises(SnapshotError):
+        known_from_json({"endpoints": endpoints}, Clocks(0.0, 0.0))
