@@ -8,8 +8,10 @@ work. Several parts may ask for one resource: an endpoint in two pools, a VIP of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from ipaddress import IPv4Address
 from typing import TypeVar
 from weakref import ReferenceType, ref
 
@@ -18,8 +20,8 @@ from reconciler.config.load import no_garbage_collection
 from reconciler.kinds import KINDS
 from reconciler.kinds.base import Wanted
 from reconciler.limits import Sizes
-from reconciler.model import Node, Pool, Role, Service
-from reconciler.resource import Desired, Key, Resource, Span
+from reconciler.model import Address, Algorithm, Mode, Node, Pool, Protocol, Role, Service
+from reconciler.resource import Desired, Key, Resource
 from reconciler.support import Unsupported
 from reconciler.view import Facts, NodeView, Use
 
@@ -36,7 +38,7 @@ class Part:
 
     name: str
     source: object
-    wanted: Mapping[Key, Wanted]
+    wanted: Mapping[Key, Resource]
     use: Use = NO_USE
     traits: frozenset[object] = frozenset()
     size: int = 0
@@ -83,8 +85,7 @@ class Compiled:
 
     def differs_as_a_whole(self, other: Compiled) -> bool:
         """Whether more than services and pools differ: the node itself, its program, its settings."""
-        before, after = ({key: wanted[0] for key, wanted in some.whole.wanted.items()} for some in (self, other))
-        return self.facts != other.facts or before != after
+        return self.facts != other.facts or self.whole.wanted != other.whole.wanted
 
 
 def compile_node(view: NodeView) -> Desired:
@@ -117,11 +118,10 @@ def _compiled(
     if whole is not before.whole:
         changed.append((before.whole, whole))
     support.refuse(view.node.name, [item for _, part in changed if part for item in part.unsupported])
-    resources, origins = dict(before.desired.resources), dict(before.desired.origins)
-    owners = dict(before.owners)
-    _exchange(changed, resources, origins, owners)
+    resources, owners = dict(before.desired.resources), dict(before.owners)
+    _exchange(changed, resources, owners)
     return Compiled(
-        Desired(resources, origins, view.node.name, view.causes), facts, services, pools, whole, uses, owners,
+        Desired(resources, view.node.name, view.causes), facts, services, pools, whole, uses, owners,
         view.held, base, changed,
     )  # fmt: skip
 
@@ -148,9 +148,7 @@ def _renewed(
     return parts, changed
 
 
-def _exchange(
-    changed: Pairs, resources: dict[Key, Resource], origins: dict[Key, Span], owners: dict[Key, tuple[Part, ...]]
-) -> None:
+def _exchange(changed: Pairs, resources: dict[Key, Resource], owners: dict[Key, tuple[Part, ...]]) -> None:
     """Put the resources of new parts in the place of those of the old ones."""
     shared: set[Key] = set()
     for old, new in changed:
@@ -160,18 +158,17 @@ def _exchange(
                 owners[key] = left
                 shared.add(key)
             else:
-                del resources[key], origins[key]
-        own = (new,) if new else ()
-        for key, (resource, origin) in new.wanted.items() if new else ():
-            others = owners.get(key)
-            if others is None:
-                resources[key], origins[key], owners[key] = resource, origin, own
-            else:
-                owners[key] = others + own
-                shared.add(key)
+                del resources[key]
+        if new is None:
+            continue
+        joint = {key: (*owners[key], new) for key in new.wanted.keys() & owners.keys()}
+        shared |= joint.keys()
+        owners.update(dict.fromkeys(new.wanted, (new,)))
+        owners.update(joint)
+        resources.update(new.wanted)
     for key in shared & owners.keys():
         owners[key] = tuple(sorted(owners[key], key=lambda part: part.name))
-        resources[key], origins[key] = _joined(key, [part.wanted[key] for part in owners[key]])
+        resources[key] = _joined(key, [_claim(part.wanted[key]) for part in owners[key]])
 
 
 def _whole(view: NodeView, before: Compiled, services: Parts, pools: Parts, changed: Pairs) -> Part:
@@ -196,34 +193,57 @@ def _part_of_node(view: NodeView, traits: frozenset[object]) -> Part:
 
 def _part_of_service(service: Service, facts: Facts) -> Part:
     wanted = _collected(wanted for kind in _OF_SERVICE for wanted in kind.of_service(service, facts))
-    traits = {service.mode, service.algorithm, service.protocol, ("pings", service.takes_pings)}
-    on_link = {(vip.version, face) for vip in service.vips for face in ("", *facts.on_link(vip))}
+    on_link = frozenset([(vip.version, face) for vip in service.vips for face in ("", *facts.on_link(vip))])
+    traits = _traits(service.mode, service.algorithm, service.protocol, service.takes_pings, on_link)
     size = len(service.vips) * (len(service.ports) + service.takes_pings)
-    unsupported = tuple(support.of_service(service))
-    return Part(service.name, service, wanted, NO_USE, frozenset(traits | on_link), size, unsupported)
+    return Part(service.name, service, wanted, NO_USE, traits, size, tuple(support.of_service(service)))
 
 
 def _part_of_pool(pool: Pool, use: Use, facts: Facts) -> Part:
     wanted = _collected(wanted for kind in _OF_POOL for wanted in kind.of_pool(pool, use, facts))
-    versions = frozenset({(endpoint.address.version, "") for endpoint in pool.endpoints})
+    versions = _versions(frozenset([type(endpoint.address) for endpoint in pool.endpoints]))
     return Part(pool.name, pool, wanted, use, versions, len(pool.endpoints), tuple(support.of_pool(pool, use)))
+
+
+@lru_cache(maxsize=1024)
+def _traits(
+    mode: Mode, algorithm: Algorithm, protocol: Protocol, pings: bool, on_link: frozenset[tuple[int, str]]
+) -> frozenset[object]:
+    """The traits of a service; thousands have the same ones."""
+    return on_link | {mode, algorithm, protocol, ("pings", pings)}
+
+
+@lru_cache(maxsize=16)
+def _versions(types: frozenset[type[Address]]) -> frozenset[object]:
+    """The traits of a pool with addresses of these types."""
+    return frozenset((4 if type_ is IPv4Address else 6, "") for type_ in types)
 
 
 _OF_SERVICE = [kind for kind in KINDS if "of_service" in vars(kind)]
 _OF_POOL = [kind for kind in KINDS if "of_pool" in vars(kind)]
 
 
-def _collected(claims: Iterable[Wanted]) -> dict[Key, Wanted]:
-    found: dict[Key, Wanted] = {}
-    for claim in claims:
-        key = claim[0].key
-        found[key] = _joined(key, (found[key], claim)) if key in found else claim
+def _collected(claims: Iterable[Wanted]) -> dict[Key, Resource]:
+    found: dict[Key, Resource] = {}
+    for resource, origin in claims:
+        key = resource.asked_for(origin)
+        found[key] = _joined(key, (_claim(found[key]), (resource, origin))) if key in found else resource
     return found
 
 
-def _joined(key: Key, claims: Iterable[Wanted]) -> Wanted:
-    same = list(claims)
-    return same[0] if len(same) == 1 else _OF_KIND[key.kind].joined(same)
+def _claim(resource: Resource) -> Wanted:
+    assert resource.origin, "a part notes who asks"
+    return resource, resource.origin
+
+
+def _joined(key: Key, claims: Sequence[Wanted]) -> Resource:
+    if len(claims) == 1:
+        return claims[0][0]
+    resource, origin = _OF_KIND[key.kind].joined(claims)
+    if resource.origin != origin:
+        resource = replace(resource)
+        resource.asked_for(origin)
+    return resource
 
 
 def _pairs(before: Parts, after: Parts) -> Pairs:

@@ -30,7 +30,7 @@ SNAT_PORTS = range(1024, 65_536)
 
 def text_of(address: Address) -> str:
     """As `str`, which takes several times as long for IPv4."""
-    return inet_ntoa(address.packed) if type(address) is IPv4Address else str(address)
+    return inet_ntoa(int(address).to_bytes(4)) if type(address) is IPv4Address else str(address)
 
 
 def place_of(address: Address, port: int) -> str:

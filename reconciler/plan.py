@@ -84,8 +84,7 @@ def plan(
         same_wish = key in applied and _is_drift(applied[key], after, cause)
         cause = None if same_wish else cause
         reason = Reason.DRIFT if same_wish else cause.reason if cause else Reason.CONFIG
-        origin = desired.origins.get(key)
-        changes.append(Change(key, before, after, reason, origin, cause.text if cause else ""))
+        changes.append(Change(key, before, after, reason, after.origin, cause.text if cause else ""))
     for key in strays:
         before = live.resources[key]
         if not before.is_given:

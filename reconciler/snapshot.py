@@ -154,13 +154,15 @@ def plan_from_json(data: Any) -> SavedPlan:
         desired = {resource.key: resource for resource in map(_parse, data["desired"])}
         changes = tuple(_change(item) for item in data["resource_changes"])
         flaws = {key: resource.flaw for key, resource in desired.items()}
-        origins = {change.key: change.origin for change in changes if change.origin}
+        for change in changes:
+            if change.origin and change.key in desired:
+                desired[change.key].asked_for(change.origin)
     except DAMAGE as error:
         raise _damaged("plan", error) from error
     for key, flaw in flaws.items():
         if flaw:
             raise SnapshotError(f"no manifests ask for {key!s:.80}: {flaw:.200}", hint="make a new plan")
-    return SavedPlan(target, Desired(desired, origins, target.node), changes)
+    return SavedPlan(target, Desired(desired, target.node), changes)
 
 
 def read(path: Path) -> Any:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from ipaddress import IPv6Address
@@ -17,6 +17,7 @@ from reconciler.limits import Sizes, grown
 from reconciler.model import (
     Address,
     Algorithm,
+    Endpoint,
     Fleet,
     Interface,
     Mode,
@@ -49,6 +50,13 @@ class Facts:
     def own(self) -> frozenset[Address]:
         """The addresses of its interfaces."""
         return frozenset(own.ip for face in self.node.interfaces for own in face.addresses)
+
+    def on_links(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+        """Those of these endpoints that are in one of the networks; most are in none, which is soon said."""
+        numbers = [int(endpoint.address) for endpoint in endpoints]
+        near = {number for _, first, last, _ in self.networks for number in numbers if first <= number <= last}
+        both = zip(endpoints, numbers, strict=True) if near else ()
+        return [endpoint for endpoint, number in both if number in near and self.on_link(endpoint.address)]
 
     def on_link(self, address: Address) -> list[str]:
         """The interfaces with a network that holds the address."""
@@ -179,9 +187,9 @@ class NodeView:
     @cached_property
     def has_ipv6(self) -> bool:
         """Whether a VIP or an endpoint of these services has an IPv6 address."""
-        vips = (vip for service in self.services for vip in service.vips)
-        endpoints = (endpoint.address for pool in self.pools.values() for endpoint in pool.endpoints)
-        return any(type(address) is IPv6Address for address in chain(vips, endpoints))
+        vips = (service.vips for service in self.services)
+        endpoints = ([endpoint.address for endpoint in pool.endpoints] for pool in self.pools.values())
+        return any(IPv6Address in map(type, addresses) for addresses in chain(vips, endpoints))
 
 
 def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:

@@ -23,7 +23,7 @@ def fixed_source(monkeypatch):
 def everything(desired):
     """All fields of all resources, with those that don't count when resources are compared, and all origins."""
     rows = {key: [getattr(r, f.name) for f in fields(r)] for key, r in desired.resources.items()}
-    return rows, dict(desired.origins), desired.node
+    return rows, {key: r.origin for key, r in desired.resources.items()}, desired.node
 
 
 def mixed(fleet, other, chance):

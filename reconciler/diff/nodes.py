@@ -150,7 +150,8 @@ def _traffic(
 def _owners(view: NodeView, desired: Desired) -> dict[Key, str]:
     """Row → name of the service that asks for it: the one at the same place in the manifests."""
     names: dict[Span, str] = {service.span: service.name for service in view.services}
-    return {k: names.get(span, k.id) for k, span in desired.origins.items() if k.kind == ServiceRow.kind}
+    rows = [(k, row) for k, row in desired.resources.items() if k.kind == ServiceRow.kind]
+    return {k: names.get(row.origin, k.id) if row.origin else k.id for k, row in rows}
 
 
 def _effect(row: ServiceRow, now: Resource | None, context: Context) -> tuple[float | None, str, bool]:

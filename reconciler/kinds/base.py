@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import ClassVar, TypeVar
 
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.model import Pool, Role, Service
@@ -13,6 +14,9 @@ from reconciler.resource import Change, Concern, Key, Reading, Resource, Span
 from reconciler.view import Facts, NodeView, Use
 
 Wanted = tuple[Resource, Span]
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 class Kind(ABC):
@@ -78,6 +82,19 @@ class Kind(ABC):
         Idempotent: it is no error to write a resource that is there or to delete one that is absent, so a change that
         failed half-way can be repeated or taken back.
         """
+
+
+def once(make: Callable[[S], R]) -> Callable[[S], R]:
+    """A function that several kinds ask about the same object, one after the other; all get the same answer."""
+    last: list[tuple[S, R]] = []
+
+    @functools.wraps(make)
+    def made(source: S) -> R:
+        if not last or last[0][0] is not source:
+            last[:] = [(source, make(source))]
+        return last[0][1]
+
+    return made
 
 
 def each(changes: Sequence[Change], outcomes: Iterable[tuple[Change, Outcome]]) -> list[Outcome]:

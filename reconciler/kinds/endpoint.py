@@ -29,7 +29,7 @@ from reconciler.dataplane.rows import Endpoint as EndpointFields
 from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
-from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.base import Kind, Wanted, each, once
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Endpoint, EndpointState, Pool, place_of
 from reconciler.resource import Change, Context, Key, Reading, Resource
@@ -135,18 +135,10 @@ def row_of(endpoint: Endpoint) -> EndpointRow:
     return EndpointRow(endpoint.address, endpoint.port or 0, endpoint.state is EndpointState.DISABLED)
 
 
+@once
 def rows_of(pool: Pool) -> tuple[EndpointRow, ...]:
-    """The row of each endpoint of a pool. Several kinds ask for those of one pool, one after the other, and get the
-    same."""
-    global _last
-    of, rows = _last
-    if of is not pool:
-        rows = tuple([row_of(endpoint) for endpoint in pool.endpoints])
-        _last = pool, rows
-    return rows
-
-
-_last: tuple[Pool | None, tuple[EndpointRow, ...]] = None, ()
+    """The row of each endpoint of a pool."""
+    return tuple([row_of(endpoint) for endpoint in pool.endpoints])
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.service import ServiceRow, rows_of
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
 from reconciler.kinds.vip import VipRow
-from reconciler.model import Address, Role, Service, VipBinding
+from reconciler.model import Address, Role, Service, VipBinding, text_of
 from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
 from reconciler.view import Facts, NodeView
 
@@ -41,7 +41,7 @@ class LoopbackVip(Resource):
 
     @property
     def id(self) -> str:
-        return str(self.address)
+        return text_of(self.address)
 
     @property
     def needs(self) -> tuple[Key, ...]:
@@ -78,7 +78,7 @@ class LoopbackKind(Kind):
     def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
         ids: dict[Address, list[str]] = {}
         for row in rows_of(service):
-            ids.setdefault(row.vip, []).append(row.id)
+            ids.setdefault(row.vip, []).append(row.key.id)
         form = facts.node.vip_binding.value
         return ((LoopbackVip(vip, form, tuple(services)), service.span) for vip, services in ids.items())
 

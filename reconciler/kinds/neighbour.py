@@ -64,11 +64,9 @@ class NeighbourKind(Kind):
 
     @staticmethod
     def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:
-        for endpoint in pool.endpoints if facts.networks else ():
-            if endpoint.state is not EndpointState.DISABLED:
-                for interface in facts.on_link(endpoint.address)[:1]:
-                    if endpoint.address not in facts.own:
-                        yield Neighbour(endpoint.address, interface), endpoint.span
+        for endpoint in facts.on_links(pool.endpoints):
+            if endpoint.state is not EndpointState.DISABLED and endpoint.address not in facts.own:
+                yield Neighbour(endpoint.address, facts.on_link(endpoint.address)[0]), endpoint.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         if not self.kernel.keeps_neighbours():

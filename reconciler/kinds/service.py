@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import ClassVar
@@ -28,7 +28,7 @@ from reconciler.dataplane.layout import (
 from reconciler.dataplane.rows import Number, Service, ServiceKey
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
-from reconciler.kinds.base import Kind, Wanted, each
+from reconciler.kinds.base import Kind, Wanted, each, once
 from reconciler.kinds.endpoint import connections_end, is_port
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_name
@@ -169,14 +169,17 @@ def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     return [table.row(int(place), rings) for place in np.argsort(~table.is_sound, kind="stable")]
 
 
-def rows_of(service: model.Service) -> Iterator[ServiceRow]:
+@once
+def rows_of(service: model.Service) -> tuple[ServiceRow, ...]:
     """The rows that a service asks for."""
     ring, mode, algorithm = ring_name(service.pool, service.algorithm), service.mode.value, service.algorithm.value
+    protocol, target = service.protocol.value, service.target_port or 0
+    rows: list[ServiceRow] = []
     for vip in service.vips:
-        for port in service.ports:
-            yield ServiceRow(vip, service.protocol.value, port, mode, algorithm, ring, service.target_port or 0)
+        rows += [ServiceRow(vip, protocol, port, mode, algorithm, ring, target) for port in service.ports]
         if service.takes_pings:
-            yield ServiceRow(vip, Protocol.ICMP.value, 0, mode, algorithm, ring)
+            rows.append(ServiceRow(vip, Protocol.ICMP.value, 0, mode, algorithm, ring))
+    return tuple(rows)
 
 
 class ServiceKind(Kind):

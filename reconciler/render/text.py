@@ -29,7 +29,8 @@ def plan_text(plan: Plan, style: Style, target: Target | None = None, most: int 
     heading = [style.dim(f"Plan for {target}")] if target else []
     lines: list[str] = []
     for key, why in sorted(plan.blocked.items())[:most]:
-        origin = plan.desired.origins.get(key)
+        wanted = plan.desired.resources.get(key)
+        origin = wanted.origin if wanted else None
         asked = f"  {style.dim(line(str(origin)))}" if origin and origin.file else ""
         lines.append(f"  {style.bad('!')} {style.bold(line(str(key)))}  blocked{asked}")
         lines.append(style.fitted(f"      {line(why)}"))
