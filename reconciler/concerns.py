@@ -8,22 +8,19 @@ from contextlib import suppress
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel
 from reconciler.kinds import KINDS
-from reconciler.resource import Concern, Desired, Resource
+from reconciler.resource import Concern, Desired
 from reconciler.ways import about_ways
 
 
 def concerns_of(kernel: Kernel, desired: Desired) -> tuple[Concern, ...]:
     """The concerns of all kinds about this node. If the kernel doesn't answer a question, there is no concern about
     it."""
-    wanted: dict[str, list[Resource]] = {}
-    for resource in desired.resources.values():
-        wanted.setdefault(resource.kind, []).append(resource)
     found: list[Concern] = []
     for kind in KINDS:
         try:
-            found += kind(kernel).concerns(wanted.get(kind.resource.kind, []))
+            found += kind(kernel).concerns(desired.of_kind.get(kind.resource.kind, {}).values())
         except KernelError:
             continue
     with suppress(KernelError):
-        found += about_ways(kernel, desired.resources)
+        found += about_ways(kernel, desired)
     return tuple(sorted(found))

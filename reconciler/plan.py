@@ -107,13 +107,13 @@ def _differing(
 ) -> tuple[list[Key], list[Key]]:
     """The wanted keys that are not held as they should be, and the held keys that nobody wants."""
     if keys is None:
-        # As most wanted resources are held as the very same objects, the comparison of values is the last resort.
-        pairs = ((key, after, held.get(key)) for key, after in wanted.items())
+        # Most wanted resources are held as the very same objects.
+        others = [key for key, after in wanted.items() if held.get(key) is not after]
         strays = [key for key in held if key not in wanted]
     else:
-        pairs = ((key, wanted[key], held.get(key)) for key in keys if key in wanted)
+        others = [key for key in keys if key in wanted]
         strays = [key for key in keys if key in held and key not in wanted]
-    return [key for key, after, before in pairs if before is not after and before != after], strays
+    return [key for key in others if held.get(key) != wanted[key]], strays
 
 
 def _held(changes: Iterable[Change], desired: Desired, live: Live, blocked: Iterable[Key]) -> dict[Key, Key]:

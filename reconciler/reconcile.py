@@ -14,6 +14,7 @@ from reconciler import progress, record, support
 from reconciler.apply import Notify, Result, apply
 from reconciler.compile import Compiled, compiled
 from reconciler.concerns import concerns_of
+from reconciler.config.load import no_garbage_collection
 from reconciler.dataplane import slots
 from reconciler.errors import FilesError, KernelError
 from reconciler.kernel.port import Kernel, LoadedProgram
@@ -23,7 +24,7 @@ from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour_proxy import NeighbourProxy
 from reconciler.kinds.program import PROGRAM, Program
 from reconciler.kinds.tunnel import forms_of
-from reconciler.live import by_kind, read_live
+from reconciler.live import read_live, read_node
 from reconciler.lock import apply_lock
 from reconciler.model import Fleet, Role
 from reconciler.plan import Plan, plan
@@ -95,10 +96,11 @@ def node_view(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:
     """Read the whole node and compare. Writes nothing."""
-    live = read_live(kernel, desired.resources)
-    with progress.step("comparing"):
-        planned = plan(desired, live, record.load(instance_dir / RECORD))
-    return replace(planned, concerns=concerns_of(kernel, desired))
+    with no_garbage_collection():
+        live = read_node(kernel, desired)
+        with progress.step("comparing"):
+            planned = plan(desired, live, record.load(instance_dir / RECORD))
+        return replace(planned, concerns=concerns_of(kernel, desired))
 
 
 def plan_keys(
@@ -113,10 +115,9 @@ def plan_keys(
 def survey(kernel: Kernel, desired: Desired) -> Iterator[Collection[Key]]:
     """Look at the whole node, slice by slice: the keys of which it seems to hold something else than it should. Others
     may write between two slices, so the keys have to be read again."""
-    wanted = by_kind(desired.resources)
     yield ()
     for kind in KINDS:
-        own = wanted.get(kind.resource.kind, {})
+        own = desired.of_kind.get(kind.resource.kind, {})
         reading = kind(kernel).read(own)
         held = {resource.key: resource for resource in reading.resources}
         found = [key for key in held if key not in own]

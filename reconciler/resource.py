@@ -7,6 +7,7 @@ Everything that a node must hold is a resource, a frozen value with a key. Desir
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -198,7 +199,15 @@ class Change:
         return Change(self.key, self.after, self.before, self.reason, self.origin, self.cause)
 
 
-@dataclass(frozen=True, slots=True)
+def by_kind(resources: Mapping[Key, Resource]) -> Mapping[str, dict[Key, Resource]]:
+    """The same resources, grouped."""
+    found: defaultdict[str, dict[Key, Resource]] = defaultdict(dict)
+    for key, resource in resources.items():
+        found[key.kind][key] = resource
+    return dict(found)
+
+
+@dataclass(frozen=True)
 class Desired:
     """The resources that manifests ask of one node. `node` is its name. `causes` says why pools are other than the
     manifests say."""
@@ -206,6 +215,11 @@ class Desired:
     resources: Mapping[Key, Resource] = field(default_factory=dict)
     node: str = ""
     causes: Causes = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def of_kind(self) -> Mapping[str, Mapping[Key, Resource]]:
+        """The resources of each kind."""
+        return by_kind(self.resources)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
+from typing import TypeVar
 
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.attachment import Attachment
@@ -14,7 +15,9 @@ from reconciler.kinds.ring import Ring
 from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.vlan import Vlan
 from reconciler.model import Address, Mode
-from reconciler.resource import Concern, Key, Resource
+from reconciler.resource import Concern, Desired, Key, Resource
+
+R = TypeVar("R", bound=Resource)
 
 MAX_ASKED = 256
 """The kernel is asked about so many endpoints at most, one of each small network: one shows a wrong network, too."""
@@ -23,18 +26,23 @@ _SMALL = {4: 8, 6: 64}
 """The host bits of a small network, by version of IP."""
 
 
-def about_ways(kernel: Kernel, wanted: Mapping[Key, Resource]) -> Iterator[Concern]:
-    """`wanted` are the resources that the manifests ask for on this node."""
-    gateways = [r for r in wanted.values() if isinstance(r, Gateway) and not needs_stand_in(r.address)]
-    yield from _about_gateways(kernel, gateways)
-    if any(key.kind == Gateway.kind for key in wanted):
+def about_ways(kernel: Kernel, desired: Desired) -> Iterator[Concern]:
+    """`desired` is what the manifests ask for on this node."""
+
+    def wanted(type_: type[R]) -> list[R]:
+        return [r for r in desired.of_kind.get(type_.kind, {}).values() if isinstance(r, type_)]
+
+    gateways = wanted(Gateway)
+    yield from _about_gateways(kernel, [g for g in gateways if not needs_stand_in(g.address)])
+    if gateways:
         return  # packets that come in by its interface go to the gateway, not by routes
     links = {link.name: link for link in kernel.links()}
-    served = {key.id for key in wanted if key.kind in (Attachment.kind, Vlan.kind)}
+    served = {r.id for r in (*wanted(Attachment), *wanted(Vlan))}
     if any(links[name].master is not None for name in served & links.keys()):
         return  # a VRF has its own routes; for a port, the kernel names its bond or bridge
-    translated = _translated(wanted.values())
-    usable = [r for r in wanted.values() if isinstance(r, EndpointRow) and not r.disabled]
+    rings = {service.ring for service in wanted(ServiceRow) if service.mode == Mode.NAT}
+    translated = {member for ring in wanted(Ring) if ring.name in rings for member in ring.members}
+    usable = [r for r in wanted(EndpointRow) if not r.disabled]
     asked = _one_of_each_network(sorted(usable, key=lambda endpoint: endpoint.id not in translated))
     ways = kernel.ways(list(asked)) if asked else {}
     lost = sorted(address for address, way in ways.items() if not way)
@@ -83,9 +91,3 @@ def _one_of_each_network(endpoints: Iterable[EndpointRow]) -> dict[str, Endpoint
 
 def _network(address: Address) -> tuple[int, int]:
     return address.version, int(address) >> _SMALL[address.version]
-
-
-def _translated(wanted: Collection[Resource]) -> set[str]:
-    """The ids of endpoints that services of mode nat use."""
-    rings = {service.ring for service in wanted if isinstance(service, ServiceRow) and service.mode == Mode.NAT}
-    return {member for ring in wanted if isinstance(ring, Ring) and ring.name in rings for member in ring.members}

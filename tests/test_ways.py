@@ -18,7 +18,7 @@ ENDPOINT = "10.2.0.1"
 
 
 def concerns(fleet, kernel):
-    return list(about_ways(kernel, desired_of(fleet, None, kernel).resources))
+    return list(about_ways(kernel, desired_of(fleet, None, kernel)))
 
 
 def changed(fleet, mode=Mode.NAT, **faces):

@@ -125,7 +125,7 @@ def execute(
 ) -> int:
     """Carry out a plan that was shown, print each change as it is made, and write it down in the history. Raises
     ApplyError, PlanStaleError."""
-    from reconciler.live import read_live
+    from reconciler.live import read_node
     from reconciler.lock import apply_lock
     from reconciler.reconcile import carry_out
 
@@ -147,7 +147,7 @@ def execute(
     started = time.monotonic()
     with apply_lock(instance_dir(args)):
         # Between the plan and its approval, an agent or somebody else may have changed the node.
-        _check_fresh(planned, read_live(kernel, planned.desired.resources))
+        _check_fresh(planned, read_node(kernel, planned.desired))
         with progress.step("making changes", len(planned.changes)) as advance:
             result = carry_out(planned, kernel, instance_dir(args), notify)
     skipped = [f"  {style.warn('skipped')} {key}: {why}" for key, why in sorted(result.skipped.items())]

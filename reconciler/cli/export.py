@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from reconciler.health.store import clocks
-    from reconciler.live import read_live, with_connections
+    from reconciler.live import read_node, with_connections
     from reconciler.reconcile import RECORD, desired_of
     from reconciler.resource import Desired
     from reconciler.snapshot import known_to_json, live_to_json
@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
     kernel = open_kernel(args)
     found = known(instance_dir(args), RECORD)
     desired = desired_of(fleet, args.node, kernel, Wish(found)) if fleet else Desired()
-    live = with_connections(read_live(kernel, desired.resources), kernel)
+    live = with_connections(read_node(kernel, desired), kernel)
     print(json.dumps(live_to_json(live) | {"endpoints": known_to_json(found, clocks())}, indent=2))
     return 0

@@ -48,8 +48,7 @@ class EndpointTable:
         if not self.hashes.size:
             return found
         order = np.argsort(self.hashes, kind="stable")
-        ordered, wanted = self.hashes[order], hashes_of(words)
-        first, after = np.searchsorted(ordered, wanted), np.searchsorted(ordered, wanted, "right")
+        first, after = _found(self.hashes[order], hashes_of(words))
         alone = np.flatnonzero(after - first == 1)
         places = order[first[alone]]
         same = (self.words[places] == words[alone]).all(axis=1) & (self.states[places] == states[alone])
@@ -62,8 +61,7 @@ class EndpointTable:
         if not self.hashes.size:
             return found
         order = np.lexsort((is_last, self.hashes))
-        ordered, wanted = self.hashes[order], hashes_of(words)
-        first, after = np.searchsorted(ordered, wanted), np.searchsorted(ordered, wanted, "right")
+        first, after = _found(self.hashes[order], hashes_of(words))
         for step in range(int((after - first).max(initial=0))):  # more than one step for copies and equal hashes only
             open_ = np.flatnonzero((found == 0) & (first + step < after))
             places = order[first[open_] + step]
@@ -126,6 +124,15 @@ def words_of(addresses: Sequence[Address], ports: Sequence[int]) -> Words:
         wide = b"".join(address.packed for address in addresses if type(address) is IPv6Address)
         words[is_wide, 1:] = np.frombuffer(wide, np.uint64).reshape(-1, 2)
     return words
+
+
+def _found(ordered: Words, wanted: Words) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where each wanted number begins among ordered ones, and where it ends."""
+    order = np.argsort(wanted)  # to look for neighbours one after the other spares the cache
+    first, after = np.empty(wanted.size, np.intp), np.empty(wanted.size, np.intp)
+    first[order] = np.searchsorted(ordered, wanted[order])
+    after[order] = np.searchsorted(ordered, wanted[order], "right")
+    return first, after
 
 
 def hashes_of(words: Words) -> Words:

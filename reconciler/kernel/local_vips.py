@@ -72,21 +72,22 @@ def _text(packed: bytes) -> str:
 def read() -> list[LocalVip]:
     """The VIPs with our mark. OSError if the kernel refuses."""
     with netlink.route() as route:
-        addresses = [LocalVip(address, h.form) for address, h in _addresses(route, _LOOPBACK) if h.is_ours]
-        return addresses + [LocalVip(address, h.form) for address, h in _routes(route, PROTOCOL) if h.is_ours]
+        addresses = [LocalVip(_text(address), h.form) for address, h in _addresses(route, _LOOPBACK) if h.is_ours]
+        return addresses + [LocalVip(_text(address), h.form) for address, h in _routes(route, PROTOCOL) if h.is_ours]
 
 
 def foreign(addresses: Collection[str]) -> dict[str, str]:
     """Which of these the node holds without our mark: address → owner for a person. OSError if the kernel refuses."""
     wanted = set(addresses)
     with netlink.route() as route:
-        held = [(address, holder) for address, holder in _addresses(route) if address in wanted]
-        routes = [(address, holder) for address, holder in _routes(route) if address in wanted]
+        held = [(_text(address), holder) for address, holder in _addresses(route)]
+        others = [(_text(address), holder) for address, holder in _routes(route) if not holder.is_ours]
+    held = [(address, holder) for address, holder in held if address in wanted]
     # The kernel makes a route of its own for each address; the address is named as the owner, not the route.
     made_by_kernel = {address for address, _ in held}
     owners = {
-        address: str(holder) for address, holder in routes
-        if not holder.is_ours and not (holder.protocol == _KERNEL and address in made_by_kernel)
+        address: str(holder) for address, holder in others
+        if address in wanted and not (holder.protocol == _KERNEL and address in made_by_kernel)
     }  # fmt: skip
     return owners | {address: str(holder) for address, holder in held if not holder.is_ours}
 
@@ -155,7 +156,7 @@ def _address_body(vip: LocalVip) -> bytes:
     )
 
 
-def _routes(route: Route, protocol: int = 0) -> Iterator[tuple[str, _Holder]]:
+def _routes(route: Route, protocol: int = 0) -> Iterator[tuple[bytes, _Holder]]:
     """Single addresses in the table `local`; `protocol` 0 means any."""
     for family, bits in _BITS.items():
         asked = _ROUTE.pack(family, 0, 0, 0, _TABLE_LOCAL, protocol, 0, _TYPE_LOCAL, 0)
@@ -165,19 +166,19 @@ def _routes(route: Route, protocol: int = 0) -> Iterator[tuple[str, _Holder]]:
             continue  # A namespace whose interfaces were never up has no such table yet.
         for answer in answers:
             family_held, bits_held, _, _, _, protocol_held, *_ = _ROUTE.unpack_from(answer)
-            found = netlink.attributes(answer[_ROUTE.size :])
+            found = netlink.attributes(answer, _ROUTE.size)
             # A kernel without IPv6 answers for all other families.
             if (family_held, bits_held) == (family, bits) and _RTA_OIF in found:
                 holder = _holder("route", int.from_bytes(found[_RTA_OIF], sys.byteorder), protocol_held)
-                yield _text(found[_RTA_DST]), holder
+                yield found[_RTA_DST], holder
 
 
-def _addresses(route: Route, interface: int = 0) -> Iterator[tuple[str, _Holder]]:
+def _addresses(route: Route, interface: int = 0) -> Iterator[tuple[bytes, _Holder]]:
     """Addresses of an interface; 0 means of all."""
     for family in _BITS:
         for answer in route.dump(_GET_ADDRESS, _ADDRESS.pack(family, 0, 0, 0, interface)):
             family_held, *_, index = _ADDRESS.unpack_from(answer)
-            found = netlink.attributes(answer[_ADDRESS.size :])
+            found = netlink.attributes(answer, _ADDRESS.size)
             if family_held == family:
                 address = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
-                yield _text(address), _holder("address", index, found.get(_IFA_PROTO, b"\0")[0])
+                yield address, _holder("address", index, found.get(_IFA_PROTO, b"\0")[0])

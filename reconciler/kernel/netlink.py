@@ -22,6 +22,7 @@ _NETFILTER = 12
 _REQUEST, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x300, 0x10
 _ERROR, _DONE = 2, 3
 _CAPPED, _HAS_TEXT = 0x100, 0x200
+_ATTRIBUTE = struct.Struct("=HH")
 _HEADER = struct.Struct("=IHHII")
 _SOL_NETLINK, _CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK = 270, 10, 11, 12
 _MESSAGES_PER_SEND = 200
@@ -54,14 +55,14 @@ def content(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape") + b"\0"
 
 
-def attributes(body: bytes) -> dict[int, bytes]:
-    """The attributes in `body`, by number."""
+def attributes(body: bytes, position: int = 0) -> dict[int, bytes]:
+    """The attributes in `body`, by number; they begin at a position."""
     found = {}
-    position = 0
-    while position + 4 <= len(body):
-        length, number = struct.unpack_from("=HH", body, position)
+    last = len(body) - 4
+    while position <= last:
+        length, number = _ATTRIBUTE.unpack_from(body, position)
         found[number & 0x3FFF] = body[position + 4 : position + length]
-        position += max((length + 3) & ~3, 4)
+        position += (length + 3) & ~3 or 4
     return found
 
 
@@ -137,9 +138,10 @@ class Route:
         """Type, flags, sequence number and payload of each message in one datagram."""
         data = self._socket.recv(_RECEIVE_BYTES)
         position = 0
-        while position < len(data):
-            length, type_, flags, sequence, _ = _HEADER.unpack_from(data, position)
-            yield type_, flags, sequence, data[position + _HEADER.size : position + length]
+        unpack, size, end = _HEADER.unpack_from, _HEADER.size, len(data)
+        while position < end:
+            length, type_, flags, sequence, _ = unpack(data, position)
+            yield type_, flags, sequence, data[position + size : position + length]
             position += (length + 3) & ~3
 
 

@@ -93,15 +93,18 @@ class LoopbackKind(Kind):
             forms.setdefault(vip.address, []).append(vip.form)
         foreign = self.kernel.foreign_addresses([key.id for key in wanted])
         silence = tuple(name for name in self.kernel.former_sysctls() if is_silence(name))
-        known = {key.id: row.address for key, row in wanted.items() if isinstance(row, LoopbackVip)}
+        known = {key.id: vip for key, vip in wanted.items() if isinstance(vip, LoopbackVip)}
         if only is not None:
             asked = {key.id for key in only}
             forms = {address: found for address, found in forms.items() if address in asked}
+        found: list[LoopbackVip] = []
+        for address, held in forms.items():
+            right, form = known.get(address), " and ".join(sorted(held))
+            if right is None or right.form != form:
+                right = LoopbackVip(ip_address(address), form, silence=silence)
+            found.append(right)
         return Reading(
-            tuple(
-                LoopbackVip(known.get(a) or ip_address(a), " and ".join(sorted(f)), silence=silence)
-                for a, f in forms.items()
-            ),
+            tuple(found),
             {Key(LoopbackVip.kind, address): owner for address, owner in foreign.items()},
         )
 

@@ -195,12 +195,12 @@ class ServiceKind(Kind):
         table, rings = _table(self.kernel), RingNames(self.kernel)
         places = table.places
         left = dict.fromkeys(places.values()) if only is None else _places(only, places)
+        plain = [row for row in wanted.values() if isinstance(row, ServiceRow) and not row.damage]
+        notes = zip(plain, rings.notes(row.ring for row in plain), strict=True)
         right = []
-        for row in wanted.values():
-            if not isinstance(row, ServiceRow) or row.damage or (ring := rings.number(row.ring)) is None:
-                continue
+        for row, note in notes:
             place = places.get(row.packed(), -1)
-            if place in left and table.is_sound[place] and table.bare[place] == _encode(row, 0, ring):
+            if note and place in left and table.is_sound[place] and table.bare[place] == _encode(row, 0, note.number):
                 right.append(row)
                 del left[place]
         return Reading((*right, *(table.row(place, rings).row for place in left)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import ClassVar
 
@@ -133,7 +134,12 @@ class VipKind(Kind):
 
 
 def _encode(row: VipRow) -> bytes:
-    return VIPS.value.pack(Vip(code(UndefinedCode, row.undefined_traffic), code(EchoCode, row.echo)))
+    return _packed(row.undefined_traffic, row.echo)
+
+
+@lru_cache(maxsize=64)
+def _packed(undefined_traffic: str, echo: str) -> bytes:
+    return VIPS.value.pack(Vip(code(UndefinedCode, undefined_traffic), code(EchoCode, echo)))
 
 
 def _decode(key: bytes, value: bytes) -> VipRow:
