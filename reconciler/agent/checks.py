@@ -75,7 +75,7 @@ class Checks:
         with self._lock:
             process = self._process
         if process is not None:
-            process.terminate()
+            process.kill()
         for thread in self._threads:
             thread.join()
 

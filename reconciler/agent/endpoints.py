@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from reconciler import private, safe
@@ -15,7 +15,7 @@ from reconciler.agent.checks import Checks
 from reconciler.agent.report import Report
 from reconciler.errors import FilesError
 from reconciler.health.state import Health, State
-from reconciler.model import Fleet, Role, place_of
+from reconciler.model import Endpoint, Fleet, Pool, Role, place_of
 from reconciler.readings.draining import write_nodes
 from reconciler.readings.health import HISTORY, MAX_HISTORY_BYTES
 from reconciler.reconcile import known_wish
@@ -99,26 +99,34 @@ class Endpoints:
             self._is_pending = True
 
     def _tell_states(self, found: dict[bytes, State]) -> None:
-        lines = []
-        for digest, state in found.items():
-            before = self.wish.states.get(digest)
-            if before is None or (before.health, before.shown_share) == (state.health, state.shown_share):
-                continue
-            lines += [self._line(before, state, name, digest) for name in self.wish.pools_of(digest)]
-        if lines:
-            self._report.say(safe.some(sorted(lines), "\n"))
-            self._write_history(found)
+        before = self.wish.states
+        news = {
+            digest: state for digest, state in found.items() if digest in before
+            and (before[digest].health, before[digest].shown_share) != (state.health, state.shown_share)
+        }  # fmt: skip
+        uses = list(self.wish.uses_of(news))
+        if uses:
+            lines = [self._line(pool, endpoint, before[digest], news[digest]) for pool, endpoint, digest in uses]
+            self._report.say(safe.some(lines, "\n"))
+            self._write_history([(pool, endpoint, news[digest]) for pool, endpoint, digest in uses])
 
-    def _write_history(self, found: dict[bytes, State]) -> None:
+    def _line(self, pool: Pool, endpoint: Endpoint, before: State, state: State) -> str:
+        about = safe.line(f"endpoint {place_of(endpoint.address, endpoint.port or 0)} of pool {pool.name}")
+        if before.health is state.health:
+            return f"{about}: its agent asks for {state.shown_share} % of its share"
+        if state.health is Health.DOWN:
+            return f"{about} is {self._report.style.bad('down')}: {safe.line(words_of(pool, state))}"
+        return f"{about} is {self._report.style.good('up')}"
+
+    def _write_history(self, changes: Iterable[tuple[Pool, Endpoint, State]]) -> None:
         """For `get health --history`. Who can't write it loses nothing else."""
         offset_s = time.time() - self._clock()
         lines = b"".join(
             json.dumps({
                 "at_s": round(state.since_s + offset_s, 3), "endpoint": place_of(endpoint.address, endpoint.port or 0),
-                "pool": name, "state": state.health.name.lower(), "error": state.error,
+                "pool": pool.name, "state": state.health.name.lower(), "error": state.error,
             }).encode() + b"\n"
-            for digest, state in found.items() for name in self.wish.pools_of(digest)
-            for endpoint in self.wish.served(name, digest)
+            for pool, endpoint, state in changes
         )  # fmt: skip
         path = self._directory / HISTORY
         with contextlib.suppress(FilesError):
@@ -140,16 +148,6 @@ class Endpoints:
         nodes = {node.name: node.endpoint_addresses for node in fleet.nodes if node.role is Role.ENDPOINT}
         with contextlib.suppress(FilesError):  # then they can't
             write_nodes(self._directory, nodes)
-
-    def _line(self, before: State, state: State, name: str, digest: bytes) -> str:
-        pool = self.wish.pool(name)
-        who = ", ".join(place_of(endpoint.address, endpoint.port or 0) for endpoint in self.wish.served(name, digest))
-        about = safe.line(f"endpoint {who} of pool {name}")
-        if before.health is state.health:
-            return f"{about}: its agent asks for {state.shown_share} % of its share"
-        if state.health is Health.DOWN:
-            return f"{about} is {self._report.style.bad('down')}: {safe.line(words_of(pool, state))}"
-        return f"{about} is {self._report.style.good('up')}"
 
     def _tell_conditions(self) -> None:
         """Tell of pools that serve in a way that nobody wants: when that begins, and when it is over."""

@@ -129,7 +129,8 @@ class Checker:
 
 
 def main() -> None:
-    for number in (signal.SIGINT, signal.SIGHUP):  # A terminal sends them to all; the agent's end is ours.
+    # A terminal, or systemd, sends them to all processes of an agent; the agent's end is ours.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     say = os.dup(1)
     os.dup2(2, 1)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -74,21 +74,14 @@ class Wish:
     def drains(self) -> Sequence[Drain]:
         return self._drains
 
-    def pool(self, name: str) -> Pool:
-        """As the manifests say."""
-        return self._watched[name].pool
-
-    def pools_of(self, digest: bytes) -> Sequence[str]:
-        """The names of the pools that have a target."""
-        return sorted(self._pools_of.get(digest, ()))
-
-    def served(self, name: str, digest: bytes) -> list[Endpoint]:
-        """The endpoints of a pool that a target stands for."""
-        watched = self._watched[name]
-        return [
-            endpoint for endpoint, pairs in zip(watched.pool.endpoints, watched.asked, strict=True)
-            if any(target.digest == digest for _, target in pairs)
-        ]  # fmt: skip
+    def uses_of(self, digests: Collection[bytes]) -> Iterator[tuple[Pool, Endpoint, bytes]]:
+        """The endpoints that have one of these targets, by pool, each with the target's digest."""
+        names = {name for digest in digests for name in self._pools_of.get(digest, ())}
+        for watched in (self._watched[name] for name in sorted(names)):
+            for endpoint, pairs in zip(watched.pool.endpoints, watched.asked, strict=True):
+                for digest in dict.fromkeys(target.digest for _, target in pairs):
+                    if digest in digests:
+                        yield watched.pool, endpoint, digest
 
     def learn(self, found: Mapping[bytes, State]) -> None:
         """New states of targets, by their digests."""

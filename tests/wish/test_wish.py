@@ -130,8 +130,7 @@ def test_one_target_for_all_pools_that_ask_the_same(wish):
     services = [service(f"s{i}", "web", 1000 + i) for i in range(50)]
     wish.of(view(pool(count=1), pool("more", 1), services=[*services, service("more", "more")]))
     assert len(set(wish.targets.values())) == 1
-    (digest,) = wish.states
-    assert wish.pools_of(digest) == ["more", "web"]
+    assert [used.name for used, _, _ in wish.uses_of(wish.states)] == ["more", "web"]
 
 
 def test_nobody_healthy_means_all_unless_the_pool_says_otherwise(wish):
