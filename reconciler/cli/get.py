@@ -148,11 +148,13 @@ _TABLES: dict[str, tuple[Callable[[Node], list[Row]], list[str], list[str]]] = {
         ["request_packets", "reply_packets", "half_open", "ring", *_BYTES],
     ),
     "endpoints": (
-        _endpoints, ["endpoint", "state", "health", "share", "open", *_TRAFFIC],
+        _endpoints,
+        ["endpoint", "state", "health", "share", "open", *_TRAFFIC],
         ["half_open", "number", "rings", *_BYTES],
     ),
     "health": (
-        _health, ["endpoint", "pool", "state", "since_s", "streak", "latency_ms", "next_s", "error"],
+        _health,
+        ["endpoint", "pool", "state", "since_s", "streak", "latency_ms", "next_s", "error"],
         ["check", "vip", "checked_s", "share", "falls", "services"],
     ),
     "history": (_history, ["ago_s", "endpoint", "pool", "state", "error"], []),
