@@ -22,14 +22,19 @@ from reconciler.errors import FilesError
 from reconciler.health.descriptors import raise_limit
 from reconciler.health.monitor import Monitor
 from reconciler.health.prober import Prober
+from reconciler.health.row import Clocks
 from reconciler.health.schedule import Schedule
 from reconciler.health.store import Progress, Store, clocks
+from reconciler.health.target import Target
 from reconciler.health.wire import Edit, Messages, News, packed
 
 LISTEN_S = 0.05
 """How long edits may go unheard."""
 TELL_S = 1.0
 """How often the progress is written down."""
+CALM_ROWS = 1000
+"""So many states in which nothing has changed but when they were seen are written down in TELL_S: for more than that,
+`get health` may be late, and checks are worth more."""
 _PIPE_BYTES = 1 << 16
 
 
@@ -45,6 +50,9 @@ class Checker:
         self._store: Store | None = None
         self._told_s = self._suspect_s = 0.0
         self._trouble = ""
+        self._calm_rows = CALM_ROWS
+        self._written: dict[Target, tuple[object, ...]] = {}
+        """What was written down last."""
         self._checks = 0
         os.set_blocking(hear, False)
 
@@ -58,8 +66,7 @@ class Checker:
             if self._store is not None:
                 try:
                     for target in learned:
-                        if (state := self._monitor.states.get(target)) is not None:
-                            self._store.put(target.digest, state, self._monitor.next_check_s(target), times)
+                        self._write(target, self._store, times)
                     self._tell()
                 except FilesError as error:
                     self._complain(str(error))
@@ -69,6 +76,18 @@ class Checker:
             if transitions or is_new:
                 changed = {change.target.digest: change.after for change in transitions}
                 self._send(News(changed, suspect_s if is_new else None))
+
+    def _write(self, target: Target, store: Store, times: Clocks) -> None:
+        state = self._monitor.states.get(target)
+        if state is None:
+            return
+        facts = state.health, state.streak, state.shown_share, state.error, state.is_held
+        if self._written.get(target) == facts:
+            if not self._calm_rows:
+                return
+            self._calm_rows -= 1
+        self._written[target] = facts
+        store.put(target.digest, state, self._monitor.next_check_s(target), times)
 
     def _listen(self) -> bool:
         """Heed what the agent said meanwhile; False if it is gone."""
@@ -94,10 +113,14 @@ class Checker:
                 if self._store is not None:
                     self._store.close()
                     self._store = None
+                self._written.clear()
                 self._store = Store(self._path, ((t.digest, state) for t, state in self._monitor.states.items()))
             else:
                 times = clocks()
-                self._store.drop(target.digest for target in before - self._monitor.states.keys())
+                gone = before - self._monitor.states.keys()
+                self._store.drop(target.digest for target in gone)
+                for target in gone:
+                    self._written.pop(target, None)
                 for target in self._monitor.states.keys() - before:
                     self._store.put(target.digest, self._monitor.states[target], None, times)
         except FilesError as error:
@@ -108,7 +131,7 @@ class Checker:
     def _tell(self) -> None:
         now_s = time.monotonic()
         if self._store is not None and now_s - self._told_s >= TELL_S:
-            self._told_s = now_s
+            self._told_s, self._calm_rows = now_s, CALM_ROWS
             lateness = self._schedule.lateness
             self._store.tell(
                 Progress(

@@ -78,13 +78,20 @@ def health(instance_dir: Path) -> list[EndpointHealth]:
                         None if state.checked_s is None else max(0, int(now_s - state.since_s)), state.streak,
                         None if state.checked_s is None else round(1000 * state.latency_s, 1),
                         state.error if state.health is not Health.UP or state.streak else "",
-                        round(max(0.0, entry.next_s - now_s), 1) if is_on and entry.next_s else None,
+                        _next_s(entry, now_s) if is_on else None,
                         pool.check, None if state.checked_s is None else round(now_s - state.checked_s, 1),
                         state.shown_share, len(state.falls), str(use.vip) if use.vip else None,
                         ", ".join(pool.services),
                     )
                 )  # fmt: skip
     return found
+
+
+def _next_s(entry: Entry, now_s: float) -> float | None:
+    """None while a check is under way; of many targets not all is written down at once."""
+    if entry.next_s is None or entry.next_s < now_s - 1:
+        return None
+    return round(max(0.0, entry.next_s - now_s), 1)
 
 
 def health_of_endpoints(instance_dir: Path) -> Mapping[str, str]:
