@@ -25,6 +25,7 @@ READING = {
     "import": ["import", "live", "{snapshot}"], "broken": ["validate", "{broken}"], "get": ["get", "verdicts"],
 }  # fmt: skip
 EVERY = READING | {
+    "drain": ["drain", "10.2.0.11"], "undrain": ["undrain", "web/10.2.0.11"],
     "export": ["export", "{example}"], "explain": ["explain", "198.51.100.7:40000", "20.20.20.1:80"],
     "delete": ["delete", "--auto-approve"], "apply": ["apply", "{example}", "--auto-approve"],
     "run": ["run", "{example}"], "delete of another": ["--instance", "other", "delete"],
