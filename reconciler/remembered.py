@@ -21,7 +21,7 @@ _SEEN_SHIFT, _SEEN_MASK = np.uint64(2), np.uint64(0x1FFF)
 
 def endpoints_in_use(kernel: Kernel, now: int) -> set[int]:
     """The numbers of the endpoints of all flows that still count. `now` is in the unit of `slots`."""
-    flows = np.frombuffer(b"".join(row for _, row in kernel.dump(REMEMBERED.name)), np.uint64)
+    flows = np.frombuffer(kernel.joined(REMEMBERED.name)[1], np.uint64)
     age = (np.uint64(now) - (flows >> _SEEN_SHIFT)) & _SEEN_MASK
     counting = (flows != 0) & (age <= STREAM_IDLE)
     return set(np.unique(flows[counting] >> _ENDPOINT_SHIFT & _ENDPOINT_MASK).tolist())
@@ -29,11 +29,11 @@ def endpoints_in_use(kernel: Kernel, now: int) -> set[int]:
 
 def forget(kernel: Kernel, endpoints: Collection[int]) -> None:
     """Remove all flows of these endpoints, whose numbers go to other endpoints."""
-    rows = []
-    for key, row in kernel.dump(REMEMBERED.name):
-        flows = np.frombuffer(row, np.uint64).copy()
-        theirs = np.isin(flows >> _ENDPOINT_SHIFT & _ENDPOINT_MASK, list(endpoints)) & (flows != 0)
-        if theirs.any():
-            flows[theirs] = 0
-            rows.append((key, flows.tobytes()))
+    keys, values = kernel.joined(REMEMBERED.name)
+    buckets = np.frombuffer(values, np.uint64).reshape(-1, REMEMBERED.value_size // 8)
+    theirs = np.isin(buckets >> _ENDPOINT_SHIFT & _ENDPOINT_MASK, list(endpoints)) & (buckets != 0)
+    size, rows = REMEMBERED.key_size, []
+    for number in np.flatnonzero(theirs.any(axis=1)).tolist():
+        left = np.where(theirs[number], np.uint64(0), buckets[number])
+        rows.append((keys[number * size : (number + 1) * size], left.tobytes()))
     kernel.update(REMEMBERED.name, rows)
