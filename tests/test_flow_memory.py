@@ -64,3 +64,5 @@ def test_a_flow_takes_the_place_of_what_it_was_or_a_free_one_or_none():
     assert place_for(bucket, 0, 3 << 32 | 3) == 2
     assert place_for(bucket, 0, 2 << 32 | 8 | 3) is None, "the new program knows it already"
     assert place_for(np.full(8, 9 << 32, np.uint64), 0, 3 << 32 | 3) is None
+    assert place_for(bucket, 2 << 32 | 3, 0) == 1, "it is taken out"
+    assert place_for(bucket, 4 << 32 | 3, 0) is None, "the new program has removed it already, or knows it better"

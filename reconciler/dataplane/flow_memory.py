@@ -37,12 +37,12 @@ def homes(bucket: int, size: int, count: int) -> range:
 
 def place_for(bucket: Buckets, former: int, flow: int) -> int | None:
     """The place of a bucket for a flow that was `former` when the bucket was filled; None if it has one or there is
-    none."""
+    none. `flow` 0 takes the former one out."""
     if former:
         same = np.flatnonzero(bucket == np.uint64(former))
         if same.size:
             return int(same[0])
-    if (bucket >> FINGERPRINT_SHIFT == np.uint64(flow) >> FINGERPRINT_SHIFT).any():
+    if not flow or (bucket >> FINGERPRINT_SHIFT == np.uint64(flow) >> FINGERPRINT_SHIFT).any():
         return None
     free = np.flatnonzero(bucket == 0)
     return int(free[0]) if free.size else None

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from reconciler.dataplane.description import MapDescription
-from reconciler.dataplane.flow_memory import homes, place_for, resized
+from reconciler.dataplane.flow_memory import Buckets, homes, place_for, resized
 from reconciler.kernel import filling, maps
 from reconciler.kernel.maps import OpenMap
 
@@ -130,27 +130,30 @@ class FlowMemory(Carrier):
     """The flows that are remembered in a transition."""
 
     def prepare(self) -> None:
-        self.follow()
-
-    def follow(self) -> int:
         self._buckets = filling.buckets_of(self.source)
         content = resized(self._buckets, self.target.shape.capacity).tobytes()
         maps.overwrite(self.target, [(b"", content)])
         self.seen = {}
-        return 0
+
+    def follow(self) -> int:
+        before, self._buckets = self._buckets, filling.buckets_of(self.source)
+        return self._carry(before, self._buckets)
 
     def finish(self) -> int:
         now = filling.buckets_of(self.source)
-        before = self._buckets if self.seen is not None else np.zeros_like(now)
+        return self._carry(self._buckets if self.seen is not None else np.zeros_like(now), now)
+
+    def _carry(self, before: Buckets, now: Buckets) -> int:
         size, count = now.shape[0], self.target.shape.capacity
         moved = 0
         with maps.mapped(self.target) as content:
             there = np.frombuffer(content, np.uint64).reshape(count, -1)
-            for bucket, place in np.argwhere((now != before) & (now != 0)).tolist():
+            for bucket, place in np.argwhere(now != before).tolist():
+                former, flow = int(before[bucket, place]), int(now[bucket, place])
                 for home in homes(bucket, size, count):
-                    chosen = place_for(there[home], int(before[bucket, place]), int(now[bucket, place]))
+                    chosen = place_for(there[home], former, flow)
                     if chosen is not None:
-                        there[home, chosen] = now[bucket, place]
+                        there[home, chosen] = flow
                         moved += 1
             del there
         return moved
