@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """dsr-l2 from YAML to packets on its own example, endpoints set up by lbctl, and what must not pass for it."""
 
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.dataplane.layout import REMEMBERED
+from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
+from reconciler.lab.load import Load
 from reconciler.lab.prove import prove_service
 from reconciler.lab.topology import CLIENT
 
@@ -52,6 +56,42 @@ def test_udp_is_answered_by_the_endpoint_that_keeps_the_client(site):
     assert all(len(set(names)) == 1 for names in answers)
     assert [packet for packet in packets if packet.source == VIP] == []
     assert sum(packet.to_balancer for packet in packets) >= 3 * len(answers)
+
+
+DRAINING = "{address: 10.21.0.%d, state: draining}"
+
+
+def test_connections_of_a_transition_go_on_while_the_table_that_remembers_them_changes_its_size(site, tmp_path):
+    """All of the ring passes from the first endpoint to the second. Connections of the first are unknown to the table,
+    those of the second are known to it alone."""
+    lab = site((r"\{address: 10\.21\.0\.12\}", DRAINING % 12), (r"\{address: 10\.21\.0\.13\}", DRAINING % 13))
+    pools, nodes = tmp_path / "manifests/pools.yaml", tmp_path / "manifests/nodes.yaml"
+    before = kept(lab)
+    pools.write_text(re.sub(r"\{address: 10\.21\.0\.11.*\}", DRAINING % 11, pools.read_text()).replace(
+        DRAINING % 12, "{address: 10.21.0.12}"))  # fmt: skip
+    applied_on(lab, "lb3", "apply", str(tmp_path / "manifests"), "--node", "lb3", "--auto-approve")
+    after = kept(lab)
+    text, kernel = nodes.read_text(), RealKernel(lab.balancer, lab.run_dir)
+    buckets = kernel.capacity(REMEMBERED.name)
+    for flows, times in ((300_000, 2), (100_000, 1)):
+        nodes.write_text(text.replace("\nspec:", f"\nspec:\n  capacity: {{flows: {flows}}}", 1))
+        applied_on(lab, "lb3", "apply", str(tmp_path / "manifests"), "--node", "lb3", "--auto-approve")
+        assert kernel.capacity(REMEMBERED.name) == times * buckets
+        seen = len(before.outcomes()), len(after.outcomes())
+        wait_until("they go on", lambda seen=seen: all(len(one.outcomes()) > n + 24 for one, n in (
+            (before, seen[0]), (after, seen[1]))))  # fmt: skip
+    for one, endpoint in ((before, FIRST), (after, SECOND)):
+        outcomes = one.stop()
+        assert {outcome.error for outcome in outcomes} == {""}
+        assert {outcome.endpoint for outcome in outcomes} == {f"{endpoint}:80"}
+        assert sum(outcome.new_connection for outcome in outcomes) == 8
+
+
+def kept(lab: Lab) -> Load:
+    """Eight connections that stay open."""
+    load = lab.load(VIP, 80, rate=100, concurrency=8, requests_per_connection=0, timeout_s=30)
+    wait_until("all connections are open", lambda: sum(one.new_connection for one in load.outcomes()) == 8)
+    return load
 
 
 IPV6 = (
