@@ -29,7 +29,8 @@ _YOUNG = (
     "a_remnant_of_an_earlier_transition_catches_no_flow",
     "a_ring_that_was_empty_for_long_gives_an_endpoint_its_slots_without_a_transition",
 )
-"""Tests of transitions that began hours ago, which is before this machine booted: times are below zero, and wrap."""
+"""Tests of transitions that began hours ago, which is before this machine booted: times are below zero, and wrap. That
+is the young clock of the data plane; for processes alone, a time namespace makes one (`.ci/run`)."""
 DEFAULT = (
     "tests/vm",
     *(f"{_PACKETS.format('transitions')}::test_{name}" for name in _YOUNG),
