@@ -18,7 +18,7 @@ from reconciler.kernel.bpf import closing, load_program
 from reconciler.lab import LabError, netns
 from reconciler.lab.topology import ROUTER, SWITCH, Topology
 
-_READY_WAIT_S = 15.0
+_READY_WAIT_S = 60.0
 _UNUSED_PORT = 9
 _PASS = bytes.fromhex("b700000002000000" "9500000000000000")
 """r0 = XDP_PASS; exit"""

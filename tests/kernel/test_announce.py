@@ -41,7 +41,7 @@ def client(inside: str) -> Iterator[str]:
             ip(*here, "link", "set", device, "up")
         for setting in ("proxy_ndp", "forwarding"):
             Path("/proc/sys/net/ipv6/conf/side", setting).write_text("1")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "multicast ff00::/8 dev eth0" not in ip("-n", name, "-6", "route", "show", "table", "all"):
             assert time.monotonic() < deadline  # the kernel hears of a link that carries something a little later
             time.sleep(0.05)

@@ -73,8 +73,8 @@ def test_who_listens_already_is_heard_and_answers(kernel: RealKernel, vip: str) 
             own.bind((vip, 82))
             own.listen()
             with kernel.hushed([("tcp", vip, 80), ("tcp", vip, 82)]):
-                socket.create_connection((vip, 82), timeout=5).close()
-        socket.create_connection((vip, 80), timeout=5).close()
+                socket.create_connection((vip, 82), timeout=30).close()
+        socket.create_connection((vip, 80), timeout=30).close()
 
 
 def test_more_places_than_descriptors_do_no_harm(kernel: RealKernel, vip: str) -> None:

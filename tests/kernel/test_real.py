@@ -55,7 +55,7 @@ def in_another_process(run_dir: Path, expression: str, *prefix: str) -> subproce
         f"kernel = RealKernel('lbk', Path({str(run_dir)!r})); print({expression})"
     )
     command = [*prefix, sys.executable, "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 # --- an instance that holds nothing --------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_two_processes_that_load_at_once_mount_and_make_one_set(kernel: RealKern
 
 def wait_until_waiting(pid: int, directory: Path) -> None:
     """Wait until a process has opened the directory, whose lock is the next that it wants."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while directory not in {path.resolve() for path in Path(f"/proc/{pid}/fd").iterdir()}:
         assert time.monotonic() < give_up, "it never came to the lock"
         time.sleep(0.005)
@@ -312,7 +312,7 @@ def test_a_chunk_whose_number_was_overwritten_is_found_all_the_same(kernel: Real
 
 def gone(map_id: int) -> bool:
     """Whether the kernel frees a map, which it does some time after the last use."""
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while (fd := bpf.open_map(map_id)) is not None:
         os.close(fd)
         if time.monotonic() > give_up:

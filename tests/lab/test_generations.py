@@ -36,8 +36,8 @@ def site(start_lab: LabMaker, tmp_path: Path) -> Lab:
 def test_from_one_layout_to_another_and_back_no_connection_breaks(site: Lab, tmp_path: Path) -> None:
     manifests = str(tmp_path / "manifests")
     ours, wider = Version(tmp_path / "ours"), Version(tmp_path / "wider", WIDER)
-    kept = site.load(VIP, 80, concurrency=8, requests_per_connection=0, rate=400)
-    short = site.load(VIP, 80, concurrency=8, rate=400)
+    kept = site.load(VIP, 80, concurrency=8, requests_per_connection=0, rate=400, timeout_s=30)
+    short = site.load(VIP, 80, concurrency=8, rate=400, timeout_s=30)
     held = [rows(ours, site)]
     for version in (wider, ours, wider, ours):
         plan = version.lbctl(site, "plan", manifests)

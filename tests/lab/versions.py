@@ -58,7 +58,7 @@ class Version:
         argv = lab.lbctl_argv(*args)[1:]
         start = [sys.executable, "-c", "from reconciler.cli.main import main; raise SystemExit(main())"]
         done = subprocess.run(
-            [*start, *argv], cwd=self.directory, capture_output=True, text=True, timeout=120, check=False
+            [*start, *argv], cwd=self.directory, capture_output=True, text=True, timeout=600, check=False
         )
         assert code in (None, done.returncode), f"{args}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
