@@ -179,6 +179,7 @@ class Agent:
         )  # fmt: skip
         if offered is not None and self.upkeep.desired is offered:
             self.accepted = view
+        self._stay_with_accepted()
         if self.endpoints is not None and reconciled:
             self.endpoints.were_heeded()
         was_failing, self.is_failing = self.is_failing, not reconciled
@@ -247,8 +248,6 @@ class Agent:
 
     def _heed(self) -> None:
         """Find out what follows from what was learned of endpoints. Raises LbctlError."""
-        if self.upkeep.offered is None and self.upkeep.desired is not self.latest and self.accepted is not None:
-            self.view = self.accepted  # The newest manifests may not be made.
         former = self.latest
         if self.view is None or former is None:
             return
@@ -258,10 +257,22 @@ class Agent:
         else:
             self.latest = former
 
+    def _stay_with_accepted(self) -> None:
+        """If the newest manifests may not be made, go on with those that are enforced, and check their endpoints."""
+        is_refused = self.upkeep.offered is None and self.upkeep.desired is not self.latest
+        if is_refused and self.accepted is not None and self.view is not self.accepted:
+            self.view, self.latest = self.accepted, self.upkeep.desired
+            self._attempt(ENDPOINTS, self._heed, "endpoints are used as they were")
+
     def _compile(self, view: NodeView) -> NodeView:
         """Find out which resources a view asks for. Raises LbctlError."""
         wanted = self.endpoints.wanted(view) if self.endpoints else Wish().of(view)
-        self.latest = compiled(wanted, self.latest)
+        try:
+            self.latest = compiled(wanted, self.latest)
+        except LbctlError:
+            if self.endpoints is not None and self.view is not None:
+                self.endpoints.wanted(self.view)  # as before: what can't be is no reason to forget anybody
+            raise
         if self.endpoints is not None:
             self.endpoints.check()
         return view

@@ -20,6 +20,7 @@ examples:
   lbctl get endpoints -o wide
   lbctl get health                # what checks say: state, since when, the last error, when the next one is
   lbctl get health --history      # who went up and down lately
+  lbctl get checker               # the process that checks: how many, how late
   lbctl get drains
   lbctl get flows -o json
   lbctl get transitions           # slots of rings that changed hands, and until when that matters
@@ -134,7 +135,14 @@ def _drains(node: Node) -> list[Row]:
     return [asdict(each) for each in drained(node.directory)]
 
 
+def _checker(node: Node) -> list[Row]:
+    from reconciler.readings.health import checker
+
+    return [asdict(each) for each in checker(node.directory)]
+
+
 _NOTHING = {
+    "checker": "Nobody checks on this node: no agent runs, or no pool has a healthCheck.",
     "health": "No pool of this node has a healthCheck, or no agent has run here yet.",
     "history": "No endpoint has gone up or down since an agent first ran here.",
     "drains": "Nothing is drained on this node.",
@@ -158,6 +166,7 @@ _TABLES: dict[str, tuple[Callable[[Node], list[Row]], list[str], list[str]]] = {
         ["check", "vip", "checked_s", "share", "falls", "services"],
     ),
     "history": (_history, ["ago_s", "endpoint", "pool", "state", "error"], []),
+    "checker": (_checker, ["pid", "targets", "in_flight", "late_p99_ms", "checks", "suspects_s"], []),
     "drains": (_drains, ["endpoint", "pool", "since_s", "ends_s", "deadline_s", "by", "reason"], []),
     "flows": (_flows, ["client", "service", "endpoint", "state", "idle_s"], []),
     "transitions": (_transitions, ["ring", "moving", "slots", "began_s", "used_s", "settles_s"], ["former"]),

@@ -116,6 +116,33 @@ def history(instance_dir: Path, most: int = 50) -> list[Transition]:
 
 
 @dataclass(frozen=True, slots=True)
+class Checker:
+    """The process that checks. `late_p99_ms`: ninety-nine of a hundred checks began less late than this.
+    `suspects_s`: for how many seconds it still suspects this node, and lets nobody go down; None: it doesn't."""
+
+    pid: int
+    targets: int
+    in_flight: int
+    late_p99_ms: float
+    checks: int
+    suspects_s: float | None
+
+
+def checker(instance_dir: Path) -> list[Checker]:
+    """The process that checks now; none if there is none. Raises FilesError."""
+    if not is_checked(instance_dir):
+        return []
+    progress = store.read(instance_dir / store.FILE).progress
+    left_s = progress.suspect_until_s - time.monotonic()
+    return [
+        Checker(
+            progress.pid, progress.targets, progress.in_flight, round(1000 * progress.late_p99_s, 1), progress.checks,
+            round(left_s, 1) if left_s > 0 else None,
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """A drain that is on. `ends_s`: in how many seconds it ends by itself, `deadline_s`: open connections."""
 

@@ -10,7 +10,7 @@ from math import inf
 
 from reconciler.health import state as states
 from reconciler.health.roster import Line
-from reconciler.health.state import State
+from reconciler.health.state import Health, State
 from reconciler.health.target import Asked, Target, Use, asked
 from reconciler.model import CheckType, Endpoint, Pool, Role, Service
 from reconciler.resource import Cause
@@ -18,6 +18,10 @@ from reconciler.view import NodeView
 from reconciler.wish.drains import Drain, of_pool
 from reconciler.wish.judged import Judged, Moment, causes, judged
 from reconciler.wish.known import NOTHING, Known
+
+REMEMBERED_S, RETURNS_S = 600.0, 60.0
+"""How long a target that nobody uses is remembered as down; and as it was otherwise. Manifests may go back and forth,
+and that must not bring back an endpoint that is dead."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +57,9 @@ class Wish:
         """All that is to be checked."""
         self.states: dict[bytes, State] = {}
         """Of these targets, by their digests."""
-        self._left, self._former = dict(known.states), known.former
+        self._left = {digest: (clock(), state) for digest, state in known.states.items()}
+        """The states of targets that nobody uses, and since when."""
+        self._former = known.former
         self._drains = known.drains
         self._clock, self._epoch = clock, epoch
         self._watched: dict[str, _Watched] = {}
@@ -190,21 +196,31 @@ class Wish:
                 if (heirloom := self._heirloom(use, former_target)) is not None:
                     heirs.setdefault(digest, []).append(heirloom)
         for digest, target in coming.items():
-            state = self._left.get(digest)
+            state = self._returned(digest, now_s)
             if state is None:
                 state = states.inherited_of(heirs[digest]) if digest in heirs else states.new(now_s)
             self.states[digest] = self._edits.states[target] = state
         for target in before.values():
             if not self._pools_of.get(target.digest, True):
                 del self._pools_of[target.digest]
-                del self.states[target.digest]
-        self._left, self._former = {}, {}  # Whoever was known to an earlier process has been found by now.
+                self._left[target.digest] = now_s, self.states.pop(target.digest)
+        self._former = {}  # Whoever was known to an earlier process has been found by now.
+        for digest in [digest for digest, (left_s, _) in self._left.items() if left_s < now_s - REMEMBERED_S]:
+            del self._left[digest]
+
+    def _returned(self, digest: bytes, now_s: float) -> State | None:
+        """The state of a target that was here not long ago. That one was up is no news for long; that one was down
+        is until it answers."""
+        left_s, state = self._left.pop(digest, (0.0, None))
+        if state is None or left_s < now_s - (REMEMBERED_S if state.health is Health.DOWN else RETURNS_S):
+            return None
+        return state
 
     def _heirloom(self, use: Use, former: Target | None) -> State | None:
         """The state of the target that a use had before."""
         if former is not None:
             return self.states.get(former.digest)
-        return self._left.get(self._former.get(use, b""))
+        return self._left.get(self._former.get(use, b""), (0.0, None))[1]
 
 
 def _users(

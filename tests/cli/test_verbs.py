@@ -121,7 +121,7 @@ def test_taking_all_services_away_needs_allow_empty(lbctl, manifests):
     assert "There are no services" in lbctl("get", "services")
 
 
-@pytest.mark.parametrize("what", ["services", "endpoints", "health", "drains", "flows", "verdicts"])
+@pytest.mark.parametrize("what", ["services", "endpoints", "health", "checker", "drains", "flows", "verdicts"])
 @pytest.mark.parametrize("output", ["table", "wide", "json", "yaml"])
 def test_get_works_before_anything_was_applied(lbctl, what, output):
     assert lbctl("get", what, "-o", output)

@@ -198,6 +198,7 @@ def test_a_checker_that_is_killed_is_started_again_and_nothing_changes_meanwhile
     path = site.lab.run_dir / site.lab.balancer / store.FILE
     wait_until("it says who it is", lambda: store.read(path).progress.checks > 0, PATIENCE_S)
     former = store.read(path).progress.pid
+    assert str(former) in site.lbctl("get", "checker")
     os.kill(former, signal.SIGKILL)
     wait_until("it is back", lambda: store.read(path).progress.pid not in (0, former), PATIENCE_S)
     assert site.members() == {SECOND, THIRD}

@@ -184,13 +184,23 @@ def test_what_an_earlier_process_knew_counts_also_if_the_check_was_edited(wish, 
     assert weights(again.of(edited)) == {1: 1, 2: 1, 3: 0}
 
 
-def test_an_endpoint_that_leaves_and_returns_begins_anew(wish):
+@pytest.mark.parametrize(
+    ("state", "away_s", "expected"),
+    [
+        (DOWN, 500, Health.DOWN), (DOWN, 700, Health.UNKNOWN), (State(Health.UP, 900.0), 50, Health.UP),
+        (State(Health.UP, 900.0), 70, Health.UNKNOWN),
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_leaves_and_returns_is_remembered_for_a_while(wish, clock, state, away_s, expected):
     wish.of(view(pool(count=3)))
-    down(wish, 3)
+    down(wish, 3, state=state)
     wish.of(view(pool(count=2)))
     assert len(wish.states) == 2
+    clock.now_s += away_s
+    wish.take_edits()
     wish.of(view(pool(count=3)))
-    assert wish.states[digests(wish)[address(3)]].health is Health.UNKNOWN
+    assert wish.states[digests(wish)[address(3)]].health is expected
+    assert [found.health for found in wish.take_edits().states.values()] == [expected]
 
 
 def test_a_server_in_two_pools_with_one_check_is_known_until_both_let_it_go(wish):

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent makes of what checks found, round by round, whatever the manifests are like meanwhile."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from reconciler.agent.checks import Found
+from reconciler.agent.endpoints import Endpoints
+from reconciler.agent.wake import Wake
+from reconciler.health.state import Health, State
+from reconciler.kinds import KINDS
+from reconciler.kinds.ring import Ring
+from reconciler.wish.drains import Drain
+from tests.agent.conftest import Node, edit
+
+FIRST, SECOND = ip_address("10.2.0.1"), ip_address("10.2.0.2")
+(RingKind,) = [kind for kind in KINDS if kind.resource is Ring]
+CHECK = "metadata: {name: web}\nspec:\n  healthCheck: {type: tcp}\n"
+
+
+class Checks:
+    """In the place of the process that checks: what it was told to check, and what it found."""
+
+    def __init__(self):
+        self.targets = {}
+        self.found = None
+
+    def want(self, wish):
+        edits = wish.take_edits()
+        self.targets |= {use: target for use, target in edits.targets.items() if target}
+        for use in [use for use, target in edits.targets.items() if target is None]:
+            del self.targets[use]
+
+    def take(self):
+        found, self.found = self.found, None
+        return found
+
+
+class Site:
+    def __init__(self, directory, instance_dir):
+        edit(directory / "pools.yaml", "metadata: {name: web}\nspec:\n", CHECK)
+        self.node = Node(directory, instance_dir)
+        self.checks = Checks()
+        self.endpoints = Endpoints(instance_dir, self.node.agent.report, lambda: self.node.now, lambda: None)
+        self.endpoints._checks = self.checks
+        self.endpoints.wish._clock = lambda: self.node.now
+        self.node.agent.endpoints = self.endpoints
+        self.node.start()
+
+    def find(self, address, health, **more):
+        """A check finds something, and the agent wakes for it. What it says."""
+        (digest,) = {target.digest for use, target in self.checks.targets.items() if use.address == address}
+        self.node.now += 1
+        self.checks.found = Found({digest: State(health, self.node.now, **more)})
+        return self.wake()
+
+    def wake(self):
+        self.node.agent.round(Wake.KEYS)
+        return self.node.told()
+
+    def members(self):
+        rings = [ring for ring in RingKind(self.node.kernel).read({}).resources if isinstance(ring, Ring)]
+        return {member for ring in rings if ring.name.startswith("web/") for member in ring.members}
+
+    def checked(self):
+        return {use.address for use in self.checks.targets}
+
+
+@pytest.fixture
+def site(manifests, tmp_path):
+    return Site(manifests, tmp_path / "run")
+
+
+BOTH = {"10.2.0.1:8080", "10.2.0.2:8080"}
+
+
+def test_an_endpoint_that_is_down_leaves_the_ring_and_comes_back(site):
+    told = site.find(FIRST, Health.DOWN, error="refused")
+    assert "endpoint 10.2.0.1:8080 of pool web is down: tcp check: refused\n" in told
+    assert "~ ring web/round-robin" in told
+    assert "because: 10.2.0.1:8080 is down: tcp check: refused" in told
+    assert site.members() == {"10.2.0.2:8080"}
+    told = site.find(FIRST, Health.UP, has_returned=True)
+    assert "because: 10.2.0.1:8080 is up again" in told
+    assert site.members() == BOTH
+
+
+def test_nobody_healthy_is_said_loudly_once_and_changes_what_was_left(site):
+    site.find(FIRST, Health.DOWN)
+    told = site.find(SECOND, Health.DOWN)
+    assert "AllUnhealthy: pool web, 0 healthy; nobody is healthy: all serve" in told
+    assert site.members() == BOTH
+    assert "AllUnhealthy" not in site.wake()
+    assert "pool web has enough healthy endpoints again" in site.find(FIRST, Health.UP, has_returned=True)
+    assert site.members() == {"10.2.0.1:8080"}
+
+
+def test_a_drain_is_told_heeded_and_over(site):
+    site.checks.found = Found(drains=(Drain(FIRST, pool="web", by="ann", reason="disk"),))
+    told = site.wake()
+    assert "DrainStarted: 10.2.0.1 of pool web by ann: disk" in told
+    assert "because: 10.2.0.1:8080 is drained by ann: disk" in told
+    assert site.members() == {"10.2.0.2:8080"}
+    site.checks.found = Found(drains=())
+    assert "DrainEnded: 10.2.0.1 of pool web by ann: disk" in site.wake()
+    assert site.members() == BOTH
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("pools.yaml", "healthCheck: {type: tcp}", "healthCheck: {type: tcp, through: vip}"),
+        ("pools.yaml", "endpoints:", "endpionts:"),
+        ("services.yaml", "algorithm: source-hash", "affinity: {}"),
+    ],
+    ids=["not supported here", "broken", "not supported elsewhere"],
+)  # fmt: skip
+def test_manifests_that_can_not_be_made_make_nobody_forget_who_is_dead(site, manifests, name, old, new):
+    site.find(FIRST, Health.DOWN)
+    edit(manifests / name, old, new)
+    site.node.files_rested()
+    assert site.members() == {"10.2.0.2:8080"}
+    assert site.checked() == {FIRST, SECOND}
+    site.find(SECOND, Health.UP)
+    site.find(FIRST, Health.UP, has_returned=True)
+    assert site.members() == BOTH
+
+
+def test_manifests_that_ask_for_nothing_are_refused_and_what_is_enforced_is_still_checked(site, manifests):
+    site.find(FIRST, Health.DOWN)
+    services = (manifests / "services.yaml").read_text()
+    pools = (manifests / "pools.yaml").read_text()
+    (manifests / "services.yaml").unlink()
+    (manifests / "pools.yaml").unlink()
+    assert "say --allow-empty" in site.node.files_rested()
+    assert site.checked() == {FIRST, SECOND}
+    assert site.members() == {"10.2.0.2:8080"}
+    site.find(SECOND, Health.UP)
+    site.find(FIRST, Health.UP, has_returned=True)
+    assert site.members() == BOTH
+    site.find(SECOND, Health.DOWN)
+    assert site.members() == {"10.2.0.1:8080"}
+    (manifests / "services.yaml").write_text(services)
+    (manifests / "pools.yaml").write_text(pools)
+    site.node.files_rested()
+    assert site.members() == {"10.2.0.1:8080"}
+
+
+def test_an_edit_of_the_check_writes_no_ring(site, manifests):
+    site.find(FIRST, Health.DOWN)
+    edit(manifests / "pools.yaml", "{type: tcp}", "{type: tcp, fall: 7, timeout: 500ms}")
+    assert "ring" not in site.node.files_rested()
+    assert {target.check.fall for target in site.checks.targets.values()} == {7}
+    assert site.members() == {"10.2.0.2:8080"}
