@@ -93,21 +93,24 @@ def _wait(kernel: Kernel, places: Sequence[Place], deadline_s: float | None) -> 
     from reconciler.readings.draining import left
 
     began_s = silent_since_s = time.monotonic()
-    packets, said = -1, ""
+    packets, said, was_open = -1, "", True
     while True:
         found, now_s = left(kernel, places), time.monotonic()
         if found.packets != packets:
             packets, silent_since_s = found.packets, now_s
         silent_s = now_s - silent_since_s
-        if found.open == 0 or (found.open is None and silent_s >= SILENT_S):
+        is_late = deadline_s is not None and now_s - began_s >= deadline_s
+        is_done = found.open == 0 or (found.open is None and silent_s >= SILENT_S)
+        if is_done and not (is_late and was_open):  # at the deadline, what is open is ended
             say(f"drained after {now_s - began_s:.0f} s")
             return 0
         text = f"{found.open:,} open" if found.open is not None else f"nobody counts; silent for {silent_s:.0f} s"
         if text != said:
             say(text)
             said = text
-        if deadline_s is not None and now_s - began_s >= deadline_s:
-            say(f"the deadline has passed; what was open is ended ({text})")
+        was_open = not is_done
+        if is_late:
+            say("the deadline has passed; what was still open is ended")
             return DEADLINE
         time.sleep(PACE_S)
 

@@ -120,7 +120,7 @@ class Checker:
     """The process that checks. `late_p99_ms`: ninety-nine of a hundred checks began less late than this.
     `suspects_s`: for how many seconds it still suspects this node, and lets nobody go down; None: it doesn't."""
 
-    pid: int
+    pid: str
     targets: int
     in_flight: int
     late_p99_ms: float
@@ -136,8 +136,8 @@ def checker(instance_dir: Path) -> list[Checker]:
     left_s = progress.suspect_until_s - time.monotonic()
     return [
         Checker(
-            progress.pid, progress.targets, progress.in_flight, round(1000 * progress.late_p99_s, 1), progress.checks,
-            round(left_s, 1) if left_s > 0 else None,
+            str(progress.pid), progress.targets, progress.in_flight, round(1000 * progress.late_p99_s, 1),
+            progress.checks, round(left_s, 1) if left_s > 0 else None,
         )
     ]
 
