@@ -108,23 +108,25 @@ def test_a_drain_is_told_heeded_and_over(site):
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new"),
+    ("name", "old", "new", "said"),
     [
-        ("pools.yaml", "healthCheck: {type: tcp}", "healthCheck: {type: tcp, through: vip}"),
-        ("pools.yaml", "endpoints:", "endpionts:"),
-        ("services.yaml", "algorithm: source-hash", "affinity: {}"),
+        ("pools.yaml", "  endpoints:", "  onUnhealthy: reset\n  endpoints:", "is not supported yet"),
+        ("pools.yaml", "endpoints:", "endpionts:", "unknown key"),
+        ("services.yaml", "ports: [25]", "ports: [25]\n  idleTimeout: 15m", "is not supported yet"),
     ],
     ids=["not supported here", "broken", "not supported elsewhere"],
 )  # fmt: skip
-def test_manifests_that_can_not_be_made_make_nobody_forget_who_is_dead(site, manifests, name, old, new):
+def test_manifests_that_can_not_be_made_make_nobody_forget_who_is_dead(site, manifests, name, old, new, said):
     site.find(FIRST, Health.DOWN)
+    edit(manifests / "pools.yaml", "{type: tcp}", "{type: tcp, fall: 7}")
     edit(manifests / name, old, new)
-    site.node.files_rested()
+    assert said in site.node.files_rested()
     assert site.members() == {"10.2.0.2:8080"}
     assert site.checked() == {FIRST, SECOND}
-    site.find(SECOND, Health.UP)
-    site.find(FIRST, Health.UP, has_returned=True)
-    assert site.members() == BOTH
+    site.find(SECOND, Health.DOWN)  # the very next answer counts
+    assert site.members() == BOTH  # as nobody is healthy
+    site.find(SECOND, Health.UP, has_returned=True)
+    assert site.members() == {"10.2.0.2:8080"}
 
 
 def test_manifests_that_ask_for_nothing_are_refused_and_what_is_enforced_is_still_checked(site, manifests):
