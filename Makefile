@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 YOUNG = tests/agent tests/test_clock.py $(addprefix tests/health/test_,monitor.py row.py schedule.py state.py)
 
-.PHONY: help setup demo test test-young test-vm check fuzz bench clean
+.PHONY: help setup demo test test-young test-vm test-deb check deb fuzz bench clean
 
 help:           ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -29,6 +29,13 @@ check: setup    ## types, style, and the examples
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
 	@for example in examples/configs/*/; do ./lbctl validate "$$example" || exit 1; done
+
+deb: setup      ## a Debian package in dist/, for Debian 12; DEBIAN=13 for that
+	@.venv/bin/python tools/deb.py --debian $(or $(DEBIAN),12)
+
+test-deb: deb   ## install that package in a bare Debian 12 below /tmp, and steer packets with it
+	@command -v mmdebstrap > /dev/null || apt-get install -y -q --no-install-recommends mmdebstrap
+	@.venv/bin/python -m tests.deb dist/lbctl_*~deb$(or $(DEBIAN),12)_*.deb
 
 fuzz: setup     ## the fuzz targets of the tests, for much longer, and every fault of the system
 	@LBCTL_EVERY_FAULT=1 .venv/bin/pytest tests/fuzz tests/faults --hypothesis-profile=long

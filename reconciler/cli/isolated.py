@@ -9,6 +9,11 @@ import os
 import sys
 
 
+def command(arguments: list[str]) -> list[str]:
+    """The command line that runs lbctl isolated."""
+    return [sys.executable, "-I", "-m", f"{__package__}.main", *arguments]
+
+
 def main() -> None:
     """Run lbctl in the place of this process."""
-    os.execv(sys.executable, [sys.executable, "-I", "-m", "reconciler.cli.main", *sys.argv[1:]])
+    os.execv(sys.executable, command(sys.argv[1:]))

@@ -15,11 +15,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import ModuleType
 
 from reconciler.cli import progress, streams
-from reconciler.cli.parser import Parser, add_everywhere, called_verb
+from reconciler.cli.common import instance_dir
+from reconciler.cli.identity import take_on
+from reconciler.cli.parser import Parser, add_everywhere, called_verb, verbs_of
 from reconciler.errors import LbctlError, UsageError
 from reconciler.render.style import Style
 from reconciler.safe import block
@@ -43,11 +45,13 @@ VERBS = {
     "drain": "take endpoints out of service for a while, without touching git",
     "undrain": "put them back",
     "explain": "say what this node would do with a packet, and why",
+    "completion": "print the completion of the command line for a shell",
     "import": "turn other tools' configuration, or what this node holds, into manifests",
     "export": "write a snapshot of live state, for `plan --live`",
     "delete": "take everything of ours off this node",
 }
 
+DESCRIPTION = "GitOps for a layer-4 load balancer in the Linux kernel."
 INTERNAL_ERROR = 3
 FAULT = {"validate": 3, "diff": 3, "fmt": 3}
 """Exit codes after a fault of the system, for verbs whose exit code 1 is an answer."""
@@ -76,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args, verb = _parsed(arguments)
         style = Style.for_stream(sys.stderr, args.no_color)
         # The agent writes a log; and it is at work for years.
+        take_on(instance_dir(args))
         with progress.shown() if verb != "run" else contextlib.nullcontext():
             code = int(_module(verb).run(args))
         sys.stdout.flush()
@@ -131,22 +136,27 @@ def _flush_help() -> None:
 def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, str]:
     """The parsed arguments and the verb; only this verb's arguments are known. Raises UsageError."""
     called = called_verb(arguments, VERBS)
-    parser = Parser("lbctl", description="GitOps for a layer-4 load balancer in the Linux kernel.", epilog=EPILOG)
+    parser = parser_of([called])
+    args, extra = parser.parse_known_args(arguments)
+    if extra:
+        verbs_of(parser).get(called, parser).refuse(extra)
+    return args, called
+
+
+def parser_of(known: Collection[str]) -> Parser:
+    """The parser of the command line; of the verbs, only the `known` ones have their arguments."""
+    parser = Parser("lbctl", description=DESCRIPTION, epilog=EPILOG)
     add_everywhere(parser, is_verb=False)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
-    asked = parser
     for verb, text in VERBS.items():
-        if verb != called:
+        if verb not in known:
             verbs.add_parser(verb, help=text)
             continue
         module = _module(verb)
         asked = verbs.add_parser(verb, help=text, description=module.DESCRIPTION, epilog=module.EPILOG)
         module.arguments(asked)
         add_everywhere(asked, is_verb=True)
-    args, extra = parser.parse_known_args(arguments)
-    if extra:
-        asked.refuse(extra)
-    return args, called
+    return parser
 
 
 def _module(verb: str) -> ModuleType:

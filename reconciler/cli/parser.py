@@ -112,6 +112,25 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=hint)
 
 
+def verbs_of(parser: argparse.ArgumentParser) -> dict[str, Parser]:
+    """The parsers of the verbs by name."""
+    verbs = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return {name: verb for action in verbs for name, verb in action.choices.items()}
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options that people are told of."""
+    return [action for action in parser._actions if action.option_strings and action.help != argparse.SUPPRESS]
+
+
+def positionals_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The arguments without names; a verb is none."""
+    return [
+        action for action in parser._actions
+        if not action.option_strings and not isinstance(action, argparse._SubParsersAction)
+    ]  # fmt: skip
+
+
 def add_everywhere(parser: argparse.ArgumentParser, *, is_verb: bool) -> None:
     """Add the options that are allowed both before and after the verb."""
     default = argparse.SUPPRESS if is_verb else None

@@ -62,18 +62,29 @@ def _ask(args: argparse.Namespace, what: str) -> dict[str, Any]:
 
 
 def _waited(args: argparse.Namespace) -> dict[str, Any]:
-    """The status as soon as the agent has read the files as they are now and the node is as it is waited for."""
+    """The status as soon as the agent has read the files as they are now and the node is as it is waited for. An agent
+    that is only starting is waited for, too."""
+    from reconciler.agent.control import NoAgentError
+
     field, word = _WAITS[args.wait]
     give_up = time.monotonic() + args.timeout
-    since_s = _ask(args, "look")["now_s"]
+    since_s: float | None = None
     while True:
-        status = _ask(args, "status")
-        if (status["read_s"] or 0) >= since_s and status[field] == word:
-            return status
-        if time.monotonic() >= give_up:
-            conditions = "; ".join(condition["message"].splitlines()[0] for condition in status["conditions"][:3])
-            raise LbctlError(
-                f"after {args.timeout} seconds the node is {status['sync']} and {status['health']}",
-                hint=conditions or "`lbctl status` shows more, `lbctl events --follow` what is being done",
-            )
+        is_late = time.monotonic() >= give_up
+        try:
+            if since_s is None:
+                since_s = float(_ask(args, "look")["now_s"])
+            status = _ask(args, "status")
+        except NoAgentError:
+            if is_late:
+                raise
+        else:
+            if (status["read_s"] or 0) >= since_s and status[field] == word:
+                return status
+            if is_late:
+                conditions = "; ".join(condition["message"].splitlines()[0] for condition in status["conditions"][:3])
+                raise LbctlError(
+                    f"after {args.timeout} seconds the node is {status['sync']} and {status['health']}",
+                    hint=conditions or "`lbctl status` shows more, `lbctl events --follow` what is being done",
+                )
         time.sleep(_POLL_S)

@@ -20,7 +20,7 @@ from reconciler.view import view
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CI = CHECKOUT / "examples" / "ci"
-PAGES = [CHECKOUT / "docs" / name for name in ("README.md", "ci.md", "operate.md", "overlays.md")]
+PAGES = [CHECKOUT / "docs" / name for name in ("README.md", "ci.md", "install.md", "operate.md", "overlays.md")]
 
 
 def read(name):
