@@ -161,6 +161,8 @@ class History:
         return found
 
     def _entries(self, which: str, argument: int) -> list[Entry]:
+        if not self._path.exists():
+            return []  # reading makes nothing
         with self._opened() as database:
             rows = database.execute(
                 "SELECT revision, who, added, changed, removed, result, message, lines, time, number"

@@ -7,7 +7,7 @@ The agent's own thread writes, those that answer questions read, and nothing her
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -67,6 +67,7 @@ class Journal:
         self._changes: deque[Event] = deque(maxlen=MAX_CHANGES)
         self._events: deque[tuple[int, Event]] = deque(maxlen=MAX_EVENTS)
         self._count = 0
+        self._counts: Counter[str] = Counter()
         self._news = threading.Condition()
 
     def hear(self, event: Event) -> None:
@@ -77,6 +78,8 @@ class Journal:
             match event.what:
                 case What.CHANGE | What.COMMAND:
                     self._changes.append(event)
+                case What.APPLIED:
+                    self._counts.update(event.facts["reasons"])
                 case What.BEGINS:
                     self._state = replace(self._state, sync=OUT_OF_SYNC, health=PROGRESSING)
                 case What.PROBLEM:
@@ -110,6 +113,7 @@ class Journal:
                 "revision": revision,
                 **state,
                 "conditions": [event.to_json() for event in self._conditions.values()],
+                "counts": dict(self._counts),
                 "changes": [event.to_json() for event in self._changes],
             }
 

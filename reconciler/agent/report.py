@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -116,7 +117,14 @@ class Report:
         if done:
             text = applied(done, seconds)
             counts = {word: sum(change.action is action for change in done) for action, word in DONE.items()}
-            facts = {"changes": len(done), **counts, "seconds": round(seconds, 3), "revision": revision}
+            reasons = dict(Counter(change.reason.value for change in done))
+            facts = {
+                "changes": len(done),
+                **counts,
+                "reasons": reasons,
+                "seconds": round(seconds, 3),
+                "revision": revision,
+            }
             event = Event(self._now(), What.APPLIED, text, facts=facts)
             self._tell(event, f"{self.style.good('Applied')}: {text} Manifests {revision[:12]}")
 

@@ -42,6 +42,7 @@ VERBS = {
     "rollback": "bring the node to a revision that was in force before",
     "confirm": "keep a change that `apply --confirm-within` would take back",
     "get": "show services, endpoints, health, drains, flows, transitions or verdicts, live",
+    "metrics": "print counters and levels as Prometheus reads them",
     "drain": "take endpoints out of service for a while, without touching git",
     "undrain": "put them back",
     "explain": "say what this node would do with a packet, and why",

@@ -24,6 +24,7 @@ from reconciler.cli.common import (
     state_dir,
     stdout_style,
 )
+from reconciler.cli.metrics import add_endpoints, address, text_of
 from reconciler.errors import UsageError
 from reconciler.render.style import Style
 from reconciler.version import VERSION
@@ -66,6 +67,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group", metavar="NAME", help="who may ask the agent, besides root (the group `lbctl`, if there is one)"
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="[ADDRESS:]PORT",
+        type=address,
+        help="serve metrics over HTTP (off; without ADDRESS: loopback)",
+    )
+    add_endpoints(parser, "--metrics-endpoints")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people or machines")
 
 
@@ -109,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.systemd import notifier, watchdog
     from reconciler.agent.wake import Doorbell, Wake
     from reconciler.agent.watch import Watch
+    from reconciler.agent.web import serving
     from reconciler.cli.confirm import Watches, held_by
     from reconciler.config.load import Loader
     from reconciler.config.rest import at_rest
@@ -181,7 +190,10 @@ def run(args: argparse.Namespace) -> int:
             report.say(f"Watching {directory} for {node}; instance {instance_name(args)}, pid {os.getpid()}")
             endpoints.start()
             try:
-                with listening(instance_dir(args), commands(journal, report, bell), gid):
+                with (
+                    listening(instance_dir(args), commands(journal, report, bell), gid),
+                    serving(args.metrics, lambda: text_of(args, journal.status)),
+                ):
                     agent.run()
             finally:
                 notify("STOPPING=1")

@@ -23,12 +23,15 @@ READING = {
     "plan markdown": ["plan", "{example}", "--live", "empty", "--format", "markdown"],
     "diff": ["diff", "HEAD", "{manifests}"], "help": ["--help"], "help of a verb": ["plan", "--help"],
     "import": ["import", "live", "{snapshot}"], "broken": ["validate", "{broken}"], "get": ["get", "verdicts"],
+    "history": ["history"], "completion": ["completion", "fish"],
 }  # fmt: skip
 EVERY = READING | {
     "drain": ["drain", "10.2.0.11"], "undrain": ["undrain", "web/10.2.0.11"],
     "export": ["export", "{example}"], "explain": ["explain", "198.51.100.7:40000", "20.20.20.1:80"],
     "delete": ["delete", "--auto-approve"], "apply": ["apply", "{example}", "--auto-approve"],
     "run": ["run", "{example}"], "delete of another": ["--instance", "other", "delete"],
+    "status": ["status"], "events": ["events"], "pause": ["pause", "--reason", "→"], "resume": ["resume"],
+    "rollback": ["rollback", "--auto-approve"], "confirm": ["confirm"], "metrics": ["metrics"],
 }  # fmt: skip
 
 

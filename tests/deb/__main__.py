@@ -27,6 +27,7 @@ CODENAMES = {"12": "bookworm", "13": "trixie"}
 EXAMPLE = CHECKOUT / "examples" / "configs" / "nat-tcp"
 VIP, PORT = IPv4Address("20.20.20.1"), 80
 REQUESTS = 60
+SCRAPE = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9105/metrics').read().decode())"
 
 
 def main(package: Path) -> int:
@@ -86,8 +87,8 @@ def as_a_service(system: System, lab: Lab, work: Path) -> None:
         system.run("chown", "-R", "lbctl:lbctl", path)
     system.run("/usr/lib/lbctl/prepare", "default")
     agent = system.start(
-        "lbctl", "run", "--group", "lbctl", "--resync", "1s", "/etc/lbctl", netns=lab.balancer, user="lbctl",
-        log=work / "agent.log",
+        "lbctl", "run", "--group", "lbctl", "--resync", "1s", "--metrics", "9105", "/etc/lbctl",
+        netns=lab.balancer, user="lbctl", log=work / "agent.log",
     )  # fmt: skip
     try:
         try:
@@ -100,6 +101,8 @@ def as_a_service(system: System, lab: Lab, work: Path) -> None:
             assert set(steered(lab)) == {"10.2.0.11", "10.2.0.12"}
             status = json.loads(ask(system, lab, "status", "--json"))
             assert (status["sync"], status["health"]) == ("Synced", "Healthy"), status
+            served = system.run("python3", "-c", SCRAPE, netns=lab.balancer, user="nobody")
+            assert 'lbctl_sync{state="Synced"} 1' in served and 'packets_total{verdict="request"}' in served, served
             say("Root beside it, and those without rights")
             assert "10.2.0.11:8080" in ask(system, lab, "get", "endpoints")
             ask(system, lab, "rollback", "--auto-approve")

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lbctl metrics`: the node's counters and levels, and the agent's, as Prometheus reads them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from reconciler.cli.common import instance_dir, instance_name, open_kernel
+from reconciler.kernel.port import Kernel
+
+DESCRIPTION = """\
+Print the node's metrics in the text format of Prometheus: straight from the kernel's maps, and from the agent if one
+answers. `lbctl run --metrics PORT` serves the same at http://127.0.0.1:PORT/metrics."""
+EPILOG = """\
+examples:
+  lbctl metrics
+  lbctl metrics --endpoints > /var/lib/node_exporter/lbctl.prom
+
+exit codes: 0 done, 1 failed, 2 wrong usage
+"""
+
+MAX_SERIES = 20_000
+LOOPBACK = "127.0.0.1"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_endpoints(parser, "--endpoints")
+
+
+def add_endpoints(parser: argparse.ArgumentParser, option: str) -> None:
+    parser.add_argument(option, action="store_true", help=f"also of each endpoint (of at most {MAX_SERIES:,} series)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from reconciler.agent.control import NoAgentError, ask
+    from reconciler.agent.metrics import agent_families
+    from reconciler.readings.metrics import exposition, node_families
+
+    families = list(node_families(open_kernel(args), endpoints=args.endpoints))
+    with contextlib.suppress(NoAgentError, StopIteration):
+        families[:0] = agent_families(next(ask(instance_dir(args), {"ask": "status"})))
+    print(exposition(families, MAX_SERIES), end="")
+    return 0
+
+
+def address(text: str) -> tuple[str, int]:
+    """`9100` or `10.0.0.1:9100` or `[2001:db8::1]:9100`; without an address the loopback's."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or not 0 <= int(port) < 65_536:
+        raise argparse.ArgumentTypeError(f"expected a port, as 9100 or 10.0.0.1:9100, got {text!r}")
+    return host or LOOPBACK, int(port)
+
+
+def text_of(args: argparse.Namespace, status: Callable[[], dict[str, object]], kernel: Kernel | None = None) -> str:
+    """The metrics of a running agent. Its own kernel is at work in another thread, so this opens one for itself, in
+    the network namespace that the process is in by now. Raises LbctlError."""
+    from reconciler.agent.metrics import agent_families
+    from reconciler.kernel.real import RealKernel
+    from reconciler.readings.metrics import exposition, node_families
+
+    own = kernel or RealKernel(instance_name(args), Path(args.run_dir), netns=args.netns or "")
+    families = [*agent_families(status()), *node_families(own, endpoints=args.metrics_endpoints)]
+    return exposition(families, MAX_SERIES)

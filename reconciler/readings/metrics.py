@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What monitoring reads: counters and levels of a node as families of samples, in the terms of Prometheus.
+
+Reading is cheap: no ring is decoded, no flow is listed. What only grows is named `…_total`, as Prometheus has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+from reconciler.dataplane.layout import FLOWS, REMEMBERED, RINGS, SERVICES, SERVICES6
+from reconciler.kernel.port import Kernel
+from reconciler.kinds.endpoint import numbered_rows
+from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic, verdicts
+from reconciler.readings.transitions import transitions
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Type(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The samples of one metric: pairs of labels and a value. `help` is for people."""
+
+    name: str
+    type: Type
+    help: str
+    samples: Sequence[tuple[Labels, float]]
+
+
+_HELP = {
+    "connections": "Connections that began",
+    "request_packets": "Packets from clients",
+    "request_bytes": "Bytes of IP packets from clients",
+    "reply_packets": "Packets to clients that came back through the balancer",
+    "reply_bytes": "Bytes of IP packets to clients that came back through the balancer",
+}
+_SIZED = (SERVICES.name, SERVICES6.name, RINGS.name, REMEMBERED.name, FLOWS.name)
+
+
+def node_families(kernel: Kernel, *, endpoints: bool) -> Iterator[Family]:
+    """The families of a node's data plane; with `endpoints`, those of each endpoint, too. Raises KernelError."""
+    packets = [((("verdict", v.name.lower()),), float(n)) for v, n in sorted(verdicts(kernel).items())]
+    yield Family("lbctl_packets_total", Type.COUNTER, "Packets to and from VIPs by what became of them", packets)
+    yield from _traffic("service", service_traffic(kernel))
+    if endpoints:
+        yield from _traffic("endpoint", endpoint_traffic(kernel))
+    numbered = list(numbered_rows(kernel))
+    states = sorted({row.state for row in numbered})
+    counted = [((("state", state),), float(sum(row.state == state for row in numbered))) for state in states]
+    yield Family("lbctl_endpoints", Type.GAUGE, "Rows of endpoints by their state", counted)
+    moving = [((("ring", t.ring),), float(t.moving)) for t in transitions(kernel)]
+    yield Family("lbctl_ring_slots_in_transition", Type.GAUGE, "Slots whose former endpoint is still needed", moving)
+    sizes = [((("map", name),), float(room)) for name in _SIZED if (room := kernel.capacity(name))]
+    yield Family("lbctl_map_rows_max", Type.GAUGE, "How many rows a map has room for", sizes)
+
+
+def _traffic(of: str, counters: Mapping[str, Traffic]) -> Iterator[Family]:
+    for field in fields(Traffic):
+        samples = [(((of, id_),), float(getattr(traffic, field.name))) for id_, traffic in sorted(counters.items())]
+        help_ = f"{_HELP[field.name]}, by {of}"
+        yield Family(f"lbctl_{of}_{field.name}_total", Type.COUNTER, help_, samples)
+
+
+def exposition(families: Iterable[Family], most: int) -> str:
+    """The text format of Prometheus (exposition format 0.0.4). No more than `most` series are written; the last line
+    tells how many were left out, and is there in any case."""
+    lines: list[str] = []
+    left, out = most, 0
+    for family in families:
+        shown = family.samples[:left]
+        left -= len(shown)
+        out += len(family.samples) - len(shown)
+        lines += [f"# HELP {family.name} {_escaped(family.help)}.", f"# TYPE {family.name} {family.type}"]
+        lines += (f"{family.name}{_labels(labels)} {_number(value)}" for labels, value in shown)
+    lines += ["# HELP lbctl_series_left_out Series that were left out as there are too many.",
+              "# TYPE lbctl_series_left_out gauge", f"lbctl_series_left_out {out}"]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _labels(labels: Labels) -> str:
+    quoted = ((name, _escaped(value).replace('"', '\\"')) for name, value in labels)
+    inside = ",".join(f'{name}="{value}"' for name, value in quoted)
+    return f"{{{inside}}}" if inside else ""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else repr(value)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: what they say, that they are bounded, and that asking for them costs little."""
+
+import argparse
+import re
+import socket
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+
+from reconciler.agent.journal import Identity, Journal, State
+from reconciler.agent.metrics import agent_families
+from reconciler.agent.web import MAX_CONNECTIONS, MIN_AGE_S, Kept, serving
+from reconciler.cli.metrics import address, text_of
+from reconciler.errors import LbctlError
+from reconciler.readings.metrics import Family, Type, exposition, node_families
+from tests.agent.conftest import RESYNC_S, Node
+
+PATIENCE_S = 60
+_LABEL = r'[a-z_]+="(?:[^"\\\n]|\\.)*"'
+SAMPLE = re.compile(rf"([a-z_][a-z0-9_]*)(\{{{_LABEL}(?:,{_LABEL})*\}})? (\S+)")
+
+
+def samples(text):
+    """The samples by name and labels. AssertionError unless each line is as the exposition format says, and each
+    family is told of once, before its samples."""
+    found, types = {}, {}
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, type_ = line.split(" ")
+            assert name not in types and type_ in ("counter", "gauge")
+            types[name] = type_
+        elif not line.startswith("# HELP "):
+            name, labels, value = SAMPLE.fullmatch(line).groups()
+            assert name in types and (types[name] == "counter") == name.endswith("_total"), name
+            assert (name, labels) not in found
+            found[name, labels] = float(value)
+    return found
+
+
+def get(port, path="/metrics", **options):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S, **options) as answer:
+        return answer.read().decode()
+
+
+@pytest.fixture
+def journal():
+    return Journal(Identity(1, "0.1.0", 'lb"1\n', "host", "default", "/etc/lbctl"))
+
+
+def test_an_agent_tells_sync_health_revisions_and_changes(journal):
+    journal.publish(State("OutOfSync", "Degraded", "b" * 64, "a" * 64, 12, 3, "", 1.0, RESYNC_S))
+    found = samples(exposition(agent_families(journal.status()), 1000))
+    assert found["lbctl_sync", '{state="OutOfSync"}'] == 1 and found["lbctl_sync", '{state="Synced"}'] == 0
+    assert found["lbctl_health", '{state="Degraded"}'] == 1
+    assert found["lbctl_resources_open", None] == 3
+    assert found["lbctl_revision_info", f'{{state="applied",revision="{"a" * 64}"}}'] == 1
+    assert any(name == "lbctl_agent_info" and r'node="lb\"1\n"' in labels for name, labels in found)
+
+
+def test_a_node_tells_traffic_by_service_and_by_endpoint_if_asked(manifests, tmp_path):
+    node = Node(manifests, tmp_path / "run" / "lba")
+    node.start()
+    found = samples(exposition(node_families(node.kernel, endpoints=False), 1000))
+    assert found["lbctl_service_connections_total", '{service="20.20.20.1:80/tcp"}'] == 0
+    assert found["lbctl_map_rows_max", '{map="services"}'] > 0
+    assert found["lbctl_endpoints", '{state="usable"}'] == 3
+    assert not any("lbctl_endpoint_" in name for name, _ in found)
+    found = samples(exposition(node_families(node.kernel, endpoints=True), 1000))
+    assert '{endpoint="10.2.0.1:8080"}' in {labels for name, labels in found if name.startswith("lbctl_endpoint_")}
+
+
+def test_series_are_bounded_and_it_is_told_how_many_are_left_out():
+    family = Family("lbctl_x", Type.GAUGE, "A sentence", [((("a", str(n)),), float(n)) for n in range(100)])
+    found = samples(exposition([family, Family("lbctl_y", Type.GAUGE, "One", [((), 1.5)])], 10))
+    assert len(found) == 11 and found["lbctl_series_left_out", None] == 91
+
+
+def test_a_text_is_kept_longer_the_more_it_costs():
+    now, made = 0.0, []
+
+    def make(takes_s):
+        nonlocal now
+        now += takes_s
+        made.append(now)
+        return "x"
+
+    cheap, dear = Kept(lambda: make(0.001), lambda: now), Kept(lambda: make(2.0), lambda: now)
+    for kept, free_s in ((cheap, MIN_AGE_S), (dear, 39.0)):
+        made.clear()
+        for _ in range(100):
+            kept.text()
+        now += free_s * 0.9
+        kept.text()
+        assert len(made) == 1
+        now += free_s * 0.2
+        kept.text()
+        assert len(made) == 2
+
+
+def test_nothing_but_the_metrics_is_served_and_nothing_is_changed():
+    with serving(("127.0.0.1", 0), lambda: "lbctl_x 1\n") as port:
+        assert get(port) == "lbctl_x 1\n"
+        for path, options in (("/", {}), ("/../etc/passwd", {}), ("/metrics", {"data": b"x"})):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                get(port, path, **options)
+            assert refused.value.code in (404, 501)
+            refused.value.close()
+        with pytest.raises(LbctlError, match="can't serve metrics at"), serving(("127.0.0.1", port), str):
+            pass
+    with serving(None, lambda: pytest.fail("nobody asked")) as port:
+        assert port == 0
+
+
+def test_a_fault_is_an_error_of_http_and_the_server_goes_on():
+    def fails():
+        raise LbctlError("the map is gone")
+
+    with serving(("127.0.0.1", 0), fails) as port:
+        for _ in range(2):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                get(port)
+            assert refused.value.code == 503
+            refused.value.close()
+
+
+def test_peers_that_went_away_keep_nobody_out():
+    with serving(("127.0.0.1", 0), lambda: "x 1\n") as port:
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2 * MAX_CONNECTIONS)]
+        for connection in silent:
+            connection.close()
+        for _ in range(600):
+            try:
+                assert get(port) == "x 1\n"
+                break
+            except OSError:
+                threading.Event().wait(0.05)
+        else:
+            pytest.fail("nobody is served any more")
+
+
+def test_an_address_of_the_loopback_is_the_default():
+    assert address("9100") == ("127.0.0.1", 9100) and address("10.0.0.1:9100") == ("10.0.0.1", 9100)
+    for text in ("x", "70000", "", ":"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            address(text)
+
+
+def test_the_agents_text_has_both_parts(journal, manifests, tmp_path):
+    node = Node(manifests, tmp_path / "run" / "lba")
+    node.start()
+    args = argparse.Namespace(metrics_endpoints=False)
+    names = {name for name, _ in samples(text_of(args, journal.status, node.kernel))}
+    assert {"lbctl_agent_info", "lbctl_service_request_packets_total", "lbctl_series_left_out"} <= names
