@@ -158,6 +158,8 @@ def _is_ours(status: os.stat_result) -> bool:
 
 
 def _writable(path: Path) -> FilesError:
+    if os.geteuid():
+        return FilesError(f"{path} is another user's, or others could have written it", hint="run as root")
     return FilesError(
         f"{path} could have been written by somebody else, and lbctl would obey it as root",
         hint=f"see what is in it; to use it all the same: chown -h root {path} && chmod go-w {path}",

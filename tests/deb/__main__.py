@@ -27,6 +27,11 @@ CODENAMES = {"12": "bookworm", "13": "trixie"}
 EXAMPLE = CHECKOUT / "examples" / "configs" / "nat-tcp"
 VIP, PORT = IPv4Address("20.20.20.1"), 80
 REQUESTS = 60
+REFUSED = {
+    "status": "you may not ask the agent", "pause --reason x": "run as root", "history": "run as root",
+    "rollback --auto-approve": "run as root", "delete --auto-approve": "run as root",
+}  # fmt: skip
+"""What somebody without rights asks for, and what the answer has in it."""
 SCRAPE = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9105/metrics').read().decode())"
 
 
@@ -113,8 +118,9 @@ def as_a_service(system: System, lab: Lab, work: Path) -> None:
             ask(system, lab, "status", "--wait", "synced")
             owners = {path.stat().st_uid for path in (system.root / "run/lbctl/default").iterdir()}
             assert owners == {(system.root / "run/lbctl/default").stat().st_uid} != {0}, owners
-            for words in (("status",), ("pause", "--reason", "x"), ("delete", "--auto-approve")):
-                system.run("lbctl", *words, netns=lab.balancer, user="nobody", code=1)
+            for words, refusal in REFUSED.items():
+                refused = system.run("lbctl", *words.split(), netns=lab.balancer, user="nobody", code=1)
+                assert refusal in refused, refused
             assert len(steered(lab)) == 3
         finally:
             agent.send_signal(signal.SIGTERM)

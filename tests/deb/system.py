@@ -90,8 +90,8 @@ class System:
             words += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--no-new-privs",
                       f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}",
                       f"--bounding-set=-all,{CAPABILITIES}"]  # fmt: skip
-        elif user:
-            words += ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        elif user == "nobody":
+            words += ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         return [*words, *command]
 
     def run(self, *command: str, netns: str = "", user: str = "", code: int = 0) -> str:
