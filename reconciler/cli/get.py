@@ -38,7 +38,8 @@ exit codes: 0 done, 1 failed, 2 wrong usage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=tuple(name for name in _TABLES if name != "history"), help="what to show")
+    shown = tuple(name for name in _TABLES if name != "history")
+    parser.add_argument("what", metavar="what", choices=shown, help=f"one of {', '.join(shown)}")
     parser.add_argument("--history", action="store_true", help="with `health`: the latest transitions")
     parser.add_argument("-o", "--output", choices=("table", "wide", "json", "yaml"), default="table")
 

@@ -77,7 +77,7 @@ def _value(action: argparse.Action) -> str:
 
 def _entry(name: str, help_: str | None, parser: argparse.ArgumentParser, action: argparse.Action) -> Iterator[str]:
     text = (help_ or "") % {"default": action.default, "prog": parser.prog} if help_ else ""
-    if not action.option_strings and action.choices:
+    if not action.option_strings and action.choices and "one of" not in text:
         text = f"{text}: one of {', '.join(map(str, action.choices))}"
     yield from (".TP", rf"\fB{_text(name)}\fR", _text(text))
 

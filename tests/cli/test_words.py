@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ import pytest
 from reconciler.cli import get, run
 from reconciler.cli.explain import _ingress
 from reconciler.cli.main import VERBS, main
-from reconciler.config.load import load
+from reconciler.config.load import check
+from reconciler.config.source import read_tree, renamed
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import LoadedProgram
@@ -26,7 +26,7 @@ from reconciler.reconcile import desired_of
 from reconciler.render.style import Style
 from reconciler.render.table import table
 from reconciler.render.text import concern_lines, plan_text
-from reconciler.resource import Concern, Key, Live, Span
+from reconciler.resource import Concern, Key, Live
 from reconciler.version import VERSION
 from tests.config.manifests import pool, service
 
@@ -201,13 +201,11 @@ def test_long_warnings_are_broken_at_words_where_the_terminal_ends(narrow):
 
 
 def test_a_plan_fits_a_terminal_of_80_columns(here, capsys):
-    fleet = load(here / "prod").fleet
-    deep = {key: Span(f"environments/production/europe/{span.file}", span.line)
-            for key, span in desired_of(fleet, "lb1").origins.items()}  # fmt: skip
-    planned = plan(replace(desired_of(fleet, "lb1"), origins=deep), Live())
+    deep = renamed(read_tree(here / "prod"), here / "prod", "clusters/production/europe")
+    planned = plan(desired_of(check(deep).fleet, "lb1"), Live())
     lines = plain(plan_text(planned, Style(colour=True, columns=80))).splitlines()
     assert max(map(len, lines)) <= 80
-    assert sum("environments/production/europe/" in line for line in lines) == len(planned.changes)
+    assert sum("clusters/production/europe/" in line for line in lines) == len(planned.changes)
 
 
 def test_a_table_that_is_too_wide_becomes_blocks_or_folds_its_last_column():
