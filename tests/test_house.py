@@ -18,6 +18,7 @@ ROOMS = """
     compile ways concerns readings plan live record snapshot
     apply reconcile history
     explain diff importers render
+    doctor
     agent lab docs
     cli
 """

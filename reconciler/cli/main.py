@@ -45,6 +45,7 @@ VERBS = {
     "metrics": "print counters and levels as Prometheus reads them",
     "drain": "take endpoints out of service for a while, without touching git",
     "undrain": "put them back",
+    "doctor": "say what is wrong with this node and the network around it, and the way out",
     "explain": "say what this node would do with a packet, and why",
     "completion": "print the completion of the command line for a shell",
     "import": "turn other tools' configuration, or what this node holds, into manifests",

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One thing that is wrong: what shows it, what comes of it, the way out, and the line of the manifests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.render.style import Style
+from reconciler.resource import Span
+from reconciler.safe import line
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`name` is the same for all findings of one sort, and stays."""
+
+    name: str
+    evidence: str
+    consequence: str
+    way_out: str
+    span: Span | None = None
+
+
+def as_data(found: Finding) -> dict[str, object]:
+    place = None if found.span is None else {"file": found.span.file, "line": found.span.line}
+    return {
+        "name": found.name, "evidence": found.evidence, "consequence": found.consequence, "wayOut": found.way_out,
+        "place": place,
+    }  # fmt: skip
+
+
+def as_text(found: Finding, style: Style) -> str:
+    where = f"\n  asked for: {line(str(found.span))}" if found.span and found.span.file else ""
+    return (
+        f"{style.bad(found.name)}: {line(found.evidence)}\n  so:      {line(found.consequence)}\n"
+        f"  way out: {line(found.way_out)}{where}"
+    )

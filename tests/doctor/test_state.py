@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan would mend is told in the words of an ailing node, with the line of the manifests."""
+
+from dataclasses import replace
+
+import pytest
+
+from reconciler.apply import apply
+from reconciler.compile import compile_node
+from reconciler.concerns import concerns_of
+from reconciler.doctor.finding import Finding, as_data, as_text
+from reconciler.doctor.router import of_router
+from reconciler.doctor.state import of_plan
+from reconciler.kernel.fake import FakeKernel
+from reconciler.kernel.port import AttachedProgram
+from reconciler.live import read_live
+from reconciler.model import Announce, Fleet, Interface, Node, Role
+from reconciler.plan import plan
+from reconciler.render.style import Style
+from reconciler.resource import Span
+from reconciler.view import view
+from tests.strategies import fake_source
+
+
+@pytest.fixture(autouse=True)
+def fixed_source(monkeypatch):
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
+
+
+def planned(fleet, kernel):
+    desired = compile_node(view(fleet, None, ""))
+    found = plan(desired, read_live(kernel, desired.resources))
+    return replace(found, concerns=concerns_of(kernel, desired))
+
+
+@pytest.fixture
+def told(web_fleet):
+    (node,) = web_fleet.nodes
+    return replace(web_fleet, nodes=(replace(node, announce=Announce()),))
+
+
+@pytest.fixture
+def kernel(told):
+    made = FakeKernel()
+    apply(planned(told, made), made).raise_if_failed()
+    assert list(of_plan(planned(told, made))) == []
+    return made
+
+
+@pytest.mark.parametrize("setting", ["rp_filter", "send_redirects", "accept_local", "forwarding"])
+def test_a_setting_that_somebody_changed_is_named_with_its_consequence(told, kernel, setting):
+    name = f"net/ipv4/conf/front/{setting}"
+    kernel.sysctls[name] = "1" if kernel.sysctls[name] != "1" else "0"
+    (found,) = of_plan(planned(told, kernel))
+    assert found.name == setting.replace("_", "-")
+    assert name in found.evidence and f"value {kernel.sysctls[name]}" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("lose", "name"),
+    [("vips", "vip-missing"), ("attached", "program-not-attached"), ("announcements", "not-announced")],
+)
+def test_an_object_that_is_lost_is_named(told, kernel, lose, name):
+    getattr(kernel, lose).clear()
+    found = list(of_plan(planned(told, kernel)))
+    assert {each.name for each in found} == {name}
+    assert all("is missing" in each.evidence for each in found)
+
+
+def test_rows_of_the_data_plane_are_one_finding(told, kernel):
+    for rows in kernel.maps.values():
+        rows.clear()
+    assert [found.name for found in of_plan(planned(told, kernel))] == ["rows-differ"]
+
+
+def test_what_is_in_the_way_and_what_a_plan_warns_of_are_findings(told, kernel):
+    kernel.attached.clear()
+    stranger = AttachedProgram("front", "native", 7, "other", "somebody else", is_loaded=False, has_our_maps=False)
+    kernel.foreign_programs["front"] = stranger
+    kernel.down.add("back")
+    names = [found.name for found in of_plan(planned(told, kernel))]
+    assert "blocked" in names
+    assert "xdp-concern" in names
+
+
+def test_a_router_that_hashes_addresses_only_is_told():
+    router = Node("r", (Interface("front"),), role=Role.ROUTER, multipath=2)
+    kernel = FakeKernel(sysctls={"net/ipv4/fib_multipath_hash_policy": "0"})
+    kernel.sysctls |= {name: "0" for name in kernel.sysctls if name.endswith("send_redirects")}
+    kernel.sysctls["net/ipv4/ip_forward"] = "1"
+    assert [found.name for found in of_router(Fleet(nodes=(router,)), router, kernel)] == ["ecmp-hash"]
+    assert list(of_router(Fleet(nodes=(router,)), replace(router, multipath=None), kernel)) == []
+    kernel.sysctls["net/ipv4/fib_multipath_hash_policy"] = "1"
+    assert list(of_router(Fleet(nodes=(router,)), router, kernel)) == []
+
+
+def test_texts_of_others_are_made_safe():
+    found = Finding("mtu", "a\x1b[31mb\nc", "so", "out", Span("a\x1b.yaml", 3))
+    text = as_text(found, Style())
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 4
+    assert as_data(found)["place"] == {"file": "a\x1b.yaml", "line": 3}
