@@ -8,11 +8,11 @@ former ring, so every balancer builds the same one.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
-from math import gcd
+from math import gcd, prod
 from threading import local
 
 import numpy as np
@@ -165,34 +165,43 @@ def _scores(names: Sequence[str], weights: Sequence[int], size: int) -> Callable
     Padé approximant -ln(1 - u) ≈ u(6 - u) / (6 - 4u). The quotas correct its error. All is in units of 2⁻³². A score
     is the bits of a float32: as none is negative, they are in the same order as the numbers.
     """
-    seeds = np.array([_seed(name) for name in names], np.uint64)[:, None]
+    seeds = seeds_of(names)[:, None]
     factor = (seeds >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
     offset = seeds.astype(np.uint32)
-    slot_hash = _slot_hash(size)
+    slot_hash = slot_hashes(size)
     scale = (1 / np.array(weights, np.float64)).astype(np.float32)[:, None]
-    all_alike = bool((scale == 1).all())
 
     def scores(slots: NDArray[np.intp] | slice) -> Scores:
         hashes = slot_hash[slots]
-        x, rest = _memory.pair(len(names), hashes.size)
-        np.multiply(hashes, factor, out=x)
-        x += offset
-        _mix(x, rest)
-        result, u = x.view(np.float32), rest.view(np.float32)
-        u[...] = x
-        np.subtract(np.float32(6 * 2**32), u, out=result)
-        result *= u
-        u *= np.float32(-4)
-        u += np.float32(6 * 2**32)
-        result /= u
-        if not all_alike:
-            result *= scale
-        return x
+        return scores_of(hashes, factor, offset, scale, _memory.pair(len(names), hashes.size))
 
     if size * len(names) > CHUNK:
         return scores
     known = scores(slice(None))
     return lambda slots: known[:, slots] if isinstance(slots, slice) else known.take(slots, axis=1)
+
+
+def scores_of(
+    hashes: NDArray[np.uint32], factor: NDArray[np.uint32], offset: NDArray[np.uint32], scale: NDArray[np.float32],
+    memory: tuple[Scores, Scores] | None = None,
+) -> Scores:  # fmt: skip
+    """The scores of slots with these hashes and members of these numbers, in the shape of them all; in the first part
+    of `memory`, if that is given."""
+    shape = np.broadcast_shapes(hashes.shape, factor.shape)
+    x, rest = memory or _memory.shaped(shape)
+    np.multiply(hashes, factor, out=x)
+    x += offset
+    _mix(x, rest)
+    result, u = x.view(np.float32), rest.view(np.float32)
+    u[...] = x
+    np.subtract(np.float32(6 * 2**32), u, out=result)
+    result *= u
+    u *= np.float32(-4)
+    u += np.float32(6 * 2**32)
+    result /= u
+    if not (scale == 1).all():
+        result *= scale
+    return x
 
 
 class _Memory(local):
@@ -204,19 +213,26 @@ class _Memory(local):
 
     def pair(self, members: int, slots: int) -> tuple[Scores, Scores]:
         """Two arrays of a row a member, good until somebody asks for the next ones."""
-        if self._held.shape[1] < members * slots:
-            self._held = np.empty((2, max(CHUNK, members * slots)), np.uint32)
-        one, other = self._held[:, : members * slots]
         if _is_wide(members, slots):
-            return one.reshape(members, slots), other.reshape(members, slots)
-        return one.reshape(slots, members).T, other.reshape(slots, members).T
+            return self.shaped((members, slots))
+        one, other = self.shaped((slots, members))
+        return one.T, other.T
+
+    def shaped(self, shape: tuple[int, ...]) -> tuple[Scores, Scores]:
+        """Two arrays of this shape, good until somebody asks for the next ones."""
+        size = prod(shape)
+        if self._held.shape[1] < size:
+            self._held = np.empty((2, max(CHUNK, size)), np.uint32)
+        one, other = self._held[:, :size]
+        return one.reshape(shape), other.reshape(shape)
 
 
 _memory = _Memory()
 
 
 @lru_cache(maxsize=8)
-def _slot_hash(size: int) -> NDArray[np.uint32]:
+def slot_hashes(size: int) -> NDArray[np.uint32]:
+    """A number for each slot."""
     slots = np.arange(size, dtype=np.uint32)
     _mix(slots, np.empty_like(slots))
     return slots
@@ -237,9 +253,10 @@ def _quotas(weights: Sequence[int], size: int) -> NDArray[np.int64]:
     return np.array(exact, np.int64)
 
 
-def _seed(name: str) -> int:
-    """A number that depends on a member's name alone, the same on every machine."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+def seeds_of(names: Iterable[str]) -> NDArray[np.uint64]:
+    """For each member a number that depends on its name alone, the same on every machine."""
+    joined = b"".join([blake2b(name.encode(), digest_size=8).digest() for name in names])
+    return np.frombuffer(joined, "<u8").astype(np.uint64)
 
 
 def _mix(x: NDArray[np.uint32], rest: NDArray[np.uint32]) -> None:
