@@ -8,9 +8,8 @@ that changes hands is in transition for as long as open connections may need its
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -19,6 +18,7 @@ from reconciler.dataplane import chunks, slots
 from reconciler.dataplane.chunks import FreeLines, Place
 from reconciler.dataplane.layout import CHUNK_LINES, RING_CHUNKS, RINGS, SERVICE_MAPS, ModeCode
 from reconciler.dataplane.ring import Slots
+from reconciler.dataplane.rows import Head, Number
 from reconciler.dataplane.slots import Held, Words
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
@@ -26,8 +26,6 @@ from reconciler.kernel.port import Kernel, Outcome
 UDP = 17
 PINGS = (1, 58)
 """ICMP and ICMPv6."""
-_NONE = np.zeros(0, np.uint32)
-_INDEX, _HEAD = struct.Struct("=I"), struct.Struct("=Q")
 
 
 class Rings:
@@ -37,7 +35,7 @@ class Rings:
         self._kernel = kernel
         words = kernel.words(RINGS.name)
         self.heads = np.zeros(RINGS.capacity, np.uint64) if words is None else words.copy()
-        self.chunks = [_INDEX.unpack(key)[0] for key, _ in kernel.dump(RING_CHUNKS.name)]
+        self.chunks = [RING_CHUNKS.key.unpack(key).number for key, _ in kernel.dump(RING_CHUNKS.name)]
         self._opened: dict[int, Words | None] = {}
         self._sound = chunks.sound(self.heads, self.chunks)
 
@@ -96,82 +94,109 @@ class Rings:
         return words[first:]
 
 
-def read_ring(kernel: Kernel, index: int) -> Held | None:
-    """A ring and the rows of its slots in transition; None if there is no such ring."""
-    rings = Rings(kernel)
-    place = rings.place(index)
-    return rings.held(place) if place else None
-
-
 def write_rings(
-    kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[int],
-    dead: Mapping[int, Slots] = MappingProxyType({}),
-) -> dict[int, Outcome]:  # fmt: skip
-    """Give rings the endpoints `wanted`, by index; those not in `known` are new. One outcome each. `dead` are the
-    numbers of endpoints to which no datagram goes any more, by the ring's index.
+    kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[int], dead: Slots | None = None
+) -> dict[int, Outcome]:
+    """Give rings the endpoints `wanted`, by index; those not in `known` are new. One outcome each."""
+    writer = RingWriter(kernel, wanted, known)
+    for index, endpoints in wanted.items():
+        writer.write(index, endpoints, dead)
+    return writer.flip()
+
+
+class RingWriter:
+    """Gives rings other endpoints, all at once at the end. `indexes` are the rings that are to be written; those not
+    in `known` are new.
 
     Slots that change hands go into transition where connections are not remembered one by one.
     """
-    outcomes: dict[int, Outcome] = dict.fromkeys(wanted)
-    try:
-        rings, direct = Rings(kernel), protocols(kernel, wanted).keys()
-        free = FreeLines(rings.heads, rings.chunks)
-        # Programs may still read lines that a ring has left just now.
-        kernel.wait_for_programs(RING_CHUNKS.name)
-    except KernelError as error:
-        return dict.fromkeys(wanted, error)
-    written: dict[int, _Written] = {}
-    for index, endpoints in wanted.items():
+
+    def __init__(self, kernel: Kernel, indexes: Collection[int], known: Collection[int]) -> None:
+        self._kernel, self._known = kernel, known
+        self._outcomes: dict[int, Outcome] = dict.fromkeys(indexes)
+        self._written: dict[int, _Written] = {}
+        self.checksums: dict[int, int] = {}
+        """Of the slots that were written."""
         try:
-            before = rings.place(index) if index in known else None
-            gone = dead.get(index, _NONE)
-            written[index] = _write(rings, free, before, endpoints, gone, is_direct=index in direct)
+            self._direct = protocols(kernel, indexes).keys()
+            self._rings = Rings(kernel)
+            self._free = FreeLines(self._rings.heads, self._rings.chunks)
+            # Programs may still read lines that a ring has left just now.
+            kernel.wait_for_programs(RING_CHUNKS.name)
         except KernelError as error:
-            outcomes[index] = error
-    heads = {index: new.after.head if new.after else 0 for index, new in written.items()}
-    outcomes |= _write_heads(kernel, {index: head for index, head in heads.items() if head != rings.heads[index]})
-    for index, new in written.items():
-        if not outcomes[index]:
-            _carry_uses(rings, new)
-    return outcomes
+            self._outcomes = dict.fromkeys(indexes, error)
+
+    def write(self, index: int, endpoints: Slots, dead: Slots | None = None) -> None:
+        """Write one of the rings to lines that nobody uses. No datagram goes to the `dead` endpoints any more."""
+        if self._outcomes[index] is not None:
+            return
+        before = self._rings.place(index) if index in self._known else None
+        try:
+            self._written[index] = self._write(before, endpoints, dead, is_direct=index in self._direct)
+        except KernelError as error:
+            self._outcomes[index] = error
+            return
+        self.checksums[index] = self._written[index].checksum
+
+    def flip(self) -> dict[int, Outcome]:
+        """Have the heads lead to what was written. One outcome for each ring."""
+        heads = {index: new.after.head if new.after else 0 for index, new in self._written.items()}
+        changed = {index: head for index, head in heads.items() if head != self._rings.heads[index]}
+        self._outcomes |= _write_heads(self._kernel, changed)
+        for index, new in self._written.items():
+            if not self._outcomes[index]:
+                _carry_uses(self._rings, new)
+        return self._outcomes
+
+    def _write(
+        self, before: Place | None, endpoints: Slots, dead: Slots | None, *, is_direct: bool
+    ) -> _Written:
+        former = self._rings.rows(before).copy() if before and before.has_rows else None
+        words, rows = endpoints, None
+        if before is not None and is_direct:
+            words, rows = _after(self._rings.slots(before).copy(), former, endpoints, dead)
+        if not words.size:
+            return _Written(before, former, None, 0)
+        lines = chunks.lines_of(words.size, has_rows=rows is not None)
+        if lines > CHUNK_LINES:
+            raise KernelError(f"{words.size:,} slots are more than a ring can have")
+        after = Place(*self._rings.take(self._free, lines), words.size, rows is not None)
+        self._rings.slots(after)[:] = words
+        if rows is not None:
+            self._rings.rows(after)[:] = rows
+        return _Written(before, former, after, slots.checksum(words))
 
 
-class _Written:
+class _Written(NamedTuple):
     """A ring that was written, but that its head does not lead to yet. `rows` are those of the former place."""
 
-    def __init__(self, before: Place | None, rows: Words | None, after: Place | None) -> None:
-        self.before, self.rows, self.after = before, rows, after
+    before: Place | None
+    rows: Words | None
+    after: Place | None
+    checksum: int
 
 
-def _write(
-    rings: Rings, free: FreeLines, before: Place | None, endpoints: Slots, dead: Slots, *, is_direct: bool
-) -> _Written:
-    """Write a ring with these endpoints to free lines."""
-    rows = rings.rows(before).copy() if before and before.has_rows else None
-    former = slots.held(rings.slots(before).copy(), rows) if before else None
-    held = _after(former, endpoints, dead, is_direct=is_direct)
-    if not held.endpoints.size:
-        return _Written(before, rows, None)
-    has_rows = bool(held.moving.any())
-    lines = chunks.lines_of(held.endpoints.size, has_rows=has_rows)
-    if lines > CHUNK_LINES:
-        raise KernelError(f"{held.endpoints.size:,} slots are more than a ring can have")
-    after = Place(*rings.take(free, lines), held.endpoints.size, has_rows)
-    rings.slots(after)[:] = held.slots
-    if has_rows:
-        rings.rows(after)[:] = slots.packed(held.rows)
-    return _Written(before, rows, after)
-
-
-def _after(before: Held | None, endpoints: Slots, dead: Slots, *, is_direct: bool) -> Held:
-    """The ring with these endpoints.
+def _after(
+    before: Slots, rows: Words | None, endpoints: Slots, dead: Slots | None
+) -> tuple[Slots, Words | None]:
+    """The slots and rows of a ring once it has these endpoints; None instead of rows if none is in transition.
 
     A ring that loses its last endpoint keeps its slots, without an endpoint: open connections still need their former
     endpoints.
     """
-    if before is None or not is_direct:
-        return slots.still(endpoints)
-    return slots.changed(*slots.fitted(before, endpoints if endpoints.size else slots.NOBODY), slots.now(), dead)
+    wanted = endpoints if endpoints.size else slots.NOBODY
+    if before.size != wanted.size:
+        held, wanted = slots.fitted(slots.held(before, rows), wanted)
+        before, rows = held.slots, slots.packed(held.rows)
+    # Most slots keep their endpoints, and nothing else of them changes.
+    moves = np.flatnonzero((before & slots.ENDPOINT_MASK) != wanted)
+    after = wanted | (before & slots.IN_TRANSITION)
+    rows = np.zeros(after.size, np.uint64) if rows is None else rows.copy()
+    held = slots.changed(slots.held(before[moves], rows[moves]), wanted[moves], slots.now())
+    after[moves], rows[moves] = held.slots, slots.packed(held.rows)
+    if dead is not None and dead.size:
+        rows = slots.without_datagrams_to(dead, rows)
+    return after, rows if (after & slots.IN_TRANSITION).any() else None
 
 
 def _carry_uses(rings: Rings, new: _Written) -> None:
@@ -186,13 +211,13 @@ def _carry_uses(rings: Rings, new: _Written) -> None:
 
 
 def _write_heads(kernel: Kernel, heads: Mapping[int, int]) -> dict[int, Outcome]:
-    rows = [(_INDEX.pack(index), _HEAD.pack(head)) for index, head in heads.items()]
+    rows = [RINGS.pack(Number(index), Head(head)) for index, head in heads.items()]
     return dict(zip(heads, kernel.update(RINGS.name, rows), strict=True))
 
 
 def remove_rings(kernel: Kernel, indexes: Sequence[int]) -> list[Outcome]:
     """Remove rings and their rows; one outcome each."""
-    return kernel.delete(RINGS.name, [_INDEX.pack(index) for index in indexes])
+    return kernel.delete(RINGS.name, [RINGS.key.pack(Number(index)) for index in indexes])
 
 
 def in_transition(kernel: Kernel) -> dict[int, Held]:

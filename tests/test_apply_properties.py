@@ -36,9 +36,9 @@ from reconciler.live import read_live
 from reconciler.render.style import Style
 from reconciler.render.text import plan_text
 from reconciler.resource import Action, Desired, Key
-from reconciler.ring_store import read_ring
 from reconciler.snapshot import live_from_json, live_to_json
 from reconciler.view import view
+from tests.rings import read_ring
 from tests.strategies import fake_source, fleets
 
 FOREIGN_VIP = LocalVip("192.0.2.9", "address")

@@ -72,7 +72,7 @@ def test_compiling_what_changed_gives_what_compiling_everything_gives(several, s
 
 def test_the_same_manifests_are_no_work(two_services, monkeypatch):
     before = compiled(view(two_services, None, "host"))
-    for kind in ("endpoint", "ring", "service", "vip", "loopback"):
+    for kind in ("endpoint", "rings", "service", "vip", "loopback"):
         monkeypatch.setattr(f"reconciler.kinds.{kind}.KIND.of_service", None)
         monkeypatch.setattr(f"reconciler.kinds.{kind}.KIND.of_pool", None)
         monkeypatch.setattr(f"reconciler.kinds.{kind}.KIND.desired", None)

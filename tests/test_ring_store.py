@@ -15,7 +15,8 @@ from reconciler.dataplane.layout import CHUNK_LINES, RING_CHUNKS, RINGS, SERVICE
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
-from reconciler.ring_store import Rings, in_transition, read_ring, remove_rings, settle, write_rings
+from reconciler.ring_store import Rings, in_transition, remove_rings, settle, write_rings
+from tests.rings import read_ring
 
 TCP = 6
 places = st.builds(

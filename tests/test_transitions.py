@@ -12,7 +12,8 @@ from reconciler.dataplane.rows import Service, ServiceKey
 from reconciler.dataplane.slots import DATAGRAM_IDLE, STREAM_IDLE
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.endpoint import EndpointKind, EndpointRow
-from reconciler.kinds.ring import Ring, RingKind
+from reconciler.kinds.ring import Ring
+from reconciler.kinds.rings import RingKind
 from reconciler.readings.transitions import Transition, transitions
 from reconciler.resource import Change
 from reconciler.ring_store import settle

@@ -104,8 +104,8 @@ class _Matching:
         step = max(1, CHUNK // (self.members * self.size))
         for first in range(0, self.pools, step):
             some = slice(first, first + step)
-            numbers = (array[some, :, None] for array in (self.factor, self.offset, self.scale))
-            owner, scores = _best(scores_of(self.hashes, *numbers))
+            factor, offset, scale = self.factor[some, :, None], self.offset[some, :, None], self.scale[some, :, None]
+            owner, scores = _best(scores_of(self.hashes, factor, offset, scale))
             self.owner[first * self.size : (first + step) * self.size] = owner.ravel()
             places = np.flatnonzero(scores > bounds[some])
             pools = places // self.size
@@ -135,7 +135,9 @@ class _Matching:
         part = _DEVIATIONS / np.sqrt(np.maximum(fewest, 1))
         rates = (1 / self.scale).sum(axis=1)
         # The lowest of exponential scores is exponential, too, whoever has it, and the rates add up.
-        bounds: NDArray[np.uint32] = (-np.log(np.minimum(part, 1)) / rates * 2.0**32).astype(np.float32).view(np.uint32)
+        bounds: NDArray[np.uint32] = (
+            (-np.log(np.minimum(part, 1)) / rates * 2.0**32).astype(np.float32).view(np.uint32)
+        )
         return bounds
 
     def refuse(self) -> bool:
@@ -171,7 +173,8 @@ class _Matching:
         self._lose(members[(self.kept[members, -1] == _NOBODYS) & (self.count[members] > 0) | (first == _NOBODYS)])
         pool = np.repeat(members // self.members, over)
         sound = gone != _NOBODYS
-        return (pool * self.size + (gone & _SLOT).astype(np.int64))[sound]
+        slots: Counts = (pool * self.size + (gone & _SLOT).astype(np.int64))[sound]
+        return slots
 
     def _lose(self, members: Counts) -> None:
         """The pools of these members must be built alone."""

@@ -95,6 +95,13 @@ def with_uses(rows: Words, others: Words) -> Words:
     return rows & ~times | others & times
 
 
+def without_datagrams_to(dead: Slots, rows: Words) -> Words:
+    """These rows, but with no unknown datagram for `dead` endpoints: who sends it waits for an answer in vain, and has
+    no connection to lose."""
+    bits = np.uint64(0x1FFFF << 17)
+    return np.where(np.isin((rows & bits) >> np.uint64(17), dead), rows & ~bits, rows)
+
+
 def still(endpoints: Slots) -> Held:
     """A ring of which no slot is in transition."""
     return Held(endpoints, np.zeros(endpoints.size, np.bool_), np.zeros(endpoints.size, ROW))
@@ -117,9 +124,8 @@ def fitted(ring: Held, wanted: Slots) -> tuple[Held, Slots]:
     return Held(ring.endpoints[former], ring.moving[former], ring.rows[former]), wanted
 
 
-def changed(ring: Held, wanted: Slots, now: int, dead: Slots | None = None) -> Held:
-    """The ring once its slots have the endpoints `wanted`; both have the same size. No datagram goes to `dead` ones
-    any more: who sends it waits for an answer in vain, and has no connection to lose.
+def changed(ring: Held, wanted: Slots, now: int) -> Held:
+    """The ring once its slots have the endpoints `wanted`; both have the same size.
 
     A slot that gets another endpoint is in transition from then on. If it is already, unremembered connections still
     belong to the first of its former endpoints. Datagrams belong to the last endpoint that had the slot for longer
@@ -132,8 +138,6 @@ def changed(ring: Held, wanted: Slots, now: int, dead: Slots | None = None) -> H
     rows["began"][fresh] = now % _TURN
     learnt = fresh | (moves & (since(rows["moved"], now) > LEARNING))
     rows["datagram"][learnt] = ring.endpoints[learnt]
-    if dead is not None and dead.size:
-        rows["datagram"][np.isin(rows["datagram"], dead)] = 0
     rows["moved"][moves] = now % _TURN
     rows["used"][moves] = now % _TURN
     return Held(wanted, ring.moving | fresh, rows)

@@ -1,39 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rings: which endpoint a new connection of a pool goes to, slot by slot.
-
-The kernel knows rings and endpoints by number only. The map `ring_names` has the names of rings, the endpoint
-rows have those of endpoints. So a ring reads back with the names it was written with.
-"""
+"""A ring as a value: which endpoint a new connection of a pool goes to, slot by slot."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
-from itertools import accumulate, pairwise
 from math import gcd
 from typing import ClassVar
 
 import numpy as np
 
-from reconciler.dataplane.layout import RING_NAMES, RING_TURNS
-from reconciler.dataplane.ring import Slots, hash_ring, shares, turns
-from reconciler.dataplane.rows import Number, RingNote
+from reconciler.dataplane.layout import RING_NAMES
+from reconciler.dataplane.ring import Slots, shares, turns
+from reconciler.dataplane.ring_batch import hash_rings
 from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced
-from reconciler.errors import KernelError
-from reconciler.kernel.port import Kernel, Outcome
-from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.endpoint import NOBODY, EndpointRow, ids_of, numbers_of, row_named, rows_of
+from reconciler.kinds.endpoint import NOBODY, EndpointRow, row_named, rows_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.limits import default_size
 from reconciler.model import Algorithm, DeadEndpoint, EndpointState, Pool
-from reconciler.resource import Cause, Causes, Change, Context, Key, Reading, Reason, Resource
-from reconciler.ring_names import RingNames, packed
-from reconciler.ring_store import Rings, indexes_in_use, remove_rings, write_rings
+from reconciler.resource import Cause, Causes, Context, Key, Reason, Resource
 from reconciler.safe import some
-from reconciler.view import Facts, Use
+
+_KEPT_BYTES = 16 << 20
+"""Of the slots of rings that are kept: a round asks for those of a ring several times, and nodes have rings in common.
+All of them would take more memory than the rest of lbctl."""
+
+Recipe = tuple[Algorithm | None, tuple[str, ...], tuple[int, ...], int]
+"""What slots are built from: algorithm, members, their weights, and the count of slots that was asked for, or 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,7 +193,11 @@ class UnbuiltRing(Ring):
 
     @property
     def slots(self) -> bytes:
-        return _built(self.algorithm, self.members, self._weights, self._size)
+        return _built([self.recipe])[self.recipe]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.algorithm, self.members, self._weights, self._size
 
     @property
     def source(self) -> tuple[tuple[int, ...], int]:
@@ -250,158 +250,38 @@ def build(pool: Pool, algorithm: Algorithm) -> Ring:
         dead = tuple([row for e, row in zip(pool.endpoints, of, strict=True) if isinstance(e, DeadEndpoint)])
         return UnbuiltRing(name, members, rows, weights, size, dead)
     # A member whose share is less than a slot may hold none. Then it is left out, as the kernel can't show it.
-    held, ranks = np.unique(_slots_of(algorithm, members, weights, size), return_inverse=True)
+    recipe = algorithm, members, weights, size
+    held, ranks = np.unique(np.frombuffer(_built([recipe])[recipe], "<u4"), return_inverse=True)
     return Ring(name, tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
 
 
-@lru_cache(maxsize=256)
-def _built(algorithm: Algorithm | None, members: tuple[str, ...], weights: tuple[int, ...], size: int) -> bytes:
-    """The slots of a ring, as it has them. Who looks at a ring asks several times; nodes have rings in common."""
-    return _slots_of(algorithm, members, weights, size).astype("<u4").tobytes()
+def slots_of(rings: Sequence[Ring]) -> list[Slots]:
+    """The slots of each ring. Those of many unbuilt ones are built together, which is quicker."""
+    built = _built([ring.recipe for ring in rings if isinstance(ring, UnbuiltRing)])
+    slots = (built[ring.recipe] if isinstance(ring, UnbuiltRing) else ring.slots for ring in rings)
+    return [np.frombuffer(some, "<u4") for some in slots]
 
 
-def _slots_of(algorithm: Algorithm | None, members: tuple[str, ...], weights: tuple[int, ...], size: int) -> Slots:
+_kept: OrderedDict[Recipe, bytes] = OrderedDict()
+
+
+def _built(recipes: Sequence[Recipe]) -> dict[Recipe, bytes]:
+    """The slots for each recipe."""
+    found = {recipe: _kept.get(recipe) for recipe in recipes}
+    left = [recipe for recipe, slots in found.items() if slots is None]
+    made = {recipe: slots.astype("<u4").tobytes() for recipe, slots in zip(left, _slots_of(left), strict=True)}
+    size = sum(map(len, _kept.values())) if made else 0
+    for recipe, slots in made.items():
+        _kept[recipe] = slots
+        size += len(slots)
+        while size > _KEPT_BYTES:
+            size -= len(_kept.popitem(last=False)[1])
+    return {recipe: slots if slots is not None else made[recipe] for recipe, slots in found.items()}
+
+
+def _slots_of(recipes: Sequence[Recipe]) -> list[Slots]:
     """A hash ring is reduced to its smallest equal form: the kernel may hold a larger one. In turns, the order
     counts."""
-    if algorithm is Algorithm.ROUND_ROBIN:
-        return turns(weights)
-    return reduced(hash_ring(members, weights, size))
-
-
-class RingKind(Kind):
-    phase = 40
-    resource = Ring
-    is_in_maps = True
-
-    @staticmethod
-    def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:
-        return ((build(pool, algorithm), pool.span) for algorithm in use.algorithms)
-
-    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        names, opened = RingNames(self.kernel), Rings(self.kernel)
-        right = self._as_noted([ring for ring in wanted.values() if isinstance(ring, Ring)], names, opened)
-        asked = set(names) if only is None else {key.id for key in only if key.id in names}
-        asked.difference_update(ring.name for ring in right)
-        own = {name: number for name in asked if (number := names.number(name)) is not None}
-        others = {name: _endpoints(opened, number) for name, number in own.items()}
-        seen = [np.unique(endpoints) for endpoints in others.values() if not isinstance(endpoints, str)]
-        ids = ids_of(self.kernel, np.unique(np.concatenate(seen)).tolist()) if seen else {}
-        rings = (_decode(name, endpoints, ids) for name, endpoints in others.items())
-        damaged = (_damaged(name, "no ring of its own") for name in sorted(asked - own.keys()))
-        return Reading((*right, *rings, *damaged))
-
-    def _as_noted(self, wanted: Sequence[Ring], names: RingNames, opened: Rings) -> list[Ring]:
-        """The wanted rings that the kernel has: the slots that were written, and they were made of the same."""
-        noted = zip(wanted, names.notes(ring.name for ring in wanted), strict=True)
-        known = [(ring, note) for ring, note in noted if note and ring.members]
-        numbers = _numbers(self.kernel, [ring for ring, _ in known])
-        same = [pair for pair, own in zip(known, numbers, strict=True) if pair[1].digest == pair[0].digest(own)]
-        found = opened.checksums(note.number for _, note in same)
-        return [ring for (ring, note), checksum in zip(same, found, strict=True) if note.checksum == checksum]
-
-    def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        names = RingNames(self.kernel)
-        puts = {change.key: change.after for change in changes if isinstance(change.after, Ring)}
-        numbers = dict(zip(puts, _numbers(self.kernel, list(puts.values())), strict=True))
-        indexes = {key: names.number(key.id) for key in puts}
-        free = _free(self.kernel, names) if None in indexes.values() else iter(())
-        outcomes: dict[Key, Outcome] = {}
-        wanted: dict[Key, tuple[int, Slots]] = {}
-        for key, ring in puts.items():
-            try:
-                index = indexes[key] or next(free, None)
-                if index is None:
-                    raise KernelError(f"no room for {key}: all {RING_NAMES.capacity - 1:,} rings are in use")
-                wanted[key] = index, _encode(ring, numbers[key])
-            except KernelError as error:
-                outcomes[key] = error
-        # Nobody uses a ring whose name was never written: it is not `known`, and its remains are overwritten.
-        known = {index for index in indexes.values() if index}
-        dead = _dead(self.kernel, {index: puts[key] for key, (index, _) in wanted.items()})
-        written = write_rings(self.kernel, dict(wanted.values()), known, dead)
-        outcomes |= {key: written[index] for key, (index, _) in wanted.items()}
-        # The ring before its name: a name without a ring would read back as an empty ring.
-        done = [key for key in wanted if not outcomes[key]]
-        new = [key for key in done if not indexes[key]]
-        self.kernel.delete(RING_TURNS.name, [RING_TURNS.key.pack(Number(wanted[key][0])) for key in new])
-        opened = Rings(self.kernel)
-        sums = opened.checksums(wanted[key][0] for key in done)
-        notes = [
-            (packed(key.id), _note(wanted[key][0], checksum, puts[key].digest(numbers[key])))
-            for key, checksum in zip(done, sums, strict=True)
-        ]
-        noted = dict(zip(done, self.kernel.update(RING_NAMES.name, notes), strict=True))
-        # A ring that had its name before is written as it should be; without a note, its slots are compared.
-        outcomes |= {key: noted[key] for key in new}
-        # The name goes last: if the removal is cut off, the ring still reads as present and is removed later.
-        gone = [change.key for change in changes if change.after is None and change.key.id in names]
-        own = {key: number for key in gone if (number := names.number(key.id)) is not None}
-        outcomes |= zip(own, remove_rings(self.kernel, list(own.values())), strict=True)
-        gone = [key for key in gone if not outcomes.get(key)]
-        outcomes |= zip(gone, self.kernel.delete(RING_NAMES.name, [packed(key.id) for key in gone]), strict=True)
-        return [outcomes.get(change.key) for change in changes]
-
-
-def _free(kernel: Kernel, names: RingNames) -> Iterator[int]:
-    """Numbers for new rings. Rings whose names are lost are not free: services may use them."""
-    return iter(sorted(set(range(1, RING_NAMES.capacity)) - names.numbers - indexes_in_use(kernel)))
-
-
-def _numbers(kernel: Kernel, rings: Sequence[Ring]) -> list[bytes]:
-    """The numbers of the members of each ring, 0 for one without a row, as an array's bytes."""
-    found = numbers_of(kernel, [row for ring in rings for row in ring.rows]).tobytes()
-    ends = accumulate((4 * len(ring.members) for ring in rings), initial=0)
-    return [found[start:end] for start, end in pairwise(ends)]
-
-
-def _dead(kernel: Kernel, rings: Mapping[int, Ring]) -> dict[int, Slots]:
-    """The numbers of the dead endpoints of rings that have some."""
-    dead = {index: ring.dead for index, ring in rings.items() if ring.dead}
-    found = numbers_of(kernel, [row for rows in dead.values() for row in rows])
-    ends = accumulate(map(len, dead.values()), initial=0)
-    return {index: found[start:end] for index, (start, end) in zip(dead, pairwise(ends), strict=True)}
-
-
-def _encode(ring: Ring, numbers: bytes) -> Slots:
-    """The number of an endpoint for each slot."""
-    by_member = np.frombuffer(numbers, np.uint32)
-    missing = [member for member, number in zip(ring.members, by_member, strict=True) if not number]
-    if missing:
-        raise KernelError(f"{ring.key} needs endpoints that are not there: {', '.join(missing)}")
-    return by_member[ring.array] if ring.members else np.zeros(0, np.uint32)
-
-
-def _note(index: int, checksum: int | None, digest: bytes) -> bytes:
-    """What is written beside the name of a ring that lies in the kernel."""
-    return RING_NAMES.value.pack(RingNote(index, checksum or 0, digest))
-
-
-def _endpoints(rings: Rings, index: int) -> Slots | str:
-    """The numbers of the endpoints in a ring's slots, none if it has none; or the damage that it has."""
-    place = rings.place(index)
-    if place is None:
-        return "no slots of its own" if rings.heads[index] else np.zeros(0, np.uint32)
-    held = rings.held(place)
-    if held.moving.any() and not place.has_rows:
-        return "transitions without rows"
-    return held.endpoints if held.endpoints.any() else held.endpoints[:0]
-
-
-def _decode(name: str, endpoints: Slots | str, endpoint_ids: Mapping[int, str]) -> Ring:
-    if isinstance(endpoints, str):
-        return _damaged(name, endpoints)
-    if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
-        endpoints = reduced(endpoints)
-    numbers, inverse = np.unique(endpoints, return_inverse=True)
-    names = np.array([endpoint_ids.get(int(n), f"lost endpoint {n}") for n in numbers], object)
-    order = np.argsort(names) if names.size else np.zeros(0, np.int64)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(order.size)
-    return Ring(name, tuple(names[order]), rank[inverse].astype("<u4").tobytes())
-
-
-def _damaged(name: str, what: str) -> Ring:
-    return Ring(name, (what,), bytes(4))
-
-
-KIND = RingKind
+    hashed = [recipe[1:] for recipe in recipes if recipe[0] is not Algorithm.ROUND_ROBIN]
+    rings = map(reduced, hash_rings(hashed))
+    return [turns(recipe[2]) if recipe[0] is Algorithm.ROUND_ROBIN else next(rings) for recipe in recipes]

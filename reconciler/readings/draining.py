@@ -16,7 +16,8 @@ from reconciler.errors import LbctlError, UsageError
 from reconciler.health import roster
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
-from reconciler.kinds.ring import Ring, RingKind
+from reconciler.kinds.ring import Ring
+from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import ServiceKind, ServiceRow
 from reconciler.model import Address, place_of
 from reconciler.readings.counters import endpoint_traffic

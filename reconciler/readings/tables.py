@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import NumberedRow, numbered_rows
-from reconciler.kinds.ring import Ring, RingKind
+from reconciler.kinds.ring import Ring
+from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import ServiceKind, ServiceRow
 from reconciler.model import Address
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic

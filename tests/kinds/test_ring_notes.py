@@ -9,7 +9,8 @@ import pytest
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds import ring as rings
 from reconciler.kinds.endpoint import EndpointKind, row_of
-from reconciler.kinds.ring import Ring, RingKind, build
+from reconciler.kinds.ring import Ring, build
+from reconciler.kinds.rings import RingKind
 from reconciler.model import Algorithm, Endpoint, Pool
 from reconciler.plan import fingerprint, is_fingerprint
 from reconciler.resource import Change

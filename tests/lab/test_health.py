@@ -15,7 +15,7 @@ import pytest
 from reconciler.config.load import load
 from reconciler.health import store
 from reconciler.kernel.real import RealKernel
-from reconciler.kinds.ring import RingKind
+from reconciler.kinds.rings import RingKind
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.topology import host_of

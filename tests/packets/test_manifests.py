@@ -26,7 +26,6 @@ from reconciler.live import read_live
 from reconciler.model import Fleet
 from reconciler.reconcile import desired_of
 from reconciler.resource import Desired
-from reconciler.ring_store import read_ring
 from tests.config.manifests import node, pool, service
 from tests.packets.balancer import (
     CLIENT,
@@ -43,6 +42,7 @@ from tests.packets.balancer import (
     through_tunnel,
 )
 from tests.packets.frames import At, frame6, sctp, tcp, tcp6, tunnelled6, udp
+from tests.rings import read_ring
 
 pytestmark = pytest.mark.kernel
 

@@ -39,11 +39,12 @@ from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.real import RealKernel
 from reconciler.limits import Sizes
 from reconciler.readings.transitions import transitions
-from reconciler.ring_store import Rings, former_endpoints, in_transition, protocols, read_ring, settle, write_rings
+from reconciler.ring_store import Rings, former_endpoints, in_transition, protocols, settle, write_rings
 from tests.packets import balancer as lab
 from tests.packets.balancer import ENDPOINTS6_AT, ENDPOINTS_AT, VIP, Balancer
 from tests.packets.frames import At, frame, frame6
 from tests.packets.test_schedule import clients
+from tests.rings import read_ring
 
 pytestmark = pytest.mark.kernel
 
@@ -85,7 +86,7 @@ def edit(balancer: Balancer, ring: Sequence[int], ago: int = 0, dead: Sequence[i
     with pytest.MonkeyPatch.context() as patch:
         at = slots.now() - ago
         patch.setattr(slots, "now", lambda: at)
-        outcomes = write_rings(balancer.kernel, {RING: array}, {RING}, {RING: np.array(dead, np.uint32)})
+        outcomes = write_rings(balancer.kernel, {RING: array}, {RING}, np.array(dead, np.uint32))
     assert outcomes == {RING: None}
 
 

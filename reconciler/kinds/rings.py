@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rings in the kernel, by name.
+
+The kernel knows rings and endpoints by number only. The map `ring_names` has the names of rings, the endpoint
+rows have those of endpoints. So a ring reads back with the names it was written with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from reconciler.dataplane.layout import RING_NAMES, RING_TURNS
+from reconciler.dataplane.ring import Slots
+from reconciler.dataplane.rows import Number, RingNote
+from reconciler.dataplane.slots import reduced
+from reconciler.errors import KernelError
+from reconciler.kernel.port import Kernel, Outcome
+from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.endpoint import ids_of, numbers_of
+from reconciler.kinds.ring import Ring, build, name_algorithm, slots_of
+from reconciler.model import Algorithm, Pool
+from reconciler.resource import Change, Key, Reading, Resource
+from reconciler.ring_names import RingNames, packed
+from reconciler.ring_store import Rings, RingWriter, indexes_in_use, remove_rings
+from reconciler.view import Facts, Use
+
+_BUILT_AT_ONCE = 512
+"""Rings that are built before they are written: all of them would take more memory than the rest of lbctl."""
+
+
+class RingKind(Kind):
+    phase = 40
+    resource = Ring
+    is_in_maps = True
+
+    @staticmethod
+    def of_pool(pool: Pool, use: Use, facts: Facts) -> Iterable[Wanted]:
+        return ((build(pool, algorithm), pool.span) for algorithm in use.algorithms)
+
+    def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
+        names, opened = RingNames(self.kernel), Rings(self.kernel)
+        right = self._as_noted([ring for ring in wanted.values() if isinstance(ring, Ring)], names, opened)
+        asked = set(names) if only is None else {key.id for key in only if key.id in names}
+        asked.difference_update(ring.name for ring in right)
+        own = {name: number for name in asked if (number := names.number(name)) is not None}
+        others = {name: _endpoints(opened, number) for name, number in own.items()}
+        seen = [np.unique(endpoints) for endpoints in others.values() if not isinstance(endpoints, str)]
+        ids = ids_of(self.kernel, np.unique(np.concatenate(seen)).tolist()) if seen else {}
+        rings = (_decode(name, endpoints, ids) for name, endpoints in others.items())
+        damaged = (_damaged(name, "no ring of its own") for name in sorted(asked - own.keys()))
+        return Reading((*right, *rings, *damaged))
+
+    def _as_noted(self, wanted: Sequence[Ring], names: RingNames, opened: Rings) -> list[Ring]:
+        """The wanted rings that the kernel has: the slots that were written, and they were made of the same."""
+        noted = zip(wanted, names.notes(ring.name for ring in wanted), strict=True)
+        known = [(ring, note) for ring, note in noted if note and ring.members]
+        numbers = _numbers(self.kernel, [ring for ring, _ in known])
+        same = [pair for pair, own in zip(known, numbers, strict=True) if pair[1].digest == pair[0].digest(own)]
+        found = opened.checksums(note.number for _, note in same)
+        return [ring for (ring, note), checksum in zip(same, found, strict=True) if note.checksum == checksum]
+
+    def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        names = RingNames(self.kernel)
+        puts = {change.key: change.after for change in changes if isinstance(change.after, Ring)}
+        numbers = dict(zip(puts, _numbers(self.kernel, list(puts.values())), strict=True))
+        indexes = {key: names.number(key.id) for key in puts}
+        free = _free(self.kernel, names) if None in indexes.values() else iter(())
+        outcomes: dict[Key, Outcome] = {}
+        places: dict[Key, int] = {}
+        for key, ring in puts.items():
+            index = indexes[key] or next(free, None)
+            if index is None:
+                outcomes[key] = KernelError(f"no room for {key}: all {RING_NAMES.capacity - 1:,} rings are in use")
+            elif missing := _missing(ring, numbers[key]):
+                outcomes[key] = KernelError(f"{key} needs endpoints that are not there: {', '.join(missing)}")
+            else:
+                places[key] = index
+        # Nobody uses a ring whose name was never written: it is not `known`, and its remains are overwritten.
+        writer = RingWriter(self.kernel, places.values(), known={index for index in indexes.values() if index})
+        dead = _dead(self.kernel, [puts[key] for key in places])
+        ready = list(places)
+        for first in range(0, len(ready), _BUILT_AT_ONCE):
+            some = [puts[key] for key in ready[first : first + _BUILT_AT_ONCE]]
+            for ring, slots in zip(some, slots_of(some), strict=True):
+                by_member = np.frombuffer(numbers[ring.key], np.uint32)
+                numbered = by_member[slots] if ring.members else np.zeros(0, np.uint32)
+                writer.write(places[ring.key], numbered, dead.get(ring.key))
+        written = writer.flip()
+        outcomes |= {key: written[index] for key, index in places.items()}
+        # The ring before its name: a name without a ring would read back as an empty ring.
+        done = [key for key in places if not outcomes[key]]
+        new = [key for key in done if not indexes[key]]
+        self.kernel.delete(RING_TURNS.name, [RING_TURNS.key.pack(Number(places[key])) for key in new])
+        notes = [
+            RingNote(places[key], writer.checksums.get(places[key], 0), puts[key].digest(numbers[key])) for key in done
+        ]
+        rows = [(packed(key.id), RING_NAMES.value.pack(note)) for key, note in zip(done, notes, strict=True)]
+        noted = dict(zip(done, self.kernel.update(RING_NAMES.name, rows), strict=True))
+        # A ring that had its name before is written as it should be; without a note, its slots are compared.
+        outcomes |= {key: noted[key] for key in new}
+        # The name goes last: if the removal is cut off, the ring still reads as present and is removed later.
+        gone = [change.key for change in changes if change.after is None and change.key.id in names]
+        own = {key: number for key in gone if (number := names.number(key.id)) is not None}
+        outcomes |= zip(own, remove_rings(self.kernel, list(own.values())), strict=True)
+        gone = [key for key in gone if not outcomes.get(key)]
+        outcomes |= zip(gone, self.kernel.delete(RING_NAMES.name, [packed(key.id) for key in gone]), strict=True)
+        return [outcomes.get(change.key) for change in changes]
+
+
+def _free(kernel: Kernel, names: RingNames) -> Iterator[int]:
+    """Numbers for new rings. Rings whose names are lost are not free: services may use them."""
+    return iter(sorted(set(range(1, RING_NAMES.capacity)) - names.numbers - indexes_in_use(kernel)))
+
+
+def _dead(kernel: Kernel, rings: Sequence[Ring]) -> dict[Key, Slots]:
+    """The numbers of the dead endpoints of rings that have some."""
+    dead = {ring.key: ring.dead for ring in rings if ring.dead}
+    found = numbers_of(kernel, [row for rows in dead.values() for row in rows])
+    ends = accumulate(map(len, dead.values()), initial=0)
+    return {key: found[start:end] for key, (start, end) in zip(dead, pairwise(ends), strict=True)}
+
+
+def _numbers(kernel: Kernel, rings: Sequence[Ring]) -> list[bytes]:
+    """The numbers of the members of each ring, 0 for one without a row, as an array's bytes."""
+    found = numbers_of(kernel, [row for ring in rings for row in ring.rows]).tobytes()
+    ends = accumulate((4 * len(ring.members) for ring in rings), initial=0)
+    return [found[start:end] for start, end in pairwise(ends)]
+
+
+def _missing(ring: Ring, numbers: bytes) -> list[str]:
+    """The members without a number."""
+    return [member for member, number in zip(ring.members, memoryview(numbers).cast("I"), strict=True) if not number]
+
+
+def _endpoints(rings: Rings, index: int) -> Slots | str:
+    """The numbers of the endpoints in a ring's slots, none if it has none; or the damage that it has."""
+    place = rings.place(index)
+    if place is None:
+        return "no slots of its own" if rings.heads[index] else np.zeros(0, np.uint32)
+    held = rings.held(place)
+    if held.moving.any() and not place.has_rows:
+        return "transitions without rows"
+    return held.endpoints if held.endpoints.any() else held.endpoints[:0]
+
+
+def _decode(name: str, endpoints: Slots | str, endpoint_ids: Mapping[int, str]) -> Ring:
+    if isinstance(endpoints, str):
+        return _damaged(name, endpoints)
+    if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
+        endpoints = reduced(endpoints)
+    numbers, inverse = np.unique(endpoints, return_inverse=True)
+    names = np.array([endpoint_ids.get(int(n), f"lost endpoint {n}") for n in numbers], object)
+    order = np.argsort(names) if names.size else np.zeros(0, np.int64)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    return Ring(name, tuple(names[order]), rank[inverse].astype("<u4").tobytes())
+
+
+def _damaged(name: str, what: str) -> Ring:
+    return Ring(name, (what,), bytes(4))
+
+
+KIND = RingKind
