@@ -9,7 +9,7 @@ A resource is deleted only when no remaining resource needs it and its replaceme
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -19,6 +19,7 @@ from reconciler.kernel.port import Kernel
 from reconciler.kinds import KINDS, PHASES, RESOURCES
 from reconciler.kinds.base import Kind
 from reconciler.kinds.program import PROGRAM
+from reconciler.layered import Layered
 from reconciler.live import read_live
 from reconciler.plan import Held, Plan
 from reconciler.resource import Change, Key, Resource
@@ -96,7 +97,7 @@ class _Run:
 
     plan: Plan
     kinds: Mapping[str, Kind]
-    current: dict[Key, Resource]
+    current: MutableMapping[Key, Resource]
     notify: Notify
     result: Result = field(default_factory=Result)
     unverified: set[Key] = field(default_factory=set)
@@ -159,7 +160,8 @@ def apply(plan: Plan, kernel: Kernel, notify: Notify = lambda change, error: Non
     Raises nothing for a failed write: see `Result.raise_if_failed`.
     """
     kinds = {kind.resource.kind: kind(kernel) for kind in KINDS}
-    run = _Run(plan, kinds, dict(plan.live.resources), notify)
+    held = plan.live.resources
+    run = _Run(plan, kinds, dict(held) if plan.keys is None else Layered(held), notify)
     result = run.result
     result.held = run.current
     result.blocked = dict(plan.blocked)

@@ -8,7 +8,7 @@ work. Several parts may ask for one resource: an endpoint in two pools, a VIP of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import IPv4Address
@@ -19,6 +19,7 @@ from reconciler import support
 from reconciler.config.load import no_garbage_collection
 from reconciler.kinds import KINDS
 from reconciler.kinds.base import Wanted
+from reconciler.layered import layer, version
 from reconciler.limits import Sizes
 from reconciler.model import Address, Algorithm, Mode, Node, Pool, Protocol, Role, Service
 from reconciler.resource import Desired, Key, Resource
@@ -71,7 +72,8 @@ class Compiled:
     changed: Pairs = field(default_factory=list)
 
     def differing(self, other: Compiled) -> set[Key]:
-        """The keys of the resources that differ between two states of a node."""
+        """The keys of the resources that differ between two states of a node, or seem to, as far as that costs
+        nothing."""
         if other.base is not None and other.base() is self:
             pairs = other.changed
         elif other is self:
@@ -81,7 +83,7 @@ class Compiled:
             pairs.append((self.whole, other.whole))
         before, after = self.desired.resources, other.desired.resources
         touched = {key for pair in pairs for part in pair if part for key in part.wanted}
-        return {key for key in touched if not _same(before.get(key), after.get(key))}
+        return {key for key in touched if not _seems_same(before.get(key), after.get(key))}
 
     def differs_as_a_whole(self, other: Compiled) -> bool:
         """Whether more than services and pools differ: the node itself, its program, its settings."""
@@ -118,12 +120,10 @@ def _compiled(
     if whole is not before.whole:
         changed.append((before.whole, whole))
     support.refuse(view.node.name, [item for _, part in changed if part for item in part.unsupported])
-    resources, owners = dict(before.desired.resources), dict(before.owners)
+    resources, owners = layer(before.desired.resources), layer(before.owners)
     _exchange(changed, resources, owners)
-    return Compiled(
-        Desired(resources, view.node.name, view.causes), facts, services, pools, whole, uses, owners,
-        view.held, base, changed,
-    )  # fmt: skip
+    desired = Desired(version(resources), view.node.name, view.causes)
+    return Compiled(desired, facts, services, pools, whole, uses, version(owners), view.held, base, changed)
 
 
 _Source = TypeVar("_Source", Service, Pool)
@@ -148,7 +148,9 @@ def _renewed(
     return parts, changed
 
 
-def _exchange(changed: Pairs, resources: dict[Key, Resource], owners: dict[Key, tuple[Part, ...]]) -> None:
+def _exchange(
+    changed: Pairs, resources: MutableMapping[Key, Resource], owners: MutableMapping[Key, tuple[Part, ...]]
+) -> None:
     """Put the resources of new parts in the place of those of the old ones."""
     shared: set[Key] = set()
     for old, new in changed:
@@ -161,12 +163,14 @@ def _exchange(changed: Pairs, resources: dict[Key, Resource], owners: dict[Key, 
                 del resources[key]
         if new is None:
             continue
-        joint = {key: (*owners[key], new) for key in new.wanted.keys() & owners.keys()}
+        joint = {key: (*owners[key], new) for key in new.wanted if key in owners}
         shared |= joint.keys()
         owners.update(dict.fromkeys(new.wanted, (new,)))
         owners.update(joint)
         resources.update(new.wanted)
-    for key in shared & owners.keys():
+    for key in shared:
+        if key not in owners:
+            continue
         owners[key] = tuple(sorted(owners[key], key=lambda part: part.name))
         resources[key] = _joined(key, [_claim(part.wanted[key]) for part in owners[key]])
 
@@ -252,6 +256,5 @@ def _pairs(before: Parts, after: Parts) -> Pairs:
     return pairs + [(part, None) for name, part in before.items() if name not in after]
 
 
-def _same(one: Resource | None, other: Resource | None) -> bool:
-    return one is other or one == other
-
+def _seems_same(one: Resource | None, other: Resource | None) -> bool:
+    return one is other or (one is not None and other is not None and one.seems_same(other))

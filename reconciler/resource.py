@@ -14,6 +14,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
+from reconciler.layered import Layered
+
 
 class Key(NamedTuple):
     """Identity of a resource: never its position, never a number that the kernel gave it."""
@@ -142,6 +144,10 @@ class Resource(_Keyed):
     def caused(self, before: Resource, causes: Causes) -> Cause | None:
         """What made this replace `before`, as far as that is neither an edit nor drift."""
         return None
+
+    def seems_same(self, other: Resource) -> bool:
+        """Whether both are equal, or False where that can't be seen at once."""
+        return self == other
 
     def effect(self, after: Resource | None, context: Context) -> str:
         """The effect on traffic when `after` replaces this resource (None: it is removed); empty if there is none."""
@@ -289,7 +295,7 @@ class Live:
 
     def over(self, former: Mapping[Key, Resource], keys: Collection[Key]) -> Live:
         """What the node holds if this reading is about `keys`, and it held `former` before."""
-        resources = dict(former)
+        resources = Layered(former)
         for key in keys:
             resources.pop(key, None)
         resources.update(self.resources)

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "reconciler"
 
 ROOMS = """
-    version errors safe progress files limits paths clock children resource standing
+    version errors layered safe progress files limits paths clock children resource standing
     private lock notes dataplane model view support
     config
     kernel

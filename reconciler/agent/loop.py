@@ -8,7 +8,6 @@ remembers, too (`upkeep`), so an edit costs what it changes. From time to time a
 
 from __future__ import annotations
 
-import gc
 import math
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -22,7 +21,7 @@ from reconciler.agent.upkeep import MANIFESTS, Upkeep
 from reconciler.agent.wake import Wake
 from reconciler.compile import Compiled, compiled
 from reconciler.config.diagnostic import render_text
-from reconciler.config.load import Loaded
+from reconciler.config.load import Loaded, freeze
 from reconciler.config.rest import SECOND_LOOK_S
 from reconciler.errors import ConfigError, LbctlError
 from reconciler.kernel.port import Kernel
@@ -121,8 +120,7 @@ class Agent:
             self.told(self)
             if self.is_ready and not is_frozen:
                 is_frozen = True
-                gc.collect()
-                gc.freeze()  # a million objects that stay: to look for cycles among them takes longer than a round
+                freeze()
             wake = self.wait(self.next_look_s())
 
     def next_look_s(self) -> float:

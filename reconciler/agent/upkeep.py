@@ -22,6 +22,7 @@ from reconciler.concerns import concerns_of
 from reconciler.dataplane import slots
 from reconciler.errors import ApplyError, LbctlError
 from reconciler.kernel.port import Kernel
+from reconciler.layered import folded
 from reconciler.lock import apply_lock
 from reconciler.plan import Plan, guard
 from reconciler.reconcile import RECORD, carry_out, open_keys, plan_keys, plan_node, survey
@@ -242,7 +243,7 @@ class Upkeep:
         if applied is None and open_:
             applied = record.load(self.instance_dir / RECORD)
         self.former = {key: applied[key] for key in open_ if key in applied} if applied else {}
-        self.known, self.open = held, open_
+        self.known, self.open = folded(held), open_
 
     def _heed_fights(self, planned: Plan, done: Collection[Change]) -> None:
         """Tell of keys that somebody else changes again and again."""

@@ -209,6 +209,11 @@ class UnbuiltRing(Ring):
             return self.members == other.members
         return Ring.is_alike(self, other)
 
+    def seems_same(self, other: Resource) -> bool:
+        if not isinstance(other, UnbuiltRing) or self.name != other.name:
+            return False
+        return self.members == other.members and self.source == other.source
+
     def stamps(self) -> Iterator[str]:
         yield repr((self.members, self.source))
         yield repr(Ring(self.name, self.members, self.slots))  # a saved plan has the slots themselves
