@@ -103,7 +103,9 @@ class _Run:
     unverified: set[Key] = field(default_factory=set)
     """The keys of changes that were made and not yet read back."""
     needs: Counter[Key] | None = None
-    """How many resources need each key, as far as that may keep it from being deleted: see `needed`."""
+    """How many resources need each key, while changes are undone."""
+    others: dict[str, list[Key]] | None = None
+    """The keys of what is not as the manifests want it, by kind, once deletes have begun."""
 
     def make(self, changes: Iterable[Change], attempts: int = ATTEMPTS) -> Iterator[tuple[Change, Exception | None]]:
         """Write changes of one kind as one batch, failed ones again; each with its last outcome."""
@@ -141,17 +143,27 @@ class _Run:
         for change in changes:
             self._remember(change)
 
-    def needed(self, key: Key) -> bool:
-        """Whether a resource in the kernel needs this one, which goes.
+    def needed(self, kind: str) -> set[Key]:
+        """The keys of a kind, of those that go, that a resource in the kernel needs by now.
 
         No resource that is as the manifests want it needs one that they don't want. So only the others are asked.
         """
-        if self.needs is None:
-            wanted = self.plan.desired.resources
+        wanted = self.plan.desired.resources
+        if self.others is None:
+            self.others = {}
             keys = self.current if self.plan.keys is None else [k for k in self.plan.keys if k in self.current]
-            others = (self.current[k] for k in keys if wanted.get(k) is not self.current[k])
-            self.needs = Counter(need for resource in others for need in resource.needs)
-        return self.needs[key] > 0
+            for key in keys:
+                if wanted.get(key) is not self.current[key]:
+                    self.others.setdefault(key.kind, []).append(key)
+        users = [keys for name, keys in self.others.items() if _may_need(name, kind)]
+        left = (self.current[key] for keys in users for key in keys if key in self.current)
+        return {need for resource in left for need in resource.needs if need.kind == kind}
+
+
+def _may_need(user: str, kind: str) -> bool:
+    """Whether resources of the one kind may need some of the other."""
+    needs = RESOURCES[user].may_need
+    return needs is None or kind in needs
 
 
 def apply(plan: Plan, kernel: Kernel, notify: Notify = lambda change, error: None) -> Result:
@@ -217,13 +229,13 @@ def _delete(run: _Run, deletes: Sequence[Change]) -> None:
     postponed: list[Change] = []
     goes = any(change.key == PROGRAM for change in deletes)
     for kind, batch in groupby(deletes, key=lambda change: change.key.kind):
-        awaited, ready = kept_for(kind, causes, missing, PHASES), []
+        awaited, ready, needed = kept_for(kind, causes, missing, PHASES), [], run.needed(kind)
         for change in batch:
             if awaited:
                 result.skipped[change.key] = str(Held(change, awaited))
             elif announced:
                 result.skipped[change.key] = f"kept while there is {announced}"
-            elif run.needed(change.key):
+            elif change.key in needed:
                 result.skipped[change.key] = "something that is left needs it"
             else:
                 ready.append(change)

@@ -325,6 +325,14 @@ class Context:
         """Whether all users of this resource remember their connections; if it has none, whether all resources do."""
         return all(user.remembers for user in self.users(key) or self.live.resources.values())
 
+    @cached_property
+    def remembers_all(self) -> bool | None:
+        """Whether all resources of the node remember their connections, or none that could; None: some do."""
+        if all(resource.remembers for resource in self.live.resources.values()):
+            return True
+        forgetful = {r.kind for r in self.live.resources.values() if not r.remembers}
+        return None if any(r.remembers for r in self.live.resources.values() if r.kind in forgetful) else False
+
     def _users(self, kind: str) -> Mapping[Key, list[Resource]]:
         """Who needs each resource of a kind."""
         if kind not in self._users_of:

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reconciler.dataplane.layout import RING_NAMES, RINGS
 from reconciler.dataplane.rows import RingNote
 from reconciler.kernel.port import Kernel
+
+_FEW = 16
 
 
 class RingNames:
@@ -23,26 +26,25 @@ class RingNames:
     """
 
     def __init__(self, kernel: Kernel) -> None:
-        keys, notes = kernel.joined(RING_NAMES.name)
-        self._names = RING_NAMES.key.split(keys)
+        self._keys, notes = kernel.joined(RING_NAMES.name)
         self._notes = RING_NAMES.value.array(notes)
-        self._places = dict(zip(self._names, range(len(self._names)), strict=True))
         self._is_sound = self._sound()
+        self._searches = 0
 
     def __iter__(self) -> Iterator[str]:
         return map(_decoded, self._names)
 
     def __contains__(self, name: str) -> bool:
-        return packed(name) in self._places
+        return self._place(name) is not None
 
     def number(self, name: str) -> int | None:
         """The number of the ring that has this name for its own."""
-        place = self._places.get(packed(name))
+        place = self._place(name)
         return int(self._notes["number"][place]) if place is not None and self._is_sound[place] else None
 
     def notes(self, names: Iterable[str]) -> list[RingNote | None]:
         """The notes beside these names, as far as they are there and sound."""
-        places = [self._places.get(packed(name)) for name in names]
+        places = [self._place(name) for name in names]
         sound = [place for place in places if place is not None and self._is_sound[place]]
         notes = dict(zip(sound, RING_NAMES.value.rows(self._notes[sound]), strict=True))
         return [None if place is None else notes.get(place) for place in places]
@@ -51,6 +53,25 @@ class RingNames:
         """The name of a ring."""
         place = self._by_number.get(number)
         return None if place is None else _decoded(self._names[place])
+
+    def _place(self, name: str) -> int | None:
+        """The place of a name. The first ones are searched for: to know the places of all takes longer."""
+        key = packed(name)
+        if self._searches >= _FEW:
+            return self._places.get(key)
+        self._searches += 1
+        at = self._keys.find(key)
+        while at % RING_NAMES.key_size and at >= 0:
+            at = self._keys.find(key, at + 1)
+        return at // RING_NAMES.key_size if at >= 0 else None
+
+    @cached_property
+    def _names(self) -> list[bytes]:
+        return RING_NAMES.key.split(self._keys)
+
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        return dict(zip(self._names, range(len(self._names)), strict=True))
 
     @property
     def numbers(self) -> set[int]:
@@ -62,14 +83,13 @@ class RingNames:
         places = np.flatnonzero(self._is_sound)
         return dict(zip(self._notes["number"][places].tolist(), places.tolist(), strict=True))
 
-    def _sound(self) -> list[bool]:
+    def _sound(self) -> NDArray[np.bool_]:
         numbers = self._notes["number"]
         is_sound = (numbers > 0) & (numbers < RINGS.capacity)
         known, counts = np.unique(numbers, return_counts=True)
         for number in known[counts > 1]:
             is_sound[sorted(np.flatnonzero(numbers == number), key=self._names.__getitem__)[1:]] = False
-        sound: list[bool] = is_sound.tolist()
-        return sound
+        return is_sound
 
 
 def packed(name: str) -> bytes:

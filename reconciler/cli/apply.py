@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,9 @@ from reconciler.render.text import More, applied, change_line, concern_lines, mo
 from reconciler.resource import Action, Change, Key, Live, Reason
 from reconciler.safe import some
 from reconciler.standing import carriers
+
+MOST_MADE = 1_000
+"""So many changes that are alike are named as they are made where the output goes to no terminal; `plan` names all."""
 
 DESCRIPTION = """\
 Bring the node to what the manifests say: make before break, verified by reading back, and a service whose
@@ -121,33 +125,35 @@ def _check_source(source: Path) -> None:
 
 
 def execute(
-    planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Style, source: Source, who: str = ""
-) -> int:
-    """Carry out a plan that was shown, print each change as it is made, and write it down in the history. Raises
-    ApplyError, PlanStaleError."""
+    planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Style, source: Source, who: str = "", *,
+    is_locked: bool = False,
+) -> int:  # fmt: skip
+    """Carry out a plan that was shown, print changes as they are made, of many that are alike the first ones, and
+    write it down in the history. `is_locked`: the plan was made under the lock of the instance, which is held still.
+    Raises ApplyError, PlanStaleError."""
     from reconciler.live import read_node
     from reconciler.lock import apply_lock
     from reconciler.reconcile import carry_out
 
     alike = Counter((change.key.kind, change.action) for change in planned.changes)
     told: Counter[tuple[str, Action, bool]] = Counter()
-    most = most_shown()
+    most = most_shown() or MOST_MADE
 
     def notify(change: Change, error: Exception | None) -> None:
         advance(1)
-        kind, action = change.key.kind, change.action
-        told[kind, action, error is None] += 1
-        count = told[kind, action, error is None]
-        if most is None or count <= most:
+        what = change.key.kind, change.action, error is None
+        told[what] = count = told[what] + 1
+        if count <= most:
             line = change_line(change, style)
             say(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}")
         elif count == most + 1 and not error:
-            say(more_line(More(kind, action, alike[kind, action] - most), style))
+            say(more_line(More(*what[:2], alike[what[:2]] - most), style))
 
     started = time.monotonic()
-    with apply_lock(instance_dir(args)):
+    with nullcontext() if is_locked else apply_lock(instance_dir(args)):
         # Between the plan and its approval, an agent or somebody else may have changed the node.
-        _check_fresh(planned, read_node(kernel, planned.desired))
+        if not is_locked:
+            check_fresh(planned, read_node(kernel, planned.desired))
         with progress.step("making changes", len(planned.changes)) as advance:
             result = carry_out(planned, kernel, instance_dir(args), notify)
     skipped = [f"  {style.warn('skipped')} {key}: {why}" for key, why in sorted(result.skipped.items())]
@@ -181,11 +187,14 @@ def _steps(changes: Iterable[Change]) -> set[Change]:
     return {replace(change, reason=Reason.CONFIG, origin=None, cause="") for change in changes}
 
 
-def _check_fresh(planned: Plan, live: Live) -> None:
+def check_fresh(planned: Plan, live: Live) -> None:
     """Raises PlanStaleError if something that the plan changes, or that traffic stands on, is not as it was then.
 
     A program that was taken off an interface is in no plan that was made before, and no VIP works without it.
     """
+    then = planned.live
+    if (live.foreign, live.impossible, live.resources) == (then.foreign, then.impossible, then.resources):
+        return
     again = plan(planned.desired, live)
     moved = {change.key for change in _steps(again.changes) ^ _steps(planned.changes)}
     moved |= again.blocked.keys() ^ planned.blocked.keys()

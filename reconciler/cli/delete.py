@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from reconciler.apply import Result
-from reconciler.cli.apply import execute
+from reconciler.cli.apply import MOST_MADE, execute
 from reconciler.cli.common import (
     confirm,
     instance_dir,
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.single import only_agent
     from reconciler.kernel import netns
     from reconciler.live import with_connections
+    from reconciler.lock import apply_lock
     from reconciler.reconcile import plan_node
     from reconciler.render.text import plan_text
 
@@ -50,17 +52,21 @@ def run(args: argparse.Namespace) -> int:
     style = stdout_style(args)
     kernel = open_kernel(args)
     with only_agent(instance_dir(args)):  # a running agent would put everything back
-        planned = plan_node(Desired(), kernel, instance_dir(args))
-        if not planned.changes:
-            print("Nothing of lbctl's is on this node.")
-        else:
-            planned = replace(planned, live=with_connections(planned.live, kernel))
-            text = plan_text(planned, style, target(args, planned.desired.node), most_shown())
-            (say if args.auto_approve else print)(f"{text}\n")
-            if not confirm("Remove all of it?", args):
-                print("Nothing was changed.")
-                return 1
-            execute(planned, kernel, args, style, Source(removes=True))
+        with ExitStack() as held:
+            if args.auto_approve:
+                held.enter_context(apply_lock(instance_dir(args)))
+            planned = plan_node(Desired(), kernel, instance_dir(args))
+            if not planned.changes:
+                print("Nothing of lbctl's is on this node.")
+            else:
+                planned = replace(planned, live=with_connections(planned.live, kernel))
+                most = MOST_MADE if args.auto_approve else None  # who approves it may want to see all of it
+                text = plan_text(planned, style, target(args, planned.desired.node), most_shown() or most)
+                (say if args.auto_approve else print)(f"{text}\n")
+                if not confirm("Remove all of it?", args):
+                    print("Nothing was changed.")
+                    return 1
+                execute(planned, kernel, args, style, Source(removes=True), is_locked=args.auto_approve)
         kernel.remove_instance()
         return 0
 

@@ -85,10 +85,15 @@ class EndpointTable:
         return free
 
 
-def table(joined: Joined, joined6: Callable[[], Joined]) -> EndpointTable:
-    """The table that both maps hold. The second, which is the larger one, is read only if a row refers to it."""
+def table(joined: Joined, joined6: Callable[[], Joined], of: Words | None = None) -> EndpointTable:
+    """The table that both maps hold, or at least all rows `of` these endpoints. The second map, which is the larger
+    one, is read only if a row refers to it."""
     numbers, rows = ENDPOINTS.key.array(joined[0])["number"], ENDPOINTS.value.array(joined[1])
-    used = np.flatnonzero(rows["state"] != EndpointRowState.FREE)
+    is_used = rows["state"] != EndpointRowState.FREE
+    if of is not None:
+        addresses = np.ascontiguousarray(rows["address"]).view(np.uint32)
+        is_used &= np.isin(addresses, np.ascontiguousarray(of[:, 0]).view(_FIRST)["address"].copy().view(np.uint32))
+    used = np.flatnonzero(is_used)
     used = used[np.argsort(numbers[used], kind="stable")]
     numbers, rows = numbers[used], rows[used]
     words = np.zeros((used.size, 3), np.uint64)

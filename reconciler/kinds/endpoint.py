@@ -37,6 +37,9 @@ from reconciler.ring_store import former_endpoints
 from reconciler.view import Facts, Use
 
 _SERVICE, _RING = "service", "ring"  # kinds whose modules import this one
+_UNUSED = "no connection uses it"
+_FEW = 64
+"""To look through all rows for so many endpoints costs less than to sort them."""
 _STATES = frozenset(EndpointRowState)
 _STATES_OF_WANTED = EndpointRowState.DISABLED, EndpointRowState.USABLE
 _ID = re.compile(r"(?:(?:\[(.+)\]|([0-9.]+)):([0-9]+)|([^ \[]+))(?: \(row [0-9]+\))?")
@@ -84,6 +87,12 @@ class EndpointRow(Resource):
 
     def effect(self, after: Resource | None, context: Context) -> str:
         own, counts = None, context.live.connections
+        if not context.desired and context.remembers_all is not None:
+            # All services go, so nobody has to find out which of them use this endpoint.
+            if counts is None or not context.remembers_all:
+                return connections_end(None)
+            ending = sum(n for (_, endpoint), n in counts.items() if endpoint == self.id)
+            return connections_end(ending) if ending else _UNUSED
         if counts is not None and context.remembers(self.key):
             own = {Key(_SERVICE, service): n for (service, endpoint), n in counts.items() if endpoint == self.id}
         total = None if own is None else sum(own.values())
@@ -96,7 +105,7 @@ class EndpointRow(Resource):
             return connections_end(total)  # no service that has any keeps them
         count = None if own is None else sum(own[service] for service in staying)
         if count == 0:
-            return "no connection uses it"
+            return _UNUSED
         rest = "goes on until it ends by itself" if count == 1 else "go on until they end by themselves"
         return f"{_connections(count)} {rest}"
 
@@ -154,17 +163,21 @@ class NumberedRow:
         return "retired" if self.is_retired else self.row.state
 
 
-def endpoint_table(kernel: Kernel) -> EndpointTable:
-    return endpoint_tables.table(kernel.joined(ENDPOINTS.name), lambda: kernel.joined(ENDPOINTS6.name))
+def endpoint_table(kernel: Kernel, of: Words | None = None) -> EndpointTable:
+    """All rows in use; of few endpoints, at least theirs."""
+    few = of if of is not None and len(of) <= _FEW else None
+    return endpoint_tables.table(kernel.joined(ENDPOINTS.name), lambda: kernel.joined(ENDPOINTS6.name), few)
 
 
 def numbered_rows(kernel: Kernel, of: Iterable[str] | None = None) -> list[NumberedRow]:
     """The rows of the endpoints with the ids `of`; None: every row in use. Retired ones, too."""
-    table = endpoint_table(kernel)
     rows = None if of is None else [row_named(id) for id in of]
     if rows is None or None in rows:
+        table = endpoint_table(kernel)
         return _numbered(table, np.arange(table.numbers.size))
-    return _numbered(table, table.rows_of(_words([row for row in rows if row])))
+    words = _words([row for row in rows if row])
+    table = endpoint_table(kernel, words)
+    return _numbered(table, table.rows_of(words))
 
 
 def numbers_of(kernel: Kernel, rows: Sequence[EndpointRow]) -> NDArray[np.uint32]:
@@ -172,14 +185,19 @@ def numbers_of(kernel: Kernel, rows: Sequence[EndpointRow]) -> NDArray[np.uint32
     retired counts."""
     if not rows:
         return np.zeros(0, np.uint32)
-    table = endpoint_table(kernel)
-    return table.numbers_of(_words(rows), table.states == EndpointRowState.RETIRED)
+    words = _words(rows)
+    table = endpoint_table(kernel, words)
+    return table.numbers_of(words, table.states == EndpointRowState.RETIRED)
 
 
 def ids_of(kernel: Kernel, numbers: Collection[int]) -> dict[int, str]:
     """The ids of the endpoints with these numbers; those without a row are left out."""
-    table = endpoint_table(kernel)
-    words = table.words[np.isin(table.numbers, list(numbers))]
+    return ids_in(endpoint_table(kernel), np.array(list(numbers), np.uint32))
+
+
+def ids_in(table: EndpointTable, numbers: NDArray[np.integer]) -> dict[int, str]:
+    """As `ids_of`, from a table that was read."""
+    words = table.words[np.isin(table.numbers, numbers)]
     return {numbered.number: numbered.row.id for numbered in _numbered(table, table.rows_of(words))}
 
 

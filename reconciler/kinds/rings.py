@@ -15,13 +15,13 @@ import numpy as np
 from reconciler.dataplane.layout import RING_NAMES, RING_TURNS
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.rows import Number, RingNote
-from reconciler.dataplane.slots import reduced
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.endpoint import ids_of, numbers_of
-from reconciler.kinds.ring import Ring, build, name_algorithm, slots_of
-from reconciler.model import Algorithm, Pool
+from reconciler.kinds.endpoint import numbers_of
+from reconciler.kinds.held_ring import EndpointNames, HeldRing
+from reconciler.kinds.ring import Ring, build, slots_of
+from reconciler.model import Pool
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.ring_names import RingNames, packed
 from reconciler.ring_store import Rings, RingWriter, indexes_in_use, remove_rings
@@ -42,25 +42,24 @@ class RingKind(Kind):
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         names, opened = RingNames(self.kernel), Rings(self.kernel)
-        right = self._as_noted([ring for ring in wanted.values() if isinstance(ring, Ring)], names, opened)
+        rings = [ring for ring in wanted.values() if isinstance(ring, Ring)]
+        noted = zip(rings, names.notes(ring.name for ring in rings), strict=True)
+        known = {ring.name: (ring, note) for ring, note in noted if note and ring.members}
+        numbers = dict(zip(known, _numbers(self.kernel, [ring for ring, _ in known.values()]), strict=True))
+        right = _as_noted(known, numbers, opened)
         asked = set(names) if only is None else {key.id for key in only if key.id in names}
-        asked.difference_update(ring.name for ring in right)
-        own = {name: number for name in asked if (number := names.number(name)) is not None}
-        others = {name: _endpoints(opened, number) for name, number in own.items()}
-        seen = [np.unique(endpoints) for endpoints in others.values() if not isinstance(endpoints, str)]
-        ids = ids_of(self.kernel, np.unique(np.concatenate(seen)).tolist()) if seen else {}
-        rings = (_decode(name, endpoints, ids) for name, endpoints in others.items())
-        damaged = (_damaged(name, "no ring of its own") for name in sorted(asked - own.keys()))
-        return Reading((*right, *rings, *damaged))
-
-    def _as_noted(self, wanted: Sequence[Ring], names: RingNames, opened: Rings) -> list[Ring]:
-        """The wanted rings that the kernel has: the slots that were written, and they were made of the same."""
-        noted = zip(wanted, names.notes(ring.name for ring in wanted), strict=True)
-        known = [(ring, note) for ring, note in noted if note and ring.members]
-        numbers = _numbers(self.kernel, [ring for ring, _ in known])
-        same = [pair for pair, own in zip(known, numbers, strict=True) if pair[1].digest == pair[0].digest(own)]
-        found = opened.checksums(note.number for _, note in same)
-        return [ring for (ring, note), checksum in zip(same, found, strict=True) if note.checksum == checksum]
+        asked.difference_update(right)
+        others, damaged = {}, []
+        endpoint_names = EndpointNames(self.kernel) if asked else None
+        for name in sorted(asked):
+            number = names.number(name)
+            endpoints = "no ring of its own" if number is None else _endpoints(opened, number)
+            if isinstance(endpoints, str):
+                damaged.append(Ring(name, (endpoints,), bytes(4)))
+            elif endpoint_names:
+                others[name] = HeldRing(name, endpoints, endpoint_names)
+        _compare(others, known, numbers)
+        return Reading((*right.values(), *others.values(), *damaged))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         names = RingNames(self.kernel)
@@ -135,6 +134,29 @@ def _missing(ring: Ring, numbers: bytes) -> list[str]:
     return [member for member, number in zip(ring.members, memoryview(numbers).cast("I"), strict=True) if not number]
 
 
+def _as_noted(
+    known: Mapping[str, tuple[Ring, RingNote]], numbers: Mapping[str, bytes], opened: Rings
+) -> dict[str, Ring]:
+    """The wanted rings that the kernel has: the slots that were written, and they were made of the same."""
+    same = {name: note for name, (ring, note) in known.items() if note.digest == ring.digest(numbers[name])}
+    found = opened.checksums(note.number for note in same.values())
+    return {
+        name: known[name][0] for (name, note), checksum in zip(same.items(), found, strict=True)
+        if note.checksum == checksum
+    }  # fmt: skip
+
+
+def _compare(
+    others: Mapping[str, HeldRing], known: Mapping[str, tuple[Ring, RingNote]], numbers: Mapping[str, bytes]
+) -> None:
+    """Tell rings whether they are the wanted ones, whatever the notes say."""
+    left = [name for name in others if name in known]
+    for first in range(0, len(left), _BUILT_AT_ONCE):
+        some = left[first : first + _BUILT_AT_ONCE]
+        for name, slots in zip(some, slots_of([known[name][0] for name in some]), strict=True):
+            others[name].compare(known[name][0], np.frombuffer(numbers[name], np.uint32), slots)
+
+
 def _endpoints(rings: Rings, index: int) -> Slots | str:
     """The numbers of the endpoints in a ring's slots, none if it has none; or the damage that it has."""
     place = rings.place(index)
@@ -144,23 +166,6 @@ def _endpoints(rings: Rings, index: int) -> Slots | str:
     if held.moving.any() and not place.has_rows:
         return "transitions without rows"
     return held.endpoints if held.endpoints.any() else held.endpoints[:0]
-
-
-def _decode(name: str, endpoints: Slots | str, endpoint_ids: Mapping[int, str]) -> Ring:
-    if isinstance(endpoints, str):
-        return _damaged(name, endpoints)
-    if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
-        endpoints = reduced(endpoints)
-    numbers, inverse = np.unique(endpoints, return_inverse=True)
-    names = np.array([endpoint_ids.get(int(n), f"lost endpoint {n}") for n in numbers], object)
-    order = np.argsort(names) if names.size else np.zeros(0, np.int64)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(order.size)
-    return Ring(name, tuple(names[order]), rank[inverse].astype("<u4").tobytes())
-
-
-def _damaged(name: str, what: str) -> Ring:
-    return Ring(name, (what,), bytes(4))
 
 
 KIND = RingKind

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from reconciler.apply import apply
-from reconciler.cli.apply import _check_fresh
+from reconciler.cli.apply import check_fresh
 from reconciler.errors import PlanStaleError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import Neighbour
@@ -58,13 +58,13 @@ def planned_for(fleet, kernel, *, make=False):
 @pytest.mark.parametrize("happens", [program_off, forwarding_off, interface_gone, address_of_the_node])
 def test_what_a_vip_stands_on_and_the_plan_does_not_change_makes_it_stale_when_it_goes(kernel, moved_fleet, happens):
     planned = planned_for(moved_fleet, kernel)
-    _check_fresh(planned, read_live(kernel, planned.desired.resources))
+    check_fresh(planned, read_live(kernel, planned.desired.resources))
     happens(kernel)
     with pytest.raises(PlanStaleError, match=r"front|20\.20\.20\.2"):
-        _check_fresh(planned, read_live(kernel, planned.desired.resources))
+        check_fresh(planned, read_live(kernel, planned.desired.resources))
 
 
 def test_a_neighbour_that_comes_or_goes_meanwhile_is_no_reason_to_plan_again(kernel, moved_fleet):
     planned = planned_for(moved_fleet, kernel)
     kernel.kept.add(Neighbour("10.9.9.9", "front"))
-    _check_fresh(planned, read_live(kernel, planned.desired.resources))
+    check_fresh(planned, read_live(kernel, planned.desired.resources))
