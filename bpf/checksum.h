@@ -18,6 +18,12 @@ static __always_inline u32 checksum_change32(__be32 before, __be32 after)
 	return checksum_change16(before >> 16, after >> 16) + checksum_change16(before, after);
 }
 
+/* The same where only the first byte of a word changes. */
+static __always_inline u32 checksum_change8(u8 before, u8 after)
+{
+	return checksum_change16(bpf_htons(before << 8), bpf_htons(after << 8));
+}
+
 static __always_inline __sum16 checksum_update(__sum16 check, u32 changes)
 {
 	u32 sum = (u16)~check + changes;

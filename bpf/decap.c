@@ -16,6 +16,7 @@
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
 
+#include "features.h"
 #include "maps.h"
 #include "count.h"
 #include "checksum.h"
@@ -111,7 +112,6 @@ static __always_inline int decapsulate4(struct xdp_md *ctx, struct load *load, s
 	return unpack(ctx, load, bpf_htons(ETH_P_IP));
 }
 
-#ifdef IPV6
 static __always_inline int decapsulate6(struct xdp_md *ctx, struct load *load, struct bpf_fib_lookup *route)
 {
 	struct ipv6hdr *ip = load->inner;
@@ -136,7 +136,6 @@ static __always_inline int decapsulate6(struct xdp_md *ctx, struct load *load, s
 	*first = bpf_htonl((words & ~(u32)(ECN_BITS << 20)) | (u32)ecn << 20);
 	return unpack(ctx, load, bpf_htons(ETH_P_IPV6));
 }
-#endif
 
 int lbctl_decapsulate(struct xdp_md *ctx)
 {
@@ -166,8 +165,7 @@ int lbctl_decapsulate(struct xdp_md *ctx)
 		route.ipv4_dst = ip->daddr;
 		return decapsulate4(ctx, &load, &route);
 	}
-#ifdef IPV6
-	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+	if (HAS(IPV6) && eth->h_proto == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip6 = (void *)(eth + 1);
 
 		if ((void *)(ip6 + 1) > end || ip6->version != 6)
@@ -186,6 +184,5 @@ int lbctl_decapsulate(struct xdp_md *ctx)
 		if (ip6->nexthdr == IPPROTO_IPV6)
 			return decapsulate6(ctx, &load, &route);
 	}
-#endif
 	return XDP_PASS;
 }

@@ -2,9 +2,9 @@
 /*
  * Pings of a VIP that the balancer answers: RFC 792, RFC 4443, section 4.2.
  *
- * The answer is the request with its addresses swapped, another type and a fresh TTL, as a host would send it.
- * Both sums are updated, so damage stays damage. Fragments and packets with options go to the kernel, to which
- * every VIP is an address of its own.
+ * The answer is the request with its addresses swapped, another type and a fresh TTL, as a host would send it. Sums are
+ * updated, so damage stays damage; that of ICMPv6 covers both addresses, but no sum depends on their order. Fragments
+ * and packets with options go to the kernel, to which every VIP is an address of its own.
  */
 
 /*
@@ -13,28 +13,24 @@
  */
 static __always_inline bool is_for_kernel(const struct vip *vip, enum packet_kind kind)
 {
-	return vip->echo == ECHO_REPLY || kind == PACKET_OTHER || kind == PACKET_ICMP_ERROR;
+	return !HAS(ECHO) || vip->echo == ECHO_REPLY || kind == PACKET_OTHER || kind == PACKET_ICMP_ERROR;
 }
 
-static __always_inline int reply_echo(struct packet *packet)
+static __always_inline int reply_echo(const struct packet *packet)
 {
-	struct iphdr *ip = packet->ip;
+	u8 type = is_ipv6(packet) ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY;
 	struct icmphdr *icmp = packet->icmp;
-	__be16 *ttl = (__be16 *)&ip->ttl;	/* and the protocol: sums are of 16-bit words */
-	__be16 *type = (__be16 *)&icmp->type;	/* and the code */
-	__be16 ttl_before = *ttl, type_before = *type;
-	__be32 source = ip->saddr;
 
 	/* The kernel judges pings from addresses that no host can have, or from the VIP itself. */
-	if (!may_answer(packet->eth, source) || source == ip->daddr)
+	if (!may_answer(packet) || is_from_destination(packet))
 		return XDP_PASS;
 	swap_macs(packet->eth);
-	ip->saddr = ip->daddr;
-	ip->daddr = source;
-	ip->ttl = NEW_TTL;
-	ip->check = checksum_update(ip->check, checksum_change16(ttl_before, *ttl));
-	icmp->type = ICMP_ECHOREPLY;
+	swap_addresses(packet);
+	set_ttl(packet, NEW_TTL);
+	icmp->checksum = checksum_update(icmp->checksum, checksum_change8(icmp->type, type));
 	/* A sum of zero would be wrong if all the rest is zero, too; 0xffff is always right (RFC 1071). */
-	icmp->checksum = checksum_update(icmp->checksum, checksum_change16(type_before, *type)) ?: 0xffff;
+	if (!is_ipv6(packet))
+		icmp->checksum = icmp->checksum ?: 0xffff;
+	icmp->type = type;
 	return count(VERDICT_ECHO_ANSWERED, XDP_TX);
 }

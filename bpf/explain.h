@@ -4,7 +4,6 @@
  * `explained`. In every other program it does nothing.
  */
 
-#ifdef EXPLAIN
 static __always_inline struct explained *find_explained(void)
 {
 	u32 row = 0;
@@ -12,12 +11,9 @@ static __always_inline struct explained *find_explained(void)
 	return explained.lookup(&row);
 }
 
-#define NOTE(field, value) do {				\
-	struct explained *noted = find_explained();	\
-							\
-	if (noted)					\
-		noted->field = (value);			\
+#define NOTE(field, value) do {						\
+	struct explained *noted = HAS(EXPLAIN) ? find_explained() : NULL;	\
+									\
+	if (noted)							\
+		noted->field = (value);					\
 } while (0)
-#else
-#define NOTE(field, value) do { } while (0)
-#endif

@@ -1,81 +1,196 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The way out. The program asks for the kernel's own routes and neighbours with each packet. */
+/* The one way out, for all modes. */
 
-static __always_inline void decrement_ttl(struct iphdr *ip)
+/* What is changed about a packet beside its MACs and its TTL. */
+enum change {
+	CHANGE_NOTHING,		/* dsr-l2 */
+	CHANGE_TUNNEL,		/* dsr-l3: the packet gets an outer header */
+	CHANGE_DESTINATION,	/* nat, a request */
+	CHANGE_SOURCE,		/* nat, a reply */
+};
+
+/* What is to become of a packet that somebody waits for. */
+struct forwarding {
+	enum change change;
+	enum verdict verdict;
+	u32 service;		/* index of the service's counters */
+	u32 endpoint;
+	bool begins;		/* a connection, to be counted */
+	bool is_error;		/* an ICMP error about a flow; nat translates the packet that it quotes, too */
+	struct address to;	/* where the packet goes, in its tunnel if it gets one */
+	u32 hash;		/* CHANGE_TUNNEL: spreads flows over outer addresses */
+	__be32 address;		/* CHANGE_DESTINATION, CHANGE_SOURCE: the new one, and its port */
+	__be16 port;
+};
+
+/* What the modes return beside actions of XDP. */
+#define GO_ON -1	/* forward() says what becomes of the packet */
+#define NOBODYS -2	/* no service and no connection claims the packet */
+
+static __always_inline bool is_translated(const struct forwarding *it)
 {
-	/* The checksum sums 16-bit words; TTL and protocol are one of them. */
-	__be16 *word = (__be16 *)&ip->ttl;
-	__be16 before = *word;
-
-	ip->ttl--;
-	ip->check = checksum_update(ip->check, checksum_change16(before, *word));
+	return HAS(NAT) && (!HAS_DSR || it->change == CHANGE_DESTINATION || it->change == CHANGE_SOURCE);
 }
 
-/* Send a frame out of an interface: by XDP_TX if it came in there, else by a redirect. */
-static __always_inline int put_on_wire(struct xdp_md *ctx, struct packet *packet, u32 ifindex, enum verdict verdict)
+static __always_inline bool is_tunnelled(const struct forwarding *it)
 {
-	NOTE(egress, ifindex);
-#ifdef VLAN
-	ifindex = find_trunk(packet, ifindex);
-#endif
-	if (ifindex == ctx->ingress_ifindex)
-		return count(verdict, XDP_TX);
-	return count(verdict, bpf_redirect(ifindex, 0));
+	return HAS(DSR_L3) && it->change == CHANGE_TUNNEL;
 }
 
 /*
- * Send a packet that has its new addresses to its next hop. The caller has made sure that its TTL allows for one
- * more hop.
- *
- * A packet that the FIB won't forward is dropped and never passed on: the kernel would not forward it either, or
- * would take a rewritten packet for its own.
+ * Write the new address and port of a packet of TCP over IPv4, or of the packet that an error quotes. Returns what that
+ * changes in the sum of the words from `port` on; `sum` is where the checksum of TCP lies, NULL if it was cut off.
  */
-static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, enum verdict verdict)
+static __always_inline u32 translate_segment(struct iphdr *ip, __be32 *address, __be16 *port, __sum16 *sum,
+					     const struct forwarding *it)
 {
-	struct ethhdr *eth = packet->eth;
+	u32 of_address = checksum_change32(*address, it->address);
+	u32 of_port = checksum_change16(*port, it->port), of_sum = 0;
+
+	ip->check = checksum_update(ip->check, of_address);
+	if (sum) {
+		__sum16 before = *sum;
+
+		*sum = checksum_update(before, of_address + of_port);
+		of_sum = checksum_change16(before, *sum);
+	}
+	*address = it->address;
+	*port = it->port;
+	return of_port + of_sum;
+}
+
+/* The packet that an error quotes went the other way than the error goes. */
+static __always_inline void translate_error(struct xdp_md *ctx, const struct packet *packet, const struct forwarding *it)
+{
+	struct iphdr *quoted = packet->quoted;
+	__sum16 *sum = &((struct tcphdr *)packet->ports)->check;
+	u32 changes;
+
+	if ((void *)(sum + 1) > (void *)(long)ctx->data_end || (void *)(sum + 1) > (void *)packet->ip + packet->ip_bytes)
+		sum = NULL;
+	if (it->change == CHANGE_SOURCE) {
+		changes = translate_segment(quoted, &quoted->daddr, &packet->ports->destination, sum, it);
+		APART;
+	} else {
+		changes = translate_segment(quoted, &quoted->saddr, &packet->ports->source, sum, it);
+	}
+	/* The address changes the error's sum by nothing, since the checksum of its header makes up for it. */
+	packet->icmp->checksum = checksum_update(packet->icmp->checksum, changes);
+}
+
+/* Write the new address of an error. */
+static __always_inline void translate_address(struct iphdr *ip, __be32 *address, const struct forwarding *it)
+{
+	ip->check = checksum_update(ip->check, checksum_change32(*address, it->address));
+	*address = it->address;
+}
+
+static __always_inline void translate(struct xdp_md *ctx, const struct packet *packet, const struct forwarding *it,
+				      bool via_kernel)
+{
 	struct iphdr *ip = packet->ip;
+
+	if (it->is_error)
+		translate_error(ctx, packet, it);
+	if (it->change == CHANGE_DESTINATION) {
+		if (it->is_error)
+			translate_address(ip, &ip->daddr, it);
+		else
+			translate_segment(ip, &ip->daddr, &packet->ports->destination, &packet->tcp->check, it);
+		APART;
+	} else if (!it->is_error) {
+		translate_segment(ip, &ip->saddr, &packet->ports->source, &packet->tcp->check, it);
+		APART;
+	} else if (!via_kernel) {
+		/* The kernel forwards no packet whose source is one of its own addresses: it gets that of who complained. */
+		translate_address(ip, &ip->saddr, it);
+		APART;
+	}
+}
+
+/* The way of a packet with its new addresses: the kernel is asked anew each time, and its rules see all of the packet. */
+static __always_inline enum way find_way_translated(struct xdp_md *ctx, const struct packet *packet,
+						    const struct forwarding *it, struct next_hop *hop)
+{
+	bool is_reply = it->change == CHANGE_SOURCE;
 	struct bpf_fib_lookup route = {
-		.family = AF_INET,
-		.tos = ip->tos,
-		.l4_protocol = ip->protocol,
-		.sport = packet->tcp->source,
-		.dport = packet->tcp->dest,
+		.tos = packet->ip->tos,
+		.l4_protocol = packet->ip->protocol,
+		.sport = it->is_error ? 0 : is_reply ? it->port : packet->ports->source,
+		.dport = it->is_error ? 0 : is_reply ? packet->ports->destination : it->port,
 		.tot_len = packet->ip_bytes,	/* makes the lookup check the route's MTU */
-		.ipv4_src = ip->saddr,
-		.ipv4_dst = ip->daddr,
-		.ifindex = packet->ingress,
+		.ipv4_src = is_reply ? it->address : packet->ip->saddr,
 	};
-	u32 flags = 0;
-	int answer;
-#ifdef GATEWAY
-	struct gateway *gateway = find_gateway(ctx, packet, ip->daddr, NULL);
 
-	if (gateway) {
-		flags = BPF_FIB_LOOKUP_OUTPUT;
-		route.ipv4_dst = gateway->address[0];
-	}
-#endif
+	return ask_for_way(ctx, packet, &route, &it->to, hop);
+}
 
-	answer = bpf_fib_lookup(ctx, &route, sizeof(route), flags);
-	NOTE(fib, answer);
-	switch (answer) {
-	case BPF_FIB_LKUP_RET_SUCCESS:
-		break;
-	case BPF_FIB_LKUP_RET_NO_NEIGH:
-#ifdef GATEWAY
-		if (gateway)
-			return ask_for_gateway(ctx, packet);
-#endif
-		/* The kernel routes the packet again, asks for the MAC and decrements the TTL. */
-		return count(VERDICT_VIA_KERNEL, XDP_PASS);
-	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+/*
+ * Send a packet on. Its TTL allows for one more hop.
+ *
+ * The TTL is decremented in all modes (for tunnels: RFC 2003, section 3.1), so a packet that an endpoint sends back by
+ * mistake doesn't go round for ever. A packet that the FIB won't forward is dropped and never passed on: the kernel would
+ * not forward it either, or would take it for its own.
+ */
+static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, const struct forwarding *it)
+{
+	u32 longer = is_tunnelled(it) ? ip_header_bytes(it->to.is_ipv6) : 0;
+	u32 bytes = packet->ip_bytes + longer;
+	struct ethhdr *eth = packet->eth;
+	struct next_hop hop = {};
+	bool via_kernel;
+	enum way way;
+
+	if (bytes > 0xffff)
 		return drop(VERDICT_TOO_BIG);
-	default:
+	if (is_translated(it))
+		way = find_way_translated(ctx, packet, it, &hop);
+	else
+		way = find_way(ctx, packet, it->endpoint, &it->to, bytes, &hop);
+	if (way == WAY_NONE)
 		return drop(VERDICT_NO_ROUTE);
-	}
+	if (way == WAY_TOO_NARROW && it->is_error)
+		return drop(VERDICT_TOO_BIG);	/* no error answers an error */
+	if (way == WAY_TOO_NARROW)
+		return too_big(ctx, packet, hop.mtu - longer);
+	via_kernel = way == WAY_UNRESOLVED;
 
-	decrement_ttl(ip);
-	__builtin_memcpy(eth->h_source, route.smac, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, route.dmac, ETH_ALEN);
-	return put_on_wire(ctx, packet, route.ifindex, verdict);
+	if (HAS(DSR_L2) && it->change == CHANGE_NOTHING) {
+		if (hop.ifindex & OFF_LINK)	/* a router would send the packet back to the VIP */
+			return drop(VERDICT_OFF_LINK);
+		if (via_kernel)
+			return ask_for_neighbour(ctx, &it->to);
+	}
+	if (is_tunnelled(it) || !via_kernel)
+		set_ttl(packet, ttl_of(packet) - 1);
+	if (is_tunnelled(it)) {
+		struct address source = tunnel_source(it->to.is_ipv6, it->hash);
+
+		if (!source.words[0] && !source.words[1] && !source.words[2] && !source.words[3])
+			return drop(VERDICT_NO_ROUTE);
+		/*
+		 * The next hop's MAC is unknown: the kernel routes the packet again and asks for the MAC. It drops IPv4
+		 * packets from outside whose source is one of the node's own addresses, so this one gets the client's.
+		 */
+		if (via_kernel && !it->to.is_ipv6)
+			source.words[0] = packet->ip->saddr;
+		eth = encapsulate(ctx, packet, &source, &it->to, it->hash);
+		if (!eth)
+			return drop(VERDICT_NO_HEADROOM);
+	}
+	/* The kernel would take its own route, not the gateway, so it gets a packet for the gateway instead. */
+	if (HAS(GATEWAY) && via_kernel && hop.ifindex & BY_GATEWAY)
+		return ask_for_gateway(ctx, packet);
+	if (is_translated(it))
+		translate(ctx, packet, it, via_kernel);
+
+	if (it->begins)
+		count_connection(it->service, it->endpoint);
+	if (it->change == CHANGE_SOURCE)
+		count_reply(it->service, it->endpoint, packet->ip_bytes);
+	else
+		count_request(it->service, it->endpoint, packet->ip_bytes);
+	if (via_kernel)
+		return count(VERDICT_VIA_KERNEL, XDP_PASS);
+	return leave(ctx, packet, eth, &hop, it->verdict);
 }

@@ -6,7 +6,8 @@
  * Addresses and ports are in network byte order, as packets carry them (__be32, __be16); everything else is
  * in host byte order. Padding is named and always zero, since keys are compared byte by byte.
  *
- * Every map has one row here. lbctl makes the maps before it loads the program, and chooses their capacities.
+ * Every map has one row here. lbctl makes the maps before it loads the program, and chooses their capacities; those that
+ * a program with its features never looks anything up in are not made.
  */
 
 enum mode {
@@ -42,7 +43,6 @@ struct address6 {
 	__be32 words[4];
 };
 
-#ifdef IPV6
 /* IPv6 has maps of its own, so that the keys of IPv4 stay short. */
 struct service6_key {
 	__be32 vip[4];
@@ -52,7 +52,6 @@ struct service6_key {
 };
 
 BPF_HASH(services6, struct service6_key, struct service, 1);
-#endif
 
 /* How the program treats packets to a VIP that belong to none of its services. */
 enum undefined {
@@ -83,9 +82,7 @@ struct vip_filter {
 
 BPF_ARRAY(vip_filter, struct vip_filter, 1);
 
-#ifdef IPV6
 BPF_HASH(vips6, struct address6, struct vip, 1);
-#endif
 
 enum endpoint_state {
 	ENDPOINT_FREE = 0,
@@ -104,10 +101,8 @@ struct endpoint {
 /* By endpoint id. Id 0 is never an endpoint. */
 BPF_ARRAY(endpoints, struct endpoint, 1);
 
-#ifdef IPV6
 /* By endpoint id, too. User space writes this row before the one in `endpoints`. */
 BPF_ARRAY(endpoints6, struct address6, 1);
-#endif
 
 /*
  * The order in which a pool's endpoints are chosen, made by user space: a ring of slots, each with an endpoint's id in
@@ -141,7 +136,6 @@ BPF_ARRAY_OF_MAPS(ring_chunks, "chunk_template", 1);
 /* By index of the ring: how many turns of round-robin it has given. */
 BPF_ARRAY(ring_turns, u64, 1);
 
-#ifdef DSR
 /* Flows that began in a slot in transition: remember.h. One bucket is one line of a processor's cache. */
 struct bucket {
 	u64 flows[8];
@@ -168,7 +162,6 @@ struct next_hop {
 };
 
 BPF_ARRAY(next_hops, struct next_hop, 1);
-#endif
 
 /* How the program treats a packet that, with its tunnel's header, is longer than the MTU of its way. */
 enum too_big {
@@ -196,7 +189,6 @@ struct settings {
 
 BPF_ARRAY(settings, struct settings, 1);
 
-#ifdef VLAN
 struct vlan {
 	u32 trunk;
 	u16 tag;		/* 1 to 4094 */
@@ -206,9 +198,7 @@ struct vlan {
 /* From the VLAN of a trunk to the interface that stands for it, and from the interface to the VLAN; see vlan.h. */
 BPF_HASH(vlans, struct vlan, u32, 1);
 BPF_HASH(trunks, u32, struct vlan, 1);
-#endif
 
-#ifdef GATEWAY
 /* By interface: the next hop of packets that come in there for no network of the node, see gateway.h. */
 struct gateway {
 	__be32 address[4];	/* an IPv4 address is the first word */
@@ -217,9 +207,7 @@ struct gateway {
 };
 
 BPF_HASH(gateways, u32, struct gateway, 1);
-#endif
 
-#ifdef DECAPSULATE
 /* On endpoints: the VIPs whose packets the program unpacks from tunnels. */
 struct unpacked_key {
 	__be32 address[4];	/* an IPv4 address is the first word; the others are zero */
@@ -232,9 +220,7 @@ struct unpacked {
 };
 
 BPF_HASH(unpacked, struct unpacked_key, struct unpacked, 1);
-#endif
 
-#ifdef NAT
 enum direction {
 	DIRECTION_REQUEST = 0,	/* client to VIP: the endpoint's address replaces the destination */
 	DIRECTION_REPLY = 1,	/* endpoint to client: the VIP replaces the source */
@@ -276,7 +262,6 @@ BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, 1);
  * to ask it about connections that it does not know. Empty at all other times.
  */
 BPF_PROG_ARRAY(other, 1);
-#endif
 
 struct traffic {
 	u64 connections;
@@ -314,7 +299,7 @@ enum verdict {
 	VERDICT_ECHO_ANSWERED = 20,	/* a ping of a VIP, answered by the program */
 	VERDICT_ECHO_FORWARDED = 21,	/* a ping of a VIP, forwarded to an endpoint */
 	VERDICT_ECHO_DROPPED = 22,
-	VERDICT_ERROR_RELAYED = 23,	/* a router's error about a tunnel, relayed to the client */
+	VERDICT_ERROR_RELAYED = 23,	/* an error about a packet on its way to an endpoint, relayed to the client */
 	VERDICT_IMPOSSIBLE_SOURCE = 24,	/* the source is an address that no other host can have */
 	VERDICT_LINK_BROADCAST = 25,	/* the frame is for many hosts, its packet for one VIP */
 
@@ -328,7 +313,6 @@ enum verdict {
 
 BPF_PERCPU_ARRAY(verdicts, u64, 1);
 
-#ifdef EXPLAIN
 /* How the program chooses the endpoint of a flow whose slot is in transition. */
 enum memory {
 	MEMORY_BEGINS = 0,	/* the flow begins: it gets the slot's current endpoint and is remembered */
@@ -355,4 +339,3 @@ struct explained {
 };
 
 BPF_ARRAY(explained, struct explained, 1);
-#endif

@@ -1,5 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* NAT: the endpoint's address and port become the destination of requests, the VIP's the source of replies. */
+/* NAT: the endpoint's address and port become the destination of requests, the VIP's the source of replies: TCP over IPv4. */
+
+/* Whether a packet can belong to a connection of NAT, or be an error about one. */
+static __always_inline bool can_translate(const struct packet *packet, enum packet_kind kind)
+{
+	bool is_error = kind == PACKET_ICMP_ERROR && packet->protocol == IPPROTO_TCP;
+
+	return HAS(NAT) && !is_ipv6(packet) && (kind == PACKET_TCP || is_error);
+}
 
 /*
  * Choose an endpoint for a new connection, fill in the rest of `flow` and make both halves, the one for replies
@@ -46,26 +54,13 @@ static __always_inline bool may_open(const struct service *service, const struct
 	return service->algorithm != ALGORITHM_ROUND_ROBIN || is_opening(tcp);
 }
 
-/* Replace one address and port of a packet, both in place. */
-static __always_inline void rewrite(struct packet *packet, __be32 *address, __be16 *port,
-				    __be32 new_address, __be16 new_port)
-{
-	u32 changes = checksum_change32(*address, new_address);
-
-	packet->ip->check = checksum_update(packet->ip->check, changes);
-	changes += checksum_change16(*port, new_port);
-	packet->tcp->check = checksum_update(packet->tcp->check, changes);
-	*address = new_address;
-	*port = new_port;
-}
-
 /*
  * Whether the other program, if there is one, may know better what a packet belongs to: this one knows no connection, or
  * one that is over, after which another one may have begun with the same addresses and ports.
  */
-static __always_inline bool may_be_others(const struct flow *flow, const struct tcphdr *tcp)
+static __always_inline bool may_be_others(const struct flow *flow, const struct packet *packet)
 {
-	if (is_opening(tcp))
+	if (packet->opens)
 		return false;
 	return !flow || (flow->state == FLOW_CLOSING && is_over(flow, bpf_ktime_get_coarse_ns()));
 }
@@ -74,48 +69,26 @@ static __always_inline bool may_be_others(const struct flow *flow, const struct 
  * Have the other program handle a packet, which it must see as it came in; goes on if there is none. False if the packet
  * is lost thereby, which can't happen.
  */
-static __always_inline bool ask_other(struct xdp_md *ctx, struct packet *packet)
+static __always_inline bool ask_other(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind)
 {
-#ifdef VLAN
-	if (packet->tci & TAGGED) {
+	if (HAS(VLAN) && packet->tci & TAGGED) {
 		bool has_tag = put_on_tag(ctx, packet->tci);
 
 		if (has_tag)
 			other.call(ctx, 0);
-		return (!has_tag || take_off(ctx)) && parse(ctx, packet) == PACKET_TCP;
+		return (!has_tag || take_off(ctx)) && parse(ctx, packet) == kind;
 	}
-#endif
 	other.call(ctx, 0);
 	return true;
 }
 
-static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet,
-				       const struct service *service, struct flow_key *key)
+/* A client's packet, which belongs to the connection `flow` or, if that is NULL, may open one. */
+static __always_inline int nat_request(struct packet *packet, const struct service *service, struct flow_key *key,
+				       struct flow *flow, struct forwarding *it)
 {
 	struct tcphdr *tcp = packet->tcp;
-	struct flow fresh = {}, *flow;
-	int action;
+	struct flow fresh = {};
 
-	NOTE(service, service->index);
-	if (is_for_many(packet->eth))
-		return drop(VERDICT_LINK_BROADCAST);
-	if (is_impossible_source(packet->ip))
-		return drop(VERDICT_IMPOSSIBLE_SOURCE);
-	if (packet->ip->ttl <= 1)
-		return drop(VERDICT_TTL_EXPIRED);
-
-	flow = flows.lookup(key);
-	if (flow && flow->direction != DIRECTION_REQUEST)
-		flow = NULL;	/* the client claims to have a VIP's address */
-	if (flow && !is_served(flow->endpoint, flow->address)) {
-		forget(key, flow);
-		flow = NULL;
-	}
-	if (may_be_others(flow, tcp)) {
-		if (!ask_other(ctx, packet))
-			return drop(VERDICT_MALFORMED);
-		tcp = packet->tcp;
-	}
 	/* Any SYN may be forged, so it moves no connection but one that is over. */
 	if (flow && is_opening(tcp) && is_over(flow, bpf_ktime_get_coarse_ns()))
 		flow = NULL;
@@ -130,7 +103,7 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 		if (!may_open(service, tcp))
 			return count(VERDICT_CONNECTION_UNKNOWN, XDP_PASS);
 		fresh.direction = DIRECTION_REQUEST;
-		fresh.state = is_opening(tcp) ? FLOW_OPENING : tcp->fin || tcp->rst ? FLOW_CLOSING : FLOW_OPEN;
+		fresh.state = is_opening(tcp) ? FLOW_OPENING : is_ending(tcp) ? FLOW_CLOSING : FLOW_OPEN;
 		fresh.service = service->index;
 		fresh.last_seen = bpf_ktime_get_coarse_ns();
 		verdict = open_connection(service, key, &fresh, tcp);
@@ -139,25 +112,19 @@ static __always_inline int nat_request(struct xdp_md *ctx, struct packet *packet
 		flow = &fresh;
 	}
 
-	rewrite(packet, &packet->ip->daddr, &tcp->dest, flow->address, flow->port);
-	action = forward(ctx, packet, VERDICT_REQUEST);
-	if (action != XDP_DROP)
-		count_request(service->index, flow->endpoint, packet->ip_bytes);
-	return action;
+	it->change = CHANGE_DESTINATION;
+	it->verdict = VERDICT_REQUEST;
+	it->service = service->index;
+	it->endpoint = flow->endpoint;
+	it->to.words[0] = it->address = flow->address;
+	it->port = flow->port;
+	return GO_ON;
 }
 
-static __always_inline int nat_reply(struct xdp_md *ctx, struct packet *packet, struct flow_key *key,
-				     struct flow *flow)
+/* An endpoint's packet of a connection. */
+static __always_inline int nat_reply(struct packet *packet, struct flow_key *key, struct flow *flow,
+				     struct forwarding *it)
 {
-	int action;
-
-	NOTE(service, flow->service);
-	NOTE(flow, flow->state);
-	NOTE(endpoint, flow->endpoint);
-	if (is_for_many(packet->eth))
-		return drop(VERDICT_LINK_BROADCAST);
-	if (packet->ip->ttl <= 1)
-		return drop(VERDICT_TTL_EXPIRED);
 	if (!is_served(flow->endpoint, key->source)) {
 		forget(key, flow);
 		return drop(VERDICT_ENDPOINT_DISABLED);
@@ -168,9 +135,102 @@ static __always_inline int nat_reply(struct xdp_md *ctx, struct packet *packet, 
 	}
 
 	follow(key, flow, packet->tcp);
-	rewrite(packet, &packet->ip->saddr, &packet->tcp->source, flow->address, flow->port);
-	action = forward(ctx, packet, VERDICT_REPLY);
-	if (action != XDP_DROP)
-		count_reply(flow->service, flow->endpoint, packet->ip_bytes);
-	return action;
+	it->change = CHANGE_SOURCE;
+	it->verdict = VERDICT_REPLY;
+	it->service = flow->service;
+	it->endpoint = flow->endpoint;
+	it->to.words[0] = packet->ip->daddr;
+	it->address = flow->address;
+	it->port = flow->port;
+	return GO_ON;
+}
+
+/*
+ * An error about a packet of a connection. The quoted packet has the addresses of those that its receiver gets the other
+ * way round, so the error goes where the quoted packet came from before it was translated: to the endpoint, about a
+ * reply, or to the client, about a request. Nothing about the connection changes: an error may be forged.
+ */
+static __always_inline int nat_error(struct packet *packet, const struct flow_key *key, const struct flow *flow,
+				     struct forwarding *it)
+{
+	bool is_about_reply = flow->direction == DIRECTION_REQUEST;
+
+	if (!is_served(flow->endpoint, is_about_reply ? flow->address : key->source))
+		return NOBODYS;
+	it->change = is_about_reply ? CHANGE_DESTINATION : CHANGE_SOURCE;
+	it->verdict = is_about_reply ? VERDICT_ICMP_ERROR : VERDICT_ERROR_RELAYED;
+	it->is_error = true;
+	it->service = flow->service;
+	it->endpoint = flow->endpoint;
+	it->to.words[0] = is_about_reply ? flow->address : packet->ip->daddr;
+	it->address = flow->address;
+	it->port = flow->port;
+	return GO_ON;
+}
+
+/* What a connection is found by: the addresses of a packet, or those of a quoted one the other way round. */
+static __always_inline struct flow_key key_of(const struct packet *packet, enum packet_kind kind)
+{
+	struct flow_key key = { .protocol = IPPROTO_TCP };
+
+	if (kind == PACKET_ICMP_ERROR) {
+		key.source = packet->quoted->daddr;
+		key.destination = packet->quoted->saddr;
+		key.source_port = packet->ports->destination;
+		key.destination_port = packet->ports->source;
+		APART;
+	} else {
+		key.source = packet->ip->saddr;
+		key.destination = packet->ip->daddr;
+		key.source_port = packet->ports->source;
+		key.destination_port = packet->ports->destination;
+	}
+	return key;
+}
+
+/*
+ * Find the connection that a packet belongs to, or open one. `service` is what the packet is for, NULL if that is no
+ * service. A reply that is a fragment or has IP options doesn't come this far: its ports are unknown. The kernel forwards
+ * it as it is, and the client, which knows no such connection, ignores it.
+ */
+static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind,
+			       const struct service *service, struct forwarding *it)
+{
+	bool is_request = service && service->mode == MODE_NAT && kind == PACKET_TCP;
+	struct flow_key key = key_of(packet, kind);
+	struct flow *flow;
+
+	if (is_request) {
+		NOTE(service, service->index);
+		if (is_for_many(packet->eth))
+			return drop(VERDICT_LINK_BROADCAST);
+		if (has_impossible_source(packet))
+			return drop(VERDICT_IMPOSSIBLE_SOURCE);
+		if (ttl_of(packet) <= 1)
+			return drop(VERDICT_TTL_EXPIRED);
+	}
+	flow = flows.lookup(&key);
+	if (is_request && flow && flow->direction != DIRECTION_REQUEST)
+		flow = NULL;	/* the client claims to have a VIP's address */
+	if (is_request && flow && !is_served(flow->endpoint, flow->address)) {
+		forget(&key, flow);
+		flow = NULL;
+	}
+	if (may_be_others(flow, packet) && !ask_other(ctx, packet, kind))
+		return drop(VERDICT_MALFORMED);
+	if (is_request)
+		return nat_request(packet, service, &key, flow, it);
+	if (!flow || (kind == PACKET_TCP && flow->direction != DIRECTION_REPLY))
+		return NOBODYS;
+
+	NOTE(service, flow->service);
+	NOTE(flow, flow->state);
+	NOTE(endpoint, flow->endpoint);
+	if (is_for_many(packet->eth))
+		return drop(VERDICT_LINK_BROADCAST);
+	if (ttl_of(packet) <= 1)
+		return drop(VERDICT_TTL_EXPIRED);
+	if (kind == PACKET_ICMP_ERROR)
+		return nat_error(packet, &key, flow, it);
+	return nat_reply(packet, &key, flow, it);
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The way to an endpoint. The program asks the kernel's FIB and keeps the answer for a moment: one lookup in the FIB
- * costs more than all the rest of a packet.
+ * The way of a packet: the kernel's FIB and neighbours know it, or the gateway of the interface that it came in by.
  *
- * So that one answer fits all packets to an endpoint, the question is always the same: from the source of
+ * One lookup in the FIB costs more than all the rest of a packet, so the program keeps the answer about an endpoint for a
+ * moment. So that one answer fits all packets to an endpoint, the question is always the same: from the source of
  * tunnels, without ports and type of service. Rules of policy routing that need these don't apply.
  *
  * Rows are written without a lock. Each word of a row carries a tag of the question that it answers. If two CPUs write
@@ -43,77 +43,52 @@ static __always_inline void write_mac(void *mac, u64 tagged)
 	words[2] = tagged >> 32;
 }
 
-/* Ask the kernel for the way of `bytes` to `address6`, or to `address` if `address6` is NULL. */
-static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct packet *packet, __be32 address,
-					    const struct address6 *address6, u32 bytes, struct next_hop *hop)
+/*
+ * Ask the kernel for the way to an address. `route` has all the rest of the question: where the packet comes from and
+ * how long it is. `hop` gets the interface and, if the way is known, the MACs; if it is too narrow, its MTU.
+ */
+static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct packet *packet,
+					    struct bpf_fib_lookup *route, const struct address *to, struct next_hop *hop)
 {
-	struct bpf_fib_lookup route = { .ifindex = packet->ingress, .tot_len = bytes };
-	u32 row = 0, flags = 0;
-	struct settings *set = settings.lookup(&row);
-#ifdef GATEWAY
-	struct gateway *gateway;
-#endif
-	bool is_on_link;
+	struct gateway *gateway = find_gateway(ctx, packet, to);
+	u32 flags = 0;
 	int answer;
 
-	if (address6) {
-		route.family = AF_INET6;
-		__builtin_memcpy(route.ipv6_dst, address6, sizeof(*address6));
-		if (set)
-			__builtin_memcpy(route.ipv6_src, set->tunnel_source6, sizeof(route.ipv6_src));
-	} else {
-		route.family = AF_INET;
-		route.ipv4_dst = address;
-		route.ipv4_src = set ? set->tunnel_source : 0;
-	}
-#ifdef GATEWAY
-	gateway = find_gateway(ctx, packet, address, address6);
+	route->family = to->is_ipv6 ? AF_INET6 : AF_INET;
+	route->ifindex = packet->ingress;
+	__builtin_memcpy(route->ipv6_dst, to->words, sizeof(route->ipv6_dst));
 	if (gateway) {
 		flags = BPF_FIB_LOOKUP_OUTPUT;	/* the way must leave by this interface */
-		if (address6)
-			__builtin_memcpy(route.ipv6_dst, gateway->address, sizeof(route.ipv6_dst));
-		else
-			route.ipv4_dst = gateway->address[0];
+		__builtin_memcpy(route->ipv6_dst, gateway->address, sizeof(route->ipv6_dst));
 	}
-#endif
-	answer = bpf_fib_lookup(ctx, &route, sizeof(route), flags);
+	answer = bpf_fib_lookup(ctx, route, sizeof(*route), flags);
 	NOTE(fib, answer);
-	hop->mtu = route.mtu_result;
+	hop->mtu = route->mtu_result;
 	if (answer == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return WAY_TOO_NARROW;
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return WAY_NONE;
 	/* The lookup has replaced the destination by the address of the next hop. */
-	is_on_link = route.ipv4_dst == address;
-	if (address6)
-		is_on_link = route.ipv6_dst[0] == address6->words[0] && route.ipv6_dst[1] == address6->words[1] &&
-			     route.ipv6_dst[2] == address6->words[2] && route.ipv6_dst[3] == address6->words[3];
-	hop->ifindex = route.ifindex | (is_on_link ? 0 : OFF_LINK);
-#ifdef GATEWAY
-	if (gateway)
-		hop->ifindex |= BY_GATEWAY;
-#endif
+	hop->ifindex = route->ifindex | (is_same_words(route->ipv6_dst, to->words) ? 0 : OFF_LINK) |
+		       (gateway ? BY_GATEWAY : 0);
 	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return WAY_UNRESOLVED;
-	hop->destination = tagged_mac(route.dmac, hop->tag);
-	hop->source = tagged_mac(route.smac, hop->tag);
+	hop->destination = tagged_mac(route->dmac, hop->tag);
+	hop->source = tagged_mac(route->smac, hop->tag);
 	return WAY_KNOWN;
 }
 
-/*
- * Find the way of `bytes` to an endpoint and write it into `hop`. WAY_TOO_NARROW leaves the MTU there, WAY_UNRESOLVED
- * the interface.
- */
+/* Find the way of `bytes` to the address of an endpoint, from the source of tunnels. `hop` is as for ask_for_way(). */
 static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet *packet, u32 endpoint,
-					 __be32 address, const struct address6 *address6, u32 bytes,
-					 struct next_hop *hop)
+					 const struct address *to, u32 bytes, struct next_hop *hop)
 {
-	u32 ingress = packet->ingress;
+	struct bpf_fib_lookup route = { .tot_len = bytes };
 	u32 moment = bpf_jiffies64() >> MOMENT_SHIFT;
-	u32 who = address6 ? address6->words[3] : address;	/* an id may pass to another address */
-	u16 tag = endpoint * 31 + moment * 7 + ingress + who + (who >> 16);
-	u32 index = (endpoint + ingress * 97) % NEXT_HOPS;
+	u32 who = to->words[0] ^ to->words[3];	/* an id may pass to another address */
+	u16 tag = endpoint * 31 + moment * 7 + packet->ingress + who + (who >> 16);
+	u32 index = (endpoint + packet->ingress * 97) % NEXT_HOPS;
 	struct next_hop *row = next_hops.lookup(&index);
+	struct settings *set;
 	enum way way;
 
 	if (!row)
@@ -126,13 +101,19 @@ static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet
 	hop->endpoint = endpoint;
 	hop->moment = moment;
 	hop->tag = tag;
-	way = ask_for_way(ctx, packet, address, address6, bytes, hop);
+	index = 0;
+	set = settings.lookup(&index);
+	if (set && to->is_ipv6)
+		__builtin_memcpy(route.ipv6_src, set->tunnel_source6, sizeof(route.ipv6_src));
+	else if (set)
+		route.ipv4_src = set->tunnel_source;
+	way = ask_for_way(ctx, packet, &route, to, hop);
 	if (way == WAY_KNOWN)
 		*row = *hop;
 	return way;
 }
 
-/* Put a frame on its way. */
+/* Send a frame to its next hop: by XDP_TX if that is where it came in, else by a redirect. */
 static __always_inline int leave(struct xdp_md *ctx, struct packet *packet, struct ethhdr *eth,
 				 const struct next_hop *hop, enum verdict verdict)
 {
@@ -140,5 +121,9 @@ static __always_inline int leave(struct xdp_md *ctx, struct packet *packet, stru
 
 	write_mac(eth->h_dest, hop->destination);
 	write_mac(eth->h_source, hop->source);
-	return put_on_wire(ctx, packet, ifindex, verdict);
+	NOTE(egress, ifindex);
+	ifindex = find_trunk(packet, ifindex);
+	if (ifindex == ctx->ingress_ifindex)
+		return count(verdict, XDP_TX);
+	return count(verdict, bpf_redirect(ifindex, 0));
 }

@@ -1,77 +1,77 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Answers to packets that a VIP has no service for: those of a host with a closed port. */
 
-/* The least that an ICMP error quotes: an IP header and the eight bytes with the ports (RFC 792). */
-#define LEAST_QUOTED 28
+/* What an ICMP error quotes at least, beside the IP header: the eight bytes with the ports (RFC 792). */
+#define LEAST_QUOTED 8
+
+/* The offset of the protocol in the IPv6 header: a parameter problem points at it (RFC 8200, section 4). */
+#define NEXT_HEADER_OFFSET 6
 
 /*
- * Write the reset for a segment that is no reset itself: RFC 9293, section 3.10.7.1. The segment has `bytes` with its
- * header. The caller adds the checksum.
+ * The reset for a segment that is no reset itself: RFC 9293, section 3.10.7.1. The segment has `bytes` with its
+ * header. The checksum is missing.
  */
-static __always_inline void new_reset(struct tcphdr *reset, const struct tcphdr *tcp, u32 bytes)
+static __always_inline struct tcphdr reset_for(const struct tcphdr *tcp, u32 bytes)
 {
-	*reset = (struct tcphdr){ .doff = sizeof(*reset) / 4, .rst = 1 };
-	reset->source = tcp->dest;
-	reset->dest = tcp->source;
+	struct tcphdr reset = { .doff = sizeof(reset) / 4, .rst = 1, .source = tcp->dest, .dest = tcp->source };
+
 	if (tcp->ack) {
-		reset->seq = tcp->ack_seq;
+		reset.seq = tcp->ack_seq;
 	} else {
-		reset->ack = 1;
-		reset->ack_seq = bpf_htonl(bpf_ntohl(tcp->seq) + bytes - tcp->doff * 4 + tcp->syn + tcp->fin);
+		reset.ack = 1;
+		reset.ack_seq = bpf_htonl(bpf_ntohl(tcp->seq) + bytes - tcp->doff * 4 + tcp->syn + tcp->fin);
 	}
+	return reset;
 }
 
-/* The sum of whole 16-bit words. */
-static __always_inline u32 sum_words(const void *data, u32 bytes)
+static __always_inline int send_reset(struct xdp_md *ctx, const struct packet *packet)
 {
-	const __be16 *words = data;
-	u32 sum = 0, i;
-
-#pragma unroll
-	for (i = 0; i < bytes / sizeof(*words); i++)
-		sum += words[i];
-	return sum;
-}
-
-static __always_inline int reset(struct xdp_md *ctx, const struct packet *packet)
-{
-	struct {
-		struct ethhdr eth;
-		struct iphdr ip;
-		struct tcphdr tcp;
-	} __attribute__((packed)) *frame;
-	__be32 source = packet->ip->saddr, destination = packet->ip->daddr;
-	struct tcphdr reset;
+	const u32 ip_bytes = ip_header_bytes(is_ipv6(packet)), bytes = sizeof(struct ethhdr) + ip_bytes + sizeof(struct tcphdr);
+	struct address source = read_address(source_of(packet), is_ipv6(packet));
+	struct address destination = read_address(destination_of(packet), is_ipv6(packet));
+	struct tcphdr reset = reset_for(packet->tcp, packet->ip_bytes - ip_bytes);
+	struct ethhdr *eth;
+	void *ip;
 	u32 sum;
 
-	new_reset(&reset, packet->tcp, packet->ip_bytes - sizeof(struct iphdr));
-	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(*frame) - (int)(ctx->data_end - ctx->data)))
-		return drop(VERDICT_UNDEFINED);
-	frame = (void *)(long)ctx->data;
-	if ((void *)(frame + 1) > (void *)(long)ctx->data_end)
-		return drop(VERDICT_UNDEFINED);
-
-	swap_macs(&frame->eth);
-	new_header(&frame->ip, 0, sizeof(frame->ip) + sizeof(frame->tcp), IPPROTO_TCP, destination, source);
-	sum = sum_words(&source, sizeof(source)) + sum_words(&destination, sizeof(destination)) +
+	sum = sum_words(source.words, sizeof(source.words)) + sum_words(destination.words, sizeof(destination.words)) +
 	      bpf_htons(IPPROTO_TCP) + bpf_htons(sizeof(reset)) + sum_words(&reset, sizeof(reset));
 	reset.check = checksum_update(0xffff, sum);
-	frame->tcp = reset;
+	if (!resize(ctx, bytes))
+		return drop(VERDICT_UNDEFINED);
+	eth = (void *)(long)ctx->data;
+	ip = eth + 1;
+	if ((void *)eth + bytes > (void *)(long)ctx->data_end)
+		return drop(VERDICT_UNDEFINED);
+
+	swap_macs(eth);
+	if (is_ipv6(packet))
+		new_header6(ip, 0, sizeof(reset), IPPROTO_TCP, destination.words, source.words);
+	else
+		new_header(ip, 0, ip_bytes + sizeof(reset), IPPROTO_TCP, destination.words[0], source.words[0]);
+	*(struct tcphdr *)(ip + ip_bytes) = reset;
 	return count(VERDICT_REJECTED, XDP_TX);
 }
 
 /* Reject a packet to a VIP, of a protocol other than ICMP. If it can't be answered, it is dropped in silence. */
 static __always_inline int reject(struct xdp_md *ctx, const struct packet *packet, enum packet_kind kind)
 {
-	u8 protocol = packet->ip->protocol;
+	u8 protocol = is_ipv6(packet) ? packet->ip6->nexthdr : packet->ip->protocol;
 	bool has_ports = protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+	u32 quoted = ip_header_bytes(is_ipv6(packet)) + LEAST_QUOTED;
+	u8 type = ICMP_DEST_UNREACH, code = has_ports ? ICMP_PORT_UNREACH : ICMP_PROT_UNREACH;
+	__be32 detail = 0;
 
-	if (!may_answer(packet->eth, packet->ip->saddr))
+	if (!may_answer(packet))
 		return drop(VERDICT_UNDEFINED);
 	if (kind == PACKET_TCP)
-		return packet->tcp->rst ? drop(VERDICT_UNDEFINED) : reset(ctx, packet);
-	if (packet->ip_bytes < LEAST_QUOTED)
+		return packet->tcp->rst ? drop(VERDICT_UNDEFINED) : send_reset(ctx, packet);
+	if (packet->ip_bytes < quoted)
 		return drop(VERDICT_UNDEFINED);
-	return answer(ctx, ICMP_DEST_UNREACH, has_ports ? ICMP_PORT_UNREACH : ICMP_PROT_UNREACH, 0, LEAST_QUOTED,
-		      VERDICT_REJECTED);
+	if (is_ipv6(packet)) {
+		type = has_ports ? ICMPV6_DEST_UNREACH : ICMPV6_PARAMPROB;
+		code = has_ports ? ICMPV6_PORT_UNREACH : ICMPV6_UNK_NEXTHDR;
+		detail = has_ports ? 0 : bpf_htonl(NEXT_HEADER_OFFSET);
+	}
+	return answer(ctx, packet, type, code, detail, quoted, VERDICT_REJECTED);
 }

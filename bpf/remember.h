@@ -64,16 +64,13 @@ static __always_inline u64 hash_flow(const struct service *service, const struct
 
 	if (!secret)
 		return 0;
-	if (!client->address6)
+	if (!client->is_ipv6)
 		return mix64(mix64((u64)client->address ^ secret->words[0]) + hash ^ secret->words[1]);
 	hash = mix64(hash ^ secret->words[0]);
-	hash = mix64(hash + ((u64)client->address6->s6_addr32[0] << 32 | client->address6->s6_addr32[1]));
+	hash = mix64(hash + ((u64)client->words[0] << 32 | client->words[1]));
 	hash ^= secret->words[1];
-	return mix64(hash + ((u64)client->address6->s6_addr32[2] << 32 | client->address6->s6_addr32[3]));
+	return mix64(hash + ((u64)client->words[2] << 32 | client->words[3]));
 }
-
-/* The empty assembly keeps the compiler from knowing a value. */
-#define OPAQUE(value) asm volatile("" : "+r"(value))
 
 static __always_inline struct bucket *find_bucket(u64 hash)
 {
@@ -113,35 +110,6 @@ static __always_inline enum remembered_state state_of(u64 flow)
 static __always_inline u32 age_of(u64 flow, u32 now)
 {
 	return (now - (u32)(flow >> SEEN_SHIFT)) & SEEN_MASK;
-}
-
-/*
- * The code below has no branches: the verifier follows every path through a program, and eight places with two
- * branches each make too many paths. OPAQUE keeps the compiler from making branches of the arithmetic.
- */
-
-/* 1 if a number is not zero. */
-static __always_inline u64 is_some(u64 number)
-{
-	u64 negative = -number;
-
-	OPAQUE(negative);
-	return (number | negative) >> 63;
-}
-
-/* All ones if `one` is less than `two`; both are below 2^63. */
-static __always_inline u64 is_less(u64 one, u64 two)
-{
-	u64 mask = (s64)(one - two) >> 63;
-
-	OPAQUE(mask);
-	return mask;
-}
-
-/* The smaller of two numbers below 2^63. */
-static __always_inline u64 smaller(u64 one, u64 two)
-{
-	return two + ((one - two) & is_less(one, two));
 }
 
 /*

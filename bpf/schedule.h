@@ -7,23 +7,14 @@
  */
 #define MAX_TRIES 4
 
-/* The sender of a packet. Numbers are in host byte order, so that all balancers hash the same ones. */
+/* The client's end of a flow. Numbers are in host byte order, so that all balancers hash the same ones. */
 struct client {
-	u32 address;		/* for IPv6: the number that fold_address() gives */
-	u16 port;
+	u32 address;		/* the number that fold_address() gives */
+	u16 port;		/* 0 for pings */
 	u8 protocol;
-	const struct in6_addr *address6;	/* IPv6 only */
+	bool is_ipv6;
+	const __be32 *words;	/* of the address, where it lies in the packet */
 };
-
-/* The finalizer of MurmurHash3. Each bit of the input flips half the bits of the output. */
-static __always_inline u32 mix(u32 hash)
-{
-	hash ^= hash >> 16;
-	hash *= 0x85ebca6b;
-	hash ^= hash >> 13;
-	hash *= 0xc2b2ae35;
-	return hash ^ hash >> 16;
-}
 
 /*
  * The hash of a client's address or, for Maglev, of its address, port and protocol. Each further try gives another
@@ -33,10 +24,8 @@ static __always_inline u32 hash_client(const struct service *service, const stru
 {
 	u32 hash = mix(client->address + try * 0x9e3779b9);
 
-#ifdef MAGLEV
-	if (service->algorithm == ALGORITHM_MAGLEV)
+	if (HAS(MAGLEV) && service->algorithm == ALGORITHM_MAGLEV)
 		return mix(hash + ((u32)client->port << 8 | client->protocol));
-#endif
 	return hash;
 }
 
@@ -44,14 +33,12 @@ static __always_inline u32 hash_client(const struct service *service, const stru
 static __always_inline u32 choose_slot(const struct service *service, const struct client *client, u32 slots,
 				       u32 try)
 {
-#ifdef ROUND_ROBIN
-	if (service->algorithm == ALGORITHM_ROUND_ROBIN) {
+	if (HAS(ROUND_ROBIN) && service->algorithm == ALGORITHM_ROUND_ROBIN) {
 		u32 ring = service->ring;
 		u64 *turns = ring_turns.lookup(&ring);
 
 		return turns ? __sync_fetch_and_add(turns, 1) % slots : 0;
 	}
-#endif
 	/* The hash as a fraction of 2^32, times the slots: this needs no division. */
 	return (u64)hash_client(service, client, try) * slots >> 32;
 }
@@ -96,4 +83,14 @@ static __always_inline u32 choose_endpoint(const struct service *service, const 
 	struct slot slot;
 
 	return read_slot(service, client, try, &slot) & SLOT_ID_MASK;
+}
+
+/* The row of an endpoint that may still get packets of open connections, NULL if it may not. */
+static __always_inline struct endpoint *find_alive(u32 id)
+{
+	struct endpoint *endpoint = endpoints.lookup(&id);
+
+	if (!endpoint || (endpoint->state != ENDPOINT_USABLE && endpoint->state != ENDPOINT_RETIRED))
+		return NULL;
+	return endpoint;
 }

@@ -59,14 +59,6 @@ static __always_inline void replace_row(u64 *place, u64 row, u64 after)
 		__sync_val_compare_and_swap(place, row, after);
 }
 
-/* Whether an endpoint may still get packets. */
-static __always_inline bool is_alive(u32 id)
-{
-	struct endpoint *endpoint = endpoints.lookup(&id);
-
-	return endpoint && (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED);
-}
-
 /* Note that another endpoint than the current one is in use. Mostly the row says so already. */
 static __always_inline u32 note_use(u64 *place, u64 row, u32 endpoint, u32 now)
 {
@@ -124,7 +116,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 	}
 
 	endpoint = endpoint_of(flow);
-	if (endpoint && is_alive(endpoint)) {
+	if (endpoint && find_alive(endpoint)) {
 		/* After a FIN or a RST that was not forged, only a few acknowledgements follow, and soon. */
 		bool is_closing = state_of(flow) == REMEMBERED_CLOSING && !age_of(flow, now);
 		u64 seen = new_flow(hash, endpoint, now, packet->closes || is_closing ? REMEMBERED_CLOSING : REMEMBERED_OPEN);
@@ -139,7 +131,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 		endpoint = row & SLOT_ID_MASK;
 	else
 		endpoint = row_age(row, MOVED_SHIFT, now) <= LEARNING ? row >> DATAGRAM_SHIFT & SLOT_ID_MASK : holder;
-	if (endpoint != holder && !is_alive(endpoint))
+	if (endpoint != holder && !find_alive(endpoint))
 		endpoint = holder;	/* the former one's connections are lost; the current one tells the clients */
 	NOTE(memory, endpoint == holder ? MEMORY_CURRENT : MEMORY_PREVIOUS);
 	if (is_datagram && endpoint && kind != PACKET_ICMP_ERROR)

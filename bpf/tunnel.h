@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Tunnels to endpoints: IP in IP (RFC 2003). */
+/*
+ * Tunnels to endpoints: IPv4 in IPv4 (RFC 2003); IPv6 and IPv4 in IPv6 (RFC 2473), without options like the
+ * encapsulation limit.
+ */
+
+#define FLOW_LABEL 0xfffff
 
 /* The hash that chooses the outer addresses of a flow's packets: always the same for one flow. */
 static __always_inline u32 hash_for_tunnel(const struct client *client)
@@ -7,15 +12,26 @@ static __always_inline u32 hash_for_tunnel(const struct client *client)
 	return mix(mix(client->address) + ((u32)client->port << 8 | client->protocol));
 }
 
-/* The outer source of a flow's packets. Zero if there is none. */
-static __always_inline __be32 tunnel_source(u32 hash)
+/* The outer source of a flow's packets, all zeros if there is none. */
+static __always_inline struct address tunnel_source(bool is_outer6, u32 hash)
 {
-	u32 row = 0;
+	struct address source = { .is_ipv6 = is_outer6 };
+	u32 row = 0, i;
 	struct settings *set = settings.lookup(&row);
 
 	if (!set)
-		return 0;
-	return (set->tunnel_source & ~set->tunnel_spread) | (bpf_htonl(hash) & set->tunnel_spread);
+		return source;
+	if (!is_outer6) {
+		source.words[0] = (set->tunnel_source & ~set->tunnel_spread) | (bpf_htonl(hash) & set->tunnel_spread);
+		return source;
+	}
+#pragma unroll
+	for (i = 0; i < 4; i++) {
+		source.words[i] = (set->tunnel_source6[i] & ~set->tunnel_spread6[i]) |
+				  (bpf_htonl(hash) & set->tunnel_spread6[i]);
+		hash = hash << 7 | hash >> 25;
+	}
+	return source;
 }
 
 /*
@@ -47,17 +63,25 @@ static __always_inline struct ethhdr *make_room(struct xdp_md *ctx, u32 bytes)
 
 /*
  * Put an outer header before a packet. Returns the new start of the frame, NULL if there is no room for the header.
- * The type of service is copied, and with it the ECN field (RFC 6040, normal mode).
+ *
+ * The type of service is copied, and with it the ECN field (RFC 6040, normal mode). Routers and network cards that look
+ * at the flow label of IPv6 spread by it (RFC 6438), so it is of the flow's hash.
  */
-static __always_inline struct ethhdr *encapsulate(struct xdp_md *ctx, const struct packet *packet, __be32 source,
-						  __be32 destination)
+static __always_inline struct ethhdr *encapsulate(struct xdp_md *ctx, const struct packet *packet,
+						  const struct address *source, const struct address *destination, u32 hash)
 {
-	u16 bytes = packet->ip_bytes + sizeof(struct iphdr);
-	u8 tos = packet->ip->tos;
-	struct ethhdr *eth = make_room(ctx, sizeof(struct iphdr));
+	u32 tos = tos_of(packet), bytes = packet->ip_bytes;
+	struct ethhdr *eth = make_room(ctx, ip_header_bytes(destination->is_ipv6));
 
 	if (!eth)
 		return NULL;
-	new_header((void *)(eth + 1), tos, bytes, IPPROTO_IPIP, source, destination);
+	if (!destination->is_ipv6) {
+		new_header((void *)(eth + 1), tos, bytes + sizeof(struct iphdr), IPPROTO_IPIP, source->words[0],
+			   destination->words[0]);
+		return eth;
+	}
+	eth->h_proto = bpf_htons(ETH_P_IPV6);
+	new_header6((void *)(eth + 1), tos << 20 | (hash & FLOW_LABEL), bytes,
+		    is_ipv6(packet) ? IPPROTO_IPV6 : IPPROTO_IPIP, source->words, destination->words);
 	return eth;
 }

@@ -8,16 +8,42 @@
  * such errors, as all others.
  */
 
-/* Whether an address of `words` of 32 bits is a source of this balancer's tunnels. */
-static __always_inline bool is_tunnel_source(const __be32 *address, const __be32 *source, const __be32 *spread, u32 words)
+/* Whether an error quotes a packet that may have left in a tunnel. */
+static __always_inline bool is_about_tunnel(const struct packet *packet)
+{
+	if (!is_ipv6(packet))
+		return packet->quoted->protocol == IPPROTO_IPIP;
+	return packet->quoted6->nexthdr == IPPROTO_IPV6 || packet->quoted6->nexthdr == IPPROTO_IPIP;
+}
+
+/* Whether an address is a source of this balancer's tunnels. */
+static __always_inline bool is_tunnel_source(const __be32 *address, bool is_ipv6, const struct settings *set)
 {
 	__be32 differs = 0;
 	u32 i;
 
+	if (!is_ipv6)
+		return !((address[0] ^ set->tunnel_source) & ~set->tunnel_spread);
 #pragma unroll
-	for (i = 0; i < words; i++)
-		differs |= (address[i] ^ source[i]) & ~spread[i];
+	for (i = 0; i < 4; i++)
+		differs |= (address[i] ^ set->tunnel_source6[i]) & ~set->tunnel_spread6[i];
 	return !differs;
+}
+
+/* The MTU that a router complains about; 0 if it complains about anything else. */
+static __always_inline u32 complained_mtu(const struct packet *packet)
+{
+	const struct icmphdr *icmp = packet->icmp;
+
+	if (is_ipv6(packet))
+		return icmp->type == ICMPV6_PKT_TOOBIG ? bpf_ntohl(icmp->un.gateway) : 0;
+	return icmp->type == ICMP_DEST_UNREACH && icmp->code == ICMP_FRAG_NEEDED ? bpf_ntohl(icmp->un.gateway) & 0xffff : 0;
+}
+
+/* A sum of words, folded to 17 bits, so that more of them can be added. */
+static __always_inline u32 fold_sum(u32 sum)
+{
+	return (sum & 0xffff) + (sum >> 16);
 }
 
 /*
@@ -25,138 +51,74 @@ static __always_inline bool is_tunnel_source(const __be32 *address, const __be32
  * packet and gets new headers. If the kernel has to find the next hop, the sender is the router that complained, since
  * the kernel forwards no packet whose source is one of its own addresses.
  */
-static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet, const bool is_outer6,
-				       const bool is_inner6)
+static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet)
 {
-	const u32 outer_bytes = is_outer6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	const u32 inner_bytes = is_inner6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	void *inner = (void *)packet->quoted + outer_bytes;
-	struct icmphdr *icmp = packet->icmp;	/* ICMPv6 has the same fields in the same places */
-	struct iphdr *ip = inner, *outer = packet->ip;
-	struct ports *ports = inner + inner_bytes;
-	struct bpf_fib_lookup route = { .family = AF_INET, .ifindex = packet->ingress };
-	u32 row = 0, mtu = bpf_ntohl(icmp->un.gateway), bytes, flags = 0, sum;
+	u64 is_outer6 = is_ipv6(packet), is_inner6 = is_outer6 && packet->quoted6->nexthdr == IPPROTO_IPV6;
+	u32 outer_bytes = ip_header_bytes(is_outer6), inner_bytes;
+	struct icmphdr *icmp = packet->icmp;
+	struct iphdr *ip = (void *)packet->quoted + outer_bytes;
+	struct ipv6hdr *ip6 = (void *)ip;
+	struct ports *ports;
+	struct bpf_fib_lookup route = {};
+	struct next_hop hop = {};
+	u32 row = 0, mtu = complained_mtu(packet), bytes, sum;
 	struct settings *set = settings.lookup(&row);
-	struct service *service = NULL;
-	__be32 addresses[8] = {}, router[4] = {};	/* the first four words are the VIP's, the others the client's */
+	struct service *service;
+	struct address router, vip, client;
 	struct ethhdr *eth = packet->eth, former;
-	bool via_kernel = false;
-	long answer;
-#ifdef IPV6
-	struct ipv6hdr *ip6 = inner, *outer6 = packet->ip6;
-#endif
-#ifdef GATEWAY
-	struct gateway *gateway;
-#endif
+	enum way way;
 
+	OPAQUE(is_inner6);	/* else the compiler reads the quote again for each use, and the verifier can't follow */
+	inner_bytes = ip_header_bytes(is_inner6);
+	ports = (void *)ip + inner_bytes;
 	if ((void *)(ports + 2) > (void *)(long)ctx->data_end ||
 	    packet->ip_bytes < 2 * outer_bytes + sizeof(*icmp) + inner_bytes + 8)
 		return XDP_PASS;
 	bytes = packet->ip_bytes - 2 * outer_bytes + inner_bytes;
-	if (is_outer6 ? icmp->type != ICMPV6_PKT_TOOBIG : icmp->type != ICMP_DEST_UNREACH || icmp->code != ICMP_FRAG_NEEDED)
-		return XDP_PASS;
-	if (!is_outer6)
-		mtu &= 0xffff;
 	if (mtu < outer_bytes + MIN_MTU || mtu > 0xffff)
 		return XDP_PASS;
 	mtu -= outer_bytes;
-
-	if (!set || set->too_big != TOO_BIG_ANSWER)
+	if (is_inner6 && mtu < MIN_MTU6)
+		mtu = MIN_MTU6;		/* the least that IPv6 allows: RFC 2473, section 7.1 */
+	if (!set || set->too_big != TOO_BIG_ANSWER || !is_tunnel_source(destination_of(packet), is_outer6, set))
 		return XDP_PASS;
-#ifdef IPV6
-	if (is_outer6 && !is_tunnel_source(outer6->daddr.s6_addr32, set->tunnel_source6, set->tunnel_spread6, 4))
+	if (is_inner6 ? ip6->version != 6 : ip->version != 4 || ip->ihl != 5)
 		return XDP_PASS;
-	if (is_inner6) {
-		struct service6_key asked = { .port = ports->destination, .protocol = ip6->nexthdr };
 
-		if (mtu < MIN_MTU6)
-			mtu = MIN_MTU6;		/* the least that IPv6 allows: RFC 2473, section 7.1 */
-		__builtin_memcpy(asked.vip, &ip6->daddr, sizeof(asked.vip));
-		__builtin_memcpy(addresses, &ip6->daddr, sizeof(ip6->daddr));
-		__builtin_memcpy(addresses + 4, &ip6->saddr, sizeof(ip6->saddr));
-		if (ip6->version != 6)
-			return XDP_PASS;
-		service = services6.lookup(&asked);
-		route.family = AF_INET6;
-		__builtin_memcpy(route.ipv6_src, addresses, sizeof(route.ipv6_src));
-		__builtin_memcpy(route.ipv6_dst, addresses + 4, sizeof(route.ipv6_dst));
-	}
-#endif
-	if (!is_outer6 && !is_tunnel_source(&outer->daddr, &set->tunnel_source, &set->tunnel_spread, 1))
-		return XDP_PASS;
-	if (!is_inner6) {
-		struct service_key asked = {
-			.vip = ip->daddr,
-			.port = ports->destination,
-			.protocol = ip->protocol,
-		};
-
-		addresses[0] = ip->daddr;
-		addresses[4] = ip->saddr;
-		if (ip->version != 4 || ip->ihl != 5)
-			return XDP_PASS;
-		service = services.lookup(&asked);
-		route.ipv4_src = addresses[0];
-		route.ipv4_dst = addresses[4];
-	}
-	if (!service || !is_dsr(service) || !is_tunnelled(service))
+	router = read_address(source_of(packet), is_outer6);
+	vip = read_address(is_inner6 ? (void *)&ip6->daddr : (void *)&ip->daddr, is_inner6);
+	client = read_address(is_inner6 ? (void *)&ip6->saddr : (void *)&ip->saddr, is_inner6);
+	service = find_service(vip.words, is_inner6, ports->destination, is_inner6 ? ip6->nexthdr : ip->protocol);
+	if (!service || service->mode != MODE_DSR_L3)
 		return XDP_PASS;
 
 	NOTE(service, service->index);
 	/* The sum of the quoted inner packet: the sum of the whole error less that of all else. */
 	sum = bpf_csum_diff((__be32 *)packet->quoted, outer_bytes, NULL, 0, (u16)~icmp->checksum);
 	sum = bpf_csum_diff((__be32 *)&icmp->un, sizeof(icmp->un), NULL, 0, sum);
-#ifdef IPV6
 	if (is_outer6) {
-		sum = bpf_csum_diff(outer6->saddr.s6_addr32, 2 * sizeof(outer6->saddr), NULL, 0, sum);
-		sum = (sum & 0xffff) + (sum >> 16) + (u16)~outer6->payload_len + (u16)~bpf_htons(IPPROTO_ICMPV6);
+		sum = bpf_csum_diff(packet->ip6->saddr.s6_addr32, 2 * sizeof(packet->ip6->saddr), NULL, 0, sum);
+		sum = fold_sum(sum) + (u16)~packet->ip6->payload_len + (u16)~bpf_htons(IPPROTO_ICMPV6);
 	}
-	if (is_inner6) {
-		sum = bpf_csum_diff(NULL, 0, addresses, sizeof(addresses), sum);
-		sum = (sum & 0xffff) + (sum >> 16) + bpf_htons(bytes - inner_bytes) + bpf_htons(IPPROTO_ICMPV6);
-	}
-	if (is_outer6 && is_inner6)
-		__builtin_memcpy(router, &outer6->saddr, sizeof(router));
-#endif
-	if (!is_outer6)
-		router[0] = outer->saddr;
-	sum = (sum & 0xffff) + (sum >> 16) + (u16)~*(__be16 *)&icmp->type + bpf_htons(mtu);
+	sum = fold_sum(sum) + (u16)~*(__be16 *)&icmp->type + bpf_htons(mtu);
 	sum += is_inner6 ? bpf_htons(ICMPV6_PKT_TOOBIG << 8) : bpf_htons(ICMP_DEST_UNREACH << 8 | ICMP_FRAG_NEEDED);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
 
 	route.tot_len = bytes;
-#ifdef GATEWAY
-	gateway = find_gateway(ctx, packet, addresses[4], is_inner6 ? (struct address6 *)(addresses + 4) : NULL);
-	if (gateway) {
-		flags = BPF_FIB_LOOKUP_OUTPUT;
-		if (is_inner6)
-			__builtin_memcpy(route.ipv6_dst, gateway->address, sizeof(route.ipv6_dst));
-		else
-			route.ipv4_dst = gateway->address[0];
-	}
-#endif
-	answer = bpf_fib_lookup(ctx, &route, sizeof(route), flags);
-	NOTE(fib, answer);
-	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH) {
+	__builtin_memcpy(route.ipv6_src, vip.words, sizeof(route.ipv6_src));
+	way = ask_for_way(ctx, packet, &route, &client, &hop);
+	if (way == WAY_UNRESOLVED) {
 		/* An IPv6 router has no address that could be the source of an IPv4 packet. */
 		if (is_outer6 != is_inner6)
 			return drop(VERDICT_NO_ROUTE);
-#ifdef GATEWAY
-		if (gateway)
+		if (HAS(GATEWAY) && hop.ifindex & BY_GATEWAY)
 			return ask_for_gateway(ctx, packet);
-#endif
-		via_kernel = true;
-		if (is_inner6) {
-			u32 before = bpf_csum_diff(addresses, sizeof(router), router, sizeof(router), sum);
-
-			before = (before & 0xffff) + (before >> 16);
-			sum = (before & 0xffff) + (before >> 16);
-		}
-		__builtin_memcpy(addresses, router, sizeof(router));
-	} else if (answer != BPF_FIB_LKUP_RET_SUCCESS) {
+		vip = router;
+	} else if (way != WAY_KNOWN) {
 		return drop(VERDICT_NO_ROUTE);
 	}
+	if (is_inner6)	/* the pseudo-header */
+		sum += sum_words(vip.words, sizeof(vip.words)) + sum_words(client.words, sizeof(client.words)) +
+		       bpf_htons(bytes - inner_bytes) + bpf_htons(IPPROTO_ICMPV6);
 
 	former = *eth;
 	if (bpf_xdp_adjust_head(ctx, 2 * outer_bytes - inner_bytes))
@@ -166,30 +128,20 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 	if ((void *)(icmp + 1) > (void *)(long)ctx->data_end)
 		return drop(VERDICT_MALFORMED);
 	*eth = former;
-	*icmp = (struct icmphdr){ .type = ICMP_DEST_UNREACH, .code = ICMP_FRAG_NEEDED, .checksum = ~sum };
+	*icmp = (struct icmphdr){
+		.type = is_inner6 ? ICMPV6_PKT_TOOBIG : ICMP_DEST_UNREACH,
+		.code = is_inner6 ? 0 : ICMP_FRAG_NEEDED,
+		.checksum = ~fold_sum(fold_sum(sum)),
+	};
 	icmp->un.gateway = bpf_htonl(mtu);
-#ifdef IPV6
 	if (is_inner6) {
-		struct ipv6hdr *fresh = (void *)(eth + 1);
-
 		eth->h_proto = bpf_htons(ETH_P_IPV6);
-		__builtin_memset(fresh, 0, 8);
-		fresh->version = 6;
-		fresh->payload_len = bpf_htons(bytes - inner_bytes);
-		fresh->nexthdr = IPPROTO_ICMPV6;
-		fresh->hop_limit = NEW_TTL;
-		__builtin_memcpy(&fresh->saddr, addresses, sizeof(addresses));
-		icmp->type = ICMPV6_PKT_TOOBIG;
-		icmp->code = 0;
-	}
-#endif
-	if (!is_inner6) {
+		new_header6((void *)(eth + 1), 0, bytes - inner_bytes, IPPROTO_ICMPV6, vip.words, client.words);
+	} else {
 		eth->h_proto = bpf_htons(ETH_P_IP);
-		new_header((void *)(eth + 1), ICMP_TOS, bytes, IPPROTO_ICMP, addresses[0], addresses[4]);
+		new_header((void *)(eth + 1), ICMP_TOS, bytes, IPPROTO_ICMP, vip.words[0], client.words[0]);
 	}
-	if (via_kernel)
+	if (way == WAY_UNRESOLVED)
 		return count(VERDICT_ERROR_RELAYED, XDP_PASS);
-	__builtin_memcpy(eth->h_source, route.smac, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, route.dmac, ETH_ALEN);
-	return put_on_wire(ctx, packet, route.ifindex, VERDICT_ERROR_RELAYED);
+	return leave(ctx, packet, eth, &hop, VERDICT_ERROR_RELAYED);
 }

@@ -49,7 +49,6 @@ static __always_inline struct vlan_header *find_tag(struct xdp_md *ctx)
 	return tag;
 }
 
-#ifndef VLAN
 /* Take off a tag of VLAN 0: it only gives a priority, for this link. */
 static __always_inline void take_off_priority(struct xdp_md *ctx)
 {
@@ -58,7 +57,6 @@ static __always_inline void take_off_priority(struct xdp_md *ctx)
 	if (tag && !(tag->tci & bpf_htons(TAG_MASK)))
 		take_off(ctx);
 }
-#else
 #define TAGGED (1U << 16)	/* of packet.tci */
 #define PRIORITY_MASK 0xf000
 
@@ -109,8 +107,11 @@ static __always_inline bool put_on_tag(struct xdp_md *ctx, u16 tci)
 /* The interface that the frame leaves by: for that of a VLAN its trunk, and the frame gets the VLAN's tag. */
 static __always_inline u32 find_trunk(struct packet *packet, u32 ifindex)
 {
-	struct vlan *vlan = trunks.lookup(&ifindex);
+	struct vlan *vlan;
 
+	if (!HAS(VLAN))
+		return ifindex;
+	vlan = trunks.lookup(&ifindex);
 	if (!vlan) {
 		packet->tci = 0;
 		return ifindex;
@@ -118,4 +119,3 @@ static __always_inline u32 find_trunk(struct packet *packet, u32 ifindex)
 	packet->tci = TAGGED | (packet->tci & PRIORITY_MASK) | vlan->tag;
 	return vlan->trunk;
 }
-#endif

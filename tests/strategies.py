@@ -45,7 +45,7 @@ from reconciler.support import ALGORITHMS, MODES, PROTOCOLS, UNDEFINED_TRAFFIC
 def fake_source(directory=None, main=""):
     """A data plane that never changes, so that names of programs don't; it asks for the features of the real one."""
     features = "DSR_L2 DSR_L3 ECHO FORWARD_ECHO GATEWAY IPV6 MAGLEV NAT REJECT ROUND_ROBIN SCTP SOURCE_HASH UDP VLAN"
-    return "".join(f"#ifdef {feature}\n" for feature in features.split())
+    return "".join(f"HAS({feature})\n" for feature in features.split())
 
 
 endpoints = st.builds(

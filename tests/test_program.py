@@ -2,8 +2,11 @@
 """A program's name says what it was built from, to whoever knows its features: nobody searches for them."""
 
 import itertools
+import re
 
-from reconciler.dataplane.program import is_built_of, program_name
+import pytest
+
+from reconciler.dataplane.program import DECAPSULATE, is_built_of, main_file, program_name, source
 
 FEATURES = ("NAT", "DSR_L3", "UDP", "IPV6", "MAGLEV")
 COMBINATIONS = [some for count in range(len(FEATURES) + 1) for some in itertools.combinations(FEATURES, count)]
@@ -28,3 +31,9 @@ def test_words_that_name_no_feature_are_refused():
 def test_what_the_source_does_not_ask_for_makes_no_other_program():
     assert program_name(("NAT", "NO_SUCH_FEATURE")) == program_name(("NAT",))
     assert program_name(("NAT",)) != program_name(("NAT", "REJECT"))
+
+
+@pytest.mark.parametrize("features", [(), (DECAPSULATE,)])
+def test_the_source_asks_for_features_in_one_way_only(features):
+    """What it asked for in another would be missing from the names of programs."""
+    assert not re.search(r"^\s*#\s*(if|elif)", source(main=main_file(features)), re.MULTILINE)

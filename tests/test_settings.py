@@ -71,7 +71,8 @@ def test_a_declared_source_comes_before_the_address_of_an_interface(fleet_of):
 
 
 def test_what_nobody_uses_is_not_there(fleet_of):
-    assert settings_of(fleet_of(Mode.NAT, packet_too_big=PacketTooBig.DROP)) is None
+    assert settings_of(fleet_of(Mode.NAT)) is None
+    assert settings_of(fleet_of(Mode.NAT, packet_too_big=PacketTooBig.DROP)) == Settings(packet_too_big="drop")
     assert settings_of(fleet_of(Mode.DSR_L2, tunnel_source=TunnelSource(ip_network("10.200.0.0/24")))) is None
     assert settings_of(fleet_of(Mode.DSR_L2, packet_too_big=PacketTooBig.DROP)) == Settings(packet_too_big="drop")
 

@@ -277,7 +277,7 @@ class Verdict(IntEnum):
     ECHO_ANSWERED = 20, "a ping of a VIP, answered"
     ECHO_FORWARDED = 21, "a ping of a VIP, forwarded to an endpoint, which answers"
     ECHO_DROPPED = 22, "dropped: a ping of a VIP whose service drops pings"
-    ERROR_RELAYED = 23, "a router's error that packets in a tunnel are too big, relayed to the client"
+    ERROR_RELAYED = 23, "an ICMP error about a packet on its way to an endpoint, relayed to the client"
     IMPOSSIBLE_SOURCE = 24, "dropped: from an address that no other host can have: loopback, multicast, the VIP itself"
     LINK_BROADCAST = 25, "dropped: the packet is for one VIP, its frame for many hosts (broadcast or multicast)"
     # On endpoints whose program unpacks tunnels: the fate of each tunnelled packet.

@@ -24,9 +24,8 @@ _ENTRY = "lbctl_balance"
 _ENDPOINT_FILE, _ENDPOINT_ENTRY = "decap.c", "lbctl_decapsulate"
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"$')
-_ASKED_FOR = re.compile(r"^#ifn?def (\w+)|\bdefined\((\w+)\)", re.MULTILINE)
+_ASKED_FOR = re.compile(r"\bHAS\((\w+)\)")
 _FEATURE = re.compile(r"[A-Z][A-Z0-9_]*")
-_DEFINED = re.compile(r"^#define (\w+)", re.MULTILINE)
 
 
 def main_file(features: Collection[str]) -> str:
@@ -81,9 +80,8 @@ def _hashed(text: str) -> hashlib._Hash:
 
 @functools.cache
 def _asked_for(text: str) -> frozenset[str]:
-    """The names that a source tests by #ifdef and does not define itself."""
-    asked_for = {one or other for one, other in _ASKED_FOR.findall(text)}
-    return frozenset(asked_for - set(_DEFINED.findall(text)))
+    """The features that a source asks for: bpf/features.h."""
+    return frozenset(_ASKED_FOR.findall(text))
 
 
 def is_ours(name: str) -> bool:

@@ -2,7 +2,7 @@
 """The filter that spares packets to addresses that are no VIP all further lookups: one bit for each hash of an
 address.
 
-The hashes are those of mix() in bpf/schedule.h and fold_address() in bpf/balance6.h.
+The hashes are those of mix() in bpf/vip.h and fold_address() in bpf/address.h.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class SettingsKind(Kind):
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
         modes = {service.mode for service in view.services}
-        if not any(mode.is_dsr for mode in modes):
+        if not modes:
             return
         source, source6 = (_text(view.node.tunnel_from(version)) for version in (4, 6))
         settings = Settings(packet_too_big=view.node.packet_too_big.value)

@@ -48,7 +48,7 @@ def source_of(variant: Variant, directory: Path) -> Path:
     entry = f"int {program.entry(FEATURES)}("
     text = _replaced(main.read_text(), f"\n{entry}", f"\nstatic __always_inline {entry}")
     if variant is Variant.LRU:
-        include = '\n#include "mode.h"\n'
+        include = '\n#include "endpoint.h"\n'
         text = _replaced(text, include, f'{include}#include "lru.h"\n')
     main.write_text(text + '\n#include "wrapper.h"\n')
     for header in HERE.glob("*.h"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import ICMP
 
 from reconciler.dataplane.layout import Verdict
 from reconciler.kernel.bpf import XdpVerdict
@@ -23,12 +24,13 @@ from tests.packets.balancer import (
     to_client,
     to_endpoint,
 )
-from tests.packets.frames import ETHERNET, IPV4, At, tcp, translated
+from tests.packets.frames import ETHERNET, IPV4, At, answered, tcp, translated
 
 pytestmark = pytest.mark.kernel
 
 SERVER = At(ENDPOINTS_AT[1], 80)
 MTU = 1500
+TOLD = ICMP(type=3, code=4, nexthopmtu=MTU)
 
 
 @pytest.fixture(autouse=True)
@@ -138,15 +140,16 @@ def test_a_packet_of_the_mtu_fits_and_one_more_byte_is_too_much(balancer: Balanc
     balancer.send(tcp(CLIENT, WEB))
     assert balancer.send(fits) == (XdpVerdict.REDIRECT, to_endpoint(fits, SERVER))
     for content in (tcp(CLIENT, WEB, "A", b"x" * (MTU - IPV4 - 20 + 1)), tcp(CLIENT, WEB, "A", b"x" * 3000)):
-        assert balancer.send(content).verdict == XdpVerdict.DROP
-    assert balancer.verdicts() == {Verdict.REQUEST: 2, Verdict.TOO_BIG: 2}
+        assert balancer.send(content) == (XdpVerdict.TX, answered(content, TOLD, 504))
+    assert balancer.verdicts() == {Verdict.REQUEST: 2, Verdict.TOO_BIG_ANSWERED: 2}
     assert balancer.traffic_of_services() == {1: Traffic(1, 2, 40 + MTU)}
 
 
-def test_a_reply_that_is_too_big_is_dropped_and_no_traffic(balancer: Balancer) -> None:
+def test_a_reply_that_is_too_big_is_answered_and_no_traffic(balancer: Balancer) -> None:
     balancer.send(tcp(CLIENT, WEB))
-    assert balancer.send(tcp(SERVER, CLIENT, "A", b"x" * MTU), "back").verdict == XdpVerdict.DROP
-    assert balancer.verdicts() == {Verdict.REQUEST: 1, Verdict.TOO_BIG: 1}
+    content = tcp(SERVER, CLIENT, "A", b"x" * MTU)
+    assert balancer.send(content, "back") == (XdpVerdict.TX, answered(content, TOLD, 504))
+    assert balancer.verdicts() == {Verdict.REQUEST: 1, Verdict.TOO_BIG_ANSWERED: 1}
     assert balancer.traffic_of_services() == {1: Traffic(1, 1, 40)}
 
 

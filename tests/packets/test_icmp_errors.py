@@ -117,7 +117,7 @@ def test_an_error_that_is_cut_off_anywhere_is_never_forwarded(balancer: Balancer
     assert passes_untouched(balancer, content)
 
 
-def test_errors_about_nat_are_the_kernels(balancer: Balancer) -> None:
+def test_errors_about_no_connection_of_nat_are_the_kernels(balancer: Balancer) -> None:
     balancer.serve(ring=RING)
     assert passes_untouched(balancer, about(reply(CLIENT)))
 

@@ -34,6 +34,7 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.program import program_name
 from reconciler.dataplane.row import RowType
+from reconciler.kernel import bpf
 from reconciler.kernel.build import build
 from reconciler.kernel.maps import Shape
 from reconciler.kernel.real import RealKernel
@@ -130,6 +131,7 @@ SETS_OF_FEATURES = [
 ]  # fmt: skip
 SETS_OF_FEATURES += [("EXPLAIN",), *((*features, "EXPLAIN") for features in SETS_OF_FEATURES[-4:])]
 """None, each alone, all, each mode with all but the other modes; and the programs that explain the latter."""
+MOST_FOLLOWED = 400_000
 TEMPLATES = {RING_CHUNKS: "chunk_template"}
 """What BCC knows the shape of inner arrays by."""
 SHARED = [spec for spec in MAPS.values() if spec not in (RING_NAMES, *INNER_IDS.values())]
@@ -194,4 +196,24 @@ def test_every_set_of_features_loads_and_has_the_maps_that_it_needs(features: tu
     assert ("ring_turns" in compiled) == (balances and "ROUND_ROBIN" in features)
     assert (SERVICES6.name in compiled) == ("IPV6" in features and bool({"DSR_L2", "DSR_L3"} & set(features)))
     assert (VIPS6.name in compiled) == ("IPV6" in features)
-    assert ("settings" in compiled) == bool({"DSR_L2", "DSR_L3"} & set(features))
+    assert ("settings" in compiled) == balances
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("features", [FEATURES, (*FEATURES, "EXPLAIN")], ids=["all", "all+EXPLAIN"])
+def test_the_verifier_has_room_for_more(features: tuple[str, ...], tmp_path: Path) -> None:
+    """It follows a million instructions at most. The least that two kernels agree on is some way below that."""
+    instance = RealKernel(f"lbd-{os.getpid()}", tmp_path)
+    try:
+        instance.load_program(program_name(features), features)
+        loaded = instance.loaded_program()
+        assert loaded
+        descriptor = bpf.open_program(loaded.id)
+        assert descriptor
+        with bpf.closing(descriptor):
+            told = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+        followed = re.search(r"^verified_insns:\s+(\d+)$", told, re.MULTILINE)
+        assert followed is None or int(followed[1]) <= MOST_FOLLOWED  # Linux 5.16 and newer say so
+    finally:
+        instance.unload_program()
+        instance.remove_instance()

@@ -82,10 +82,9 @@ static __always_inline u8 state_after(const struct tcphdr *tcp, const struct flo
  */
 static __always_inline bool is_served(u32 id, __be32 address)
 {
-	struct endpoint *endpoint = endpoints.lookup(&id);
+	struct endpoint *endpoint = find_alive(id);
 
-	return endpoint && endpoint->address == address &&
-	       (endpoint->state == ENDPOINT_USABLE || endpoint->state == ENDPOINT_RETIRED);
+	return endpoint && endpoint->address == address;
 }
 
 /* Make the other half of a connection from this one. */
