@@ -43,7 +43,7 @@ def test_reading_some_keys_says_what_reading_everything_says_about_them(start, g
     kernel.interfaces = kernel.interfaces[: chance.randrange(3)]
     kernel.foreign_vips = {key.id: "address on eth9" for key in desired.resources if key.kind == "loopback"}
     whole = read_live(kernel, desired.resources)
-    keys = {key for key in [*desired.resources, *(key for key in held.resources if key not in desired.resources)] if chance.random() < 0.3}
+    keys = {key for key in {**desired.resources, **held.resources} if chance.random() < 0.3}
     assert read_live(kernel, desired.resources, only=keys) == restricted(whole, keys)
 
 
