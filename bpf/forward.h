@@ -64,9 +64,10 @@ static __always_inline void translate_error(struct xdp_md *ctx, const struct pac
 {
 	struct iphdr *quoted = packet->quoted;
 	__sum16 *sum = &((struct tcphdr *)packet->ports)->check;
+	u32 up_to_sum = 2 * sizeof(*quoted) + sizeof(*packet->icmp) + offsetof(struct tcphdr, check) + sizeof(*sum);
 	u32 changes;
 
-	if ((void *)(sum + 1) > (void *)(long)ctx->data_end || (void *)(sum + 1) > (void *)packet->ip + packet->ip_bytes)
+	if ((void *)(sum + 1) > (void *)(long)ctx->data_end || packet->ip_bytes < up_to_sum)
 		sum = NULL;
 	if (it->change == CHANGE_SOURCE) {
 		changes = translate_segment(quoted, &quoted->daddr, &packet->ports->destination, sum, it);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* NAT: the endpoint's address and port become the destination of requests, the VIP's the source of replies: TCP over IPv4. */
+/*
+ * NAT of TCP over IPv4: the endpoint's address and port become the destination of requests, the VIP's the source of
+ * replies.
+ */
 
 /* Whether a packet can belong to a connection of NAT, or be an error about one. */
 static __always_inline bool can_translate(const struct packet *packet, enum packet_kind kind)

@@ -69,6 +69,7 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 	enum way way;
 
 	OPAQUE(is_inner6);	/* else the compiler reads the quote again for each use, and the verifier can't follow */
+	is_inner6 = HAS(IPV6) && is_inner6;
 	inner_bytes = ip_header_bytes(is_inner6);
 	ports = (void *)ip + inner_bytes;
 	if ((void *)(ports + 2) > (void *)(long)ctx->data_end ||
