@@ -47,7 +47,7 @@ def test_a_second_instance_is_refused_by_every_verb_and_nothing_is_touched(lbctl
         assert f"instance {netns} is in this network namespace" in text
         assert f"--instance {netns}" in text
     assert vips(netns) == held != ""
-    assert [path.name for path in lbctl.run_dir.iterdir()] == [netns]
+    assert sorted(path.name for path in lbctl.run_dir.iterdir()) == [".state", netns]
     assert lbctl("plan", manifests).startswith("No changes.")
 
 

@@ -36,8 +36,8 @@ ACCEPTED = bytes(LINK / IP(src=ENDPOINT, dst=CLIENT) / TCP(sport=8080, dport=40_
 TAGGED = bytes(LINK / Dot1Q(vlan=0, prio=5) / PACKET)
 SECOND_NS = 1_000_000_000
 NUMBER = struct.Struct("=I")
-OURS, UNKNOWN = XdpVerdict.DROP, XdpVerdict.PASS
-"""A packet of a known connection is dropped here for want of a route; the kernel gets all others."""
+OURS, UNKNOWN = XdpVerdict.REDIRECT, XdpVerdict.PASS
+"""A packet of a known connection is sent on to its client; the kernel gets all others."""
 
 
 @pytest.fixture
@@ -48,8 +48,12 @@ def features() -> tuple[str, ...]:
 @pytest.fixture
 def attached(inside: str, kernel: RealKernel, features: tuple[str, ...]) -> Iterator[None]:
     """An interface that runs a program, from which another one, with a larger table, is about to take over."""
-    for command in ("link add front type veth peer name away", "link set front up", "link set away up"):
+    for command in (
+        "link add front type veth peer name away", "link set front up", "link set away up", "link set lo up",
+        "address add 192.0.2.254/24 dev front", f"neighbour add {CLIENT} lladdr 02:00:00:00:00:03 dev front",
+    ):  # fmt: skip
         subprocess.run(["ip", *command.split()], check=True, timeout=30)
+    subprocess.run(["sysctl", "-qw", "net.ipv4.conf.all.forwarding=1"], check=True, timeout=30)
     kernel.load_program(program_name(features), features, Sizes(flows=1_000))
     row = Endpoint(bytes(map(int, ENDPOINT.split("."))), 0, EndpointRowState.USABLE)
     assert kernel.update(ENDPOINTS.name, [ENDPOINTS.pack(Number(1), row)]) == [None]
