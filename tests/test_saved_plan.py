@@ -61,6 +61,7 @@ FLAWED = {
     "xdp-interface": {"kind": "xdp", "interface": "../eth0", "mode": "native", "program": "lbctl_3f9a12bc0"},
     "program-of-flags": {"kind": "program", "name": "lbctl_3f9a12bc0", "features": ["NAT=1 -include /etc/shadow"]},
     "program-of-others": {"kind": "program", "name": "lbctl_3f9a12bc0", "features": ["NAT"]},
+    "announcement": {"kind": "announcement", "address": "20.20.20.1", "table": 254, "metric": 100},
     "gateway-interface": {"kind": "gateway", "interface": "", "address": "10.1.0.254"},
     "gateway-route": {"kind": "gateway-route", "interface": "eth0", "address": "10.1.0.254"},
     "blackhole": {"kind": "blackhole", "network": "0.0.0.0/0"},

@@ -219,9 +219,10 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
 
 
 def _tunnels(live: Live, services: Sequence[ServiceRow], notices: Notices) -> Manifest:
-    """The node's settings of tunnels; none if no service needs tunnels, or if they are the defaults."""
+    """The node's settings of tunnels and of packets that are too big; none if nothing is served, or if they are the
+    defaults."""
     held = next(iter(_of(live, Settings)), None)
-    if held is None or not any(row.mode in (Mode.DSR_L2, Mode.DSR_L3) for row in services):
+    if held is None or not services:
         return {}
     sources = {}
     for key, source in (("ipv4", held.tunnel_source), ("ipv6", held.tunnel_source6)):
