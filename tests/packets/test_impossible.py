@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from reconciler.dataplane.layout import AlgorithmCode, ModeCode, Verdict
 from reconciler.dataplane.program import program_name
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
+from reconciler.kernel.real import RealKernel
 from tests.packets import balancer as lab
 from tests.packets.balancer import CLIENT, ENDPOINTS_AT, VIP, WEB, Balancer, by_mac, to_client, to_endpoint
 from tests.packets.frames import At, tagged, tcp, tcp6
@@ -69,10 +73,12 @@ def test_what_is_for_no_vip_is_left_alone_whatever_it_is(balancer: Balancer) -> 
     assert balancer.verdicts() == {}
 
 
-def test_a_priority_without_a_vlan_changes_nothing_where_there_are_no_vlans(balancer: Balancer) -> None:
+def test_a_priority_without_a_vlan_changes_nothing_where_there_are_no_vlans(
+    balancer: Balancer, tmp_path: Path
+) -> None:
     """IEEE 802.1Q calls VLAN 0 no VLAN. The priority holds for one link, so it doesn't leave with the packet."""
     features = tuple(feature for feature in lab.FEATURES if feature != "VLAN")
-    kernel = balancer.kernel
+    kernel = RealKernel(f"lbi-{os.getpid()}", tmp_path)
     try:
         kernel.load_program(program_name(features), features)
         handle = kernel.loaded_program()
@@ -90,4 +96,5 @@ def test_a_priority_without_a_vlan_changes_nothing_where_there_are_no_vlans(bala
             for content in (tagged(request, 7), tagged(tagged(request, 0), 7), tagged(tagged(request, 7), 0)):
                 assert other.send(content) == (XdpVerdict.PASS, content)
     finally:
-        kernel.load_program(program_name(lab.FEATURES), lab.FEATURES)
+        kernel.unload_program()
+        kernel.remove_instance()
