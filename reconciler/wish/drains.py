@@ -110,13 +110,16 @@ def ended(drains: Iterable[Drain], pool: str | None, address: Address, port: int
 
 
 def read(path: Path) -> tuple[Drain, ...]:
-    """The drains in a file; none if there is no file. Raises FilesError if others could have written it; a damaged
-    one counts as none."""
-    try:
-        items = json.loads(private.read(path) or b"[]")
-        return tuple(map(from_json, items))
-    except (ValueError, KeyError, TypeError):
+    """The drains in a file; none if there is no file. Raises FilesError if others could have written it, or if it is
+    damaged: to take that for no drains would give broken endpoints traffic again."""
+    content = private.read(path)
+    if content is None:
         return ()
+    try:
+        return tuple(map(from_json, json.loads(content)))
+    except (ValueError, KeyError, TypeError) as error:
+        hint = "remove the file, which ends all drains, and drain again who should be"
+        raise FilesError(f"{path} is damaged: nobody knows which endpoints are drained", hint=hint) from error
 
 
 Drains = tuple[Drain, ...]

@@ -53,10 +53,13 @@ def test_the_next_change_is_an_end_or_a_deadline():
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[{}]", b'[{"address": "x"}]', b"[1]"])
-def test_a_damaged_file_holds_no_drains(path, content):
+def test_a_damaged_file_is_an_error_and_no_edit_overwrites_it(path, content):
     drains.write(path, ())
     path.write_bytes(content)
-    assert drains.read(path) == ()
+    for use in (drains.read, lambda damaged: drains.change(damaged, lambda before: before)):
+        with pytest.raises(FilesError, match="is damaged"):
+            use(path)
+    assert path.read_bytes() == content
 
 
 def test_a_file_that_others_may_write_is_not_obeyed(path):
