@@ -104,8 +104,8 @@ def test_routers_learn_of_a_balancer_once_it_works_and_leave_it_when_it_is_taken
         assert min(requests(lab, host) for host in BALANCERS) > 0
 
         # Connections that are open all the while: none breaks, since both balancers have the same ring.
-        load = lab.load(VIP, PORT, concurrency=16, requests_per_connection=0, rate=100, clients=16, timeout_s=30)
-        wait_until("all connections are in use", lambda: len(load.outcomes()) > 100, WAIT_S)
+        load = lab.load(VIP, PORT, concurrency=48, requests_per_connection=0, rate=200, clients=48, timeout_s=30)
+        wait_until("all connections are in use", lambda: len(load.outcomes()) > 150, WAIT_S)
         applied_on(lab, "lb5", "delete", "--auto-approve")
         await_hops(lab, "lb4")
         apply(lab, tmp_path, "lb5")
@@ -113,7 +113,7 @@ def test_routers_learn_of_a_balancer_once_it_works_and_leave_it_when_it_is_taken
         before = len(load.outcomes())
         lab.run("lb4", "ip", "link", "set", "eth0", "down")  # it says good-bye to nobody
         await_hops(lab, "lb5")
-        wait_until("the connections go on", lambda: len(load.outcomes()) > before + 100, WAIT_S)
+        wait_until("the connections go on", lambda: len(load.outcomes()) > before + 150, WAIT_S)
         check(load.stop())
         check(lab.load(VIP, PORT, count=100, clients=32).wait())
 
