@@ -306,13 +306,20 @@ class Balancer:
                 self.kernel.delete(spec.name, [spec.key.pack(Number(row)) for row in used])
             elif spec is not RING_CHUNKS:
                 self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
-        self.kernel.delete(NEXT_HOPS.name, [key for key, _ in self.kernel.dump(NEXT_HOPS.name)])
+        self._empty(NEXT_HOPS)
         self.forget()
 
     def forget(self) -> None:
         """Forget all transitions, and the flows that began in them."""
         remove_rings(self.kernel, list(in_transition(self.kernel)))
-        self.kernel.delete(REMEMBERED.name, [key for key, _ in self.kernel.dump(REMEMBERED.name)])
+        self._empty(REMEMBERED)
+
+    def _empty(self, spec: MapSpec) -> None:
+        """Delete the rows of a big array that are in use, found without a Python object for each."""
+        keys, values = self.kernel.joined(spec.name)
+        numbers = np.frombuffer(keys, f"V{spec.key.size}")
+        used = np.frombuffer(values, np.uint64).reshape(len(numbers), -1).any(axis=1)
+        self.kernel.delete(spec.name, [key.tobytes() for key in numbers[used]])
 
     def _write(self, spec: MapSpec, row: Row) -> None:
         assert self.kernel.update(spec.name, [row]) == [None]
