@@ -259,7 +259,8 @@ class HealthCheck:
 class Pool:
     """`ring_size` is how many slots hash rings of this pool have; None means: chosen by the number of members. If
     fewer than `min_healthy` endpoints are healthy, `when_none_healthy` says who serves. An endpoint that is healthy
-    again gets its share in steps, within `slow_start_s`."""
+    again gets its share in steps, within `slow_start_s`. With fewer healthy ones than `announce_min`, its services'
+    VIPs are not announced; None: see `least_announced`."""
 
     name: str
     endpoints: tuple[Endpoint, ...]
@@ -270,9 +271,18 @@ class Pool:
     fallback_pool: str | None = None
     slow_start_s: float | None = None
     on_unhealthy: OnUnhealthy = OnUnhealthy.KEEP
+    announce_min: int | None = None
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def least_announced(self) -> int:
+        """With how many healthy endpoints VIPs are announced. A pool that drops connections rather than send them to
+        unhealthy ones needs one; any other serves with none, too."""
+        if self.announce_min is not None:
+            return self.announce_min
+        return self.min_healthy if self.when_none_healthy is WhenNoneHealthy.DROP else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,13 +359,21 @@ class TunnelSource:
     ipv6: IPv6Network | None = None
 
 
+LEAVING_METRIC = 4_000_000
+"""What tells a routing daemon that a VIP leaves: greater than any metric of manifests. Routes of the kernel have no
+other mark that daemons read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Announce:
     """How a balancer tells its routing daemon which VIPs are here: by a route to each in a table of its own. Routes
-    with a smaller `metric` are better ones."""
+    with a smaller `metric` are better ones. While something speaks against a VIP, its route has the
+    `degraded_metric`; None: it has no route. One that leaves is announced for `grace_s` with `LEAVING_METRIC`."""
 
     table: int = 251
     metric: int = 100
+    degraded_metric: int | None = None
+    grace_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notes that people leave in an instance's directory, where every process reads them: a pause, an unconfirmed change.
+"""Notes that people leave in an instance's directory, where every process reads them: a pause, an unconfirmed
+change, a balancer that leaves.
 
 A note is a frozen dataclass in a file of its own, as JSON. The directory is emptied at each boot, and so times are
 those of the clock that counts from there (CLOCK_BOOTTIME): no change of the date makes a note older or younger.
@@ -62,12 +63,36 @@ class Unconfirmed:
         return f"the change by {line(self.who)} goes back {where} at {line(self.until)}, unless confirmed"
 
 
-_FILES: dict[type, str] = {Pause: "paused.json", Unconfirmed: "unconfirmed.json"}
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Routers are to turn to other balancers, from a time on, until another one (None: until it is undone)."""
+
+    who: str
+    reason: str
+    since_s: float
+    until_s: float | None = None
+    until: str = "`lbctl undrain --balancer`"
+    """The same for people."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.until_s is not None and now_s() >= self.until_s
+
+    def __str__(self) -> str:
+        reason = f": {line(self.reason)}" if self.reason else ""
+        return f"until {line(self.until)}, by {line(self.who)}{reason}"
+
+
+_FILES: dict[type, str] = {Pause: "paused.json", Unconfirmed: "unconfirmed.json", Leaving: "leaving.json"}
+
+
+def path_of(instance_dir: Path, kind: type) -> Path:
+    return instance_dir / _FILES[kind]
 
 
 def read(instance_dir: Path, kind: type[N]) -> N | None:
     """The note of this kind, if there is one. Raises FilesError, also if it is damaged."""
-    path = instance_dir / _FILES[kind]
+    path = path_of(instance_dir, kind)
     content = private.read(path)
     if content is None:
         return None
@@ -84,7 +109,7 @@ def write(instance_dir: Path, note: object) -> None:
 
 def remove(instance_dir: Path, kind: type) -> bool:
     """Take a note away; whether there was one. Raises FilesError."""
-    path = instance_dir / _FILES[kind]
+    path = path_of(instance_dir, kind)
     try:
         path.unlink()
     except (FileNotFoundError, NotADirectoryError):

@@ -80,7 +80,7 @@ def plan(
             continue
         if after.is_given:
             continue
-        cause = after.caused(before, desired.causes) if before is not None and desired.causes else None
+        cause = after.caused(before, desired.causes) if before is not None else None
         same_wish = key in applied and _is_drift(applied[key], after, cause)
         cause = None if same_wish else cause
         reason = Reason.DRIFT if same_wish else cause.reason if cause else Reason.CONFIG

@@ -26,7 +26,7 @@ from reconciler.kinds.program import PROGRAM, Program
 from reconciler.kinds.tunnel import forms_of
 from reconciler.live import read_live, read_node
 from reconciler.lock import apply_lock
-from reconciler.model import Fleet, Role
+from reconciler.model import Fleet, Node, Role
 from reconciler.plan import Plan, plan
 from reconciler.resource import Change, Desired, Key, Live, Resource
 from reconciler.ring_store import in_transition, settle
@@ -81,6 +81,7 @@ def node_view(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -
     sending = [face.name for face in taken.node.interfaces if taken.node.role is Role.BALANCER]
     forms = sorted(forms_of(taken))
     loaded: Resource | LoadedProgram | None
+    silent: tuple[str, ...] = ()
     match on:
         case None:
             able, lossy, loaded = True, frozenset[str](), None
@@ -90,8 +91,18 @@ def node_view(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -
             loaded = on.loaded_program()
             able = all(on.knows_tunnel(form) for form in forms)
             lossy = frozenset(name for name, is_native in on.far_ends(sending).items() if not is_native)
+            silent = silent_gateways(taken.node, on)
     held = loaded.sizes if isinstance(loaded, Program | LoadedProgram) and loaded.layout else None
-    return replace(taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held)
+    return replace(
+        taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held, silent_gateways=silent
+    )
+
+
+def silent_gateways(node: Node, kernel: Kernel) -> tuple[str, ...]:
+    """The gateways of a balancer that announces its VIPs, as far as they don't answer. Raises KernelError."""
+    if node.announce is None:
+        return ()
+    return tuple(kernel.unanswered(sorted({str(face.gateway) for face in node.interfaces if face.gateway})))
 
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:

@@ -85,7 +85,8 @@ class NodeView:
     A balancer carries services; an endpoint serves those that reach it by direct server return. `decapsulates`:
     the kernel of an endpoint can't unpack the tunnels that it gets, so our program does. `lossy` are the interfaces
     that would lose the packets that native XDP sends. `fallbacks` are pools that only others fall back to. `causes`
-    says why pools are other than the manifests say. `held` is what the maps have room for that are there already:
+    says why pools are other than the manifests say. `silent_gateways` don't answer ARP or neighbour discovery; asked
+    for where VIPs are announced. `held` is what the maps have room for that are there already:
     without a declared capacity they grow, and never shrink.
     """
 
@@ -97,6 +98,7 @@ class NodeView:
     decapsulates: bool = False
     lossy: frozenset[str] = frozenset()
     held: Sizes | None = None
+    silent_gateways: tuple[str, ...] = ()
 
     @property
     def runs_program(self) -> bool:

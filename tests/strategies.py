@@ -63,7 +63,10 @@ tunnel_sources = st.builds(
     st.sampled_from([None, "10.200.0.0/24", "10.1.0.1"]).map(lambda text: text and ip_network(text)),
     st.sampled_from([None, "2001:db8:f::/64", "2001:db8::7"]).map(lambda text: text and ip_network(text)),
 )
-announces = st.none() | st.builds(Announce, st.sampled_from((100, 251)), st.sampled_from((100, 500)))
+announces = st.none() | st.builds(
+    Announce, st.sampled_from((100, 251)), st.sampled_from((100, 500)), st.sampled_from((None, 900)),
+    st.sampled_from((10.0, 30.0)),
+)  # fmt: skip
 gateways = st.sampled_from((None, "10.1.0.254", "10.1.0.253")).map(lambda text: text and ip_address(text))
 
 _published = st.tuples(st.integers(1, 2), st.sampled_from((80, 443)))
@@ -223,6 +226,7 @@ def any_nodes(draw):
 any_pools = st.builds(
     Pool, name=st.just("any"), health_check=health_checks(), labels=labels, ring_size=st.none() | st.just(65_537),
     min_healthy=st.integers(1, 65_535), slow_start_s=st.none() | times_s, on_unhealthy=st.sampled_from(OnUnhealthy),
+    announce_min=st.none() | st.integers(0, 9),
     endpoints=some(st.builds(Endpoint, addresses, st.none() | port_numbers, st.integers(0, 1000),
                              st.sampled_from(EndpointState))),
 )  # fmt: skip

@@ -23,6 +23,7 @@ from reconciler.resource import Span
 from reconciler.safe import SHOWN
 from reconciler.support import unsupported
 from reconciler.view import view
+from reconciler.wish.announcing import Leaving
 from reconciler.wish.wish import Wish
 from tests.config.manifests import node, pool, service
 from tests.strategies import fake_source
@@ -120,6 +121,9 @@ WITHIN = {
     "Node.spec.packetTooBig=drop": {"Service.spec.mode": "dsr-l2"},
     "Service.spec.protocol=udp": {"Service.spec.mode": "dsr-l2"},
     "Service.spec.protocol=sctp": {"Service.spec.mode": "dsr-l3"},
+    "Pool.spec.announceMin": {"Pool.spec.healthCheck.type": "tcp", "Node.spec.announce.table": 9},
+    "Node.spec.announce.degradedMetric": {
+        "Pool.spec.healthCheck.type": "tcp", "Pool.spec.announceMin": 2, "Node.spec.announce.table": 9},
 } | {
     f"Pool.spec.{key}": {"Pool.spec.healthCheck.type": "tcp"}
     for key in (
@@ -171,9 +175,10 @@ LATER_S = 1000.0
 
 def asked(*changes):
     """All that follows from manifests: what the node must hold, what is checked, and what the node must hold once all
-    endpoints are down, once one is back, once it has been back for long, and once it is down."""
+    endpoints are down, once one is back, once it has been back for long, once it is down, and while the node is
+    drained."""
     taken = view_of(changes)
-    times = iter((0.0, 1.0, LATER_S, LATER_S + 1, 8 * LATER_S, 9 * LATER_S))
+    times = iter((0.0, 1.0, LATER_S, LATER_S + 1, 8 * LATER_S, 9 * LATER_S, 9 * LATER_S + 20))
     now = functools.partial(next, times)
     wish = Wish(clock=now, epoch=lambda: 0.0)
     found = [compile_node(wish.of(taken)).resources, dict(wish.targets)]
@@ -183,7 +188,8 @@ def asked(*changes):
     for states in (down, up | {first: back}, up, up | {first: State(Health.DOWN)}):
         wish.learn(states)
         found.append(compile_node(wish.of(taken)).resources)
-    return found
+    wish.announcing.leaving = Leaving("", 9 * LATER_S)
+    return [*found, compile_node(wish.of(taken)).resources]
 
 
 @functools.cache

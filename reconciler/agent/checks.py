@@ -17,15 +17,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
-from reconciler import children
+from reconciler import children, notes
 from reconciler.errors import FilesError
 from reconciler.health import roster, store
 from reconciler.health.state import State
 from reconciler.health.target import Target, Use
 from reconciler.health.wire import Edit, Messages, News, packed
+from reconciler.wish.announcing import Leaving
 from reconciler.wish.drains import FILE as DRAINS
 from reconciler.wish.drains import Drain
 from reconciler.wish.drains import read as read_drains
+from reconciler.wish.known import leaving
 from reconciler.wish.wish import Wish
 
 FIRST_WAIT_S, LAST_WAIT_S = 0.2, 10.0
@@ -34,15 +36,20 @@ LOOK_S = 0.1
 _PIPE_BYTES = 1 << 16
 
 
+UNCHANGED = Leaving("", 0.0)
+
+
 @dataclass(slots=True)
 class Found:
-    """What has come since somebody asked. `drains` None: they are as before. `suspect_until_s`: until when the node
-    suspects itself, by the monotonic clock; 0: it doesn't any more, None: as before."""
+    """What has come since somebody asked. `drains` None, and `leaving` UNCHANGED: they are as before.
+    `suspect_until_s`: until when the node suspects itself, by the monotonic clock; 0: it doesn't any more, None: as
+    before."""
 
     states: dict[bytes, State] = field(default_factory=dict)
     drains: tuple[Drain, ...] | None = None
     suspect_until_s: float | None = None
     troubles: list[str] = field(default_factory=list)
+    leaving: Leaving | None = UNCHANGED
 
 
 class Checks:
@@ -56,6 +63,7 @@ class Checks:
         self._states: dict[bytes, State] = {}
         self._found = Found()
         self._mark = _mark(instance_dir / DRAINS)
+        self._leaving_mark = _mark(notes.path_of(instance_dir, notes.Leaving))
         self._process: subprocess.Popen[bytes] | None = None
         self._edits: SimpleQueue[bytes | None] = SimpleQueue()
         self._ends = threading.Event()
@@ -166,22 +174,41 @@ class Checks:
                 self._ring()
 
     def _watch(self) -> None:
-        """Look at the file of drains, which others write."""
-        path = self._directory / DRAINS
+        """Look at the files of drains, which others write."""
         while not self._ends.wait(LOOK_S):
-            mark = _mark(path)
-            if mark == self._mark:
-                continue
-            self._mark = mark
-            try:
-                drains = read_drains(path)
-            except FilesError as error:
-                with self._lock:
-                    self._found.troubles.append(str(error))
-            else:
-                with self._lock:
-                    self._found.drains = drains
-            self._ring()
+            self._look_at_drains()
+            self._look_at_leaving()
+
+    def _look_at_drains(self) -> None:
+        path = self._directory / DRAINS
+        mark = _mark(path)
+        if mark == self._mark:
+            return
+        self._mark = mark
+        try:
+            drains = read_drains(path)
+        except FilesError as error:
+            with self._lock:
+                self._found.troubles.append(str(error))
+        else:
+            with self._lock:
+                self._found.drains = drains
+        self._ring()
+
+    def _look_at_leaving(self) -> None:
+        mark = _mark(notes.path_of(self._directory, notes.Leaving))
+        if mark == self._leaving_mark:
+            return
+        self._leaving_mark = mark
+        try:
+            found = leaving(self._directory)
+        except FilesError as error:
+            with self._lock:
+                self._found.troubles.append(str(error))
+        else:
+            with self._lock:
+                self._found.leaving = found
+        self._ring()
 
 
 def _write(stream: IO[bytes], edits: SimpleQueue[bytes | None]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from reconciler import private, safe
-from reconciler.agent.checks import Checks
+from reconciler.agent.checks import UNCHANGED, Checks
 from reconciler.agent.report import Report
 from reconciler.errors import FilesError
 from reconciler.health.state import Health, State
@@ -20,6 +20,8 @@ from reconciler.readings.draining import write_nodes
 from reconciler.readings.health import HISTORY, MAX_HISTORY_BYTES
 from reconciler.reconcile import known_wish
 from reconciler.view import NodeView
+from reconciler.wish import announcing as announcing_
+from reconciler.wish.announcing import Stored
 from reconciler.wish.drains import Drain
 from reconciler.wish.judged import words_of
 from reconciler.wish.wish import Wish
@@ -40,6 +42,8 @@ class Endpoints:
         self._checks = Checks(instance_dir, ring)
         self._conditions: dict[str, str] = {}
         self._drained: set[Drain] = set()
+        self._spoken: tuple[str, ...] = ()
+        self._written = Stored(self.wish.announcing.conditions)
         self._is_pending = self._is_suspect = False
         self._learned_s = float("-inf")
 
@@ -67,6 +71,7 @@ class Endpoints:
         self._is_pending = False
         self._tell_drains()
         self._tell_conditions()
+        self._tell_announcing()
         return found
 
     def check(self) -> None:
@@ -90,9 +95,14 @@ class Endpoints:
             self._report.say(f"{self._report.style.bad(CHECKS)}: {trouble}")
         if found.suspect_until_s is not None:
             self._tell_suspicion(found.suspect_until_s)
+            self.wish.announcing.suspect_until_s = found.suspect_until_s
+            self._is_pending = True
         if found.states:
             self._tell_states(found.states)
             self.wish.learn(found.states)
+            self._is_pending = True
+        if found.leaving is not UNCHANGED:
+            self.wish.announcing.leaving = found.leaving
             self._is_pending = True
         if found.drains is not None:
             self.wish.drain(found.drains)
@@ -160,6 +170,19 @@ class Endpoints:
             elif not condition and name in self._conditions:
                 self._report.say(safe.line(f"pool {name} has enough healthy endpoints again"))
         self._conditions = {name: condition.value for name, condition in now.items() if condition}
+
+    def _tell_announcing(self) -> None:
+        """Tell what speaks against VIPs, and when that is over; and write down what has failed lately."""
+        announcing = self.wish.announcing
+        now = {(t.form.value, *t.why) for t in announcing.tellings.values()}
+        spoken = tuple(sorted(safe.line(f"VIPs are {form}: {'; '.join(why)}") for form, *why in now))
+        if spoken != self._spoken:
+            self._report.say(safe.some(spoken, "\n") if spoken else "VIPs are announced as usual again.")
+            self._spoken = spoken
+        if (stored := announcing.stored) != self._written:
+            with contextlib.suppress(FilesError):  # then a new agent damps flapping anew
+                announcing_.write(self._directory / announcing_.FILE, stored)
+            self._written = stored
 
     def _tell_suspicion(self, until_s: float) -> None:
         if until_s and not self._is_suspect:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler import safe
@@ -26,7 +26,7 @@ from reconciler.config.rest import SECOND_LOOK_S
 from reconciler.errors import ConfigError, LbctlError
 from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
-from reconciler.reconcile import node_view
+from reconciler.reconcile import node_view, silent_gateways
 from reconciler.resource import Key
 from reconciler.view import NodeView
 from reconciler.wish.wish import Wish
@@ -34,7 +34,7 @@ from reconciler.wish.wish import Wish
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 60.0
 
-WATCHING, NODE, ENDPOINTS = "watching", "node", "endpoints"
+WATCHING, NODE, ENDPOINTS, GATEWAYS = "watching", "node", "endpoints", "gateways"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,8 @@ class Agent:
                 self.report.recovered(WATCHING)
             kept = "the node is kept as it was last asked for" if self.upkeep.desired else "nothing was changed"
             self._attempt(MANIFESTS, lambda: self._look(wake in (Wake.TIME, Wake.RELOAD)), kept)
+        if self.view is not None and (wake in (Wake.TIME, Wake.KEYS) or keys):
+            self._attempt(GATEWAYS, self._look_at_gateways, "VIPs stay announced as they are")
         if self.endpoints is not None and self.endpoints.have_changed():
             self._attempt(ENDPOINTS, self._heed, "endpoints are used as they were")
         if self._is_held():
@@ -254,6 +256,18 @@ class Agent:
             self.upkeep.offer(self.latest, self.upkeep.newest)
         else:
             self.latest = former
+
+    def _look_at_gateways(self) -> None:
+        """Where VIPs are announced, find out whether gateways answer. Raises LbctlError."""
+        assert self.view is not None
+        silent = silent_gateways(self.view.node, self.kernel)
+        if silent == self.view.silent_gateways:
+            return
+        view = replace(self.view, silent_gateways=silent)
+        if self.accepted is self.view:
+            self.accepted = view
+        self.view = view
+        self._heed()
 
     def _stay_with_accepted(self) -> None:
         """If the newest manifests may not be made, go on with those that are enforced, and check their endpoints."""

@@ -12,8 +12,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from reconciler.cli.common import instance_dir, open_kernel, say
+from reconciler.cli.leaving import leave
 from reconciler.cli.run import seconds
-from reconciler.errors import LbctlError
+from reconciler.errors import LbctlError, UsageError
 from reconciler.kernel.port import Kernel
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ examples:
   lbctl drain 10.2.0.11                       # in all pools that have it
   lbctl drain web/10.2.0.11:8080 --for 30m --reason 'new disk'
   lbctl drain web1 --deadline 10m --wait      # all endpoints of the Node web1; what is open then ends
+  lbctl drain --balancer --wait --reason 'new kernel'    # this whole node: routers turn to other balancers
   lbctl get drains
 
 exit codes: 0 done, with --wait: nothing is open any more; 1 failed, or refused since too few endpoints would be
@@ -52,7 +54,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_what(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", metavar="ENDPOINT|POOL/ENDPOINT|NODE", help="an address, with or without its port")
+    parser.add_argument(
+        "what", metavar="ENDPOINT|POOL/ENDPOINT|NODE", nargs="?", help="an address, with or without its port"
+    )
+    parser.add_argument("--balancer", action="store_true", help="the VIPs that this node announces, in its place")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.wish import drains
     from reconciler.wish.drains import Drain
 
+    check_what(args)
+    if args.balancer:
+        return leave(args)
     kernel = open_kernel(args)
     directory = instance_dir(args)
     places = chosen(kernel, directory, args.what)
@@ -86,6 +94,13 @@ def run(args: argparse.Namespace) -> int:
             raise LbctlError(f"the agent has not taken it out within {CAUGHT_UP_S:g} s", hint="see its log")
         time.sleep(LOOK_S)
     return _wait(kernel, places, args.deadline_s) if args.wait else 0
+
+
+def check_what(args: argparse.Namespace) -> None:
+    """Raises UsageError unless either an endpoint or the balancer is named."""
+    if bool(args.what) is args.balancer:
+        hint = "`lbctl get endpoints` shows those that there are"
+        raise UsageError("name either an endpoint or --balancer", hint=hint)
 
 
 def _wait(kernel: Kernel, places: Sequence[Place], deadline_s: float | None) -> int:

@@ -22,6 +22,7 @@ examples:
   lbctl get health --history      # who went up and down lately
   lbctl get checker               # the process that checks: how many, how late
   lbctl get drains
+  lbctl get announcements         # what routers hear of this node's VIPs, and what speaks against them
   lbctl get flows -o json
   lbctl get transitions           # slots of rings that changed hands, and until when that matters
   lbctl get verdicts              # packets by what became of them, drops by reason
@@ -136,6 +137,12 @@ def _drains(node: Node) -> list[Row]:
     return [asdict(each) for each in drained(node.directory)]
 
 
+def _announcements(node: Node) -> list[Row]:
+    from reconciler.readings.announcements import announcements
+
+    return [asdict(each) for each in announcements(node.kernel, node.directory)]
+
+
 def _checker(node: Node) -> list[Row]:
     from reconciler.readings.health import checker
 
@@ -147,6 +154,7 @@ _NOTHING = {
     "health": "No pool of this node has a healthCheck, or no agent has run here yet.",
     "history": "No endpoint has gone up or down since an agent first ran here.",
     "drains": "Nothing is drained on this node.",
+    "announcements": "This node announces no VIP.",
 }
 _TRAFFIC = ["connections", "request_packets", "reply_packets"]
 _BYTES = ["request_bytes", "reply_bytes"]
@@ -169,6 +177,7 @@ _TABLES: dict[str, tuple[Callable[[Node], list[Row]], list[str], list[str]]] = {
     "history": (_history, ["ago_s", "endpoint", "pool", "state", "error"], []),
     "checker": (_checker, ["pid", "targets", "in_flight", "late_p99_ms", "checks", "suspects_s"], []),
     "drains": (_drains, ["endpoint", "pool", "since_s", "ends_s", "deadline_s", "by", "reason"], []),
+    "announcements": (_announcements, ["vip", "state", "metric", "why"], ["table"]),
     "flows": (_flows, ["client", "service", "endpoint", "state", "idle_s"], []),
     "transitions": (_transitions, ["ring", "moving", "slots", "began_s", "used_s", "settles_s"], ["former"]),
     "verdicts": (_verdicts, ["verdict", "packets"], ["meaning"]),

@@ -7,7 +7,8 @@ import argparse
 import time
 
 from reconciler.cli.common import instance_dir, open_kernel, say
-from reconciler.cli.drain import add_what
+from reconciler.cli.drain import add_what, check_what
+from reconciler.cli.leaving import stay
 from reconciler.errors import LbctlError
 
 DESCRIPTION = "End drains: the endpoints get new connections again, unless the manifests or checks say otherwise."
@@ -15,6 +16,7 @@ EPILOG = """\
 examples:
   lbctl undrain 10.2.0.11            # ends the drains of it in each pool, too
   lbctl undrain web/10.2.0.11:8080
+  lbctl undrain --balancer           # routers hear of its VIPs again
 
 exit codes: 0 done, 1 nothing of it was drained, 2 wrong usage
 """
@@ -29,6 +31,9 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.readings.draining import chosen
     from reconciler.wish import drains
 
+    check_what(args)
+    if args.balancer:
+        return stay(args)
     kernel, directory = open_kernel(args), instance_dir(args)
     places, now_s = chosen(kernel, directory, args.what), time.time()
     before = sum(drain.is_on(now_s) for drain in drains.read(directory / drains.FILE))

@@ -181,6 +181,7 @@ _POOL: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "fallbackPool": ("fallback_pool", _as_is),
     "slowStart": ("slow_start_s", seconds),
     "onUnhealthy": ("on_unhealthy", OnUnhealthy),
+    "announceMin": ("announce_min", _as_is),
 }
 _INTERFACE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _as_is),
@@ -193,6 +194,12 @@ _INTERFACE: dict[str, tuple[str, Callable[[Any], Any]]] = {
 _TUNNEL_SOURCE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "ipv4": ("ipv4", ip_network),
     "ipv6": ("ipv6", ip_network),
+}
+_ANNOUNCE: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "table": ("table", _as_is),
+    "metric": ("metric", _as_is),
+    "degradedMetric": ("degraded_metric", _as_is),
+    "grace": ("grace_s", seconds),
 }
 _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "role": ("role", Role),
@@ -207,7 +214,7 @@ _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "multipath": ("multipath", _as_is),
     "tunnelSource": ("tunnel_source", lambda given: TunnelSource(**_given(given, _TUNNEL_SOURCE))),
     "packetTooBig": ("packet_too_big", PacketTooBig),
-    "announce": ("announce", lambda given: Announce(**given)),
+    "announce": ("announce", lambda given: Announce(**_given(given, _ANNOUNCE))),
 }
 
 _BUILDERS: dict[str, Callable[[Document], Object]] = {"Service": _service, "Pool": _pool, "Node": _node}

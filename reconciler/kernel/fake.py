@@ -67,6 +67,7 @@ class FakeKernel:
     announced: list[list[str]] = field(default_factory=list)
     held_routes: dict[str, Route] = field(default_factory=dict)
     announcements: set[Route] = field(default_factory=set)
+    mute: set[str] = field(default_factory=set)
     others_hops: set[Neighbour] = field(default_factory=set)
     own_networks: set[str] = field(default_factory=set)
     ways_out: dict[str, int] = field(default_factory=dict)
@@ -398,6 +399,9 @@ class FakeKernel:
             if found:
                 self._wrote("remove_route", route)
         return [None] * len(wanted)
+
+    def unanswered(self, addresses: Collection[str]) -> list[str]:
+        return [address for address in addresses if address in self.mute]
 
     def next_hops(self) -> list[Neighbour]:
         return sorted(self.others_hops)

@@ -356,6 +356,10 @@ class Kernel(Protocol):
 
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]: ...
 
+    def unanswered(self, addresses: Collection[str]) -> list[str]:
+        """Which of these the kernel asks for their MAC in vain; those that it never asked are not."""
+        ...
+
     def next_hops(self) -> list[Neighbour]:
         """The routers that the routes of others lead by."""
         ...

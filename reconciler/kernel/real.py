@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from ipaddress import ip_address
 from pathlib import Path
 
 from reconciler.errors import KernelError
@@ -21,6 +22,7 @@ from reconciler.kernel import (
     links,
     local_vips,
     neighbours,
+    next_hop,
     proxies,
     routes,
     sysctl,
@@ -191,6 +193,9 @@ class RealKernel(InstanceProgram):
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         with refused("routes"):
             return routes.remove(wanted)
+
+    def unanswered(self, addresses: Collection[str]) -> list[str]:
+        return [address for address in addresses if next_hop.is_silent(ip_address(address))]
 
     def next_hops(self) -> list[Neighbour]:
         with refused("routes"):

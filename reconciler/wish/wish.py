@@ -15,6 +15,7 @@ from reconciler.health.target import Asked, Target, Use, asked
 from reconciler.model import CheckType, Endpoint, Pool, Role, Service
 from reconciler.resource import Cause
 from reconciler.view import NodeView
+from reconciler.wish.announcing import Announcing
 from reconciler.wish.drains import Drain, of_pool
 from reconciler.wish.judged import Judged, Moment, causes, judged
 from reconciler.wish.known import NOTHING, Known
@@ -62,6 +63,7 @@ class Wish:
         self._former = known.former
         self._drains = known.drains
         self._clock, self._epoch = clock, epoch
+        self.announcing = Announcing(dict(known.conditions), known.leaving, known.suspect_until_s)
         self._watched: dict[str, _Watched] = {}
         self._pools_of: dict[bytes, set[str]] = {}
         self._edits = Edits({}, {}, {})
@@ -107,7 +109,8 @@ class Wish:
     @property
     def changes_s(self) -> float:
         """When something changes by itself, by the monotonic clock; infinite if nothing does."""
-        return min((watched.judged.changes_s for watched in self._watched.values() if watched.judged), default=inf)
+        pools = (watched.judged.changes_s for watched in self._watched.values() if watched.judged)
+        return min((*pools, self.announcing.changes_s), default=inf)
 
     def take_edits(self) -> Edits:
         """What has changed of what is to be checked since this was last asked."""
@@ -119,14 +122,18 @@ class Wish:
         at = Moment(self._clock(), self._epoch())
         self._watch(view, at)
         if not self._watched:
-            return view
+            services = self.announcing.of(view, {}, at.now_s)
+            return view if services is view.services else replace(view, services=services)
         for name, watched in self._watched.items():
             self._judge(name, watched, at)
         changed = {
             name: watched.judged.wanted for name, watched in self._watched.items()
             if watched.judged and name in view.pools and watched.judged.wanted is not watched.pool
         }  # fmt: skip
-        return replace(view, pools={**view.pools, **changed} if changed else view.pools, causes=Causes(self, at))
+        healthy = {name: watched.judged.members.healthy for name, watched in self._watched.items() if watched.judged}
+        services = self.announcing.of(view, healthy, at.now_s)
+        pools = {**view.pools, **changed} if changed else view.pools
+        return replace(view, pools=pools, services=services, causes=Causes(self, at))
 
     def _judge(self, name: str, watched: _Watched, at: Moment) -> Judged:
         fallback = None
@@ -152,7 +159,7 @@ class Wish:
         about = {
             name: pool for name, pool in pools.items()
             if pool.health_check.type is not CheckType.NONE or pool.fallback_pool or every or name in drained
-            or name in view.fallbacks
+            or name in view.fallbacks or pool.announce_min is not None
         }  # fmt: skip
         users = _users(view.services, pools, about)
         is_balancer = view.node.role is Role.BALANCER

@@ -11,6 +11,9 @@ from reconciler.agent.wake import Wake
 from reconciler.health.state import Health, State
 from reconciler.kinds import KINDS
 from reconciler.kinds.ring import Ring
+from reconciler.model import LEAVING_METRIC
+from reconciler.readings.announcements import announcements
+from reconciler.wish.announcing import FIRST_HOLD_S, Leaving
 from reconciler.wish.drains import Drain
 from tests.agent.conftest import Node, edit
 
@@ -42,6 +45,7 @@ class Site:
         edit(directory / "pools.yaml", "metadata: {name: web}\nspec:\n", CHECK)
         self.node = Node(directory, instance_dir)
         self.checks = Checks()
+        self.directory = instance_dir
         self.endpoints = Endpoints(instance_dir, self.node.agent.report, lambda: self.node.now, lambda: None)
         self.endpoints._checks = self.checks
         self.endpoints.wish._clock = lambda: self.node.now
@@ -155,3 +159,59 @@ def test_an_edit_of_the_check_writes_no_ring(site, manifests):
     assert "ring" not in site.node.files_rested()
     assert {target.check.fall for target in site.checks.targets.values()} == {7}
     assert site.members() == {"10.2.0.2:8080"}
+
+
+@pytest.fixture
+def announcing(manifests, tmp_path):
+    edit(manifests / "node.yaml", "  role: balancer\n", "  role: balancer\n  announce: {grace: 10s}\n")
+    edit(manifests / "node.yaml", "{name: front}", "{name: front, gateway: 10.1.0.254}")
+    web = "metadata: {name: web}\nspec:\n"
+    edit(manifests / "pools.yaml", web, f"{web}  announceMin: 2\n")
+    site = Site(manifests, tmp_path / "run")
+    assert told_of(site) == {"20.20.20.1", "20.20.20.2"}
+    return site
+
+
+def told_of(site):
+    return {route.to.partition("/")[0] for route in site.node.kernel.announcements}
+
+
+def test_a_vip_with_too_few_healthy_endpoints_is_withdrawn_after_the_ring_and_named(announcing):
+    told = announcing.find(FIRST, Health.DOWN, error="refused")
+    assert "VIPs are withdrawn: pool web: 1 of 2 endpoints are healthy, announceMin is 2\n" in told
+    assert "because: pool web: 1 of 2 endpoints are healthy" in told
+    assert told_of(announcing) == {"20.20.20.2"}
+    (found,) = [row for row in announcements(announcing.node.kernel, announcing.directory) if row.why]
+    assert (found.vip, found.state, found.metric) == ("20.20.20.1", "withdrawn", None)
+    announcing.find(FIRST, Health.UP, has_returned=True)
+    announcing.find(SECOND, Health.UP)
+    assert told_of(announcing) == {"20.20.20.2"}  # it has to hold for a while
+    assert announcing.node.agent.next_look_s() <= FIRST_HOLD_S
+    announcing.node.now += FIRST_HOLD_S
+    assert "VIPs are announced as usual again." in announcing.wake()
+    assert told_of(announcing) == {"20.20.20.1", "20.20.20.2"}
+
+
+def test_a_balancer_that_is_drained_leaves_is_quiet_and_comes_back(announcing):
+    announcing.checks.found = Found(leaving=Leaving("by ann", announcing.node.now))
+    assert "VIPs are leaving: this balancer is drained by ann" in announcing.wake()
+    assert {route.metric for route in announcing.node.kernel.announcements} == {LEAVING_METRIC}
+    assert announcing.node.agent.next_look_s() <= 10
+    announcing.node.now += 10
+    announcing.wake()
+    assert told_of(announcing) == set()
+    assert announcing.members() == BOTH  # what comes nevertheless is served
+    announcing.checks.found = Found(leaving=None)
+    announcing.wake()
+    assert told_of(announcing) == {"20.20.20.1", "20.20.20.2"}
+
+
+def test_with_a_gateway_that_does_not_answer_nothing_is_announced(announcing):
+    announcing.node.kernel.mute.add("10.1.0.254")
+    assert "VIPs are withdrawn: the gateway 10.1.0.254 does not answer" in announcing.wake()
+    assert told_of(announcing) == set()
+    announcing.node.kernel.mute.clear()
+    announcing.wake()
+    announcing.node.now += FIRST_HOLD_S
+    announcing.wake()
+    assert told_of(announcing) == {"20.20.20.1", "20.20.20.2"}

@@ -66,7 +66,7 @@ def _pool(p):
     return {
         "endpoints": endpoints, "ringSize": p.ring_size, "healthCheck": check, "minHealthy": p.min_healthy,
         "whenNoneHealthy": p.when_none_healthy, "fallbackPool": p.fallback_pool, "onUnhealthy": p.on_unhealthy,
-        "slowStart": _duration(p.slow_start_s),
+        "slowStart": _duration(p.slow_start_s), "announceMin": p.announce_min,
     }  # fmt: skip
 
 
@@ -100,13 +100,18 @@ def _node(n):
             "undefinedTraffic": n.undefined_traffic, "capacity": capacity,
             "snatAddresses": _texts(n.snat_addresses), "snatPorts": f"{n.snat_ports[0]}-{n.snat_ports[-1]}",
             "expectedFlows": n.expected_flows, "packetTooBig": n.packet_too_big,
-            "announce": n.announce and dataclasses.asdict(n.announce),
+            "announce": n.announce and _announce(n.announce),
             "tunnelSource": {
                 key: str(source)
                 for key, source in dataclasses.asdict(n.tunnel_source).items() if source is not None
             },
         }  # fmt: skip
     return spec
+
+
+def _announce(told):
+    found = {"table": told.table, "metric": told.metric, "grace": _duration(told.grace_s)}
+    return found | ({"degradedMetric": told.degraded_metric} if told.degraded_metric else {})
 
 
 def _texts(items):

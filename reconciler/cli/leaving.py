@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draining a whole balancer (`drain --balancer`): routers turn to others, and what is left of its traffic is waited
+for."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from reconciler.cli.common import instance_dir, open_kernel, say
+from reconciler.cli.pause import MAX_REASON, poke
+from reconciler.errors import LbctlError, UsageError
+from reconciler.kernel.port import Kernel
+
+CAUGHT_UP_S, LOOK_S = 60.0, 0.1
+QUIET_S = 5.0
+"""Without a packet for so long, the balancer counts as quiet."""
+DEADLINE = 3
+
+
+def leave(args: argparse.Namespace) -> int:
+    """Leave the note that routers are to turn to others. Raises LbctlError."""
+    from reconciler import notes
+    from reconciler.agent.single import is_running
+
+    if len(args.reason) > MAX_REASON:
+        raise UsageError(f"a reason has up to {MAX_REASON} characters")
+    kernel, directory = open_kernel(args), instance_dir(args)
+    if not kernel.announced_routes():
+        raise LbctlError("this node announces no VIP", hint="`announce: {}` in its Node, and a routing daemon")
+    until: dict[str, Any] = {}
+    if args.for_s:
+        until = {"until_s": notes.now_s() + args.for_s, "until": notes.clock_text(args.for_s)}
+    note = notes.Leaving(notes.user(), args.reason, notes.now_s(), **until)
+    notes.write(directory, note)
+    say(f"This balancer is drained {note}.")
+    if not is_running(directory):
+        say("No agent runs here: `lbctl apply` tells routers, and once more after the grace time.")
+        return 0
+    poke(args)
+    return _wait(kernel, args.deadline_s) if args.wait else 0
+
+
+def stay(args: argparse.Namespace) -> int:
+    """Take the note away. Raises LbctlError."""
+    from reconciler import notes
+    from reconciler.agent.single import is_running
+
+    open_kernel(args)
+    if not notes.remove(instance_dir(args), notes.Leaving):
+        raise LbctlError("this balancer is not drained", hint="`lbctl get drains` shows what is")
+    say("Routers hear of the VIPs of this balancer again.")
+    if not is_running(instance_dir(args)):
+        say("No agent runs here: `lbctl apply` tells them.")
+    poke(args)
+    return 0
+
+
+def _wait(kernel: Kernel, deadline_s: float | None) -> int:
+    """Wait until no VIP is announced and no packet comes any more; the exit code. Raises LbctlError."""
+    from reconciler.readings.tables import services
+
+    began_s = quiet_since_s = time.monotonic()
+    packets = -1
+    while True:
+        now_s = time.monotonic()
+        if deadline_s is not None and now_s - began_s >= deadline_s:
+            say("the deadline has passed, and packets still come")
+            return DEADLINE
+        if kernel.announced_routes():
+            quiet_since_s = now_s
+        found = sum(service.traffic.request_packets for service in services(kernel))
+        if found != packets:
+            packets, quiet_since_s = found, now_s
+        if now_s - quiet_since_s >= QUIET_S:
+            say(f"withdrawn, and quiet, after {now_s - began_s:.0f} s")
+            return 0
+        time.sleep(LOOK_S)
