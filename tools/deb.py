@@ -34,7 +34,7 @@ Architecture: {architecture}
 Maintainer: lbctl maintainers <lbctl@invalid>
 Installed-Size: {size_kib}
 Depends: python3 (>= {python}), python3 (<< {next_python}), python3-yaml, python3-jinja2, python3-numpy, libbpf1
-Recommends: python3-bpfcc, linux-headers-{architecture}
+Recommends: python3-bpfcc, git, linux-headers-{architecture}
 Suggests: git
 Description: GitOps for a layer-4 load balancer in the Linux kernel
  Keeps a node of a load balancer in XDP/eBPF as a directory of YAML says: VIPs,

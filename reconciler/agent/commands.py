@@ -10,21 +10,26 @@ from reconciler.agent.control import Command, Json, Peer
 from reconciler.agent.journal import Journal
 from reconciler.agent.report import Report
 from reconciler.agent.wake import Doorbell, Wake
+from reconciler.errors import LbctlError
 
 FOLLOW_S = 1.0
 """How often a listener without news is asked whether it is still there."""
 
 
-def commands(journal: Journal, report: Report, bell: Doorbell, clock: Callable[[], float] = time.monotonic) -> Mapping[
-    str, Command
-]:  # fmt: skip
-    """The commands by name. Their answers have no `error`: errors are raised."""
+def commands(
+    journal: Journal, report: Report, bell: Doorbell, fetched: Callable[[], bool] = lambda: True,
+    clock: Callable[[], float] = time.monotonic,
+) -> Mapping[str, Command]:  # fmt: skip
+    """The commands by name. Their answers have no `error`: errors are raised. `fetched` has what is elsewhere fetched,
+    and says whether that has ended."""
 
     def status(_peer: Peer, _request: Json) -> Iterator[Json]:
         yield journal.status()
 
     def look(_peer: Peer, _request: Json) -> Iterator[Json]:
-        """Have the files looked at; what `read_s` is after, is about files as they are now."""
+        """Have the files looked at; what `read_s` is after, is about files, or a repository, as they are now."""
+        if not fetched():
+            raise LbctlError("the repository is still being fetched", hint="try again in a moment")
         now_s = clock()
         bell.ring(Wake.SETTLED)
         yield {"now_s": now_s}

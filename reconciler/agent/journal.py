@@ -55,13 +55,17 @@ class State:
     read_s: float | None = None
     """When the manifests were read last, by the monotonic clock."""
     next_look_s: float | None = None
+    attempted_commit: str = ""
+    """The commit that was tried last, whatever came of it; empty if the manifests are files."""
+    applied_commit: str = ""
 
 
 class Journal:
     """A listener of the report."""
 
-    def __init__(self, identity: Identity) -> None:
-        self._identity = identity
+    def __init__(self, identity: Identity | None = None) -> None:
+        """Whoever doesn't know the agent's `identity` yet sets it before anybody asks."""
+        self.identity = identity
         self._state = State()
         self._conditions: dict[tuple[str, str], Event] = {}
         self._changes: deque[Event] = deque(maxlen=MAX_CHANGES)
@@ -104,13 +108,16 @@ class Journal:
 
     def status(self) -> dict[str, Any]:
         """The status, as JSON takes it."""
+        assert self.identity is not None
         with self._news:
             state = asdict(self._state)
             revision = {"attempted": state.pop("attempted"), "applied": state.pop("applied")}
+            commit = {"attempted": state.pop("attempted_commit"), "applied": state.pop("applied_commit")}
             return {
                 "format_version": FORMAT_VERSION,
-                "agent": asdict(self._identity),
+                "agent": asdict(self.identity),
                 "revision": revision,
+                "commit": commit,
                 **state,
                 "conditions": [event.to_json() for event in self._conditions.values()],
                 "counts": dict(self._counts),

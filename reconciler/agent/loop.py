@@ -43,11 +43,12 @@ class Manifests:
 
     `watch` makes sure that changes from now on wake the loop; True: without relying on an earlier watch. `load` costs
     little if nothing has changed, unless it is to read every file again (True); the objects of files that did not
-    change are the same ones each time.
+    change are the same ones each time. `attempted` tells the commit that was tried last, empty if these are files.
     """
 
     watch: Callable[[bool], None]
     load: Callable[[bool], Loaded]
+    attempted: Callable[[], str] = lambda: ""
 
 
 @dataclass
@@ -85,6 +86,8 @@ class Agent:
     """The digest of the manifests that were loaded last, valid or not; empty if loading them failed altogether."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """The texts of these manifests by file."""
+    commits: Mapping[str, str] = field(default_factory=dict)
+    """The commits of the manifests that were loaded last and of those in force, by digest."""
     held_by: str = ""
     """What `held` said last."""
     read_s: float | None = None
@@ -227,6 +230,9 @@ class Agent:
             raise
         finally:
             self.read_s = began_s
+        kept = (loaded.digest, self.upkeep.revision, self.upkeep.newest)
+        former = {digest: commit for digest, commit in self.commits.items() if digest in kept}
+        self.commits = former | {loaded.digest: loaded.commit}
         if loaded.digest != self.seen:
             self.seen, self.seen_since, self.fleet = loaded.digest, self.clock(), None
             self.texts = loaded.texts

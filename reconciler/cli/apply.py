@@ -17,6 +17,7 @@ from reconciler.cli.common import (
     add_env,
     add_max_prune,
     add_node,
+    add_ref,
     confirm,
     instance_dir,
     load_whole,
@@ -62,6 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="a directory of manifests, or a plan saved by `plan --out`")
     add_node(parser)
     add_env(parser)
+    add_ref(parser)
     parser.add_argument("--auto-approve", action="store_true", help="don't ask")
     parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
     add_max_prune(parser)
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         kernel = open_kernel(args)
         wish = known_wish(instance_dir(args))
         planned = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))
-        look_again(args.source, loaded.digest, planned.count(Action.DELETE))
+        look_again(args.source, loaded.digest, planned.count(Action.DELETE), args)
     else:
         kernel = open_kernel(args)
         planned, source = _saved(args, kernel), Source()
@@ -173,8 +175,9 @@ def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
     from reconciler.snapshot import plan_from_json, read
 
     saved = plan_from_json(read(args.source))
-    if args.env is not None:
-        raise UsageError("a saved plan has its environment already", hint="say --env when you plan")
+    if given := [name for name in ("env", "ref") if getattr(args, name) is not None]:
+        message = f"a saved plan has been made already: --{given[0]} can't change it"
+        raise UsageError(message, hint=f"say --{given[0]} when you plan")
     if difference := saved.target.difference(target(args, args.node or "")):
         raise UsageError(f"{args.source} is a plan for {difference}", hint="make a plan for this one")
     planned = plan_node(saved.desired, kernel, instance_dir(args))

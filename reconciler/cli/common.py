@@ -78,13 +78,16 @@ def load_at_rest(directory: Path, args: argparse.Namespace) -> tuple[Fleet, str]
 
 
 def load_whole(directory: Path, args: argparse.Namespace) -> tuple[Fleet, Loaded]:
-    """As `load_at_rest`, with all that was loaded."""
+    """As `load_at_rest`, with all that was loaded. With --ref, a commit is read."""
     from reconciler.config.diagnostic import render_text
     from reconciler.config.load import check_manifests, no_garbage_collection
     from reconciler.config.rest import at_rest
 
     with no_garbage_collection():
-        loaded = at_rest(directory, lambda: check_manifests(read_named(directory, args.env)))
+        if getattr(args, "ref", None) is not None:
+            loaded = check_manifests(_committed(directory, args))
+        else:
+            loaded = at_rest(directory, lambda: check_manifests(read_named(directory, args.env)))
     if loaded.diagnostics:
         style = Style.for_stream(sys.stderr, args.no_color)
         print(render_text(loaded.diagnostics, loaded.texts, colour=style.colour, most=SHOWN), file=sys.stderr)
@@ -96,9 +99,29 @@ def load_whole(directory: Path, args: argparse.Namespace) -> tuple[Fleet, Loaded
 def read_named(directory: Path, env: str | None) -> Tree:
     """The manifests below `directory`, rendered; the names of files are relative to the current directory."""
     from reconciler.config.overlay import rendered
-    from reconciler.config.source import read_tree, renamed
+    from reconciler.config.source import read_tree
 
-    return renamed(rendered(read_tree(directory), env), directory, shown(directory))
+    return named(rendered(read_tree(directory), env), directory)
+
+
+def _committed(directory: Path, args: argparse.Namespace) -> Tree:
+    """As `read_named`, in the commit that --ref names. Raises UsageError."""
+    from reconciler.config.overlay import rendered
+    from reconciler.config.revision import locate, read_revision, resolve
+
+    return named(rendered(read_revision(resolve(locate(directory), args.ref)), args.env), directory)
+
+
+def add_ref(parser: argparse.ArgumentParser) -> None:
+    what = "read a commit of the directory's git repository, not its files: HEAD, a branch, a tag"
+    parser.add_argument("--ref", metavar="NAME", help=what)
+
+
+def named(tree: Tree, directory: Path) -> Tree:
+    """A tree whose files are named relative to the current directory."""
+    from reconciler.config.source import renamed
+
+    return renamed(tree, directory, shown(directory))
 
 
 def shown(path: Path, root: Path | None = None) -> str:
@@ -108,12 +131,13 @@ def shown(path: Path, root: Path | None = None) -> str:
     return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
 
 
-def look_again(directory: Path, digest: str, removed: int) -> None:
-    """Before anything is removed, make sure that no program is changing the files. Raises ConfigError if one is."""
+def look_again(directory: Path, digest: str, removed: int, args: argparse.Namespace) -> None:
+    """Before anything is removed, make sure that no program is changing the files; a commit never changes. Raises
+    ConfigError if one is."""
     from reconciler.config.rest import SECOND_LOOK_S, at_rest
     from reconciler.config.source import read_tree
 
-    if removed:
+    if removed and args.ref is None:
         time.sleep(SECOND_LOOK_S)
         if at_rest(directory, lambda: read_tree(directory)).digest != digest:
             raise ConfigError(f"{directory} changed while it was looked at", hint="try again when it is at rest")

@@ -11,6 +11,7 @@ from pathlib import Path
 from reconciler.cli.common import (
     add_env,
     add_node,
+    add_ref,
     instance_dir,
     load_at_rest,
     look_again,
@@ -42,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, help="where the manifests are")
     add_node(parser)
     add_env(parser)
+    add_ref(parser)
     parser.add_argument("--live", metavar="FILE", help="compare with a snapshot (see `export`), or with `empty`")
     parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the plan there, for `lbctl apply FILE`")
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     fleet, digest = load_at_rest(args.directory, args)
     planned = _plan(args, fleet)
     if not args.live:
-        look_again(args.directory, digest, planned.count(Action.DELETE))
+        look_again(args.directory, digest, planned.count(Action.DELETE), args)
     about = Target(planned.desired.node) if args.live else target(args, planned.desired.node)
     if args.out:
         _write(args.out, json.dumps(plan_to_json(planned, about)))

@@ -11,7 +11,6 @@ import signal
 import socket
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from reconciler.cli import streams
 from reconciler.cli.common import (
@@ -25,6 +24,7 @@ from reconciler.cli.common import (
     stdout_style,
 )
 from reconciler.cli.metrics import add_endpoints, address, text_of
+from reconciler.cli.sources import add_sources, opened
 from reconciler.errors import UsageError
 from reconciler.render.style import Style
 from reconciler.version import VERSION
@@ -37,6 +37,8 @@ EPILOG = """\
 examples:
   lbctl run /etc/lbctl
   lbctl run /srv/git-sync/current --node lb1 --resync 10s
+  lbctl run /srv/fleet --ref HEAD                    # what is committed there, never half a checkout
+  lbctl run https://git.example.org/fleet.git --path lb --allowed-signers /etc/lbctl-signers
   lbctl run /etc/lbctl --group lbctl --log-format json
 
 `lbctl status` and `lbctl events` ask a running agent, at a socket in the instance's directory: root, and the
@@ -55,7 +57,9 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, help="where the manifests are; may be a link that is swapped")
+    parser.add_argument(
+        "source", help="a directory of manifests (may be a link that is swapped), or the URL of a git repository"
+    )
     add_node(parser)
     add_env(parser)
     parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
@@ -74,6 +78,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="serve metrics over HTTP (off; without ADDRESS: loopback)",
     )
     add_endpoints(parser, "--metrics-endpoints")
+    add_sources(parser, seconds)
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people or machines")
 
 
@@ -83,15 +88,6 @@ def seconds(text: str) -> int:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: write 10s, 5m or 1h")
     return int(match[1]) * _UNITS_S[match[2]]
-
-
-def _not_there(directory: Path) -> str:
-    """What an agent says that begins before its manifests are there, as beside a tool that fetches them."""
-    from reconciler.config.listing import nearby
-
-    what = "is no directory" if directory.exists() else "is not there"
-    hint = nearby(directory)
-    return f"{directory} {what}{f' ({hint})' if hint else ''}: waiting until it is a directory of manifests"
 
 
 def _group(name: str | None) -> int | None:
@@ -109,38 +105,34 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.control import listening
     from reconciler.agent.endpoints import Endpoints
     from reconciler.agent.journal import Identity, Journal
-    from reconciler.agent.loop import Agent, Manifests
+    from reconciler.agent.loop import Agent
     from reconciler.agent.recorder import Recorder
     from reconciler.agent.report import Report
     from reconciler.agent.single import only_agent
     from reconciler.agent.state import headline, state_of
     from reconciler.agent.systemd import notifier, watchdog
     from reconciler.agent.wake import Doorbell, Wake
-    from reconciler.agent.watch import Watch
     from reconciler.agent.web import serving
     from reconciler.cli.confirm import Watches, held_by
-    from reconciler.config.load import Loader
-    from reconciler.config.rest import at_rest
     from reconciler.history import History
     from reconciler.private import stop_waiting
 
-    directory = Path.cwd() / args.directory
     gid = _group(args.group)
     with notifier() as notify:  # before another network namespace is entered
         bell = Doorbell(alive=watchdog(notify))
         kernel = open_kernel(args)
         with only_agent(instance_dir(args)):
-            journal = Journal(Identity(
-                os.getpid(), VERSION, args.node or "", socket.gethostname(), instance_name(args), str(directory)
-            ))  # fmt: skip
+            journal = Journal()
             # The lines of a log stay whole: each begins with its time.
             recorder = Recorder(History(state_dir(args)), args.env)
             watches = Watches(args)
             as_json = args.log_format == "json"
             style = Style() if as_json else replace(stdout_style(args), columns=None)
             report = Report(streams.log(), style, listeners=[journal.hear, recorder.hear], as_json=as_json)
-            loader = Loader(directory, args.env)
-            watch = Watch(directory, lambda is_settled: bell.ring(Wake.SETTLED if is_settled else Wake.FILES))
+            origin = opened(args, report, lambda is_settled: bell.ring(Wake.SETTLED if is_settled else Wake.FILES))
+            journal.identity = Identity(
+                os.getpid(), VERSION, args.node or "", socket.gethostname(), instance_name(args), origin.shown
+            )
             endpoints = Endpoints(instance_dir(args), report, time.monotonic, lambda: bell.ring(Wake.HEALTH))
 
             def held() -> str:
@@ -156,10 +148,7 @@ def run(args: argparse.Namespace) -> int:
                 notify(f"STATUS={headline(state)}")
 
             agent = Agent(
-                manifests=Manifests(
-                    lambda afresh: watch.arm(afresh=afresh),
-                    lambda afresh: at_rest(directory, lambda: loader.load(afresh=afresh)),
-                ),
+                manifests=origin.manifests,
                 kernel=kernel,
                 instance_dir=instance_dir(args),
                 node=args.node,
@@ -185,19 +174,18 @@ def run(args: argparse.Namespace) -> int:
             signal.signal(signal.SIGINT, stop)
             signal.signal(signal.SIGHUP, lambda *_: bell.ring(Wake.RELOAD))
             node = f"node {args.node}" if args.node else f"the node named {socket.gethostname()}, or the only one"
-            if not directory.is_dir():
-                report.say(_not_there(directory))
-            report.say(f"Watching {directory} for {node}; instance {instance_name(args)}, pid {os.getpid()}")
+            origin.start()
+            report.say(f"Watching {origin.shown} for {node}; instance {instance_name(args)}, pid {os.getpid()}")
             endpoints.start()
             try:
                 with (
-                    listening(instance_dir(args), commands(journal, report, bell), gid),
+                    listening(instance_dir(args), commands(journal, report, bell, origin.look), gid),
                     serving(args.metrics, lambda: text_of(args, journal.status)),
                 ):
                     agent.run()
             finally:
                 notify("STOPPING=1")
-                watch.stop()
+                origin.stop()
                 endpoints.stop()
             report.say("Stopped. The node is left as it is: traffic goes on.")
     return 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,10 @@ from typing import IO
 from reconciler.children import DIRECTORY
 from reconciler.errors import UsageError
 
-_SETTINGS = {
+LIMIT_S = 120.0
+"""How long a command may take. A tree can be made that names itself again and again, and never ends."""
+
+SETTINGS = {
     "safe.bareRepository": "explicit",
     "core.warnAmbiguousRefs": "true",  # heeded when a name is resolved
     "core.fsmonitor": "false",
@@ -34,6 +38,8 @@ _SETTINGS = {
     "credential.helper": "",
     "diff.external": "",
     "gpg.program": "false",
+    "gpg.ssh.program": "false",
+    "gpg.x509.program": "false",
     "log.showSignature": "false",
     "fetch.recurseSubmodules": "false",
     "protocol.allow": "never",
@@ -45,6 +51,7 @@ _ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_NO_LAZY_FETCH": "1",  # since git 2.44
+    "GIT_NO_REPLACE_OBJECTS": "1",  # a commit is what its hash says
     "GIT_ALLOW_PROTOCOL": "none",  # no fetching of missing objects by any git
     "GIT_PAGER": "cat",
     "GIT_SSH_COMMAND": "false",
@@ -58,12 +65,15 @@ def repository_of(directory: Path) -> Path:
 
 
 def ask(near: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """The whole answer of a git command, successful or not. Raises UsageError if there is no git."""
+    """The whole answer of a git command, successful or not. Raises UsageError if there is no git, or no answer."""
     with _no_git():
-        return subprocess.run(
-            _command(near, arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False,
-            cwd=DIRECTORY, env=_environment(),
-        )  # fmt: skip
+        try:
+            return subprocess.run(
+                command(near, arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                cwd=DIRECTORY, env=_environment(), timeout=LIMIT_S,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise UsageError(f"git {arguments[0]} did not end within {LIMIT_S:g} seconds") from error
 
 
 @contextmanager
@@ -75,15 +85,26 @@ def stream(near: Path, *arguments: str, requests: Sequence[bytes] = ()) -> Itera
         stdin.seek(0)
         with _no_git():
             process = subprocess.Popen(
-                _command(near, arguments), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr,
+                command(near, arguments), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr,
                 cwd=DIRECTORY, env=_environment(),
             )  # fmt: skip
-        with process:
+        limit = threading.Timer(LIMIT_S, process.kill)
+        limit.start()
+        with process, _cancelled(limit):
             assert process.stdout is not None
             yield process.stdout
             if not process.stdout.read(1) and process.wait():  # with output left, git only fails for lack of a reader
                 stderr.seek(0)
                 raise UsageError(f"git {arguments[0]} failed: {reason(stderr.read())}")
+
+
+@contextmanager
+def _cancelled(limit: threading.Timer) -> Iterator[None]:
+    """Afterwards the limit holds no more."""
+    try:
+        yield
+    finally:
+        limit.cancel()
 
 
 def reason(stderr: bytes) -> str:
@@ -100,9 +121,20 @@ def _no_git() -> Iterator[None]:
         raise UsageError("git is not installed", hint="install it: comparing revisions needs it") from error
 
 
-def _command(near: Path, arguments: Sequence[str]) -> list[str]:
-    settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
+def command(near: Path, arguments: Sequence[str]) -> list[str]:
+    """The command line of git. Root's repositories are read by everybody: git itself reads only its caller's."""
+    trusted = {"safe.directory": str(near)} if _is_ours(near) else {}
+    settings = [word for name, value in {**SETTINGS, **trusted}.items() for word in ("-c", f"{name}={value}")]
     return ["git", "--no-pager", *settings, "-C", str(near), *arguments]
+
+
+def _is_ours(near: Path) -> bool:
+    """Whether a work tree and its repository are root's or the caller's. Git asks whose they are, since it heeds their
+    configuration."""
+    try:
+        return all(path.lstat().st_uid in (0, os.geteuid()) for path in (near, near / ".git"))
+    except OSError:
+        return False
 
 
 def _environment() -> dict[str, str]:

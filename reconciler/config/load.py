@@ -28,12 +28,14 @@ from reconciler.resource import Span
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The content of a directory. `fleet` is None if any diagnostic is an error; `texts` maps each file's name,
-    relative to the directory, to its text, from which source lines are shown."""
+    relative to the directory, to its text, from which source lines are shown. `commit` is that which they were read
+    from, empty if from files."""
 
     fleet: Fleet | None
     diagnostics: tuple[Diagnostic, ...]
     texts: Mapping[str, str]
     digest: str
+    commit: str = ""
 
 
 @dataclass(slots=True)

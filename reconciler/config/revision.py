@@ -97,6 +97,12 @@ def resolve_range(place: Place, text: str) -> tuple[Revision, Revision]:
     return revisions
 
 
+def resolve(place: Place, name: str) -> Revision:
+    """The revision of a name: HEAD, a branch, a tag, a hash. Raises UsageError."""
+    commit = _commit(place, name)
+    return Revision(name, commit, _tree_hash(place, commit), place)
+
+
 def former_states(revision: Revision) -> Iterator[Revision]:
     """Earlier revisions that changed the place, along the first parents, at most MAX_FORMER of them."""
     path = ["--", revision.place.path] if revision.place.path else []
@@ -258,6 +264,9 @@ def _commit(place: Place, name: str) -> str:
         if b"short object ID" in answer.stderr:
             raise UsageError(f"{name!r} is the beginning of several hashes", hint="write more of it")
         hint = "a checkout in CI often holds one branch only: `git fetch` the other first"
+        if b"dubious ownership" in answer.stderr:
+            hint = "chown it, or run as its owner"
+            raise UsageError(f"git does not trust {place.near}: it is another user's", hint=hint)
         raise UsageError(f"there is no revision {name!r} in this repository", hint=hint)
     commit = answer.stdout.decode().strip()
     base = _SUFFIX.split(name, maxsplit=1)[0]

@@ -43,6 +43,11 @@ def _facts(status: Json, style: Style) -> Iterator[tuple[str, str]]:
     applied = line(revision["applied"])[:12] or "none yet"
     is_other = revision["attempted"] and revision["attempted"] != revision["applied"]
     yield "revision", applied + (f", attempted: {line(revision['attempted'])[:12]}" if is_other else "")
+    commit = status.get("commit", {})  # an older agent tells none
+    if commit.get("attempted") or commit.get("applied"):
+        is_other = commit["attempted"] != commit["applied"]
+        attempted = f", attempted: {line(commit['attempted'])[:12]}" if is_other else ""
+        yield "commit", (line(commit["applied"])[:12] or "none yet") + attempted
     open_ = f", {status['open']:,} not as they should be" if status["open"] else ""
     yield "resources", f"{status['resources']:,}{open_}"
     if status["paused"]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.cli import get, run
+from reconciler.cli import get, sources
 from reconciler.cli.explain import _ingress
 from reconciler.cli.main import VERBS, main
 from reconciler.config.load import check
@@ -221,5 +221,5 @@ def test_a_table_that_is_too_wide_becomes_blocks_or_folds_its_last_column():
 
 def test_an_agent_without_its_directory_says_that_it_waits(tmp_path):
     (tmp_path / "manifests").mkdir()
-    assert "did you mean" in run._not_there(tmp_path / "manifest")
-    assert run._not_there(tmp_path / "else").endswith("is not there: waiting until it is a directory of manifests")
+    assert "did you mean" in sources._not_there(tmp_path / "manifest")
+    assert sources._not_there(tmp_path / "else").endswith("is not there: waiting until it is a directory of manifests")

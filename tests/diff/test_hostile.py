@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from reconciler.config.git import _SETTINGS
+from reconciler.config.git import SETTINGS
 from tests.diff.test_cli import FILES, LIGHTER, ONE_WEIGHT
 
 HOOKS = ("pre-auto-gc", "post-checkout", "post-index-change", "reference-transaction", "fsmonitor-watchman")
@@ -86,4 +86,4 @@ def test_files_that_look_like_a_repository_are_manifests_at_most(repository, dif
 def test_each_setting_is_one_that_git_knows():
     """A misspelt key would protect from nothing."""
     known = subprocess.run(["git", "help", "--config"], check=True, capture_output=True, text=True).stdout.splitlines()
-    assert set(_SETTINGS) <= set(known) | {"core.gitProxy"}
+    assert set(SETTINGS) <= set(known) | {"core.gitProxy", "gpg.ssh.program", "gpg.x509.program"}

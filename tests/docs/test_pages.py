@@ -75,7 +75,7 @@ def test_every_rule_has_an_entry_and_every_entry_is_a_rule():
     assert set(about_rules()) - names - made == set()
 
 
-GIT_COMMANDS = {"cat-file", "for-each-ref", "ls-tree", "merge-base", "rev-list", "rev-parse"}
+GIT_COMMANDS = {"cat-file", "for-each-ref", "ls-remote", "ls-tree", "merge-base", "rev-list", "rev-parse"}
 
 
 def test_every_rule_says_what_it_means_and_the_way_out():
