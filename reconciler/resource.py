@@ -235,6 +235,8 @@ class Target:
     node: str
     instance: str = ""
     host: str = ""
+    layout: str = ""
+    """The digest of the maps' layout that the version of lbctl knows which made the plan."""
 
     def difference(self, here: Target) -> str:
         """The difference from the present target, e.g. `node lb1, and this is lb2`; empty if there is none."""
@@ -242,13 +244,15 @@ class Target:
             ("node", self.node, here.node),
             ("instance", self.instance, here.instance),
             ("host", self.host, here.host),
+            ("layout", self.layout, here.layout),
         ):
             if own and theirs and own != theirs:
                 return f"{what} {own}, and this is {theirs}"
         return ""
 
     def __str__(self) -> str:
-        known = (("node", self.node), ("instance", self.instance), ("host", self.host))
+        known = (("node", self.node), ("instance", self.instance), ("host", self.host),
+                 ("layout", self.layout))  # fmt: skip
         return ", ".join(f"{what} {name}" for what, name in known if name)
 
 

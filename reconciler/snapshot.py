@@ -37,11 +37,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
-    """The changes that were planned, the target that they are for, and the state that they lead to."""
+    """The changes that were planned, the target that they are for, the state that they lead to, and the keys that the
+    plan is about; None: all."""
 
     target: Target
     desired: Desired
     changes: tuple[Change, ...]
+    keys: frozenset[Key] | None = None
 
 
 def live_to_json(live: Live) -> Json:
@@ -117,6 +119,8 @@ def plan_to_json(plan: Plan, target: Target) -> Json:
         "node": target.node,
         "instance": target.instance or None,
         "host": target.host or None,
+        "layout": target.layout or None,
+        "keys": None if plan.keys is None else [{"kind": key.kind, "id": key.id} for key in sorted(plan.keys)],
         "applyable": bool(plan.changes) and not plan.blocked,
         "resource_changes": [
             {
@@ -150,7 +154,11 @@ def plan_from_json(data: Any) -> SavedPlan:
     to."""
     try:
         _check_version(data, PLAN_FORMAT_VERSION, "resource_changes", "plan")
-        target = Target(*(msgspec.convert(data[name] or "", str) for name in ("node", "instance", "host")))
+        about = ("node", "instance", "host", "layout")
+        target = Target(*(msgspec.convert(data.get(name) or "", str) for name in about))
+        keys = data.get("keys")
+        if keys is not None:
+            keys = frozenset(Key(msgspec.convert(k["kind"], str), msgspec.convert(k["id"], str)) for k in keys)
         desired = {resource.key: resource for resource in map(_parse, data["desired"])}
         changes = tuple(_change(item) for item in data["resource_changes"])
         flaws = {key: resource.flaw for key, resource in desired.items()}
@@ -162,7 +170,7 @@ def plan_from_json(data: Any) -> SavedPlan:
     for key, flaw in flaws.items():
         if flaw:
             raise SnapshotError(f"no manifests ask for {key!s:.80}: {flaw:.200}", hint="make a new plan")
-    return SavedPlan(target, Desired(desired, target.node), changes)
+    return SavedPlan(target, Desired(desired, target.node), changes, keys)
 
 
 def read(path: Path) -> Any:

@@ -16,7 +16,7 @@ ROOMS = """
     health wish
     remembered ring_store ring_names kinds
     compile ways concerns readings plan live record snapshot
-    apply reconcile history
+    aim apply reconcile history
     explain diff importers render
     doctor
     agent lab docs

@@ -18,8 +18,11 @@ from reconciler.cli.common import (
     add_max_prune,
     add_node,
     add_ref,
+    add_targets,
+    aimed_at,
     confirm,
     instance_dir,
+    left_out,
     load_whole,
     look_again,
     most_shown,
@@ -51,6 +54,7 @@ examples:
   lbctl apply /etc/lbctl
   lbctl apply /etc/lbctl --auto-approve
   lbctl apply /etc/lbctl --confirm-within 2m && lbctl confirm
+  lbctl apply /etc/lbctl --target service/web
   lbctl apply change.plan          # exactly what `lbctl plan --out change.plan` showed, or nothing
 
 exit codes: 0 done; 1 failed, and the node is as it was; 2 wrong usage; 4 failed, and not everything could be undone;
@@ -64,6 +68,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_node(parser)
     add_env(parser)
     add_ref(parser)
+    add_targets(parser)
     parser.add_argument("--auto-approve", action="store_true", help="don't ask")
     parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
     add_max_prune(parser)
@@ -80,14 +85,19 @@ def run(args: argparse.Namespace) -> int:
     style = stdout_style(args)
     _check_source(args.source)
     refuse_unconfirmed(args)
+    rest = ""
     if args.source.is_dir():
-        from reconciler.reconcile import desired_of, known_wish, plan_node
+        from reconciler import record
+        from reconciler.reconcile import RECORD, desired_of, known_wish, plan_node
 
         fleet, loaded = load_whole(args.source, args)
         source = source_of(loaded, args.source, args)
         kernel = open_kernel(args)
         wish = known_wish(instance_dir(args))
-        planned = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))
+        whole = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))
+        planned = aimed_at(args, whole, fleet, record.load(instance_dir(args) / RECORD) if args.target else {})
+        if args.target:
+            source, rest = Source(), left_out(whole, planned, args)  # not all of the revision is in force then
         look_again(args.source, loaded.digest, planned.count(Action.DELETE), args)
     else:
         kernel = open_kernel(args)
@@ -96,10 +106,14 @@ def run(args: argparse.Namespace) -> int:
     about = target(args, planned.desired.node)
     if not planned.changes:
         print(plan_text(planned, style, about, most_shown()))
+        if rest:
+            print(rest)
         settle_transitions(kernel, instance_dir(args))
         return BlockedError.exit_code if planned.blocked else 0
     # With --auto-approve each change is shown as it is made; otherwise the whole plan is shown before the question.
     short = [style.dim(f"Plan for {about}"), *concern_lines(planned.concerns, style), summary(planned)]
+    if rest:
+        say(rest)
     if args.auto_approve:
         say("\n".join(short) + "\n")
     else:
@@ -171,16 +185,20 @@ def execute(
 def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
     """A saved plan, if it is for this node and a new plan equals it. Raises SnapshotError, UsageError,
     PlanStaleError."""
-    from reconciler.reconcile import plan_node
+    from reconciler import record
+    from reconciler.aim import narrowed
+    from reconciler.reconcile import RECORD, plan_node
     from reconciler.snapshot import plan_from_json, read
 
     saved = plan_from_json(read(args.source))
-    if given := [name for name in ("env", "ref") if getattr(args, name) is not None]:
-        message = f"a saved plan has been made already: --{given[0]} can't change it"
-        raise UsageError(message, hint=f"say --{given[0]} when you plan")
+    for name, what in (("env", "environment"), ("ref", "commit"), ("target", "targets")):
+        if getattr(args, name):
+            raise UsageError(f"a saved plan has its {what} already", hint=f"say --{name} when you plan")
     if difference := saved.target.difference(target(args, args.node or "")):
         raise UsageError(f"{args.source} is a plan for {difference}", hint="make a plan for this one")
     planned = plan_node(saved.desired, kernel, instance_dir(args))
+    if saved.keys is not None:
+        planned = narrowed(planned, saved.keys, record.load(instance_dir(args) / RECORD))
     _refuse_stale({change.key for change in _steps(planned.changes) ^ _steps(saved.changes)})
     return planned
 
@@ -198,7 +216,7 @@ def check_fresh(planned: Plan, live: Live) -> None:
     then = planned.live
     if (live.foreign, live.impossible, live.resources) == (then.foreign, then.impossible, then.resources):
         return
-    again = plan(planned.desired, live)
+    again = plan(planned.desired, live, keys=planned.keys)
     moved = {change.key for change in _steps(again.changes) ^ _steps(planned.changes)}
     moved |= again.blocked.keys() ^ planned.blocked.keys()
     _refuse_stale(moved & ({change.key for change in planned.changes} | carriers(planned.desired.resources)))

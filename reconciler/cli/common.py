@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,13 @@ from reconciler.errors import ConfigError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
 from reconciler.render.style import Style
-from reconciler.resource import Target
-from reconciler.safe import SHOWN
+from reconciler.resource import Key, Target
+from reconciler.safe import SHOWN, line
 
 if TYPE_CHECKING:
     from reconciler.config.load import Loaded
     from reconciler.config.source import Tree
+    from reconciler.plan import Plan
 
 RUN_DIR, STATE_DIR = "/run/lbctl", "/var/lib/lbctl"
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage"
@@ -50,7 +52,9 @@ def state_dir(args: argparse.Namespace) -> Path:
 
 def target(args: argparse.Namespace, node: str) -> Target:
     """The target that a saved plan for this node is bound to."""
-    return Target(node, instance_name(args), socket.gethostname())
+    from reconciler.dataplane.description import own_layout
+
+    return Target(node, instance_name(args), socket.gethostname(), own_layout())
 
 
 def open_kernel(args: argparse.Namespace) -> Kernel:
@@ -145,6 +149,25 @@ def look_again(directory: Path, digest: str, removed: int, args: argparse.Namesp
 
 def add_node(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", metavar="NAME", help="which Node this is (that of the host's name, or the only one)")
+
+
+def add_targets(parser: argparse.ArgumentParser) -> None:
+    what = "only service/NAME, pool/NAME or 'KIND ID' as in a plan, and what that needs; may be repeated"
+    parser.add_argument("--target", metavar="WHAT", action="append", default=[], help=what)
+
+
+def aimed_at(args: argparse.Namespace, planned: Plan, fleet: Fleet, applied: Mapping[Key, str]) -> Plan:
+    """The part of a plan that --target asks for, which is all of it without that. Raises UsageError."""
+    from reconciler.aim import aimed, narrowed
+
+    return narrowed(planned, aimed(args.target, planned, fleet), applied) if args.target else planned
+
+
+def left_out(planned: Plan, part: Plan, args: argparse.Namespace) -> str:
+    """A line on what --target leaves out; empty if nothing is."""
+    count = len(planned.changes) + len(planned.blocked) - len(part.changes) - len(part.blocked)
+    targets = ", ".join(args.target)
+    return line(f"Only {targets} and what that needs; changes left out: {count:,}.") if args.target else ""
 
 
 def add_max_prune(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from reconciler.cli.common import (
     add_env,
     add_node,
     add_ref,
+    add_targets,
+    aimed_at,
     instance_dir,
+    left_out,
     load_at_rest,
     look_again,
     most_shown,
@@ -24,7 +28,7 @@ from reconciler.errors import BlockedError, LbctlError
 from reconciler.files import write_output
 from reconciler.model import Fleet
 from reconciler.plan import Plan
-from reconciler.resource import Action, Live, Target
+from reconciler.resource import Action, Key, Live, Target
 
 DESCRIPTION = "Compare the manifests with the node and show what `apply` would change. Changes nothing."
 EPILOG = """\
@@ -32,6 +36,7 @@ examples:
   lbctl plan /etc/lbctl
   lbctl plan . --node lb1 --live node-lb1.json --format markdown   # in CI, with no kernel at hand
   lbctl plan . --out change.plan && lbctl apply change.plan
+  lbctl plan . --target service/web --target 'ring mail/maglev'
 
 exit codes: 0 done; 1 failed; 2 wrong usage; 6 blocked: the node, as it is, can't hold all of it
 
@@ -44,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_node(parser)
     add_env(parser)
     add_ref(parser)
+    add_targets(parser)
     parser.add_argument("--live", metavar="FILE", help="compare with a snapshot (see `export`), or with `empty`")
     parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the plan there, for `lbctl apply FILE`")
@@ -51,13 +57,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from reconciler.dataplane.description import own_layout
     from reconciler.snapshot import plan_to_json
 
     fleet, digest = load_at_rest(args.directory, args)
-    planned = _plan(args, fleet)
+    whole, applied = _plan(args, fleet)
+    planned = aimed_at(args, whole, fleet, applied)
     if not args.live:
         look_again(args.directory, digest, planned.count(Action.DELETE), args)
-    about = Target(planned.desired.node) if args.live else target(args, planned.desired.node)
+    about = Target(planned.desired.node, layout=own_layout()) if args.live else target(args, planned.desired.node)
     if args.out:
         _write(args.out, json.dumps(plan_to_json(planned, about)))
     if args.format == "json":
@@ -70,30 +78,35 @@ def run(args: argparse.Namespace) -> int:
         from reconciler.render.text import plan_text
 
         print(plan_text(planned, stdout_style(args), about, most_shown()))
+        if rest := left_out(whole, planned, args):
+            print(rest)
     if planned.blocked:
         return BlockedError.exit_code
     return 2 if args.detailed_exitcode and planned.changes else 0
 
 
-def _plan(args: argparse.Namespace, fleet: Fleet) -> Plan:
+def _plan(args: argparse.Namespace, fleet: Fleet) -> tuple[Plan, Mapping[Key, str]]:
+    """The whole plan, and the fingerprints of what was applied last."""
+    from reconciler import record
     from reconciler.live import with_connections
     from reconciler.plan import plan
-    from reconciler.reconcile import desired_of, known_wish, plan_node
+    from reconciler.reconcile import RECORD, desired_of, known_wish, plan_node
     from reconciler.snapshot import known_from_json, live_from_json, read
     from reconciler.wish.wish import Wish
 
     if args.live == "empty":
-        return plan(desired_of(fleet, args.node, Live()), Live())
+        return plan(desired_of(fleet, args.node, Live()), Live()), {}
     if args.live:
         from reconciler.health.store import clocks
 
         snapshot = read(Path(args.live))
         live = live_from_json(snapshot)
-        return plan(desired_of(fleet, args.node, live, Wish(known_from_json(snapshot, clocks()))), live)
+        return plan(desired_of(fleet, args.node, live, Wish(known_from_json(snapshot, clocks()))), live), {}
     kernel = open_kernel(args)
     wish = known_wish(instance_dir(args))
     planned = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))
-    return replace(planned, live=with_connections(planned.live, kernel))
+    planned = replace(planned, live=with_connections(planned.live, kernel))
+    return planned, record.load(instance_dir(args) / RECORD) if args.target else {}
 
 
 def _write(path: Path, text: str) -> None:

@@ -75,6 +75,12 @@ def layout_digest(maps: Mapping[str, MapDescription]) -> str:
 
 
 @functools.cache
+def own_layout() -> str:
+    """The digest of all maps that this version knows."""
+    return layout_digest({name: describe(spec) for name, spec in MAPS.items()})
+
+
+@functools.cache
 def describe(spec: MapSpec, capacity: int | None = None) -> MapDescription:
     """The description of a map of this version's layout, in a capacity of its own if one is given."""
     return MapDescription(

@@ -48,13 +48,39 @@ def test_a_saved_plan_is_bound_to_its_node_and_instance_and_takes_no_environment
     assert lbctl("plan", manifests, "--out", saved).startswith("Plan for node lb1, instance ")
     assert "a plan for node lb1, and this is lb2" in lbctl("apply", saved, "--node", "lb2", code=2)
     assert "has its environment already" in lbctl("apply", saved, "--env", "prod", code=2)
+    assert "has its commit already" in lbctl("apply", saved, "--ref", "HEAD", code=2)
     data = json.loads(saved.read_text())
+    saved.write_text(json.dumps(data | {"layout": "00000000"}))
+    assert "a plan for layout 00000000, and this is" in lbctl("apply", saved, "--auto-approve", code=2)
     saved.write_text(json.dumps(data | {"instance": "other"}))
     assert "a plan for instance other, and this is" in lbctl("apply", saved, "--auto-approve", code=2)
     data["desired"].append({"kind": "sysctl", "name": "kernel/core_pattern", "value": "|/bin/true"})
     saved.write_text(json.dumps(data))
     assert "no manifests ask for sysctl kernel/core_pattern" in lbctl("apply", saved, "--auto-approve", code=1)
     assert "Nothing of lbctl's is on this node." in lbctl("delete", "--auto-approve")
+
+
+def test_a_target_leaves_the_rest_as_it_is_and_a_saved_plan_remembers_it(lbctl, manifests, tmp_path):
+    services = manifests / "services.yaml"
+    first = services.read_text().split("\n---\n")[0]
+    more = first.replace("name: web", "name: more").replace("20.20.20.1", "20.20.20.9")
+    services.write_text(f"{services.read_text().rstrip()}\n---\n{more}")
+    saved = tmp_path / "change.plan"
+    text = lbctl("plan", manifests, "--target", "service/web", "--out", saved)
+    assert "20.20.20.9" not in text
+    assert "Only service/web and what that needs; changes left out: 3." in text
+    lbctl("apply", saved, "--auto-approve")
+    assert "20.20.20.1:80/tcp" in (shown := lbctl("get", "services"))
+    assert "20.20.20.9" not in shown
+    assert "Only service/web" in lbctl("apply", manifests, "--target", "service/web", "--auto-approve")
+    assert "3 to add, 0 to change, 0 to remove." in lbctl("plan", manifests)
+    assert "did you mean 'service/more'?" in lbctl("plan", manifests, "--target", "service/mor", code=2)
+    assert json.loads(lbctl("history", "--json"))["current"] is None, "no revision is in force as a whole"
+    lbctl("apply", manifests, "--auto-approve")
+    services.write_text(services.read_text().split("\n---\n")[0])
+    one = "service 20.20.20.9:80/tcp"
+    lbctl("apply", manifests, "--target", one, "--target", "vip 20.20.20.9", "--auto-approve")
+    assert "20.20.20.9" not in lbctl("get", "services")
 
 
 def test_a_snapshot_plans_like_the_node_itself(lbctl, manifests, tmp_path):
