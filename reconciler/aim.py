@@ -68,7 +68,8 @@ def _serving(wanted: Mapping[Key, Resource], keys: Collection[Key]) -> Iterator[
     others = set(rows.values()) - {address for key, address in rows.items() if key in keys}
     needed = {need for resource in wanted.values() for need in resource.needs}
     for key, resource in wanted.items():
-        is_other = isinstance(resource, _OF_SERVICES) or (isinstance(resource, Neighbour) and resource.address in others)
+        is_far = isinstance(resource, Neighbour) and resource.address in others
+        is_other = is_far or isinstance(resource, _OF_SERVICES)
         if key not in needed and not resource.announces and not is_other:
             yield key
 

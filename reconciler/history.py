@@ -16,9 +16,9 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reconciler import private
 from reconciler.errors import FilesError, UsageError
@@ -33,6 +33,9 @@ MIN_PREFIX = 4
 PATIENCE_S = 10.0
 
 APPLIED, PARTLY, FAILED, DELETED = "applied", "in part", "failed", "deleted"
+
+FORMAT_VERSION = 1
+"""Of the history in JSON; it changes only if readers must change."""
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -192,6 +195,19 @@ class History:
         except (sqlite3.Error, ValueError, TypeError, zlib.error) as error:
             hint = "if it is damaged, move it away: only the history is in it"
             raise FilesError(f"{self._path} can't be used: {error}", hint=hint) from error
+
+
+def document(history: History, number: int | None = None, last: int = 20) -> dict[str, Any]:
+    """The newest entries, or the one of this number, as JSON takes them. Raises FilesError, UsageError."""
+    if number is None:
+        found = history.entries(max(1, last))
+    else:
+        entry = history.entry(number)
+        if entry is None:
+            raise UsageError(f"the history has no entry {number}", hint="`lbctl history` lists them")
+        found = [entry]
+    entries = [asdict(each) | {"counts": each.counts._asdict(), "lines": list(each.lines)} for each in found]
+    return {"format_version": FORMAT_VERSION, "current": history.current(), "entries": entries}
 
 
 def _how_many(count: int) -> str:

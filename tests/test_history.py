@@ -11,7 +11,7 @@ import pytest
 
 from reconciler import history, notes
 from reconciler.errors import FilesError, UsageError
-from reconciler.history import APPLIED, DELETED, FAILED, Counts, Entry, History, Manifests
+from reconciler.history import APPLIED, DELETED, FAILED, Counts, Entry, History, Manifests, document
 
 REVISIONS = [f"{number:02x}" * 32 for number in range(16)]
 
@@ -129,10 +129,6 @@ def test_notes_come_back_and_damaged_ones_are_refused(tmp_path):
 def test_history_as_json_is_as_its_schema_says(kept):
     import jsonschema
 
-    from reconciler.cli.history import FORMAT_VERSION, _json
-
     kept.add(applied(REVISIONS[0], lines=["+ vip 20.20.20.1"]))
     schema = json.loads((Path(__file__).parents[1] / "schema" / "output" / "history.v1.json").read_text())
-    entries = [_json(entry) for entry in kept.entries()]
-    document = {"format_version": FORMAT_VERSION, "current": kept.current(), "entries": entries}
-    jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(document)))
+    jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(document(kept))))

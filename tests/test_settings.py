@@ -22,6 +22,7 @@ from reconciler.kinds.settings import SETTINGS_KEY, Settings
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.live import read_live, with_connections
 from reconciler.model import Algorithm, Endpoint, Interface, Mode, PacketTooBig, Protocol, TunnelSource
+from reconciler.readings import rows
 from reconciler.render.table import table
 from reconciler.resource import Change, Context, Key, Live
 from reconciler.snapshot import live_from_json, live_to_json
@@ -149,12 +150,12 @@ def test_get_does_not_count_what_nobody_knows(fleet_of, mode, shown, tmp_path):
     kernel = FakeKernel()
     apply(plan_for(kernel, desired_of(fleet_of(mode))), kernel).raise_if_failed()
     for what in ("services", "endpoints"):
-        rows_of, columns, _ = get._TABLES[what]
+        columns, _ = get._TABLES[what]
         assert "open" in columns
-        rows = rows_of(get.Node(kernel, tmp_path))
-        assert rows
-        assert {row["open"] for row in rows} == {shown}
-        assert set(table(rows, ["open"], "").split()[1:]) == {"-" if shown is None else "0"}
+        found = rows.ROWS[what](rows.Node(lambda: kernel, tmp_path))
+        assert found
+        assert {row["open"] for row in found} == {shown}
+        assert set(table(found, ["open"], "").split()[1:]) == {"-" if shown is None else "0"}
 
 
 def test_syns_that_nothing_followed_are_counted_apart_from_open_connections(fleet_of, tmp_path):
@@ -169,8 +170,8 @@ def test_syns_that_nothing_followed_are_counted_apart_from_open_connections(flee
         for number, state in enumerate(states)
     ])  # fmt: skip
     for what, name in (("services", service.row.id), ("endpoints", endpoint.row.id)):
-        rows = {row[what.removesuffix("s")]: row for row in get._TABLES[what][0](get.Node(kernel, tmp_path))}
-        assert (rows[name]["open"], rows[name]["half_open"]) == (1, 2)
+        found = {row[what.removesuffix("s")]: row for row in rows.ROWS[what](rows.Node(lambda: kernel, tmp_path))}
+        assert (found[name]["open"], found[name]["half_open"]) == (1, 2)
     assert with_connections(Live(), kernel).connections == {(service.row.id, endpoint.row.id): 1}
 
 

@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reconciler.cli import streams
-from reconciler.errors import ConfigError, UsageError
+from reconciler.errors import ConfigError, LbctlError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
 from reconciler.render.style import Style
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from reconciler.plan import Plan
 
 RUN_DIR, STATE_DIR = "/run/lbctl", "/var/lib/lbctl"
+AGENT_PATIENCE_S = 60.0
+"""How long an answer may take for which the agent reads maps."""
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage"
 
 
@@ -145,6 +147,35 @@ def look_again(directory: Path, digest: str, removed: int, args: argparse.Namesp
         time.sleep(SECOND_LOOK_S)
         if at_rest(directory, lambda: read_tree(directory)).digest != digest:
             raise ConfigError(f"{directory} changed while it was looked at", hint="try again when it is at rest")
+
+
+def may_only_ask(args: argparse.Namespace) -> bool:
+    """Whether this user can't read the instance, but there is an agent that may be asked."""
+    directory = instance_dir(args)
+    is_shut = os.geteuid() != 0 and not os.access(directory, os.R_OK)
+    return is_shut and os.path.exists(directory / "control")  # noqa: PTH110 - it is a question, also where it is shut
+
+
+def from_agent(args: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    """The agent's one answer. Raises NoAgentError, LbctlError."""
+    from reconciler.agent.control import ask
+
+    for answer in ask(instance_dir(args), request, AGENT_PATIENCE_S):
+        return answer
+    raise LbctlError("the agent has ended while it was asked", hint="see its log: `journalctl -u lbctl`")
+
+
+def add_output(parser: argparse.ArgumentParser, *more: str, schema: str) -> None:
+    """-o, and --format, as other verbs and versions call it."""
+    choices = ("text", "json", *more)
+    what = f"one of {', '.join(choices)}; for machines see schema/output/{schema}"
+    parser.add_argument(
+        "-o", "--output", "--format", dest="format", metavar="FORMAT", choices=choices, default="text", help=what
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as -o json")
 
 
 def add_node(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.cli.common import add_env, add_node, instance_dir, load_fleet, open_kernel, stdout_style
-from reconciler.doctor.finding import Finding, as_data, as_text
+from reconciler.cli.common import add_env, add_node, add_output, instance_dir, load_fleet, open_kernel, stdout_style
+from reconciler.doctor.finding import FORMAT_VERSION, Finding, as_data, as_text
 from reconciler.model import Fleet, Role
 
 DESCRIPTION = """\
@@ -34,13 +34,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, help="where the manifests are")
     add_node(parser)
     add_env(parser)
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    add_output(parser, schema="doctor.v1.json")
 
 
 def run(args: argparse.Namespace) -> int:
     found = list(dict.fromkeys(_findings(args, load_fleet(args.directory, args))))
     if args.format == "json":
-        print(json.dumps([as_data(each) for each in found], indent=2, ensure_ascii=True))
+        document = {"format_version": FORMAT_VERSION, "findings": [as_data(each) for each in found]}
+        print(json.dumps(document, indent=2, ensure_ascii=True))
     elif found:
         style = stdout_style(args)
         print("\n\n".join(as_text(each, style) for each in found))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from reconciler.cli.common import instance_dir, stdout_style
+from reconciler.cli.common import add_json, add_output, instance_dir, stdout_style
 
 DESCRIPTION = """\
 Show the last events of the agent: changes that it made and why, problems, warnings, and what others asked of it.
@@ -24,7 +24,8 @@ exit codes: 0 done, 1 no agent answers, 2 wrong usage
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--last", metavar="N", type=int, default=10, help="show so many earlier events (%(default)s)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new ones, until interrupted")
-    parser.add_argument("--json", action="store_true", help="a JSON object a line, see schema/output/event.v1.json")
+    add_output(parser, schema="event.v1.json")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
     style = stdout_style(args)
     request = {"ask": "events", "last": args.last, "follow": args.follow}
     for event in ask(instance_dir(args), request, None if args.follow else 10.0):
-        print(json.dumps(event) if args.json else event_line(event, style), flush=True)
+        print(json.dumps(event) if args.format == "json" else event_line(event, style), flush=True)
     return 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.cli.common import instance_name, open_kernel, stdout_style
+from reconciler.cli.common import add_output, instance_name, open_kernel, stdout_style
 from reconciler.dataplane.program import DECAPSULATE
 from reconciler.errors import KernelError, UsageError
 from reconciler.kernel.port import Kernel, Link
@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--interface", metavar="NAME",
         help="where the packet comes in, or a VLAN of it (where the route to its source leads)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    add_output(parser, schema="explain.v1.json")
 
 
 def run(args: argparse.Namespace) -> int:

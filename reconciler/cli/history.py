@@ -5,15 +5,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reconciler.cli.common import state_dir, stdout_style
-from reconciler.errors import UsageError
-
-if TYPE_CHECKING:
-    from reconciler.history import Entry
+from reconciler.cli.common import add_json, add_output, from_agent, may_only_ask, state_dir, stdout_style
 
 DESCRIPTION = """\
 List what was applied to this node, the newest first: by the agent, by `lbctl apply`, `rollback` and `delete`. The
@@ -28,56 +24,46 @@ examples:
 exit codes: 0 done, 1 failed, 2 wrong usage
 """
 
-FORMAT_VERSION = 1
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("number", metavar="NUMBER", nargs="?", type=int, help="show this entry")
     parser.add_argument("--last", metavar="N", type=int, default=20, help="show so many (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="as JSON, see schema/output/history.v1.json")
+    add_output(parser, schema="history.v1.json")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from reconciler.history import History
+    from reconciler.history import History, document
     from reconciler.render.table import table
     from reconciler.safe import block
 
-    history = History(state_dir(args))
-    if args.number is not None:
-        entry = history.entry(args.number)
-        if entry is None:
-            raise UsageError(f"the history has no entry {args.number}", hint="`lbctl history` lists them")
-        found = [entry]
+    if may_only_ask(args):
+        told = from_agent(args, {"ask": "history", "number": args.number, "last": args.last})
     else:
-        found = history.entries(max(1, args.last))
-    style = stdout_style(args)
-    if args.json:
-        document = {"format_version": FORMAT_VERSION, "current": history.current(), "entries": list(map(_json, found))}
-        print(json.dumps(document, indent=2))
+        told = document(History(state_dir(args)), args.number, args.last)
+    style, rows = stdout_style(args), list(map(_row, told["entries"]))
+    if args.format == "json":
+        print(json.dumps(told, indent=2))
     elif args.number is not None:
-        print(table(list(map(_row, found)), _COLUMNS, "", style.columns))
-        text = [found[0].message] if found[0].message else []
-        print("\n".join(block(change) for change in [*text, "", *found[0].lines]))
-        if len(found[0].lines) < sum(found[0].counts):
-            print(f"only the first {len(found[0].lines)} changes are named")
+        [entry] = told["entries"]
+        print(table(rows, _COLUMNS, "", style.columns))
+        text = [entry["message"]] if entry["message"] else []
+        print("\n".join(block(change) for change in [*text, "", *entry["lines"]]))
+        if len(entry["lines"]) < sum(entry["counts"].values()):
+            print(f"only the first {len(entry['lines'])} changes are named")
     else:
-        print(table(list(map(_row, found)), _COLUMNS, "Nothing was applied yet.", style.columns))
+        print(table(rows, _COLUMNS, "Nothing was applied yet.", style.columns))
     return 0
 
 
 _COLUMNS = ("number", "time", "revision", "changes", "result", "who")
 
 
-def _row(entry: Entry) -> dict[str, str | int]:
+def _row(entry: Mapping[str, Any]) -> dict[str, str | int]:
     return {
-        "number": entry.number,
-        "time": datetime.fromtimestamp(entry.time).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
-        "revision": entry.revision[:12] or "-",
-        "changes": "+{} ~{} -{}".format(*entry.counts),
-        "result": entry.result,
-        "who": entry.who,
+        "number": entry["number"],
+        "time": datetime.fromtimestamp(entry["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        "revision": entry["revision"][:12] or "-",
+        "changes": "+{added} ~{changed} -{removed}".format(**entry["counts"]),
+        "result": entry["result"],
+        "who": entry["who"],
     }
-
-
-def _json(entry: Entry) -> dict[str, Any]:
-    return asdict(entry) | {"counts": entry.counts._asdict(), "lines": list(entry.lines)}

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from reconciler.cli.common import instance_dir, instance_name, open_kernel
+from reconciler.cli.common import from_agent, instance_dir, instance_name, may_only_ask, open_kernel
 from reconciler.kernel.port import Kernel
 
 DESCRIPTION = """\
@@ -35,6 +35,9 @@ def add_endpoints(parser: argparse.ArgumentParser, option: str) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if may_only_ask(args):
+        print(from_agent(args, {"ask": "metrics"})["text"], end="")
+        return 0
     from reconciler.agent.control import NoAgentError, ask
     from reconciler.agent.metrics import agent_families
     from reconciler.readings.metrics import exposition, node_families
@@ -54,13 +57,19 @@ def address(text: str) -> tuple[str, int]:
     return host or LOOPBACK, int(port)
 
 
-def text_of(args: argparse.Namespace, status: Callable[[], dict[str, object]], kernel: Kernel | None = None) -> str:
-    """The metrics of a running agent. Its own kernel is at work in another thread, so this opens one for itself, in
-    the network namespace that the process is in by now. Raises LbctlError."""
-    from reconciler.agent.metrics import agent_families
+def another_kernel(args: argparse.Namespace) -> Kernel:
+    """The agent's own kernel is at work in another thread, so whoever answers questions opens one for itself, in the
+    network namespace that the process is in by now. Raises LbctlError."""
     from reconciler.kernel.real import RealKernel
+
+    return RealKernel(instance_name(args), Path(args.run_dir), netns=args.netns or "")
+
+
+def text_of(args: argparse.Namespace, status: Callable[[], dict[str, object]], kernel: Kernel | None = None) -> str:
+    """The metrics of a running agent. Raises LbctlError."""
+    from reconciler.agent.metrics import agent_families
     from reconciler.readings.metrics import exposition, node_families
 
-    own = kernel or RealKernel(instance_name(args), Path(args.run_dir), netns=args.netns or "")
+    own = kernel or another_kernel(args)
     families = [*agent_families(status()), *node_families(own, endpoints=args.metrics_endpoints)]
     return exposition(families, MAX_SERIES)

@@ -12,6 +12,7 @@ from pathlib import Path
 from reconciler.cli.common import (
     add_env,
     add_node,
+    add_output,
     add_ref,
     add_targets,
     aimed_at,
@@ -51,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_ref(parser)
     add_targets(parser)
     parser.add_argument("--live", metavar="FILE", help="compare with a snapshot (see `export`), or with `empty`")
-    parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
+    add_output(parser, "markdown", schema="plan.v2.json")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the plan there, for `lbctl apply FILE`")
     parser.add_argument("--detailed-exitcode", action="store_true", help="exit with 2 if there are changes")
 

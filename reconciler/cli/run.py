@@ -23,7 +23,7 @@ from reconciler.cli.common import (
     state_dir,
     stdout_style,
 )
-from reconciler.cli.metrics import add_endpoints, address, text_of
+from reconciler.cli.metrics import add_endpoints, address, another_kernel, text_of
 from reconciler.cli.sources import add_sources, opened
 from reconciler.errors import UsageError
 from reconciler.render.style import Style
@@ -106,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.endpoints import Endpoints
     from reconciler.agent.journal import Identity, Journal
     from reconciler.agent.loop import Agent
+    from reconciler.agent.reads import reads
     from reconciler.agent.recorder import Recorder
     from reconciler.agent.report import Report
     from reconciler.agent.single import only_agent
@@ -177,10 +178,18 @@ def run(args: argparse.Namespace) -> int:
             origin.start()
             report.say(f"Watching {origin.shown} for {node}; instance {instance_name(args)}, pid {os.getpid()}")
             endpoints.start()
+
+            def metrics() -> str:
+                return text_of(args, journal.status)
+
+            answers = {
+                **commands(journal, report, bell, origin.look),
+                **reads(lambda: another_kernel(args), instance_dir(args), state_dir(args), metrics),
+            }
             try:
                 with (
-                    listening(instance_dir(args), commands(journal, report, bell, origin.look), gid),
-                    serving(args.metrics, lambda: text_of(args, journal.status)),
+                    listening(instance_dir(args), answers, gid),
+                    serving(args.metrics, metrics),
                 ):
                     agent.run()
             finally:

@@ -8,7 +8,7 @@ import json
 import time
 from typing import Any
 
-from reconciler.cli.common import instance_dir, stdout_style
+from reconciler.cli.common import add_json, add_output, from_agent, stdout_style
 from reconciler.cli.run import seconds
 from reconciler.errors import LbctlError
 
@@ -36,7 +36,8 @@ _POLL_S = 0.1
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="the answer as JSON, see schema/output/status.v1.json")
+    add_output(parser, schema="status.v1.json")
+    add_json(parser)
     parser.add_argument(
         "--wait", choices=tuple(_WAITS), help="have the files looked at, and wait until the node is like that"
     )
@@ -48,17 +49,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from reconciler.render.status import status_text
 
-    status = _waited(args) if args.wait else _ask(args, "status")
-    print(json.dumps(status, indent=2) if args.json else status_text(status, stdout_style(args)))
+    status = _waited(args) if args.wait else from_agent(args, {"ask": "status"})
+    print(json.dumps(status, indent=2) if args.format == "json" else status_text(status, stdout_style(args)))
     return 0
-
-
-def _ask(args: argparse.Namespace, what: str) -> dict[str, Any]:
-    from reconciler.agent.control import ask
-
-    for answer in ask(instance_dir(args), {"ask": what}):
-        return answer
-    raise LbctlError("the agent has ended while it was asked", hint="see its log: `journalctl -u lbctl`")
 
 
 def _waited(args: argparse.Namespace) -> dict[str, Any]:
@@ -73,8 +66,8 @@ def _waited(args: argparse.Namespace) -> dict[str, Any]:
         is_late = time.monotonic() >= give_up
         try:
             if since_s is None:
-                since_s = float(_ask(args, "look")["now_s"])
-            status = _ask(args, "status")
+                since_s = float(from_agent(args, {"ask": "look"})["now_s"])
+            status = from_agent(args, {"ask": "status"})
         except NoAgentError:
             if is_late:
                 raise

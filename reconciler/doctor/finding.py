@@ -9,6 +9,9 @@ from reconciler.render.style import Style
 from reconciler.resource import Span
 from reconciler.safe import line
 
+FORMAT_VERSION = 1
+"""Of findings in JSON; it changes only if readers must change."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -24,7 +27,7 @@ class Finding:
 def as_data(found: Finding) -> dict[str, object]:
     place = None if found.span is None else {"file": found.span.file, "line": found.span.line}
     return {
-        "name": found.name, "evidence": found.evidence, "consequence": found.consequence, "wayOut": found.way_out,
+        "name": found.name, "evidence": found.evidence, "consequence": found.consequence, "way_out": found.way_out,
         "place": place,
     }  # fmt: skip
 

@@ -156,7 +156,7 @@ class Act:
         answered = self._report(outcomes, "requests")
         self._expect_shares(answered)
         self.lbctl("get", "endpoints")
-        rows = json.loads(self.lab.lbctl("get", "endpoints", "-o", "json").stdout)
+        rows = json.loads(self.lab.lbctl("get", "endpoints", "-o", "json").stdout)["items"]
         counted = {row["endpoint"].partition(":")[0]: row["connections"] for row in rows}
         seen = {name.partition(":")[0]: count for name, count in answered.items()}
         self.screen.expect(counted == seen, "the balancer counted the same connections as the client")

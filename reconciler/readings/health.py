@@ -42,7 +42,7 @@ class EndpointHealth:
     share: int
     falls: int
     vip: str | None
-    services: str
+    services: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def health(instance_dir: Path) -> list[EndpointHealth]:
                         _next_s(entry, now_s) if is_on else None,
                         pool.check, None if state.checked_s is None else round(now_s - state.checked_s, 1),
                         state.shown_share, len(state.falls), str(use.vip) if use.vip else None,
-                        ", ".join(pool.services),
+                        pool.services,
                     )
                 )  # fmt: skip
     return found

@@ -11,6 +11,9 @@ from reconciler.explain.explanation import Explanation
 from reconciler.explain.headers import Header
 from reconciler.render.style import Style
 
+FORMAT_VERSION = 1
+"""Of explanations in JSON; it changes only if readers must change."""
+
 _ASKS = "neighbour-unknown"
 _LABEL_WIDTH = 12
 _LAYER_WIDTH = 10
@@ -20,7 +23,8 @@ _UNINTERESTING = ("header", "source", "destination", "source_port", "destination
 
 
 def explanation_json(explanations: Sequence[Explanation]) -> str:
-    return json.dumps([asdict(explanation) for explanation in explanations], indent=2)
+    document = {"format_version": FORMAT_VERSION, "explanations": [asdict(each) for each in explanations]}
+    return json.dumps(document, indent=2)
 
 
 def headline(explanation: Explanation, style: Style) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from reconciler import safe
 
@@ -66,14 +67,14 @@ def _blocks(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int) ->
     return "\n\n".join(blocks)
 
 
-def as_json(rows: Sequence[Row]) -> str:
-    return json.dumps([dict(row) for row in rows], indent=2)
+def as_json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2)
 
 
-def as_yaml(rows: Sequence[Row]) -> str:
+def as_yaml(document: Mapping[str, Any]) -> str:
     import yaml
 
-    return yaml.safe_dump([dict(row) for row in rows], sort_keys=False).rstrip()
+    return yaml.safe_dump(document, sort_keys=False).rstrip()
 
 
 def _cell(value: str | int | float | None) -> str:

@@ -16,7 +16,7 @@ PATIENCE_S = 60
 
 
 def endpoints(lbctl):
-    found = json.loads(lbctl("get", "endpoints", "-o", "json"))
+    found = json.loads(lbctl("get", "endpoints", "-o", "json"))["items"]
     return sorted(row["endpoint"] for row in found if row["state"] == "usable")
 
 
@@ -74,7 +74,7 @@ def test_an_unconfirmed_change_goes_back_without_an_agent_or_a_session(lbctl, ma
 def test_a_first_change_goes_back_to_nothing(lbctl, manifests, netns):
     lbctl("apply", manifests, "--auto-approve", "--confirm-within", "3s")
     assert wait(lambda: notes.read(lbctl.run_dir / netns, notes.Unconfirmed) is None)
-    assert json.loads(lbctl("get", "services", "-o", "json")) == []
+    assert json.loads(lbctl("get", "services", "-o", "json"))["items"] == []
 
 
 def wait(condition):

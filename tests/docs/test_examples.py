@@ -30,7 +30,7 @@ def read(name):
 def check_command(line):
     """Each call of lbctl in a line of shell has a verb and options that there are."""
     calls = 0
-    for command in re.split(r"\|\||&&|;|(?<!\d)>+.*?(?=\|\||&&|;|$)|#.*", line):
+    for command in re.split(r"\|\||&&|;|\| jq .*|(?<!\d)>+.*?(?=\|\||&&|;|$)|#.*", line):
         words = shlex.split(command)
         if words and words[0] == "lbctl":
             _, verb = _parsed(words[1:])

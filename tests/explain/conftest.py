@@ -71,7 +71,7 @@ def explain(balancer: Balancer, run_dir: Path, capsys: pytest.CaptureFixture[str
         if code:
             return output.err
         assert output.err == ""
-        return json.loads(output.out) if as_json else output.out
+        return json.loads(output.out)["explanations"] if as_json else output.out
 
     return call
 

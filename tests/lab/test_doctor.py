@@ -28,10 +28,10 @@ def doctor(lab: Lab, directory: Path, node: str, host: str) -> list[dict[str, ob
     """What is found; the exit code must agree."""
     done = lab.lbctl("doctor", str(directory), "--node", node, "--format", "json", host=host)
     assert done.returncode in (0, FOUND), done.stdout + done.stderr
-    found: list[dict[str, object]] = json.loads(done.stdout)
+    found: list[dict[str, object]] = json.loads(done.stdout)["findings"]
     assert (done.returncode == FOUND) is bool(found)
     for each in found:
-        assert all(each[part] for part in ("name", "evidence", "consequence", "wayOut")), each
+        assert all(each[part] for part in ("name", "evidence", "consequence", "way_out")), each
     return found
 
 

@@ -18,7 +18,7 @@ NO_CHECK = ""
 
 
 def rows(site: Site, *what: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(site.lbctl("get", *what, "-o", "json"))
+    found: list[dict[str, object]] = json.loads(site.lbctl("get", *what, "-o", "json"))["items"]
     return found
 
 

@@ -58,7 +58,7 @@ def rows(version: Version, lab: Lab) -> list[object]:
     """What the version sees of services and endpoints."""
     return [
         [{key: row[key] for key in ("service", "endpoint", "mode", "state", "number") if key in row}
-         for row in json.loads(version.lbctl(lab, "get", what, "-o", "json"))]
+         for row in json.loads(version.lbctl(lab, "get", what, "-o", "json"))["items"]]
         for what in ("services", "endpoints")
     ]  # fmt: skip
 

@@ -106,7 +106,7 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 
 def verdicts(lbctl: Callable[..., str]) -> dict[str, int]:
-    found = json.loads(lbctl("get", "verdicts", "-o", "json"))
+    found = json.loads(lbctl("get", "verdicts", "-o", "json"))["items"]
     return {row["verdict"]: row["packets"] for row in found}
 
 

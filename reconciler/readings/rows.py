@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `lbctl get` shows, as rows for machines: in schema/output/get.v1.json. Lists are lists, shares are numbers from
+0 to 1, and None is what nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.kernel.port import Kernel
+
+FORMAT_VERSION = 1
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Where rows come from: maps, and the files of the instance. `kernel` opens the maps, which not all rows need."""
+
+    kernel: Callable[[], Kernel]
+    directory: Path
+
+
+def document(what: str, items: list[Item]) -> Item:
+    """The rows with the version of their format."""
+    return {"format_version": FORMAT_VERSION, "kind": what, "items": items}
+
+
+def _services(node: Node) -> list[Item]:
+    from reconciler.readings.tables import services
+
+    return [
+        {
+            "service": s.row.id, "mode": s.row.mode, "algorithm": s.row.algorithm, "ring": s.row.ring,
+            "endpoints": s.endpoints, **asdict(s.connections), **asdict(s.traffic),
+        }
+        for s in services(node.kernel())
+    ]  # fmt: skip
+
+
+def _endpoints(node: Node) -> list[Item]:
+    from reconciler.readings.health import health_of_endpoints
+    from reconciler.readings.tables import endpoints
+
+    checked = health_of_endpoints(node.directory)
+    return [
+        {
+            "endpoint": e.numbered.row.id, "state": e.state, "health": checked.get(e.numbered.row.id),
+            "shares": [{"ring": ring, "share": share} for ring, share in sorted(e.shares.items())],
+            **asdict(e.connections), "number": e.numbered.number, **asdict(e.traffic),
+        }
+        for e in endpoints(node.kernel())
+    ]  # fmt: skip
+
+
+def _flows(node: Node) -> list[Item]:
+    from reconciler.readings.flows import flows
+
+    return [asdict(flow) for flow in sorted(flows(node.kernel()), key=lambda flow: (flow.service, flow.client))]
+
+
+def _transitions(node: Node) -> list[Item]:
+    from reconciler.readings.transitions import transitions
+
+    return [{**asdict(t), "former": list(t.former)} for t in transitions(node.kernel())]
+
+
+def _verdicts(node: Node) -> list[Item]:
+    from reconciler.readings.counters import verdicts
+
+    return [
+        {"verdict": v.name.lower().replace("_", " "), "packets": n, "meaning": v.meaning}
+        for v, n in sorted(verdicts(node.kernel()).items())
+    ]
+
+
+def _health(node: Node) -> list[Item]:
+    from reconciler.readings.health import health
+
+    return [{**asdict(each), "services": list(each.services)} for each in health(node.directory)]
+
+
+def _history(node: Node) -> list[Item]:
+    from reconciler.readings.health import history
+
+    return [asdict(each) for each in history(node.directory)]
+
+
+def _drains(node: Node) -> list[Item]:
+    from reconciler.readings.health import drained
+
+    return [asdict(each) for each in drained(node.directory)]
+
+
+def _announcements(node: Node) -> list[Item]:
+    from reconciler.readings.announcements import announcements
+
+    return [asdict(each) for each in announcements(node.kernel(), node.directory)]
+
+
+def _checker(node: Node) -> list[Item]:
+    from reconciler.readings.health import checker
+
+    return [asdict(each) for each in checker(node.directory)]
+
+
+ROWS: Mapping[str, Callable[[Node], list[Item]]] = {
+    "services": _services,
+    "endpoints": _endpoints,
+    "health": _health,
+    "history": _history,
+    "checker": _checker,
+    "drains": _drains,
+    "announcements": _announcements,
+    "flows": _flows,
+    "transitions": _transitions,
+    "verdicts": _verdicts,
+}
+"""By what is asked for. Each may raise LbctlError."""
