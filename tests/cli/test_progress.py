@@ -198,7 +198,7 @@ def test_what_a_step_says_controls_no_terminal():
 
 @pytest.mark.kernel
 def test_an_apply_on_a_terminal_shows_some_changes_that_are_alike_and_how_many_more(tmp_path):
-    name = f"lbp-{os.getpid()}"
+    name = f"lbpr-{os.getpid()}"
     big_fleet.write(tmp_path / "manifests", 30)
     at = ["--netns", name, "--run-dir", str(tmp_path / "run")]
 
