@@ -22,6 +22,7 @@ from reconciler.kinds.base import Wanted
 from reconciler.layered import layer, version
 from reconciler.limits import Sizes
 from reconciler.model import Address, Algorithm, Mode, Node, Pool, Protocol, Role, Service
+from reconciler.peers import Peer
 from reconciler.resource import Desired, Key, Resource
 from reconciler.support import Unsupported
 from reconciler.view import Facts, NodeView, Use
@@ -46,6 +47,9 @@ class Part:
     unsupported: tuple[Unsupported, ...] = ()
 
 
+NodeFacts = tuple[Node, bool, frozenset[str], tuple[Peer, ...]]
+"""All of a view but services and pools."""
+
 Pairs = list[tuple[Part | None, Part | None]]
 """Parts that differ, before and after; None where there is none."""
 
@@ -61,7 +65,7 @@ class Compiled:
     """
 
     desired: Desired = field(default_factory=Desired)
-    facts: tuple[Node, bool, frozenset[str]] | None = None
+    facts: NodeFacts | None = None
     services: Parts = field(default_factory=dict)
     pools: Parts = field(default_factory=dict)
     whole: Part = Part("", None, {})
@@ -98,7 +102,7 @@ def compile_node(view: NodeView) -> Desired:
 def compiled(view: NodeView, before: Compiled | None = None) -> Compiled:
     """As `compile_node`. What was made for `before` from the same objects is not made again. Raises UnsupportedError.
     """
-    facts = view.node, view.decapsulates, view.lossy
+    facts = view.node, view.decapsulates, view.lossy, view.peers
     if before is None or before.facts != facts:
         with no_garbage_collection():
             return _compiled(view, facts, Compiled(), None)
@@ -106,7 +110,7 @@ def compiled(view: NodeView, before: Compiled | None = None) -> Compiled:
 
 
 def _compiled(
-    view: NodeView, facts: tuple[Node, bool, frozenset[str]], before: Compiled, base: ReferenceType[Compiled] | None
+    view: NodeView, facts: NodeFacts, before: Compiled, base: ReferenceType[Compiled] | None
 ) -> Compiled:
     services, pools, uses = before.services, before.pools, before.uses
     changed: Pairs = []

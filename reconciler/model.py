@@ -377,13 +377,34 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbor:
+    """A BGP neighbour that is no Node: it hears of VIPs, and nothing is taken from it."""
+
+    address: IPv4Address
+    asn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bgp:
+    """How the routing daemon of a balancer or router speaks BGP. `router_id` None: the first IPv4 address of the
+    node's interfaces. Balancers and routers with a network in common are neighbours; `neighbors` are others. Without
+    `bfd`, a neighbour that is silent for `hold_time_s` counts as gone."""
+
+    asn: int
+    router_id: IPv4Address | None = None
+    bfd: bool = True
+    hold_time_s: float = 9.0
+    neighbors: tuple[Neighbor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A machine. `address` is the one by which pools name an endpoint; None means: the addresses of its interfaces.
 
     `snat_addresses` are the balancer's own source addresses for fullnat, each with the ports `snat_ports`. They must
     suffice for `expected_flows` connections at once; None means: not declared. `multipath` is the number of equal
     paths that a router may use; None means: one. See `tunnel_from` for `tunnel_source`. `announce` None means: no
-    routing daemon is told.
+    routing daemon is told; `bgp` None: none is configured.
     """
 
     name: str
@@ -401,6 +422,7 @@ class Node:
     tunnel_source: TunnelSource = TunnelSource()
     packet_too_big: PacketTooBig = PacketTooBig.ANSWER
     announce: Announce | None = None
+    bgp: Bgp | None = None
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)

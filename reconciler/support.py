@@ -31,7 +31,7 @@ from reconciler.resource import Span
 from reconciler.safe import SHOWN
 from reconciler.view import NodeView, Use
 
-ROLES = (Role.BALANCER, Role.ENDPOINT)
+ROLES = tuple(Role)
 MODES = (Mode.NAT, Mode.DSR_L2, Mode.DSR_L3)
 PROTOCOLS = {
     Mode.NAT: (Protocol.TCP,),

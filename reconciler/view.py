@@ -29,6 +29,7 @@ from reconciler.model import (
     Undefined,
     XdpMode,
 )
+from reconciler.peers import Peer, peers_of
 from reconciler.resource import Causes, Span
 
 _INTERFACES = "spec: {interfaces: [{name: eth0}]}"
@@ -86,8 +87,9 @@ class NodeView:
     the kernel of an endpoint can't unpack the tunnels that it gets, so our program does. `lossy` are the interfaces
     that would lose the packets that native XDP sends. `fallbacks` are pools that only others fall back to. `causes`
     says why pools are other than the manifests say. `silent_gateways` don't answer ARP or neighbour discovery; asked
-    for where VIPs are announced. `held` is what the maps have room for that are there already:
-    without a declared capacity they grow, and never shrink.
+    for where VIPs are announced. `peers` are its neighbours by BGP; the services of a router are those whose VIPs it
+    hears of. `held` is what the maps have room for that are there already: without a declared capacity they grow, and
+    never shrink.
     """
 
     node: Node
@@ -99,6 +101,7 @@ class NodeView:
     lossy: frozenset[str] = frozenset()
     held: Sizes | None = None
     silent_gateways: tuple[str, ...] = ()
+    peers: tuple[Peer, ...] = ()
 
     @property
     def runs_program(self) -> bool:
@@ -226,8 +229,12 @@ def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
         named = {pool.name for pool in fleet.pools if any(endpoint.address in own for endpoint in pool.endpoints)}
         named |= {pool.name for pool in fleet.pools if pool.fallback_pool in named}
         services = tuple(service for service in fleet.services if service.mode.is_dsr and service.pool in named)
+    elif node.role is Role.ROUTER:
+        carriers = [other for other in fleet.nodes if other.bgp and other.role is Role.BALANCER] if node.bgp else []
+        services = tuple(s for s in fleet.services if any(s.runs_on(carrier) for carrier in carriers))
     else:
         services = tuple(service for service in fleet.services if service.runs_on(node))
     own_pools = {service.pool: pools[service.pool] for service in services}
     others = {pool.fallback_pool for pool in own_pools.values() if pool.fallback_pool} - own_pools.keys()
-    return NodeView(node, services, own_pools, {name: pools[name] for name in sorted(others)} if others else {})
+    fallbacks = {name: pools[name] for name in sorted(others)} if others else {}
+    return NodeView(node, services, own_pools, fallbacks, peers=peers_of(node, fleet))

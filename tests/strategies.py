@@ -12,6 +12,7 @@ from reconciler.model import (
     AgentFormat,
     Algorithm,
     Announce,
+    Bgp,
     Capacity,
     CheckType,
     Echo,
@@ -22,6 +23,7 @@ from reconciler.model import (
     IcmpRedirects,
     Interface,
     Mode,
+    Neighbor,
     Node,
     OnUnhealthy,
     PacketTooBig,
@@ -66,6 +68,11 @@ tunnel_sources = st.builds(
 announces = st.none() | st.builds(
     Announce, st.sampled_from((100, 251)), st.sampled_from((100, 500)), st.sampled_from((None, 900)),
     st.sampled_from((10.0, 30.0)),
+)  # fmt: skip
+_ipv4 = st.integers(1, 99).map(lambda i: IPv4Address(f"10.9.0.{i}"))
+bgp = st.builds(
+    Bgp, st.integers(1, 4_294_967_294), st.none() | _ipv4, st.booleans(), st.integers(3, 99).map(float),
+    st.lists(st.builds(Neighbor, _ipv4, st.integers(1, 99)), max_size=2).map(tuple),
 )  # fmt: skip
 gateways = st.sampled_from((None, "10.1.0.254", "10.1.0.253")).map(lambda text: text and ip_address(text))
 
@@ -208,6 +215,8 @@ def any_nodes(draw):
             "packet_too_big": draw(st.sampled_from(PacketTooBig)),
             "announce": draw(announces),
         }
+    if role is not Role.ENDPOINT:
+        own["bgp"] = draw(st.none() | bgp)
     if role is Role.ENDPOINT:
         own["address"] = draw(st.none() | addresses)
     if role is Role.ROUTER:

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "reconciler"
 
 ROOMS = """
     version errors layered safe progress files limits paths clock children resource standing
-    private lock notes dataplane model telling view support
+    private lock notes dataplane model telling peers view support
     config
     kernel
     health wish

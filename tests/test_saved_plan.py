@@ -62,6 +62,8 @@ FLAWED = {
     "program-of-flags": {"kind": "program", "name": "lbctl_3f9a12bc0", "features": ["NAT=1 -include /etc/shadow"]},
     "program-of-others": {"kind": "program", "name": "lbctl_3f9a12bc0", "features": ["NAT"]},
     "announcement": {"kind": "announcement", "address": "20.20.20.1", "table": 254, "metric": 100},
+    "routing": {"kind": "routing", "lines": ["router bgp 65001 / log file /etc/passwd"]},
+    "routing-prefix": {"kind": "routing-prefix", "address": "2001:db8::1"},
     "gateway-interface": {"kind": "gateway", "interface": "", "address": "10.1.0.254"},
     "gateway-route": {"kind": "gateway-route", "interface": "eth0", "address": "10.1.0.254"},
     "blackhole": {"kind": "blackhole", "network": "0.0.0.0/0"},

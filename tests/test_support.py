@@ -44,6 +44,8 @@ BASE = {
         "interfaces": [{"name": "front"}]}},
 }  # fmt: skip
 
+NEIGHBOR = {"address": "10.31.0.254", "asn": 65009}
+
 # Where what a key says is needed to try it: what it takes besides, and a value that is not the example's.
 BESIDES = {
     "Service.spec.vips": ("Service.spec.vip", None),
@@ -59,6 +61,11 @@ BESIDES = {
     "Pool.spec.healthCheck.type=agent": ("Pool.spec.healthCheck", {"port": 8081}),
     "Node.spec.address": ("Node.spec.role", "endpoint"),
     "Node.spec.multipath": ("Node.spec.role", "router"),
+    "Node.spec.bgp.routerId": ("Node.spec.bgp.asn", 65001),
+    "Node.spec.bgp.bfd": ("Node.spec.bgp", {"asn": 65001, "neighbors": [NEIGHBOR]}),
+    "Node.spec.bgp.holdTime": ("Node.spec.bgp", {"asn": 65001, "neighbors": [NEIGHBOR]}),
+    "Node.spec.bgp.neighbors.0.address": ("Node.spec.bgp", {"asn": 65001, "neighbors": [NEIGHBOR]}),
+    "Node.spec.bgp.neighbors.0.asn": ("Node.spec.bgp", {"asn": 65001, "neighbors": [NEIGHBOR]}),
 } | {
     f"Pool.spec.healthCheck.{key}": (
         "Pool.spec.healthCheck", {"type": "agent", "port": 8081, "format": "json", "value": "free"})
@@ -264,8 +271,6 @@ CASES = [
      "b.yaml:5: onUnhealthy reset is not supported yet; supported: keep"),
     (service(), pool(endpoints=f"{{address: '{V6}'}}"), node(),
      f"b.yaml:5: the IPv6 address {V6} is not supported in mode nat yet; supported: IPv4"),
-    (service(), pool(), node(more="role: router"),
-     "c.yaml:5: role router is not supported yet; supported: balancer, endpoint"),
     (service(), pool(), node(more="snatPorts: 2000-3000"), "c.yaml:5: snatPorts is not supported yet"),
     (service(), pool(), node(more="snatAddresses: [10.1.0.9]"), "c.yaml:5: snatAddresses is not supported yet"),
     (service(), pool(), node(more="snatPorts: 40000-50000"), "c.yaml:5: snatPorts is not supported yet"),

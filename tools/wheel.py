@@ -18,7 +18,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 OURS, INSTALLED = "reconciler", "lbctl"
 _NAME = re.compile(rf"\b{OURS}\b")
-LEFT_OUT = ("lab", "docs.py", "kernel/fake.py", "kernel/faulty.py")
+LEFT_OUT = ("lab", "docs.py", "kernel/fake.py", "kernel/fake_frr.py", "kernel/faulty.py")
 """Topologies in namespaces, the generator of pages, kernels in memory: a node runs none of these."""
 
 

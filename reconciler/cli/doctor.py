@@ -58,9 +58,9 @@ def _findings(args: argparse.Namespace, fleet: Fleet) -> Iterator[Finding]:
 
     view = view_of(fleet, args.node)
     kernel = open_kernel(args)
-    if view.node.role is Role.ROUTER:
-        yield from of_router(fleet, view.node, kernel)
-        return
     desired = desired_of(fleet, args.node, kernel, known_wish(instance_dir(args)))
     yield from of_plan(plan_node(desired, kernel, instance_dir(args)))
+    if view.node.role is Role.ROUTER:
+        yield from of_router(fleet, kernel)
+        return
     yield from of_ways(view, kernel, args.netns or "")

@@ -15,6 +15,7 @@ from reconciler.model import (
     AgentFormat,
     Algorithm,
     Announce,
+    Bgp,
     Capacity,
     CheckType,
     Echo,
@@ -25,6 +26,7 @@ from reconciler.model import (
     Interface,
     Labels,
     Mode,
+    Neighbor,
     Node,
     OnUnhealthy,
     PacketTooBig,
@@ -201,6 +203,14 @@ _ANNOUNCE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "degradedMetric": ("degraded_metric", _as_is),
     "grace": ("grace_s", seconds),
 }
+_NEIGHBOR: dict[str, tuple[str, Callable[[Any], Any]]] = {"address": ("address", address), "asn": ("asn", _as_is)}
+_BGP: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "asn": ("asn", _as_is),
+    "routerId": ("router_id", address),
+    "bfd": ("bfd", _as_is),
+    "holdTime": ("hold_time_s", seconds),
+    "neighbors": ("neighbors", lambda items: tuple(Neighbor(**_given(item, _NEIGHBOR)) for item in items)),
+}
 _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "role": ("role", Role),
     "address": ("address", address),
@@ -214,6 +224,7 @@ _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "multipath": ("multipath", _as_is),
     "tunnelSource": ("tunnel_source", lambda given: TunnelSource(**_given(given, _TUNNEL_SOURCE))),
     "packetTooBig": ("packet_too_big", PacketTooBig),
+    "bgp": ("bgp", lambda given: Bgp(**_given(given, _BGP))),
     "announce": ("announce", lambda given: Announce(**_given(given, _ANNOUNCE))),
 }
 

@@ -21,9 +21,13 @@ _SETTINGS = {
     "arp_ignore": "the wrong machine answers ARP for VIPs: an endpoint in the balancer's place, or nobody",
     "arp_announce": "this machine tells others by ARP that it holds VIPs, which then come here past the balancer",
     "disable_ipv6": "there is no IPv6 there",
+    "fib_multipath_hash_policy": "all connections of one client go to one balancer, also those of many behind a NAT",
     "proxy_ndp": "machines of that network don't find IPv6 VIPs",
 }
+_NAMES = {"fib_multipath_hash_policy": "ecmp-hash"}
 _KINDS = {
+    "routing": ("routing-differs", "routers hear otherwise of VIPs than the manifests say, or not at all"),
+    "routing-prefix": ("vip-not-let-through", "the routing daemon neither tells nor takes the VIP"),
     "loopback": ("vip-missing", "packets to the VIP are not for this machine: it drops them, or sends them on"),
     "xdp": ("program-not-attached", "packets that come in there are not balanced, or not unpacked"),
     "program": ("program-missing", "no packet is balanced, or unpacked"),
@@ -69,7 +73,8 @@ def _words(key: Key) -> tuple[str, str]:
     if key.kind != "sysctl":
         return _KINDS.get(key.kind, _REST)
     setting = key.id.rpartition("/")[2].replace("ip_forward", "forwarding")
-    return setting.replace("_", "-"), _SETTINGS.get(setting, "the kernel treats packets in another way")
+    name = _NAMES.get(setting, setting.replace("_", "-"))
+    return name, _SETTINGS.get(setting, "the kernel treats packets in another way")
 
 
 def _origin(resource: Resource | None) -> Span | None:

@@ -15,6 +15,7 @@ from reconciler.dataplane.rows import Number
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.dataplane.slots import Words
 from reconciler.errors import ForeignError, KernelError
+from reconciler.kernel.fake_frr import FakeDaemon
 from reconciler.kernel.port import (
     MAIN_TABLE,
     AttachedProgram,
@@ -67,6 +68,7 @@ class FakeKernel:
     announced: list[list[str]] = field(default_factory=list)
     held_routes: dict[str, Route] = field(default_factory=dict)
     announcements: set[Route] = field(default_factory=set)
+    daemon: FakeDaemon | None = None
     mute: set[str] = field(default_factory=set)
     others_hops: set[Neighbour] = field(default_factory=set)
     own_networks: set[str] = field(default_factory=set)
@@ -84,6 +86,7 @@ class FakeKernel:
     def __post_init__(self) -> None:
         settings = ("send_redirects", "accept_local", "rp_filter", "arp_ignore", "arp_announce", "forwarding")
         self.sysctls.setdefault("net/ipv4/ip_forward", "0")
+        self.sysctls.setdefault("net/ipv4/fib_multipath_hash_policy", "0")
         for name in ("all", "default", "lo", *self.interfaces, *self.vlans):
             for setting in settings:
                 self.sysctls.setdefault(f"net/ipv4/conf/{name}/{setting}", "1" if setting == "send_redirects" else "0")
@@ -368,6 +371,16 @@ class FakeKernel:
 
     def announce(self, vips: Collection[str]) -> None:
         self.announced.append(sorted(vips))
+
+    # --- the routing daemon ----------------------------------------------------------------------------
+    def routing_configuration(self) -> str | None:
+        return None if self.daemon is None else self.daemon.text()
+
+    def load_routing(self, lines: Sequence[str]) -> None:
+        if self.daemon is None:
+            raise KernelError("there is no routing daemon")
+        self.daemon.type(lines)
+        self._wrote("load_routing", tuple(lines))
 
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:

@@ -341,6 +341,15 @@ class Kernel(Protocol):
         """Tell the machines of each attached network which of these VIPs are in that network, and here now."""
         ...
 
+    # --- the routing daemon ----------------------------------------------------------------------------
+    def routing_configuration(self) -> str | None:
+        """What the routing daemon FRR runs with; None if there is none."""
+        ...
+
+    def load_routing(self, lines: Sequence[str]) -> None:
+        """Type lines into the configuration of FRR, from its top; it may ignore some without a word."""
+        ...
+
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:
         """The routes of the main table that carry our mark."""

@@ -18,6 +18,7 @@ from reconciler.kernel import (
     announce,
     claims,
     firewall,
+    frr,
     hush,
     links,
     local_vips,
@@ -176,6 +177,14 @@ class RealKernel(InstanceProgram):
     def announce(self, vips: Collection[str]) -> None:
         with refused("announcements of VIPs"):
             announce.announce(vips)
+
+    # --- the routing daemon ----------------------------------------------------------------------------
+    def routing_configuration(self) -> str | None:
+        return frr.running(self._netns)
+
+    def load_routing(self, lines: Sequence[str]) -> None:
+        with refused("FRR"):
+            frr.load(self._netns, lines)
 
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:

@@ -18,7 +18,7 @@ from reconciler.kernel.instance import Instance
 
 _ROOT = Path("/proc/sys")
 _KNOWN = re.compile(
-    r"net/ipv4/ip_forward|net/ipv[46]/conf/(?!\.\.?/)[^/\0]{1,15}/"
+    r"net/ipv4/(?:ip_forward|fib_multipath_hash_policy)|net/ipv[46]/conf/(?!\.\.?/)[^/\0]{1,15}/"
     r"(forwarding|disable_ipv6|send_redirects|accept_local|rp_filter|arp_ignore|arp_announce|proxy_ndp)"
 )
 """Every setting that lbctl ever changes. Root restores former values from a file, so other names in it are refused."""

@@ -84,13 +84,13 @@ def vlan_key(name: str, trunk: str) -> Key:
 
 class InterfaceKind(Kind):
     phase = -10
-    roles = (Role.BALANCER, Role.ENDPOINT)
+    roles = tuple(Role)
     resource = Interface
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
         node = view.node
-        if not view.services and not view.runs_program:
+        if not view.services and not view.runs_program and node.role is not Role.ROUTER:
             return
         yield Interface("of", "this node"), node.span
         if node.role is Role.ENDPOINT and node.address:

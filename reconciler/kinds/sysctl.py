@@ -21,6 +21,8 @@ _FORWARDING6 = "net/ipv6/conf/all/forwarding"
 _RESETS = {"net/ipv4/ip_forward": "net/ipv4/conf/{}/forwarding", _FORWARDING6: "net/ipv6/conf/{}/forwarding"}
 """A write of one of these also sets the setting of each interface (inet_forward_change, addrconf_forward_change)."""
 
+_HASH = "net/ipv4/fib_multipath_hash_policy"
+
 GONE = "gone"
 """The value of a setting that lbctl changed, once its interface is gone."""
 
@@ -71,11 +73,14 @@ class Sysctl(Resource):
 
 class SysctlKind(Kind):
     phase = 0
-    roles = (Role.BALANCER, Role.ENDPOINT)
+    roles = tuple(Role)
     resource = Sysctl
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
+        if view.node.role is Role.ROUTER:
+            yield from _of_router(view)
+            return
         if not view.services:
             return
         if view.node.role is Role.ENDPOINT:
@@ -214,6 +219,21 @@ def _of_balancer4(view: NodeView) -> Iterable[Wanted]:
         # from a VIP without accept_local (fib_validate_source in net/ipv4/fib_frontend.c).
         yield Sysctl(f"{conf}/accept_local", "1"), interface.span
         yield Sysctl(f"{conf}/rp_filter", "2"), interface.span
+
+
+def _of_router(view: NodeView) -> Iterable[Wanted]:
+    """A router spreads a VIP over balancers by addresses and ports: by addresses alone, all connections of one client,
+    or of a whole network behind NAT, would go to one balancer. Redirects would tell clients of a shared segment to go
+    to one balancer for good."""
+    redirects_off = view.node.icmp_redirects is IcmpRedirects.OFF
+    if (view.node.multipath or 1) > 1:
+        yield Sysctl(_HASH, "1"), view.node.places.get("multipath", view.node.span)
+    if redirects_off:
+        yield Sysctl("net/ipv4/conf/all/send_redirects", "0"), view.node.span
+    for interface in view.node.interfaces:
+        yield Sysctl(f"net/ipv4/conf/{interface.name}/forwarding", "1"), interface.span
+        if redirects_off:
+            yield Sysctl(f"net/ipv4/conf/{interface.name}/send_redirects", "0"), interface.span
 
 
 def _has_vip_on_link(interface: Interface, view: NodeView) -> bool:

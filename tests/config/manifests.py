@@ -94,6 +94,10 @@ def _node(n):
         "role": n.role, "address": n.address and str(n.address), "interfaces": interfaces,
         "vipBinding": n.vip_binding, "icmpRedirects": n.icmp_redirects, "multipath": n.multipath,
     }  # fmt: skip
+    if n.bgp:
+        bgp = {"asn": n.bgp.asn, "bfd": n.bgp.bfd, "holdTime": f"{n.bgp.hold_time_s:.0f}s"}
+        bgp |= {"routerId": str(n.bgp.router_id)} if n.bgp.router_id else {}
+        spec["bgp"] = bgp | {"neighbors": [{"address": str(p.address), "asn": p.asn} for p in n.bgp.neighbors]}
     if n.role == "balancer":
         capacity = {key: value for key, value in dataclasses.asdict(n.capacity).items() if value is not None}
         spec |= {

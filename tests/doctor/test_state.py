@@ -14,7 +14,7 @@ from reconciler.doctor.state import of_plan
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import AttachedProgram
 from reconciler.live import read_live
-from reconciler.model import Announce, Fleet, Interface, Node, Role
+from reconciler.model import Announce, Interface, Node, Role
 from reconciler.plan import plan
 from reconciler.render.style import Style
 from reconciler.resource import Span
@@ -83,15 +83,15 @@ def test_what_is_in_the_way_and_what_a_plan_warns_of_are_findings(told, kernel):
     assert "xdp-concern" in names
 
 
-def test_a_router_that_hashes_addresses_only_is_told():
+def test_a_router_that_hashes_addresses_only_and_knows_no_way_is_told(web_fleet):
     router = Node("r", (Interface("front"),), role=Role.ROUTER, multipath=2)
-    kernel = FakeKernel(sysctls={"net/ipv4/fib_multipath_hash_policy": "0"})
-    kernel.sysctls |= {name: "0" for name in kernel.sysctls if name.endswith("send_redirects")}
-    kernel.sysctls["net/ipv4/ip_forward"] = "1"
-    assert [found.name for found in of_router(Fleet(nodes=(router,)), router, kernel)] == ["ecmp-hash"]
-    assert list(of_router(Fleet(nodes=(router,)), replace(router, multipath=None), kernel)) == []
-    kernel.sysctls["net/ipv4/fib_multipath_hash_policy"] = "1"
-    assert list(of_router(Fleet(nodes=(router,)), router, kernel)) == []
+    fleet = replace(web_fleet, nodes=(*web_fleet.nodes, router))
+    desired = compile_node(view(fleet, "r", ""))
+    kernel = FakeKernel(known_ways={"20.20.20.1": ""})
+    apply(plan(desired, read_live(kernel, desired.resources)), kernel).raise_if_failed()
+    kernel.sysctls["net/ipv4/fib_multipath_hash_policy"] = "0"
+    found = [*of_plan(plan(desired, read_live(kernel, desired.resources))), *of_router(fleet, kernel)]
+    assert [each.name for each in found] == ["ecmp-hash", "vip-unrouted"]
 
 
 def test_texts_of_others_are_made_safe():

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.doctor import FOUND
-from reconciler.lab import netns
 from reconciler.lab.lab import Lab
 from reconciler.lab.topology import ROUTER
 
@@ -49,10 +48,7 @@ def test_tunnels_and_everything_around_them(start_lab, tmp_path):
     lab = start_lab(example("dsr-l3", manifests), node_name="lb4")
     lab.serve_http()
     lab.apply(manifests)
-    netns.write_sysctls(lab.netns(ROUTER), {
-        "net/ipv4/fib_multipath_hash_policy": "1",
-        **{f"net/ipv4/conf/{name}/send_redirects": "0" for name in ("all", "eth0")},
-    })  # fmt: skip
+    applied_on(lab, ROUTER, "apply", str(manifests), "--node", "router1", "--auto-approve")
     lab.run(ROUTER, "ip", "route", "replace", "20.20.20.31/32", "via", "10.31.0.1")
     places = {"lb4": "lb4", "portal1": FIRST, "router1": ROUTER}
 
@@ -69,6 +65,8 @@ def test_tunnels_and_everything_around_them(start_lab, tmp_path):
         ("lb4", ["sysctl", "-qw", f"{IPV4}/send_redirects=1"], "send-redirects"),
         ("lb4", ["sysctl", "-qw", f"{IPV4}/forwarding=0"], "forwarding"),
         ("lb4", ["ip", "link", "set", "eth0", "xdp", "off"], "program-not-attached"),
+        ("router1", ["sysctl", "-qw", "net/ipv4/fib_multipath_hash_policy=0"], "ecmp-hash"),
+        ("router1", ["sysctl", "-qw", f"{IPV4}/forwarding=0"], "forwarding"),
     ):  # fmt: skip
         lab.run(places[node], *do)
         told = found(node)
@@ -81,9 +79,6 @@ def test_tunnels_and_everything_around_them(start_lab, tmp_path):
     for node, host, do, undo, name in (
         ("portal1", FIRST, "ip route del default", "ip route add default via 10.32.0.254", "no-way-back"),
         ("lb4", ROUTER, "ip link set eth1 mtu 1500", "ip link set eth1 mtu 1520", "mtu"),
-        ("router1", ROUTER, "sysctl -qw net.ipv4.fib_multipath_hash_policy=0",
-         "sysctl -qw net.ipv4.fib_multipath_hash_policy=1", "ecmp-hash"),
-        ("router1", ROUTER, "sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1", "forwarding"),
         ("router1", ROUTER, "ip route del 20.20.20.31", "ip route add 20.20.20.31 via 10.31.0.1", "vip-unrouted"),
     ):  # fmt: skip
         lab.run(host, *do.split())

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BGP part of FRR as a live object: what it is for balancers and routers, and how one becomes another."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.apply import apply
+from reconciler.compile import compile_node
+from reconciler.config.bgp import rendered
+from reconciler.kernel.fake import FakeKernel
+from reconciler.kernel.fake_frr import FakeDaemon
+from reconciler.kinds.routing import ROUTING, edits, parsed
+from reconciler.live import read_live
+from reconciler.model import Announce, Bgp, Interface, Neighbor, Node, Role
+from reconciler.plan import plan
+from reconciler.resource import Desired, Key
+from reconciler.view import view
+from tests.strategies import fake_source
+
+
+@pytest.fixture(autouse=True)
+def fixed_source(monkeypatch):
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
+
+
+def face(name, *addresses):
+    return Interface(name, addresses=tuple(map(ip_interface, addresses)))
+
+
+OUTSIDE = Neighbor(ip_address("10.9.0.1"), 65099)
+
+
+@pytest.fixture
+def site(web_fleet):
+    """Two balancers and a router in 10.1.0.0/24; the router has a neighbour of its own."""
+    (node,) = web_fleet.nodes
+    balancers = [
+        replace(node, name=f"lb{n}", interfaces=(face("front", f"10.1.0.{n}/24"), face("back", f"10.2.0.{n}/24")),
+                announce=Announce(), bgp=Bgp(65000 + n))
+        for n in (1, 2)
+    ]  # fmt: skip
+    router = Node(
+        "r1", (face("front", "10.1.0.254/24"), face("back", "10.9.0.254/24")), role=Role.ROUTER, multipath=2,
+        bgp=Bgp(65000, bfd=False, hold_time_s=30.0, neighbors=(OUTSIDE,)),
+    )  # fmt: skip
+    return replace(web_fleet, nodes=(*balancers, router))
+
+
+def desired(fleet, name):
+    return compile_node(view(fleet, name, ""))
+
+
+def bring(kernel, wanted):
+    planned = plan(wanted, read_live(kernel, wanted.resources))
+    apply(planned, kernel).raise_if_failed()
+    left = plan(wanted, read_live(kernel, wanted.resources))
+    assert not left.changes and not left.blocked
+    return planned
+
+
+def kernel():
+    return FakeKernel(daemon=FakeDaemon())
+
+
+def test_a_balancer_tells_its_own_vips_and_takes_nothing(site):
+    text = rendered(view(site, "lb1", ""))
+    assert "router bgp 65001\n bgp router-id 10.1.0.1\n" in text
+    assert " neighbor 10.1.0.254 remote-as 65000\n neighbor 10.1.0.254 bfd\n" in text
+    assert "  redistribute table 251\n" in text
+    assert "  neighbor 10.1.0.254 route-map lbctl-nothing in\n  neighbor 10.1.0.254 route-map lbctl-out out" in text
+    assert text.count("remote-as") == 1  # balancers don't talk to each other
+
+
+def test_a_router_takes_vips_from_balancers_by_several_paths_and_tells_others(site):
+    text = rendered(view(site, "r1", ""))
+    for number in (1, 2):
+        assert f"  neighbor 10.1.0.{number} route-map lbctl-in in\n" in text
+        assert f"  neighbor 10.1.0.{number} route-map lbctl-nothing out\n" in text
+    assert "  neighbor 10.9.0.1 route-map lbctl-nothing in\n  neighbor 10.9.0.1 route-map lbctl-out out\n" in text
+    assert "  maximum-paths 2" in text and " bgp always-compare-med\n" in text
+    assert "redistribute" not in text and "import-table" not in text
+    assert " bfd" not in text and " timers 10 30\n" in text
+
+
+def test_settings_and_exactly_the_vips_reach_a_router(site):
+    made = desired(site, "r1").resources
+    assert Key("routing-prefix", "20.20.20.1") in made
+    assert sum(key.kind == "routing-prefix" for key in made) == 1
+    settings = {key.id: made[key].value for key in made if key.kind == "sysctl"}
+    assert settings == {"net/ipv4/fib_multipath_hash_policy": "1", "net/ipv4/conf/all/send_redirects": "0"} | {
+        f"net/ipv4/conf/{name}/{setting}": value
+        for name in ("front", "back") for setting, value in (("forwarding", "1"), ("send_redirects", "0"))
+    }  # fmt: skip
+
+
+def test_what_it_takes_is_made_before_a_vip_is_announced_and_goes_after(site):
+    node = kernel()
+    bring(node, desired(site, "lb1"))
+    writes = [name for name, _ in node.writes]
+    assert writes[-1] == "add_route" and writes.count("load_routing") == 2
+    node.writes.clear()
+    bring(node, Desired())
+    gone = [name for name, _ in node.writes if name in ("remove_route", "load_routing", "remove_vip")]
+    assert gone[0] == "remove_route" and gone.count("load_routing") == 2
+    assert node.daemon.paths == {}
+
+
+def test_a_line_changed_by_hand_is_drift_and_set_back_alone(site):
+    node, wanted = kernel(), desired(site, "r1")
+    bring(node, wanted)
+    node.daemon.type(["router bgp 65000", "address-family ipv4 unicast", "maximum-paths 1"])
+    planned = bring(node, wanted)
+    (change,) = planned.changes
+    name = "router bgp 65000 / address-family ipv4 unicast / maximum-paths 2"
+    assert name in change.after.describe() and name not in change.before.describe()
+    typed = "router bgp 65000", "address-family ipv4 unicast", "maximum-paths 2", "exit-address-family", "exit"
+    assert node.writes[-1] == ("load_routing", typed)
+
+
+def test_every_line_is_one_that_a_saved_plan_may_ask_for(site):
+    for name in ("lb1", "r1"):
+        assert desired(site, name).resources[ROUTING].flaw == ""
+
+
+def test_somebody_elses_bgp_and_all_else_is_left_alone(site):
+    node = kernel()
+    node.daemon.type(["router bgp 64999", "neighbor 10.1.0.9 remote-as 64998", "exit", "route-map mine permit 10"])
+    wanted = desired(site, "r1")
+    planned = plan(wanted, read_live(node, wanted.resources))
+    assert planned.blocked[ROUTING] == "in the way: `router bgp 64999` in FRR, which is not lbctl's"
+    apply(planned, node)
+    assert node.daemon.text().count("64999") == 1
+    node.daemon.type(["no router bgp 64999"])
+    bring(node, wanted)
+    bring(node, Desired())
+    assert list(node.daemon.paths) == [("route-map mine permit 10",)]
+
+
+def test_without_a_daemon_it_is_blocked_by_name(site):
+    wanted = desired(site, "r1")
+    planned = plan(wanted, read_live(FakeKernel(), wanted.resources))
+    assert "no daemon bgpd of FRR runs here" in planned.blocked[ROUTING]
+
+
+def test_a_line_that_the_daemon_ignores_is_a_failure(site):
+    node, wanted = kernel(), desired(site, "lb1")
+    node.daemon.refuses = "redistribute"
+    result = apply(plan(wanted, read_live(node, wanted.resources)), node)
+    assert ROUTING in result.failed
+
+
+configurations = st.builds(
+    lambda asn, others, bfd, paths, hold_s: (asn, tuple(sorted(set(others))), bfd, paths, hold_s),
+    st.sampled_from((65000, 65010)), st.lists(st.integers(1, 4), max_size=4), st.booleans(), st.integers(1, 3),
+    st.sampled_from((9.0, 30.0)),
+)  # fmt: skip
+
+
+def text_of(configuration):
+    asn, others, bfd, paths, hold_s = configuration
+    neighbours = tuple(Neighbor(ip_address(f"10.9.0.{n}"), 65000 + n) for n in others)
+    node = Node("r1", (face("back", "10.9.0.254/24"),), role=Role.ROUTER, multipath=paths,
+                bgp=Bgp(asn, bfd=bfd, neighbors=neighbours, hold_time_s=hold_s))  # fmt: skip
+    from reconciler.model import Fleet
+
+    return rendered(view(Fleet(nodes=(node,)), None, ""))
+
+
+@given(configurations, configurations)
+def test_from_any_configuration_to_any_other(before, after):
+    daemon = FakeDaemon()
+    daemon.type(list(edits([], parsed(text_of(before)))))
+    daemon.type(list(edits(set(daemon.paths), parsed(text_of(after)))))
+    assert set(daemon.paths) == set(parsed(text_of(after)))

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""User, router, two balancers, three endpoints: the example dsr-l3-ha with real routing daemons, which lbctl
+configures itself. Balancers come, leave and die under load, and established connections go on."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from reconciler.kernel import bpf, echo, xdp
+from reconciler.kernel.real import RealKernel
+from reconciler.lab import netns
+from reconciler.lab.build import wait_until
+from reconciler.lab.lab import Lab
+from reconciler.lab.topology import CLIENT, ROUTER
+from reconciler.lab.traffic import Outcome
+from reconciler.readings.tables import services
+
+from .direct import applied_on, example
+from .frr import Router, routers
+
+pytestmark = pytest.mark.kernel
+
+VIP, PORT = IPv4Address("20.20.20.1"), 2020
+BALANCERS = {"ha1": "10.71.0.1", "ha2": "10.71.0.2"}
+NODES = {ROUTER: "router2", "ha1": "ha1", "ha2": "ha2"}
+ROUTERS_OWN = "10.71.0.254"
+ENDPOINTS = {f"{address}:{PORT}" for address in ("31.31.31.1", "32.32.32.1", "33.33.33.1")}
+WAIT_S = 60.0
+FLOWS = 2_000
+PASS = bytes.fromhex("b7000000020000009500000000000000")
+"""r0 = XDP_PASS; exit"""
+
+
+def next_hops(lab: Lab) -> set[str]:
+    """The balancers to which the router's kernel sends packets for the VIP."""
+    words = lab.run(ROUTER, "ip", "route", "show", f"{VIP}/32").split()
+    return {after for word, after in pairwise(words) if word == "via"}
+
+
+def await_hops(lab: Lab, *hosts: str) -> None:
+    wanted = {BALANCERS[host] for host in hosts}
+    wait_until(f"packets for the VIP go to {hosts}", lambda: next_hops(lab) == wanted, WAIT_S)
+
+
+def requests(lab: Lab, host: str) -> int:
+    """How many packets a balancer has sent to endpoints."""
+    return sum(s.traffic.request_packets for s in services(RealKernel(lab.netns(host), lab.run_dir)))
+
+
+def icmp(lab: Lab, host: str, counter: str) -> int:
+    """A counter of ICMP messages that a host has sent, by its name in /proc/net/snmp."""
+    names, values = [line.split() for line in lab.run(host, "cat", "/proc/net/snmp").splitlines() if "Icmp: " in line]
+    return int(values[names.index(counter)])
+
+
+def apply(lab: Lab, manifests: Path, host: str) -> str:
+    return applied_on(lab, host, "apply", str(manifests), "--node", NODES[host], "--auto-approve")
+
+
+def check(outcomes: list[Outcome]) -> None:
+    """Every request was answered, all endpoints took part (of 64 clients and more: odds below 1e-10 that chance leaves
+    one out)."""
+    assert [outcome.error for outcome in outcomes if outcome.error] == []
+    assert {outcome.endpoint for outcome in outcomes} == ENDPOINTS
+
+
+def run_pass(interface: str) -> None:
+    with bpf.closing(bpf.load_program("stranger", PASS)) as program:
+        xdp.swap(interface, "native", program, None)
+
+
+def test_balancers_come_leave_and_die_and_connections_go_on(start_lab, tmp_path):
+    manifests = tmp_path / "manifests"
+    lab = start_lab(example("dsr-l3-ha", manifests, ("grace: 10s", "grace: 1s")), node_name="ha1")
+    lab.serve_http()
+    lab.run(CLIENT, "ip", "route", "replace", str(VIP), "via", ROUTERS_OWN)
+    with routers(lab, ROUTER, *BALANCERS) as daemons:
+        lab.start_lbctl("run", str(manifests), "--node", "ha2", host="ha2")
+        # Somebody else's program runs on ha1: nothing of it is announced, though all else is in place.
+        netns.inside(lab.netns("ha1"), run_pass, "eth0")
+        with ThreadPoolExecutor() as pool:
+            router = pool.submit(apply, lab, manifests, ROUTER)
+            done = lab.lbctl("apply", str(manifests), "--node", "ha1", "--auto-approve", host="ha1")
+            router.result()
+        assert done.returncode == 6
+        assert "waits for xdp eth0" in done.stdout + done.stderr
+        assert "No changes" in lab.lbctl("plan", str(manifests), "--node", "router2", host=ROUTER).stdout
+        await_hops(lab, "ha2")
+        lab.run("ha1", "ip", "link", "set", "eth0", "xdp", "off")
+        lab.apply(manifests)  # the endpoints, and ha1
+        await_hops(lab, "ha1", "ha2")
+
+        # Replies are real ones, from all three, past the balancers, and both of those take part.
+        check(lab.load(VIP, PORT, count=FLOWS, concurrency=32, clients=64, timeout_s=30).wait())
+        counted = {host: requests(lab, host) for host in BALANCERS}
+        assert min(counted.values()) > 0
+        assert sum(counted.values()) >= 4 * FLOWS  # a SYN, an ACK, the request, a FIN
+        wait_until("the VIP answers pings", lambda: netns.inside(lab.netns(CLIENT), echo.answers, VIP, 100), WAIT_S)
+        other = lab.load(VIP, PORT + 1, count=4, concurrency=4, clients=4, timeout_s=0.5).wait()
+        assert all(outcome.error for outcome in other)  # no service: it is dropped, and goes round in no loop
+
+        # Connections that are open all the while: a drain and a return cost nothing.
+        load = lab.load(VIP, PORT, concurrency=16, requests_per_connection=0, rate=100, clients=16, timeout_s=30)
+        wait_until("all connections are in use", lambda: len(load.outcomes()) > 100, WAIT_S)
+        applied_on(lab, "ha2", "drain", "--balancer", "--reason", "new kernel")
+        await_hops(lab, "ha1")
+        wait_until("the VIP is withdrawn", lambda: not heard(daemons["ha2"], "65002"), WAIT_S)
+        assert "drained until" in applied_on(lab, "ha2", "get", "announcements")
+        applied_on(lab, "ha2", "undrain", "--balancer")
+        await_hops(lab, "ha1", "ha2")
+
+        # One dies without a word, in the middle of transfers.
+        before = len(load.outcomes())
+        lab.run("ha1", "ip", "link", "set", "eth0", "down")
+        await_hops(lab, "ha2")
+        wait_until("the connections go on", lambda: len(load.outcomes()) > before + 100, WAIT_S)
+        check(load.stop())
+        check(lab.load(VIP, PORT, count=200, clients=64).wait())
+        for host in (ROUTER, *BALANCERS):
+            assert icmp(lab, host, "OutRedirects") == icmp(lab, host, "OutTimeExcds") == 0
+
+
+def heard(router: Router, asn: str) -> bool:
+    """Whether a daemon announces the VIP itself."""
+    routes = router.show("show bgp ipv4 unicast")["routes"].get(f"{VIP}/32", [])
+    return any(not route["path"] for route in routes)
