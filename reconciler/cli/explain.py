@@ -14,6 +14,7 @@ from reconciler.cli.common import add_output, instance_name, open_kernel, stdout
 from reconciler.dataplane.program import DECAPSULATE
 from reconciler.errors import KernelError, UsageError
 from reconciler.kernel.port import Kernel, Link
+from reconciler.render.style import Style
 
 if TYPE_CHECKING:
     from reconciler.explain.capture import Captured
@@ -57,6 +58,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    print(answer(args, stdout_style(args)))
+    return 0
+
+
+def answer(args: argparse.Namespace, style: Style) -> str:
+    """The explanation that the arguments ask for. Raises LbctlError."""
     from reconciler.explain.explanation import explain
     from reconciler.kernel.instance import Instance
     from reconciler.kernel.trial import trial
@@ -73,18 +80,17 @@ def run(args: argparse.Namespace) -> int:
             for explanation in explain(tried, [captured.tagged(tag) for captured in series], link)
         ]  # fmt: skip
     if args.format == "json":
-        print(explanation_json(explained))
-        return 0
-    style = stdout_style(args)
+        return explanation_json(explained)
     if len(args.packet) == 1:
-        for number, explanation in enumerate(explained, start=1):
-            print(f"{style.dim(f'#{number}')} {explanation_text(explanation, style)}", end="\n\n")
-        return 0
-    print(explanation_text(explained[0], style))
+        return "\n".join(
+            f"{style.dim(f'#{number}')} {explanation_text(explanation, style)}\n"
+            for number, explanation in enumerate(explained, start=1)
+        )
     first = headline(explained[0], style)
-    for other in (headline(explanation, style) for explanation in explained[1:]):
-        print(f"\nwith --flags {','.join(_OPEN)}: {'the same' if other == first else other}")
-    return 0
+    others = (headline(explanation, style) for explanation in explained[1:])
+    return explanation_text(explained[0], style) + "".join(
+        f"\n\nwith --flags {','.join(_OPEN)}: {'the same' if other == first else other}" for other in others
+    )
 
 
 def _frames(args: argparse.Namespace) -> Callable[[bytes], list[list[Captured]]]:

@@ -42,6 +42,7 @@ VERBS = {
     "rollback": "bring the node to a revision that was in force before",
     "confirm": "keep a change that `apply --confirm-within` would take back",
     "get": "show services, endpoints, health, drains, flows, transitions or verdicts, live",
+    "top": "show what services and endpoints get a second, and what is dropped and why",
     "metrics": "print counters and levels as Prometheus reads them",
     "drain": "take endpoints out of service for a while, without touching git",
     "undrain": "put them back",
@@ -81,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         style = Style.for_stream(sys.stderr, "--no-color" in arguments)
         args, verb = _parsed(arguments)
         style = Style.for_stream(sys.stderr, args.no_color)
-        # The agent writes a log; and it is at work for years.
+        # The agent writes a log, and is at work for years; `top` has the screen to itself.
         take_on(instance_dir(args))
-        with progress.shown() if verb != "run" else contextlib.nullcontext():
+        with progress.shown() if verb not in ("run", "top") else contextlib.nullcontext():
             code = int(_module(verb).run(args))
         sys.stdout.flush()
         return code

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, SERVICE_COUNTERS, VERDICTS, MapSpec, Verdict
 from reconciler.kernel.port import Kernel
@@ -43,13 +44,26 @@ def verdicts(kernel: Kernel) -> dict[Verdict, int]:
     return {Verdict(index): packets for index, (packets,) in counted if packets and index in known}
 
 
+def totals(kernel: Kernel, spec: MapSpec) -> NDArray[np.uint64]:
+    """The counters of a map, a line for each index of the map and a column for each field."""
+    keys, values = kernel.joined(spec.name)
+    numbers, sums = _summed(spec, keys, values)
+    lines = np.zeros((int(numbers.max()) + 1 if numbers.size else 0, len(spec.value.fields)), np.uint64)
+    lines[numbers] = sums
+    return lines
+
+
 def _sums(kernel: Kernel, spec: MapSpec) -> dict[int, tuple[int, ...]]:
     """By index, the fields summed over CPUs; rows of zeros are left out."""
     keys, values = kernel.joined(spec.name)
-    numbers = spec.key.array(keys)["number"]
-    if not numbers.size:
-        return {}
-    cpus = spec.value.array(values).reshape(numbers.size, -1)
-    sums = np.stack([cpus[name].sum(axis=1) for name, _ in spec.value.fields], axis=1)
+    numbers, sums = _summed(spec, keys, values)
     used = sums.any(axis=1)
     return dict(zip(numbers[used].tolist(), map(tuple, sums[used].tolist()), strict=True))
+
+
+def _summed(spec: MapSpec, keys: bytes, values: bytes) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    numbers = spec.key.array(keys)["number"]
+    if not numbers.size:
+        return numbers, np.zeros((0, len(spec.value.fields)), np.uint64)
+    cpus = spec.value.array(values).reshape(numbers.size, -1)
+    return numbers, np.stack([cpus[name].sum(axis=1) for name, _ in spec.value.fields], axis=1)

@@ -47,6 +47,11 @@ class Style:
     def warn(self, text: str) -> str:
         return self._wrap("33", text)
 
+    @staticmethod
+    def chosen(text: str) -> str:
+        """The line of a list that keys act on, in reverse: no colour, so NO_COLOR doesn't concern it."""
+        return f"\033[7m{text}\033[0m"
+
     def fitted(self, text: str, indent: str = "") -> str:
         """Text without colours, its lines broken at words where the terminal ends; what is broken off goes on
         below, indented by `indent`."""

@@ -32,7 +32,7 @@ EVERY = READING | {
     "run": ["run", "{example}"], "delete of another": ["--instance", "other", "delete"],
     "status": ["status"], "events": ["events"], "pause": ["pause", "--reason", "→"], "resume": ["resume"],
     "rollback": ["rollback", "--auto-approve"], "confirm": ["confirm"], "metrics": ["metrics"],
-    "doctor": ["doctor", "{example}"],
+    "doctor": ["doctor", "{example}"], "top": ["top"],
 }  # fmt: skip
 
 
