@@ -7,9 +7,13 @@ import argparse
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.cli.common import from_agent, instance_dir, instance_name, may_only_ask, open_kernel
 from reconciler.kernel.port import Kernel
+
+if TYPE_CHECKING:
+    from reconciler.readings.metrics import Family
 
 DESCRIPTION = """\
 Print the node's metrics in the text format of Prometheus: straight from the kernel's maps, and from the agent if one
@@ -17,6 +21,7 @@ answers. `lbctl run --metrics PORT` serves the same at http://127.0.0.1:PORT/met
 EPILOG = """\
 examples:
   lbctl metrics
+  lbctl metrics --compat ipvs          # for dashboards that know node_exporter's names
   lbctl metrics --endpoints > /var/lib/node_exporter/lbctl.prom
 
 exit codes: 0 done, 1 failed, 2 wrong usage
@@ -28,6 +33,22 @@ LOOPBACK = "127.0.0.1"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_endpoints(parser, "--endpoints")
+    add_compat(parser, "--compat")
+
+
+def add_compat(parser: argparse.ArgumentParser, option: str) -> None:
+    what = "also by the names of node_exporter's IPVS collector, of HAProxy, or both: ipvs,haproxy"
+    parser.add_argument(option, metavar="NAMES", type=compat, default=(), help=what)
+
+
+def compat(text: str) -> tuple[str, ...]:
+    """Names as `ipvs,haproxy`."""
+    from reconciler.readings.compat import COMPAT
+
+    names = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in COMPAT]:
+        raise argparse.ArgumentTypeError(f"expected {' or '.join(COMPAT)}, or both with a comma, got {unknown[0]!r}")
+    return names
 
 
 def add_endpoints(parser: argparse.ArgumentParser, option: str) -> None:
@@ -40,13 +61,24 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from reconciler.agent.control import NoAgentError, ask
     from reconciler.agent.metrics import agent_families
-    from reconciler.readings.metrics import exposition, node_families
+    from reconciler.readings.metrics import exposition
 
-    families = list(node_families(open_kernel(args), endpoints=args.endpoints))
+    families = _families(args, open_kernel(args), endpoints=args.endpoints, names=args.compat)
     with contextlib.suppress(NoAgentError, StopIteration):
         families[:0] = agent_families(next(ask(instance_dir(args), {"ask": "status"})))
     print(exposition(families, MAX_SERIES), end="")
     return 0
+
+
+def _families(args: argparse.Namespace, kernel: Kernel, *, endpoints: bool, names: tuple[str, ...]) -> list[Family]:
+    from reconciler.readings.compat import compat_families
+    from reconciler.readings.metrics import health_families, node_families
+
+    directory = instance_dir(args)
+    return [
+        *node_families(kernel, endpoints=endpoints), *health_families(directory),
+        *compat_families(kernel, directory, names),
+    ]  # fmt: skip
 
 
 def address(text: str) -> tuple[str, int]:
@@ -68,8 +100,9 @@ def another_kernel(args: argparse.Namespace) -> Kernel:
 def text_of(args: argparse.Namespace, status: Callable[[], dict[str, object]], kernel: Kernel | None = None) -> str:
     """The metrics of a running agent. Raises LbctlError."""
     from reconciler.agent.metrics import agent_families
-    from reconciler.readings.metrics import exposition, node_families
+    from reconciler.readings.metrics import exposition
 
     own = kernel or another_kernel(args)
-    families = [*agent_families(status()), *node_families(own, endpoints=args.metrics_endpoints)]
+    of_node = _families(args, own, endpoints=args.metrics_endpoints, names=args.metrics_compat)
+    families = [*agent_families(status()), *of_node]
     return exposition(families, MAX_SERIES)

@@ -23,7 +23,7 @@ from reconciler.cli.common import (
     state_dir,
     stdout_style,
 )
-from reconciler.cli.metrics import add_endpoints, address, another_kernel, text_of
+from reconciler.cli.metrics import add_compat, add_endpoints, address, another_kernel, text_of
 from reconciler.cli.sources import add_sources, opened
 from reconciler.errors import UsageError
 from reconciler.render.style import Style
@@ -78,6 +78,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="serve metrics over HTTP (off; without ADDRESS: loopback)",
     )
     add_endpoints(parser, "--metrics-endpoints")
+    add_compat(parser, "--metrics-compat")
     add_sources(parser, seconds)
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people or machines")
 

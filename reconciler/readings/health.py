@@ -20,6 +20,8 @@ from reconciler.wish import drains
 HISTORY = "health.jsonl"
 MAX_HISTORY_BYTES = 256 * 1024
 NEVER = "never checked"
+STATES = ("up", NEVER, "held up", "down")
+"""What checks say of an endpoint, the worst last."""
 STALE_S = 10.0
 """After so long without a word of the process that checks, nobody is checking."""
 
@@ -98,7 +100,7 @@ def health_of_endpoints(instance_dir: Path) -> Mapping[str, str]:
     """The word for each endpoint that is checked, by its id: the worst of all pools that have it."""
     found: dict[str, str] = {}
     for each in health(instance_dir):
-        found[each.endpoint] = max(each.state, found.get(each.endpoint, each.state), key=_ORDER.index)
+        found[each.endpoint] = max(each.state, found.get(each.endpoint, each.state), key=STATES.index)
     return found
 
 
@@ -180,7 +182,6 @@ def _word(state: State) -> str:
     return state.health.name.lower()
 
 
-_ORDER = ("up", NEVER, "held up", "down")
 
 
 def _place(address: str, port: int | None) -> str:

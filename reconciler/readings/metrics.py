@@ -6,14 +6,17 @@ Reading is cheap: no ring is decoded, no flow is listed. What only grows is name
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from pathlib import Path
 
 from reconciler.dataplane.layout import FLOWS, REMEMBERED, RINGS, SERVICES, SERVICES6
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic, verdicts
+from reconciler.readings.health import STATES, checker, drained, health
 from reconciler.readings.transitions import transitions
 
 Labels = tuple[tuple[str, str], ...]
@@ -59,6 +62,23 @@ def node_families(kernel: Kernel, *, endpoints: bool) -> Iterator[Family]:
     yield Family("lbctl_ring_slots_in_transition", Type.GAUGE, "Slots whose former endpoint is still needed", moving)
     sizes = [((("map", name),), float(room)) for name in _SIZED if (room := kernel.capacity(name))]
     yield Family("lbctl_map_rows_max", Type.GAUGE, "How many rows a map has room for", sizes)
+
+
+def health_families(instance_dir: Path) -> Iterator[Family]:
+    """What checks of endpoints found, from the files of the instance; nothing if nobody is checked. Raises
+    FilesError."""
+    checked = Counter(each.state for each in health(instance_dir))
+    if not checked:
+        return
+    states = [((("state", state),), float(checked[state])) for state in STATES]
+    yield Family("lbctl_endpoints_checked", Type.GAUGE, "Endpoints of pools by what checks say", states)
+    [*process] = checker(instance_dir)
+    yield Family("lbctl_checker_up", Type.GAUGE, "Whether somebody checks", [((), float(bool(process)))])
+    late = [((), each.late_p99_ms / 1000) for each in process]
+    help_ = "Ninety-nine of a hundred checks began less late than this"
+    yield Family("lbctl_checker_late_p99_seconds", Type.GAUGE, help_, late)
+    drains = [((), float(len(drained(instance_dir))))]
+    yield Family("lbctl_drains", Type.GAUGE, "Drains that are on", drains)
 
 
 def _traffic(of: str, counters: Mapping[str, Traffic]) -> Iterator[Family]:

@@ -151,6 +151,9 @@ def test_an_address_of_the_loopback_is_the_default():
 def test_the_agents_text_has_both_parts(journal, manifests, tmp_path):
     node = Node(manifests, tmp_path / "run" / "lba")
     node.start()
-    args = argparse.Namespace(metrics_endpoints=False)
+    args = argparse.Namespace(
+        metrics_endpoints=False, metrics_compat=("ipvs",), run_dir=str(tmp_path / "run"), instance="lba", netns=None
+    )
     names = {name for name, _ in samples(text_of(args, journal.status, node.kernel))}
     assert {"lbctl_agent_info", "lbctl_service_request_packets_total", "lbctl_series_left_out"} <= names
+    assert "node_ipvs_backend_weight" in names

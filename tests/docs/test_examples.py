@@ -20,7 +20,9 @@ from reconciler.view import view
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CI = CHECKOUT / "examples" / "ci"
-PAGES = [CHECKOUT / "docs" / name for name in ("README.md", "ci.md", "install.md", "operate.md", "overlays.md")]
+PAGES = [
+    CHECKOUT / "docs" / f"{name}.md" for name in ("README", "alerts", "ci", "install", "operate", "overlays")
+]
 
 
 def read(name):
