@@ -156,7 +156,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 		if (vip->echo != ECHO_ENDPOINT || !HAS(FORWARD_ECHO) || !HAS_DSR)
 			return drop(VERDICT_ECHO_DROPPED);
 	}
-	if (kind == PACKET_TCP || kind == PACKET_DATAGRAM || kind == PACKET_ICMP_ERROR || kind == PACKET_ECHO) {
+	if (kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR || kind == PACKET_ECHO) {
 		struct forwarding it = {};
 		int action = choose(ctx, packet, kind, is_for_vip, &it);
 

@@ -17,6 +17,13 @@
 #define IDLE_NS (7440 * SECOND_NS)
 
 /*
+ * The same for UDP, which ends with silence alone: two minutes (RFC 4787, REQ-5), and half a minute as long as the endpoint
+ * has not answered.
+ */
+#define DATAGRAM_IDLE_NS (120 * SECOND_NS)
+#define DATAGRAM_OPENING_NS (30 * SECOND_NS)
+
+/*
  * How long a connection must be silent after a FIN or a RST until its addresses are free. One side may close its
  * direction and go on to receive, and a SYN meanwhile may be forged.
  */
@@ -35,9 +42,17 @@ static __always_inline bool is_older(const struct flow *flow, u64 now, s64 age_n
 }
 
 /* Whether a flow must make way for a new connection with the same addresses. */
-static __always_inline bool is_over(const struct flow *flow, u64 now)
+static __always_inline bool is_over(const struct flow *flow, u8 protocol, u64 now)
 {
+	if (is_udp(protocol))
+		return is_older(flow, now, flow->state == FLOW_OPENING ? DATAGRAM_OPENING_NS : DATAGRAM_IDLE_NS);
 	return is_older(flow, now, flow->state == FLOW_CLOSING ? CLOSING_NS : IDLE_NS);
+}
+
+/* Whether a packet may begin a connection where another one with the same addresses is over. */
+static __always_inline bool may_begin(const struct packet *packet)
+{
+	return packet->opens || is_udp(packet->protocol);
 }
 
 /*
@@ -45,11 +60,15 @@ static __always_inline bool is_over(const struct flow *flow, u64 now)
  * directly, from the port of a former connection to the VIP. The endpoint's side of a direct connection begins with a
  * SYN, and a connection that is over sends none.
  */
-static __always_inline bool is_no_reply(const struct flow *flow, const struct tcphdr *tcp, u64 now)
+static __always_inline bool is_no_reply(const struct flow *flow, const struct packet *packet, u64 now)
 {
+	bool has_syn = packet->flags & TCP_SYN;
+
+	if (is_udp(packet->protocol))
+		return is_over(flow, packet->protocol, now);
 	if (flow->state == FLOW_CLOSING)
-		return tcp->syn || is_older(flow, now, TRANSITORY_NS);
-	return tcp->syn && is_older(flow, now, IDLE_NS);
+		return has_syn || is_older(flow, now, TRANSITORY_NS);
+	return has_syn && is_older(flow, now, IDLE_NS);
 }
 
 /*
@@ -57,19 +76,22 @@ static __always_inline bool is_no_reply(const struct flow *flow, const struct tc
  * are forwarded, and change nothing here, as at their receiver (RFC 9293, section 3.10.7.4). `other` is the other half
  * of the connection.
  */
-static __always_inline bool is_end(const struct tcphdr *tcp, const struct flow *flow, const struct flow *other)
+static __always_inline bool is_end(const struct packet *packet, const struct flow *flow, const struct flow *other)
 {
 	/* The RST of an endpoint that refuses a connection acknowledges the SYN; no other number is known yet. */
 	if (flow->state == FLOW_OPENING && flow->direction == DIRECTION_REPLY)
-		return tcp->ack_seq == flow->acknowledged;
-	return other && other->acknowledged && bpf_ntohl(tcp->seq) - bpf_ntohl(other->acknowledged) <= WINDOW;
+		return packet->acknowledged == flow->acknowledged;
+	return other && other->acknowledged && bpf_ntohl(packet->sequence) - bpf_ntohl(other->acknowledged) <= WINDOW;
 }
 
-static __always_inline u8 state_after(const struct tcphdr *tcp, const struct flow *flow, const struct flow *other)
+/* The state of a connection after a packet of the direction that `flow` has. */
+static __always_inline u8 state_after(const struct packet *packet, const struct flow *flow, const struct flow *other)
 {
-	if (tcp->fin || tcp->rst)
-		return is_end(tcp, flow, other) ? FLOW_CLOSING : flow->state;
-	if (flow->direction == DIRECTION_REQUEST && is_opening(tcp))
+	if (is_udp(packet->protocol))
+		return flow->direction == DIRECTION_REPLY ? FLOW_OPEN : flow->state;
+	if (packet->closes)
+		return is_end(packet, flow, other) ? FLOW_CLOSING : flow->state;
+	if (flow->direction == DIRECTION_REQUEST && packet->opens)
 		return flow->state == FLOW_CLOSING ? FLOW_OPENING : flow->state;
 	if (flow->direction == DIRECTION_REQUEST && flow->state == FLOW_OPENING)
 		return FLOW_OPEN;
@@ -119,17 +141,17 @@ static __always_inline bool is_same_way(const struct flow *one, const struct flo
 }
 
 /* Note in both halves of a connection what a packet tells about its state. Most packets tell nothing new. */
-static __always_inline void follow(const struct flow_key *key, struct flow *flow, const struct tcphdr *tcp)
+static __always_inline void follow(const struct flow_key *key, struct flow *flow, const struct packet *packet)
 {
 	u64 now = bpf_ktime_get_coarse_ns();
 	struct flow_key other_key;
 	struct flow other, *found;
 	u8 state;
 
-	if (!tcp->fin && !tcp->rst) {
-		if (tcp->ack && flow->acknowledged != tcp->ack_seq)
-			flow->acknowledged = tcp->ack_seq;
-		if (state_after(tcp, flow, NULL) == flow->state && !is_older(flow, now, REFRESH_NS))
+	if (!packet->closes) {
+		if (packet->flags & TCP_ACK && flow->acknowledged != packet->acknowledged)
+			flow->acknowledged = packet->acknowledged;
+		if (state_after(packet, flow, NULL) == flow->state && !is_older(flow, now, REFRESH_NS))
 			return;
 	}
 
@@ -137,7 +159,7 @@ static __always_inline void follow(const struct flow_key *key, struct flow *flow
 	found = flows.lookup(&other_key);
 	if (found && !is_same_way(found, &other))
 		found = NULL;
-	state = state_after(tcp, flow, found);
+	state = state_after(packet, flow, found);
 	flow->state = other.state = state;
 	flow->last_seen = other.last_seen = now;
 	if (found) {
@@ -176,7 +198,7 @@ static __always_inline bool claim_replies(const struct flow_key *key, const stru
 	if (!flows.insert(&reply_key, &reply))
 		return true;
 	taken = flows.lookup(&reply_key);
-	if (taken && !is_same_way(taken, &reply) && !is_over(taken, flow->last_seen))
+	if (taken && !is_same_way(taken, &reply) && !is_over(taken, key->protocol, flow->last_seen))
 		return false;
 	return !flows.update(&reply_key, &reply);
 }

@@ -38,21 +38,40 @@ static __always_inline bool is_tunnelled(const struct forwarding *it)
 }
 
 /*
- * Write the new address and port of a packet of TCP over IPv4, or of the packet that an error quotes. Returns what that
- * changes in the sum of the words from `port` on; `sum` is where the checksum of TCP lies, NULL if it was cut off.
+ * Bring the checksum of TCP or UDP up to date. Returns what that changes in a sum over it. In UDP, 0 says that the sender
+ * computed none, and a sum of 0 is written as its other form (RFC 768).
  */
-static __always_inline u32 translate_segment(struct iphdr *ip, __be32 *address, __be16 *port, __sum16 *sum,
-					     const struct forwarding *it)
+static __always_inline u32 update_sum(__sum16 *place, u32 changes, bool may_be_missing)
 {
+	__sum16 before = *place, after;
+
+	if (may_be_missing && !before)
+		return 0;
+	after = checksum_update(before, changes);
+	if (may_be_missing && !after)
+		after = 0xffff;
+	*place = after;
+	return checksum_change16(before, after);
+}
+
+/*
+ * Write the new address and port of a packet of TCP or UDP over IPv4, or of the packet that an error quotes. Returns what
+ * that changes in the sum of the words from the ports on. A checksum of TCP that is cut off, `has_sum` false, is left out.
+ */
+static __always_inline u32 translate_segment(struct xdp_md *ctx, struct iphdr *ip, __be32 *address, struct ports *ports,
+					     __be16 *port, bool has_sum, const struct forwarding *it)
+{
+	__sum16 *sum = &((struct tcphdr *)ports)->check;
 	u32 of_address = checksum_change32(*address, it->address);
 	u32 of_port = checksum_change16(*port, it->port), of_sum = 0;
 
 	ip->check = checksum_update(ip->check, of_address);
-	if (sum) {
-		__sum16 before = *sum;
-
-		*sum = checksum_update(before, of_address + of_port);
-		of_sum = checksum_change16(before, *sum);
+	if (is_udp(ip->protocol)) {
+		of_sum = update_sum(&((struct udphdr *)ports)->check, of_address + of_port, true);
+		APART;
+	} else if (has_sum && (void *)(sum + 1) <= (void *)(long)ctx->data_end) {
+		of_sum = update_sum(sum, of_address + of_port, false);
+		APART;
 	}
 	*address = it->address;
 	*port = it->port;
@@ -63,17 +82,16 @@ static __always_inline u32 translate_segment(struct iphdr *ip, __be32 *address, 
 static __always_inline void translate_error(struct xdp_md *ctx, const struct packet *packet, const struct forwarding *it)
 {
 	struct iphdr *quoted = packet->quoted;
-	__sum16 *sum = &((struct tcphdr *)packet->ports)->check;
-	u32 up_to_sum = 2 * sizeof(*quoted) + sizeof(*packet->icmp) + offsetof(struct tcphdr, check) + sizeof(*sum);
+	struct ports *ports = packet->ports;
+	u32 before_ports = 2 * sizeof(*quoted) + sizeof(*packet->icmp);
+	bool has_sum = packet->ip_bytes >= before_ports + offsetof(struct tcphdr, check) + sizeof(__sum16);
 	u32 changes;
 
-	if ((void *)(sum + 1) > (void *)(long)ctx->data_end || packet->ip_bytes < up_to_sum)
-		sum = NULL;
 	if (it->change == CHANGE_SOURCE) {
-		changes = translate_segment(quoted, &quoted->daddr, &packet->ports->destination, sum, it);
+		changes = translate_segment(ctx, quoted, &quoted->daddr, ports, &ports->destination, has_sum, it);
 		APART;
 	} else {
-		changes = translate_segment(quoted, &quoted->saddr, &packet->ports->source, sum, it);
+		changes = translate_segment(ctx, quoted, &quoted->saddr, ports, &ports->source, has_sum, it);
 	}
 	/* The address changes the error's sum by nothing, since the checksum of its header makes up for it. */
 	packet->icmp->checksum = checksum_update(packet->icmp->checksum, changes);
@@ -97,10 +115,10 @@ static __always_inline void translate(struct xdp_md *ctx, const struct packet *p
 		if (it->is_error)
 			translate_address(ip, &ip->daddr, it);
 		else
-			translate_segment(ip, &ip->daddr, &packet->ports->destination, &packet->tcp->check, it);
+			translate_segment(ctx, ip, &ip->daddr, packet->ports, &packet->ports->destination, true, it);
 		APART;
 	} else if (!it->is_error) {
-		translate_segment(ip, &ip->saddr, &packet->ports->source, &packet->tcp->check, it);
+		translate_segment(ctx, ip, &ip->saddr, packet->ports, &packet->ports->source, true, it);
 		APART;
 	} else if (!via_kernel) {
 		/* The kernel forwards no packet whose source is one of its own addresses: it gets that of who complained. */

@@ -227,7 +227,7 @@ enum direction {
 };
 
 enum flow_state {
-	FLOW_OPENING = 0,	/* the client has sent nothing but SYNs */
+	FLOW_OPENING = 0,	/* the client has sent nothing but SYNs; UDP: the endpoint has not answered */
 	FLOW_OPEN = 1,
 	FLOW_CLOSING = 2,	/* after a FIN or a RST; a SYN after CLOSING_NS of silence opens a new connection */
 };

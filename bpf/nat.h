@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * NAT of TCP over IPv4: the endpoint's address and port become the destination of requests, the VIP's the source of
+ * NAT of TCP and UDP over IPv4: the endpoint's address and port become the destination of requests, the VIP's the source of
  * replies.
  */
 
 /* Whether a packet can belong to a connection of NAT, or be an error about one. */
 static __always_inline bool can_translate(const struct packet *packet, enum packet_kind kind)
 {
-	bool is_error = kind == PACKET_ICMP_ERROR && packet->protocol == IPPROTO_TCP;
+	bool has_ports = packet->protocol == IPPROTO_TCP || is_udp(packet->protocol);
 
-	return HAS(NAT) && !is_ipv6(packet) && (kind == PACKET_TCP || is_error);
+	if (!HAS(NAT) || is_ipv6(packet) || !has_ports)
+		return false;
+	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
 }
 
 /*
@@ -17,10 +19,10 @@ static __always_inline bool can_translate(const struct packet *packet, enum pack
  * first. Returns VERDICT_REQUEST, or the reason to drop the packet.
  */
 static __always_inline enum verdict open_connection(const struct service *service, struct flow_key *key,
-						    struct flow *flow, const struct tcphdr *tcp)
+						    struct flow *flow, const struct packet *packet)
 {
 	enum verdict failure = VERDICT_NO_ENDPOINT;
-	__be32 first = is_opening(tcp) ? bpf_htonl(bpf_ntohl(tcp->seq) + 1) : 0;
+	__be32 first = packet->opens ? bpf_htonl(bpf_ntohl(packet->sequence) + 1) : 0;
 	struct client client = {
 		.address = bpf_ntohl(key->source),
 		.port = bpf_ntohs(key->source_port),
@@ -50,11 +52,11 @@ static __always_inline enum verdict open_connection(const struct service *servic
 
 /*
  * Whether a packet without a flow may make one. With a hash, any packet of a connection finds its endpoint again,
- * so connections survive the loss of the flow table; with round-robin, only a SYN may.
+ * so connections survive the loss of the flow table; with round-robin, only a SYN may, or a datagram.
  */
-static __always_inline bool may_open(const struct service *service, const struct tcphdr *tcp)
+static __always_inline bool may_open(const struct service *service, const struct packet *packet)
 {
-	return service->algorithm != ALGORITHM_ROUND_ROBIN || is_opening(tcp);
+	return service->algorithm != ALGORITHM_ROUND_ROBIN || may_begin(packet);
 }
 
 /*
@@ -65,7 +67,7 @@ static __always_inline bool may_be_others(const struct flow *flow, const struct 
 {
 	if (packet->opens)
 		return false;
-	return !flow || (flow->state == FLOW_CLOSING && is_over(flow, bpf_ktime_get_coarse_ns()));
+	return !flow || (flow->state == FLOW_CLOSING && is_over(flow, packet->protocol, bpf_ktime_get_coarse_ns()));
 }
 
 /*
@@ -89,27 +91,26 @@ static __always_inline bool ask_other(struct xdp_md *ctx, struct packet *packet,
 static __always_inline int nat_request(struct packet *packet, const struct service *service, struct flow_key *key,
 				       struct flow *flow, struct forwarding *it)
 {
-	struct tcphdr *tcp = packet->tcp;
 	struct flow fresh = {};
 
 	/* Any SYN may be forged, so it moves no connection but one that is over. */
-	if (flow && is_opening(tcp) && is_over(flow, bpf_ktime_get_coarse_ns()))
+	if (flow && may_begin(packet) && is_over(flow, packet->protocol, bpf_ktime_get_coarse_ns()))
 		flow = NULL;
 
 	if (flow) {
 		NOTE(flow, flow->state);
 		NOTE(endpoint, flow->endpoint);
-		follow(key, flow, tcp);
+		follow(key, flow, packet);
 	} else {
 		enum verdict verdict;
 
-		if (!may_open(service, tcp))
+		if (!may_open(service, packet))
 			return count(VERDICT_CONNECTION_UNKNOWN, XDP_PASS);
 		fresh.direction = DIRECTION_REQUEST;
-		fresh.state = is_opening(tcp) ? FLOW_OPENING : is_ending(tcp) ? FLOW_CLOSING : FLOW_OPEN;
+		fresh.state = may_begin(packet) ? FLOW_OPENING : packet->closes ? FLOW_CLOSING : FLOW_OPEN;
 		fresh.service = service->index;
 		fresh.last_seen = bpf_ktime_get_coarse_ns();
-		verdict = open_connection(service, key, &fresh, tcp);
+		verdict = open_connection(service, key, &fresh, packet);
 		if (verdict != VERDICT_REQUEST)
 			return drop(verdict);
 		flow = &fresh;
@@ -132,12 +133,12 @@ static __always_inline int nat_reply(struct packet *packet, struct flow_key *key
 		forget(key, flow);
 		return drop(VERDICT_ENDPOINT_DISABLED);
 	}
-	if (is_no_reply(flow, packet->tcp, bpf_ktime_get_coarse_ns())) {
+	if (is_no_reply(flow, packet, bpf_ktime_get_coarse_ns())) {
 		forget(key, flow);
 		return XDP_PASS;
 	}
 
-	follow(key, flow, packet->tcp);
+	follow(key, flow, packet);
 	it->change = CHANGE_SOURCE;
 	it->verdict = VERDICT_REPLY;
 	it->service = flow->service;
@@ -174,7 +175,7 @@ static __always_inline int nat_error(struct packet *packet, const struct flow_ke
 /* What a connection is found by: the addresses of a packet, or those of a quoted one the other way round. */
 static __always_inline struct flow_key key_of(const struct packet *packet, enum packet_kind kind)
 {
-	struct flow_key key = { .protocol = IPPROTO_TCP };
+	struct flow_key key = { .protocol = packet->protocol };
 
 	if (kind == PACKET_ICMP_ERROR) {
 		key.source = packet->quoted->daddr;
@@ -199,7 +200,7 @@ static __always_inline struct flow_key key_of(const struct packet *packet, enum 
 static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind,
 			       const struct service *service, struct forwarding *it)
 {
-	bool is_request = service && service->mode == MODE_NAT && kind == PACKET_TCP;
+	bool is_request = service && service->mode == MODE_NAT && kind != PACKET_ICMP_ERROR;
 	struct flow_key key = key_of(packet, kind);
 	struct flow *flow;
 
@@ -223,7 +224,7 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 		return drop(VERDICT_MALFORMED);
 	if (is_request)
 		return nat_request(packet, service, &key, flow, it);
-	if (!flow || (kind == PACKET_TCP && flow->direction != DIRECTION_REPLY))
+	if (!flow || (kind != PACKET_ICMP_ERROR && flow->direction != DIRECTION_REPLY))
 		return NOBODYS;
 
 	NOTE(service, flow->service);

@@ -14,8 +14,7 @@
 
 enum packet_kind {
 	PACKET_NOT_IP,		/* ARP, a VLAN tag (but see vlan.h), another version of IP, or an IP header cut off */
-	PACKET_TCP,		/* the headers of all layers are whole and plausible */
-	PACKET_DATAGRAM,	/* the same for UDP and SCTP */
+	PACKET_TRANSPORT,	/* of TCP, UDP or SCTP: the headers of all layers are whole and plausible */
 	PACKET_ICMP_ERROR,	/* an error that quotes a packet with its ports */
 	PACKET_ECHO,		/* a ping */
 	PACKET_OTHER,		/* other ICMP, or another protocol */
@@ -69,7 +68,7 @@ struct packet {
 		struct iphdr *quoted;
 		struct ipv6hdr *quoted6;
 	};
-	struct ports *ports;		/* PACKET_TCP, PACKET_DATAGRAM; PACKET_ICMP_ERROR: the quoted ports */
+	struct ports *ports;		/* PACKET_TRANSPORT; PACKET_ICMP_ERROR: the quoted ports */
 	u32 ip_bytes;
 	u32 ingress;	/* the interface that the packet came in by; in a VLAN, the VLAN's interface */
 	u32 tci;	/* VLAN only: of the tag that the packet came with, or leaves with; see vlan.h */
@@ -77,6 +76,9 @@ struct packet {
 	bool has_ipv6;
 	bool opens;	/* the packet asks for a new connection of TCP, or association of SCTP */
 	bool closes;	/* the packet ends one */
+	u8 flags;	/* of TCP, as the next two; 0 for all else */
+	__be32 sequence;
+	__be32 acknowledged;
 };
 
 static __always_inline bool is_ipv6(const struct packet *packet)
@@ -103,6 +105,12 @@ static __always_inline void *destination_of(const struct packet *packet)
 static __always_inline bool is_icmp(const struct packet *packet)
 {
 	return is_ipv6(packet) ? packet->ip6->nexthdr == IPPROTO_ICMPV6 : packet->ip->protocol == IPPROTO_ICMP;
+}
+
+/* Whether a protocol, of a packet or of a quoted one, is UDP, where that is compiled in. */
+static __always_inline bool is_udp(u8 protocol)
+{
+	return HAS(UDP) && protocol == IPPROTO_UDP;
 }
 
 static __always_inline u8 ttl_of(const struct packet *packet)
@@ -243,14 +251,17 @@ static __always_inline enum packet_kind parse_transport(struct packet *packet, u
 			return PACKET_MALFORMED;
 		packet->opens = is_opening(tcp);
 		packet->closes = is_ending(tcp);
-		return PACKET_TCP;
+		packet->flags = flags_of(tcp);
+		packet->sequence = tcp->seq;
+		packet->acknowledged = tcp->ack_seq;
+		return PACKET_TRANSPORT;
 	}
 	if (HAS(UDP) && packet->protocol == IPPROTO_UDP) {
 		struct udphdr *udp = packet->udp;
 
 		if ((void *)(udp + 1) > end || bpf_ntohs(udp->len) < sizeof(*udp) || bytes < bpf_ntohs(udp->len))
 			return PACKET_MALFORMED;
-		return PACKET_DATAGRAM;
+		return PACKET_TRANSPORT;
 	}
 	if (HAS(SCTP) && packet->protocol == IPPROTO_SCTP) {
 		u8 *chunk = (void *)(packet->sctp + 1);
@@ -261,7 +272,7 @@ static __always_inline enum packet_kind parse_transport(struct packet *packet, u
 			packet->opens = !is_some(*chunk ^ SCTP_INIT);
 			packet->closes = !is_some((*chunk ^ SCTP_ABORT) * (*chunk ^ SCTP_SHUTDOWN_COMPLETE));
 		}
-		return PACKET_DATAGRAM;
+		return PACKET_TRANSPORT;
 	}
 	return PACKET_OTHER;
 }
@@ -305,6 +316,24 @@ static __always_inline enum packet_kind parse_ipv6(struct packet *packet, void *
 	return is_extension(ip->nexthdr) ? PACKET_OPTIONS : PACKET_OTHER;
 }
 
+/*
+ * Let the verifier forget what it knows about the protocol of a packet: it would follow all that comes once for each. The
+ * pointers are made anew, and what is behind the ports must be checked again; the protocol is read again.
+ */
+static __always_inline enum packet_kind forget_protocol(struct xdp_md *ctx, struct packet *packet)
+{
+	void *end = (void *)(long)ctx->data_end;
+
+	packet->eth = (void *)(long)ctx->data;
+	packet->ip = (void *)(packet->eth + 1);
+	packet->transport = (void *)packet->ip + ip_header_bytes(is_ipv6(packet));
+	packet->ports = packet->transport;
+	if ((void *)(packet->ports + 2) > end)
+		return PACKET_NOT_IP;
+	packet->protocol = is_ipv6(packet) ? *(volatile u8 *)&packet->ip6->nexthdr : *(volatile u8 *)&packet->ip->protocol;
+	return PACKET_TRANSPORT;
+}
+
 static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet *packet)
 {
 	void *end = (void *)(long)ctx->data_end;
@@ -324,5 +353,6 @@ static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet 
 		kind = parse_ipv4(packet, end);
 	if (kind != PACKET_OTHER)
 		return kind;
-	return parse_transport(packet, packet->ip_bytes - ip_header_bytes(is_ipv6(packet)), end);
+	kind = parse_transport(packet, packet->ip_bytes - ip_header_bytes(is_ipv6(packet)), end);
+	return kind == PACKET_TRANSPORT ? forget_protocol(ctx, packet) : kind;
 }

@@ -29,11 +29,14 @@ static __always_inline int send_reset(struct xdp_md *ctx, const struct packet *p
 	const u32 ip_bytes = ip_header_bytes(is_ipv6(packet)), bytes = sizeof(struct ethhdr) + ip_bytes + sizeof(struct tcphdr);
 	struct address source = read_address(source_of(packet), is_ipv6(packet));
 	struct address destination = read_address(destination_of(packet), is_ipv6(packet));
-	struct tcphdr reset = reset_for(packet->tcp, packet->ip_bytes - ip_bytes);
 	struct ethhdr *eth;
+	struct tcphdr reset;
 	void *ip;
 	u32 sum;
 
+	if ((void *)(packet->tcp + 1) > (void *)(long)ctx->data_end)
+		return drop(VERDICT_UNDEFINED);
+	reset = reset_for(packet->tcp, packet->ip_bytes - ip_bytes);
 	sum = sum_words(source.words, sizeof(source.words)) + sum_words(destination.words, sizeof(destination.words)) +
 	      bpf_htons(IPPROTO_TCP) + bpf_htons(sizeof(reset)) + sum_words(&reset, sizeof(reset));
 	reset.check = checksum_update(0xffff, sum);
@@ -64,8 +67,8 @@ static __always_inline int reject(struct xdp_md *ctx, const struct packet *packe
 
 	if (!may_answer(packet))
 		return drop(VERDICT_UNDEFINED);
-	if (kind == PACKET_TCP)
-		return packet->tcp->rst ? drop(VERDICT_UNDEFINED) : send_reset(ctx, packet);
+	if (kind == PACKET_TRANSPORT && protocol == IPPROTO_TCP)
+		return packet->flags & TCP_RST ? drop(VERDICT_UNDEFINED) : send_reset(ctx, packet);
 	if (packet->ip_bytes < quoted)
 		return drop(VERDICT_UNDEFINED);
 	if (is_ipv6(packet)) {

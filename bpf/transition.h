@@ -80,7 +80,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 	u32 now = bpf_ktime_get_coarse_ns() >> TIME_SHIFT, line = slot->row_line;
 	bool is_datagram = client->protocol == IPPROTO_UDP;
 	u32 idle = is_datagram ? DATAGRAM_IDLE : STREAM_IDLE, limit = idle;
-	u32 sequence = kind == PACKET_TCP ? bpf_ntohl(packet->tcp->seq) : 0;
+	u32 sequence = bpf_ntohl(packet->sequence);
 	struct line *rows = bpf_map_lookup_elem(slot->chunk, &line);
 	u64 hash = hash_flow(service, client), flow = 0, found = 0;
 	struct bucket *bucket = find_bucket(hash);
@@ -95,7 +95,7 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 	row = renewed(held, now);
 	replace_row(place, held, row);
 
-	if (kind != PACKET_TCP || !packet->opens) {
+	if (client->protocol != IPPROTO_TCP || !packet->opens) {
 		found = find_flow(bucket, hash, sequence);
 		flow = bucket->flows[found % PLACES];
 		limit -= (idle - OPENING_IDLE) & is_less(found, PLACES);

@@ -34,7 +34,7 @@ from reconciler.view import NodeView, Use
 ROLES = tuple(Role)
 MODES = (Mode.NAT, Mode.DSR_L2, Mode.DSR_L3)
 PROTOCOLS = {
-    Mode.NAT: (Protocol.TCP,),
+    Mode.NAT: (Protocol.TCP, Protocol.UDP),
     Mode.DSR_L2: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
     Mode.DSR_L3: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
 }

@@ -230,7 +230,7 @@ class Direction(IntEnum):
 
 
 class FlowState(IntEnum):
-    OPENING = 0      # the client has sent nothing but SYNs
+    OPENING = 0      # the client has sent nothing but SYNs; UDP: the endpoint has not answered
     OPEN = 1
     CLOSING = 2      # after a FIN or a RST; a SYN starts afresh
 

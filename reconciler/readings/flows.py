@@ -24,6 +24,14 @@ class Flow:
     endpoint: str
     state: str
     idle_s: int
+    protocol: str = "tcp"
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it was silent for so long that it counts as over. bpf/connection.h has the same times."""
+        if self.protocol != "udp":
+            return self.idle_s >= MAX_IDLE_S
+        return self.idle_s >= (MAX_ONE_WAY_S if self.state == HALF_OPEN else MAX_DATAGRAM_IDLE_S)
 
 
 def flows(kernel: Kernel) -> Iterator[Flow]:
@@ -43,17 +51,21 @@ def flows(kernel: Kernel) -> Iterator[Flow]:
                 endpoints.get(row.endpoint, f"removed endpoint {row.endpoint}"),
                 word(FlowState, row.state),
                 max(0, now - row.last_seen) // 1_000_000_000,
+                _PROTOCOLS.get(key.protocol, str(key.protocol)),
             )
 
 
 def open_flows(kernel: Kernel) -> Iterator[Flow]:
-    """Open connections: both sides have opened it, neither has closed it, and it is not silent for too long."""
-    return (flow for flow in flows(kernel) if flow.state == OPEN and flow.idle_s < MAX_IDLE_S)
+    """Open connections: both sides have taken part, neither has closed it, and it is not silent for too long."""
+    return (flow for flow in flows(kernel) if flow.state == OPEN and not flow.is_silent)
 
 
 OPEN, HALF_OPEN = (state.name.lower() for state in (FlowState.OPEN, FlowState.OPENING))
-"""States of a flow. A flow is half open while the client has sent SYNs only."""
+"""States of a flow. A flow is half open while the client has sent SYNs only; of UDP, until the endpoint answers."""
 
 
 MAX_IDLE_S = 7_440
 """RFC 5382, REQ-5: a NAT keeps an established connection for at least 2 hours 4 minutes."""
+MAX_DATAGRAM_IDLE_S, MAX_ONE_WAY_S = 120, 30
+"""Of UDP: RFC 4787, REQ-5, and as long as the endpoint has not answered."""
+_PROTOCOLS = {6: "tcp", 17: "udp"}

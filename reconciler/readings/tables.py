@@ -15,7 +15,7 @@ from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import ServiceKind, ServiceRow
 from reconciler.model import Address
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic
-from reconciler.readings.flows import HALF_OPEN, MAX_IDLE_S, OPEN, flows
+from reconciler.readings.flows import HALF_OPEN, OPEN, flows
 from reconciler.resource import Context, Live
 
 DRAINING = "draining"
@@ -56,7 +56,7 @@ def services(kernel: Kernel) -> list[Service]:
     rings = {ring.id: ring for ring in RingKind(kernel).read({}).resources if isinstance(ring, Ring)}
     rows = [row for row in ServiceKind(kernel).read({}).resources if isinstance(row, ServiceRow)]
     traffic = service_traffic(kernel)
-    counts = Counter((flow.service, flow.state) for flow in flows(kernel) if flow.idle_s < MAX_IDLE_S)
+    counts = Counter((flow.service, flow.state) for flow in flows(kernel) if not flow.is_silent)
     return [
         Service(
             row, len(rings[row.ring].members) if row.ring in rings else 0,
@@ -76,7 +76,7 @@ def endpoints(kernel: Kernel) -> list[Endpoint]:
         for member, share in ring.shares.items():
             shares.setdefault(member, {})[ring.name] = share
     traffic = endpoint_traffic(kernel)
-    counts = Counter((flow.endpoint, flow.state) for flow in flows(kernel) if flow.idle_s < MAX_IDLE_S)
+    counts = Counter((flow.endpoint, flow.state) for flow in flows(kernel) if not flow.is_silent)
     return [
         Endpoint(
             numbered, DRAINING if numbered.state == "usable" and numbered.row.id not in shares else numbered.state,

@@ -202,6 +202,7 @@ class FlowKey(NamedTuple):
 
     source: At
     destination: At
+    protocol: int = TCP
 
 
 class Traffic(NamedTuple):
@@ -340,12 +341,11 @@ class Balancer:
     def _flows(self) -> dict[FlowKey, tuple[Flow, int]]:
         found = {}
         for key, row in FLOWS.unpack(self.kernel.dump(FLOWS.name)):
-            assert key.protocol == TCP
             flow = Flow(
                 _at(row.address, row.port), Direction(row.direction), FlowState(row.state), row.endpoint, row.service,
                 row.acknowledged,
             )  # fmt: skip
-            ends = FlowKey(_at(key.source, key.source_port), _at(key.destination, key.destination_port))
+            ends = FlowKey(_at(key.source, key.source_port), _at(key.destination, key.destination_port), key.protocol)
             found[ends] = flow, row.last_seen
         return found
 
@@ -381,5 +381,5 @@ def _service_key(at: At, protocol: int = TCP) -> bytes:
 
 
 def _flow_key(key: FlowKey) -> bytes:
-    ports = key.source.port, key.destination.port
-    return FLOWS.key.pack(rows.FlowKey(_packed(key.source.address), _packed(key.destination.address), *ports, TCP))
+    addresses = _packed(key.source.address), _packed(key.destination.address)
+    return FLOWS.key.pack(rows.FlowKey(*addresses, key.source.port, key.destination.port, key.protocol))

@@ -86,10 +86,11 @@ def padded(content: bytes, length: int = 60) -> bytes:
 def translated(content: bytes, *, source: At | None = None, destination: At | None = None) -> bytes:
     """What the frame is with another source or destination. Everything else stays, padding included."""
     packet = Ether(content)
+    ports = packet[UDP] if UDP in packet else packet[TCP]
     if source:
-        packet[IP].src, packet[TCP].sport = source.address, source.port
+        packet[IP].src, ports.sport = source.address, source.port
     if destination:
-        packet[IP].dst, packet[TCP].dport = destination.address, destination.port
+        packet[IP].dst, ports.dport = destination.address, destination.port
     return _summed(packet)
 
 
@@ -162,7 +163,10 @@ def answered(content: bytes, icmp: Packet, quoted: int) -> bytes:
 
 
 def _summed(packet: Packet) -> bytes:
-    """The frame with its checksums computed anew by scapy."""
+    """The frame with its checksums computed anew by scapy. A datagram whose sender computed none gets none."""
     del packet[IP].chksum
-    del packet[TCP].chksum
+    if UDP not in packet:
+        del packet[TCP].chksum
+    elif packet[UDP].chksum:
+        del packet[UDP].chksum
     return bytes(packet)
