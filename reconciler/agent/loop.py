@@ -16,6 +16,7 @@ from pathlib import Path
 
 from reconciler import safe
 from reconciler.agent.endpoints import Endpoints
+from reconciler.agent.notices import Notices, keys_about
 from reconciler.agent.report import Report
 from reconciler.agent.upkeep import MANIFESTS, Upkeep
 from reconciler.agent.wake import Wake
@@ -77,6 +78,8 @@ class Agent:
 
     max_prune: int | None = None
     """The most resources that are removed at once because no manifest asks for them any more; None: any number."""
+    notices: Notices | None = None
+    """Tells what others change on the node; None: nobody does."""
     held: Callable[[], str] = lambda: ""
     """Says by whom and why the node is to be left as it is; empty if it is not."""
     told: Callable[[Agent], None] = lambda _agent: None
@@ -136,6 +139,7 @@ class Agent:
     def round(self, wake: Wake, keys: Collection[Key] = ()) -> None:
         """One look at the manifests, and at the node as far as that is due: at the keys that differ from what was
         asked for before, at those that are named, and at all of it from time to time. Raises nothing."""
+        keys = {*keys, *self._noticed()}
         if wake is Wake.RELOAD:
             self.seen, self.due = "", 0.0
             self.upkeep.forget()
@@ -157,6 +161,21 @@ class Agent:
         if not (is_due or keys or self.upkeep.offered or self.clock() >= self._second_look):
             return
         self._attend(is_due, keys)
+        if self.notices is not None and self.upkeep.desired is not None:
+            self.notices.watch(self.upkeep.desired.whole.wanted, self.view)
+
+    def _noticed(self) -> set[Key]:
+        """The keys of what others may have changed. If they changed too much to tell, all of the node is looked at."""
+        if self.notices is None:
+            return set()
+        found = self.notices.take()
+        if found.is_lost:
+            self.due = 0.0
+            self.upkeep.forget()
+        desired = self.upkeep.desired
+        if desired is None:
+            return set()
+        return {key for notice in found.notices for key in keys_about(notice, desired.whole.wanted)}
 
     def _is_held(self) -> bool:
         """Whether somebody wants the node to be left as it is. Afterwards all of it is looked at."""

@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.endpoints import Endpoints
     from reconciler.agent.journal import Identity, Journal
     from reconciler.agent.loop import Agent
+    from reconciler.agent.notices import Notices
     from reconciler.agent.reads import reads
     from reconciler.agent.recorder import Recorder
     from reconciler.agent.report import Report
@@ -137,6 +138,8 @@ def run(args: argparse.Namespace) -> int:
             )
             endpoints = Endpoints(instance_dir(args), report, time.monotonic, lambda: bell.ring(Wake.HEALTH))
 
+            notices = Notices(lambda: bell.ring(Wake.HEALTH), report)
+
             def held() -> str:
                 text, change = held_by(instance_dir(args))
                 if change is not None and change.is_over:
@@ -164,6 +167,7 @@ def run(args: argparse.Namespace) -> int:
                 is_called=bell.has_rung,
                 endpoints=endpoints,
                 max_prune=args.max_prune,
+                notices=notices,
                 held=held,
                 told=told,
             )
@@ -179,6 +183,7 @@ def run(args: argparse.Namespace) -> int:
             origin.start()
             report.say(f"Watching {origin.shown} for {node}; instance {instance_name(args)}, pid {os.getpid()}")
             endpoints.start()
+            notices.start()
 
             def metrics() -> str:
                 return text_of(args, journal.status)
@@ -196,6 +201,7 @@ def run(args: argparse.Namespace) -> int:
             finally:
                 notify("STOPPING=1")
                 origin.stop()
+                notices.stop()
                 endpoints.stop()
             report.say("Stopped. The node is left as it is: traffic goes on.")
     return 0

@@ -2,13 +2,14 @@
 """One instance a network namespace, one network namespace an instance.
 
 Routes, addresses and neighbours carry the mark of lbctl, not of one instance, and former values of settings are true
-of one namespace only. So an instance claims the namespace that it is in before its first change.
+of one namespace only. So an instance claims the namespace that it is in before its first change: by a note in its own
+directory, and by one in the namespace (`ownership`), which instances of other run directories see, too.
 """
 
 from __future__ import annotations
 
 from reconciler.errors import UsageError
-from reconciler.kernel import holders, place, xdp
+from reconciler.kernel import holders, ownership, place, xdp
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.place import Place
 from reconciler.kernel.refusal import refused
@@ -30,6 +31,8 @@ def check(instance: Instance, netns: str) -> None:
     for other in place.neighbours(instance.directory, here):
         raise _shared(instance, other, f"--instance {other}")
     with refused("interfaces"):
+        for owner in ownership.others(instance):
+            raise _shared(instance, owner.name, f"--run-dir {owner.run_dir} --instance {owner.name}")
         for held in xdp.running():
             holder = holders.other_holder(instance, held)
             if holder:
@@ -40,13 +43,19 @@ def claim(instance: Instance, netns: str) -> None:
     """Note that the namespace is this instance's. Raises UsageError as `check` does."""
     check(instance, netns)
     here, own = place.here(netns), place.noted(instance.directory)
-    if own and own.is_same(here):
+    is_noted = own is not None and own.is_same(here)
+    if not is_noted:
+        place.note(instance.directory, here)
+    with refused("the loopback"):
+        ownership.note(instance)
+    if is_noted:
         return
-    place.note(instance.directory, here)
     try:
         check(instance, netns)  # if two instances claim it at once, each sees the other's note
     except UsageError:
         (instance.directory / place.NOTE).unlink(missing_ok=True)
+        with refused("the loopback"):
+            ownership.forget(instance)
         raise
 
 

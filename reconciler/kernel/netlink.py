@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ _SOL_NETLINK, _CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK = 270, 10, 11, 12
 _MESSAGES_PER_SEND = 200
 _RECEIVE_BYTES = 1 << 20
 _DUMP_ATTEMPTS = 20
+
+
+own_ports: deque[int] = deque(maxlen=256)
+"""The latest ports of this process's sockets: the kernel says of each change whose request it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,7 @@ def _opened(protocol: int) -> Iterator[Route]:
         for option in (_CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK):
             sock.setsockopt(_SOL_NETLINK, option, 1)
         sock.bind((0, 0))
+        own_ports.append(sock.getsockname()[0])
         yield Route(sock)
 
 

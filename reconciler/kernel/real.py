@@ -24,6 +24,7 @@ from reconciler.kernel import (
     local_vips,
     neighbours,
     next_hop,
+    ownership,
     proxies,
     routes,
     sysctl,
@@ -74,6 +75,7 @@ class RealKernel(InstanceProgram):
             raise KernelError(f"settings are not restored yet: {some(sorted(left))}", hint="lbctl delete")
         with refused(f"directory {self._instance.directory}"):
             self._instance.remove()
+            ownership.forget(self._instance)
 
     def hushed(self, places: Collection[tuple[str, str, int]]) -> AbstractContextManager[None]:
         return hush.hushed(places)

@@ -58,6 +58,39 @@ def test_an_instance_of_another_run_directory_is_found_by_its_program(lbctl, man
     assert vips(netns)
 
 
+ENDPOINT = """\
+{apiVersion: lbctl/v1, kind: Node, metadata: {name: web1}, spec: {role: endpoint, address: 10.2.0.1,
+  interfaces: [{name: back}]}}
+---
+{apiVersion: lbctl/v1, kind: Node, metadata: {name: lb1}, spec: {interfaces: [{name: eth0}]}}
+---
+{apiVersion: lbctl/v1, kind: Pool, metadata: {name: web}, spec: {endpoints: [{address: 10.2.0.1}]}}
+---
+{apiVersion: lbctl/v1, kind: Service, metadata: {name: web}, spec: {vip: 20.20.20.1, ports: [80], mode: dsr-l2,
+  pool: web}}
+"""
+
+
+def test_an_instance_without_a_program_is_found_by_its_note_in_the_namespace(lbctl, netns, tmp_path):
+    (tmp_path / "endpoint").mkdir()
+    (tmp_path / "endpoint" / "all.yaml").write_text(ENDPOINT)
+    apply = ("apply", tmp_path / "endpoint", "--node", "web1", "--auto-approve")
+    other = ("--run-dir", tmp_path / "elsewhere", "--instance", "other")
+    lbctl(*apply)
+    held = vips(netns)
+    for words in (("delete", "--auto-approve"), apply):
+        text = lbctl(*other, *words, code=2)
+        assert f"instance {netns} is in this network namespace" in text
+        assert f"--run-dir {lbctl.run_dir} --instance {netns}" in text
+    assert vips(netns) == held != ""
+    assert f"altname lbctl:{netns}:" in ip("-n", netns, "link", "show", "lo")
+    lbctl("delete", "--auto-approve")
+    assert "altname" not in ip("-n", netns, "link", "show", "lo")
+    lbctl(*other, *apply)
+    assert vips(netns) == held
+    lbctl(*other, "delete", "--auto-approve")
+
+
 def test_where_one_is_taken_off_another_may_come(lbctl, manifests, netns):
     lbctl("--instance", "other", "apply", manifests, "--auto-approve")
     assert "instance other is in this" in lbctl("apply", manifests, "--auto-approve", code=2)
