@@ -17,10 +17,36 @@ static __always_inline int drop(enum verdict reason)
 	return count(reason, XDP_DROP);
 }
 
+/* The loader puts the number of rows that each CPU has in the places of these: reconciler/kernel/build.py. */
+#define SERVICE_ROWS 0x7365727669636501ULL
+#define ENDPOINT_ROWS 0x656e64706f696e01ULL
+
+/* The counters of a service that this CPU has. */
+static __always_inline struct traffic *find_service_counters(u32 service)
+{
+	u64 rows = SERVICE_ROWS;
+	u32 row;
+
+	OPAQUE(rows);
+	row = bpf_get_smp_processor_id() * rows + service;
+	return service_counters.lookup(&row);
+}
+
+/* What this CPU has of an endpoint. */
+static __always_inline struct endpoint_line *find_endpoint_line(u32 endpoint)
+{
+	u64 rows = ENDPOINT_ROWS;
+	u32 row;
+
+	OPAQUE(rows);
+	row = bpf_get_smp_processor_id() * rows + endpoint;
+	return endpoint_counters.lookup(&row);
+}
+
 static __always_inline void count_connection(u32 service, u32 endpoint)
 {
-	struct traffic *of_service = service_counters.lookup(&service);
-	struct traffic *of_endpoint = endpoint_counters.lookup(&endpoint);
+	struct endpoint_line *of_endpoint = find_endpoint_line(endpoint);
+	struct traffic *of_service = find_service_counters(service);
 
 	if (of_service)
 		of_service->connections++;
@@ -30,8 +56,8 @@ static __always_inline void count_connection(u32 service, u32 endpoint)
 
 static __always_inline void count_request(u32 service, u32 endpoint, u32 bytes)
 {
-	struct traffic *of_service = service_counters.lookup(&service);
-	struct traffic *of_endpoint = endpoint_counters.lookup(&endpoint);
+	struct endpoint_line *of_endpoint = find_endpoint_line(endpoint);
+	struct traffic *of_service = find_service_counters(service);
 
 	if (of_service) {
 		of_service->request_packets++;
@@ -45,8 +71,8 @@ static __always_inline void count_request(u32 service, u32 endpoint, u32 bytes)
 
 static __always_inline void count_reply(u32 service, u32 endpoint, u32 bytes)
 {
-	struct traffic *of_service = service_counters.lookup(&service);
-	struct traffic *of_endpoint = endpoint_counters.lookup(&endpoint);
+	struct endpoint_line *of_endpoint = find_endpoint_line(endpoint);
+	struct traffic *of_service = find_service_counters(service);
 
 	if (of_service) {
 		of_service->reply_packets++;

@@ -105,24 +105,29 @@ BPF_ARRAY(endpoints, struct endpoint, 1);
 BPF_ARRAY(endpoints6, struct address6, 1);
 
 /*
- * The order in which a pool's endpoints are chosen, made by user space: a ring of slots, each with an endpoint's id in
- * its lowest bits and a bit that says whether the slot is in transition (transition.h).
+ * The order in which a pool's endpoints are chosen, made by user space: a ring of slots, each with an endpoint in its
+ * lower bits and a highest bit that says whether the slot is in transition (transition.h).
  *
- * All rings lie in a few large arrays, their chunks. An element of a chunk is a line: 16 slots or 8 rows, one line of a
- * processor's cache. A ring begins with a line of its own. While slots of it are in transition, a row for each of its
+ * Rings are the part of memory that a processor's cache holds the least of. So a slot has four bytes, two or one, as few
+ * as the ids of its ring's endpoints allow for. It holds how much an id is above the ring's base; 0 is no endpoint.
+ *
+ * All rings lie in a few large arrays, their chunks. An element of a chunk is a line: 16, 32 or 64 slots or 8 rows, one
+ * line of a processor's cache. A ring begins with a line of its own. While slots of it are in transition, a row for each of its
  * slots follows in the lines behind the slots. All chunks have the same size, which spares a look-up a call.
  *
- * By index of the ring, `rings` says where it lies and how many slots it has. A ring is written to lines that nobody
+ * By index of the ring, `rings` says where it lies and how many slots of which size it has. A ring is written to lines that nobody
  * uses, and this word then leads to it in one step. User space waits until no program is under way that may have read
  * an earlier word before it uses the former lines again.
  */
 #define SLOT_ID_MASK 0x1ffff
 #define SLOT_IN_TRANSITION (1U << 31)
-#define SLOTS_A_LINE 16
+#define WORDS_A_LINE 16		/* of 32 bits: a word has one slot, two or four */
 #define ROWS_A_LINE 8
 #define RING_SLOTS(ring) ((u32)(ring) & 0x7ffff)
+#define RING_BASE(ring) (((u32)(ring) >> 19 & 0xfff) << 5)
 #define RING_LINE(ring) ((u32)((ring) >> 32) & 0xffff)
-#define RING_CHUNK(ring) ((u32)((ring) >> 48))
+#define RING_CHUNK(ring) ((u32)((ring) >> 48) & 0xfff)
+#define RING_SHIFT(ring) ((u32)((ring) >> 62))	/* 0, 1, 2: slots of four bytes, two, one */
 
 BPF_ARRAY(rings, u64, 1);
 
@@ -149,19 +154,6 @@ struct seed {
 };
 
 BPF_ARRAY(seed, struct seed, 1);
-
-/* The FIB's last answer about the way to an endpoint, see next_hop.h. */
-struct next_hop {
-	u32 endpoint;
-	u32 moment;
-	u32 ifindex;
-	u16 mtu;
-	u16 tag;
-	u64 destination;	/* a MAC in the lower 48 bits, the tag above it; so in `source` */
-	u64 source;
-};
-
-BPF_ARRAY(next_hops, struct next_hop, 1);
 
 /* How the program treats a packet that, with its tunnel's header, is longer than the MTU of its way. */
 enum too_big {
@@ -271,8 +263,29 @@ struct traffic {
 	u64 reply_bytes;
 };
 
-BPF_PERCPU_ARRAY(service_counters, struct traffic, 1);
-BPF_PERCPU_ARRAY(endpoint_counters, struct traffic, 1);
+/*
+ * What a CPU counts of an endpoint, and the FIB's last answer about the way to it (next_hop.h): one line of a processor's
+ * cache, all that a packet needs of an endpoint beside its row in `endpoints`.
+ */
+struct endpoint_line {
+	u64 connections;	/* as in struct traffic */
+	u64 request_packets;
+	u64 request_bytes;
+	u64 reply_packets;
+	u64 reply_bytes;
+	u32 moment;
+	u32 ifindex;
+	u16 mtu;
+	u16 asked;
+	u8 macs[12];		/* as they stand in a frame */
+};
+
+/*
+ * By CPU and index of the service, or id of the endpoint: first all rows of CPU 0, then those of CPU 1 (count.h). The
+ * kernel's own per-CPU arrays lie apart from lines of the cache, and behind one more look-up.
+ */
+BPF_ARRAY(service_counters, struct traffic, 1);
+BPF_ARRAY(endpoint_counters, struct endpoint_line, 1);
 
 /* The reasons for the fates of packets to and from VIPs; one counter each. */
 enum verdict {

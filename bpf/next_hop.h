@@ -6,16 +6,13 @@
  * moment. So that one answer fits all packets to an endpoint, the question is always the same: from the source of
  * tunnels, without ports and type of service. Rules of policy routing that need these don't apply.
  *
- * Rows are written without a lock. Each word of a row carries a tag of the question that it answers. If two CPUs write
- * a row at once, the tags differ and nobody uses the row.
+ * Each CPU keeps its own answers, beside its counters of the endpoint, so they need no lock.
  */
 
 /* How long an answer is good: 32 ticks of the kernel's clock, which are 32 to 320 ms. */
 #define MOMENT_SHIFT 5
 
-#define NEXT_HOPS 65536
-#define MAC_BITS 48
-/* Bits of next_hop.ifindex. */
+/* Bits of the answer's `ifindex`. */
 #define OFF_LINK (1U << 31)	/* the way leads through a router */
 #define BY_GATEWAY (1U << 30)	/* this router is the gateway of the interface */
 #define IFINDEX_MASK (BY_GATEWAY - 1)
@@ -27,20 +24,22 @@ enum way {
 	WAY_NONE,
 };
 
-static __always_inline u64 tagged_mac(const void *mac, u16 tag)
+struct next_hop {
+	u32 ifindex;
+	u32 mtu;
+	struct macs macs;
+};
+
+/* The MACs of an answer as they stand in a frame, which has the destination first. */
+static __always_inline struct macs macs_of(const struct bpf_fib_lookup *route)
 {
-	const u16 *words = mac;
+	const u16 *source = (void *)route->smac, *destination = (void *)route->dmac;
 
-	return words[0] | (u64)words[1] << 16 | (u64)words[2] << 32 | (u64)tag << MAC_BITS;
-}
-
-static __always_inline void write_mac(void *mac, u64 tagged)
-{
-	u16 *words = mac;
-
-	words[0] = tagged;
-	words[1] = tagged >> 16;
-	words[2] = tagged >> 32;
+	return (struct macs){ {
+		destination[0] | (u32)destination[1] << 16,
+		destination[2] | (u32)source[0] << 16,
+		source[1] | (u32)source[2] << 16,
+	} };
 }
 
 /*
@@ -73,8 +72,7 @@ static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct pac
 		       (gateway ? BY_GATEWAY : 0);
 	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return WAY_UNRESOLVED;
-	hop->destination = tagged_mac(route->dmac, hop->tag);
-	hop->source = tagged_mac(route->smac, hop->tag);
+	hop->macs = macs_of(route);
 	return WAY_KNOWN;
 }
 
@@ -85,31 +83,32 @@ static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet
 	struct bpf_fib_lookup route = { .tot_len = bytes };
 	u32 moment = bpf_jiffies64() >> MOMENT_SHIFT;
 	u32 who = to->words[0] ^ to->words[3];	/* an id may pass to another address */
-	u16 tag = endpoint * 31 + moment * 7 + packet->ingress + who + (who >> 16);
-	u32 index = (endpoint + packet->ingress * 97) % NEXT_HOPS;
-	struct next_hop *row = next_hops.lookup(&index);
+	u16 asked = packet->ingress * 97 + who + (who >> 16);
+	struct endpoint_line *line = find_endpoint_line(endpoint);
 	struct settings *set;
+	u32 row = 0;
 	enum way way;
 
-	if (!row)
-		return WAY_NONE;
-	*hop = *row;
-	if (hop->endpoint == endpoint && hop->moment == moment && hop->tag == tag &&
-	    hop->destination >> MAC_BITS == tag && hop->source >> MAC_BITS == tag)
+	if (line && line->moment == moment && line->asked == asked && line->ifindex) {
+		hop->ifindex = line->ifindex;
+		hop->mtu = line->mtu;
+		hop->macs = *(struct macs *)line->macs;
 		return bytes > hop->mtu ? WAY_TOO_NARROW : WAY_KNOWN;
+	}
 
-	hop->endpoint = endpoint;
-	hop->moment = moment;
-	hop->tag = tag;
-	index = 0;
-	set = settings.lookup(&index);
+	set = settings.lookup(&row);
 	if (set && to->is_ipv6)
 		__builtin_memcpy(route.ipv6_src, set->tunnel_source6, sizeof(route.ipv6_src));
 	else if (set)
 		route.ipv4_src = set->tunnel_source;
 	way = ask_for_way(ctx, packet, &route, to, hop);
-	if (way == WAY_KNOWN)
-		*row = *hop;
+	if (way == WAY_KNOWN && line) {
+		line->moment = moment;
+		line->ifindex = hop->ifindex;
+		line->mtu = hop->mtu;
+		line->asked = asked;
+		*(struct macs *)line->macs = hop->macs;
+	}
 	return way;
 }
 
@@ -119,8 +118,7 @@ static __always_inline int leave(struct xdp_md *ctx, struct packet *packet, stru
 {
 	u32 ifindex = hop->ifindex & IFINDEX_MASK;
 
-	write_mac(eth->h_dest, hop->destination);
-	write_mac(eth->h_source, hop->source);
+	*(struct macs *)eth = hop->macs;
 	NOTE(egress, ifindex);
 	ifindex = find_trunk(packet, ifindex);
 	if (ifindex == ctx->ingress_ifindex)

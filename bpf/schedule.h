@@ -50,11 +50,21 @@ struct slot {
 	u32 number;
 };
 
+/* What a slot holds, of the word that it is in: SLOT_… of maps.h. */
+static __always_inline u32 slot_of(u32 word, u32 number, u64 ring)
+{
+	u32 shift = RING_SHIFT(ring), bits = 32 >> shift;
+	u32 content = word >> (number & ((1 << shift) - 1)) * bits << (32 - bits);
+	u32 above = content << 1 >> 1 >> (32 - bits);
+
+	return (content & SLOT_IN_TRANSITION) | (above + (RING_BASE(ring) & -(u32)is_some(above)));
+}
+
 /* Choose a slot and return its content: SLOT_… of maps.h, 0 if there is none. */
 static __always_inline u32 read_slot(const struct service *service, const struct client *client, u32 try,
 				     struct slot *slot)
 {
-	u32 index = service->ring, chunk, slots, line;
+	u32 index = service->ring, chunk, slots, word, line;
 	volatile u64 *place = rings.lookup(&index);
 	u64 ring = place ? *place : 0;
 	struct line *found;
@@ -66,15 +76,16 @@ static __always_inline u32 read_slot(const struct service *service, const struct
 		return 0;
 	slot->number = choose_slot(service, client, slots, try);
 	NOTE(slot, slot->number);
-	slot->row_line = RING_LINE(ring) + (slots + SLOTS_A_LINE - 1) / SLOTS_A_LINE + slot->number / ROWS_A_LINE;
+	word = slot->number >> RING_SHIFT(ring);
+	slot->row_line = RING_LINE(ring) + ((slots - 1) >> RING_SHIFT(ring)) / WORDS_A_LINE + 1 + slot->number / ROWS_A_LINE;
 	chunk = RING_CHUNK(ring);
 	NOTE(ring_chunks, chunk);
 	slot->chunk = ring_chunks.lookup(&chunk);
 	if (!slot->chunk)
 		return 0;
-	line = RING_LINE(ring) + slot->number / SLOTS_A_LINE;
+	line = RING_LINE(ring) + word / WORDS_A_LINE;
 	found = bpf_map_lookup_elem(slot->chunk, &line);
-	return found ? ((volatile u32 *)found->words)[slot->number % SLOTS_A_LINE] : 0;
+	return found ? slot_of(((volatile u32 *)found->words)[word % WORDS_A_LINE], slot->number, ring) : 0;
 }
 
 /* The id of the endpoint whose turn it is, 0 if there is none. */

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reconciler.dataplane import chunks, slots
 from reconciler.dataplane.chunks import FreeLines, Place
@@ -45,8 +46,18 @@ class Rings:
         return place if place and self._chunk(place.chunk) is not None else None
 
     def slots(self, place: Place) -> Slots:
-        """The slots of a ring, in place."""
-        return self._words(place.chunk, place.first_word).view(np.uint32)[: place.slots]
+        """The slots of a ring, as the program reads them."""
+        return place.form.read(self._bytes(place))
+
+    def write_slots(self, place: Place, slots_: Slots) -> None:
+        """Write all slots of a ring where it lies."""
+        self._bytes(place)[:] = place.form.written(slots_)
+
+    def end_transitions(self, place: Place, over: NDArray[np.intp]) -> None:
+        """Take the marks off some of the slots where they lie."""
+        size = 4 >> place.form.narrow
+        content = self._bytes(place).view(f"<u{size}")
+        content[over] &= (1 << 8 * size - 1) - 1
 
     def rows(self, place: Place) -> Words:
         """The rows of a ring, in place."""
@@ -87,6 +98,9 @@ class Rings:
         if index not in self._opened:
             self._opened[index] = self._kernel.chunk(RING_CHUNKS.name, index)
         return self._opened[index]
+
+    def _bytes(self, place: Place) -> NDArray[np.uint8]:
+        return self._words(place.chunk, place.first_word).view(np.uint8)[: place.slot_bytes]
 
     def _words(self, chunk: int, first: int) -> Words:
         words = self._chunk(chunk)
@@ -154,14 +168,15 @@ class RingWriter:
         former = self._rings.rows(before).copy() if before and before.has_rows else None
         words, rows = endpoints, None
         if before is not None and is_direct:
-            words, rows = _after(self._rings.slots(before).copy(), former, endpoints, dead)
+            words, rows = _after(self._rings.slots(before), former, endpoints, dead)
         if not words.size:
             return _Written(before, former, None, 0)
-        lines = chunks.lines_of(words.size, has_rows=rows is not None)
-        if lines > CHUNK_LINES:
+        form = chunks.form_of(words)
+        lines = chunks.lines_of(words.size, has_rows=rows is not None, form=form)
+        if lines > CHUNK_LINES or words.size > slots.MAX_SLOTS:
             raise KernelError(f"{words.size:,} slots are more than a ring can have")
-        after = Place(*self._rings.take(self._free, lines), words.size, rows is not None)
-        self._rings.slots(after)[:] = words
+        after = Place(*self._rings.take(self._free, lines), words.size, rows is not None, form)
+        self._rings.write_slots(after, words)
         if rows is not None:
             self._rings.rows(after)[:] = rows
         return _Written(before, former, after, slots.checksum(words))
@@ -244,7 +259,7 @@ def settle(kernel: Kernel, now: int) -> int:
         before = rings.held(place)
         after = slots.settled(before, idle(used_by.get(index, ())), now)
         over = np.flatnonzero(before.moving & ~after.moving)
-        rings.slots(place)[over] = before.endpoints[over]
+        rings.end_transitions(place, over)
         ended += over.size
         if not after.moving.any():
             heads[index] = place._replace(has_rows=False).head

@@ -203,7 +203,7 @@ def damage_rows(kernel, chance):
     """What a stray program could leave in the maps: bytes overwritten, rows doubled under another key."""
     for name, rows in kernel.maps.items():
         spec = MAPS[name]
-        is_hash = spec.type not in (MapType.ARRAY, MapType.PERCPU_ARRAY)
+        is_hash = spec.type not in (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY)
         for key, value in list(rows.items()):
             if chance.random() < 0.3:
                 value = rows[key] = overwritten(value, chance)

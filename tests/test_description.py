@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.dataplane import convert, description
+from reconciler.dataplane.chunks import Place
 from reconciler.dataplane.convert import converter, dtype_of, fields_converted
 from reconciler.dataplane.description import Description, MapDescription, describe, layout_digest, read, written
 from reconciler.dataplane.layout import MAPS, MapType
@@ -98,6 +99,13 @@ def test_a_rule_of_its_own_leads_from_one_meaning_to_another(monkeypatch):
     old = describe(MAPS["services"])
     monkeypatch.setitem(convert.RULES, ("services", 1, 2), lambda old, new: lambda rows: (rows[0], b"new"))
     assert converter("services", old, replace(old, meaning=2))((b"key", b"old")) == (b"key", b"new")
+
+
+def test_heads_of_rings_from_before_there_were_forms_of_slots_lead_where_they_led():
+    new = describe(MAPS["rings"])
+    head = Place(3, 1_000, 4_096, True).head.to_bytes(8, "little")
+    assert converter("rings", replace(new, meaning=1), new)((bytes(4), head)) == (bytes(4), head)
+    assert head == ((3 << 48) | (1_000 << 32) | (1 << 31) | 4_096).to_bytes(8, "little")
 
 
 @pytest.mark.parametrize("change", [{"meaning": 2}, {"type": MapType.PERCPU_ARRAY}])

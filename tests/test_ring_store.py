@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.dataplane import chunks, rows, slots
-from reconciler.dataplane.chunks import FreeLines, Place, lines_of, place_of, sound, unused
+from reconciler.dataplane.chunks import WIDE, Form, FreeLines, Place, form_of, lines_of, place_of, sound, unused
 from reconciler.dataplane.layout import CHUNK_LINES, RING_CHUNKS, RINGS, SERVICES, AlgorithmCode, ModeCode
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
@@ -19,8 +19,9 @@ from reconciler.ring_store import Rings, in_transition, remove_rings, settle, wr
 from tests.rings import read_ring
 
 TCP = 6
+forms = st.builds(Form, st.integers(0, 2), st.integers(0, 4_095).map(lambda step: step * 32))
 places = st.builds(
-    Place, st.integers(0, 2), st.integers(0, CHUNK_LINES - 1), st.integers(1, 200_000), st.booleans()
+    Place, st.integers(0, 2), st.integers(0, CHUNK_LINES - 1), st.integers(1, 200_000), st.booleans(), forms
 )
 
 
@@ -30,13 +31,32 @@ def heads_of(some):
 
 def lines(place):
     first = place.chunk * CHUNK_LINES + place.line
-    return range(first, first + lines_of(place.slots, has_rows=place.has_rows))
+    return range(first, first + lines_of(place.slots, has_rows=place.has_rows, form=place.form))
 
 
 # --- places ------------------------------------------------------------------------------------------------
 @given(places)
 def test_a_head_says_where_a_ring_lies(place):
     assert place_of(place.head) == place
+
+
+@given(st.integers(0, 131_071), st.lists(st.integers(0, 131_071), max_size=9), st.integers(1, 131_072))
+def test_slots_are_written_in_a_few_bytes_and_read_as_they_were(first, others, window):
+    ids = [first, *(min(first + other % window, 131_071) for other in others)]
+    marked = np.array([*ids, 0, *ids], np.uint32) | np.array([0] * len(ids) + [1 << 31] * (len(ids) + 1), np.uint32)
+    form = form_of(marked)
+    assert np.array_equal(form.read(form.written(marked)), marked)
+    assert np.array_equal(WIDE.read(WIDE.written(marked)), marked)
+    assert form.written(marked).size == marked.size * (4 >> form.narrow)
+
+
+@pytest.mark.parametrize(
+    ("ids", "slot_bytes"),
+    [((), 1), ((0,), 1), ((127,), 1), ((131_071,), 1), ((1, 127), 1), ((1, 128), 2), ((33, 128), 1), ((64, 160), 2),
+     ((1, 32_767), 2), ((1, 32_768), 4), ((33, 32_768), 2), ((98_305, 131_071), 2), ((1, 131_071), 4)],
+)  # fmt: skip
+def test_slots_take_as_many_bytes_as_the_ids_of_the_ring_ask_for(ids, slot_bytes):
+    assert 4 >> form_of(np.array(ids, np.uint32)).narrow == slot_bytes
 
 
 @given(st.lists(places, max_size=8))
@@ -112,7 +132,9 @@ class Watched(FaultyKernel):
         for (_, head), endpoints in self.seen.items():
             words = self.inner[RING_CHUNKS.name].get(place_of(head).chunk)
             if words is not None:
-                now = words[place_of(head).first_word :].view(np.uint32)[: endpoints.size] & slots.ENDPOINT_MASK
+                place = place_of(head)
+                content = words[place.first_word :].view(np.uint8)[: place.slot_bytes]
+                now = place.form.read(content) & slots.ENDPOINT_MASK
                 assert np.array_equal(now, endpoints), "lines in use were overwritten"
 
     def wait_for_programs(self, outer):

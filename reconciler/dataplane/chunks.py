@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where rings lie in their chunks (bpf/maps.h): heads, and the lines that are free.
+"""Where rings lie in their chunks (bpf/maps.h): heads, the form of their slots, and the lines that are free.
 
 Nobody keeps account of free lines: whatever no head leads to is free.
 """
@@ -7,54 +7,116 @@ Nobody keeps account of free lines: whatever no head leads to is free.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reconciler.dataplane.layout import CHUNK_LINES
-from reconciler.dataplane.slots import MAX_SLOTS, Words
+from reconciler.dataplane.ring import Slots
+from reconciler.dataplane.slots import ENDPOINT_MASK, IN_TRANSITION, MAX_SLOTS, Words
 
-SLOTS_A_LINE, ROWS_A_LINE = 16, 8
+LINE_BYTES = 64
+ROWS_A_LINE = 8
 WORDS_A_LINE = 8
-_HAS_ROWS_SHIFT, _LINE_SHIFT, _CHUNK_SHIFT = 31, 32, 48
+_BASE_SHIFT, _HAS_ROWS_SHIFT, _LINE_SHIFT, _CHUNK_SHIFT, _NARROW_SHIFT = 19, 31, 32, 48, 62
+_BASE_STEP, _BASES, _CHUNKS = 32, 1 << 12, 1 << 12
 
 Numbers = NDArray[np.int64]
 
 
+class Form(NamedTuple):
+    """How the slots of a ring are written: as numbers of 4 >> `narrow` bytes above `base`. The highest bit is the mark
+    of a transition; 0 stands for no endpoint."""
+
+    narrow: int = 0
+    base: int = 0
+
+    def written(self, slots: Slots) -> NDArray[np.uint8]:
+        """The bytes of slots that this is the form of."""
+        if not self.narrow:
+            return np.ascontiguousarray(slots).view(np.uint8)
+        bits = np.uint32(32 >> self.narrow)
+        numbers = slots & ENDPOINT_MASK
+        above = np.where(numbers == 0, numbers, numbers - np.uint32(self.base))
+        above |= (slots & IN_TRANSITION) >> (np.uint32(32) - bits)
+        return above.astype(f"<u{4 >> self.narrow}").view(np.uint8)
+
+    def read(self, content: NDArray[np.uint8]) -> Slots:
+        """The reverse of `written`."""
+        if not self.narrow:
+            return content.view(np.uint32)
+        if self.narrow == 1:
+            return self._read(content.view(np.uint16), 16)
+        found: Slots = self._read(np.arange(256), 8)[content]
+        return found
+
+    def _read(self, content: NDArray[np.integer[Any]], bits: int) -> Slots:
+        above = content.astype(np.uint32)
+        marks = above >> np.uint32(bits - 1) << np.uint32(31)
+        above &= np.uint32((1 << bits - 1) - 1)
+        found: Slots = np.where(above == 0, above, above + np.uint32(self.base)) | marks
+        return found
+
+
+WIDE = Form()
+
+
+def form_of(slots: Slots) -> Form:
+    """The form of the fewest bytes in which these slots can be written."""
+    numbers = slots & ENDPOINT_MASK
+    most = int(numbers.max(initial=0))
+    least = int(numbers.min(initial=most, where=numbers != 0))
+    base = max(least - 1, 0) // _BASE_STEP * _BASE_STEP
+    for narrow in (2, 1):
+        if most - base < 1 << (32 >> narrow) - 1:
+            return Form(narrow, base)
+    return WIDE
+
+
 class Place(NamedTuple):
-    """Where a ring lies: its first line in a chunk, its count of slots, whether rows lie behind the slots."""
+    """Where a ring lies: its first line in a chunk, its count of slots, whether rows lie behind them, their form."""
 
     chunk: int
     line: int
     slots: int
     has_rows: bool
+    form: Form = WIDE
 
     @property
     def head(self) -> int:
         """The word of `rings` that leads there."""
-        return self.chunk << _CHUNK_SHIFT | self.line << _LINE_SHIFT | self.has_rows << _HAS_ROWS_SHIFT | self.slots
+        form = self.form.narrow << _NARROW_SHIFT | self.form.base // _BASE_STEP << _BASE_SHIFT
+        at = self.chunk << _CHUNK_SHIFT | self.line << _LINE_SHIFT
+        return form | at | self.has_rows << _HAS_ROWS_SHIFT | self.slots
+
+    @property
+    def slot_bytes(self) -> int:
+        """What all slots take."""
+        return self.slots * (4 >> self.form.narrow)
 
     @property
     def first_word(self) -> int:
-        """Of the slots, in the words of the chunk; two slots are one word."""
+        """Of the slots, in the words of the chunk."""
         return self.line * WORDS_A_LINE
 
     @property
     def first_row(self) -> int:
         """The word of the chunk that is the first row."""
-        return (self.line + -(-self.slots // SLOTS_A_LINE)) * WORDS_A_LINE
+        return (self.line + -(-self.slot_bytes // LINE_BYTES)) * WORDS_A_LINE
 
 
 def place_of(head: int) -> Place:
     """The reverse of `Place.head`."""
     has_rows = bool(head >> _HAS_ROWS_SHIFT & 1)
-    return Place(head >> _CHUNK_SHIFT, head >> _LINE_SHIFT & CHUNK_LINES - 1, head & MAX_SLOTS, has_rows)
+    form = Form(head >> _NARROW_SHIFT, (head >> _BASE_SHIFT & _BASES - 1) * _BASE_STEP)
+    chunk, line = head >> _CHUNK_SHIFT & _CHUNKS - 1, head >> _LINE_SHIFT & CHUNK_LINES - 1
+    return Place(chunk, line, head & MAX_SLOTS, has_rows, form)
 
 
-def lines_of(slots: int, *, has_rows: bool) -> int:
+def lines_of(slots: int, *, has_rows: bool, form: Form = WIDE) -> int:
     """How many lines a ring takes."""
-    return -(-slots // SLOTS_A_LINE) + has_rows * -(-slots // ROWS_A_LINE)
+    return -(-slots * (4 >> form.narrow) // LINE_BYTES) + has_rows * -(-slots // ROWS_A_LINE)
 
 
 def with_rows(heads: Words) -> Numbers:
@@ -68,6 +130,7 @@ def sound(heads: Words, chunks: Iterable[int]) -> NDArray[np.bool_]:
     is_there = np.zeros(1 << 16, np.bool_)
     is_there[list(chunks)] = True
     good: NDArray[np.bool_] = (ends > starts) & is_there[starts // CHUNK_LINES]
+    good &= heads >> np.uint64(_NARROW_SHIFT) < 3
     good &= (ends - 1) // CHUNK_LINES == starts // CHUNK_LINES
     order = np.argsort(starts, kind="stable")
     order = order[ends[order] > starts[order]]
@@ -141,7 +204,8 @@ def unused(heads: Words, chunks: Iterable[int]) -> list[int]:
 
 def _spans(heads: Words) -> tuple[Numbers, Numbers]:
     """The first line of each ring and the one after its last, counted through all chunks."""
-    starts = (heads >> np.uint64(_LINE_SHIFT)).astype(np.int64)
+    starts = (heads >> np.uint64(_LINE_SHIFT) & np.uint64(_CHUNKS * CHUNK_LINES - 1)).astype(np.int64)
     slots = (heads & np.uint64(MAX_SLOTS)).astype(np.int64)
     rows = (heads >> np.uint64(_HAS_ROWS_SHIFT) & np.uint64(1)).astype(np.int64)
-    return starts, starts + -(-slots // SLOTS_A_LINE) + rows * -(-slots // ROWS_A_LINE)
+    slot_bytes = slots * 4 >> (heads >> np.uint64(_NARROW_SHIFT)).astype(np.int64)
+    return starts, starts + -(-slot_bytes // LINE_BYTES) + rows * -(-slots // ROWS_A_LINE)

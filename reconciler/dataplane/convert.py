@@ -15,13 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconciler.dataplane.description import Fields, MapDescription
+from reconciler.dataplane.layout import MapType
 from reconciler.errors import KernelError
 
 Rows = tuple[bytes, bytes]
 """Keys and values, each joined."""
 Convert = Callable[[Rows], Rows]
 
-RULES: dict[tuple[str, int, int], Callable[[MapDescription, MapDescription], Convert]] = {}
+
+def _as_it_is(_old: MapDescription, _new: MapDescription) -> Convert:
+    return lambda rows: rows
+
+
+RULES: dict[tuple[str, int, int], Callable[[MapDescription, MapDescription], Convert]] = {
+    ("rings", 1, 2): _as_it_is,  # slots of four bytes are one of the forms that there are since
+}
 """By the name of a map and two meanings of its rows: what makes rows of the one from rows of the other, where names of
 fields do not suffice."""
 
@@ -86,4 +94,4 @@ def _kind(of: MapDescription) -> str:
     """What kind of rows a map has: one value for each CPU, other arrays, or plain rows."""
     if of.type in (3, 12):
         return "an array of objects"
-    return "values of each CPU" if of.type in (5, 6, 10) else "rows"
+    return "values of each CPU" if of.type in (5, 6, 10, MapType.CPU_ARRAY) else "rows"

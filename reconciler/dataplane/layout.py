@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -27,6 +27,9 @@ class MapType(IntEnum):
     PERCPU_ARRAY = 6
     LRU_HASH = 9
     ARRAY_OF_MAPS = 12
+    CPU_ARRAY = 1 << 16 | 2
+    """lbctl's own: an ARRAY with a row for each CPU and key, first all rows of CPU 0, then those of CPU 1, and so on.
+    `capacity` are the rows of one CPU. Rows of 64 bytes are lines of a processor's cache."""
 
 
 NO_PREALLOC = 1 << 0
@@ -70,7 +73,8 @@ class TypedMap(Generic[K, V]):
     @property
     def flags(self) -> int:
         """The flags that the map is created with."""
-        return (NO_PREALLOC if self.type == MapType.HASH else 0) | (MMAPABLE if self.is_mmapable else 0)
+        is_mmapable = self.is_mmapable or self.type == MapType.CPU_ARRAY
+        return (NO_PREALLOC if self.type == MapType.HASH else 0) | (MMAPABLE if is_mmapable else 0)
 
     def is_used(self, features: Collection[str]) -> bool:
         """Whether a program with these features needs the map."""
@@ -139,17 +143,15 @@ ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6, is_mma
 # by version of IP
 SERVICE_MAPS = {4: SERVICES, 6: SERVICES6}
 VIP_MAPS = {4: VIPS, 6: VIPS6}
-# index → where the ring lies and how many slots it has (reconciler/dataplane/chunks.py)
-RINGS = _array("rings", RowType(rows.Head), 16_384, is_mmapable=True)
-# index → chunk: an array of lines, each of 16 slots of a ring or 8 rows of slots (reconciler/dataplane/slots.py)
+# index → where the ring lies, how many slots it has and in which form (reconciler/dataplane/chunks.py)
+RINGS = replace(_array("rings", RowType(rows.Head), 16_384, is_mmapable=True), meaning=2)
+# index → chunk: an array of lines, each of slots of a ring or 8 rows of slots (reconciler/dataplane/slots.py)
 CHUNK_LINES = 1 << 16
 RING_CHUNKS = _array_of_arrays("ring_chunks", RowType(rows.Line), CHUNK_LINES, 4_096)
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
 REMEMBERED = _array("remembered", RowType(rows.Bucket), 131_072, _DSR, is_mmapable=True)
 # 0 → the secret of the hashes of `remembered`, made with the map
 SEED = _array("seed", RowType(rows.Seed), 1, _DSR)
-# id of an endpoint → the way to it; a cache that only the program writes
-NEXT_HOPS = _array("next_hops", RowType(rows.NextHop), 65_536, _DSR)
 # index of a ring → number of turns that round-robin has taken
 RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
 # name of a ring → what user space knows of it; the program has no use for it
@@ -157,8 +159,11 @@ RING_NAMES = _hash("ring_names", RowType(rows.RingName), RowType(rows.RingNote),
 FLOWS = _hash("flows", RowType(rows.FlowKey), RowType(rows.Flow), limits.FLOW_ROWS, _NAT, MapType.LRU_HASH)
 # 0 → while one program takes over from another one: that other one
 OTHER = _array("other", NUMBER, 1, _NAT, MapType.PROG_ARRAY)
-SERVICE_COUNTERS = _array("service_counters", _TRAFFIC, limits.SERVICES, type_=MapType.PERCPU_ARRAY)
-ENDPOINT_COUNTERS = _array("endpoint_counters", _TRAFFIC, limits.ENDPOINTS + 1, type_=MapType.PERCPU_ARRAY)
+SERVICE_COUNTERS = _array("service_counters", _TRAFFIC, limits.SERVICES, type_=MapType.CPU_ARRAY)
+# with a cache of the ways to endpoints, which only the program writes
+ENDPOINT_COUNTERS = _array(
+    "endpoint_counters", RowType(rows.EndpointLine), limits.ENDPOINTS + 1, type_=MapType.CPU_ARRAY
+)
 # Verdict below → packets
 VERDICTS = _array("verdicts", RowType(rows.Packets), 64, type_=MapType.PERCPU_ARRAY)
 # 0 → settings of the whole node
@@ -182,7 +187,7 @@ MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS,
-        RING_NAMES, REMEMBERED, SEED, NEXT_HOPS, FLOWS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
+        RING_NAMES, REMEMBERED, SEED, FLOWS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
         VLANS, TRUNKS, GATEWAYS, UNPACKED, EXPLAINED,
     )
 }  # fmt: skip

@@ -28,6 +28,8 @@ U8 = Annotated[int, "u1"]
 U16 = Annotated[int, "u2"]
 U32 = Annotated[int, "u4"]
 U64 = Annotated[int, "u8"]
+COUNTER = "u8"
+"""The format of what only grows, in rows that have counters: no other field of theirs has 64 bits."""
 Port = Annotated[int, ">u2"]
 BigU32 = Annotated[int, ">u4"]
 """A number in network byte order."""

@@ -61,7 +61,7 @@ class Head(NamedTuple):
 
 
 class Line(NamedTuple):
-    """16 slots of a ring or 8 rows of slots in transition."""
+    """16, 32 or 64 slots of a ring or 8 rows of slots in transition."""
 
     words: Annotated[bytes, "8u8"]
 
@@ -72,16 +72,6 @@ class Bucket(NamedTuple):
 
 class Seed(NamedTuple):
     words: Annotated[bytes, "2u8"]
-
-
-class NextHop(NamedTuple):
-    endpoint: U32
-    moment: U32
-    ifindex: U32
-    mtu: U16
-    tag: U16
-    destination: U64
-    source: U64
 
 
 class Turns(NamedTuple):
@@ -130,6 +120,21 @@ class Traffic(NamedTuple):
     request_bytes: U64
     reply_packets: U64
     reply_bytes: U64
+
+
+class EndpointLine(NamedTuple):
+    """What a CPU counts of an endpoint, as in Traffic, and its cache of the way there."""
+
+    connections: U64
+    request_packets: U64
+    request_bytes: U64
+    reply_packets: U64
+    reply_bytes: U64
+    moment: U32
+    ifindex: U32
+    mtu: U16
+    asked: U16
+    macs: Annotated[bytes, "V12"]
 
 
 class Packets(NamedTuple):

@@ -65,5 +65,7 @@ def _bytes(spec: MapSpec, rows: int, cpus: int) -> int:
             return rows * (48 + key + value) + 16 * power_of_two(rows)
         case MapType.PERCPU_ARRAY:
             return rows * (8 + value * cpus)
+        case MapType.CPU_ARRAY:
+            return rows * value * cpus
         case _:
             return rows * value

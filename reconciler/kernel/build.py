@@ -14,7 +14,7 @@ import signal
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 from reconciler import children, private, progress
 from reconciler.dataplane import program
-from reconciler.dataplane.layout import REMEMBERED
+from reconciler.dataplane.layout import ENDPOINT_COUNTERS, REMEMBERED, SERVICE_COUNTERS
 from reconciler.errors import BuildError, FilesError
 from reconciler.kernel import headers, maps
 from reconciler.kernel.cache import ENVIRONMENT, cache_dir
@@ -35,8 +35,13 @@ _TIME_LIMIT_S = 120
 _PATIENCE_S = 1800
 """Of time that passes: on a busy machine, or one that swaps, much more of it."""
 _LINES_SHOWN = 20
-_BUCKET_MASK = 0x6275636B65740001
-"""BUCKET_MASK of bpf/remember.h."""
+_SIZES: Mapping[str, tuple[int, Callable[[int, int], int]]] = {
+    REMEMBERED.name: (0x6275636B65740001, lambda capacity, _: capacity - 1),
+    SERVICE_COUNTERS.name: (0x7365727669636501, lambda capacity, cpus: capacity // cpus),
+    ENDPOINT_COUNTERS.name: (0x656E64706F696E01, lambda capacity, cpus: capacity // cpus),
+}
+"""By map: the number that stands in the program for one that depends on the map's size (BUCKET_MASK of bpf/remember.h,
+SERVICE_ROWS and ENDPOINT_ROWS of bpf/count.h), and what it is for a number of rows and of CPUs."""
 _LOAD_64_BIT_IMMEDIATE = 0x18
 
 
@@ -48,16 +53,18 @@ class Image:
     relocations: tuple[tuple[int, str], ...]
     maps: Mapping[str, Shape]
 
-    def linked(self, descriptors: Mapping[str, int]) -> bytes:
-        """The code with the descriptors of open maps filled in, fit for `bpf.load_program`, and with the number of
-        buckets that the memory of flows has. OSError if a descriptor is none of a map."""
+    def linked(self, descriptors: Mapping[str, int], cpus: int | None = None) -> bytes:
+        """The code with the descriptors of open maps filled in, fit for `bpf.load_program`, and with the sizes of maps
+        that it calculates with. Arrays of CPUs have the rows of `cpus`; None: of all. OSError if a descriptor is none
+        of a map."""
         code = bytearray(self.code)
         for index, name in self.relocations:
             struct.pack_into("=i", code, index * 8 + 4, descriptors[name])
-        if REMEMBERED.name in self.maps:
-            mask = maps.describe(descriptors[REMEMBERED.name]).shape.capacity - 1
-            for index in self._constants(_BUCKET_MASK):
-                struct.pack_into("=I", code, index * 8 + 4, mask)
+        for name in self.maps.keys() & _SIZES.keys():
+            constant, number_of = _SIZES[name]
+            number = number_of(maps.describe(descriptors[name]).shape.capacity, cpus or maps.numbered_cpus())
+            for index in self._constants(constant):
+                struct.pack_into("=I", code, index * 8 + 4, number)
                 struct.pack_into("=I", code, index * 8 + 12, 0)
         return bytes(code)
 

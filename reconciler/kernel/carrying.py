@@ -8,13 +8,17 @@ program wrote into it is lost.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from reconciler.dataplane.convert import dtype_of
 from reconciler.dataplane.description import MapDescription
 from reconciler.dataplane.flow_memory import Buckets, homes, place_for, resized
+from reconciler.dataplane.row import COUNTER
+from reconciler.dataplane.slots import Words
 from reconciler.kernel import filling, maps
 from reconciler.kernel.maps import OpenMap
 
@@ -111,19 +115,36 @@ class Connections(Carrier):
 
 
 class Counters(Carrier):
-    """Numbers that only grow; all have 64 bits. What was counted since is added. What the new program counts in the
-    instant between the reading and the writing of a row is lost."""
+    """Numbers that only grow; all fields of 64 bits are such numbers, and other fields stay as they are. What was
+    counted since is added. What the new program counts in the instant between the reading and the writing of a row is
+    lost."""
 
     def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
         if self.seen is None:  # nobody knows any more how much of it is there already
             return 0
         former, now = self.converted(before), self.converted(after)
         for key, row in now.items():
-            more = _numbers(row) - _numbers(former.get(key, bytes(len(row))))
             held = maps.lookup(self.target, key)
             if held is not None:
-                maps.update_one(self.target, key, (_numbers(held) + more).tobytes())
+                content = self._words(held).copy()
+                content += (self._words(row) - self._words(former.get(key, bytes(len(row))))) * self._is_counter
+                maps.update_one(self.target, key, content.tobytes())
         return len(now)
+
+    @functools.cached_property
+    def _is_counter(self) -> Words:
+        """For each word of a value 1 if it is a counter, else 0."""
+        of_row: Words = np.zeros(maps.cpu_stride(self.target.shape.value_size) // 8, np.uint64)
+        place = 0
+        for field in self._wanted.value:
+            if field[1] == COUNTER:
+                of_row[place // 8] = 1
+            place += dtype_of((field,)).itemsize
+        return of_row
+
+    def _words(self, row: bytes) -> Words:
+        """A line of words for the value of each CPU."""
+        return np.frombuffer(row, np.uint64).reshape(-1, self._is_counter.size)
 
 
 class FlowMemory(Carrier):
@@ -160,10 +181,6 @@ class FlowMemory(Carrier):
 
     def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
         raise NotImplementedError
-
-
-def _numbers(row: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    return np.frombuffer(row, np.uint64)
 
 
 CARRIED: Mapping[str, type[Carrier]] = {

@@ -31,7 +31,7 @@ from reconciler.kernel.port import (
 )
 from reconciler.limits import Sizes
 
-_FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY)
+_FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY)
 
 
 @dataclass

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,10 @@ from reconciler.kernel import bpf, maps
 from reconciler.kernel.maps import OpenMap
 from reconciler.kernel.port import Row
 
-FIXED = (MapType.ARRAY, MapType.PERCPU_ARRAY)
+_OF_CPUS: Mapping[int, Callable[[], Sequence[int]]] = {
+    MapType.PERCPU_ARRAY: maps.cpu_numbers, MapType.CPU_ARRAY: lambda: range(maps.numbered_cpus()),
+}  # fmt: skip
+"""The kinds of maps that have a value for each CPU, and the numbers of these CPUs."""
 
 
 def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription) -> None:
@@ -31,7 +34,7 @@ def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, want
         return
     convert = between(name, held, wanted)
     for keys, values in maps.chunks(source):
-        if source.shape.type in FIXED:
+        if source.shape.type in maps.ARRAYS:
             keys, values = _used(keys, values, source)
         keys, values = convert((keys, values))
         lost = [outcome for outcome in maps.write_joined(target, keys, values) if outcome] if keys else []
@@ -79,19 +82,20 @@ def between(name: str, held: MapDescription, wanted: MapDescription) -> Convert:
     spec = MAPS[name]
     defaults = spec.key.pack(spec.key.default), spec.value.pack(spec.value.default)
     convert = converter(name, held, wanted, defaults)
-    if held.type != MapType.PERCPU_ARRAY or held.value == wanted.value:
+    if held.type not in _OF_CPUS or (held.type, held.value) == (wanted.type, wanted.value):
         return convert
 
     def each_cpu(rows: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
         """The kernel rounds the room for each CPU's value up to 8 bytes."""
-        stride = len(rows[1]) // max(len(rows[0]) // 4 * maps.possible_cpus(), 1)
+        cpus = _OF_CPUS[held.type]()
+        stride = len(rows[1]) // max(len(rows[0]) // 4 * len(cpus), 1)
         size = _size(held)
         packed = np.frombuffer(rows[1], np.uint8).reshape(-1, max(stride, 1))[:, :size].tobytes()
         keys, values = convert((rows[0], b""))[0], convert((b"", packed))[1]
         width = _size(wanted)
-        padded = np.zeros((len(values) // width, maps.cpu_stride(width)), np.uint8)
-        padded[:, :width] = np.frombuffer(values, np.uint8).reshape(-1, width)
-        return keys, padded.tobytes()
+        made = np.zeros((len(keys) // 4, maps.numbered_cpus(), maps.cpu_stride(width)), np.uint8)
+        made[:, cpus, :width] = np.frombuffer(values, np.uint8).reshape(len(made), len(cpus), width)
+        return keys, made[:, _OF_CPUS[wanted.type]()].tobytes()
 
     return each_cpu
 

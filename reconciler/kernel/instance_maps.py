@@ -92,7 +92,8 @@ class InstanceMaps:
                 yield None
                 return
             with bpf.closing(fd):
-                yield _Held(maps.describe(fd), generation.description.maps[name], describe(MAPS[name]))
+                held = generation.description.maps[name]
+                yield _Held(maps.describe(fd, held.type), held, describe(MAPS[name]))
 
     # --- memory that programs and processes share ------------------------------------------------------
     def words(self, map_name: str) -> Words | None:
@@ -181,7 +182,7 @@ def _no_map(name: str) -> KernelError:
 
 def _row_error(name: str, opened: OpenMap, error: OSError) -> KernelError:
     capacity = opened.shape.capacity
-    if error.errno == errno.E2BIG and opened.shape.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
+    if error.errno == errno.E2BIG and opened.shape.type in maps.ARRAYS:
         return KernelError(f"map {name} has no such row: it has {capacity:,}")
     if error.errno == errno.E2BIG:
         return KernelError(f"map {name} is full: it has room for {capacity:,} rows")

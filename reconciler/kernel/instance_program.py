@@ -155,7 +155,8 @@ def _made(spec: MapSpec, wanted: MapDescription, live: Generation | None) -> Ite
             return
         fd = stack.enter_context(bpf.closing(_new(spec, wanted, stack)))
         if held and former is not None and spec is not OTHER:
-            filling.fill(spec.name, maps.describe(former), held, maps.describe(fd), wanted)
+            source, target = maps.describe(former, held.type), maps.describe(fd, wanted.type)
+            filling.fill(spec.name, source, held, target, wanted)
         elif spec is SEED:
             maps.write_array(maps.describe(fd), os.urandom(spec.value_size))
         yield fd
@@ -181,6 +182,8 @@ def _check(image: Image, specs: Sequence[MapSpec]) -> None:
     expected = {spec.name: shape_of(spec) for spec in specs}
     for name, declared in sorted(image.maps.items()):
         shape = expected.get(name)
+        if shape and shape.type == MapType.CPU_ARRAY:
+            shape = replace(shape, type=MapType.ARRAY)
         if shape is None or shape != replace(declared, capacity=shape.capacity):
             raise BuildError(
                 f"the program declares map {name} as {declared}; the layout says {shape or 'nothing of it'}",

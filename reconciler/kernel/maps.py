@@ -16,10 +16,11 @@ import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reconciler.dataplane.layout import MMAPABLE, MapType
 from reconciler.dataplane.slots import Words
@@ -29,6 +30,9 @@ _NO_EXIST = 1  # BPF_NOEXIST
 _BYTES_PER_CALL = 1 << 17
 _ROWS_PER_BLOCK = 64
 _WORD = struct.Struct("=Q")
+_INDEX = struct.Struct("=I")
+ARRAYS = (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY)
+"""Their rows are always there, zeros if nobody wrote them."""
 _CPUS = Path("/sys/devices/system/cpu/possible")
 
 Row = tuple[bytes, bytes]
@@ -64,6 +68,8 @@ class OpenMap:
         """Bytes that one value takes in a call: of a per-CPU map, the values of all CPUs."""
         if self.shape.type == MapType.PERCPU_ARRAY:
             return cpu_stride(self.shape.value_size) * possible_cpus()
+        if self.shape.type == MapType.CPU_ARRAY:
+            return cpu_stride(self.shape.value_size) * numbered_cpus()
         return self.shape.value_size
 
     @property
@@ -74,6 +80,8 @@ class OpenMap:
 
 def create(name: str, shape: Shape, *, flags: int = 0, inner: int | None = None) -> int:
     """Make a map and return its file descriptor; `inner` is a template for the maps in an array of maps."""
+    if shape.type == MapType.CPU_ARRAY:
+        shape, flags = replace(shape, type=MapType.ARRAY, capacity=shape.capacity * numbered_cpus()), flags | MMAPABLE
     return call(Command.MAP_CREATE, memory(struct.pack(
         "=7I16s", shape.type, shape.key_size, shape.value_size, shape.capacity, flags, inner or 0, 0,
         name[:NAME_BYTES].encode(),
@@ -94,18 +102,25 @@ def grace() -> Iterator[Callable[[], None]]:
             yield lambda: update_one(opened, bytes(4), struct.pack("=I", inner))
 
 
-def describe(fd: int) -> OpenMap:
-    """The number and the shape of an open map."""
+def describe(fd: int, type_: int = MapType.ARRAY) -> OpenMap:
+    """The number and the shape of an open map. The kernel has no CPU_ARRAY, and calls it an array: who knows better
+    says so."""
     info = memory(88)
     object_info(fd, info)
-    type_, number, key_size, value_size, capacity, flags = struct.unpack_from("=6I", info)
+    kernels_type, number, key_size, value_size, capacity, flags = struct.unpack_from("=6I", info)
     name = info.raw[24:40].split(b"\0")[0].decode("ascii", "replace")
-    return OpenMap(fd, number, Shape(type_, key_size, value_size, capacity), flags, name)
+    shape = Shape(kernels_type, key_size, value_size, capacity)
+    if type_ == MapType.CPU_ARRAY:
+        shape = replace(shape, type=type_, capacity=capacity // numbered_cpus())
+    return OpenMap(fd, number, shape, flags, name)
 
 
 def lookup(opened: OpenMap, key: bytes) -> bytes | None:
     """The value of one key, None if there is none. Of a map of maps: the number of the inner map."""
     wanted, found = _key(opened, key), memory(opened.row_bytes)
+    if opened.shape.type == MapType.CPU_ARRAY:
+        row = _INDEX.unpack(key)[0]
+        return by_cpu(opened)[:, row].tobytes() if row < opened.shape.capacity else None
     try:
         call(Command.MAP_LOOKUP_ELEM, memory(struct.pack(
             "=IIQQQ", opened.fd, 0, ctypes.addressof(wanted), ctypes.addressof(found), 0)))  # fmt: skip
@@ -120,7 +135,7 @@ def dump(opened: OpenMap) -> Iterator[Row]:
     The dump may or may not show rows that somebody else writes meanwhile.
     """
     shape = opened.shape
-    sparse = shape.type in (MapType.ARRAY, MapType.PERCPU_ARRAY)
+    sparse = shape.type in ARRAYS
     for keys, values in _chunks(opened):
         yield from _rows(keys, values, shape.key_size, opened.row_bytes, sparse=sparse)
 
@@ -129,6 +144,12 @@ def _chunks(opened: OpenMap) -> Iterator[Row]:
     """Keys and values of many rows at a time, each joined."""
     rows = min(opened.rows_per_call, opened.shape.capacity)
     key_size, row_bytes = opened.shape.key_size, opened.row_bytes
+    if opened.shape.type == MapType.CPU_ARRAY:
+        held = by_cpu(opened)
+        for start in range(0, opened.shape.capacity, rows):
+            some = held[:, start : start + rows].swapaxes(0, 1)
+            yield np.arange(start, start + len(some), dtype=np.uint32).tobytes(), some.tobytes()
+        return
     # The position is a key or, in hash maps, a 32-bit number.
     position, started = memory(max(key_size, 8)), False
     while True:
@@ -192,7 +213,7 @@ def mapped(opened: OpenMap) -> mmap.mmap:
 def read_joined(opened: OpenMap) -> Row:
     """All keys and all values, each joined; of arrays, rows of zeros too. An array that can be mapped into memory is
     read there: by system calls each row takes a third of a microsecond."""
-    if opened.flags & MMAPABLE and opened.shape.value_size % 8 == 0:
+    if _is_in_memory(opened):
         with mapped(opened) as memory_of_map:
             values = memory_of_map[: opened.shape.capacity * opened.shape.value_size]
         return np.arange(opened.shape.capacity, dtype=np.uint32).tobytes(), values
@@ -206,14 +227,27 @@ def overwrite(opened: OpenMap, rows: Sequence[Row]) -> None:
     For an array, `rows` are all its rows; an array that can be mapped into memory is written there. OSError if a row
     does not fit.
     """
-    if opened.flags & MMAPABLE and opened.shape.value_size % 8 == 0:
+    if _is_in_memory(opened):
         words(opened)[:] = np.frombuffer(b"".join(values for _, values in rows), np.uint64)
         return
-    if opened.shape.type != MapType.ARRAY:
+    if opened.shape.type not in ARRAYS:
         delete(opened, [key for key, _ in dump(opened)])
     for keys, values in rows:
         for error in filter(None, _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)):
             raise error
+
+
+def _is_in_memory(opened: OpenMap) -> bool:
+    return bool(opened.flags & MMAPABLE) and opened.shape.type == MapType.ARRAY and opened.shape.value_size % 8 == 0
+
+
+def by_cpu(opened: OpenMap) -> NDArray[np.uint8]:
+    """The content of a CPU_ARRAY, in place: bytes by number of the CPU, row, and place in the row."""
+    shape = opened.shape
+    stride = cpu_stride(shape.value_size)
+    size = stride * shape.capacity * numbered_cpus()
+    shared = mmap.mmap(opened.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+    return np.frombuffer(shared, np.uint8, size).reshape(numbered_cpus(), shape.capacity, stride)
 
 
 def words(opened: OpenMap) -> Words:
@@ -251,12 +285,12 @@ def _store(opened: OpenMap, rows: Sequence[Row]) -> list[OSError | None]:
     indexes = np.frombuffer(_joined([key for key, _ in rows], opened.shape.key_size, "key"), np.uint32)
     fits = indexes < opened.shape.capacity
     words(opened)[indexes[fits]] = values[fits]
-    return [None if fit else OSError(errno.E2BIG, os.strerror(errno.E2BIG)) for fit in fits.tolist()]
+    return _outcomes(fits)
 
 
 def delete(opened: OpenMap, keys: Sequence[bytes]) -> list[OSError | None]:
     """Remove rows; what is absent is no error. Rows of an array are filled with zeros instead."""
-    if opened.shape.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
+    if opened.shape.type in ARRAYS:
         zero = bytes(opened.row_bytes)
         return update(opened, [(key, zero) for key in keys])
     joined = _joined(keys, opened.shape.key_size, "key")
@@ -266,6 +300,10 @@ def delete(opened: OpenMap, keys: Sequence[bytes]) -> list[OSError | None]:
 
 def update_one(opened: OpenMap, key: bytes, value: bytes, flags: int = 0) -> None:
     """Write one row. Into a map of maps or programs, `value` is the descriptor of one."""
+    if opened.shape.type == MapType.CPU_ARRAY:
+        for error in filter(None, update(opened, [(key, value)])):
+            raise error
+        return
     where, what = _key(opened, key), memory(_joined([value], opened.row_bytes, "value"))
     call(Command.MAP_UPDATE_ELEM, memory(struct.pack(
         "=IIQQQ", opened.fd, 0, ctypes.addressof(where), ctypes.addressof(what), flags)))  # fmt: skip
@@ -293,6 +331,8 @@ def delete_one(opened: OpenMap, key: bytes) -> None:
 def _batches(command: Command, opened: OpenMap, keys: bytes, values: bytes | None) -> list[OSError | None]:
     key_size, row_bytes = opened.shape.key_size, opened.row_bytes
     count = len(keys) // key_size
+    if opened.shape.type == MapType.CPU_ARRAY:
+        return _store_by_cpu(opened, keys, values or b"")
     outcomes: list[OSError | None] = [None] * count
     start = 0
     while start < count:
@@ -317,6 +357,18 @@ def _batches(command: Command, opened: OpenMap, keys: bytes, values: bytes | Non
     return outcomes
 
 
+def _store_by_cpu(opened: OpenMap, keys: bytes, values: bytes) -> list[OSError | None]:
+    held, indexes = by_cpu(opened), np.frombuffer(keys, np.uint32)
+    fits = indexes < opened.shape.capacity
+    rows = np.frombuffer(values, np.uint8).reshape(indexes.size, *held.shape[::2])
+    held[:, indexes[fits]] = rows[fits].swapaxes(0, 1)
+    return _outcomes(fits)
+
+
+def _outcomes(fits: NDArray[np.bool_]) -> list[OSError | None]:
+    return [None if fit else OSError(errno.E2BIG, os.strerror(errno.E2BIG)) for fit in fits.tolist()]
+
+
 def _joined(parts: Sequence[bytes], size: int, what: str) -> bytes:
     """The kernel trusts sizes: a part that is too short would have it read beyond the end."""
     for part in parts:
@@ -329,14 +381,24 @@ def _key(opened: OpenMap, key: bytes) -> ctypes.Array[ctypes.c_char]:
     return memory(_joined([key], opened.shape.key_size, "key"))
 
 
-@functools.cache
 def possible_cpus() -> int:
     """How many CPUs the kernel has room for: per-CPU maps hold a value for each."""
-    count = 0
+    return len(cpu_numbers())
+
+
+def numbered_cpus() -> int:
+    """One more than the highest number of a CPU: a CPU_ARRAY has rows for each, even for one that is nobody's."""
+    return cpu_numbers()[-1] + 1
+
+
+@functools.cache
+def cpu_numbers() -> tuple[int, ...]:
+    """The numbers of the CPUs that there may be, in ascending order."""
+    numbers: set[int] = set()
     for part in _CPUS.read_text(encoding="utf-8").strip().split(","):  # e.g. 0-3,8-11
         first, _, last = part.partition("-")
-        count += int(last or first) - int(first) + 1
-    return count
+        numbers.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(numbers))
 
 
 def cpu_stride(value_size: int) -> int:

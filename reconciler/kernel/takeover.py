@@ -145,10 +145,9 @@ def _carriers(former: Generation, new: Generation, stack: ExitStack) -> Iterator
                 stack.enter_context(bpf.closing(fd))
         source, target = opened
         if source is not None and target is not None:
-            yield carrier(
-                name, maps.describe(source), former.description.maps[name], maps.describe(target),
-                new.description.maps[name],
-            )  # fmt: skip
+            held, wanted = (generation.description.maps[name] for generation in (former, new))
+            opened_maps = maps.describe(source, held.type), maps.describe(target, wanted.type)
+            yield carrier(name, opened_maps[0], held, opened_maps[1], wanted)
 
 
 def _introduce(instance: Instance, new: Generation, former: Generation) -> None:

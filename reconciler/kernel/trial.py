@@ -39,9 +39,11 @@ EXPLAIN = "EXPLAIN"
 _NAME = "lbctl_explain"
 _INDEX = struct.Struct("=I")
 _NOT_LOOKED_UP = b"\xff" * EXPLAINED.value_size
-_COPIES = {MapType.LRU_HASH: MapType.HASH, MapType.PERCPU_ARRAY: MapType.ARRAY}
+_COPIES = {
+    MapType.LRU_HASH: MapType.HASH, MapType.PERCPU_ARRAY: MapType.ARRAY, MapType.CPU_ARRAY: MapType.ARRAY,
+}  # fmt: skip
 """A copy of an LRU must not evict while it is filled, and only one CPU runs a trial."""
-_LEFT_EMPTY = (MapType.PERCPU_ARRAY, MapType.PROG_ARRAY, MapType.ARRAY_OF_MAPS)
+_LEFT_EMPTY = (MapType.PERCPU_ARRAY, MapType.CPU_ARRAY, MapType.PROG_ARRAY, MapType.ARRAY_OF_MAPS)
 """Counters start from zero, there is no other program, and arrays of maps get only the inner arrays that the program
 looks up."""
 _ARRAYS_OF_ARRAYS = {spec.name for spec in MAPS.values() if spec.type == MapType.ARRAY_OF_MAPS}
@@ -117,7 +119,7 @@ class Trial:
     def _rig(self, image: Image, stack: ExitStack) -> _Rig:
         descriptors = {name: stack.enter_context(bpf.closing(_create(MAPS[name], opened.shape)))
                        for name, opened in self._live.items()}  # fmt: skip
-        program = stack.enter_context(bpf.closing(bpf.load_program(_NAME, image.linked(descriptors))))
+        program = stack.enter_context(bpf.closing(bpf.load_program(_NAME, image.linked(descriptors, cpus=1))))
         return _Rig(program, {name: maps.describe(fd) for name, fd in descriptors.items()})
 
 
@@ -168,7 +170,7 @@ def trial(instance: Instance) -> Iterator[Trial]:
             opened = _create(spec, shape_of(spec)) if spec is EXPLAINED else generation.open(spec.name)
             if opened is None:
                 raise KernelError(f"instance {instance.name} has no map {spec.name}", hint="lbctl apply")
-            live[spec.name] = maps.describe(stack.enter_context(bpf.closing(opened)))
+            live[spec.name] = maps.describe(stack.enter_context(bpf.closing(opened)), spec.type)
         yield Trial(program, features, live, stack)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, SERVICE_COUNTERS, VERDICTS, MapSpec, Verdict
+from reconciler.dataplane.row import COUNTER
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.service import indexed_rows
@@ -45,10 +46,10 @@ def verdicts(kernel: Kernel) -> dict[Verdict, int]:
 
 
 def totals(kernel: Kernel, spec: MapSpec) -> NDArray[np.uint64]:
-    """The counters of a map, a line for each index of the map and a column for each field."""
+    """The counters of a map, a line for each index of the map and a column for each counter."""
     keys, values = kernel.joined(spec.name)
     numbers, sums = _summed(spec, keys, values)
-    lines = np.zeros((int(numbers.max()) + 1 if numbers.size else 0, len(spec.value.fields)), np.uint64)
+    lines = np.zeros((int(numbers.max()) + 1 if numbers.size else 0, sums.shape[1]), np.uint64)
     lines[numbers] = sums
     return lines
 
@@ -63,7 +64,8 @@ def _sums(kernel: Kernel, spec: MapSpec) -> dict[int, tuple[int, ...]]:
 
 def _summed(spec: MapSpec, keys: bytes, values: bytes) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     numbers = spec.key.array(keys)["number"]
+    counters = [name for name, form in spec.value.fields if form == COUNTER]
     if not numbers.size:
-        return numbers, np.zeros((0, len(spec.value.fields)), np.uint64)
+        return numbers, np.zeros((0, len(counters)), np.uint64)
     cpus = spec.value.array(values).reshape(numbers.size, -1)
-    return numbers, np.stack([cpus[name].sum(axis=1) for name, _ in spec.value.fields], axis=1)
+    return numbers, np.stack([cpus[name].sum(axis=1) for name in counters], axis=1)

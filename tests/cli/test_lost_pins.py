@@ -51,7 +51,7 @@ def slots_that_packets_see(program, ring=1):
         number = int.from_bytes(maps.lookup(maps.describe(fd), place.chunk.to_bytes(4, "little")), "little")
     with bpf.closing(bpf.open_map(number)) as inner:
         words = maps.words(maps.describe(inner))[place.first_word :]
-        return words.view(np.uint32)[: place.slots].tobytes()
+        return place.form.read(words.view(np.uint8)[: place.slot_bytes]).tobytes()
 
 
 def lasting(program):

@@ -14,7 +14,7 @@ import pytest
 
 from reconciler.cli.main import main
 from reconciler.dataplane import program
-from reconciler.dataplane.layout import MAPS, NEXT_HOPS, REMEMBERED, MapType
+from reconciler.dataplane.layout import ENDPOINT_COUNTERS, MAPS, REMEMBERED, MapType
 from reconciler.kernel import bpf
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.real import RealKernel
@@ -54,7 +54,7 @@ def loaded(run_dir: Path) -> Iterator[Balancer]:
 def balancer(loaded: Balancer) -> Iterator[Balancer]:
     yield loaded
     loaded.clear()
-    for spec in (REMEMBERED, NEXT_HOPS):
+    for spec in (REMEMBERED, ENDPOINT_COUNTERS):
         loaded.kernel.delete(spec.name, [key for key, _ in loaded.kernel.dump(spec.name)])
 
 

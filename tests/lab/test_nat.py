@@ -131,8 +131,8 @@ def test_a_ring_with_one_endpoint_is_noticed(site, algorithm):
     made = site(algorithm=algorithm)
     (index,) = RingNames(made.kernel).numbers
     rings = Rings(made.kernel)
-    slots = rings.slots(rings.place(index))
-    slots[:] = slots[0]
+    place = rings.place(index)
+    rings.write_slots(place, np.full(place.slots, rings.slots(place)[0]))
     unfair = r"answered (24 of 24 requests, its share is 12|0 of|none of 128 requests)"
     with pytest.raises(AssertionError, match=unfair):
         made.prove()

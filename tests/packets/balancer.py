@@ -30,7 +30,6 @@ from reconciler.dataplane.layout import (
     FLOWS,
     GATEWAYS,
     MAPS,
-    NEXT_HOPS,
     REMEMBERED,
     RING_CHUNKS,
     RING_TURNS,
@@ -56,6 +55,7 @@ from reconciler.dataplane.layout import (
     UndefinedCode,
     Verdict,
 )
+from reconciler.dataplane.row import COUNTER
 from reconciler.dataplane.rows import Number
 from reconciler.dataplane.vip_filter import filter_of
 from reconciler.kernel import bpf
@@ -302,12 +302,11 @@ class Balancer:
         for spec in MAPS.values():
             if spec is CHUNK_IDS:
                 continue  # chunks stay, and what is in them
-            if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
+            if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY):
                 used = range(min(ROWS_USED, spec.capacity))
                 self.kernel.delete(spec.name, [spec.key.pack(Number(row)) for row in used])
             elif spec is not RING_CHUNKS:
                 self.kernel.delete(spec.name, [key for key, _ in self.kernel.dump(spec.name)])
-        self._empty(NEXT_HOPS)
         self.forget()
 
     def forget(self) -> None:
@@ -360,9 +359,10 @@ class Balancer:
         return {id: Traffic(*sums) for id, sums in self._sums(ENDPOINT_COUNTERS).items()}
 
     def _sums(self, spec: MapSpec) -> dict[int, list[int]]:
+        fields = spec.value.fields
         cpus = [(key, spec.value.array(value)) for key, value in self.kernel.dump(spec.name)]
         return {
-            spec.key.unpack(key).number: [int(values[name].sum()) for name, _ in spec.value.fields]
+            spec.key.unpack(key).number: [int(values[name].sum()) for name, form in fields if form == COUNTER]
             for key, values in cpus
         }
 
