@@ -120,7 +120,7 @@ def test_datagrams_of_all_sizes_come_back_from_one_endpoint_a_flow(lab: Lab) -> 
                 assert answers == [(name + BYTES[:size])[:LARGEST] for size in SIZES]
                 homes.append(name)
         assert sorted(homes) == [b"10.2.0.11 ", b"10.2.0.12 "]
-    rows = json.loads(lab.lbctl("get", "flows", "-o", "json").stdout)
+    rows = json.loads(lab.lbctl("get", "flows", "-o", "json").stdout)["items"]
     service = f"{VIP}:{PORT}/udp"
     assert [(row["protocol"], row["service"], row["state"]) for row in rows] == [("udp", service, "open")] * 2
 

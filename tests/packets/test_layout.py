@@ -130,7 +130,8 @@ SETS_OF_FEATURES = [
     *((mode, *(f for f in FEATURES if f not in MODES)) for mode in MODES),
 ]  # fmt: skip
 SETS_OF_FEATURES += [("EXPLAIN",), *((*features, "EXPLAIN") for features in SETS_OF_FEATURES[-4:])]
-"""None, each alone, all, each mode with all but the other modes; and the programs that explain the latter."""
+SETS_OF_FEATURES += [("NAT", "UDP"), ("NAT", "DSR_L3", "UDP", "ROUND_ROBIN", "MAGLEV", "ECHO")]
+"""None, each alone, all, each mode with all but the other modes; the programs that explain the latter; IPv4 alone."""
 MOST_FOLLOWED = 400_000
 TEMPLATES = {RING_CHUNKS: "chunk_template"}
 """What BCC knows the shape of inner arrays by."""
