@@ -1,36 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an agent reads for those who may ask it but may not open the maps and files themselves.
 
-One question is answered at a time: however many ask, the agent spends no more than one CPU on them, and its rounds go
-on meanwhile.
+Each question about the node is answered by a process of its own, one at a time: however many ask, and however much the
+node holds, the agent keeps its memory, its rounds go on, and no more than one CPU is spent on them.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from reconciler import children
 from reconciler.agent.control import Command, Json, Peer
 from reconciler.errors import LbctlError, UsageError
 from reconciler.history import History, document
-from reconciler.kernel.port import Kernel
-from reconciler.readings import rows
+from reconciler.readings.rows import ROWS
 
 PATIENCE_S = 20.0
+"""How long somebody waits for others who ask."""
+TIMEOUT_S = 30.0
+MAX_ANSWER_BYTES = 16 << 20
 
 
-def reads(
-    kernel: Callable[[], Kernel], instance_dir: Path, state_dir: Path, metrics: Callable[[], str]
-) -> Mapping[str, Command]:
-    """The commands by name. `kernel` opens one for a thread of its own; `metrics` makes their text."""
+def reads(where: Sequence[str], state_dir: Path, metrics: Callable[[], str]) -> Mapping[str, Command]:
+    """The commands by name. `where` are the options by which lbctl finds this instance; `metrics` makes their text."""
     turns = threading.Lock()
 
     def get(_peer: Peer, request: Json) -> Iterator[Json]:
         what = str(request.get("what"))
-        if what not in rows.ROWS:
+        if what not in ROWS:
             raise UsageError(f"this agent doesn't know {what[:40]!r}", hint="if it is of another version, restart it")
-        yield rows.document(what, rows.ROWS[what](rows.Node(kernel, instance_dir)))
+        words = ("health", "--history") if what == "history" else (what,)
+        yield _told(children.module("reconciler.cli.main", *where, "get", *words, "-o", "json"))
 
     def history(_peer: Peer, request: Json) -> Iterator[Json]:
         number, last = request.get("number"), request.get("last")
@@ -53,3 +58,25 @@ def reads(
         return Command(answered)
 
     return {"get": in_turn(get), "history": in_turn(history), "metrics": in_turn(text)}
+
+
+def _told(command: Sequence[str]) -> Json:
+    """The JSON that a process writes. Raises LbctlError if it fails, takes too long or writes too much."""
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=answer, stderr=complaint, check=False, timeout=TIMEOUT_S,
+                cwd=children.DIRECTORY, env=children.ENVIRONMENT,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise LbctlError(f"this was not read within {TIMEOUT_S:g} seconds", hint="ask as root") from error
+        answer.seek(0)
+        content = answer.read(MAX_ANSWER_BYTES + 1)
+        if len(content) > MAX_ANSWER_BYTES:
+            raise LbctlError("there is too much to tell it over the socket", hint="ask as root")
+        if done.returncode:
+            complaint.seek(0)
+            why = complaint.read(1000).decode("utf-8", "replace").strip()
+            raise LbctlError(f"this can't be read: {why.removeprefix('error: ')}")
+    told: Json = json.loads(content)
+    return told

@@ -44,6 +44,13 @@ def instance_dir(args: argparse.Namespace) -> Path:
     return Path(args.run_dir) / instance_name(args)
 
 
+def place_of(args: argparse.Namespace) -> list[str]:
+    """The options by which a process that works elsewhere finds this instance."""
+    named = ["--run-dir", os.path.abspath(args.run_dir), "--instance", instance_name(args)]  # noqa: PTH100
+    named += ["--state-dir", os.path.abspath(state_dir(args).parent)]  # noqa: PTH100
+    return [*named, "--no-color", *(["--netns", args.netns] if args.netns else [])]
+
+
 def state_dir(args: argparse.Namespace) -> Path:
     """Where the history of the instance is."""
     base = Path(args.state_dir) if args.state_dir else Path(STATE_DIR)

@@ -20,10 +20,11 @@ from reconciler.cli.common import (
     instance_dir,
     instance_name,
     open_kernel,
+    place_of,
     state_dir,
     stdout_style,
 )
-from reconciler.cli.metrics import add_compat, add_endpoints, address, another_kernel, text_of
+from reconciler.cli.metrics import add_compat, add_endpoints, address, text_of
 from reconciler.cli.sources import add_sources, opened
 from reconciler.errors import UsageError
 from reconciler.render.style import Style
@@ -190,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
 
             answers = {
                 **commands(journal, report, bell, origin.look),
-                **reads(lambda: another_kernel(args), instance_dir(args), state_dir(args), metrics),
+                **reads(place_of(args), state_dir(args), metrics),
             }
             try:
                 with (

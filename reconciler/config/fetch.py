@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ _PROTOCOLS = ("https", "ssh", "file")
 _PASSED_ON = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSL_CERT_FILE", "GIT_SSL_CAINFO")
 _REF = "refs/lbctl/fetched"
 _SHA256_DIGITS = 64
+_UNFINISHED = ".new-"
 _KILLED = -signal.SIGKILL
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -107,8 +109,9 @@ class Store:
         self.attempted = commit
         here = self.path / commit
         try:
-            if not here.is_dir():
-                with tempfile.TemporaryDirectory(dir=self.path, prefix=".new-") as name:
+            self._sweep()
+            if not self._is_whole(here, commit):
+                with tempfile.TemporaryDirectory(dir=self.path, prefix=_UNFINISHED) as name:
                     made = Path(name) / "repository"
                     self.attempted = commit = self._fetched(made, ref, len(commit))
                     self._check(made, commit)
@@ -117,10 +120,31 @@ class Store:
                         made.rename(here)
             os.utime(here)  # the newest one, maybe again after another
             for path in self._kept()[KEPT:]:
-                shutil.rmtree(path, ignore_errors=True)
+                self._discard(path)
         except OSError as error:
             raise FilesError(f"can't keep what was fetched in {self.path}: {error.strerror or error}") from error
         return here
+
+    def _is_whole(self, here: Path, commit: str) -> bool:
+        """Whether a commit is here as it should be. What is damaged goes away, to be fetched again."""
+        if here.is_dir():
+            with contextlib.suppress(ConfigError):
+                self._git("-C", str(here), "cat-file", "-e", f"{commit}^{{tree}}")
+                return True
+            self._discard(here)
+        return False
+
+    def _discard(self, path: Path) -> None:
+        """Remove a repository, at once for everybody: half of one would be taken for a whole one."""
+        gone = path.with_name(f"{_UNFINISHED}{path.name}")
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed has left, once nobody can be at work on it any more."""
+        for path in self.path.glob(f"{_UNFINISHED}*"):
+            if time.time() - path.stat().st_mtime > 2 * TIMEOUT_S:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _check(self, repository: Path, commit: str) -> None:
         """Raises ConfigError unless a commit is signed as it has to be."""
@@ -182,7 +206,7 @@ class Store:
             *settings,
             *words,
         ]
-        verb = next(word for word in words if word in ("ls-remote", "init", "fetch", "rev-parse"))
+        verb = next(word for word in words if word in ("ls-remote", "init", "fetch", "rev-parse", "cat-file"))
         with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
             try:
                 # A group of its own: git's helpers end with it.

@@ -2,8 +2,10 @@
 """Fetching a repository: the newest commit, whole or not at all, and nothing of what its authors would like to run."""
 
 import os
+import shutil
 import stat
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -119,6 +121,22 @@ def test_what_is_too_large_or_takes_too_long_is_given_up_and_leaves_nothing(stor
             source.fetch()
     assert list(source.path.iterdir()) == []
     assert source.fetch().is_dir()
+
+
+def test_what_was_damaged_or_left_by_the_killed_is_no_commit(store, repository):
+    source, commit = store(), repository.commit(MANIFESTS)
+    here = source.fetch()
+    shutil.rmtree(here / ".git" / "objects")
+    assert source.fetch() == here
+    assert CommitLoader(here / "lb", commit).load().fleet is not None
+    for name, age_s in (("old", 3 * fetch.TIMEOUT_S), ("fresh", 0)):
+        left = source.path / f".new-{name}"
+        left.mkdir()
+        os.utime(left, (time.time() - age_s,) * 2)
+    repository.commit(edited(3))
+    assert source.fetch().name != commit
+    assert {path.name for path in source.path.glob(".new-*")} == {".new-fresh"}
+    assert source.newest().name != ".new-fresh"
 
 
 def test_another_repository_or_branch_finds_nothing_of_the_first(store, repository):
