@@ -49,6 +49,8 @@ CREATE TABLE IF NOT EXISTS entries (
     result TEXT NOT NULL, message TEXT NOT NULL, lines TEXT NOT NULL
 );
 """
+_COMMITS = "CREATE TABLE IF NOT EXISTS commits (number INTEGER PRIMARY KEY, hash TEXT NOT NULL)"
+"""Of entries whose manifests were read from git. A table of its own: older versions of lbctl need not know it."""
 
 
 class Counts(NamedTuple):
@@ -71,6 +73,8 @@ class Entry:
     lines: Sequence[str] = ()
     time: float = 0.0
     number: int = 0
+    commit: str = ""
+    """Which the manifests were read from; empty if they were files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +101,13 @@ class History:
                 entry.time or time.time(), entry.revision, entry.who, *entry.counts, entry.result, entry.message,
                 json.dumps(list(entry.lines[:MAX_LINES])),
             )  # fmt: skip
-            database.execute(
+            done = database.execute(
                 "INSERT INTO entries (time, revision, who, added, changed, removed, result, message, lines)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
+            if entry.commit:
+                database.execute("INSERT OR REPLACE INTO commits VALUES (?, ?)", (done.lastrowid, entry.commit))
             _prune(database)
 
     def entries(self, most: int = MAX_ENTRIES) -> list[Entry]:
@@ -118,7 +124,8 @@ class History:
         return next(("" if e.result == DELETED else e.revision or None for e in found), None)
 
     def find(self, word: str) -> str:
-        """The revision that `word` means: one by the beginning of its digest, or so many back from the present one.
+        """The revision that `word` means: one by the beginning of its digest or its commit, or so many back from the
+        present one.
 
         Raises UsageError.
         """
@@ -130,7 +137,10 @@ class History:
                     f"there are no {word} revisions before the present one in the history", hint=_how_many(count)
                 )
             return revisions[int(word)]
-        found = sorted({revision for revision in revisions if revision.startswith(word)})
+        found = sorted({
+            entry.revision for entry in self._applied()
+            if entry.revision.startswith(word) or (entry.revision and entry.commit.startswith(word))
+        })  # fmt: skip
         if len(word) >= MIN_PREFIX and len(found) == 1:
             return found[0]
         what = "more than one revision begins" if len(found) > 1 else "no revision in the history begins"
@@ -158,23 +168,26 @@ class History:
         """The revisions in the order in which they were in force, the newest first; of those in a row that are the
         same, one."""
         found: list[str] = []
-        for entry in self._entries(f"WHERE result IN ('{APPLIED}', '{PARTLY}') ORDER BY number DESC LIMIT ?", 5000):
+        for entry in self._applied():
             if entry.revision and entry.revision not in found[-1:]:
                 found.append(entry.revision)
         return found
+
+    def _applied(self) -> list[Entry]:
+        return self._entries(f"WHERE result IN ('{APPLIED}', '{PARTLY}') ORDER BY number DESC LIMIT ?", MAX_ENTRIES)
 
     def _entries(self, which: str, argument: int) -> list[Entry]:
         if not self._path.exists():
             return []  # reading makes nothing
         with self._opened() as database:
             rows = database.execute(
-                "SELECT revision, who, added, changed, removed, result, message, lines, time, number"
-                f" FROM entries {which}",
+                "SELECT revision, who, added, changed, removed, result, message, lines, time, number,"
+                f" coalesce(hash, '') FROM entries LEFT JOIN commits USING (number) {which}",
                 (argument,),
             )
             return [
-                Entry(revision, who, Counts(*counts), result, message, json.loads(lines), time_, number)
-                for revision, who, *counts, result, message, lines, time_, number in rows
+                Entry(revision, who, Counts(*counts), result, message, json.loads(lines), time_, number, commit)
+                for revision, who, *counts, result, message, lines, time_, number, commit in rows
             ]
 
     @contextmanager
@@ -191,6 +204,7 @@ class History:
                     )
                 if version < _SCHEMA_VERSION:
                     database.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};COMMIT;")
+                database.execute(_COMMITS)
                 yield database
         except (sqlite3.Error, ValueError, TypeError, zlib.error) as error:
             hint = "if it is damaged, move it away: only the history is in it"
@@ -237,7 +251,9 @@ def _keep(database: sqlite3.Connection, revision: str, manifests: Manifests) -> 
 
 def _prune(database: sqlite3.Connection) -> None:
     """Forget what is too old, and the texts that no revision has any more."""
-    database.execute("DELETE FROM entries WHERE number <= (SELECT max(number) FROM entries) - ?", (MAX_ENTRIES,))
+    for table in ("entries", "commits"):
+        old_ones = f"DELETE FROM {table} WHERE number <= (SELECT max(number) FROM entries) - ?"
+        database.execute(old_ones, (MAX_ENTRIES,))
     old = database.execute(
         "DELETE FROM revisions WHERE digest IN"
         " (SELECT digest FROM revisions ORDER BY number DESC LIMIT -1 OFFSET ?)", (MAX_REVISIONS,)

@@ -132,3 +132,17 @@ def test_history_as_json_is_as_its_schema_says(kept):
     kept.add(applied(REVISIONS[0], lines=["+ vip 20.20.20.1"]))
     schema = json.loads((Path(__file__).parents[1] / "schema" / "output" / "history.v1.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(document(kept))))
+
+
+def test_a_revision_is_found_by_its_commit_too_and_older_versions_go_on(kept):
+    first, second = REVISIONS[:2]
+    kept.add(applied(first, commit="ab12" * 10), Manifests({"a.yaml": "a"}, None, None))
+    kept.add(applied(second), Manifests({"a.yaml": "b"}, None, None))
+    assert [entry.commit for entry in kept.entries()] == ["", "ab12" * 10]
+    assert kept.find("ab12ab12") == first
+    with pytest.raises(UsageError, match="no revision in the history begins"):
+        kept.find("ffff0000")
+    with sqlite3.connect(kept._path) as database:  # as a version did that knew no commits
+        database.execute("DROP TABLE commits")
+    assert [entry.commit for entry in kept.entries()] == ["", ""]
+    assert kept.find(first[:8]) == first

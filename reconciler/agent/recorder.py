@@ -55,7 +55,8 @@ class Recorder:
             is_new = bool(revision) and revision != self._recorded
             if not is_new and (done is None or not (done.counts or done.problem)):
                 return
-            self._history.add(self._entry(done or _Round(), revision), self._manifests(agent) if is_new else None)
+            entry = self._entry(done or _Round(), revision, agent.commits.get(revision, ""))
+            self._history.add(entry, self._manifests(agent) if is_new else None)
             self._recorded = revision
         except LbctlError as error:
             agent.report.problem(
@@ -64,10 +65,10 @@ class Recorder:
         else:
             agent.report.recovered(HISTORY)
 
-    def _entry(self, done: _Round, revision: str) -> Entry:
+    def _entry(self, done: _Round, revision: str, commit: str) -> Entry:
         counts = Counts(*(done.counts.get(name, 0) for name in Counts._fields))
         result = APPLIED if not done.problem else PARTLY if any(counts) else FAILED
-        return Entry(revision, WHO, counts, result, done.problem, done.lines)
+        return Entry(revision, WHO, counts, result, done.problem, done.lines, commit=commit)
 
     def _manifests(self, agent: Agent) -> Manifests | None:
         return Manifests(agent.texts, self._env, agent.node) if agent.seen == agent.upkeep.revision else None

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from reconciler.safe import SHOWN, line
 
 if TYPE_CHECKING:
     from reconciler.config.load import Loaded
+    from reconciler.config.revision import Revision
     from reconciler.config.source import Tree
     from reconciler.plan import Plan
 
@@ -98,7 +100,8 @@ def load_whole(directory: Path, args: argparse.Namespace) -> tuple[Fleet, Loaded
 
     with no_garbage_collection():
         if getattr(args, "ref", None) is not None:
-            loaded = check_manifests(_committed(directory, args))
+            revision, tree = _committed(directory, args)
+            loaded = replace(check_manifests(tree), commit=revision.commit)
         else:
             loaded = at_rest(directory, lambda: check_manifests(read_named(directory, args.env)))
     if loaded.diagnostics:
@@ -117,12 +120,13 @@ def read_named(directory: Path, env: str | None) -> Tree:
     return named(rendered(read_tree(directory), env), directory)
 
 
-def _committed(directory: Path, args: argparse.Namespace) -> Tree:
-    """As `read_named`, in the commit that --ref names. Raises UsageError."""
+def _committed(directory: Path, args: argparse.Namespace) -> tuple[Revision, Tree]:
+    """The commit that --ref names, and what `read_named` reads in it. Raises UsageError."""
     from reconciler.config.overlay import rendered
     from reconciler.config.revision import locate, read_revision, resolve
 
-    return named(rendered(read_revision(resolve(locate(directory), args.ref)), args.env), directory)
+    revision = resolve(locate(directory), args.ref)
+    return revision, named(rendered(read_revision(revision), args.env), directory)
 
 
 def add_ref(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,8 @@ from reconciler.cli.common import add_json, add_output, from_agent, may_only_ask
 
 DESCRIPTION = """\
 List what was applied to this node, the newest first: by the agent, by `lbctl apply`, `rollback` and `delete`. The
-history is a file in the state directory; if it is lost, the node is as it is."""
+history is a file in the state directory; if it is lost, the node is as it is. A revision is shown as the commit that
+it was read from, or, of files, as their digest."""
 EPILOG = """\
 examples:
   lbctl history
@@ -62,7 +63,7 @@ def _row(entry: Mapping[str, Any]) -> dict[str, str | int]:
     return {
         "number": entry["number"],
         "time": datetime.fromtimestamp(entry["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
-        "revision": entry["revision"][:12] or "-",
+        "revision": (entry["commit"] or entry["revision"])[:12] or "-",
         "changes": "+{added} ~{changed} -{removed}".format(**entry["counts"]),
         "result": entry["result"],
         "who": entry["who"],

@@ -43,13 +43,15 @@ class Source:
     revision: str = ""
     manifests: Manifests | None = None
     removes: bool = False
+    commit: str = ""
+    """Which the manifests were read from; empty if from files."""
 
 
 def source_of(loaded: Loaded, directory: Path, args: argparse.Namespace) -> Source:
     """The source that a loaded directory is, its files named relative to it."""
     root = shown(directory)
     texts = {os.path.relpath(name, root): text for name, text in loaded.texts.items()}
-    return Source(loaded.digest, Manifests(texts, args.env, args.node))
+    return Source(loaded.digest, Manifests(texts, args.env, args.node), commit=loaded.commit)
 
 
 def note_down(args: argparse.Namespace, source: Source, result: Result, who: str = "") -> None:
@@ -63,7 +65,7 @@ def note_down(args: argparse.Namespace, source: Source, result: Result, who: str
     messages += [f"{key}: {why}" for key, why in sorted(result.blocked.items())]
     entry = Entry(
         source.revision, who or user(), Counts(*(_count(done, action) for action in Action)), word,
-        "; ".join(messages[:3]), [change_line(change, Style()) for change in done[:MAX_LINES]],
+        "; ".join(messages[:3]), [change_line(change, Style()) for change in done[:MAX_LINES]], commit=source.commit,
     )  # fmt: skip
     try:
         History(state_dir(args)).add(entry, source.manifests)

@@ -22,7 +22,7 @@ exit codes: as of `lbctl apply`
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "to", metavar="N|REVISION", nargs="?", default="1", help="how far back, or where to (%(default)s)"
+        "to", metavar="N|REVISION", nargs="?", default="1", help="how far back, or which digest or commit (1)"
     )
     add_node(parser)
     parser.add_argument("--auto-approve", action="store_true", help="don't ask")
