@@ -83,6 +83,16 @@ def test_an_unsigned_commit_is_never_the_newest(store, repository, signers):
         assert (source.attempted, source.newest().name) == (bad, good)
     signers.allowed.write_text("")
     assert source.newest() is None, "whoever is no longer allowed has signed nothing"
+    repository.git("reset", "-q", "--hard", good)
+    with pytest.raises(ConfigError, match="it is not used"):
+        source.fetch()
+
+
+def test_what_came_when_nobody_had_to_sign_is_checked_again(store, repository, signers):
+    repository.commit(MANIFESTS)
+    store().fetch()
+    with pytest.raises(ConfigError, match="is not signed: it is not used"):
+        store(signers=signers.allowed).fetch()
 
 
 def test_neither_hooks_nor_submodules_nor_settings_come_along(store, repository, tmp_path, monkeypatch):
