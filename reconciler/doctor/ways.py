@@ -23,6 +23,8 @@ from reconciler.view import Facts, NodeView
 
 MAX_ASKED = 64
 SMALL_BYTES = 100
+TRIES = 3
+"""How often each is asked before it counts as silent."""
 CLIENT_MTU_BYTES = 1500
 _NO_LINK = (errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
 _OUTER_BYTES = {4: 20, 6: 40}
@@ -61,7 +63,7 @@ def _enter(netns: str) -> None:
 
 
 def _of_neighbour(address: Address, span: Span, outer_bytes: int) -> Finding | None:
-    if not echo.answers(address, SMALL_BYTES):
+    if not echo.answers(address, SMALL_BYTES, TRIES):
         if not is_silent(address):
             return None
         how = "ARP" if address.version == 4 else "neighbour discovery"
@@ -71,7 +73,7 @@ def _of_neighbour(address: Address, span: Span, outer_bytes: int) -> Finding | N
             "look at its interface, its address, the VLAN, the cable", span,
         )  # fmt: skip
     size_bytes = CLIENT_MTU_BYTES + outer_bytes
-    if not outer_bytes or echo.answers(address, size_bytes):
+    if not outer_bytes or echo.answers(address, size_bytes, TRIES):
         return None
     return Finding(
         "mtu", f"{address} answers small packets, but none of {size_bytes} bytes",

@@ -11,102 +11,96 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.doctor import FOUND
+from reconciler.doctor.examine import examine
+from reconciler.doctor.finding import Finding
+from reconciler.kernel.real import RealKernel
+from reconciler.lab import netns
+from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.topology import ROUTER
+from reconciler.model import Fleet
+from reconciler.reconcile import carry_out, desired_of, plan_node
+from tests.doctor.cases import CASES, FIRST, NEAR, VIP, Case
 
 from .direct import applied_on, example
 
 pytestmark = pytest.mark.kernel
 
-FIRST = "10.32.0.11"
-VIP = "10.21.0.100"  # in the network of balancer and endpoints
-IPV4 = "net/ipv4/conf/eth0"
+HOSTS = {"lb4": "lb4", "portal1": FIRST, "router1": ROUTER}
 
 
-def doctor(lab: Lab, directory: Path, node: str, host: str) -> list[dict[str, object]]:
-    """What is found; the exit code must agree."""
-    done = lab.lbctl("doctor", str(directory), "--node", node, "--format", "json", host=host)
-    assert done.returncode in (0, FOUND), done.stdout + done.stderr
-    found: list[dict[str, object]] = json.loads(done.stdout)["findings"]
-    assert (done.returncode == FOUND) is bool(found)
-    for each in found:
-        assert all(each[part] for part in ("name", "evidence", "consequence", "way_out")), each
-    return found
+def kernel_of(lab: Lab, node: str) -> tuple[RealKernel, Path, str]:
+    name = lab.netns(HOSTS[node])
+    return RealKernel(name, lab.run_dir, netns=name), lab.run_dir / name, name
 
 
-def names(found: list[dict[str, object]]) -> set[object]:
-    return {each["name"] for each in found}
+def found(lab: Lab, fleet: Fleet, node: str) -> list[Finding]:
+    kernel, directory, name = kernel_of(lab, node)
+    return netns.inside(name, lambda: list(examine(fleet, node, kernel, directory, name)))
 
 
-def works(lab: Lab, vip: str, port: int) -> None:
-    outcomes = lab.load(IPv4Address(vip), port, count=20, clients=8, timeout_s=30).wait()
+def await_found(lab: Lab, fleet: Fleet, case: Case) -> list[Finding]:
+    told: list[Finding] = []
+
+    def is_found() -> bool:
+        told[:] = found(lab, fleet, case.node)
+        return bool(told)
+
+    wait_until(f"`{case.do}` is found", is_found)
+    return told
+
+
+def mend(lab: Lab, fleet: Fleet, node: str) -> None:
+    """As `lbctl apply` does."""
+    kernel, directory, name = kernel_of(lab, node)
+
+    def apply() -> None:
+        planned = plan_node(desired_of(fleet, node, kernel), kernel, directory)
+        carry_out(planned, kernel, directory, lambda change, error: None).raise_if_failed()
+
+    netns.inside(name, apply)
+
+
+def works(lab: Lab) -> None:
+    outcomes = lab.load(IPv4Address(VIP), 443, count=20, clients=8, timeout_s=30).wait()
     assert [outcome.error for outcome in outcomes if outcome.error] == []
 
 
-def test_tunnels_and_everything_around_them(start_lab, tmp_path):
+def test_each_misconfiguration_is_found_alone_and_mended(start_lab, tmp_path, monkeypatch):
     manifests = tmp_path / "manifests"
-    lab = start_lab(example("dsr-l3", manifests), node_name="lb4")
+    fleet = example("dsr-l3", manifests, (r"vip: 20\.20\.20\.31", f"vips: [{VIP}, {NEAR}]"))
+    lab = start_lab(fleet, node_name="lb4")
     lab.serve_http()
     lab.apply(manifests)
     applied_on(lab, ROUTER, "apply", str(manifests), "--node", "router1", "--auto-approve")
-    lab.run(ROUTER, "ip", "route", "replace", "20.20.20.31/32", "via", "10.31.0.1")
-    places = {"lb4": "lb4", "portal1": FIRST, "router1": ROUTER}
-
-    def found(node: str) -> list[dict[str, object]]:
-        return doctor(lab, manifests, node, places[node])
-
-    assert found("lb4") == []
-
-    # What lbctl mends by itself.
-    for node, do, name in (
-        ("portal1", ["ip", "route", "del", "table", "local", "20.20.20.31", "dev", "lo"], "vip-missing"),
-        ("portal1", ["sysctl", "-qw", f"{IPV4}/rp_filter=1"], "rp-filter"),
-        ("portal1", ["sysctl", "-qw", f"{IPV4}/arp_ignore=0"], "arp-ignore"),
-        ("lb4", ["sysctl", "-qw", f"{IPV4}/send_redirects=1"], "send-redirects"),
-        ("lb4", ["sysctl", "-qw", f"{IPV4}/forwarding=0"], "forwarding"),
-        ("lb4", ["ip", "link", "set", "eth0", "xdp", "off"], "program-not-attached"),
-        ("router1", ["sysctl", "-qw", "net/ipv4/fib_multipath_hash_policy=0"], "ecmp-hash"),
-        ("router1", ["sysctl", "-qw", f"{IPV4}/forwarding=0"], "forwarding"),
-    ):  # fmt: skip
-        lab.run(places[node], *do)
-        told = found(node)
-        assert names(told) == {name}, do  # and so nothing is left of the case before
-        assert all(each["place"] for each in told)
-        applied_on(lab, places[node], "apply", str(manifests), "--node", node, "--auto-approve")
-    works(lab, "20.20.20.31", 443)
-
-    # What somebody else has to mend.
-    for node, host, do, undo, name in (
-        ("portal1", FIRST, "ip route del default", "ip route add default via 10.32.0.254", "no-way-back"),
-        ("lb4", ROUTER, "ip link set eth1 mtu 1500", "ip link set eth1 mtu 1520", "mtu"),
-        ("router1", ROUTER, "ip route del 20.20.20.31", "ip route add 20.20.20.31 via 10.31.0.1", "vip-unrouted"),
-    ):  # fmt: skip
-        lab.run(host, *do.split())
-        assert names(found(node)) == {name}, do
-        lab.run(host, *undo.split())
-    assert {node: found(node) for node in places} == {node: [] for node in places}
-    works(lab, "20.20.20.31", 443)
-
-
-def test_who_else_answers_for_a_vip_and_who_does_not_answer_at_all(start_lab, tmp_path):
-    manifests = tmp_path / "manifests"
-    lab = start_lab(example("dsr-l2", manifests, (r"20\.20\.20\.21", VIP)), node_name="lb3")
-    lab.serve_http()
-    lab.apply(manifests)
-    node, first = "lb3", "10.21.0.11"
-    assert doctor(lab, manifests, node, node) == []
-    lab.run(first, "sysctl", "-qw", f"{IPV4}/arp_ignore=0", "net/ipv4/conf/all/arp_ignore=0")
-    (found,) = doctor(lab, manifests, node, node)
-    assert found["name"] == "arp-conflict"
-    assert VIP in str(found["evidence"]) and lab.topology.link(first).mac in str(found["evidence"])
-    lab.run(first, "sysctl", "-qw", f"{IPV4}/arp_ignore=1")
-    lab.run(first, "ip", "link", "set", "eth0", "down")
-    lab.run(node, "ip", "neigh", "flush", "to", first)
-    applied_on(lab, node, "apply", str(manifests), "--node", node, "--auto-approve")  # it keeps the neighbour
-    (found,) = doctor(lab, manifests, node, node)
-    assert found["name"] == "neighbour-unresolved"
-    assert first in str(found["evidence"])
-    lab.run(node, "ip", "link", "set", "eth0", "down")  # nothing can be asked there any more
-    down = doctor(lab, manifests, node, node)
-    assert "xdp-concern" in names(down)
-    assert any("eth0 is down" in str(each["evidence"]) for each in down)
+    lab.run(ROUTER, "ip", "route", "replace", VIP, "via", "10.31.0.1")
+    monkeypatch.setattr("reconciler.doctor.ways.TRIES", 2)
+    monkeypatch.setattr("reconciler.kernel.arp_probe._WAIT_S", 0.05)  # most have no answer to wait for
+    assert {node: found(lab, fleet, node) for node in HOSTS} == {node: [] for node in HOSTS}
+    walked = applied_on(lab, "lb4", "doctor", str(manifests), "--node", "lb4", "--from", "198.51.100.7")
+    assert f"198.51.100.7 → {VIP}:80/tcp (service portal, dsr-l3)" in walked
+    assert "request: forwarded to an endpoint" in walked
+    for case in (case for case in CASES if case.node):
+        lab.run(case.host, *case.do.split())
+        if "neighbour-unresolved" in case.names:  # the kernel asks again, rather than wait until what it knows is old
+            lab.run(case.node, "ip", "neigh", "flush", "to", "10.31.0.254")
+            mend(lab, fleet, case.node)
+        told = await_found(lab, fleet, case)
+        assert {each.name for each in told} <= set(case.names), case  # and so nothing is left of the case before
+        assert all(each.evidence and each.consequence and each.way_out for each in told)
+        if case.undo:
+            lab.run(case.host, *case.undo.split())
+        else:
+            mend(lab, fleet, case.node)
+    lab.run("lb4", "ip", "link", "set", "eth0", "down")  # nothing can be asked there any more
+    done = lab.lbctl("doctor", str(manifests), "--node", "lb4", "--format", "json", host="lb4")
+    assert done.returncode == FOUND, done.stdout + done.stderr
+    data = json.loads(done.stdout)["findings"]
+    assert "xdp-concern" in {each["name"] for each in data}
+    assert any("eth0 is down" in each["evidence"] and each["place"] for each in data)
+    lab.run("lb4", "ip", "link", "set", "eth0", "up")
+    lab.run(ROUTER, "ip", "route", "replace", VIP, "via", "10.31.0.1")
+    lab.run("lb4", "ip", "route", "replace", "default", "via", "10.31.0.254")
+    mend(lab, fleet, "lb4")
+    assert {node: found(lab, fleet, node) for node in HOSTS} == {node: [] for node in HOSTS}
+    works(lab)

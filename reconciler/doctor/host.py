@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What else of the machine breaks traffic: offloads before the program, tables that are nearly full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from reconciler.doctor.finding import Finding
+from reconciler.kernel import offloads
+from reconciler.kernel.port import Kernel
+from reconciler.model import Node, Role
+from reconciler.readings.flows import open_flows
+from reconciler.resource import Key, Resource
+
+NEARLY_FULL_PERCENT = 90
+_COUNT, _MOST = "net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"
+
+
+def of_host(node: Node, held: Mapping[Key, Resource], kernel: Kernel) -> Iterator[Finding]:
+    """`held` is what the node holds of lbctl's."""
+    yield from _of_conntrack(node, kernel)
+    if node.role is Role.BALANCER:
+        yield from _of_offloads(node, kernel)
+        yield from _of_tables(node, held, kernel)
+
+
+def _of_conntrack(node: Node, kernel: Kernel) -> Iterator[Finding]:
+    count, most = kernel.read_sysctl(_COUNT), kernel.read_sysctl(_MOST)
+    if count and most and int(most) and int(count) * 100 >= int(most) * NEARLY_FULL_PERCENT:
+        yield Finding(
+            "conntrack-full", f"the kernel tracks {int(count):,} connections here, of {int(most):,} at most",
+            "once it is full, the kernel drops packets of new connections (`nf_conntrack: table full`)",
+            f"sysctl -w {_MOST}={2 * int(most)}, or let it not track what is for VIPs (nft: notrack)", node.span,
+        )  # fmt: skip
+
+
+def _of_offloads(node: Node, kernel: Kernel) -> Iterator[Finding]:
+    spans = {face.name: face.span for face in node.interfaces}
+    for program in kernel.attached_programs(list(spans)):
+        if program.interface in spans and program.mode == "generic" and offloads.merges(program.interface):
+            yield Finding(
+                "packets-merged", f"{program.interface} merges packets (GRO) before its generic program sees them",
+                "uploads to VIPs stall: what the program sees is longer than the next network carries",
+                f"ethtool -K {program.interface} gro off, or a driver for native mode", spans[program.interface],
+            )  # fmt: skip
+
+
+def _of_tables(node: Node, held: Mapping[Key, Resource], kernel: Kernel) -> Iterator[Finding]:
+    loaded = kernel.loaded_program()
+    if loaded is None:
+        return
+    for what, count, room in (
+        ("services", sum(key.kind == "service" for key in held), loaded.sizes.services),
+        ("endpoints", sum(key.kind == "endpoint" for key in held), loaded.sizes.endpoints),
+        ("flows", sum(1 for _ in open_flows(kernel)), loaded.sizes.flows),
+    ):
+        if room and count * 100 >= room * NEARLY_FULL_PERCENT:
+            yield Finding(
+                "table-nearly-full", f"{count:,} {what} in tables for {room:,}",
+                "once they are full, new connections fail" if what == "flows" else "further manifests are refused",
+                f"a greater `capacity: {{{what}: {2 * room}}}` in the Node, or none: then tables grow",
+                node.places.get("capacity", node.span),
+            )  # fmt: skip

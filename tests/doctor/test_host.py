@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Offloads before the program, tables that are nearly full; and the way of a request in words."""
+
+import subprocess
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from reconciler.apply import apply
+from reconciler.compile import compile_node
+from reconciler.doctor.host import of_host
+from reconciler.doctor.walk import walk
+from reconciler.kernel import offloads
+from reconciler.kernel.fake import FakeKernel
+from reconciler.live import read_live
+from reconciler.model import Capacity, Interface, Node, Role, XdpMode
+from reconciler.plan import plan
+from reconciler.view import view
+from tests.kernel.conftest import entered, namespace  # noqa: F401 - a fixture
+from tests.strategies import fake_source
+
+CLIENT = ip_address("198.51.100.7")
+
+
+@pytest.fixture(autouse=True)
+def fixed_source(monkeypatch):
+    monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
+
+
+def examined(fleet, kernel=None, name=None):
+    kernel = kernel or FakeKernel()
+    desired = compile_node(view(fleet, name, ""))
+    apply(plan(desired, read_live(kernel, desired.resources)), kernel).raise_if_failed()
+    node = view(fleet, name, "").node
+    return [found.name for found in of_host(node, read_live(kernel, desired.resources).resources, kernel)]
+
+
+def with_node(fleet, **changes):
+    (node,) = fleet.nodes
+    return replace(fleet, nodes=(replace(node, **changes),))
+
+
+def test_a_table_without_room_is_told(web_fleet):
+    assert examined(web_fleet) == []
+    (service,) = web_fleet.services
+    two = replace(web_fleet, services=(replace(service, ports=(80, 443)),))
+    assert examined(with_node(two, capacity=Capacity(services=2))) == ["table-nearly-full"]
+    assert examined(with_node(two, capacity=Capacity(services=3))) == []
+
+
+def test_packets_merged_before_a_generic_program_are_told(web_fleet, monkeypatch):
+    monkeypatch.setattr(offloads, "merges", lambda interface: interface == "front")
+    generic = (Interface("front", XdpMode.GENERIC), Interface("back"))
+    assert examined(with_node(web_fleet, interfaces=generic)) == ["packets-merged"]
+    assert examined(web_fleet) == []  # a native program comes first
+
+
+def test_connection_tracking_that_is_nearly_full_is_told(web_fleet):
+    kernel = FakeKernel()
+    kernel.sysctls |= {"net/netfilter/nf_conntrack_count": "95", "net/netfilter/nf_conntrack_max": "100"}
+    assert examined(web_fleet, kernel) == ["conntrack-full"]
+    kernel.sysctls["net/netfilter/nf_conntrack_count"] = "50"
+    assert examined(web_fleet, kernel) == []
+
+
+@pytest.mark.kernel
+def test_the_kernel_says_whether_it_merges(namespace):  # noqa: F811
+    with entered(namespace):
+        subprocess.run(["ip", "link", "add", "v0", "type", "veth", "peer", "v1"], check=True)
+        for state in ("on", "off"):
+            subprocess.run(["ethtool", "-K", "v0", "gro", state], check=True)
+            assert offloads.merges("v0") is (state == "on")
+        assert not offloads.merges("nothing")
+
+
+def test_a_request_is_walked_on_each_role(web_fleet):
+    kernel = FakeKernel(known_ways={str(CLIENT): "front", "20.20.20.1": "back"})
+    examined(web_fleet, kernel)
+    router = Node("r", (Interface("front"), Interface("back")), role=Role.ROUTER)
+    fleet = replace(web_fleet, nodes=(*web_fleet.nodes, router))
+
+    def steps(seen):
+        return list(walk(seen, CLIENT, kernel, lambda service, vip, port: f"to {vip}:{port}\nout back"))
+
+    assert steps(view(web_fleet, None, "")) == [
+        "198.51.100.7 → 20.20.20.1:80/tcp (service web, nat)", "  1. the VIP is this balancer's own",
+        "  2. to 20.20.20.1:80", "     out back", "  3. the reply comes back here, and leaves for the client by front",
+    ]  # fmt: skip
+    assert steps(view(fleet, "r", "")) == ["no service of this node has a VIP of IPv4"]
+    seen = replace(view(fleet, "r", ""), services=web_fleet.services)
+    assert steps(seen)[1] == "  1. this router sends it out by back"
+    seen = replace(seen, node=replace(router, role=Role.ENDPOINT))
+    kernel.known_ways[str(CLIENT)] = ""
+    assert steps(seen)[3] == "  3. there is NO way to the client: the reply is dropped"
