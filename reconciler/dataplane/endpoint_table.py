@@ -42,6 +42,10 @@ class EndpointTable:
         """The places of all rows that may be of these endpoints."""
         return np.flatnonzero(np.isin(self.hashes, hashes_of(words)))
 
+    def part(self, places: NDArray[np.intp]) -> EndpointTable:
+        """The rows at these places."""
+        return EndpointTable(self.numbers[places], self.states[places], self.words[places], self.hashes[places])
+
     def matches(self, words: Words, states: NDArray[np.uint8]) -> NDArray[np.intp]:
         """For each endpoint the place of its only row, if that is in the given state; else -1."""
         found = np.full(len(words), -1, np.intp)

@@ -242,17 +242,17 @@ class EndpointKind(Kind):
         return next(usable, claims[0])
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        if only is not None:
-            asked = numbered_rows(self.kernel, [key.id for key in only])
-            return Reading(tuple(numbered.row for numbered in asked if not numbered.is_retired))
         table = endpoint_table(self.kernel)
         plain = [row for row in wanted.values() if isinstance(row, EndpointRow) and not (row.damage or row.copy)]
+        others = [] if only is None else [row_named(key.id) for key in only if key not in wanted]
+        if only is not None and None not in others:
+            table = table.part(table.rows_of(_words([*plain, *filter(None, others)])))
         states = np.where([row.disabled for row in plain], *_STATES_OF_WANTED).astype(np.uint8)
         places = table.matches(_words(plain), states)
         left = table.states != EndpointRowState.RETIRED
         left[places[places >= 0]] = False
-        others = _numbered(table, np.flatnonzero(left))
-        return Reading((*compress(plain, (places >= 0).tolist()), *(other.row for other in others)))
+        strange = _numbered(table, np.flatnonzero(left))
+        return Reading((*compress(plain, (places >= 0).tolist()), *(other.row for other in strange)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         table = endpoint_table(self.kernel)
