@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapp
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import IPv4Address
+from itertools import compress
+from operator import is_not
 from typing import TypeVar
 from weakref import ReferenceType, ref
 
@@ -56,16 +58,21 @@ Pairs = list[tuple[Part | None, Part | None]]
 Parts = Mapping[str, Part]
 """By the name of the service or pool."""
 
+Sources = tuple[tuple[Service, ...], tuple[Pool, ...]]
+"""What parts were made from, in order."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Compiled:
-    """The resources of a node, and the parts that ask for them; `owners` are the parts that ask for each.
+    """The resources of a node, and the parts that ask for them; `owners` are the parts that ask for each, `sources`
+    the node's services and pools.
 
     `base` is what it was compiled after, while that is remembered, and `changed` are the parts that differ from it.
     """
 
     desired: Desired = field(default_factory=Desired)
     facts: NodeFacts | None = None
+    sources: Sources = ((), ())
     services: Parts = field(default_factory=dict)
     pools: Parts = field(default_factory=dict)
     whole: Part = Part("", None, {})
@@ -80,6 +87,8 @@ class Compiled:
         nothing."""
         if other.base is not None and other.base() is self:
             pairs = other.changed
+        elif self.base is not None and self.base() is other:
+            pairs = self.changed
         elif other is self:
             pairs = []
         else:
@@ -112,14 +121,17 @@ def compiled(view: NodeView, before: Compiled | None = None) -> Compiled:
 def _compiled(
     view: NodeView, facts: NodeFacts, before: Compiled, base: ReferenceType[Compiled] | None
 ) -> Compiled:
-    services, pools, uses = before.services, before.pools, before.uses
+    services, pools, uses, sources = before.services, before.pools, before.uses, before.sources
     changed: Pairs = []
     if view.node.role is Role.BALANCER:
         about = Facts(view.node)
-        services, changed = _renewed(before.services, view.services, {}, lambda s, _: _part_of_service(s, about))
+        sources = view.services, tuple(view.pools.values())
+        others = _others(before.sources[0], sources[0])
+        services, changed = _renewed(before.services, sources[0], others, {}, lambda s, _: _part_of_service(s, about))
         uses = view.uses if changed else before.uses
-        pools, others = _renewed(before.pools, view.pools.values(), uses, lambda p, use: _part_of_pool(p, use, about))
-        changed += others
+        some = _others(before.sources[1], sources[1]) if uses is before.uses else sources[1]
+        pools, of_pools = _renewed(before.pools, sources[1], some, uses, lambda p, use: _part_of_pool(p, use, about))
+        changed += of_pools
     whole = _whole(view, before, services, pools, changed)
     if whole is not before.whole:
         changed.append((before.whole, whole))
@@ -127,18 +139,24 @@ def _compiled(
     resources, owners = layer(before.desired.resources), layer(before.owners)
     _exchange(changed, resources, owners)
     desired = Desired(version(resources), view.node.name, view.causes)
-    return Compiled(desired, facts, services, pools, whole, uses, version(owners), view.held, base, changed)
+    return Compiled(desired, facts, sources, services, pools, whole, uses, version(owners), view.held, base, changed)
 
 
 _Source = TypeVar("_Source", Service, Pool)
 
 
+def _others(before: Collection[_Source], sources: Collection[_Source]) -> Iterable[_Source]:
+    """The services or pools that may be others than before."""
+    return compress(sources, map(is_not, sources, before)) if len(sources) == len(before) else sources
+
+
 def _renewed(
-    before: Parts, sources: Collection[_Source], uses: Mapping[str, Use], make: Callable[[_Source, Use], Part]
-) -> tuple[Parts, Pairs]:
-    """The parts of these services or pools, and those that differ from the parts `before`."""
+    before: Parts, sources: Collection[_Source], others: Iterable[_Source], uses: Mapping[str, Use],
+    make: Callable[[_Source, Use], Part],
+) -> tuple[Parts, Pairs]:  # fmt: skip
+    """The parts of these services or pools, and those that differ from the parts `before`: some of the `others`."""
     changed: Pairs = []
-    for source in sources:
+    for source in others:
         part = before.get(source.name)
         if part is None or part.source is not source or (uses and part.use != uses[source.name]):
             changed.append((part, make(source, uses.get(source.name, NO_USE))))

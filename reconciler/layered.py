@@ -67,15 +67,30 @@ class Layered(MutableMapping[K, V]):
         there = sum(value is not _GONE for value in self._changes.values())
         return len(self.base) + there - sum(key in self.base for key in self._changes)
 
+    def _all(self) -> dict[K, V]:
+        content: dict[K, V] = self.base.copy() if isinstance(self.base, dict) else dict(self.base.items())
+        _change(content, self._changes)
+        return content
+
+    def items(self) -> ItemsView[K, V]:
+        return self._all().items()
+
+    def values(self) -> ValuesView[V]:
+        return self._all().values()
+
     def fold(self) -> dict[K, V]:
         """Make the changes in the dictionary below, and return it. For its owner only."""
         base = folded(self.base)
-        for key, value in self._changes.items():
-            if value is _GONE:
-                base.pop(key, None)
-            else:
-                base[key] = value
+        _change(base, self._changes)
         return base
+
+
+def _change(content: dict[Any, Any], changes: Mapping[Any, Any]) -> None:
+    for key, value in changes.items():
+        if value is _GONE:
+            content.pop(key, None)
+        else:
+            content[key] = value
 
 
 def folded(mapping: Mapping[K, V]) -> dict[K, V]:
@@ -105,7 +120,7 @@ class Version(Mapping[K, V]):
             return self
         content = self._content
         if content is None:
-            return Version(dict(changes))
+            return Version(dict(changes.items()))
         self._differing = {key: content.get(key, _GONE) for key in changes.changes}
         self._content = None
         changes.base = content
@@ -145,11 +160,7 @@ class Version(Mapping[K, V]):
         if self._content is not None:
             return self._content
         content: dict[K, V] = dict(self._next._all())
-        for key, value in self._differing.items():
-            if value is _GONE:
-                content.pop(key, None)
-            else:
-                content[key] = value
+        _change(content, self._differing)
         return content
 
     def __iter__(self) -> Iterator[K]:

@@ -341,12 +341,20 @@ class Context:
         """Who needs each resource of a kind."""
         if kind not in self._users_of:
             users = self._users_of[kind] = {}
-            for resource in self.live.resources.values():
-                if resource.may_need is None or kind in resource.may_need:
-                    for need in resource.needs:
-                        if need.kind == kind:
-                            users.setdefault(need, []).append(resource)
+            types = {type_ for type_ in self._types if type_.may_need is None or kind in type_.may_need}
+            for resource in [r for r in self._resources if type(r) in types] if types else ():
+                for need in resource.needs:
+                    if need.kind == kind:
+                        users.setdefault(need, []).append(resource)
         return self._users_of[kind]
+
+    @cached_property
+    def _resources(self) -> Collection[Resource]:
+        return self.live.resources.values()
+
+    @cached_property
+    def _types(self) -> set[type[Resource]]:
+        return set(map(type, self._resources))
 
     @cached_property
     def _users_of(self) -> dict[str, dict[Key, list[Resource]]]:

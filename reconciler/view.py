@@ -233,7 +233,8 @@ def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
         carriers = [other for other in fleet.nodes if other.bgp and other.role is Role.BALANCER] if node.bgp else []
         services = tuple(s for s in fleet.services if any(s.runs_on(carrier) for carrier in carriers))
     else:
-        services = tuple(service for service in fleet.services if service.runs_on(node))
+        # Most services run everywhere.
+        services = tuple([s for s in fleet.services if not s.node_selector or s.runs_on(node)])
     own_pools = {service.pool: pools[service.pool] for service in services}
     others = {pool.fallback_pool for pool in own_pools.values() if pool.fallback_pool} - own_pools.keys()
     fallbacks = {name: pools[name] for name in sorted(others)} if others else {}
