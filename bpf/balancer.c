@@ -6,7 +6,7 @@
  * before it drops anything. Features are compiled in by -D, and cost nothing otherwise (features.h): the modes NAT,
  * DSR_L2 and DSR_L3, the protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH
  * and MAGLEV, REJECT for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints
- * answer, GATEWAY for interfaces with a next hop of their own, and VLAN for trunks.
+ * answer, GATEWAY for interfaces with a next hop of their own, VLAN for trunks, and CHECKS of endpoints through VIPs.
  *
  * The way of a packet: its headers are read (packet.h); its destination is found among the VIPs and services (vip.h);
  * its mode chooses an endpoint (dsr.h, nat.h) by the ring (schedule.h), or by what is remembered; and it leaves
@@ -51,6 +51,7 @@
 #include "tunnel_error.h"
 #include "forward.h"
 #include "dsr.h"
+#include "check.h"
 #include "connection.h"
 #include "nat.h"
 
@@ -136,10 +137,27 @@ static __always_inline int choose(struct xdp_md *ctx, struct packet *packet, enu
 static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 {
 	enum packet_kind kind = parse(ctx, packet);
-	bool is_for_vip;
+	struct prober *prober = NULL;
+	bool is_for_vip = false;
 
 	if (kind == PACKET_NOT_IP)
 		return XDP_PASS;
+	if (HAS(CHECKS) && HAS_DSR) {
+		prober = find_prober();
+		if (prober && is_for_prober(ctx, packet, prober))
+			return take_check(packet, prober);
+		if (prober && ctx->ingress_ifindex != prober->ifindex)
+			prober = NULL;
+		if (prober) {
+			/* On the way to the endpoint all are alike. Nobody can ask to have a check explained. */
+			if (HAS(EXPLAIN) || kind == PACKET_MALFORMED || kind == PACKET_OPTIONS || kind == PACKET_FRAGMENT)
+				return XDP_DROP;
+			kind = forget_protocol(ctx, packet);
+			if (kind == PACKET_NOT_IP)
+				return XDP_DROP;
+			goto claimed;
+		}
+	}
 	if (HAS(DSR_L3) && kind == PACKET_ICMP_ERROR && is_about_tunnel(packet))
 		return relay_error(ctx, packet);
 	is_for_vip = may_be_for_vip(packet);
@@ -157,9 +175,14 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 			return drop(VERDICT_ECHO_DROPPED);
 	}
 	if (kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR || kind == PACKET_ECHO) {
-		struct forwarding it = {};
-		int action = choose(ctx, packet, kind, is_for_vip, &it);
-
+		struct forwarding it;
+		int action;
+claimed:
+		it = (struct forwarding){};
+		if (HAS(CHECKS) && HAS_DSR && prober)
+			action = send_check(packet, prober, &it);
+		else
+			action = choose(ctx, packet, kind, is_for_vip, &it);
 		if (action == GO_ON)
 			return forward(ctx, packet, &it);
 		if (action != NOBODYS)

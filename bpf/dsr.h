@@ -10,12 +10,36 @@ static __always_inline bool is_dsr(const struct service *service)
 	return HAS_DSR && (service->mode == MODE_DSR_L2 || service->mode == MODE_DSR_L3);
 }
 
+/* Have a packet go to an endpoint, whose row is known. */
+static __always_inline int dsr_to(const struct packet *packet, u32 id, const struct endpoint *endpoint,
+				  struct forwarding *it)
+{
+	u64 has_ipv6 = 0;
+
+	it->endpoint = id;
+	it->to.words[0] = endpoint->address;
+	if (HAS(IPV6) && !endpoint->address) {
+		struct address6 *address = endpoints6.lookup(&id);
+
+		if (!address)
+			return drop(VERDICT_NO_ENDPOINT);
+		it->to = read_address(address, true);
+		has_ipv6 = 1;
+	}
+	OPAQUE(has_ipv6);	/* else the compiler tests endpoint->address instead, and the verifier can't follow */
+	it->to.is_ipv6 = HAS(IPV6) && has_ipv6;
+	if (is_ipv6(packet) && !it->to.is_ipv6)
+		return drop(VERDICT_NO_ENDPOINT);	/* IPv6 packets have no use for IPv4 endpoints */
+	if (it->change == CHANGE_NOTHING && it->to.is_ipv6 && !is_ipv6(packet))
+		return drop(VERDICT_OFF_LINK);	/* an IPv4 packet can't go to the MAC of an IPv6 neighbour */
+	return GO_ON;
+}
+
 /* Choose the endpoint for a client's packet, or for an error about one of its endpoint's. */
 static __always_inline int dsr_request(const struct packet *packet, enum packet_kind kind, const struct service *service,
 				       const struct client *client, struct forwarding *it)
 {
 	struct endpoint *endpoint = NULL;
-	u64 has_ipv6 = 0;
 	u32 id;
 
 	NOTE(service, service->index);
@@ -32,25 +56,10 @@ static __always_inline int dsr_request(const struct packet *packet, enum packet_
 	it->service = service->index;
 	it->is_error = kind == PACKET_ICMP_ERROR;
 	it->begins = packet->opens;
-	it->endpoint = id = find_endpoint(service, client, packet, kind, &endpoint);
+	id = find_endpoint(service, client, packet, kind, &endpoint);
 	if (!endpoint)
 		return drop(VERDICT_NO_ENDPOINT);
-	it->to.words[0] = endpoint->address;
-	if (HAS(IPV6) && !endpoint->address) {
-		struct address6 *address = endpoints6.lookup(&id);
-
-		if (!address)
-			return drop(VERDICT_NO_ENDPOINT);
-		it->to = read_address(address, true);
-		has_ipv6 = 1;
-	}
-	OPAQUE(has_ipv6);	/* else the compiler tests endpoint->address instead, and the verifier can't follow */
-	it->to.is_ipv6 = HAS(IPV6) && has_ipv6;
-	if (is_ipv6(packet) && !it->to.is_ipv6)
-		return drop(VERDICT_NO_ENDPOINT);	/* IPv6 packets have no use for IPv4 endpoints */
-	if (it->change == CHANGE_NOTHING && it->to.is_ipv6 && !is_ipv6(packet))
-		return drop(VERDICT_OFF_LINK);	/* an IPv4 packet can't go to the MAC of an IPv6 neighbour */
 	if (is_tunnelled(it))
 		it->hash = hash_for_tunnel(client);
-	return GO_ON;
+	return dsr_to(packet, id, endpoint, it);
 }

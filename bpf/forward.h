@@ -16,6 +16,7 @@ struct forwarding {
 	u32 service;		/* index of the service's counters */
 	u32 endpoint;
 	bool begins;		/* a connection, to be counted */
+	bool is_check;		/* of an endpoint, so nobody's traffic */
 	bool is_error;		/* an ICMP error about a flow; nat translates the packet that it quotes, too */
 	struct address to;	/* where the packet goes, in its tunnel if it gets one */
 	u32 hash;		/* CHANGE_TUNNEL: spreads flows over outer addresses */
@@ -207,7 +208,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 		count_connection(it->service, it->endpoint);
 	if (it->change == CHANGE_SOURCE)
 		count_reply(it->service, it->endpoint, packet->ip_bytes);
-	else
+	else if (!HAS(CHECKS) || !it->is_check)
 		count_request(it->service, it->endpoint, packet->ip_bytes);
 	if (via_kernel)
 		return count(VERDICT_VIA_KERNEL, XDP_PASS);

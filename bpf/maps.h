@@ -200,6 +200,22 @@ struct gateway {
 
 BPF_HASH(gateways, u32, struct gateway, 1);
 
+/*
+ * Who checks endpoints through their VIPs, see check.h; one row. All zeros: nobody. Its sockets have marks: an endpoint's
+ * id in the lowest bits, as slots of rings have it, and the bit MARK_TUNNEL for an endpoint that is reached by dsr-l3.
+ */
+#define MARK_TUNNEL (1U << 17)
+
+struct prober {
+	u32 ifindex;		/* of the interface behind which it is */
+	__be32 address;		/* its own addresses; zero: it has none of this family */
+	__be32 address6[4];
+	u8 mac[6];
+	u8 pad[2];
+};
+
+BPF_ARRAY(prober, struct prober, 1);
+
 /* On endpoints: the VIPs whose packets the program unpacks from tunnels. */
 struct unpacked_key {
 	__be32 address[4];	/* an IPv4 address is the first word; the others are zero */
@@ -315,6 +331,8 @@ enum verdict {
 	VERDICT_ERROR_RELAYED = 23,	/* an error about a packet on its way to an endpoint, relayed to the client */
 	VERDICT_IMPOSSIBLE_SOURCE = 24,	/* the source is an address that no other host can have */
 	VERDICT_LINK_BROADCAST = 25,	/* the frame is for many hosts, its packet for one VIP */
+	VERDICT_CHECK = 30,		/* a check of an endpoint through its VIP, forwarded to the endpoint */
+	VERDICT_CHECK_ANSWERED = 31,	/* a packet for the prober */
 
 	/* On endpoints whose program unpacks tunnels. All but the first and the last pass the packet on untouched. */
 	VERDICT_DECAPSULATED = 48,

@@ -41,6 +41,10 @@ struct sctp {
 #define SCTP_ABORT 6
 #define SCTP_SHUTDOWN_COMPLETE 14
 
+/* Types of ICMPv6 that neighbour discovery has: RFC 4861. */
+#define NDISC_FIRST 133
+#define NDISC_LAST 137
+
 /* RFC 8200, section 4.5. */
 struct fragment {
 	u8 next;

@@ -228,7 +228,8 @@ def _part_of_service(service: Service, facts: Facts) -> Part:
 def _part_of_pool(pool: Pool, use: Use, facts: Facts) -> Part:
     wanted = _collected(wanted for kind in _OF_POOL for wanted in kind.of_pool(pool, use, facts))
     versions = _versions(frozenset([type(endpoint.address) for endpoint in pool.endpoints]))
-    return Part(pool.name, pool, wanted, use, versions, len(pool.endpoints), tuple(support.of_pool(pool, use)))
+    unsupported = tuple(support.of_pool(pool, use, facts.node))
+    return Part(pool.name, pool, wanted, use, versions, len(pool.endpoints), unsupported)
 
 
 @lru_cache(maxsize=1024)

@@ -405,6 +405,7 @@ class Node:
     suffice for `expected_flows` connections at once; None means: not declared. `multipath` is the number of equal
     paths that a router may use; None means: one. See `tunnel_from` for `tunnel_source`. `announce` None means: no
     routing daemon is told; `bgp` None: none is configured.
+    `health_addresses` are those that checks through VIPs come from, one of a family at most.
     """
 
     name: str
@@ -423,6 +424,7 @@ class Node:
     packet_too_big: PacketTooBig = PacketTooBig.ANSWER
     announce: Announce | None = None
     bgp: Bgp | None = None
+    health_addresses: tuple[Address, ...] = ()
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)

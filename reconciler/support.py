@@ -63,7 +63,7 @@ def unsupported(view: NodeView) -> list[Unsupported]:
         found += _of_endpoint(view)
     elif view.node.role in ROLES:
         found += (item for service in view.services for item in of_service(service))
-        found += (item for name, pool in view.pools.items() for item in of_pool(pool, view.uses[name]))
+        found += (item for name, pool in view.pools.items() for item in of_pool(pool, view.uses[name], view.node))
         found += of_fallbacks(view)
     return sorted(set(found))
 
@@ -75,7 +75,7 @@ def of_node(view: NodeView) -> list[Unsupported]:
 
 def of_fallbacks(view: NodeView) -> list[Unsupported]:
     """The settings of pools that only others fall back to. Their endpoints are part of those pools."""
-    return [item for pool in view.fallbacks.values() for item in of_check(pool)]
+    return [item for pool in view.fallbacks.values() for item in of_check(pool, view.node)]
 
 
 def require_supported(view: NodeView) -> None:
@@ -137,19 +137,21 @@ def of_service(service: Service) -> Iterator[Unsupported]:
         yield _key(service, "allowedSources")
 
 
-def of_pool(pool: Pool, use: Use) -> Iterator[Unsupported]:
+def of_pool(pool: Pool, use: Use, node: Node) -> Iterator[Unsupported]:
     for endpoint in pool.endpoints if use.is_translated else ():
         yield from _ipv6((endpoint.address,), endpoint.span)
-    yield from of_check(pool)
+    yield from of_check(pool, node)
     if pool.on_unhealthy is not OnUnhealthy.KEEP:
         yield _value(pool, "onUnhealthy", pool.on_unhealthy, (OnUnhealthy.KEEP,))
 
 
-def of_check(pool: Pool) -> Iterator[Unsupported]:
-    """The settings of a pool's check that are not supported."""
-    if pool.health_check.type is not CheckType.NONE and pool.health_check.through is Through.VIP:
-        hint = "leave `through` out, and the endpoint's own address is checked"
-        yield Unsupported(_place(pool, "healthCheck"), "healthCheck through vip is not supported yet", hint)
+def of_check(pool: Pool, node: Node) -> Iterator[Unsupported]:
+    """The settings of a pool's check that can't be had on a node."""
+    check = pool.health_check
+    if check.type is not CheckType.NONE and check.through is Through.VIP and not node.health_addresses:
+        hint = "give the Node one, like `healthAddress: {ipv4: 10.1.0.9}`; or leave `through` out"
+        what = f"healthCheck through vip needs an address that node {node.name} checks from"
+        yield Unsupported(_place(pool, "healthCheck"), what, hint)
 
 
 def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:

@@ -114,6 +114,12 @@ class NodeView:
             return interface.xdp
         return XdpMode.GENERIC if interface.name in self.lossy else XdpMode.NATIVE
 
+    @property
+    def has_prober(self) -> bool:
+        """Whether a balancer checks endpoints through VIPs, as far as the pools ask for it."""
+        is_able = self.node.role is Role.BALANCER and bool(self.node.health_addresses)
+        return is_able and any(service.mode.is_dsr for service in self.services)
+
     @cached_property
     def uses(self) -> Mapping[str, Use]:
         """How the services use each pool, by its name."""
@@ -151,6 +157,14 @@ class NodeView:
             if any(vip in own.network for own in face.addresses)
         }  # fmt: skip
 
+    @property
+    def prober_on_link(self) -> list[tuple[Address, str]]:
+        """The addresses that checks through VIPs come from, in a network of an interface, each with its name."""
+        return [
+            (address, face.name) for address in self.node.health_addresses if self.has_prober
+            for face in self.node.interfaces if any(address in own.network for own in face.addresses)
+        ]  # fmt: skip
+
     @cached_property
     def features(self) -> tuple[str, ...]:
         """The features of the program that these services need, and no others; sorted."""
@@ -167,7 +181,8 @@ class NodeView:
         ipv6 = {"IPV6"} if self.has_ipv6 else set()
         faces = self.node.interfaces if self.services else ()
         ways = {"GATEWAY" for face in faces if face.gateway} | {"VLAN" for face in faces if face.trunk}
-        return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6 | ways))
+        checks = {"CHECKS"} if self.has_prober else set()
+        return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6 | ways | checks))
 
     @cached_property
     def sizes(self) -> Sizes:

@@ -134,6 +134,7 @@ def _vip(last, version):
     return ip_address(f"20.20.20.{last}" if version == 4 else f"2001:db8:20::{last:x}")
 
 
+HEALTH_ADDRESSES = ((), (ip_address("10.2.0.1"),), (ip_address("10.2.0.1"), ip_address("2001:db8::1")))
 addresses = st.sampled_from(["10.2.0.1", "10.2.0.2", "10.2.0.3", "2001:db8::1", "2001:db8::2"]).map(ip_address)
 interface_addresses = st.sampled_from(["10.1.0.1/24", "10.3.0.0/31", "2001:db8::1/64"]).map(ip_interface)
 prefixes = st.sampled_from(["10.0.0.0/8", "192.0.2.7/32", "0.0.0.0/0", "2001:db8::/32"]).map(ip_network)
@@ -214,6 +215,7 @@ def any_nodes(draw):
             "tunnel_source": draw(tunnel_sources),
             "packet_too_big": draw(st.sampled_from(PacketTooBig)),
             "announce": draw(announces),
+            "health_addresses": draw(st.sampled_from(HEALTH_ADDRESSES)),
         }
     if role is not Role.ENDPOINT:
         own["bgp"] = draw(st.none() | bgp)

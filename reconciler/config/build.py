@@ -225,6 +225,7 @@ _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "tunnelSource": ("tunnel_source", lambda given: TunnelSource(**_given(given, _TUNNEL_SOURCE))),
     "packetTooBig": ("packet_too_big", PacketTooBig),
     "bgp": ("bgp", lambda given: Bgp(**_given(given, _BGP))),
+    "healthAddress": ("health_addresses", lambda given: tuple(address(given[key]) for key in sorted(given))),
     "announce": ("announce", lambda given: Announce(**_given(given, _ANNOUNCE))),
 }
 

@@ -175,6 +175,8 @@ TRUNKS = _hash("trunks", NUMBER, _VLAN, 4_096, ("VLAN",))
 UNPACKED = _hash("unpacked", RowType(rows.UnpackedKey), RowType(rows.Unpacked), 16_384, ("DECAPSULATE",))
 # ifindex → next hop of packets that come in there and go to no network of the node (IPv4: 4 bytes)
 GATEWAYS = _hash("gateways", NUMBER, RowType(rows.Gateway), 1_024, ("GATEWAY",))
+# 0 → who checks endpoints through their VIPs; all zeros: nobody
+PROBER = _array("prober", RowType(rows.Prober), 1, ("CHECKS",))
 # only in the program that explains: the values looked up for a packet
 EXPLAINED = _array("explained", RowType(rows.Explained), 1, ("EXPLAIN",))
 
@@ -188,9 +190,13 @@ MAPS: dict[str, MapSpec] = {
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS,
         RING_NAMES, REMEMBERED, SEED, FLOWS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
-        VLANS, TRUNKS, GATEWAYS, UNPACKED, EXPLAINED,
+        VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED,
     )
 }  # fmt: skip
+
+
+MARK_TUNNEL = 1 << 17
+"""In the mark of a check's socket, beside the endpoint's id: packets go to it in a tunnel."""
 
 
 class ModeCode(IntEnum):
@@ -285,6 +291,8 @@ class Verdict(IntEnum):
     ERROR_RELAYED = 23, "an ICMP error about a packet on its way to an endpoint, relayed to the client"
     IMPOSSIBLE_SOURCE = 24, "dropped: from an address that no other host can have: loopback, multicast, the VIP itself"
     LINK_BROADCAST = 25, "dropped: the packet is for one VIP, its frame for many hosts (broadcast or multicast)"
+    CHECK = 30, "a check of an endpoint through its VIP, forwarded to the endpoint"
+    CHECK_ANSWERED = 31, "an answer to such a check, handed to who checks"
     # On endpoints whose program unpacks tunnels: the fate of each tunnelled packet.
     DECAPSULATED = 48, "unpacked, for a VIP of the endpoint"
     NOT_FOR_VIP = 49, "passed on untouched: the packet inside is for no VIP of the endpoint"

@@ -18,10 +18,13 @@ from reconciler.paths import data_dir
 NAME_PREFIX = "lbctl_"
 DECAPSULATE = "DECAPSULATE"
 """The feature that selects another program: that of endpoints whose kernel can't unpack tunnels."""
+MARK = "MARK"
+"""The feature that selects the program at the prober's side of its veth, for TC."""
 MAIN_FILE = "balancer.c"
 
 _ENTRY = "lbctl_balance"
-_ENDPOINT_FILE, _ENDPOINT_ENTRY = "decap.c", "lbctl_decapsulate"
+_OTHERS = {DECAPSULATE: ("decap.c", "lbctl_decapsulate"), MARK: ("mark.c", "lbctl_mark")}
+"""Features that select another program: its main file and its function."""
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"$')
 _ASKED_FOR = re.compile(r"\bHAS\((\w+)\)")
@@ -30,12 +33,12 @@ _FEATURE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 def main_file(features: Collection[str]) -> str:
     """The file of bpf/ that the program with these features begins with."""
-    return _ENDPOINT_FILE if DECAPSULATE in features else MAIN_FILE
+    return next((file for feature, (file, _) in _OTHERS.items() if feature in features), MAIN_FILE)
 
 
 def entry(features: Collection[str]) -> str:
     """The function that packets enter by."""
-    return _ENDPOINT_ENTRY if DECAPSULATE in features else _ENTRY
+    return next((function for feature, (_, function) in _OTHERS.items() if feature in features), _ENTRY)
 
 
 @functools.cache

@@ -172,6 +172,14 @@ class Gateway(NamedTuple):
     pad: Annotated[bytes, "V3"] = bytes(3)
 
 
+class Prober(NamedTuple):
+    ifindex: U32
+    address: IPv4
+    address6: IPv6
+    mac: Annotated[bytes, "V6"]
+    pad: Annotated[bytes, "V2"] = bytes(2)
+
+
 class Explained(NamedTuple):
     """The values looked up for a packet, in this order; all ones: not looked up. See EXPLAIN in bpf/maps.h."""
 

@@ -26,6 +26,7 @@ from reconciler.health.row import Clocks
 from reconciler.health.schedule import Schedule
 from reconciler.health.store import Progress, Store, clocks
 from reconciler.health.target import Target
+from reconciler.health.through import Through
 from reconciler.health.wire import Edit, Messages, News, packed
 
 LISTEN_S = 0.05
@@ -46,7 +47,7 @@ class Checker:
         self._messages = Messages()
         self._schedule = Schedule(socket.gethostname().encode(), random.Random())
         self._prober = Prober()
-        self._monitor = Monitor(self._prober, self._schedule)
+        self._monitor = Monitor(self._prober, self._schedule, way_of=Through(path.parent).way)
         self._store: Store | None = None
         self._told_s = self._suspect_s = 0.0
         self._trouble = ""

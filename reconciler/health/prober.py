@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 
 from reconciler.health.checks import CHECKS
 from reconciler.health.checks.wait import Check, Late, in_words
-from reconciler.health.outcome import Outcome, failed, of_errno, unreached
+from reconciler.health.outcome import Outcome, failed, not_checked, of_errno, unreached
 from reconciler.health.target import Target
 from reconciler.health.way import DIRECT, Way
 
@@ -67,6 +67,9 @@ class Prober:
     def start(self, target: Target, way: Way = DIRECT) -> None:
         """Begin a check. What comes of it, `poll` tells; also if that is known at once."""
         began_s = self._clock()
+        if way.lack:
+            self._results.append((target, not_checked(way.lack)))
+            return
         run = _Run(target, CHECKS[target.check.type](target, way), began_s)
         self._step(run, began_s)
         if not run.is_over:

@@ -12,7 +12,18 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 
-from reconciler.model import Address, CheckType, Endpoint, EndpointState, HealthCheck, Pool, Protocol, Service, Through
+from reconciler.model import (
+    Address,
+    CheckType,
+    Endpoint,
+    EndpointState,
+    HealthCheck,
+    Mode,
+    Pool,
+    Protocol,
+    Service,
+    Through,
+)
 
 DIGEST_BYTES = 16
 MIN_FAST_S, MAX_SLOW_S = 0.2, 10.0
@@ -26,23 +37,25 @@ _PROTOCOLS = {
 @dataclass(frozen=True)
 class Target:
     """A server, and the check of it. `port` 0: the check has none. `vip` is the address that the check asks for, if it
-    takes the way of the traffic; None: the server's own."""
+    takes the way of the traffic, which is that of `mode`; None: the server's own."""
 
     address: Address
     port: int
     check: HealthCheck
     vip: Address | None = None
+    mode: Mode | None = None
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Targets are keys of every table of this room, and hashing a check's twenty fields takes 2 µs.
-        object.__setattr__(self, "_hash", hash((self.address, self.port, self.check, self.vip)))
+        object.__setattr__(self, "_hash", hash((self.address, self.port, self.check, self.vip, self.mode)))
 
     def __hash__(self) -> int:
         return self._hash
 
-    def __reduce__(self) -> tuple[type[Target], tuple[Address, int, HealthCheck, Address | None]]:
-        return Target, (self.address, self.port, self.check, self.vip)  # Another process hashes texts otherwise.
+    def __reduce__(self) -> tuple[type[Target], tuple[Address, int, HealthCheck, Address | None, Mode | None]]:
+        # Another process hashes texts otherwise.
+        return Target, (self.address, self.port, self.check, self.vip, self.mode)
 
     @property
     def asked(self) -> Address:
@@ -71,7 +84,7 @@ class Target:
     @cached_property
     def digest(self) -> bytes:
         """16 bytes that are the same for equal targets, in each process and on each node."""
-        parts = (str(self.address), self.port, str(self.vip))
+        parts = (str(self.address), self.port, str(self.vip), *((self.mode.value,) if self.mode else ()))
         return blake2b(repr(parts).encode(), digest_size=DIGEST_BYTES, key=_digest_of(self.check)).digest()
 
 
@@ -155,7 +168,7 @@ def uses_of(
     port = check_port(check, guide or service, endpoint)
     if check.through is Through.VIP and service.mode.is_dsr:
         for vip in service.vips:
-            yield Use(pool.name, endpoint.address, to, vip), Target(endpoint.address, port, check, vip)
+            yield Use(pool.name, endpoint.address, to, vip), Target(endpoint.address, port, check, vip, service.mode)
     else:
         yield Use(pool.name, endpoint.address, to), Target(endpoint.address, port, check)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from reconciler.kernel.netns import within
 from reconciler.model import Address
 
 SO_MARK = 36
@@ -20,10 +22,13 @@ _RESET = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """`source` None and `mark` 0: as the kernel chooses."""
+    """`source` None and `mark` 0: as the kernel chooses. `namespace` is a descriptor of the network namespace that the
+    sockets are made in, -1: the process's own. `lack` says why there is no way at all."""
 
     source: Address | None = None
     mark: int = 0
+    namespace: int = -1
+    lack: str = ""
 
 
 DIRECT = Way()
@@ -39,7 +44,8 @@ def opened(address: Address, way: Way, kind: int = socket.SOCK_STREAM, protocol:
     A TCP connection is closed by a reset, so it leaves nothing behind: neither here, where ten thousand checks would
     fill the ports with TIME_WAIT, nor on the server.
     """
-    sock = socket.socket(family_of(address), kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    with within(way.namespace) if way.namespace >= 0 else nullcontext():
+        sock = socket.socket(family_of(address), kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
     try:
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -26,7 +26,8 @@ NAME_BYTES = 15
 """Characters that the kernel keeps of the name of a map or program."""
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
-_PROG_TYPE_XDP = 6
+SCHED_CLS, XDP = 3, 6
+"""Types of programs: `enum bpf_prog_type`."""
 _INSTRUCTION_BYTES = 8
 _LOG_BYTES = 1 << 24
 _LOG_LINES = 20
@@ -176,8 +177,8 @@ def program_info(fd: int) -> ProgramInfo:
     )
 
 
-def load_program(name: str, instructions: bytes) -> int:
-    """Load an XDP program under the GPL and return its file descriptor.
+def load_program(name: str, instructions: bytes, type_: int = XDP) -> int:
+    """Load a program under the GPL and return its file descriptor.
 
     Raises BuildError with the end of the verifier's log if the program is refused, ValueError if `name` is
     longer than the kernel keeps.
@@ -188,7 +189,7 @@ def load_program(name: str, instructions: bytes) -> int:
 
     def load(log_level: int, log: ctypes.Array[ctypes.c_char] | None) -> int:
         return call(Command.PROG_LOAD, memory(struct.pack(
-            "=IIQQIIQII16sII", _PROG_TYPE_XDP, len(instructions) // _INSTRUCTION_BYTES,
+            "=IIQQIIQII16sII", type_, len(instructions) // _INSTRUCTION_BYTES,
             ctypes.addressof(code), ctypes.addressof(license_text),
             log_level, len(log) if log else 0, ctypes.addressof(log) if log else 0,
             0, 0, name.encode(), 0, 0,

@@ -18,6 +18,7 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.fake_frr import FakeDaemon
 from reconciler.kernel.port import (
     MAIN_TABLE,
+    PROBER_DEVICE,
     AttachedProgram,
     Firewall,
     Link,
@@ -25,6 +26,7 @@ from reconciler.kernel.port import (
     LocalVip,
     Neighbour,
     Outcome,
+    Prober,
     Route,
     Row,
     TunnelDevice,
@@ -56,6 +58,7 @@ class FakeKernel:
     vips: set[LocalVip] = field(default_factory=set)
     foreign_vips: dict[str, str] = field(default_factory=dict)
     lacks: dict[tuple[str, str], str] = field(default_factory=dict)
+    checks_from: Prober | None = None
     tunnel_forms: frozenset[str] = frozenset({"ipip", "ip6tnl"})
     tunnel_devices: dict[str, TunnelDevice] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
@@ -267,6 +270,18 @@ class FakeKernel:
         return [None] * len(vips)
 
     # --- tunnels ---------------------------------------------------------------------------------------
+    def prober(self) -> Prober | None:
+        return self.checks_from
+
+    def add_prober(self, addresses: Sequence[str]) -> None:
+        self.checks_from = Prober(tuple(addresses), 99, b"prober")
+        self._wrote("add_prober", tuple(addresses))
+
+    def remove_prober(self) -> None:
+        self.checks_from = None
+        self.attached.pop(PROBER_DEVICE, None)
+        self._wrote("remove_prober", "")
+
     def knows_tunnel(self, form: str) -> bool:
         return form in self.tunnel_forms
 

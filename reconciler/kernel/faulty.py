@@ -70,6 +70,14 @@ class FaultyKernel(FakeKernel):
         up = super().remove_local_vips
         return [self._row(lambda vip=vip: up([vip])) for vip in vips]  # type: ignore[misc]
 
+    def add_prober(self, addresses: Sequence[str]) -> None:
+        self._call()
+        super().add_prober(addresses)
+
+    def remove_prober(self) -> None:
+        self._call()
+        super().remove_prober()
+
     def add_tunnel(self, device: TunnelDevice) -> None:
         self._call()
         super().add_tunnel(device)

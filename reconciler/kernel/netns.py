@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler.errors import KernelError
@@ -12,6 +14,7 @@ from reconciler.safe import some
 
 _DIRECTORY = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
+_OWN = "/proc/thread-self/ns/net"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,8 +36,29 @@ def enter(name: str) -> None:
             f"can't open the network namespace {name}: {error.strerror}", hint=f"there are: {existing}"
         ) from error
     try:
-        if _libc.setns(fd, _CLONE_NEWNET) < 0:
-            number = ctypes.get_errno()
-            raise KernelError(f"can't enter the network namespace {name}: {os.strerror(number)}", hint="run as root")
+        move(fd)
+    except OSError as error:
+        raise KernelError(f"can't enter the network namespace {name}: {error.strerror}", hint="run as root") from error
     finally:
         os.close(fd)
+
+
+def move(there: int) -> None:
+    """Move the calling thread into the namespace of a descriptor. OSError if that is not allowed."""
+    if _libc.setns(there, _CLONE_NEWNET) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@contextmanager
+def within(there: int) -> Iterator[None]:
+    """Within this, the calling thread is in the namespace of a descriptor. OSError if that is not allowed."""
+    home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        move(there)
+        try:
+            yield
+        finally:
+            move(home)
+    finally:
+        os.close(home)

@@ -87,6 +87,21 @@ class Neighbour:
     is_lasting: bool = field(default=True, compare=False)
 
 
+PROBER_DEVICE = "lbctl-checks"
+"""The interface of the node behind which the prober is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prober:
+    """Where checks through VIPs come from: its own addresses, the number of the node's interface and the MAC that it
+    is reached by. `wrong` says what of it is damaged."""
+
+    addresses: tuple[str, ...]
+    index: int = 0
+    mac: bytes = bytes(6)
+    wrong: str = ""
+
+
 MAIN_TABLE = 254
 LAST_METRIC = 0x7FFF_FFFF
 """Every other route to the same network goes first."""
@@ -264,6 +279,17 @@ class Kernel(Protocol):
     def add_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]: ...
 
     def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]: ...
+
+    # --- checks through VIPs ---------------------------------------------------------------------------
+    def prober(self) -> Prober | None: ...
+
+    def add_prober(self, addresses: Sequence[str]) -> None:
+        """Make it, or bring it to what it should be."""
+        ...
+
+    def remove_prober(self) -> None:
+        """Remove it; no error if there is none."""
+        ...
 
     # --- tunnels ---------------------------------------------------------------------------------------
     def knows_tunnel(self, form: str) -> bool:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses for which the kernel answers neighbour solicitations on an interface that doesn't have them.
+"""Addresses for which the kernel answers ARP or neighbour solicitations on an interface that doesn't have them.
 
-Our entries carry our protocol number (NDA_PROTOCOL). The kernel answers if the interface forwards and its `proxy_ndp`
-is on. Works on the network namespace of the calling thread. Layouts: include/uapi/linux/neighbour.h; what the kernel
-does: ndisc_recv_ns() in net/ipv6/ndisc.c.
+Our entries carry our protocol number (NDA_PROTOCOL). The kernel answers if the interface forwards and, for IPv6, its
+`proxy_ndp` is on; for IPv4, if a route leads to the address by another interface (arp_process() in net/ipv4/arp.c).
+Works on the network namespace of the calling thread. Layouts: include/uapi/linux/neighbour.h; what the kernel does for
+IPv6: ndisc_recv_ns() in net/ipv6/ndisc.c.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from reconciler.kernel.port import Neighbour, Outcome
 _NEW, _DELETE, _GET = 28, 29, 30
 _DST, _PROTOCOL = 1, 12
 _PROXY = 0x8
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _HEADER = struct.Struct("=BxxxiHBB")  # family, padding, interface, state, flags, type
 
 
@@ -32,10 +34,10 @@ def read() -> tuple[list[Neighbour], list[Neighbour]]:
     ours: list[Neighbour] = []
     others: list[Neighbour] = []
     with netlink.route() as route:
-        for answer in route.dump(_GET, _HEADER.pack(socket.AF_INET6, 0, 0, _PROXY, 0)):
+        for answer in (a for f in _FAMILIES.values() for a in route.dump(_GET, _HEADER.pack(f, 0, 0, _PROXY, 0))):
             family, index, _, flags, _ = _HEADER.unpack_from(answer)
             found = netlink.attributes(answer[_HEADER.size :])
-            if family == socket.AF_INET6 and flags & _PROXY and index in names:
+            if family in _FAMILIES.values() and flags & _PROXY and index in names:
                 proxy = Neighbour(str(ip_address(found[_DST])), names[index])
                 (ours if found.get(_PROTOCOL, b"\0")[0] == PROTOCOL else others).append(proxy)
     return ours, others
@@ -62,8 +64,9 @@ def _change(type_: int, flags: int, proxies: Sequence[Neighbour], chosen: set[Ne
         except OSError:
             outcomes[proxy] = KernelError(f"there is no interface {proxy.interface}")
             continue
-        body = _HEADER.pack(socket.AF_INET6, index, 0, _PROXY, 0)
-        body += netlink.attribute(_DST, ip_address(proxy.address).packed)
+        address = ip_address(proxy.address)
+        body = _HEADER.pack(_FAMILIES[address.version], index, 0, _PROXY, 0)
+        body += netlink.attribute(_DST, address.packed)
         messages[proxy] = Message(type_, flags, body + netlink.attribute(_PROTOCOL, bytes([PROTOCOL])))
     with netlink.route() as route:
         for proxy, error in zip(messages, route.change(list(messages.values())), strict=True):

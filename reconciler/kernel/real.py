@@ -25,6 +25,7 @@ from reconciler.kernel import (
     neighbours,
     next_hop,
     ownership,
+    prober,
     proxies,
     routes,
     sysctl,
@@ -33,7 +34,16 @@ from reconciler.kernel import (
 )
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.instance_program import InstanceProgram
-from reconciler.kernel.port import Firewall, Link, LocalVip, Neighbour, Outcome, Route, TunnelDevice
+from reconciler.kernel.port import (
+    Firewall,
+    Link,
+    LocalVip,
+    Neighbour,
+    Outcome,
+    Prober,
+    Route,
+    TunnelDevice,
+)
 from reconciler.kernel.refusal import refused
 from reconciler.safe import some
 
@@ -74,6 +84,8 @@ class RealKernel(InstanceProgram):
         if left := self.former_sysctls():
             raise KernelError(f"settings are not restored yet: {some(sorted(left))}", hint="lbctl delete")
         with refused(f"directory {self._instance.directory}"):
+            if self._instance.directory.exists():
+                prober.remove(self._instance.directory)
             self._instance.remove()
             ownership.forget(self._instance)
 
@@ -96,6 +108,19 @@ class RealKernel(InstanceProgram):
     def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
         with refused("local addresses"):
             return local_vips.remove(vips)
+
+    # --- checks through VIPs ---------------------------------------------------------------------------
+    def prober(self) -> Prober | None:
+        with refused("the interface of checks through VIPs"):
+            return prober.read(self._instance.directory)
+
+    def add_prober(self, addresses: Sequence[str]) -> None:
+        with refused("the interface of checks through VIPs"):
+            prober.add(self._instance.directory, addresses)
+
+    def remove_prober(self) -> None:
+        with refused("the interface of checks through VIPs"):
+            prober.remove(self._instance.directory)
 
     # --- tunnels ---------------------------------------------------------------------------------------
     def knows_tunnel(self, form: str) -> bool:

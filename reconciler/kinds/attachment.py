@@ -9,12 +9,13 @@ from typing import ClassVar
 
 from reconciler.dataplane.program import is_ours
 from reconciler.errors import KernelError
-from reconciler.kernel.port import AttachedProgram, Outcome
+from reconciler.kernel.port import PROBER_DEVICE, AttachedProgram, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.interface import interface_key
 from reconciler.kinds.interface_concerns import about_links, about_veths
 from reconciler.kinds.mode_switch import switch_mode
+from reconciler.kinds.prober import PROBER_KEY
 from reconciler.kinds.program import PROGRAM, program_of
 from reconciler.model import Role, XdpMode
 from reconciler.resource import Change, Concern, Context, Key, Live, Reading, Resource
@@ -49,7 +50,7 @@ class Attachment(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (PROGRAM, interface_key(self.interface))
+        return (PROGRAM, PROBER_KEY if self.interface == PROBER_DEVICE else interface_key(self.interface))
 
     @property
     def flaw(self) -> str:
@@ -90,6 +91,9 @@ class AttachmentKind(Kind):
             if interface.trunk is None:  # packets of a VLAN come in by its trunk
                 mode = view.xdp_mode(interface).value
                 yield Attachment(interface.name, mode, program.name, sends, maps=program.maps), interface.span
+        if view.has_prober:  # generic: it sends to any interface, whether its driver knows XDP or not
+            generic = XdpMode.GENERIC.value
+            yield Attachment(PROBER_DEVICE, generic, program.name, sends, maps=program.maps), view.node.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         attached = self.kernel.attached_programs([key.id for key in wanted])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """IPv6 VIPs inside a network of the balancer: the machines of that network ask for their MAC by neighbour discovery.
+So they do, by ARP as well, for the address that checks through VIPs come from.
 
 By itself the kernel answers such a question only for addresses of the interface that the question came in by. These
 VIPs are on the loopback, so lbctl has the kernel answer for them, too. (By ARP it answers for all its addresses.)
@@ -8,7 +9,7 @@ VIPs are on the loopback, so lbctl has the kernel answer for them, too. (By ARP 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import ClassVar
 
@@ -17,10 +18,11 @@ from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.loopback import LoopbackVip
+from reconciler.kinds.prober import PROBER_KEY
 from reconciler.kinds.sysctl import Sysctl, proxy_setting
 from reconciler.model import Address, Service
 from reconciler.resource import Change, Context, Key, Reading, Resource
-from reconciler.view import Facts
+from reconciler.view import Facts, NodeView
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class NeighbourProxy(Resource):
 
     address: Address
     interface: str
+    is_prober: bool = field(default=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -37,22 +40,28 @@ class NeighbourProxy(Resource):
 
     @property
     def flaw(self) -> str:
-        return flaw_of(self.interface) or ("" if self.address.version == 6 else f"{self.address} is not of IPv6")
+        return flaw_of(self.interface)
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return Key(LoopbackVip.kind, str(self.address)), Key(Sysctl.kind, proxy_setting(self.interface))
+        setting = (Key(Sysctl.kind, proxy_setting(self.interface)),) if self.address.version == 6 else ()
+        return PROBER_KEY if self.is_prober else Key(LoopbackVip.kind, str(self.address)), *setting
 
     def describe(self) -> dict[str, str]:
-        return {"neighbour discovery": "answered"}
+        return {"neighbour discovery" if self.address.version == 6 else "ARP": "answered"}
 
     def effect(self, after: Resource | None, context: Context) -> str:
-        return "" if after else f"machines on {self.interface} no longer find this VIP"
+        return "" if after else f"machines on {self.interface} no longer find this address"
 
 
 class NeighbourProxyKind(Kind):
     phase = 75  # after the VIP itself: the answers bring packets here
     resource = NeighbourProxy
+
+    @staticmethod
+    def desired(view: NodeView) -> Iterable[Wanted]:
+        for address, interface in view.prober_on_link:
+            yield NeighbourProxy(address, interface, True), view.node.span
 
     @staticmethod
     def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:

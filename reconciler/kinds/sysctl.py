@@ -94,7 +94,8 @@ class SysctlKind(Kind):
             for interface in view.node.interfaces:
                 yield Sysctl(f"net/ipv6/conf/{interface.name}/forwarding", "1"), interface.span
             # These interfaces answer neighbour solicitations for VIPs.
-            for name in sorted({interface for _, interface in view.on_link6}):
+            asked = {name for address, name in view.prober_on_link if address.version == 6}
+            for name in sorted(asked | {interface for _, interface in view.on_link6}):
                 yield Sysctl(proxy_setting(name), "1"), view.node.span
         yield from _ipv6_on(view)
 

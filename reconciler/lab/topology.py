@@ -192,7 +192,8 @@ class _Site:
 
     @cached_property
     def taken(self) -> set[Address]:
-        return {*self.endpoints, *_vips(self.fleet), *(a.ip for n in self.fleet.nodes for a in _addresses(n))}
+        own = {a for n in self.fleet.nodes for a in (*(a.ip for a in _addresses(n)), *n.health_addresses)}
+        return {*self.endpoints, *_vips(self.fleet), *own}
 
     @cached_property
     def clients(self) -> tuple[Address, ...]:

@@ -104,6 +104,7 @@ def _node(n):
             "undefinedTraffic": n.undefined_traffic, "capacity": capacity,
             "snatAddresses": _texts(n.snat_addresses), "snatPorts": f"{n.snat_ports[0]}-{n.snat_ports[-1]}",
             "expectedFlows": n.expected_flows, "packetTooBig": n.packet_too_big,
+            "healthAddress": {f"ipv{a.version}": str(a) for a in n.health_addresses} or None,
             "announce": n.announce and _announce(n.announce),
             "tunnelSource": {
                 key: str(source)

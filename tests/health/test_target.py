@@ -97,7 +97,7 @@ def test_through_the_vip_each_vip_is_a_target():
     check = replace(TCP, through=Through.VIP)
     found = targets(service(vips=(VIP, VIP2), mode=Mode.DSR_L3), pools=[pool(Endpoint(A), check=check)])
     assert found == {
-        Use("web", A, 80, VIP): Target(A, 80, check, VIP), Use("web", A, 80, VIP2): Target(A, 80, check, VIP2)
+        Use("web", A, 80, vip): Target(A, 80, check, vip, Mode.DSR_L3) for vip in (VIP, VIP2)
     }  # fmt: skip
     assert [target.asked for target in found.values()] == [VIP, VIP2]
     assert [target.place for target in found.values()] == [(str(VIP), 80), (str(VIP2), 80)]

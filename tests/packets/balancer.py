@@ -30,6 +30,7 @@ from reconciler.dataplane.layout import (
     FLOWS,
     GATEWAYS,
     MAPS,
+    PROBER,
     REMEMBERED,
     RING_CHUNKS,
     RING_TURNS,
@@ -65,7 +66,7 @@ from tests.packets.frames import At, forwarded, translated, tunnelled
 
 FEATURES = (
     "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT", "ECHO",
-    "FORWARD_ECHO", "GATEWAY", "VLAN",
+    "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS",
 )  # fmt: skip
 """All that the program has."""
 
@@ -260,6 +261,12 @@ class Balancer:
         packed = _packed(address)
         row = rows.Gateway(packed, len(packed) > 4)
         self._write(GATEWAYS, GATEWAYS.pack(Number(self._ifindex[interface]), row))
+
+    def prober(self, interface: str, address: str, address6: str, mac: str) -> None:
+        """Who checks endpoints through their VIPs, and the interface behind which it is."""
+        packed = bytes.fromhex(mac.replace(":", ""))
+        row = rows.Prober(self._ifindex[interface], _packed(address), _packed(address6), packed)
+        self._write(PROBER, PROBER.pack(Number(0), row))
 
     def withdraw(self, at: At, protocol: int = TCP) -> None:
         self.kernel.delete((SERVICES6 if ":" in at.address else SERVICES).name, [_service_key(at, protocol)])

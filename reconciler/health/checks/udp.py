@@ -43,6 +43,6 @@ def _unanswered(sock: socket.socket, target: Target, way: Way) -> Check:
     try:
         sock.recv(1)  # An answer proves that somebody is there, whatever it says.
     except BlockingIOError:
-        if is_silent(target.asked, way.mark):
-            return unreached("no answer to ARP" if target.asked.version == 4 else "no answer to neighbour discovery")
+        if is_silent(target.address):
+            return unreached("no answer to ARP" if target.address.version == 4 else "no answer to neighbour discovery")
     return OK
