@@ -9,6 +9,7 @@ from typing import Any
 
 from reconciler.cli.common import from_agent, instance_dir, may_only_ask, open_kernel, stdout_style
 from reconciler.errors import UsageError
+from reconciler.readings.flow_filter import FlowFilter
 from reconciler.render.table import Row, as_json, as_yaml, table
 
 DESCRIPTION = "Show what the node holds, straight from its maps. Needs no manifests and no agent."
@@ -21,6 +22,7 @@ examples:
   lbctl get checker               # the process that checks: how many, how late
   lbctl get drains
   lbctl get announcements         # what routers hear of this node's VIPs, and what speaks against them
+  lbctl get flows --client 10.1.0.0/24 --state open
   lbctl get flows -o json
   lbctl get transitions           # slots of rings that changed hands, and until when that matters
   lbctl get verdicts              # packets by what became of them, drops by reason
@@ -43,6 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     shown = tuple(name for name in _TABLES if name != "history")
     parser.add_argument("what", metavar="what", choices=shown, help=f"one of {', '.join(shown)}")
     parser.add_argument("--history", action="store_true", help="with `health`: the latest transitions")
+    for name, help in _FILTERS.items():
+        parser.add_argument(f"--{name}", default="", metavar=name.upper(), help=f"with `flows`: {help}")
     parser.add_argument("-o", "--output", choices=("table", "wide", "json", "yaml"), default="table")
 
 
@@ -50,8 +54,14 @@ def run(args: argparse.Namespace) -> int:
     what = "history" if args.history else args.what
     if args.history and args.what != "health":
         raise UsageError(f"there is no history of {args.what}", hint="lbctl get health --history")
+    wanted = FlowFilter(**{name: getattr(args, name) for name in _FILTERS})
+    if wanted != FlowFilter() and what != "flows":
+        raise UsageError(f"only flows can be chosen, not {what}", hint="lbctl get flows")
+    is_wanted = wanted.matching()
     columns, wide = _TABLES[what]
     asked = _asked(args, what)
+    if wanted != FlowFilter():
+        asked["items"] = list(filter(is_wanted, asked["items"]))
     if args.output == "json":
         print(as_json(asked))
     elif args.output == "yaml":
@@ -93,6 +103,13 @@ _NOTHING = {
     "history": "No endpoint has gone up or down since an agent first ran here.",
     "drains": "Nothing is drained on this node.",
     "announcements": "This node announces no VIP.",
+}
+_FILTERS = {
+    "client": "of this address, address with a port, or network",
+    "service": "of this VIP, or this service",
+    "endpoint": "of this address, address with a port, or network",
+    "state": "opening, open or closing",
+    "protocol": "tcp or udp",
 }
 _TRAFFIC = ["connections", "request_packets", "reply_packets"]
 _BYTES = ["request_bytes", "reply_bytes"]
