@@ -13,13 +13,15 @@ from scapy.packet import Packet, Raw
 
 from reconciler.dataplane.layout import Verdict
 from reconciler.kernel.bpf import XdpVerdict
-from tests.bench.node import MANY_SERVICES, NODE_MAC, PORT, ROUTER_MAC, Group
+from tests.bench.node import LARGE_RING, MANY_SERVICES, NODE_MAC, PORT, ROUTER_MAC, Group
 from tests.bench.rounds import Stream
 from tests.bench.variants import Variant
 
 OURS, MOVING, BEFORE, LRU, NOTHING = "ours", "in transition", "… begun before", "LRU", "nothing"
+KEPT = "all kept"
 """Names of programs: ours while rings stand still, and for services of which every slot is in transition, where
-flows are remembered or began earlier; the baseline; the empty one."""
+flows are remembered or began earlier; the baseline; the empty one. `KEPT` is in transition, with a memory made for as
+many flows as there are (`Program.flows`)."""
 
 KNOWN_FLOWS, MANY_FLOWS, NEW_FLOWS = 1 << 16, 1 << 20, 1 << 24
 OUTER, OUTER6 = 20, 40
@@ -38,6 +40,8 @@ class Program:
     variant: Variant
     stream: Stream
     before: Stream | None = None
+    flows: int = 0
+    """The capacity for flows of a node with a memory of its own; 0: it has that of all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ def cases(scale: int = 1) -> Iterator[Case]:
         ("1M flows, IPv6", MANY_FLOWS, 1, True, None),
     ):
         yield _known(f"known, {name}", max(flows // scale, 1), services, is_ipv6, katran_ns)
+    yield _large(MANY_FLOWS // scale)
+    yield _kept(MANY_FLOWS // scale)
     stream = Stream(_frame(IP(src=CLIENT, dst=vip) / UDP(sport=1024, dport=PORT) / PAYLOAD), grows=OUTER)
     yield Case("known, 1 flow, UDP, IPv4", (
         Program(OURS, Variant.OURS, stream), Program(LRU, Variant.LRU, stream), _nothing(stream),
@@ -121,6 +127,27 @@ def _known(name: str, flows: int, services: int, is_ipv6: bool, katran_ns: tuple
         Program(LRU, Variant.LRU, stream(steady), before=stream(steady, "S")),
         _nothing(stream(steady)),
     ), XdpVerdict.TX, Verdict.REQUEST, katran_ns=katran_ns)  # fmt: skip
+
+
+def _large(flows: int) -> Case:
+    """As many slots as Katran's rings have."""
+    stream = Stream(_request(Group.LARGE), flows, MANY_SERVICES, OUTER)
+    before = replace(stream, frame=_request(Group.LARGE, "S"))
+    return Case(f"known, 1M flows, 512 services, {LARGE_RING:,} slots, IPv4", (
+        Program(OURS, Variant.OURS, stream),
+        Program(LRU, Variant.LRU, stream, before=before),
+        _nothing(stream),
+    ), XdpVerdict.TX, Verdict.REQUEST)  # fmt: skip
+
+
+def _kept(flows: int) -> Case:
+    """In a transition on a node that is made for as many flows as it has."""
+    steady, moving = (Stream(_request(group), flows, 1, OUTER) for group in (Group.STEADY, Group.MOVING))
+    return Case("known, 1M flows, node made for 1M, IPv4", (
+        Program(KEPT, Variant.OURS, moving, replace(moving, frame=_request(Group.MOVING, "S")), flows),
+        Program(LRU, Variant.LRU, steady, replace(steady, frame=_request(Group.STEADY, "S"))),
+        _nothing(steady),
+    ), XdpVerdict.TX, Verdict.REQUEST, katran_ns=(271, 280))  # fmt: skip
 
 
 def _new(name: str, flags: str, is_ipv6: bool, katran_ns: tuple[int, int] | None, scale: int) -> Case:

@@ -83,6 +83,7 @@ class Bench:
         self._node.tunnels()
         for group in node.Group:
             self._node.serve(group)
+        self.memory |= self._node.transitions(node.Group.MOVING)
         stack.enter_context(inside(name))
 
     def rows(self, case: Case) -> list[Row]:
@@ -93,6 +94,9 @@ class Bench:
         packets = self.effort.packets * self.effort.runs
         before, misses = self._node.reasons(), self._programs.misses()
         times = rounds.measure(subjects, self.effort.packets, self.effort.runs)
+        for program in case.programs:
+            if program.flows:
+                self.memory |= {"known_flows": program.stream.flows, "kept_flows": self._programs.kept(program.flows)}
         reasons, misses = _increase(before, self._node.reasons()), self._programs.misses() - misses
 
         wrong = []
@@ -116,7 +120,7 @@ class Bench:
     def subject(self, program: Program) -> rounds.Subject:
         """The loaded program of this name; one that is loaded already goes on from where it is."""
         if program.name not in self._subjects:
-            loaded = self._programs.loaded(program.variant)
+            loaded = self._programs.loaded(program.variant, program.flows)
             self._subjects[program.name] = rounds.Subject(*loaded, self._node.ifindex)
         return self._subjects[program.name]
 

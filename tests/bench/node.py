@@ -20,7 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from reconciler import limits
 from reconciler.dataplane import program, rows
+from reconciler.dataplane.chunks import LINE_BYTES, lines_of
 from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
@@ -47,7 +49,8 @@ from reconciler.kernel import holders
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.port import Row
 from reconciler.kernel.real import RealKernel
-from reconciler.ring_store import write_rings
+from reconciler.limits import Sizes
+from reconciler.ring_store import Rings, write_rings
 from tests.bench.variants import FEATURES, memlock
 from tests.packets.balancer import inside, ip
 
@@ -63,21 +66,26 @@ TCP, UDP = 6, 17
 
 MANY_SERVICES = 512
 ENDPOINTS_A_SERVICE = 64
+LARGE_RING = 65_537
+"""The slots of Katran's rings."""
 
 
 class Group(Enum):
-    """Services with VIPs and endpoints that are numbered: both first addresses, whether slots are in transition."""
+    """Services with VIPs and endpoints that are numbered: both first addresses, whether slots are in transition; the
+    slots of a ring, 0: as many as the number of endpoints asks for."""
 
     STEADY = ("20.20.0.0", "10.8.0.0", False)
     MOVING = ("20.21.0.0", "10.8.0.0", True)
     BEHIND = ("20.22.0.0", "10.9.0.0", False)
     STEADY6 = ("2001:db8:5::", "2001:db8:8::", False)
     MOVING6 = ("2001:db8:6::", "2001:db8:8::", True)
+    LARGE = ("20.23.0.0", "10.8.0.0", False, LARGE_RING)
 
-    def __init__(self, first_vip: str, first_endpoint: str, is_moving: bool) -> None:
+    def __init__(self, first_vip: str, first_endpoint: str, is_moving: bool, slots: int = 0) -> None:
         self.first_vip = ip_address(first_vip)
         self.first_endpoint = ip_address(first_endpoint)
         self.is_moving = is_moving
+        self.slots = slots
 
     @property
     def is_ipv6(self) -> bool:
@@ -85,7 +93,7 @@ class Group(Enum):
 
     @property
     def services(self) -> int:
-        return MANY_SERVICES if self in (Group.STEADY, Group.MOVING) else 1
+        return MANY_SERVICES if self in (Group.STEADY, Group.MOVING, Group.LARGE) else 1
 
     @property
     def first_id(self) -> int:
@@ -127,9 +135,9 @@ class Node:
         self._instance = Instance(name, run_dir)
         self._vips: list[bytes] = []
         # Without services nothing needs more than this.
-        self._kernel.load_program(program.program_name(()), ())
+        self._kernel.load_program(program.program_name(()), (), Sizes(endpoints=limits.FEWEST_ENDPOINTS))
         self.bare_bytes = self._held_bytes()
-        self._kernel.load_program(program.program_name(FEATURES), FEATURES)
+        self._kernel.load_program(program.program_name(FEATURES), FEATURES, Sizes())
         with inside(name):
             self.ifindex = socket.if_nametoindex("front")
 
@@ -190,7 +198,8 @@ class Node:
 
     def _rings(self, group: Group, turn: int, known: Collection[int]) -> None:
         """The rings of a group; each turn gives every slot to another endpoint."""
-        slots = hash_ring([str(member) for member in range(ENDPOINTS_A_SERVICE)], [1] * ENDPOINTS_A_SERVICE)
+        members = [str(member) for member in range(ENDPOINTS_A_SERVICE)]
+        slots = hash_ring(members, [1] * ENDPOINTS_A_SERVICE, group.slots)
         slots = (slots + np.uint32(turn)) % np.uint32(ENDPOINTS_A_SERVICE)
         rings = {
             group.first_index + n: slots + np.uint32(group.first_id + n * ENDPOINTS_A_SERVICE)
@@ -200,6 +209,18 @@ class Node:
 
     def _write(self, spec: MapSpec, rows: Sequence[Row]) -> None:
         assert not any(self._kernel.update(spec.name, rows))
+
+    def transitions(self, group: Group) -> dict[str, int]:
+        """What the slots of a group take that are in transition, and their rows."""
+        rings = Rings(self._kernel)
+        indexes = range(group.first_index, group.first_index + group.services)
+        places = [place for place in map(rings.place, indexes) if place and place.has_rows]
+        lines = sum(lines_of(place.slots, has_rows=True, form=place.form) for place in places)
+        of_slots = sum(lines_of(place.slots, has_rows=False, form=place.form) for place in places)
+        return {
+            "transition_rings": len(places), "transition_slots": sum(place.slots for place in places),
+            "transition_slot_bytes": of_slots * LINE_BYTES, "transition_row_bytes": (lines - of_slots) * LINE_BYTES,
+        }  # fmt: skip
 
     # --- what it counted -------------------------------------------------------------------------------
     def reasons(self) -> dict[Verdict, int]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from tests.bench.cases import MOVING, NOTHING, OURS
+from tests.bench.cases import KEPT, MOVING, NOTHING, OURS
 from tests.bench.dataplane import Row
+from tests.bench.node import LARGE_RING
 
 MB = 1e6
 HEAD = """\
@@ -67,6 +68,11 @@ def memory_lines(memory: Mapping[str, int]) -> Iterator[str]:
     yield f"the same with an LRU of {memory['lru_flows']:,} flows: {lru:.1f} MB"
     table, as_many = memory["table_bytes"] / MB, memory["lru_of_as_many_flows_bytes"] / MB
     yield f"memory of {memory['table_flows']:,} flows: {table:.1f} MB; as an LRU {as_many:.1f} MB"
+    rows, slots = memory["transition_row_bytes"] / MB, memory["transition_slot_bytes"] / MB
+    yield (f"{memory['transition_rings']} rings with {memory['transition_slots']:,} slots, all in transition: "
+           f"{slots:.1f} MB, and {rows:.1f} MB for their rows")  # fmt: skip
+    if "kept_flows" in memory:
+        yield f"of {memory['known_flows']:,} flows, a node made for as many remembers {memory['kept_flows']:,}"
 
 
 def bars(rows: Iterable[Row], memory: Mapping[str, int]) -> list[Bar]:
@@ -82,6 +88,8 @@ def bars(rows: Iterable[Row], memory: Mapping[str, int]) -> list[Bar]:
         return row.net_ns if row else None
 
     steady, transition = "in the steady state", "with every slot in transition"
+    large = f"known, 1M flows, 512 services, {LARGE_RING:,} slots, IPv4"
+    kept = "known, 1M flows, node made for 1M, IPv4"
     table = memory["table_bytes"] / memory["lru_of_as_many_flows_bytes"]
     return [
         Bar(f"known flow, 1M flows, {steady}", 0.3, "x LRU", ratio("known, 1M flows, IPv4", OURS)),
@@ -89,6 +97,11 @@ def bars(rows: Iterable[Row], memory: Mapping[str, int]) -> list[Bar]:
         Bar(f"known flow, 512 services, {steady}", 0.35, "x LRU", ratio("known, 1M flows, 512 services, IPv4", OURS)),
         Bar(f"known flow, 512 services, {transition}", 0.5, "x LRU",
             ratio("known, 1M flows, 512 services, IPv4", MOVING)),
+        Bar(f"known flow, 512 services with {LARGE_RING:,} slots", 0.5, "x LRU", ratio(large, OURS)),
+        Bar("known flow, 1M flows, in transition, all kept", 135, "ns", net(kept, KEPT)),
+        Bar("flows forgotten by a node made for 1M", 0.01, "%",
+            100 * (1 - memory["kept_flows"] / memory["known_flows"]) if "kept_flows" in memory else None),
+        Bar("rows of slots in transition", 6, "bytes", memory["transition_row_bytes"] / memory["transition_slots"]),
         Bar(f"new flow, {steady}", 0.1, "x LRU", ratio("new (SYN), 16M flows, IPv4", OURS)),
         Bar(f"new flow into a full table, {transition}", 0.3, "x LRU", ratio("new (SYN), 16M flows, IPv4", MOVING)),
         Bar("known flow, 1 flow", 45, "ns", net("known, 1 flow, IPv4")),

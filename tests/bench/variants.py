@@ -17,10 +17,15 @@ from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
+
 from reconciler.dataplane import program
 from reconciler.dataplane.layout import REMEMBERED, MapType
+from reconciler.dataplane.sizes import capacity_of
 from reconciler.kernel import bpf, build, maps
+from reconciler.kernel.holders import shape_of
 from reconciler.kernel.maps import OpenMap, Shape
+from reconciler.limits import Sizes
 from reconciler.paths import data_dir
 
 HERE = Path(__file__).parent / "bpf"
@@ -93,6 +98,7 @@ class Programs:
         declared = self._images[Variant.LRU].maps["lru_flows"]
         self._lru_flows = self._map("lru_flows", replace(declared, capacity=lru_flows))
         self._misses = self._map("lru_misses", LRU_MISSES)
+        self._tables: dict[int, OpenMap] = {}
         self._descriptors = {**shared, "lru_flows": self._lru_flows.fd, "lru_misses": self._misses.fd}
 
     def misses(self) -> int:
@@ -115,11 +121,25 @@ class Programs:
             "lru_of_as_many_flows_bytes": lru_bytes,
         }  # fmt: skip
 
-    def loaded(self, variant: Variant) -> tuple[int, OpenMap]:
-        """Load a variant: the descriptors of the program and of its row `bench`."""
+    def kept(self, flows: int) -> int:
+        """How many flows the memory of a node that is made for so many holds."""
+        return int(np.count_nonzero(maps.words(self._tables[flows])))
+
+    def _memory_of(self, flows: int) -> int:
+        """A memory of flows for a node that is made for so many."""
+        if flows not in self._tables:
+            shape = replace(shape_of(REMEMBERED), capacity=capacity_of(REMEMBERED, Sizes(flows=flows)))
+            made = maps.create(REMEMBERED.name, shape, flags=REMEMBERED.flags)
+            self._tables[flows] = maps.describe(self._closed(made))
+        return self._tables[flows].fd
+
+    def loaded(self, variant: Variant, flows: int = 0) -> tuple[int, OpenMap]:
+        """Load a variant: the descriptors of the program and of its row `bench`. `flows`: with a memory of its own, as
+        a node has it that is made for so many."""
         image = self._images[variant]
         bench = self._map("bench", image.maps["bench"])
-        code = image.linked({**self._descriptors, "bench": bench.fd})
+        own = {REMEMBERED.name: self._memory_of(flows)} if flows else {}
+        code = image.linked({**self._descriptors, **own, "bench": bench.fd})
         return self._closed(bpf.load_program(f"bench_{variant.name.lower()}", code)), bench
 
     def _map(self, name: str, shape: Shape) -> OpenMap:
