@@ -46,7 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="what", choices=shown, help=f"one of {', '.join(shown)}")
     parser.add_argument("--history", action="store_true", help="with `health`: the latest transitions")
     for name, help in _FILTERS.items():
-        parser.add_argument(f"--{name}", default="", metavar=name.upper(), help=f"with `flows`: {help}")
+        option = {"protocol": "--proto"}.get(name, f"--{name}")  # as `explain` has it
+        parser.add_argument(option, dest=name, default="", metavar=name.upper(), help=f"with `flows`: {help}")
     parser.add_argument("-o", "--output", choices=("table", "wide", "json", "yaml"), default="table")
 
 
