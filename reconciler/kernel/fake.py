@@ -389,6 +389,8 @@ class FakeKernel:
 
     # --- the routing daemon ----------------------------------------------------------------------------
     def routing_configuration(self) -> str | None:
+        if self.daemon is not None and self.daemon.is_closed:
+            raise KernelError("FRR refuses: no right", hint="frrvty")
         return None if self.daemon is None else self.daemon.text()
 
     def load_routing(self, lines: Sequence[str]) -> None:

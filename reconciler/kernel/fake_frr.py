@@ -23,6 +23,9 @@ class FakeDaemon:
     refuses: str = ""
     """Lines that contain this are ignored."""
 
+    is_closed: bool = False
+    """Whether nobody may ask."""
+
     def type(self, lines: Sequence[str]) -> None:
         above: tuple[str, ...] = ()
         for typed in lines:

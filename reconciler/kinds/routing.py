@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Outcome
+from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.model import Role
@@ -91,9 +91,8 @@ class RoutingKind(Kind):
         yield Routing(_lines(parsed(rendered(view)))), view.node.places.get("bgp", view.node.span)
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        text = self.kernel.routing_configuration()
+        text, why = configuration(self.kernel)
         if text is None:
-            why = "no daemon bgpd of FRR runs here: apt install frr, and bgpd=yes (bfdd=yes) in /etc/frr/daemons"
             return Reading(impossible=dict.fromkeys(wanted, why))
         paths = [path for path in parsed(text) if _OURS.match(path[0])]
         if any(path[0].startswith(_MARK) for path in paths):
@@ -117,6 +116,17 @@ class RoutingKind(Kind):
         except KernelError as error:
             return error
         return None
+
+
+def configuration(kernel: Kernel) -> tuple[str | None, str]:
+    """What FRR runs with; None, and why, if it can't be asked: that must not keep the rest of a node from being read,
+    least of all where nobody wants FRR to be configured."""
+    try:
+        text = kernel.routing_configuration()
+    except KernelError as error:
+        return None, f"{error.message}: {error.hint}" if error.hint else error.message
+    why = "no daemon bgpd of FRR runs here: apt install frr, and bgpd=yes (bfdd=yes) in /etc/frr/daemons"
+    return text, "" if text is not None else why
 
 
 def parsed(text: str) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.routing import ROUTING
+from reconciler.kinds.routing import ROUTING, configuration
 from reconciler.model import Role, Service
 from reconciler.peers import PREFIXES
 from reconciler.resource import Change, Context, Key, Reading, Resource
@@ -60,9 +60,9 @@ class RoutingPrefixKind(Kind):
         return _of([service]) if facts.node.bgp and facts.node.announce else ()
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        text = self.kernel.routing_configuration()
+        text, why = configuration(self.kernel)
         if text is None:
-            return Reading(impossible=dict.fromkeys(wanted, "FRR does not run here"))
+            return Reading(impossible=dict.fromkeys(wanted, why))
         return Reading(tuple(RoutingPrefix(IPv4Address(match[1])) for match in _ENTRY.finditer(text)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:

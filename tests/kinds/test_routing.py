@@ -146,6 +146,17 @@ def test_without_a_daemon_it_is_blocked_by_name(site):
     assert "no daemon bgpd of FRR runs here" in planned.blocked[ROUTING]
 
 
+def test_a_daemon_that_may_not_be_asked_blocks_its_own_part_and_nothing_where_nobody_needs_it(site):
+    closed = FakeKernel(daemon=FakeDaemon(is_closed=True))
+    wanted = desired(site, "lb1")
+    planned = plan(wanted, read_live(closed, wanted.resources))
+    assert planned.blocked[ROUTING] == "FRR refuses: no right: frrvty"
+    without = replace(site, nodes=tuple(replace(node, bgp=None) for node in site.nodes))
+    wanted = desired(without, "lb1")
+    apply(plan(wanted, read_live(closed, wanted.resources)), closed).raise_if_failed()
+    assert not plan(wanted, read_live(closed, wanted.resources)).changes
+
+
 def test_a_line_that_the_daemon_ignores_is_a_failure(site):
     node, wanted = kernel(), desired(site, "lb1")
     node.daemon.refuses = "redistribute"

@@ -46,7 +46,7 @@ def test_a_drain_beside_an_agent(start_site):
     (drain,) = rows(site, "drains")
     assert (drain["endpoint"], drain["pool"], drain["by"], drain["reason"]) == (str(FIRST), "all", "root", "new disk")
     (row,) = [row for row in rows(site, "endpoints") if row["endpoint"] == str(FIRST)]
-    assert (row["state"], row["health"], row["share"]) == ("draining", "up", "none")
+    assert (row["state"], row["health"], row["shares"]) == ("draining", "up", [])
     assert row["open"]
 
     late = site.lab.lbctl("drain", str(FIRST), "--deadline", "1s", "--wait")
