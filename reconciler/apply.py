@@ -23,13 +23,11 @@ from reconciler.layered import Layered
 from reconciler.live import read_live
 from reconciler.plan import Held, Plan
 from reconciler.resource import Change, Key, Resource
+from reconciler.safe import some
 from reconciler.standing import fallen, kept_for, missed
 
 ATTEMPTS = 3
 """How often a write is tried before it counts as failed; an undo is tried twice as often."""
-
-NAMED = 20
-"""The most objects that an error names."""
 
 Notify = Callable[[Change, Exception | None], None]
 
@@ -57,10 +55,10 @@ class Result:
     def raise_if_failed(self) -> None:
         """Raises RollbackError, PartialError, ApplyError or BlockedError if the plan was not carried out whole. Each
         names some objects and the number of the others."""
-        causes = _some(f"{key}: {_message(error)}" for key, error in sorted(self.failed.items()))
+        causes = some([f"{key}: {_message(error)}" for key, error in sorted(self.failed.items())], "; ")
         hint = next((error.hint for _, error in sorted(self.failed.items()) if isinstance(error, LbctlError)), "")
         if self.stuck:
-            left = _some(map(str, sorted(self.stuck)), ", ")
+            left = some(list(map(str, sorted(self.stuck))))
             raise RollbackError(f"{causes}. Not everything could be undone: {left}", hint=hint or "run `lbctl plan`")
         if self.failed and self.done:
             raise PartialError(f"{causes}. {_changes(self.undone)} undone, {_changes(self.done)} in place", hint=hint)
@@ -68,18 +66,11 @@ class Result:
             undone = f"{_changes(self.undone)} undone, the" if self.undone else "The"
             raise ApplyError(f"{causes}. {undone} node is as it was", hint=hint)
         if self.blocked:
-            reasons = _some(f"{key}: {why}" for key, why in sorted(self.blocked.items()))
+            reasons = some([f"{key}: {why}" for key, why in sorted(self.blocked.items())], "; ")
             raise BlockedError(f"{reasons}. {_changes(self.done)} in place")
         if self.skipped:
-            waiting = _some(f"{key}: {why}" for key, why in sorted(self.skipped.items()))
+            waiting = some([f"{key}: {why}" for key, why in sorted(self.skipped.items())], "; ")
             raise PartialError(f"some changes had to wait: {waiting}", hint="run `lbctl plan` to see what is left")
-
-
-def _some(texts: Iterable[str], separator: str = "; ") -> str:
-    """The first texts, and how many others there are."""
-    found = list(texts)
-    more = [f"and {len(found) - NAMED:,} more"] if len(found) > NAMED else []
-    return separator.join([*found[:NAMED], *more])
 
 
 def _message(error: Exception) -> str:

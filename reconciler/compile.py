@@ -21,12 +21,12 @@ from reconciler import support
 from reconciler.config.load import no_garbage_collection
 from reconciler.kinds import KINDS
 from reconciler.kinds.base import Wanted
-from reconciler.layered import layer, version
 from reconciler.limits import Sizes
 from reconciler.model import Address, Algorithm, Mode, Node, Pool, Protocol, Role, Service
 from reconciler.peers import Peer
 from reconciler.resource import Desired, Key, Resource
 from reconciler.support import Unsupported
+from reconciler.versions import layer, version
 from reconciler.view import Facts, NodeView, Use
 
 _OF_KIND = {kind.resource.kind: kind for kind in KINDS}

@@ -108,16 +108,6 @@ class Rings:
         return words[first:]
 
 
-def write_rings(
-    kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[int], dead: Slots | None = None
-) -> dict[int, Outcome]:
-    """Give rings the endpoints `wanted`, by index; those not in `known` are new. One outcome each."""
-    writer = RingWriter(kernel, wanted, known)
-    for index, endpoints in wanted.items():
-        writer.write(index, endpoints, dead)
-    return writer.flip()
-
-
 class RingWriter:
     """Gives rings other endpoints, all at once at the end. `indexes` are the rings that are to be written; those not
     in `known` are new.

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
+from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.slots import Held
-from reconciler.kernel.port import Kernel
-from reconciler.ring_store import Rings
+from reconciler.kernel.port import Kernel, Outcome
+from reconciler.ring_store import Rings, RingWriter
 
 
 def read_ring(kernel: Kernel, index: int) -> Held | None:
@@ -13,3 +16,13 @@ def read_ring(kernel: Kernel, index: int) -> Held | None:
     rings = Rings(kernel)
     place = rings.place(index)
     return rings.held(place) if place else None
+
+
+def write_rings(
+    kernel: Kernel, wanted: Mapping[int, Slots], known: Collection[int], dead: Slots | None = None
+) -> dict[int, Outcome]:
+    """Give rings the endpoints `wanted`, by index; those not in `known` are new. One outcome each."""
+    writer = RingWriter(kernel, wanted, known)
+    for index, endpoints in wanted.items():
+        writer.write(index, endpoints, dead)
+    return writer.flip()

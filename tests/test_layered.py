@@ -4,7 +4,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.layered import Layered, Version, folded
+from reconciler.layered import Layered, folded
+from reconciler.versions import Version
 
 keys = st.integers(0, 5)
 contents = st.dictionaries(keys, st.integers())

@@ -15,7 +15,8 @@ from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.endpoint import EndpointKind, EndpointRow, numbered_rows
 from reconciler.limits import Sizes
 from reconciler.resource import Change
-from reconciler.ring_store import settle, write_rings
+from reconciler.ring_store import settle
+from tests.rings import write_rings
 
 OLD, OTHER, NEW = (EndpointRow(IPv4Address(f"10.2.0.{i}")) for i in (1, 2, 3))
 

@@ -7,10 +7,11 @@ from typing import ClassVar
 import pytest
 
 from reconciler import record
-from reconciler.apply import NAMED, Result
+from reconciler.apply import Result
 from reconciler.errors import ApplyError, BlockedError, KernelError, PartialError
 from reconciler.plan import fingerprint
 from reconciler.resource import Desired, Key, Resource
+from reconciler.safe import SHOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +84,5 @@ def test_an_error_names_some_objects_and_a_number(field, error):
     many = {Key("service", f"{i:05}"): KernelError("no") if field == "failed" else "no" for i in range(10_000)}
     with pytest.raises(error) as caught:
         Result(**{field: many}).raise_if_failed()
-    assert str(caught.value).count("service ") == NAMED
+    assert str(caught.value).count("service ") == SHOWN
     assert "and 9,980 more" in str(caught.value)

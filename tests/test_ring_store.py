@@ -15,8 +15,8 @@ from reconciler.dataplane.layout import CHUNK_LINES, RING_CHUNKS, RINGS, SERVICE
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
-from reconciler.ring_store import Rings, in_transition, remove_rings, settle, write_rings
-from tests.rings import read_ring
+from reconciler.ring_store import Rings, in_transition, remove_rings, settle
+from tests.rings import read_ring, write_rings
 
 TCP = 6
 forms = st.builds(Form, st.integers(0, 2), st.integers(0, 4_095).map(lambda step: step * 32))

@@ -244,7 +244,9 @@ class EndpointKind(Kind):
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         table = endpoint_table(self.kernel)
         plain = [row for row in wanted.values() if isinstance(row, EndpointRow) and not (row.damage or row.copy)]
-        others = [] if only is None else [row_named(key.id) for key in only if key not in wanted]
+        unwanted = [] if only is None else [key for key in only if key not in wanted]
+        # The endpoints of many names take longer to find out than the names of all endpoints.
+        others = [row_named(key.id) for key in unwanted] if len(unwanted) <= _FEW else [None]
         if only is not None and None not in others:
             table = table.part(table.rows_of(_words([*plain, *filter(None, others)])))
         states = np.where([row.disabled for row in plain], *_STATES_OF_WANTED).astype(np.uint8)

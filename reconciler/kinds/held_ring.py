@@ -4,10 +4,13 @@ names for its endpoints when somebody asks for its members or slots."""
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
 from reconciler.dataplane import endpoint_table as endpoint_tables
+from reconciler.dataplane.endpoint_table import EndpointTable
 from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.slots import ENDPOINT_MASK, reduced
@@ -16,14 +19,18 @@ from reconciler.kinds.endpoint import ids_in
 from reconciler.kinds.ring import Ring, name_algorithm
 from reconciler.model import Algorithm
 
+_FEW = 24
+"""Rings whose endpoints are named one after the other; when more are asked for, those of all are named at once."""
+
 
 class EndpointNames:
     """The ids of the endpoints of several rings, by number, as they were when the rings were read."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._maps = kernel.joined(ENDPOINTS.name), kernel.joined(ENDPOINTS6.name)
-        self._ids: dict[int, str] | None = None
+        self._ids: dict[int, str] = {}
         self._rings: list[Slots] = []
+        self._asked = 0
 
     def add(self, endpoints: Slots) -> None:
         """The endpoints of another ring."""
@@ -31,14 +38,20 @@ class EndpointNames:
 
     def of(self, numbers: NDArray[np.uint32]) -> list[str]:
         """The ids of endpoints with these numbers. Numbers without a row are lost endpoints."""
-        if self._ids is None:
+        self._asked += 1
+        if self._asked <= _FEW:
+            self._ids |= ids_in(self._table, numbers)
+        elif self._rings:
             seen = np.zeros(int(ENDPOINT_MASK) + 1, np.bool_)
             for endpoints in self._rings:
                 seen[endpoints] = True
             self._rings.clear()
-            table = endpoint_tables.table(self._maps[0], lambda: self._maps[1])
-            self._ids = ids_in(table, np.flatnonzero(seen))
+            self._ids = ids_in(self._table, np.flatnonzero(seen))
         return [self._ids.get(number, f"lost endpoint {number}") for number in numbers.tolist()]
+
+    @cached_property
+    def _table(self) -> EndpointTable:
+        return endpoint_tables.table(self._maps[0], lambda: self._maps[1])
 
 
 class HeldRing(Ring):

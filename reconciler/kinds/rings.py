@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
+from reconciler import safe
 from reconciler.dataplane.layout import RING_NAMES, RING_TURNS
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.rows import Number, RingNote
@@ -74,7 +75,7 @@ class RingKind(Kind):
             if index is None:
                 outcomes[key] = KernelError(f"no room for {key}: all {RING_NAMES.capacity - 1:,} rings are in use")
             elif missing := _missing(ring, numbers[key]):
-                outcomes[key] = KernelError(f"{key} needs endpoints that are not there: {', '.join(missing)}")
+                outcomes[key] = KernelError(f"{key} needs endpoints that are not there: {safe.some(missing)}")
             else:
                 places[key] = index
         # Nobody uses a ring whose name was never written: it is not `known`, and its remains are overwritten.

@@ -50,9 +50,10 @@ from reconciler.kernel.instance import Instance
 from reconciler.kernel.port import Row
 from reconciler.kernel.real import RealKernel
 from reconciler.limits import Sizes
-from reconciler.ring_store import Rings, write_rings
+from reconciler.ring_store import Rings
 from tests.bench.variants import FEATURES, memlock
 from tests.packets.balancer import inside, ip
+from tests.rings import write_rings
 
 NODE_MAC, ROUTER_MAC = "02:0f:00:00:00:01", "02:01:00:00:00:fe"
 LINKS = {

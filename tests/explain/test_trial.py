@@ -35,7 +35,6 @@ from reconciler.kernel.instance import Instance
 from reconciler.kernel.real import RealKernel
 from reconciler.kernel.trial import EXPLAIN, trial
 from reconciler.paths import data_dir
-from reconciler.ring_store import write_rings
 from tests.explain.conftest import Tried, snapshot
 from tests.packets.balancer import (
     CLIENT,
@@ -55,6 +54,7 @@ from tests.packets.balancer import (
 from tests.packets.frames import At, echo, frame, tagged, tcp, tcp6, udp
 from tests.packets.test_echo import to_endpoints
 from tests.packets.test_others import HOSTILE
+from tests.rings import write_rings
 
 pytestmark = pytest.mark.kernel
 

@@ -19,12 +19,12 @@ from reconciler.dataplane.layout import RING_NAMES, AlgorithmCode, ModeCode, Und
 from reconciler.errors import KernelError
 from reconciler.explain.capture import Captured
 from reconciler.kernel.fake import FakeKernel
-from reconciler.ring_store import write_rings
 from tests.explain.conftest import Explain, snapshot
 from tests.explain.test_trial import OWN, WEB6, behind, connected, moving, nat
 from tests.packets import balancer as lab
 from tests.packets.balancer import CLIENT, CLIENT6, ENDPOINTS_AT, NO_WAY, VIP, WEB, Balancer, inside
 from tests.packets.frames import At, tcp
+from tests.rings import write_rings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXPECTED = Path(__file__).parent / "expected"

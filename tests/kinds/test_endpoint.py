@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.compile import compile_node
+from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds import ring as rings
-from reconciler.kinds.endpoint import EndpointRow, row_of, rows_of
+from reconciler.kinds.endpoint import EndpointKind, EndpointRow, row_of, rows_of
 from reconciler.kinds.ring import build
+from reconciler.live import read_live
 from reconciler.model import Algorithm, Endpoint, Pool, text_of
 from reconciler.plan import fingerprint
+from reconciler.resource import Change
 from reconciler.view import view
 from tests import big_fleet
 
@@ -60,3 +63,14 @@ def test_a_compilation_leaves_garbage_collection_as_it_was(is_on):
         assert gc.isenabled() == is_on
     finally:
         (gc.enable if was_on else gc.disable)()
+
+
+def test_many_endpoints_that_nobody_wants_are_found_by_their_names():
+    kernel = FakeKernel()
+    kernel.load_program("lbctl_x", ("NAT", "MAGLEV"))
+    rows = [EndpointRow(IPv4Address("10.2.0.0") + n) for n in range(200)]
+    kind = EndpointKind(kernel)
+    kind.write([Change(row.key, None, row) for row in rows])
+    kind.write([Change(row.key, row, None) for row in rows[50:]])
+    live = read_live(kernel, only=[row.key for row in rows])
+    assert live.resources.keys() == {row.key for row in rows[:50]}

@@ -11,6 +11,7 @@ from reconciler.dataplane.layout import RING_CHUNKS
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds import ring as rings
 from reconciler.kinds.endpoint import EndpointKind, row_of
+from reconciler.kinds.held_ring import _FEW
 from reconciler.kinds.ring import Ring, build
 from reconciler.kinds.rings import RingKind
 from reconciler.model import Algorithm, Endpoint, Pool
@@ -103,3 +104,27 @@ def test_a_ring_from_a_saved_plan_has_a_fingerprint_of_the_same_ring_from_manife
     _, wanted = held
     assert is_fingerprint(fingerprint(Ring(wanted.name, wanted.members, wanted.slots)), wanted)
     assert not is_fingerprint(fingerprint(Ring(wanted.name, wanted.members[:1], bytes(4))), wanted)
+
+
+def test_rings_name_their_endpoints_however_many_are_asked():
+    kernel = FakeKernel()
+    kernel.load_program("lbctl_x", ("NAT", "MAGLEV"))
+    pools = [
+        Pool(f"web-{n:02}", tuple(Endpoint(IPv4Address(f"10.2.{n}.{m}")) for m in (1, 2))) for n in range(_FEW + 5)
+    ]
+    rows = [row for pool in pools for row in map(row_of, pool.endpoints)]
+    EndpointKind(kernel).write([Change(row.key, None, row) for row in rows])
+    written = [build(pool, Algorithm.MAGLEV) for pool in pools]
+    RingKind(kernel).write([Change(ring.key, None, ring) for ring in written])
+    found = RingKind(kernel).read({}).resources
+    assert {ring.id: ring.members for ring in found} == {ring.id: ring.members for ring in written}
+
+
+def test_an_error_names_some_of_the_endpoints_that_are_not_there():
+    kernel = FakeKernel()
+    kernel.load_program("lbctl_x", ("NAT", "MAGLEV"))
+    ring = build(Pool("web", tuple(Endpoint(IPv4Address(f"10.2.0.{n}")) for n in range(1, 51))), Algorithm.MAGLEV)
+    (error,) = RingKind(kernel).write([Change(ring.key, None, ring)])
+    assert "10.2.0.1, " in str(error)
+    assert str(error).count("10.2.0.") == 20
+    assert "and 30 more" in str(error)

@@ -16,10 +16,10 @@ from reconciler.lab.lab import Lab
 from reconciler.lab.prove import prove_service
 from reconciler.model import Protocol, Role
 from reconciler.ring_names import RingNames
-from reconciler.ring_store import Rings, write_rings
+from reconciler.ring_store import Rings
 from reconciler.support import unsupported
 from reconciler.view import view
-from tests.rings import read_ring
+from tests.rings import read_ring, write_rings
 
 from .conftest import LabMaker
 

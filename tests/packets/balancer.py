@@ -61,8 +61,9 @@ from reconciler.dataplane.rows import Number
 from reconciler.dataplane.vip_filter import filter_of
 from reconciler.kernel import bpf
 from reconciler.kernel.port import Kernel, Row
-from reconciler.ring_store import in_transition, remove_rings, write_rings
+from reconciler.ring_store import in_transition, remove_rings
 from tests.packets.frames import At, forwarded, translated, tunnelled
+from tests.rings import write_rings
 
 FEATURES = (
     "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT", "ECHO",

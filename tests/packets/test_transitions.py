@@ -39,12 +39,12 @@ from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.real import RealKernel
 from reconciler.limits import Sizes
 from reconciler.readings.transitions import transitions
-from reconciler.ring_store import Rings, former_endpoints, in_transition, protocols, settle, write_rings
+from reconciler.ring_store import Rings, former_endpoints, in_transition, protocols, settle
 from tests.packets import balancer as lab
 from tests.packets.balancer import ENDPOINTS6_AT, ENDPOINTS_AT, VIP, Balancer
 from tests.packets.frames import At, frame, frame6
 from tests.packets.test_schedule import clients
-from tests.rings import read_ring
+from tests.rings import read_ring, write_rings
 
 pytestmark = pytest.mark.kernel
 
