@@ -61,7 +61,7 @@ def unsupported(view: NodeView) -> list[Unsupported]:
     found = list(_of_node(view.node))
     if view.node.role is Role.ENDPOINT:
         found += _of_endpoint(view)
-    elif view.node.role in ROLES:
+    elif view.node.role is Role.BALANCER:
         found += (item for service in view.services for item in of_service(service))
         found += (item for name, pool in view.pools.items() for item in of_pool(pool, view.uses[name], view.node))
         found += of_fallbacks(view)

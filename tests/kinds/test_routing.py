@@ -15,9 +15,10 @@ from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.fake_frr import FakeDaemon
 from reconciler.kinds.routing import ROUTING, edits, parsed
 from reconciler.live import read_live
-from reconciler.model import Announce, Bgp, Interface, Neighbor, Node, Role
+from reconciler.model import Announce, Bgp, CheckType, HealthCheck, Interface, Neighbor, Node, Role, Through
 from reconciler.plan import plan
 from reconciler.resource import Desired, Key
+from reconciler.support import unsupported
 from reconciler.view import view
 from tests.strategies import fake_source
 
@@ -119,6 +120,12 @@ def test_a_line_changed_by_hand_is_drift_and_set_back_alone(site):
     assert name in change.after.describe() and name not in change.before.describe()
     typed = "router bgp 65000", "address-family ipv4 unicast", "maximum-paths 2", "exit-address-family", "exit"
     assert node.writes[-1] == ("load_routing", typed)
+
+
+def test_a_router_is_asked_for_nothing_that_balancers_alone_do(site):
+    (pool,) = site.pools
+    checked = replace(pool, health_check=HealthCheck(CheckType.TCP, through=Through.VIP))
+    assert unsupported(view(replace(site, pools=(checked,)), "r1", "")) == []
 
 
 def test_every_line_is_one_that_a_saved_plan_may_ask_for(site):
