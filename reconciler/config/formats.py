@@ -200,10 +200,15 @@ def _prefix(text: str) -> Complaint | None:
     return None
 
 
-def _address4(text: str) -> Complaint | None:
-    if _is_address(text) and address(text).version == 6:
-        return Complaint("wrong-format", f"expected {_ADDRESS4}, got {quote(text)}")
-    return _address(text)
+def _of_family(version: int) -> Callable[[str], Complaint | None]:
+    """A function that returns the fault of a text that should be an address of a family."""
+
+    def complaint(text: str) -> Complaint | None:
+        if _is_address(text) and address(text).version != version:
+            return Complaint("wrong-format", f"expected {_ADDRESSES[version]}, got {quote(text)}")
+        return _address(text)
+
+    return complaint
 
 
 def _source(version: int) -> Callable[[str], Complaint | None]:
@@ -266,7 +271,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-_ADDRESS4 = "an IPv4 address like 10.2.0.1"
+_ADDRESSES = {4: "an IPv4 address like 10.2.0.1", 6: "an IPv6 address like 2001:db8::1"}
 _ADDRESS = "an address like 10.2.0.11 or 2001:db8::11"
 _INTERFACE_ADDRESS = "an address with the length of its prefix, like 10.2.0.1/24"
 _PREFIX = "a network like 10.0.0.0/8"
@@ -282,7 +287,8 @@ FORMATS = {
     "address": Format(_ADDRESS, _address),
     "interface-address": Format(_INTERFACE_ADDRESS, _interface_address),
     "prefix": Format(_PREFIX, _prefix),
-    "ipv4-address": Format(_ADDRESS4, _address4),
+    "ipv4-address": Format(_ADDRESSES[4], _of_family(4)),
+    "ipv6-address": Format(_ADDRESSES[6], _of_family(6)),
     "ipv4-source": Format(_SOURCES[4], _source(4)),
     "ipv6-source": Format(_SOURCES[6], _source(6)),
     "port-range": Format(_PORT_RANGE, _port_range),

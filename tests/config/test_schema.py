@@ -106,7 +106,8 @@ def spec(kind, *path):
 
 
 def keyword_name(name):
-    """undefined_traffic → undefinedTraffic, timeout_s → timeout"""
+    """undefined_traffic → undefinedTraffic, timeout_s → timeout; some addresses → the mapping that has them"""
+    name = name.replace("health_addresses", "health_address")
     return re.sub("_(.)", lambda match: match[1].upper(), re.sub("_(s|bytes)$", "", name))
 
 
@@ -137,6 +138,7 @@ SAID_OTHERWISE = {
     (model.Service, "algorithm"),       # its default depends on the mode
     (model.Service, "allowedSources"),  # an empty list would look as if it allowed nobody, so there is none
     (model.Service, "nodeSelector"),
+    (model.Node, "healthAddress"),      # a mapping
     (model.HealthCheck, "headers"),     # a mapping
     (model.HealthCheck, "type"),        # a health check without a type is none
 }
