@@ -11,6 +11,7 @@
 
 /* How long an answer is good: 32 ticks of the kernel's clock, which are 32 to 320 ms. */
 #define MOMENT_SHIFT 5
+#define ANSWERED (1U << 31)	/* in each moment, so that a line of zeros is no answer */
 
 /* Bits of the answer's `ifindex`. */
 #define OFF_LINK (1U << 31)	/* the way leads through a router */
@@ -81,7 +82,7 @@ static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet
 					 const struct address *to, u32 bytes, struct next_hop *hop)
 {
 	struct bpf_fib_lookup route = { .tot_len = bytes };
-	u32 moment = bpf_jiffies64() >> MOMENT_SHIFT;
+	u32 moment = bpf_jiffies64() >> MOMENT_SHIFT | ANSWERED;
 	u32 who = to->words[0] ^ to->words[3];	/* an id may pass to another address */
 	u16 asked = packet->ingress * 97 + who + (who >> 16);
 	struct endpoint_line *line = find_endpoint_line(endpoint);
@@ -89,7 +90,9 @@ static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet
 	u32 row = 0;
 	enum way way;
 
-	if (line && line->moment == moment && line->asked == asked && line->ifindex) {
+	if (!line)
+		return WAY_NONE;
+	if (!((line->moment ^ moment) | (u32)(line->asked ^ asked))) {
 		hop->ifindex = line->ifindex;
 		hop->mtu = line->mtu;
 		hop->macs = *(struct macs *)line->macs;
@@ -102,7 +105,7 @@ static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet
 	else if (set)
 		route.ipv4_src = set->tunnel_source;
 	way = ask_for_way(ctx, packet, &route, to, hop);
-	if (way == WAY_KNOWN && line) {
+	if (way == WAY_KNOWN) {
 		line->moment = moment;
 		line->ifindex = hop->ifindex;
 		line->mtu = hop->mtu;

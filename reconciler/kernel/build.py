@@ -35,13 +35,19 @@ _TIME_LIMIT_S = 120
 _PATIENCE_S = 1800
 """Of time that passes: on a busy machine, or one that swaps, much more of it."""
 _LINES_SHOWN = 20
-_SIZES: Mapping[str, tuple[int, Callable[[int, int], int]]] = {
+
+
+def _rows_of_cpu(capacity: int, is_trial: bool) -> int:
+    return 0 if is_trial else capacity // maps.numbered_cpus()
+
+
+_SIZES: Mapping[str, tuple[int, Callable[[int, bool], int]]] = {
     REMEMBERED.name: (0x6275636B65740001, lambda capacity, _: capacity - 1),
-    SERVICE_COUNTERS.name: (0x7365727669636501, lambda capacity, cpus: capacity // cpus),
-    ENDPOINT_COUNTERS.name: (0x656E64706F696E01, lambda capacity, cpus: capacity // cpus),
+    SERVICE_COUNTERS.name: (0x7365727669636501, _rows_of_cpu),
+    ENDPOINT_COUNTERS.name: (0x656E64706F696E01, _rows_of_cpu),
 }
 """By map: the number that stands in the program for one that depends on the map's size (BUCKET_MASK of bpf/remember.h,
-SERVICE_ROWS and ENDPOINT_ROWS of bpf/count.h), and what it is for a number of rows and of CPUs."""
+SERVICE_ROWS and ENDPOINT_ROWS of bpf/count.h), and what it is for a number of rows, in a trial or not."""
 _LOAD_64_BIT_IMMEDIATE = 0x18
 
 
@@ -53,16 +59,16 @@ class Image:
     relocations: tuple[tuple[int, str], ...]
     maps: Mapping[str, Shape]
 
-    def linked(self, descriptors: Mapping[str, int], cpus: int | None = None) -> bytes:
+    def linked(self, descriptors: Mapping[str, int], *, is_trial: bool = False) -> bytes:
         """The code with the descriptors of open maps filled in, fit for `bpf.load_program`, and with the sizes of maps
-        that it calculates with. Arrays of CPUs have the rows of `cpus`; None: of all. OSError if a descriptor is none
-        of a map."""
+        that it calculates with. In a trial all CPUs have the same rows in arrays of CPUs, since only one runs it.
+        OSError if a descriptor is none of a map."""
         code = bytearray(self.code)
         for index, name in self.relocations:
             struct.pack_into("=i", code, index * 8 + 4, descriptors[name])
         for name in self.maps.keys() & _SIZES.keys():
             constant, number_of = _SIZES[name]
-            number = number_of(maps.describe(descriptors[name]).shape.capacity, cpus or maps.numbered_cpus())
+            number = number_of(maps.describe(descriptors[name]).shape.capacity, is_trial)
             for index in self._constants(constant):
                 struct.pack_into("=I", code, index * 8 + 4, number)
                 struct.pack_into("=I", code, index * 8 + 12, 0)

@@ -119,7 +119,7 @@ class Trial:
     def _rig(self, image: Image, stack: ExitStack) -> _Rig:
         descriptors = {name: stack.enter_context(bpf.closing(_create(MAPS[name], opened.shape)))
                        for name, opened in self._live.items()}  # fmt: skip
-        program = stack.enter_context(bpf.closing(bpf.load_program(_NAME, image.linked(descriptors, cpus=1))))
+        program = stack.enter_context(bpf.closing(bpf.load_program(_NAME, image.linked(descriptors, is_trial=True))))
         return _Rig(program, {name: maps.describe(fd) for name, fd in descriptors.items()})
 
 
