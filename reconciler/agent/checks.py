@@ -26,6 +26,7 @@ from reconciler.health.wire import Edit, Messages, News, packed
 from reconciler.wish.announcing import Leaving
 from reconciler.wish.drains import FILE as DRAINS
 from reconciler.wish.drains import Drain
+from reconciler.wish.drains import damage as damage_of
 from reconciler.wish.drains import read as read_drains
 from reconciler.wish.known import leaving
 from reconciler.wish.wish import Wish
@@ -186,13 +187,15 @@ class Checks:
             return
         self._mark = mark
         try:
-            drains = read_drains(path)
+            drains, damage = read_drains(path), damage_of(path)
         except FilesError as error:
             with self._lock:
                 self._found.troubles.append(str(error))
         else:
             with self._lock:
                 self._found.drains = drains
+                if damage:
+                    self._found.troubles.append(damage)
         self._ring()
 
     def _look_at_leaving(self) -> None:

@@ -22,7 +22,7 @@ from reconciler.reconcile import known_wish
 from reconciler.view import NodeView
 from reconciler.wish import announcing as announcing_
 from reconciler.wish.announcing import Stored
-from reconciler.wish.drains import Drain
+from reconciler.wish.drains import FILE, Drain, damage
 from reconciler.wish.judged import words_of
 from reconciler.wish.wish import Wish
 
@@ -48,6 +48,8 @@ class Endpoints:
         self._learned_s = float("-inf")
 
     def start(self) -> None:
+        if trouble := damage(self._directory / FILE):
+            self._report.alarm(trouble)
         self._checks.start()
 
     def stop(self) -> None:

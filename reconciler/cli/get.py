@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconciler.cli.common import from_agent, instance_dir, may_only_ask, open_kernel, stdout_style
+from reconciler.cli.run import seconds
+from reconciler.cli.watching import watched
 from reconciler.errors import UsageError
 from reconciler.readings.flow_filter import FlowFilter
 from reconciler.render.table import Row, as_json, as_yaml, table
@@ -25,6 +27,7 @@ examples:
   lbctl get flows --client 10.1.0.0/24 --state open
   lbctl get flows -o json
   lbctl get transitions           # slots of rings that changed hands, and until when that matters
+  lbctl get endpoints --watch     # until Ctrl-C, or q; in a pipe again whenever it has changed
   lbctl get verdicts              # packets by what became of them, drops by reason
 
 states of endpoints:
@@ -48,6 +51,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name, help in _FILTERS.items():
         option = {"protocol": "--proto"}.get(name, f"--{name}")  # as `explain` has it
         parser.add_argument(option, dest=name, default="", metavar=name.upper(), help=f"with `flows`: {help}")
+    parser.add_argument(
+        "--watch", nargs="?", type=seconds, const="2s", metavar="TIME",
+        help="go on, and show what changes: every 2s, or as often as this says",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", choices=("table", "wide", "json", "yaml"), default="table")
 
 
@@ -59,20 +66,30 @@ def run(args: argparse.Namespace) -> int:
     if wanted != FlowFilter() and what != "flows":
         raise UsageError(f"only flows can be chosen, not {what}", hint="lbctl get flows")
     is_wanted = wanted.matching()
-    columns, wide = _TABLES[what]
-    asked = _asked(args, what)
-    if wanted != FlowFilter():
-        asked["items"] = list(filter(is_wanted, asked["items"]))
-    if args.output == "json":
-        print(as_json(asked))
-    elif args.output == "yaml":
-        print(as_yaml(asked))
+
+    def text() -> str:
+        asked = _asked(args, what)
+        if wanted != FlowFilter():
+            asked["items"] = list(filter(is_wanted, asked["items"]))
+        return _text(args, what, asked)
+
+    if args.watch is not None:
+        watched(text, args.watch)
     else:
-        rows = list(map(_for_people, asked["items"]))
-        shown = columns + wide if args.output == "wide" else columns
-        nothing = _NOTHING.get(what, f"There are no {args.what} on this node.")
-        print(table(rows, shown, nothing, stdout_style(args).columns))
+        print(text())
     return 0
+
+
+def _text(args: argparse.Namespace, what: str, asked: Mapping[str, Any]) -> str:
+    if args.output == "json":
+        return as_json(asked)
+    if args.output == "yaml":
+        return as_yaml(asked)
+    columns, wide = _TABLES[what]
+    rows = list(map(_for_people, asked["items"]))
+    shown = columns + wide if args.output == "wide" else columns
+    nothing = _NOTHING.get(what, f"There are no {args.what} on this node.")
+    return table(rows, shown, nothing, stdout_style(args).columns)
 
 
 def _asked(args: argparse.Namespace, what: str) -> dict[str, Any]:
@@ -112,7 +129,6 @@ _FILTERS = {
     "state": "opening, open or closing",
     "protocol": "tcp or udp",
 }
-_TRAFFIC = ["connections", "request_packets", "reply_packets"]
 _BYTES = ["request_bytes", "reply_bytes"]
 _TABLES: dict[str, tuple[list[str], list[str]]] = {
     "services": (
@@ -120,8 +136,8 @@ _TABLES: dict[str, tuple[list[str], list[str]]] = {
         ["request_packets", "reply_packets", "half_open", "ring", *_BYTES],
     ),
     "endpoints": (
-        ["endpoint", "state", "health", "share", "open", *_TRAFFIC],
-        ["half_open", "number", "rings", *_BYTES],
+        ["endpoint", "state", "health", "share", "open", "connections"],
+        ["request_packets", "reply_packets", "half_open", "number", "rings", *_BYTES],
     ),
     "health": (
         ["endpoint", "pool", "state", "since_s", "streak", "latency_ms", "next_s", "error"],

@@ -21,6 +21,8 @@ from reconciler.errors import FilesError
 from reconciler.model import Address, Endpoint, Pool, place_of
 
 FILE = "drains.json"
+COPY = "drains.copy.json"
+"""The same once more, for the day that the file is damaged."""
 LOCK = "drains.lock"
 PATIENCE_S = 30.0
 KEPT_S = 3600.0
@@ -110,16 +112,39 @@ def ended(drains: Iterable[Drain], pool: str | None, address: Address, port: int
 
 
 def read(path: Path) -> tuple[Drain, ...]:
-    """The drains in a file; none if there is no file. Raises FilesError if others could have written it, or if it is
-    damaged: to take that for no drains would give broken endpoints traffic again."""
+    """The drains in a file; none if there is no file. If it is damaged, those of its copy.
+
+    Raises FilesError if others could have written one of them, or if both are damaged: to take that for no drains
+    would give broken endpoints traffic again.
+    """
     content = private.read(path)
     if content is None:
         return ()
+    found = _parsed(content)
+    if found is None:
+        found = _parsed(private.read(path.with_name(COPY)) or b"")
+    if found is None:
+        hint = "remove the file, which ends all drains, and drain again who should be"
+        raise FilesError(f"{path} is damaged: nobody knows which endpoints are drained", hint=hint)
+    return found
+
+
+def damage(path: Path) -> str:
+    """What people should know about a file that is damaged while its copy is not; empty if it is well. Raises
+    FilesError as `read` does."""
+    content = private.read(path)
+    if content is None or _parsed(content) is not None:
+        return ""
+    count = len(read(path))
+    return f"{path} is damaged; its copy counts, with {count} drains, and the next drain or undrain writes it anew"
+
+
+def _parsed(content: bytes) -> tuple[Drain, ...] | None:
+    """None if the content is damaged."""
     try:
         return tuple(map(from_json, json.loads(content)))
-    except (ValueError, KeyError, TypeError) as error:
-        hint = "remove the file, which ends all drains, and drain again who should be"
-        raise FilesError(f"{path} is damaged: nobody knows which endpoints are drained", hint=hint) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 Drains = tuple[Drain, ...]
@@ -150,7 +175,9 @@ def from_json(item: Mapping[str, Any]) -> Drain:
 
 def write(path: Path, drains: Iterable[Drain]) -> None:
     """Raises FilesError."""
-    private.write(path, json.dumps([to_json(drain) for drain in drains], indent=1).encode())
+    content = json.dumps([to_json(drain) for drain in drains], indent=1).encode()
+    private.write(path, content)
+    private.write(path.with_name(COPY), content)
 
 
 def _is_kept(drain: Drain, now_s: float) -> bool:

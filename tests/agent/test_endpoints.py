@@ -2,6 +2,7 @@
 """What the agent makes of what checks found, round by round, whatever the manifests are like meanwhile."""
 
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from reconciler.kinds import KINDS
 from reconciler.kinds.ring import Ring
 from reconciler.model import LEAVING_METRIC
 from reconciler.readings.announcements import announcements
+from reconciler.wish import drains
 from reconciler.wish.announcing import FIRST_HOLD_S, Leaving
 from reconciler.wish.drains import Drain
 from tests.agent.conftest import Node, edit
@@ -215,3 +217,14 @@ def test_with_a_gateway_that_does_not_answer_nothing_is_announced(announcing):
     announcing.node.now += FIRST_HOLD_S
     announcing.wake()
     assert told_of(announcing) == {"20.20.20.1", "20.20.20.2"}
+
+
+def test_a_damaged_file_of_drains_is_told_and_nobody_who_was_drained_comes_back(site):
+    path = site.directory / drains.FILE
+    drains.write(path, (Drain(FIRST),))
+    path.write_bytes(b"[")
+    again = Endpoints(site.directory, site.node.agent.report, lambda: site.node.now, lambda: None)
+    assert again.wish.drains == (Drain(FIRST),)
+    again._checks = SimpleNamespace(start=lambda: None)
+    again.start()
+    assert "drains.json is damaged; its copy counts" in site.node.told()

@@ -16,6 +16,7 @@ import pytest
 from reconciler.cli import get, sources
 from reconciler.cli.explain import _ingress
 from reconciler.cli.main import VERBS, main
+from reconciler.cli.watching import watched
 from reconciler.config.load import check
 from reconciler.config.source import read_tree, renamed
 from reconciler.errors import KernelError
@@ -174,6 +175,25 @@ def test_the_table_of_services_fits_a_terminal_of_80_columns():
     row = {"service": "20.20.20.100:8080/tcp", "mode": "dsr-l3", "algorithm": "source-hash", "endpoints": 1000}
     lines = table([row | counts], get._TABLES["services"][0], "").splitlines()
     assert max(map(len, lines)) <= 80
+
+
+def test_the_table_of_endpoints_fits_a_terminal_of_80_columns():
+    row = {"endpoint": "10.200.200.101:8080", "state": "draining", "health": "never checked", "share": "100.0%"}
+    counts = {"open": 1_000_000, "connections": 1_000_000_000}
+    lines = table([row | counts], get._TABLES["endpoints"][0], "").splitlines()
+    assert max(map(len, lines)) <= 80
+
+
+def test_what_is_watched_is_printed_again_when_it_has_changed(capsys):
+    texts = iter(("one", "one", "two"))
+
+    def text():
+        if (found := next(texts, None)) is None:
+            raise KeyboardInterrupt
+        return found
+
+    watched(text, 0.001)
+    assert capsys.readouterr().out == "one\n\ntwo\n"
 
 
 @pytest.fixture

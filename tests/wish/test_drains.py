@@ -56,10 +56,24 @@ def test_the_next_change_is_an_end_or_a_deadline():
 def test_a_damaged_file_is_an_error_and_no_edit_overwrites_it(path, content):
     drains.write(path, ())
     path.write_bytes(content)
+    path.with_name(drains.COPY).write_bytes(content)
     for use in (drains.read, lambda damaged: drains.change(damaged, lambda before: before)):
         with pytest.raises(FilesError, match="is damaged"):
             use(path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]"])
+def test_of_a_damaged_file_the_copy_counts_until_somebody_drains_again(path, content):
+    drains.write(path, (Drain(ONE),))
+    assert drains.damage(path) == ""
+    path.write_bytes(content)
+    assert drains.read(path) == (Drain(ONE),)
+    assert "its copy counts, with 1 drains" in drains.damage(path)
+    assert change(path, lambda before: (*before, Drain(TWO))) == (Drain(ONE), Drain(TWO))
+    assert drains.damage(path) == ""
+    path.unlink()
+    assert drains.read(path) == ()  # which ends all of them
 
 
 def test_a_file_that_others_may_write_is_not_obeyed(path):
