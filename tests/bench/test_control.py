@@ -56,6 +56,7 @@ def test_all_figures_are_measured(tmp_path):
     assert [text for text in found if isinstance(text, str)] == []
     assert {f.what.strip().split(",")[0].split(" (")[0] for f in found} >= {
         "rows written for 15 edits", "validate", "load", "first apply", "of that writing", "plan", "the reading alone",
+        "the agent's full look: longest slice",
         "restart of the agent", "edit: file renamed → ring in the map", "from settled",
         "agent's memory after these edits", "delete",
     }  # fmt: skip
