@@ -36,10 +36,16 @@ static __always_inline int send_check(const struct packet *packet, const struct 
 static __always_inline bool is_for_prober(struct xdp_md *ctx, const struct packet *packet, const struct prober *prober)
 {
 	const struct icmphdr *icmp = packet->icmp;
+	const __be32 *words;
+	u64 differs;
 
 	if (!is_ipv6(packet))
 		return prober->address && packet->ip->daddr == prober->address;
-	if (!is_same_words(packet->ip6->daddr.s6_addr32, prober->address6))
+	words = packet->ip6->daddr.s6_addr32;
+	differs = (words[0] ^ prober->address6[0]) | (words[1] ^ prober->address6[1]) |
+		  (words[2] ^ prober->address6[2]) | (words[3] ^ prober->address6[3]);
+	OPAQUE(differs);
+	if (differs)
 		return false;
 	return packet->protocol != IPPROTO_ICMPV6 || (void *)(icmp + 1) > (void *)(long)ctx->data_end ||
 	       icmp->type < NDISC_FIRST || icmp->type > NDISC_LAST;

@@ -40,6 +40,7 @@ static __always_inline int dsr_request(const struct packet *packet, enum packet_
 				       const struct client *client, struct forwarding *it)
 {
 	struct endpoint *endpoint = NULL;
+	int action;
 	u32 id;
 
 	NOTE(service, service->index);
@@ -59,7 +60,8 @@ static __always_inline int dsr_request(const struct packet *packet, enum packet_
 	id = find_endpoint(service, client, packet, kind, &endpoint);
 	if (!endpoint)
 		return drop(VERDICT_NO_ENDPOINT);
-	if (is_tunnelled(it))
+	action = dsr_to(packet, id, endpoint, it);
+	if (action == GO_ON && is_tunnelled(it))
 		it->hash = hash_for_tunnel(client);
-	return dsr_to(packet, id, endpoint, it);
+	return action;
 }
