@@ -54,6 +54,7 @@
 #include "check.h"
 #include "connection.h"
 #include "nat.h"
+#include "watch.h"
 
 /* A packet that no service and no connection claims. */
 static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind)
@@ -191,7 +192,8 @@ claimed:
 	return is_for_vip ? leftover(ctx, packet, kind) : XDP_PASS;
 }
 
-int lbctl_balance(struct xdp_md *ctx)
+/* What becomes of a packet as it came in. */
+static __always_inline int handle(struct xdp_md *ctx)
 {
 	struct packet packet = { .ingress = ctx->ingress_ifindex };
 	int action;
@@ -204,5 +206,20 @@ int lbctl_balance(struct xdp_md *ctx)
 	action = balance(ctx, &packet);
 	if (HAS(VLAN) && packet.tci & TAGGED && action != XDP_DROP && !put_on_tag(ctx, packet.tci))
 		return drop(VERDICT_NO_HEADROOM);
+	return action;
+}
+
+int lbctl_balance(struct xdp_md *ctx)
+{
+	int action;
+
+	if (!HAS(WATCHING)) {
+		if (HAS(NAT) || HAS_DSR)
+			watchers.call(ctx, 0);	/* comes back only if nobody watches */
+		return handle(ctx);
+	}
+	begin_watch(ctx);
+	action = handle(ctx);
+	end_watch(ctx, action);
 	return action;
 }

@@ -7,6 +7,7 @@ static __always_inline int count(enum verdict reason, enum xdp_action action)
 	u32 index = reason;
 	u64 *packets = verdicts.lookup(&index);
 
+	NOTE(verdict, index);
 	if (packets)
 		(*packets)++;
 	return action;

@@ -271,6 +271,9 @@ BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, 1);
  */
 BPF_PROG_ARRAY(other, 1);
 
+/* The program that gets every packet while somebody watches, see watch.h; empty at all other times. */
+BPF_PROG_ARRAY(watchers, 1);
+
 struct traffic {
 	u64 connections;
 	u64 request_packets;
@@ -367,6 +370,42 @@ struct explained {
 	u32 endpoint;
 	u32 fib;		/* what bpf_fib_lookup() returned */
 	u32 egress;		/* index of the interface */
+	u32 verdict;
 };
 
 BPF_ARRAY(explained, struct explained, 1);
+
+/* Which packets are watched: from a client to a VIP, and to the client. `limit` is how many may be reported in all. */
+struct watch_filter {
+	__be32 client[4];	/* an IPv4 address is the first word */
+	__be32 vip[4];
+	u64 until;		/* ns of CLOCK_MONOTONIC */
+	u64 taken;		/* how many were reported */
+	u64 limit;
+	__be16 client_port;	/* 0: any */
+	__be16 vip_port;	/* 0: any */
+	u8 is_ipv6;
+	u8 has_vip;		/* 0: any */
+	u8 pad[2];
+};
+
+BPF_ARRAY(watch_filter, struct watch_filter, 1);
+
+/* A packet that was watched. `sequence` is its number, from 1 on, and is written last. */
+struct watched {
+	u64 sequence;
+	u64 time;		/* ns of CLOCK_MONOTONIC */
+	u64 missed;		/* in `watching` only: how many were above the limit */
+	u32 is_on;
+	u32 action;
+	u32 bytes;		/* of the frame as it came in */
+	u32 bytes_after;
+	u32 ingress;		/* index of the interface */
+	u32 pad;
+	u8 seen[56];		/* struct explained */
+	u8 before[128];		/* the frame's beginning as it came in */
+	u8 after[128];		/* and as the program left it */
+};
+
+BPF_PERCPU_ARRAY(watching, struct watched, 1);
+BPF_ARRAY(watch_reports, struct watched, 1);

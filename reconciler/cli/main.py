@@ -48,6 +48,7 @@ VERBS = {
     "undrain": "put them back",
     "doctor": "say what is wrong with this node and the network around it, and the way out",
     "explain": "say what this node would do with a packet, and why",
+    "watch": "show packets of a client as they come through, and what becomes of each",
     "completion": "print the completion of the command line for a shell",
     "import": "turn other tools' configuration, or what this node holds, into manifests",
     "export": "write a snapshot of live state, for `plan --live`",

@@ -24,7 +24,8 @@ _OTHER_WORDS = {
     **dict.fromkeys(("destroy", "remove", "rm", "clear", "flush"), "delete"),
     **dict.fromkeys(("state", "info", "health"), "status"),
     **dict.fromkeys(("log", "logs", "tail", "monitor"), "events"),
-    **dict.fromkeys(("agent", "daemon", "start", "watch"), "run"),
+    **dict.fromkeys(("agent", "daemon", "start"), "run"),
+    **dict.fromkeys(("tcpdump", "trace", "sniff", "capture"), "watch"),
 }
 """Verbs of other programs, and ours for them."""
 

@@ -179,6 +179,12 @@ GATEWAYS = _hash("gateways", NUMBER, RowType(rows.Gateway), 1_024, ("GATEWAY",))
 PROBER = _array("prober", RowType(rows.Prober), 1, ("CHECKS",))
 # only in the program that explains: the values looked up for a packet
 EXPLAINED = _array("explained", RowType(rows.Explained), 1, ("EXPLAIN",))
+# 0 → while somebody watches: the program that gets every packet (bpf/watch.h)
+WATCHERS = _array("watchers", NUMBER, 1, (*_NAT, *_DSR), MapType.PROG_ARRAY)
+# only in that program: 0 → what is watched; 0 → the packet at hand; number modulo capacity → a packet
+WATCH_FILTER = _array("watch_filter", RowType(rows.WatchFilter), 1, ("WATCHING",), is_mmapable=True)
+WATCHING = _array("watching", RowType(rows.Watched), 1, ("WATCHING",), MapType.PERCPU_ARRAY)
+WATCH_REPORTS = _array("watch_reports", RowType(rows.Watched), 512, ("WATCHING",), is_mmapable=True)
 
 # index → number of the inner array at this index. Only user space reads it: before Linux 6.8, a process that reads the
 # array of maps itself waits for all CPUs, once for each row (maybe_wait_bpf_programs in bpf_map_copy_value)
@@ -190,7 +196,7 @@ MAPS: dict[str, MapSpec] = {
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS,
         RING_NAMES, REMEMBERED, SEED, FLOWS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
-        VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED,
+        VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS,
     )
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ IPv6 have the same rows with longer addresses (layout.py).
 
 from __future__ import annotations
 
+import builtins
 from typing import Annotated, NamedTuple
 
 from reconciler.dataplane.row import U8, U16, U32, U64, BigU32, IPv4, IPv6, Port
@@ -196,3 +197,36 @@ class Explained(NamedTuple):
     endpoint: U32
     fib: U32
     egress: U32
+    verdict: U32
+
+
+class WatchFilter(NamedTuple):
+    """Which packets are watched, see bpf/watch.h. An IPv4 address is the first four bytes; port 0 is any."""
+
+    client: IPv6
+    vip: IPv6 = bytes(16)
+    until: U64 = 0
+    taken: U64 = 0
+    limit: U64 = 0
+    client_port: Port = 0
+    vip_port: Port = 0
+    is_ipv6: U8 = 0
+    has_vip: U8 = 0
+    pad: Annotated[bytes, "V2"] = bytes(2)
+
+
+class Watched(NamedTuple):
+    """A packet that was watched: `seen` is an Explained, `before` and `after` the beginnings of its frame."""
+
+    sequence: U64
+    time: U64
+    missed: U64
+    is_on: U32
+    action: U32
+    bytes: U32
+    bytes_after: U32
+    ingress: U32
+    pad: U32
+    seen: Annotated[builtins.bytes, "V56"]
+    before: Annotated[builtins.bytes, "V128"]
+    after: Annotated[builtins.bytes, "V128"]

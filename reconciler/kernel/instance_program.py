@@ -10,7 +10,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 
 from reconciler.dataplane.description import Description, MapDescription, describe, specs_of
-from reconciler.dataplane.layout import MMAPABLE, OTHER, SEED, MapSpec, MapType
+from reconciler.dataplane.layout import MMAPABLE, OTHER, SEED, WATCHERS, MapSpec, MapType
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import bpf, filling, generations, holders, maps, takeover, xdp
@@ -141,6 +141,10 @@ class InstanceProgram(InstanceMaps):
             raise KernelError(f"{interface} runs its program in {held.mode} mode; detach it before it can be {mode}")
 
 
+_OWN = (OTHER, WATCHERS)
+"""Maps that each program has for itself: they lead to other programs."""
+
+
 @contextmanager
 def _made(spec: MapSpec, wanted: MapDescription, live: Generation | None) -> Iterator[int]:
     """A map with this description: that of the live generation, if it has one like this; else a new one with its
@@ -150,11 +154,11 @@ def _made(spec: MapSpec, wanted: MapDescription, live: Generation | None) -> Ite
     with ExitStack() as stack:
         if former is not None:
             stack.enter_context(bpf.closing(former))
-        if former is not None and held == wanted and spec is not OTHER:
+        if former is not None and held == wanted and spec not in _OWN:
             yield former
             return
         fd = stack.enter_context(bpf.closing(_new(spec, wanted, stack)))
-        if held and former is not None and spec is not OTHER:
+        if held and former is not None and spec not in _OWN:
             source, target = maps.describe(former, held.type), maps.describe(fd, wanted.type)
             filling.fill(spec.name, source, held, target, wanted)
         elif spec is SEED:

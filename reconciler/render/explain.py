@@ -46,7 +46,7 @@ def explanation_text(explanation: Explanation, style: Style) -> str:
 
 def _rows(e: Explanation) -> Iterator[tuple[str, str]]:
     missing = f", {e.missing:,} bytes of it were not captured" if e.missing else ""
-    yield "packet", f"{_packet(e.packet)}, in by {e.ingress}{missing}"
+    yield "packet", f"{packet_line(e.packet)}, in by {e.ingress}{missing}"
     if e.vip:
         yield "vip", f"{e.vip['vip']}, undefined traffic: {e.vip['undefined_traffic']}, echo: {e.vip['echo']}"
     if e.service:
@@ -80,7 +80,7 @@ def _rows(e: Explanation) -> Iterator[tuple[str, str]]:
             yield "", _layer(layer)
 
 
-def _packet(found: Sequence[Header]) -> str:
+def packet_line(found: Sequence[Header]) -> str:
     """The innermost addresses and ports of a packet, but not of one that ICMP quotes, e.g. `tcp syn 192.0.2.1:4000 →
     192.0.2.2:80`."""
     names = [header["header"] for header in found]

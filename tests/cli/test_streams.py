@@ -33,6 +33,7 @@ EVERY = READING | {
     "status": ["status"], "events": ["events"], "pause": ["pause", "--reason", "→"], "resume": ["resume"],
     "rollback": ["rollback", "--auto-approve"], "confirm": ["confirm"], "metrics": ["metrics"],
     "doctor": ["doctor", "{example}"], "top": ["top"],
+    "watch": ["watch", "flow", "198.51.100.7"],
 }  # fmt: skip
 
 

@@ -43,7 +43,8 @@ def node(tmp_path, monkeypatch):
 
 
 def count(kernel, spec, row, value):
-    assert kernel.update(spec.name, [spec.pack(Number(row), value)]) == [None]
+    held = spec.value.default._replace(**value._asdict())
+    assert kernel.update(spec.name, [spec.pack(Number(row), held)]) == [None]
 
 
 def measured(node):
