@@ -1,24 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's page for monitoring: `GET /metrics` and nothing else, off unless asked for.
+"""The agent's side of HTTP: `GET /metrics` for monitoring, and a page for people at `/`, each off unless asked for.
 
-Whoever can reach it reads only. The text is made by one thread at a time and kept for a while, the longer the more it
-takes to make: however many ask, the agent spends no more than a twentieth of a CPU on it.
+Whoever can reach it reads only. The page answers to addresses and to the host's own name only, so that no site in a
+browser can read it under a name of its own (DNS rebinding). A text is made by one thread at a time and kept for a
+while, the longer the more it takes to make: however many ask, the agent spends no more than a twentieth of a CPU on
+it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from typing import Any
 
 from reconciler.errors import LbctlError
+from reconciler.render.page import policy
+from reconciler.safe import line
 
-PATH = "/metrics"
+PATH, PAGE = "/metrics", "/"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LIVE = "live"
 MAX_CONNECTIONS = 16
 MIN_AGE_S = 1.0
 COSTS = 20
@@ -50,7 +58,7 @@ class Kept:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], kept: Kept) -> None:
+    def __init__(self, address: tuple[str, int], kept: Mapping[str, Kept]) -> None:
         self.kept = kept
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, _Page)
@@ -78,35 +86,64 @@ class _Page(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] != PATH:
+        path, _, query = self.path.partition("?")
+        kept = self.server.kept.get(f"{path}?{_LIVE}" if path == PAGE and query == _LIVE else path)
+        if kept is None:
             self.send_error(404)
             return
+        if path == PAGE and not is_own_name(self.headers.get("Host", "")):
+            self.send_error(403, explain="ask by the address, or by the name of the host")
+            return
         try:
-            content = self.server.kept.text().encode()
+            content = kept.text().encode(errors="replace")
         except (LbctlError, OSError) as error:
-            self.send_error(503, explain=str(error))
+            self.send_error(503, explain=line(str(error)))
             return
         self.send_response(200)
-        self.send_header("Content-Type", CONTENT_TYPE)
+        self.send_header("Content-Type", "text/html; charset=utf-8" if path == PAGE else CONTENT_TYPE)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def end_headers(self) -> None:
+        for name, value in (
+            ("Content-Security-Policy", policy()), ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "no-referrer"), ("Cache-Control", "no-store"),
+        ):  # fmt: skip
+            self.send_header(name, value)
+        super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nobody wants a line for each scrape."""
 
 
+def is_own_name(host: str) -> bool:
+    """Whether a header Host names an address, the loopback or this host, with or without a port."""
+    name = host.rpartition(":")[0] if re.search(r":[0-9]+$", host) and not host.endswith("]") else host
+    if name.lower() in ("localhost", socket.gethostname().lower()):
+        return True
+    try:
+        ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
 @contextmanager
-def serving(address: tuple[str, int] | None, make: Callable[[], str]) -> Iterator[int]:
-    """Serve the text at this address meanwhile (None: nowhere); the port. Raises LbctlError."""
+def serving(
+    address: tuple[str, int] | None, make: Callable[[], str], page: Callable[[bool], str] | None = None
+) -> Iterator[int]:
+    """Serve the metrics that `make` makes at this address meanwhile (None: nowhere), and the page, which is told
+    whether it is to renew itself; the port. Raises LbctlError."""
     if address is None:
         yield 0
         return
     try:
-        server = _Server(address, Kept(make))
+        pages = {PAGE: Kept(lambda: page(False)), f"{PAGE}?{_LIVE}": Kept(lambda: page(True))} if page else {}
+        server = _Server(address, {PATH: Kept(make), **pages})
     except OSError as error:
-        where = f"{address[0]}:{address[1]}"
-        raise LbctlError(f"can't serve metrics at {where}: {error.strerror or error}", hint="name another") from error
+        where, what = f"{address[0]}:{address[1]}", "the page" if page else "metrics"
+        raise LbctlError(f"can't serve {what} at {where}: {error.strerror or error}", hint="name another") from error
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     try:

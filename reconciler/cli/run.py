@@ -24,7 +24,7 @@ from reconciler.cli.common import (
     state_dir,
     stdout_style,
 )
-from reconciler.cli.metrics import add_compat, add_endpoints, address, text_of
+from reconciler.cli.metrics import add_compat, add_endpoints, address, another_kernel, text_of
 from reconciler.cli.sources import add_sources, opened
 from reconciler.errors import UsageError
 from reconciler.render.style import Style
@@ -81,6 +81,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_endpoints(parser, "--metrics-endpoints")
     add_compat(parser, "--metrics-compat")
     add_sources(parser, seconds)
+    parser.add_argument(
+        "--web", metavar="[ADDRESS:]PORT", type=address,
+        help="serve a page that shows the node, read-only, and metrics (off; without ADDRESS: loopback)",
+    )  # fmt: skip
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people or machines")
 
 
@@ -109,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.journal import Identity, Journal
     from reconciler.agent.loop import Agent
     from reconciler.agent.notices import Notices
+    from reconciler.agent.page import Sources, content
     from reconciler.agent.reads import reads
     from reconciler.agent.recorder import Recorder
     from reconciler.agent.report import Report
@@ -120,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.cli.confirm import Watches, held_by
     from reconciler.history import History
     from reconciler.private import stop_waiting
+    from reconciler.render.page import page
+    from reconciler.resource import Desired
 
     gid = _group(args.group)
     with notifier() as notify:  # before another network namespace is entered
@@ -189,6 +196,14 @@ def run(args: argparse.Namespace) -> int:
             def metrics() -> str:
                 return text_of(args, journal.status)
 
+            def wanted() -> Desired | None:
+                return agent.latest.desired if agent.latest else None
+
+            sources = Sources(journal.status, wanted, lambda: another_kernel(args), instance_dir(args))
+
+            def shown_page(is_live: bool) -> str:
+                return page(content(sources), live=is_live)
+
             answers = {
                 **commands(journal, report, bell, origin.look),
                 **reads(place_of(args), state_dir(args), metrics),
@@ -197,6 +212,7 @@ def run(args: argparse.Namespace) -> int:
                 with (
                     listening(instance_dir(args), answers, gid),
                     serving(args.metrics, metrics),
+                    serving(args.web, metrics, shown_page),
                 ):
                     agent.run()
             finally:

@@ -21,7 +21,7 @@ from reconciler.view import view
 CHECKOUT = Path(__file__).resolve().parents[2]
 CI = CHECKOUT / "examples" / "ci"
 PAGES = [
-    CHECKOUT / "docs" / f"{name}.md" for name in ("README", "alerts", "ci", "install", "operate", "overlays")
+    CHECKOUT / "docs" / f"{name}.md" for name in ("README", "alerts", "ci", "install", "lifecycle", "operate", "overlays")
 ]
 
 
