@@ -6,11 +6,12 @@
  * before it drops anything. Features are compiled in by -D, and cost nothing otherwise (features.h): the modes NAT,
  * DSR_L2 and DSR_L3, the protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH
  * and MAGLEV, REJECT for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints
- * answer, GATEWAY for interfaces with a next hop of their own, VLAN for trunks, and CHECKS of endpoints through VIPs.
+ * answer, GATEWAY for interfaces with a next hop of their own, VLAN for trunks, CHECKS of endpoints through VIPs, and
+ * ALLOWED_SOURCES for services that not everybody may use.
  *
- * The way of a packet: its headers are read (packet.h); its destination is found among the VIPs and services (vip.h);
- * its mode chooses an endpoint (dsr.h, nat.h) by the ring (schedule.h), or by what is remembered; and it leaves
- * (forward.h), or its sender gets an answer (echo.h, reject.h, icmp_error.h).
+ * The way of a packet: its headers are read (packet.h); its destination is found among the VIPs and services (vip.h),
+ * which may turn its client away (allow.h); its mode chooses an endpoint (dsr.h, nat.h) by the ring (schedule.h), or by
+ * what is remembered; and it leaves (forward.h), or its sender gets an answer (echo.h, reject.h, icmp_error.h).
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the loader pastes the headers in here before BCC sees
  * the text. The headers stand in the order in which they need each other and include nothing themselves.
@@ -38,6 +39,7 @@
 #include "header.h"
 #include "vip.h"
 #include "schedule.h"
+#include "allow.h"
 #include "remember.h"
 #include "transition.h"
 #include "endpoint.h"
@@ -56,13 +58,21 @@
 #include "nat.h"
 #include "watch.h"
 
-/* A packet that no service and no connection claims. */
-static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind)
+/*
+ * A packet that no service and no connection claims; `reason` is VERDICT_UNDEFINED. Or one that its service turns away, for
+ * another reason: then it is no matter of the kernel.
+ */
+static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind, enum verdict reason)
 {
 	struct vip *vip = find_vip(packet);
 
 	if (!vip)
 		return XDP_PASS;
+	if (HAS(ALLOWED_SOURCES) && reason != VERDICT_UNDEFINED) {
+		if (!HAS(REJECT) || vip->undefined != UNDEFINED_REJECT || is_icmp(packet))
+			return drop(reason);
+		return reject(ctx, packet, kind, reason);
+	}
 
 	/* The VIP is one of the node's own addresses, so the kernel answers pings, takes ICMP errors, finds neighbours. */
 	if (is_icmp(packet) && is_for_kernel(vip, kind))
@@ -81,7 +91,7 @@ static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, e
 	if (vip->undefined == UNDEFINED_PASS)
 		return XDP_PASS;
 	if (HAS(REJECT) && vip->undefined == UNDEFINED_REJECT)
-		return reject(ctx, packet, kind);
+		return reject(ctx, packet, kind, VERDICT_UNDEFINED);
 	return drop(VERDICT_UNDEFINED);
 }
 
@@ -125,6 +135,12 @@ static __always_inline int choose(struct xdp_md *ctx, struct packet *packet, enu
 
 	if (is_for_vip && (HAS_DSR || may_translate))
 		service = find_service(ends.vip, is_ipv6(packet), ends.port, packet->protocol);
+	if (HAS(ALLOWED_SOURCES) && service && !is_allowed(service, &ends.client)) {
+		if (may_translate && kind == PACKET_TRANSPORT && service->mode == MODE_NAT)
+			end_connection(packet, kind);
+		it->verdict = VERDICT_NOT_ALLOWED;
+		return TURNED_AWAY;
+	}
 	if (service && is_dsr(service))
 		return dsr_request(packet, kind, service, &ends.client, it);
 	if (kind == PACKET_ECHO)
@@ -138,6 +154,7 @@ static __always_inline int choose(struct xdp_md *ctx, struct packet *packet, enu
 static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 {
 	enum packet_kind kind = parse(ctx, packet);
+	enum verdict reason = VERDICT_UNDEFINED;
 	struct prober *prober = NULL;
 	bool is_for_vip = false;
 
@@ -186,10 +203,12 @@ claimed:
 			action = choose(ctx, packet, kind, is_for_vip, &it);
 		if (action == GO_ON)
 			return forward(ctx, packet, &it);
-		if (action != NOBODYS)
+		if (HAS(ALLOWED_SOURCES) && action == TURNED_AWAY)
+			reason = it.verdict;
+		else if (action != NOBODYS)
 			return action;
 	}
-	return is_for_vip ? leftover(ctx, packet, kind) : XDP_PASS;
+	return is_for_vip ? leftover(ctx, packet, kind, reason) : XDP_PASS;
 }
 
 /* What becomes of a packet as it came in. */

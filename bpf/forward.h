@@ -27,6 +27,7 @@ struct forwarding {
 /* What the modes return beside actions of XDP. */
 #define GO_ON -1	/* forward() says what becomes of the packet */
 #define NOBODYS -2	/* no service and no connection claims the packet */
+#define TURNED_AWAY -3	/* its service doesn't want it, for the reason in `verdict` */
 
 static __always_inline bool is_translated(const struct forwarding *it)
 {

@@ -35,6 +35,8 @@ struct service {
 	__be16 target_port;	/* 0: the port that the client asked for */
 	u8 mode;
 	u8 algorithm;
+	u16 sources;		/* the list of those who may use it, 0: everybody; allow.h */
+	u16 levels;		/* of that list: a bit for each that its nodes are on */
 };
 
 BPF_HASH(services, struct service_key, struct service, 1);
@@ -52,6 +54,27 @@ struct service6_key {
 };
 
 BPF_HASH(services6, struct service6_key, struct service, 1);
+
+/*
+ * Lists of sources, in nodes: see allow.h. A node of level n stands for the first n bytes of an address; `bits` say which
+ * values of the next byte are allowed.
+ */
+struct source_key {
+	u32 list;
+	u32 node;		/* the address, with zeros behind the bytes that count; its last byte is the level */
+};
+
+struct source6_key {
+	u32 list;
+	__be32 node[4];
+};
+
+struct source_node {
+	u64 bits[4];
+};
+
+BPF_HASH(sources, struct source_key, struct source_node, 1);
+BPF_HASH(sources6, struct source6_key, struct source_node, 1);
 
 /* How the program treats packets to a VIP that belong to none of its services. */
 enum undefined {
@@ -334,6 +357,8 @@ enum verdict {
 	VERDICT_ERROR_RELAYED = 23,	/* an error about a packet on its way to an endpoint, relayed to the client */
 	VERDICT_IMPOSSIBLE_SOURCE = 24,	/* the source is an address that no other host can have */
 	VERDICT_LINK_BROADCAST = 25,	/* the frame is for many hosts, its packet for one VIP */
+	VERDICT_NOT_ALLOWED = 26,	/* the client is none of those who may use the service */
+	VERDICT_NOT_ALLOWED_ANSWERED = 27,	/* the same, and the client was told */
 	VERDICT_CHECK = 30,		/* a check of an endpoint through its VIP, forwarded to the endpoint */
 	VERDICT_CHECK_ANSWERED = 31,	/* a packet for the prober */
 

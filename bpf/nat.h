@@ -192,6 +192,16 @@ static __always_inline struct flow_key key_of(const struct packet *packet, enum 
 	return key;
 }
 
+/* Forget the connection that a client's packet belongs to, if there is one: its client may no longer use the service. */
+static __always_inline void end_connection(const struct packet *packet, enum packet_kind kind)
+{
+	struct flow_key key = key_of(packet, kind);
+	struct flow *flow = flows.lookup(&key);
+
+	if (flow && flow->direction == DIRECTION_REQUEST)
+		forget(&key, flow);
+}
+
 /*
  * Find the connection that a packet belongs to, or open one. `service` is what the packet is for, NULL if that is no
  * service. A reply that is a fragment or has IP options doesn't come this far: its ports are unknown. The kernel forwards

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Answers to packets that a VIP has no service for: those of a host with a closed port. */
+/* Answers to packets that a VIP has no service for, or whose service turns them away: those of a host with a closed port. */
 
 /* What an ICMP error quotes at least, beside the IP header: the eight bytes with the ports (RFC 792). */
 #define LEAST_QUOTED 8
 
 /* The offset of the protocol in the IPv6 header: a parameter problem points at it (RFC 8200, section 4). */
 #define NEXT_HEADER_OFFSET 6
+
+/* What a packet is counted as that is dropped for a reason while its sender is told. */
+static __always_inline enum verdict answered(enum verdict reason)
+{
+	return HAS(ALLOWED_SOURCES) && reason == VERDICT_NOT_ALLOWED ? VERDICT_NOT_ALLOWED_ANSWERED : VERDICT_REJECTED;
+}
 
 /*
  * The reset for a segment that is no reset itself: RFC 9293, section 3.10.7.1. The segment has `bytes` with its
@@ -24,7 +30,7 @@ static __always_inline struct tcphdr reset_for(const struct tcphdr *tcp, u32 byt
 	return reset;
 }
 
-static __always_inline int send_reset(struct xdp_md *ctx, const struct packet *packet)
+static __always_inline int send_reset(struct xdp_md *ctx, const struct packet *packet, enum verdict reason)
 {
 	const u32 ip_bytes = ip_header_bytes(is_ipv6(packet)), bytes = sizeof(struct ethhdr) + ip_bytes + sizeof(struct tcphdr);
 	struct address source = read_address(source_of(packet), is_ipv6(packet));
@@ -41,11 +47,11 @@ static __always_inline int send_reset(struct xdp_md *ctx, const struct packet *p
 	      bpf_htons(IPPROTO_TCP) + bpf_htons(sizeof(reset)) + sum_words(&reset, sizeof(reset));
 	reset.check = checksum_update(0xffff, sum);
 	if (!resize(ctx, bytes))
-		return drop(VERDICT_UNDEFINED);
+		return drop(reason);
 	eth = (void *)(long)ctx->data;
 	ip = eth + 1;
 	if ((void *)eth + bytes > (void *)(long)ctx->data_end)
-		return drop(VERDICT_UNDEFINED);
+		return drop(reason);
 
 	swap_macs(eth);
 	if (is_ipv6(packet))
@@ -53,11 +59,12 @@ static __always_inline int send_reset(struct xdp_md *ctx, const struct packet *p
 	else
 		new_header(ip, 0, ip_bytes + sizeof(reset), IPPROTO_TCP, destination.words[0], source.words[0]);
 	*(struct tcphdr *)(ip + ip_bytes) = reset;
-	return count(VERDICT_REJECTED, XDP_TX);
+	return count(answered(reason), XDP_TX);
 }
 
-/* Reject a packet to a VIP, of a protocol other than ICMP. If it can't be answered, it is dropped in silence. */
-static __always_inline int reject(struct xdp_md *ctx, const struct packet *packet, enum packet_kind kind)
+/* Reject a packet to a VIP, of a protocol other than ICMP, for a reason. If it can't be answered, it is dropped in silence. */
+static __always_inline int reject(struct xdp_md *ctx, const struct packet *packet, enum packet_kind kind,
+				  enum verdict reason)
 {
 	u8 protocol = is_ipv6(packet) ? packet->ip6->nexthdr : packet->ip->protocol;
 	bool has_ports = protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
@@ -66,15 +73,15 @@ static __always_inline int reject(struct xdp_md *ctx, const struct packet *packe
 	__be32 detail = 0;
 
 	if (!may_answer(packet))
-		return drop(VERDICT_UNDEFINED);
+		return drop(reason);
 	if (kind == PACKET_TRANSPORT && protocol == IPPROTO_TCP)
-		return packet->flags & TCP_RST ? drop(VERDICT_UNDEFINED) : send_reset(ctx, packet);
+		return packet->flags & TCP_RST ? drop(reason) : send_reset(ctx, packet, reason);
 	if (packet->ip_bytes < quoted)
-		return drop(VERDICT_UNDEFINED);
+		return drop(reason);
 	if (is_ipv6(packet)) {
 		type = has_ports ? ICMPV6_DEST_UNREACH : ICMPV6_PARAMPROB;
 		code = has_ports ? ICMPV6_PORT_UNREACH : ICMPV6_UNK_NEXTHDR;
 		detail = has_ports ? 0 : bpf_htonl(NEXT_HEADER_OFFSET);
 	}
-	return answer(ctx, packet, type, code, detail, quoted, VERDICT_REJECTED);
+	return answer(ctx, packet, type, code, detail, quoted, answered(reason));
 }

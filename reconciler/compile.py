@@ -49,7 +49,7 @@ class Part:
     unsupported: tuple[Unsupported, ...] = ()
 
 
-NodeFacts = tuple[Node, bool, frozenset[str], tuple[Peer, ...]]
+NodeFacts = tuple[Node, bool, frozenset[str], tuple[Peer, ...], bool]
 """All of a view but services and pools."""
 
 Pairs = list[tuple[Part | None, Part | None]]
@@ -111,7 +111,7 @@ def compile_node(view: NodeView) -> Desired:
 def compiled(view: NodeView, before: Compiled | None = None) -> Compiled:
     """As `compile_node`. What was made for `before` from the same objects is not made again. Raises UnsupportedError.
     """
-    facts = view.node, view.decapsulates, view.lossy, view.peers
+    facts = view.node, view.decapsulates, view.lossy, view.peers, view.asks_for_sources
     if before is None or before.facts != facts:
         with no_garbage_collection():
             return _compiled(view, facts, Compiled(), None)
@@ -220,7 +220,8 @@ def _part_of_node(view: NodeView, traits: frozenset[object]) -> Part:
 def _part_of_service(service: Service, facts: Facts) -> Part:
     wanted = _collected(wanted for kind in _OF_SERVICE for wanted in kind.of_service(service, facts))
     on_link = frozenset([(vip.version, face) for vip in service.vips for face in ("", *facts.on_link(vip))])
-    traits = _traits(service.mode, service.algorithm, service.protocol, service.takes_pings, on_link)
+    is_for_some = bool(service.allowed_sources)
+    traits = _traits(service.mode, service.algorithm, service.protocol, service.takes_pings, is_for_some, on_link)
     size = len(service.vips) * (len(service.ports) + service.takes_pings)
     return Part(service.name, service, wanted, NO_USE, traits, size, tuple(support.of_service(service)))
 
@@ -234,10 +235,11 @@ def _part_of_pool(pool: Pool, use: Use, facts: Facts) -> Part:
 
 @lru_cache(maxsize=1024)
 def _traits(
-    mode: Mode, algorithm: Algorithm, protocol: Protocol, pings: bool, on_link: frozenset[tuple[int, str]]
+    mode: Mode, algorithm: Algorithm, protocol: Protocol, pings: bool, is_for_some: bool,
+    on_link: frozenset[tuple[int, str]],
 ) -> frozenset[object]:
     """The traits of a service; thousands have the same ones."""
-    return on_link | {mode, algorithm, protocol, ("pings", pings)}
+    return on_link | {mode, algorithm, protocol, ("pings", pings), ("for some", is_for_some)}
 
 
 @lru_cache(maxsize=16)

@@ -24,6 +24,11 @@ MOST_FLOWS = 16_777_216
 FLOW_ROWS = 2 * FLOWS
 """Of NAT: a connection has a row for each direction."""
 
+SOURCE_LISTS = 65_535
+"""Different lists of allowed sources. A row of a service has 16 bits for the number of one, and 0 stands for none."""
+SOURCE_NODES = 524_288
+"""Of the lists of all services, for each family of IP. A list of networks that lie far apart has one for each."""
+
 RINGS = 16_383
 """Pairs of a pool and an algorithm."""
 

@@ -16,6 +16,7 @@ from reconciler.compile import Compiled, compiled
 from reconciler.concerns import concerns_of
 from reconciler.config.load import no_garbage_collection
 from reconciler.dataplane import slots
+from reconciler.dataplane.program import ALLOWED_SOURCES
 from reconciler.errors import FilesError, KernelError
 from reconciler.kernel.port import Kernel, LoadedProgram
 from reconciler.kinds import KINDS
@@ -92,10 +93,14 @@ def node_view(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -
             able = all(on.knows_tunnel(form) for form in forms)
             lossy = frozenset(name for name, is_native in on.far_ends(sending).items() if not is_native)
             silent = silent_gateways(taken.node, on)
-    held = loaded.sizes if isinstance(loaded, Program | LoadedProgram) and loaded.layout else None
+    held, asks = None, False
+    if isinstance(loaded, Program | LoadedProgram) and loaded.layout:
+        held = loaded.sizes
+        asks = taken.node.role is Role.BALANCER and ALLOWED_SOURCES in (loaded.features or ())
     return replace(
-        taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held, silent_gateways=silent
-    )
+        taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held, silent_gateways=silent,
+        asks_for_sources=asks,
+    )  # fmt: skip
 
 
 def silent_gateways(node: Node, kernel: Kernel) -> tuple[str, ...]:

@@ -133,8 +133,6 @@ def of_service(service: Service) -> Iterator[Unsupported]:
         yield _key(service, "affinity")
     if service.idle_timeout_s is not None:
         yield _key(service, "idleTimeout")
-    if service.allowed_sources:
-        yield _key(service, "allowedSources")
 
 
 def of_pool(pool: Pool, use: Use, node: Node) -> Iterator[Unsupported]:

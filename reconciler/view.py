@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from itertools import chain
 
 from reconciler import limits
-from reconciler.dataplane.program import DECAPSULATE
+from reconciler.dataplane.program import ALLOWED_SOURCES, DECAPSULATE
 from reconciler.errors import UsageError
 from reconciler.limits import Sizes, grown
 from reconciler.model import (
@@ -84,7 +84,9 @@ class NodeView:
     """One node, the services that it carries or serves, and their pools by name.
 
     A balancer carries services; an endpoint serves those that reach it by direct server return. `decapsulates`:
-    the kernel of an endpoint can't unpack the tunnels that it gets, so our program does. `lossy` are the interfaces
+    the kernel of an endpoint can't unpack the tunnels that it gets, so our program does. `asks_for_sources`: the
+    program that is there asks who may use a service; every later one does, too, since programs change before services:
+    with another one, a service that is about to go would be open to everybody until then. `lossy` are the interfaces
     that would lose the packets that native XDP sends. `fallbacks` are pools that only others fall back to. `causes`
     says why pools are other than the manifests say. `silent_gateways` don't answer ARP or neighbour discovery; asked
     for where VIPs are announced. `peers` are its neighbours by BGP; the services of a router are those whose VIPs it
@@ -98,6 +100,7 @@ class NodeView:
     fallbacks: Mapping[str, Pool] = field(default_factory=dict)
     causes: Causes = field(default_factory=dict)
     decapsulates: bool = False
+    asks_for_sources: bool = False
     lossy: frozenset[str] = frozenset()
     held: Sizes | None = None
     silent_gateways: tuple[str, ...] = ()
@@ -182,7 +185,12 @@ class NodeView:
         faces = self.node.interfaces if self.services else ()
         ways = {"GATEWAY" for face in faces if face.gateway} | {"VLAN" for face in faces if face.trunk}
         checks = {"CHECKS"} if self.has_prober else set()
-        return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6 | ways | checks))
+        allowed = {ALLOWED_SOURCES} if self._has_sources else set()
+        return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6 | ways | checks | allowed))
+
+    @property
+    def _has_sources(self) -> bool:
+        return self.asks_for_sources or any(service.allowed_sources for service in self.services)
 
     @cached_property
     def sizes(self) -> Sizes:

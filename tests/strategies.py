@@ -46,7 +46,8 @@ from reconciler.support import ALGORITHMS, MODES, PROTOCOLS, UNDEFINED_TRAFFIC
 
 def fake_source(directory=None, main=""):
     """A data plane that never changes, so that names of programs don't; it asks for the features of the real one."""
-    features = "DSR_L2 DSR_L3 ECHO FORWARD_ECHO GATEWAY IPV6 MAGLEV NAT REJECT ROUND_ROBIN SCTP SOURCE_HASH UDP VLAN"
+    features = ("ALLOWED_SOURCES DSR_L2 DSR_L3 ECHO FORWARD_ECHO GATEWAY IPV6 MAGLEV NAT REJECT ROUND_ROBIN SCTP "
+                "SOURCE_HASH UDP VLAN")  # fmt: skip
     return "".join(f"HAS({feature})\n" for feature in features.split())
 
 
@@ -75,6 +76,10 @@ bgp = st.builds(
     st.lists(st.builds(Neighbor, _ipv4, st.integers(1, 99)), max_size=2).map(tuple),
 )  # fmt: skip
 gateways = st.sampled_from((None, "10.1.0.254", "10.1.0.253")).map(lambda text: text and ip_address(text))
+
+_allowed = st.sampled_from((
+    (), ("10.0.0.0/8", "2001:db8::/32"), ("10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"), ("0.0.0.0/0", "::/0"),
+)).map(lambda texts: tuple(map(ip_network, texts)))  # fmt: skip
 
 _published = st.tuples(st.integers(1, 2), st.sampled_from((80, 443)))
 
@@ -110,6 +115,7 @@ def fleets(draw):
             mode,
             draw(st.sampled_from([a for a in ALGORITHMS if not (mode.is_dsr and a is Algorithm.ROUND_ROBIN)])),
             target_port,
+            allowed_sources=draw(_allowed),
             echo=Echo.ENDPOINT if mode.is_dsr and i == 0 and not pings[vip] else pings[vip],
         ))  # fmt: skip
     back = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface("2001:db8:2::fe/64")))

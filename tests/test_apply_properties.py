@@ -20,6 +20,8 @@ from reconciler.dataplane.layout import (
     RING_NAMES,
     SERVICES,
     SERVICES6,
+    SOURCE_LISTS,
+    SOURCE_MAPS,
     VIP_FILTER,
     VIPS,
     VIPS6,
@@ -32,6 +34,7 @@ from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
 from reconciler.kernel.port import AttachedProgram, LocalVip
 from reconciler.kinds.endpoint import numbered_rows
+from reconciler.kinds.sources import SourceList
 from reconciler.live import read_live
 from reconciler.render.style import Style
 from reconciler.render.text import plan_text
@@ -91,8 +94,20 @@ def dangling(kernel):
     for key, value in (row for name in _SERVICES for row in kernel.maps.get(name, {}).items()):
         index = SERVICES.value.unpack(value).ring
         ring = read_ring(kernel, index)
+        if not allowed_as_noted(kernel, SERVICES.value.unpack(value)):
+            yield key
         if index not in named or (ring and not set(ring.endpoints.tolist()) - NOBODY <= endpoints):
             yield key
+
+
+def allowed_as_noted(kernel, row):
+    """Whether the list that a service leads to is whole: on the levels that the row says, it has its networks."""
+    if not row.sources:
+        return not row.levels
+    lists = {key.name.decode(): note for key, note in SOURCE_LISTS.unpack(kernel.dump(SOURCE_LISTS.name))}
+    name = next((name for name, note in lists.items() if note.number == row.sources), "")
+    held = read_live(kernel, kinds=(SourceList.kind,)).resources.get(Key(SourceList.kind, name))
+    return bool(held) and not held.flaw and row.levels in (lists[name].levels, lists[name].levels6)
 
 
 def hidden(kernel):
@@ -112,8 +127,9 @@ def bring_to(kernel, fleet):
 
 
 def writes_of_changes(kernel):
-    """All writes but those of chunks for rings."""
-    return [what for _, what in kernel.writes if not isinstance(what, tuple) or what[0] != RING_CHUNKS.name]
+    """All writes but those of chunks for rings, and of nodes of lists of sources, which are as many as they are."""
+    others = {RING_CHUNKS.name, *(spec.name for spec in SOURCE_MAPS.values())}
+    return [what for _, what in kernel.writes if not isinstance(what, tuple) or what[0] not in others]
 
 
 def cost(plan, kernel):

@@ -264,7 +264,6 @@ CASES = [
      f"a.yaml:5: the IPv6 address {V6} is not supported in mode nat yet; supported: IPv4"),
     (service(more="affinity: {}"), pool(), node(), "a.yaml:5: affinity is not supported yet"),
     (service(more="idleTimeout: 15m"), pool(), node(), "a.yaml:5: idleTimeout is not supported yet"),
-    (service(more="allowedSources: [10.0.0.0/8]"), pool(), node(), "a.yaml:5: allowedSources is not supported yet"),
     (service(), pool(more="healthCheck: {type: tcp, through: vip}"), node(),
      "b.yaml:5: healthCheck through vip needs an address that node lb1 checks from"),
     (service(), pool(more="onUnhealthy: reset"), node(),

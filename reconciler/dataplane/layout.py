@@ -97,12 +97,14 @@ MapSpec: TypeAlias = TypedMap[Any, Any]
 _NAT = ("NAT",)
 _DSR = ("DSR_L2", "DSR_L3")
 _IPV6 = ("IPV6",)
+_ALLOWED = ("ALLOWED_SOURCES",)
 
 NUMBER = RowType(rows.Number)
 _ADDRESS = RowType(rows.Address)
 _ADDRESS6 = RowType(rows.Address, address="V16")
 _SERVICE = RowType(rows.Service)
 _VIP = RowType(rows.Vip)
+_SOURCE_NODE = RowType(rows.SourceNode)
 _TRAFFIC = RowType(rows.Traffic)
 _VLAN = RowType(rows.Vlan)
 
@@ -143,6 +145,14 @@ ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6, is_mma
 # by version of IP
 SERVICE_MAPS = {4: SERVICES, 6: SERVICES6}
 VIP_MAPS = {4: VIPS, 6: VIPS6}
+# list, node → which values of the next byte are allowed (bpf/allow.h); a list of any length may be exchanged at once
+SOURCES = _hash("sources", RowType(rows.SourceKey), _SOURCE_NODE, limits.SOURCE_NODES, _ALLOWED)
+SOURCES6 = _hash("sources6", RowType(rows.Source6Key), _SOURCE_NODE, limits.SOURCE_NODES, _ALLOWED)
+SOURCE_MAPS: dict[int, MapSpec] = {4: SOURCES, 6: SOURCES6}
+# name of a list → what user space knows of it; the program has no use for it
+SOURCE_LISTS = _hash(
+    "source_lists", RowType(rows.SourceListName), RowType(rows.SourceNote), limits.SOURCE_LISTS, _ALLOWED
+)
 # index → where the ring lies, how many slots it has and in which form (reconciler/dataplane/chunks.py)
 RINGS = replace(_array("rings", RowType(rows.Head), 16_384, is_mmapable=True), meaning=2)
 # index → chunk: an array of lines, each of slots of a ring or 8 rows of slots (reconciler/dataplane/slots.py)
@@ -197,6 +207,7 @@ MAPS: dict[str, MapSpec] = {
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS,
         RING_NAMES, REMEMBERED, SEED, FLOWS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
         VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS,
+        SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 
@@ -297,6 +308,8 @@ class Verdict(IntEnum):
     ERROR_RELAYED = 23, "an ICMP error about a packet on its way to an endpoint, relayed to the client"
     IMPOSSIBLE_SOURCE = 24, "dropped: from an address that no other host can have: loopback, multicast, the VIP itself"
     LINK_BROADCAST = 25, "dropped: the packet is for one VIP, its frame for many hosts (broadcast or multicast)"
+    NOT_ALLOWED = 26, "dropped: the client is in none of the networks that may use the service"
+    NOT_ALLOWED_ANSWERED = 27, "dropped: the client may not use the service, and was told"
     CHECK = 30, "a check of an endpoint through its VIP, forwarded to the endpoint"
     CHECK_ANSWERED = 31, "an answer to such a check, handed to who checks"
     # On endpoints whose program unpacks tunnels: the fate of each tunnelled packet.

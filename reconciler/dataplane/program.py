@@ -20,6 +20,8 @@ DECAPSULATE = "DECAPSULATE"
 """The feature that selects another program: that of endpoints whose kernel can't unpack tunnels."""
 MARK = "MARK"
 """The feature that selects the program at the prober's side of its veth, for TC."""
+ALLOWED_SOURCES = "ALLOWED_SOURCES"
+"""The feature of programs that ask who may use a service."""
 MAIN_FILE = "balancer.c"
 
 _ENTRY = "lbctl_balance"

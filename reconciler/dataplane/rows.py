@@ -32,6 +32,35 @@ class Service(NamedTuple):
     target_port: Port
     mode: U8
     algorithm: U8
+    sources: U16 = 0
+    levels: U16 = 0
+
+
+class SourceKey(NamedTuple):
+    list: U32
+    node: U32
+
+
+class Source6Key(NamedTuple):
+    list: U32
+    node: IPv6
+
+
+class SourceNode(NamedTuple):
+    bits: Annotated[bytes, "4u8"]
+
+
+class SourceListName(NamedTuple):
+    name: IPv6
+
+
+class SourceNote(NamedTuple):
+    """What user space knows of a list of sources: its number, and the levels of its nodes of both families."""
+
+    number: U16
+    levels: U16
+    levels6: U16
+    pad: Annotated[bytes, "V2"] = bytes(2)
 
 
 class Address(NamedTuple):

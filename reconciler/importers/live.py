@@ -27,6 +27,7 @@ from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.settings import NOTHING, Settings, is_source
+from reconciler.kinds.sources import SourceList
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
 from reconciler.kinds.vlan import Vlan
@@ -48,7 +49,8 @@ def import_live(live: Live, node_name: str) -> Imported:
     """Services, pools and the node of a reading. `node_name` is the name of the machine."""
     notices = Notices()
     rings = {ring.name: ring for ring in _of(live, Ring) if _is_ring(ring, notices)}
-    rows = [row for row in _of(live, ServiceRow) if _is_whole(row, rings, notices)]
+    sources = {found.id: found.networks for found in _of(live, SourceList) if not found.flaw}
+    rows = [row for row in _of(live, ServiceRow) if _is_whole(row, rings, sources, notices)]
     used = [rings[name] for name in sorted({row.ring for row in rows})]
     for name in sorted(rings.keys() - {ring.name for ring in used}):
         notices.add(0, f"no service uses ring {bare(name)}: it is left out")
@@ -58,7 +60,7 @@ def import_live(live: Live, node_name: str) -> Imported:
     documents = (
         *_node(live, node_name, rows, notices),
         *(manifests.pool(name, pools[name].values(), ring_size=sizes[name]) for name in pools),
-        *_services(rows, {row.address: row.echo for row in _of(live, VipRow)}),
+        *_services(rows, {row.address: row.echo for row in _of(live, VipRow)}, sources),
     )
     return Imported(documents, tuple(sorted(set(notices))))
 
@@ -75,13 +77,16 @@ def _is_ring(ring: Ring, notices: Notices) -> bool:
     return False
 
 
-def _is_whole(row: ServiceRow, rings: Mapping[str, Ring], notices: Notices) -> bool:
+def _is_whole(
+    row: ServiceRow, rings: Mapping[str, Ring], sources: Mapping[str, Sequence[str]], notices: Notices
+) -> bool:  # fmt: skip
     """Whether a manifest could ask for this row; for a damaged one it couldn't."""
     pool, _, algorithm = row.ring.rpartition("/")
     means_something = row.protocol in list(Protocol) and row.mode in list(Mode) and not row.damage
+    means_something = means_something and (not row.sources or row.sources in sources)
     if row.ring in rings and pool and algorithm == row.algorithm in list(Algorithm) and means_something:
         return True
-    said = ", ".join(filter(None, (row.mode, row.algorithm, row.ring, row.damage)))
+    said = ", ".join(filter(None, (row.mode, row.algorithm, row.ring, row.sources, row.damage)))
     notices.add(0, f"{row.key} is damaged ({bare(said)}): it is left out")
     return False
 
@@ -156,15 +161,18 @@ def _distance(row: EndpointRow, endpoints: Sequence[Endpoint]) -> tuple[bool, in
     return min(gaps, default=(True, 1 << 128))
 
 
-def _services(rows: Sequence[ServiceRow], echo: Mapping[Address, str]) -> Iterator[Manifest]:
+def _services(
+    rows: Sequence[ServiceRow], echo: Mapping[Address, str], sources: Mapping[str, Sequence[str]]
+) -> Iterator[Manifest]:  # fmt: skip
     """One service for all ports of a VIP with the same treatment. Pings that endpoints answer are a service of their
     own; any other `echo` of a VIP is written in the first of its services."""
 
-    def alike(row: ServiceRow) -> tuple[int, int, str, str, str, str, int, int]:
+    def alike(row: ServiceRow) -> tuple[int, int, str, str, str, str, int, int, str]:
         # A service with a target port has one port only.
         own_port = row.port if row.target_port else 0
         vip = row.vip
-        return vip.version, int(vip), row.protocol, row.ring, row.mode, row.algorithm, row.target_port, own_port
+        where = vip.version, int(vip), row.protocol
+        return *where, row.ring, row.mode, row.algorithm, row.target_port, own_port, row.sources
 
     names = Names()
     told: set[Address] = set()
@@ -176,6 +184,7 @@ def _services(rows: Sequence[ServiceRow], echo: Mapping[Address, str]) -> Iterat
         yield manifests.service(
             names.take(default_name(draft)), draft.vips, draft.protocol, ports, draft.mode, draft.algorithm,
             _pool_of(first.ring), targetPort=first.target_port or None,
+            allowedSources=list(sources[first.sources]) if first.sources else None,
             echo=None if first.vip in told or echo.get(first.vip) != Echo.DROP else Echo.DROP.value,
         )  # fmt: skip
         told.add(first.vip)

@@ -33,6 +33,7 @@ from reconciler.kinds.endpoint import connections_end, is_port
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
+from reconciler.kinds.sources import SourceList, SourceNames, is_name, sources_of
 from reconciler.model import Address, Mode, Protocol, text_of
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.ring_names import RingNames
@@ -49,11 +50,12 @@ _PROTOCOL_NAMES = {version: {n: name for name, n in numbers.items()} for version
 class ServiceRow(Resource):
     """One VIP, protocol and port; pings have port 0. `target_port` 0 stands for the port that the client asked for.
 
-    `damage` says what is wrong with a row that was written by somebody else.
+    `sources` names the list of those who may use it, empty for everybody. `damage` says what is wrong with a row that
+    was written by somebody else.
     """
 
     kind: ClassVar[str] = "service"
-    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "settings", "ring"))
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "settings", "ring", "sources"))
 
     vip: Address
     protocol: str
@@ -63,6 +65,7 @@ class ServiceRow(Resource):
     ring: str
     target_port: int = 0
     damage: str = ""
+    sources: str = ""
 
     @property
     def id(self) -> str:
@@ -76,19 +79,23 @@ class ServiceRow(Resource):
     @property
     def needs(self) -> tuple[Key, ...]:
         settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # they hold the source of tunnels
-        return (PROGRAM, *settings, self._ring)
+        sources = (self._sources,) if self.sources else ()
+        return (PROGRAM, *settings, *sources, self._ring)
 
     @property
     def flaw(self) -> str:
         known = is_word(ModeCode, self.mode) and is_word(AlgorithmCode, self.algorithm)
         if self.damage or not known or self.protocol not in _PROTOCOLS[4]:
             return self.damage or f"{self.protocol}, {self.mode}, {self.algorithm}"
+        if self.sources and not is_name(self.sources):
+            return f"sources {self.sources}"
         ports = (self.port, self.target_port)
         return "" if all(map(is_port, ports)) else f"ports {ports}"
 
     def describe(self) -> dict[str, str]:
         shown = {"mode": self.mode, "algorithm": self.algorithm, "ring": self.ring}
         shown |= {"target port": str(self.target_port)} if self.target_port else {}
+        shown |= {"allowed sources": self.sources} if self.sources else {}
         return shown | ({"damage": self.damage} if self.damage else {})
 
     @property
@@ -96,11 +103,14 @@ class ServiceRow(Resource):
         return not Mode(self.mode).is_dsr if self.mode in list(Mode) else True
 
     def effect(self, after: Resource | None, context: Context) -> str:
-        if isinstance(after, ServiceRow):
-            if self.remembers and after.remembers:
-                return "open connections stay, new ones follow the new row"
-            if self.remembers == after.remembers:
-                return self._moves(after, context)
+        if isinstance(after, ServiceRow) and self.remembers == after.remembers:
+            if replace(self, sources=after.sources) == after:
+                said = "open connections stay"
+            elif self.remembers:
+                said = "open connections stay, new ones follow the new row"
+            else:
+                said = self._moves(after, context)
+            return "; ".join(filter(None, (said, self._turned_away(after, context))))
         counts = context.live.connections
         if counts is None or not self.remembers:
             return connections_end(None)
@@ -114,9 +124,22 @@ class ServiceRow(Resource):
         moved = before.moved(now) if self.ring != after.ring else 0.0
         return f"{moved:.1%} of connections move to another endpoint, and break if they are open" if moved else ""
 
+    def _turned_away(self, after: ServiceRow, context: Context) -> str:
+        """The effect on clients that may no longer use the service."""
+        if not after.sources or after.sources == self.sources:
+            return ""
+        before, now = context.live.resources.get(self._sources), context.desired.get(after._sources)
+        if isinstance(before, SourceList) and isinstance(now, SourceList) and not before.takes_away(now):
+            return ""
+        return "those of clients that are no longer allowed end at their next packet"
+
     @property
     def _ring(self) -> Key:
         return Key(Ring.kind, self.ring)
+
+    @property
+    def _sources(self) -> Key:
+        return Key(SourceList.kind, self.sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +160,9 @@ class _Table:
     bare: Sequence[bytes]
     is_sound: NDArray[np.bool_]
 
-    def row(self, place: int, rings: RingNames) -> IndexedRow:
+    def row(self, place: int, rings: RingNames, sources: SourceNames) -> IndexedRow:
         value = SERVICES.value.unpack(self.values[place].tobytes())
-        row = _decode(self.keys[place], value, rings)
+        row = _decode(self.keys[place], value, rings, sources)
         return IndexedRow(value.index, row if self.is_sound[place] else replace(row, damage="no counters of its own"))
 
     @property
@@ -165,8 +188,8 @@ def _table(kernel: Kernel) -> _Table:
 
 def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     """Every row; those without counters of their own come last."""
-    table, rings = _table(kernel), RingNames(kernel)
-    return [table.row(int(place), rings) for place in np.argsort(~table.is_sound, kind="stable")]
+    table, rings, sources = _table(kernel), RingNames(kernel), SourceNames(kernel)
+    return [table.row(int(place), rings, sources) for place in np.argsort(~table.is_sound, kind="stable")]
 
 
 @once
@@ -174,11 +197,15 @@ def rows_of(service: model.Service) -> tuple[ServiceRow, ...]:
     """The rows that a service asks for."""
     ring, mode, algorithm = ring_name(service.pool, service.algorithm), service.mode.value, service.algorithm.value
     protocol, target = service.protocol.value, service.target_port or 0
+    found = sources_of(service)
+    sources = found.id if found else ""
     rows: list[ServiceRow] = []
     for vip in service.vips:
-        rows += [ServiceRow(vip, protocol, port, mode, algorithm, ring, target) for port in service.ports]
+        rows += [
+            ServiceRow(vip, protocol, port, mode, algorithm, ring, target, sources=sources) for port in service.ports
+        ]
         if service.takes_pings:
-            rows.append(ServiceRow(vip, Protocol.ICMP.value, 0, mode, algorithm, ring))
+            rows.append(ServiceRow(vip, Protocol.ICMP.value, 0, mode, algorithm, ring, sources=sources))
     return tuple(rows)
 
 
@@ -192,7 +219,7 @@ class ServiceKind(Kind):
         return ((row, service.span) for row in rows_of(service))
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        table, rings = _table(self.kernel), RingNames(self.kernel)
+        table, rings, sources = _table(self.kernel), RingNames(self.kernel), SourceNames(self.kernel)
         places = table.places
         left = dict.fromkeys(places.values()) if only is None else _places(only, places)
         plain = [row for row in wanted.values() if isinstance(row, ServiceRow) and not row.damage]
@@ -200,15 +227,18 @@ class ServiceKind(Kind):
         right = []
         for row, note in notes:
             place = places.get(row.packed(), -1)
-            if note and place in left and table.is_sound[place] and table.bare[place] == _encode(row, 0, note.number):
+            known = sources.found(row.vip.version, row.sources)
+            if not note or not known or place not in left or not table.is_sound[place]:
+                continue
+            if table.bare[place] == _encode(row, 0, note.number, *known):
                 right.append(row)
                 del left[place]
-        return Reading((*right, *(table.row(place, rings).row for place in left)))
+        return Reading((*right, *(table.row(place, rings, sources).row for place in left)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         table = _table(self.kernel)
         places = table.places
-        rings = RingNames(self.kernel)
+        rings, sources = RingNames(self.kernel), SourceNames(self.kernel)
         room = self.kernel.capacity(SERVICE_COUNTERS.name)
         is_free = np.ones(room, np.bool_)
         is_free[table.values["index"][table.is_sound]] = False
@@ -229,6 +259,11 @@ class ServiceKind(Kind):
                 error = KernelError(f"{change.key} needs ring {change.after.ring}, which is not there")
                 outcomes.append((change, error))
                 continue
+            known = sources.found(change.after.vip.version, change.after.sources)
+            if known is None:
+                error = KernelError(f"{change.key} needs the sources {change.after.sources}, which are not there")
+                outcomes.append((change, error))
+                continue
             if index is None:
                 index = next(free, None)
                 if index is None:
@@ -236,7 +271,7 @@ class ServiceKind(Kind):
                     outcomes.append((change, error))
                     continue
                 taken.append(SERVICE_COUNTERS.key.pack(Number(index)))
-            row = key, _encode(change.after, index, ring)
+            row = key, _encode(change.after, index, ring, *known)
             rows[change.after.vip.version].append((change, row))
         self.kernel.delete(SERVICE_COUNTERS.name, taken)
         for version, spec in SERVICE_MAPS.items():
@@ -261,12 +296,12 @@ def _protocol(version: int, number: int, padding: int) -> str:
     return f"{name}+{padding}" if padding else name
 
 
-def _encode(row: ServiceRow, index: int, ring: int) -> bytes:
+def _encode(row: ServiceRow, index: int, ring: int, sources: int, levels: int) -> bytes:
     mode, algorithm = code(ModeCode, row.mode), code(AlgorithmCode, row.algorithm)
-    return SERVICES.value.pack(Service(index, ring, row.target_port, mode, algorithm))
+    return SERVICES.value.pack(Service(index, ring, row.target_port, mode, algorithm, sources, levels))
 
 
-def _decode(packed: bytes, row: Service, rings: RingNames) -> ServiceRow:
+def _decode(packed: bytes, row: Service, rings: RingNames, sources: SourceNames) -> ServiceRow:
     version = 4 if len(packed) == SERVICES.key_size else 6
     key = SERVICE_MAPS[version].key.unpack(packed)
     return ServiceRow(
@@ -277,6 +312,7 @@ def _decode(packed: bytes, row: Service, rings: RingNames) -> ServiceRow:
         word(AlgorithmCode, row.algorithm),
         rings.name(row.ring) or f"lost ring {row.ring}",
         row.target_port,
+        sources=sources.name(version, row.sources, row.levels),
     )
 
 

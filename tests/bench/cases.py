@@ -22,6 +22,8 @@ KEPT = "all kept"
 """Names of programs: ours while rings stand still, and for services of which every slot is in transition, where
 flows are remembered or began earlier; the baseline; the empty one. `KEPT` is in transition, with a memory made for as
 many flows as there are (`Program.flows`)."""
+FOR_SOME = "20,000 sources"
+"""Ours, for a service that only clients in one of so many networks may use."""
 
 KNOWN_FLOWS, MANY_FLOWS, NEW_FLOWS = 1 << 16, 1 << 20, 1 << 24
 OUTER, OUTER6 = 20, 40
@@ -106,6 +108,16 @@ def cases(scale: int = 1) -> Iterator[Case]:
         stream = Stream(_request(Group.STEADY), max(flows // scale, 1), grows=OUTER)
         programs = (Program(OURS, Variant.OURS, stream), _nothing(stream))
         yield Case(f"ring only, {name}, IPv4", programs, XdpVerdict.TX, Verdict.REQUEST)
+
+    for is_ipv6, everybody, some in ((False, Group.STEADY, Group.ALLOWED), (True, Group.STEADY6, Group.ALLOWED6)):
+        family, flows = "IPv6" if is_ipv6 else "IPv4", max(MANY_FLOWS // scale, 1)
+        streams = [Stream(_request(group), flows, grows=OUTER6 if is_ipv6 else OUTER) for group in (everybody, some)]
+        yield Case(f"allowed sources, 1M flows, {family}", (
+            Program(OURS, Variant.OURS, streams[0]), Program(FOR_SOME, Variant.OURS, streams[1]), _nothing(streams[0]),
+        ), XdpVerdict.TX, Verdict.REQUEST)  # fmt: skip
+    stream = Stream(_request(Group.CLOSED), max(MANY_FLOWS // scale, 1))
+    programs = (Program(FOR_SOME, Variant.OURS, stream), _nothing(stream))
+    yield Case("not allowed, 1M flows, IPv4", programs, XdpVerdict.DROP, Verdict.NOT_ALLOWED)
 
     yield _new("new (SYN), 16M flows, IPv4", "S", False, (1055, 1055), scale)
     yield _new("new (SYN), 16M flows, IPv6", "S", True, None, scale)

@@ -11,11 +11,12 @@ No policy routing and few routes, as on a machine that does nothing else.
 from __future__ import annotations
 
 import os
+import random
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,16 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.ring import hash_ring
 from reconciler.dataplane.rows import Number
+from reconciler.dataplane.source_nodes import canonical
 from reconciler.dataplane.vip_filter import filter_of
 from reconciler.kernel import holders
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.port import Row
 from reconciler.kernel.real import RealKernel
+from reconciler.kinds.sources import SourceList, SourceNames, SourcesKind
 from reconciler.limits import Sizes
+from reconciler.model import Prefix
+from reconciler.resource import Change
 from reconciler.ring_store import Rings
 from tests.bench.variants import FEATURES, memlock
 from tests.packets.balancer import inside, ip
@@ -69,11 +74,13 @@ MANY_SERVICES = 512
 ENDPOINTS_A_SERVICE = 64
 LARGE_RING = 65_537
 """The slots of Katran's rings."""
+SOURCES = 20_000
 
 
 class Group(Enum):
     """Services with VIPs and endpoints that are numbered: both first addresses, whether slots are in transition; the
-    slots of a ring, 0: as many as the number of endpoints asks for."""
+    slots of a ring, 0: as many as the number of endpoints asks for; and, if not everybody may use them, the network of
+    the clients that may, beside SOURCES others."""
 
     STEADY = ("20.20.0.0", "10.8.0.0", False)
     MOVING = ("20.21.0.0", "10.8.0.0", True)
@@ -81,12 +88,18 @@ class Group(Enum):
     STEADY6 = ("2001:db8:5::", "2001:db8:8::", False)
     MOVING6 = ("2001:db8:6::", "2001:db8:8::", True)
     LARGE = ("20.23.0.0", "10.8.0.0", False, LARGE_RING)
+    ALLOWED = ("20.26.0.0", "10.8.0.0", False, 0, "198.18.0.0/15")
+    ALLOWED6 = ("2001:db8:9::", "2001:db8:8::", False, 0, "2001:db8:c::/48")
+    CLOSED = ("20.27.0.0", "10.8.0.0", False, 0, "192.0.2.0/24")
 
-    def __init__(self, first_vip: str, first_endpoint: str, is_moving: bool, slots: int = 0) -> None:
+    def __init__(
+        self, first_vip: str, first_endpoint: str, is_moving: bool, slots: int = 0, clients: str = ""
+    ) -> None:  # fmt: skip
         self.first_vip = ip_address(first_vip)
         self.first_endpoint = ip_address(first_endpoint)
         self.is_moving = is_moving
         self.slots = slots
+        self.clients = clients
 
     @property
     def is_ipv6(self) -> bool:
@@ -189,13 +202,33 @@ class Node:
         self._write(vip_map, [vip_map.pack(rows.Address(vip), answers) for vip in vips])
         known = [key for spec in (VIPS, VIPS6) for key, _ in self._kernel.dump(spec.name)]
         self._write(VIP_FILTER, [VIP_FILTER.pack(Number(0), rows.VipFilter(filter_of(known)))])
+        allowed = self._sources(group)
         self._write(service_map, [
             service_map.pack(rows.ServiceKey(vip, PORT, protocol),
-                             rows.Service(index, index, 0, ModeCode.DSR_L3, AlgorithmCode.MAGLEV))
+                             rows.Service(index, index, 0, ModeCode.DSR_L3, AlgorithmCode.MAGLEV, *allowed))
             for index, vip in enumerate(vips, group.first_index) for protocol in (TCP, UDP)
         ])  # fmt: skip
         if group.is_moving:
             self._rings(group, 1, known=range(group.first_index, group.first_index + group.services))
+
+    def _sources(self, group: Group) -> tuple[int, int]:
+        """The list of a group's clients, whose networks are of many lengths and lie far apart."""
+        if not group.clients:
+            return 0, 0
+        rng, version = random.Random(1), 6 if group.is_ipv6 else 4
+        first, last = (11 << 24, 192 << 24) if version == 4 else (1 << 125, 3 << 124)
+        lengths = range(18, 33) if version == 4 else (32, 48, 56)
+        width = 32 if version == 4 else 128
+        networks: list[Prefix] = [ip_network(group.clients)]
+        for _ in range(SOURCES):
+            hidden = width - rng.choice(lengths)
+            number = rng.randrange(first, last) >> hidden << hidden
+            networks.append(ip_network((number.to_bytes(width // 8), width - hidden)))
+        wanted = SourceList(tuple(map(str, canonical(networks))))
+        assert SourcesKind(self._kernel).write([Change(wanted.key, None, wanted)]) == [None]
+        found = SourceNames(self._kernel).found(version, wanted.id)
+        assert found
+        return found
 
     def _rings(self, group: Group, turn: int, known: Collection[int]) -> None:
         """The rings of a group; each turn gives every slot to another endpoint."""

@@ -17,7 +17,7 @@ from reconciler.dataplane.layout import Verdict
 from reconciler.kernel.bpf import XdpVerdict
 from tests.bench import __main__ as command
 from tests.bench import dataplane, report
-from tests.bench.cases import BEFORE, KEPT, LRU, MOVING, NOTHING, OURS, Case, Program, cases
+from tests.bench.cases import BEFORE, FOR_SOME, KEPT, LRU, MOVING, NOTHING, OURS, Case, Program, cases
 from tests.bench.node import Group
 
 pytestmark = pytest.mark.kernel
@@ -130,7 +130,7 @@ def test_the_file_has_every_figure(bench: dataplane.Bench, capsys: pytest.Captur
     assert all(set(row) == ROW_FIELDS and row["valid"] for row in figures["rows"])
     measured = {(row["case"], row["program"]) for row in figures["rows"]}
     assert measured == {(case.name, program.name) for case in ALL.values() for program in case.programs}
-    assert {OURS, MOVING, BEFORE, KEPT, LRU, NOTHING} == {program for _, program in measured}
+    assert {OURS, MOVING, BEFORE, KEPT, LRU, NOTHING, FOR_SOME} == {program for _, program in measured}
     assert all(isinstance(number, int) and number > 0 for number in figures["memory"].values())
     for bar in figures["bars"]:
         assert bar["measured"] is not None

@@ -30,8 +30,9 @@ from reconciler.paths import data_dir
 
 HERE = Path(__file__).parent / "bpf"
 
-FEATURES = ("DSR_L3", "UDP", "IPV6", "MAGLEV", "ECHO")
-"""As many as Katran's default build has: tunnels, TCP and UDP, IPv4 and IPv6, a consistent hash, answers to pings."""
+FEATURES = ("DSR_L3", "UDP", "IPV6", "MAGLEV", "ECHO", "ALLOWED_SOURCES")
+"""As many as Katran's default build has: tunnels, TCP and UDP, IPv4 and IPv6, a consistent hash, answers to pings; and
+services that not everybody may use."""
 
 FLOW_BYTES = 8
 """What a flow takes in `remembered`."""

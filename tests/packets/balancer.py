@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,16 +58,19 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.row import COUNTER
 from reconciler.dataplane.rows import Number
+from reconciler.dataplane.source_nodes import canonical
 from reconciler.dataplane.vip_filter import filter_of
 from reconciler.kernel import bpf
 from reconciler.kernel.port import Kernel, Row
+from reconciler.kinds.sources import SourceList, SourceNames, SourcesKind
+from reconciler.resource import Change
 from reconciler.ring_store import in_transition, remove_rings
 from tests.packets.frames import At, forwarded, translated, tunnelled
 from tests.rings import write_rings
 
 FEATURES = (
     "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT", "ECHO",
-    "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS",
+    "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES",
 )  # fmt: skip
 """All that the program has."""
 
@@ -229,19 +232,32 @@ class Balancer:
     def serve(
         self, at: At = WEB, ring: Sequence[int] = (), *, index: int = 1, target_port: int = 0,
         algorithm: AlgorithmCode = AlgorithmCode.ROUND_ROBIN, mode: ModeCode = ModeCode.NAT, protocol: int = TCP,
+        sources: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """A VIP and a service with a ring of its own, which has the service's index."""
         self.ring(index, ring)
         self.vip(at.address)
-        self.service(at, index=index, target_port=target_port, algorithm=algorithm, mode=mode, protocol=protocol)
+        self.service(at, index=index, target_port=target_port, algorithm=algorithm, mode=mode, protocol=protocol,
+                     sources=sources)  # fmt: skip
 
     def service(
         self, at: At, *, index: int, target_port: int, algorithm: AlgorithmCode, mode: ModeCode = ModeCode.NAT,
-        protocol: int = TCP, ring: int = 0,
+        protocol: int = TCP, ring: int = 0, sources: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """A service whose ring, until told otherwise, has its own index."""
-        value = SERVICES.value.pack(rows.Service(index, ring or index, target_port, mode, algorithm))
+        """A service whose ring, until told otherwise, has its own index. `sources` are the networks of its clients."""
+        allowed = self._sources(6 if ":" in at.address else 4, sources)
+        value = SERVICES.value.pack(rows.Service(index, ring or index, target_port, mode, algorithm, *allowed))
         self._write(SERVICES6 if ":" in at.address else SERVICES, (_service_key(at, protocol), value))
+
+    def _sources(self, version: int, networks: Sequence[str]) -> tuple[int, int]:
+        """What a service's row says of these networks, which have a list of their own."""
+        if not networks:
+            return 0, 0
+        wanted = SourceList(tuple(map(str, canonical(map(ip_network, networks)))))
+        assert SourcesKind(self.kernel).write([Change(wanted.key, None, wanted)]) == [None]
+        found = SourceNames(self.kernel).found(version, wanted.id)
+        assert found
+        return found
 
     def settings(
         self, source: str, spread: str = "0.0.0.0", too_big: TooBigCode = TooBigCode.ANSWER, *,

@@ -18,6 +18,7 @@ from reconciler.dataplane.layout import (
     RING_NAMES,
     RINGS,
     SERVICES6,
+    SOURCE_LISTS,
     VIPS6,
     AlgorithmCode,
     Direction,
@@ -61,7 +62,7 @@ SIZES = {"__be32": 4, "__be16": 2, "u8": 1, "u16": 2, "u32": 4, "u64": 8}
 
 WORDS = {
     "__be16": {">u2"}, "__be32": {"V4", ">u4"}, "__be32[4]": {"V16"},
-    "u8": {"u1"}, "u16": {"u2"}, "u32": {"u4"}, "u64": {"u8"}, "u64[2]": {"2u8"}, "u64[8]": {"8u8"},
+    "u8": {"u1"}, "u16": {"u2"}, "u32": {"u4"}, "u64": {"u8"}, "u64[2]": {"2u8"}, "u64[4]": {"4u8"}, "u64[8]": {"8u8"},
     **{f"u8[{count}]": {f"V{count}"} for count in (2, 3, 4, 6, 12, 56, 128, 8192)},
 }  # fmt: skip
 """The formats that user space may read a type of C in: addresses are bytes to it, and numbers numbers."""
@@ -139,7 +140,7 @@ MOST_FOLLOWED_WATCHING = 500_000
 """Of the program that watches: should a kernel not load it, nobody can watch there, and traffic goes on."""
 TEMPLATES = {RING_CHUNKS: "chunk_template"}
 """What BCC knows the shape of inner arrays by."""
-SHARED = [spec for spec in MAPS.values() if spec not in (RING_NAMES, *INNER_IDS.values())]
+SHARED = [spec for spec in MAPS.values() if spec not in (RING_NAMES, SOURCE_LISTS, *INNER_IDS.values())]
 
 
 def test_both_sides_have_the_same_maps() -> None:
