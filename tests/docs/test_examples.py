@@ -20,9 +20,8 @@ from reconciler.view import view
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CI = CHECKOUT / "examples" / "ci"
-PAGES = [
-    CHECKOUT / "docs" / f"{name}.md" for name in ("README", "alerts", "ci", "install", "lifecycle", "operate", "overlays")
-]
+NAMES = "README", "alerts", "ci", "install", "lifecycle", "operate", "overlays"
+PAGES = [CHECKOUT / "docs" / f"{name}.md" for name in NAMES]
 
 
 def read(name):
