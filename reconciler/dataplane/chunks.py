@@ -7,6 +7,7 @@ Nobody keeps account of free lines: whatever no head leads to is free.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ class Form(NamedTuple):
             return content.view(np.uint32)
         if self.narrow == 1:
             return self._read(content.view(np.uint16), 16)
-        found: Slots = self._read(np.arange(256), 8)[content]
+        found: Slots = _of_bytes(self)[content]
         return found
 
     def _read(self, content: NDArray[np.integer[Any]], bits: int) -> Slots:
@@ -57,6 +58,12 @@ class Form(NamedTuple):
         above &= np.uint32((1 << bits - 1) - 1)
         found: Slots = np.where(above == 0, above, above + np.uint32(self.base)) | marks
         return found
+
+
+@lru_cache(maxsize=64)
+def _of_bytes(form: Form) -> Slots:
+    """The slot that each byte stands for; rings that were written together have the same form."""
+    return form._read(np.arange(256), 8)
 
 
 WIDE = Form()
