@@ -18,6 +18,7 @@
 
 #include "features.h"
 #include "maps.h"
+#include "explain.h"
 #include "count.h"
 #include "checksum.h"
 
