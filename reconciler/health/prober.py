@@ -7,6 +7,7 @@ An event loop made for tasks spends most of its time on switching between them: 
 
 from __future__ import annotations
 
+import errno
 import select
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from reconciler.health.way import DIRECT, Way
 Result = tuple[Target, Outcome]
 _MAX_EVENTS = 1024
 _AWAY_S = 0.05
+_OWN_TROUBLE = (errno.ENETUNREACH, errno.ENETDOWN)
+"""In the prober's namespace there is but one way, which lbctl makes; these say nothing about an endpoint."""
 
 
 class _Run:
@@ -124,6 +127,8 @@ class Prober:
             outcome = unreached(f"no answer within {in_words(run.target.check.timeout_s)}")
         except OSError as error:
             outcome = of_errno(error.errno or 0)
+            if run.target.vip is not None and error.errno in _OWN_TROUBLE:
+                outcome = not_checked(f"the place that checks through VIPs come from is damaged: {outcome.error}")
         except Exception as error:  # noqa: BLE001 - an answer that a check stumbles over must not end all the others
             outcome = failed(f"its answer can't be understood ({type(error).__name__})")
         else:
