@@ -6,7 +6,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.dataplane.source_nodes import Nodes, canonical, has_outside, levels_of, networks_of, nodes_of
@@ -39,6 +39,7 @@ def holds(nodes: Nodes, address: Address) -> bool:
 
 @pytest.mark.parametrize("version", [4, 6])
 @given(data=st.data())
+@settings(deadline=None)
 def test_nodes_hold_the_addresses_of_the_networks_and_no_others(version: int, data: st.DataObject) -> None:
     found = data.draw(networks(version))
     nodes = nodes_of(canonical(found))
@@ -52,6 +53,7 @@ def test_nodes_hold_the_addresses_of_the_networks_and_no_others(version: int, da
     assert networks_of(nodes, version) == canonical(found)
 
 
+@settings(deadline=None)
 @given(one=networks(4), other=networks(4), six=networks(6), six_too=networks(6))
 def test_what_is_outside_is_found(
     one: list[Prefix], other: list[Prefix], six: list[Prefix], six_too: list[Prefix]
