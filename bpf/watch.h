@@ -86,7 +86,7 @@ static __always_inline u32 copy_frame(struct xdp_md *ctx, void *into)
 	OPAQUE(copied);	/* else the compiler compares another copy of it than the one that the verifier sees used */
 	if (copied > WATCH_BYTES)
 		copied = WATCH_BYTES;
-	if (copied)
+	if (copied >= sizeof(struct ethhdr))	/* not `copied != 0`: before Linux 6.8 that tells the verifier nothing */
 		bpf_xdp_load_bytes(ctx, 0, into, copied);
 	return bytes;
 }
