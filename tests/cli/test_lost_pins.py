@@ -60,7 +60,7 @@ def lasting(program):
     for map_id in program.map_ids:
         with bpf.closing(bpf.open_map(map_id)) as fd:
             opened = maps.describe(fd)
-            if opened.name not in ("other", "lbctl_layout"):
+            if opened.name not in ("other", "watchers", "lbctl_layout"):  # each program has its own of these
                 found.add((opened.name, opened.id))
     return found
 

@@ -126,6 +126,16 @@ def rejecting(balancer: Balancer) -> None:
     balancer.vip(VIP, UndefinedCode.REJECT)
 
 
+def for_others(balancer: Balancer) -> None:
+    """The service is for other clients; whoever asks for what is undefined gets no answer."""
+    balancer.serve(ring=[1], sources=["192.0.2.0/24"])
+
+
+def for_others_with_answers(balancer: Balancer) -> None:
+    for_others(balancer)
+    balancer.vip(VIP, UndefinedCode.REJECT)
+
+
 def sourceless(balancer: Balancer) -> None:
     balancer.serve(ring=[1], algorithm=AlgorithmCode.MAGLEV, mode=ModeCode.DSR_L3)
 
@@ -174,6 +184,8 @@ CASES: dict[str, Case] = {
     "IPv6": (ipv6, tcp6(At(CLIENT6, 40_000), WEB6), "front", Verdict.REQUEST),
     "undefined": (nat, tcp(CLIENT, At(VIP, 81)), "front", Verdict.UNDEFINED),
     "rejected": (rejecting, tcp(CLIENT, At(VIP, 81)), "front", Verdict.REJECTED),
+    "not allowed": (for_others, SYN, "front", Verdict.NOT_ALLOWED),
+    "not allowed, and told": (for_others_with_answers, SYN, "front", Verdict.NOT_ALLOWED_ANSWERED),
     "ping": (nat, echo(CLIENT.address, VIP), "front", Verdict.ECHO_ANSWERED),
     "ping, for the endpoint": (ping_endpoints, echo(CLIENT.address, VIP), "front", Verdict.ECHO_FORWARDED),
     "ping, dropped": (drop_pings, echo(CLIENT.address, VIP), "front", Verdict.ECHO_DROPPED),

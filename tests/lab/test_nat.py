@@ -91,6 +91,8 @@ def site(start_lab: LabMaker, tmp_path):
 def runnable_examples():
     for example in sorted(EXAMPLES.iterdir()):
         fleet = load(example).fleet
+        if any(node.bgp for node in fleet.nodes):
+            continue  # needs a routing daemon beside it: test_dsr_l3_ha.py
         if not any(unsupported(view(fleet, node.name, "")) for node in fleet.nodes if node.role is not Role.ROUTER):
             yield example
 

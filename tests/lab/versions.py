@@ -19,12 +19,12 @@ Edits = Mapping[str, Sequence[tuple[str, str]]]
 
 WIDER: Edits = {
     "bpf/maps.h": [
-        ("\tu8 algorithm;\n};", "\tu8 algorithm;\n\tu32 timeout;\n};"),
+        ("that its nodes are on */\n};", "that its nodes are on */\n\tu32 timeout;\n};"),
         ("\tu8 echo;\n\tu8 pad[2];\n};", "\tu8 echo;\n\tu8 pad[2];\n\tu32 limit;\n};"),
         ("\tu64 last_seen;", "\tu64 began;\n\tu64 last_seen;"),
     ],
     "reconciler/dataplane/rows.py": [
-        ("    mode: U8\n    algorithm: U8\n", "    mode: U8\n    algorithm: U8\n    timeout: U32 = 30\n"),
+        ("    levels: U16 = 0\n", "    levels: U16 = 0\n    timeout: U32 = 30\n"),
         ('    echo: U8\n    pad: Annotated[bytes, "V2"] = bytes(2)\n',
          '    echo: U8\n    pad: Annotated[bytes, "V2"] = bytes(2)\n    limit: U32 = 7\n'),
         ("    last_seen: U64\n", "    began: U64\n    last_seen: U64\n"),
