@@ -130,7 +130,7 @@ def kill(site: Site) -> None:
 def test_an_endpoint_that_dies_gets_nothing_new_and_the_others_keep_what_they_have(start_site, mode):
     site = start_site(mode)
     kept = site.lab.load(VIP, 80, requests_per_connection=0, concurrency=12, rate=60, clients=12, timeout_s=2)
-    wait_until("connections are open", lambda: len(kept.outcomes()) > 24, PATIENCE_S)
+    wait_until("all are open", lambda: len({o.source for o in kept.outcomes() if o.endpoint}) == 12, PATIENCE_S)
     kill(site)
     site.await_members(SECOND, THIRD)
     assert site.answering() == {SECOND, THIRD}
@@ -144,7 +144,7 @@ def test_an_endpoint_that_dies_gets_nothing_new_and_the_others_keep_what_they_ha
     outcomes = kept.stop()
     homes: dict[str, set[str]] = {}
     for outcome in outcomes:
-        if not outcome.new_connection and outcome.endpoint:
+        if outcome.endpoint:
             homes.setdefault(outcome.source, set()).add(outcome.endpoint)
     broken = {outcome.source for outcome in outcomes if outcome.error}
     firsts = {source for source, ends in homes.items() if any(end.startswith(f"{FIRST}:") for end in ends)}
