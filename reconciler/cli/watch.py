@@ -57,14 +57,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from reconciler.explain.watched import concerns
+    from reconciler.explain.watched import is_about
     from reconciler.kernel.instance import Instance
     from reconciler.kernel.watching import watching
 
     match = _match(args)
     _check(args)
     kernel = open_kernel(args)
-    shown, others, ended = 0, 0, time.monotonic() + args.lasts
+    shown, ended = 0, time.monotonic() + args.lasts
     show = _shower(args, kernel)
     with watching(Instance(instance_name(args), Path(args.run_dir)), match, args.lasts) as watcher:
         print(f"Watching for {args.lasts} s; Ctrl-C ends it.", file=sys.stderr)
@@ -77,9 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 before = now
                 time.sleep(POLL_S)
                 for report in watcher.reports():
-                    if not concerns(report, match):
-                        others += 1
-                    elif args.count is None or shown < args.count:
+                    if is_about(report, match) and (args.count is None or shown < args.count):
                         show(report)
                         shown += 1
         except KeyboardInterrupt:

@@ -85,7 +85,7 @@ class Names:
         self._links = {link.index: link.name for link in self._kernel.links()}
 
 
-def concerns(report: Report, match: Match) -> bool:
+def is_about(report: Report, match: Match) -> bool:
     """Whether a report is about the flow. The program reports all packets to the client; those that don't come from
     the VIP, as far as can be seen at the end, are others'."""
     if match.vip is None:

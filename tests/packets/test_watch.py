@@ -16,7 +16,7 @@ import pytest
 
 from reconciler.dataplane.layout import WATCH_REPORTS, WATCHERS, AlgorithmCode, ModeCode, Verdict
 from reconciler.errors import KernelError
-from reconciler.explain.watched import concerns
+from reconciler.explain.watched import is_about
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.watching import Match, watching
@@ -73,7 +73,7 @@ def test_requests_and_replies_are_told_with_verdict_slot_endpoint_and_both_frame
     assert (request.before, request.after) == (syn[:128], out[:128])
     assert (request.verdict, request.slot, request.endpoint, request.service) == (Verdict.REQUEST, 0, 1, 1)
     assert (reply.verdict, reply.before, reply.after) == (Verdict.REPLY, syn_ack[:128], back[:128])
-    assert all(concerns(report, FLOW) for report in (request, reply))
+    assert all(is_about(report, FLOW) for report in (request, reply))
     assert 0 <= reply.at_ns - request.at_ns < 60e9
     assert serving.verdicts() == {Verdict.REQUEST: 1, Verdict.REPLY: 1}
 
@@ -110,8 +110,8 @@ def test_packets_to_the_client_from_elsewhere_are_no_packets_of_the_flow(serving
     with watched(serving) as watcher:
         serving.send(tcp(At("10.2.0.12", 443), CLIENT, "A"), "back")
         (report,) = watcher.reports()
-    assert not concerns(report, FLOW)
-    assert concerns(report, Match(ip_address(CLIENT.address)))
+    assert not is_about(report, FLOW)
+    assert is_about(report, Match(ip_address(CLIENT.address)))
 
 
 def test_ipv6_and_a_tunnel(balancer: Balancer) -> None:
