@@ -60,6 +60,16 @@ class State:
     applied_commit: str = ""
 
 
+@dataclass(slots=True)
+class Edits:
+    """How long edits took: from when the agent heard that files had changed until the last row was written that they
+    asked for."""
+
+    count: int = 0
+    seconds: float = 0.0
+    last_s: float | None = None
+
+
 class Journal:
     """A listener of the report."""
 
@@ -72,6 +82,7 @@ class Journal:
         self._events: deque[tuple[int, Event]] = deque(maxlen=MAX_EVENTS)
         self._count = 0
         self._counts: Counter[str] = Counter()
+        self._edits = Edits()
         self._news = threading.Condition()
 
     def hear(self, event: Event) -> None:
@@ -106,6 +117,12 @@ class Journal:
             self._state = state
             self._news.notify_all()
 
+    def edited(self, took_s: float) -> None:
+        """An edit is in force."""
+        with self._news:
+            edits = self._edits
+            self._edits = Edits(edits.count + 1, edits.seconds + took_s, took_s)
+
     def status(self) -> dict[str, Any]:
         """The status, as JSON takes it."""
         assert self.identity is not None
@@ -121,6 +138,7 @@ class Journal:
                 **state,
                 "conditions": [event.to_json() for event in self._conditions.values()],
                 "counts": dict(self._counts),
+                "edits": asdict(self._edits),
                 "changes": [event.to_json() for event in self._changes],
             }
 

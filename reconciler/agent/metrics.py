@@ -36,3 +36,11 @@ def agent_families(status: Mapping[str, Any]) -> Iterator[Family]:
     yield Family("lbctl_conditions", Type.GAUGE, "Problems and warnings that hold now", conditions)
     changes = [((("reason", reason),), float(count)) for reason, count in sorted(status["counts"].items())]
     yield Family("lbctl_changes_total", Type.COUNTER, "Changes that the agent made, by their reason", changes)
+    edits = status.get("edits", {})  # an agent of a former version doesn't tell
+    for name, key, type_, help_ in (
+        ("edits_total", "count", Type.COUNTER, "Edits of manifests that changed the node"),
+        ("edit_seconds_total", "seconds", Type.COUNTER, "Time from a file's change to the last row of its edit"),
+        ("edit_seconds", "last_s", Type.GAUGE, "The same of the last edit"),
+    ):
+        if edits.get(key) is not None:
+            yield Family(f"lbctl_{name}", type_, help_, [((), float(edits[key]))])

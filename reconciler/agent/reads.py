@@ -61,7 +61,13 @@ def reads(where: Sequence[str], state_dir: Path, metrics: Callable[[], str]) -> 
 
 
 def _told(command: Sequence[str]) -> Json:
-    """The JSON that a process writes. Raises LbctlError if it fails, takes too long or writes too much."""
+    """The JSON that a process writes. Raises LbctlError."""
+    told: Json = json.loads(said(command))
+    return told
+
+
+def said(command: Sequence[str]) -> bytes:
+    """What a process writes. Raises LbctlError if it fails, takes too long or writes too much."""
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
         try:
             done = subprocess.run(
@@ -78,5 +84,4 @@ def _told(command: Sequence[str]) -> Json:
             complaint.seek(0)
             why = complaint.read(1000).decode("utf-8", "replace").strip()
             raise LbctlError(f"this can't be read: {why.removeprefix('error: ')}")
-    told: Json = json.loads(content)
-    return told
+    return content

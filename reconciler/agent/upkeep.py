@@ -9,6 +9,7 @@ looks at the whole node for keys that are not as they should be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +65,8 @@ class Upkeep:
     """The keys that are deleted once the files have been at rest for a while."""
     resting: frozenset[Key] = frozenset()
     """The keys that somebody else keeps changing, and that are left alone for now."""
+    written_s: float = -math.inf
+    """When the last change of the node was made."""
     suspects: set[Key] = field(default_factory=set)
     """What the survey under way has found."""
     fights: Fights = field(default_factory=Fights)
@@ -219,6 +222,7 @@ class Upkeep:
         def notify(change: Change, error: Exception | None) -> None:
             if error is None:
                 done.append(change)
+                self.written_s = self.clock()
 
         started = self.clock()
         self.report.begins(len(planned.changes))

@@ -51,8 +51,13 @@ class Doorbell:
         self._alive = alive
         self._rings = rings or SimpleQueue()
         self._named: set[Key] = set()
+        self._heard_s: float | None = None
+        self.files_s: float | None = None
+        """When files were first heard to change, of the changes that `wait` returned FILES for last."""
 
     def ring(self, wake: Wake) -> None:
+        if self._heard_s is None and wake in (Wake.FILES, Wake.SETTLED):
+            self._heard_s = self._clock()
         self._rings.put(wake)
 
     def name(self, keys: Iterable[Key]) -> None:
@@ -85,7 +90,7 @@ class Doorbell:
                     if moving:
                         self.ring(Wake.FILES)  # they have not settled yet
                     return Wake.KEYS
-                return Wake.FILES if moving else Wake.TIME
+                return self._of_files() if moving else Wake.TIME
             if isinstance(wake, Key) or wake is Wake.HEALTH:
                 is_called = True
                 if isinstance(wake, Key):
@@ -93,8 +98,14 @@ class Doorbell:
                 deadline = self._clock()  # and the other keys that are named already
                 continue
             if wake not in (Wake.FILES, Wake.SETTLED):
+                if wake is Wake.RELOAD:
+                    self._of_files()  # they are read, too
                 return wake
             now = self._clock()
             if not moving:
                 moving, latest = True, now + SETTLE_S
             deadline = min(now + (SETTLED_QUIET_S if wake is Wake.SETTLED else QUIET_S), latest)
+
+    def _of_files(self) -> Wake:
+        self.files_s, self._heard_s = self._heard_s, None
+        return Wake.FILES

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.cli.common import from_agent, instance_dir, instance_name, may_only_ask, open_kernel
+from reconciler import children
+from reconciler.cli.common import from_agent, instance_dir, instance_name, may_only_ask, open_kernel, place_of
 from reconciler.kernel.port import Kernel
 
 if TYPE_CHECKING:
@@ -98,11 +99,17 @@ def another_kernel(args: argparse.Namespace) -> Kernel:
 
 
 def text_of(args: argparse.Namespace, status: Callable[[], dict[str, object]], kernel: Kernel | None = None) -> str:
-    """The metrics of a running agent. Raises LbctlError."""
+    """The metrics of a running agent. Raises LbctlError.
+
+    For others' names rings are read and flows listed: a process of its own does that, so the agent's rounds go on.
+    """
     from reconciler.agent.metrics import agent_families
+    from reconciler.agent.reads import said
     from reconciler.readings.metrics import exposition
 
+    if args.metrics_compat:
+        words = ["--compat", ",".join(args.metrics_compat), *(["--endpoints"] if args.metrics_endpoints else [])]
+        return said(children.module("reconciler.cli.main", *place_of(args), "metrics", *words)).decode()
     own = kernel or another_kernel(args)
-    of_node = _families(args, own, endpoints=args.metrics_endpoints, names=args.metrics_compat)
-    families = [*agent_families(status()), *of_node]
-    return exposition(families, MAX_SERIES)
+    of_node = _families(args, own, endpoints=args.metrics_endpoints, names=())
+    return exposition([*agent_families(status()), *of_node], MAX_SERIES)

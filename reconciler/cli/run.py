@@ -109,6 +109,7 @@ def _group(name: str | None) -> int | None:
 def run(args: argparse.Namespace) -> int:
     from reconciler.agent.commands import commands
     from reconciler.agent.control import listening
+    from reconciler.agent.edits import EditClock
     from reconciler.agent.endpoints import Endpoints
     from reconciler.agent.journal import Identity, Journal
     from reconciler.agent.loop import Agent
@@ -154,7 +155,10 @@ def run(args: argparse.Namespace) -> int:
                     watches.renew(change)
                 return text
 
+            edits = EditClock(journal.edited)
+
             def told(agent: Agent) -> None:
+                edits.look(agent, bell.files_s)
                 recorder.record(agent)
                 state = state_of(agent)
                 journal.publish(state)

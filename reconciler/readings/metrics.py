@@ -12,11 +12,12 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
-from reconciler.dataplane.layout import FLOWS, REMEMBERED, RINGS, SERVICES, SERVICES6
+from reconciler.dataplane.layout import FLOWS
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic, verdicts
 from reconciler.readings.health import STATES, checker, drained, health
+from reconciler.readings.occupancy import occupancy
 from reconciler.readings.transitions import transitions
 
 Labels = tuple[tuple[str, str], ...]
@@ -44,7 +45,6 @@ _HELP = {
     "reply_packets": "Packets to clients that came back through the balancer",
     "reply_bytes": "Bytes of IP packets to clients that came back through the balancer",
 }
-_SIZED = (SERVICES.name, SERVICES6.name, RINGS.name, REMEMBERED.name, FLOWS.name)
 
 
 def node_families(kernel: Kernel, *, endpoints: bool) -> Iterator[Family]:
@@ -60,7 +60,12 @@ def node_families(kernel: Kernel, *, endpoints: bool) -> Iterator[Family]:
     yield Family("lbctl_endpoints", Type.GAUGE, "Rows of endpoints by their state", counted)
     moving = [((("ring", t.ring),), float(t.moving)) for t in transitions(kernel)]
     yield Family("lbctl_ring_slots_in_transition", Type.GAUGE, "Slots whose former endpoint is still needed", moving)
-    sizes = [((("map", name),), float(room)) for name in _SIZED if (room := kernel.capacity(name))]
+    full = list(occupancy(kernel))
+    used = [((("map", each.map),), float(each.used)) for each in full]
+    yield Family("lbctl_map_rows", Type.GAUGE, "How many rows of a map are in use", used)
+    sizes = [((("map", each.map),), float(each.most)) for each in full]
+    if room := kernel.capacity(FLOWS.name):
+        sizes.append(((("map", FLOWS.name),), float(room)))
     yield Family("lbctl_map_rows_max", Type.GAUGE, "How many rows a map has room for", sizes)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.agent.control import ask
 from reconciler.agent.systemd import watchdog
 from reconciler.cli.run import seconds
 from tests.agent.conftest import edit
@@ -88,7 +89,7 @@ def lbctl_run(tmp_path):
         process.close()
 
 
-def test_it_applies_follows_an_edit_and_stops_cleanly(manifests, lbctl_run):
+def test_it_applies_follows_an_edit_measures_it_and_stops_cleanly(manifests, lbctl_run, tmp_path):
     agent = lbctl_run(manifests, "--resync", "1h")
     first = agent.hears("Watching")
     assert str(manifests) in first
@@ -97,6 +98,10 @@ def test_it_applies_follows_an_edit_and_stops_cleanly(manifests, lbctl_run):
     edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
     agent.hears("~ ring web/round-robin")
     agent.hears("Applied: 0 added, 1 changed, 0 removed")
+    edits = {"count": 0}
+    while not edits["count"] and agent.process.poll() is None:  # told once the round is over
+        [edits] = [answer["edits"] for answer in ask(tmp_path / "run" / "lba", {"ask": "status"})]
+    assert edits["count"] == 1 and 0 < edits["last_s"] == edits["seconds"] < PATIENCE_S
     agent.process.send_signal(signal.SIGTERM)
     assert agent.end() == 0
     assert "traffic goes on" in agent.said[-1]

@@ -95,3 +95,20 @@ def test_files_that_move_after_others_were_complete_have_to_settle():
     rings = Rings((1.0, Wake.SETTLED), (1.01, Wake.FILES))
     assert wait(rings) is Wake.FILES
     assert rings.now == pytest.approx(1.01 + QUIET_S)
+
+
+def test_it_is_known_since_when_files_that_were_read_have_changed():
+    rings = Rings()
+    bell = Doorbell(rings.clock, rings)
+    for at, wake in ((1.0, Wake.FILES), (1.1, Wake.SETTLED)):
+        rings.now = at
+        bell.ring(wake)
+    assert bell.wait(30.0) is Wake.FILES
+    assert bell.files_s == 1.0
+    rings.now = 7.0
+    bell.ring(Wake.FILES)
+    bell.name([Key("ring", "a")])
+    assert bell.wait(30.0) is Wake.KEYS
+    assert bell.files_s == 1.0 and bell.named(), "the newer ones were not read yet"
+    assert bell.wait(30.0) is Wake.FILES
+    assert bell.files_s == 7.0

@@ -65,7 +65,9 @@ def test_a_node_tells_traffic_by_service_and_by_endpoint_if_asked(manifests, tmp
     node.start()
     found = samples(exposition(node_families(node.kernel, endpoints=False), 1000))
     assert found["lbctl_service_connections_total", '{service="20.20.20.1:80/tcp"}'] == 0
-    assert found["lbctl_map_rows_max", '{map="services"}'] > 0
+    assert found["lbctl_map_rows_max", '{map="services"}'] >= found["lbctl_map_rows", '{map="services"}'] == 2
+    rows = {labels: value for (name, labels), value in found.items() if name == "lbctl_map_rows"}
+    assert rows['{map="endpoints"}'] == 3 and rows['{map="vips"}'] == 2 and rows['{map="rings"}'] == 2
     assert found["lbctl_endpoints", '{state="usable"}'] == 3
     assert not any("lbctl_endpoint_" in name for name, _ in found)
     found = samples(exposition(node_families(node.kernel, endpoints=True), 1000))
@@ -148,12 +150,29 @@ def test_an_address_of_the_loopback_is_the_default():
             address(text)
 
 
-def test_the_agents_text_has_both_parts(journal, manifests, tmp_path):
+def test_the_agents_text_has_both_parts_and_tells_how_long_edits_took(journal, manifests, tmp_path):
     node = Node(manifests, tmp_path / "run" / "lba")
     node.start()
     args = argparse.Namespace(
-        metrics_endpoints=False, metrics_compat=("ipvs",), run_dir=str(tmp_path / "run"), instance="lba", netns=None
+        metrics_endpoints=False, metrics_compat=(), run_dir=str(tmp_path / "run"), instance="lba", netns=None
     )
     names = {name for name, _ in samples(text_of(args, journal.status, node.kernel))}
     assert {"lbctl_agent_info", "lbctl_service_request_packets_total", "lbctl_series_left_out"} <= names
-    assert "node_ipvs_backend_weight" in names
+    assert "lbctl_edit_seconds" not in names, "there was none"
+    journal.edited(0.25)
+    journal.edited(0.5)
+    found = samples(text_of(args, journal.status, node.kernel))
+    told = [found[f"lbctl_{name}", None] for name in ("edits_total", "edit_seconds_total", "edit_seconds")]
+    assert told == [2, 0.75, 0.5]
+
+
+def test_a_process_of_its_own_lists_flows_for_others_names(journal, monkeypatch, tmp_path):
+    """It looks up flows and rings: in a thread of the agent that would hold up its rounds."""
+    asked = []
+    monkeypatch.setattr("reconciler.agent.reads.said", lambda command: asked.append(command) or b"node_ipvs_x 1\n")
+    args = argparse.Namespace(
+        metrics_endpoints=True, metrics_compat=("ipvs", "haproxy"), run_dir=str(tmp_path), instance="lba", netns=None,
+        state_dir=None,
+    )  # fmt: skip
+    assert text_of(args, journal.status) == "node_ipvs_x 1\n"
+    assert asked[0][-4:] == ["metrics", "--compat", "ipvs,haproxy", "--endpoints"] and "lba" in asked[0]
