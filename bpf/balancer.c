@@ -131,10 +131,11 @@ static __always_inline int choose(struct xdp_md *ctx, struct packet *packet, enu
 {
 	struct ends ends = ends_of(packet, kind);
 	bool may_translate = can_translate(packet, kind);
-	struct service *service = NULL;
+	struct service *service = NULL, found = {};
 
-	if (is_for_vip && (HAS_DSR || may_translate))
-		service = find_service(ends.vip, is_ipv6(packet), ends.port, packet->protocol);
+	if (is_for_vip && (HAS_DSR || may_translate) &&
+	    find_service(ends.vip, is_ipv6(packet), ends.port, packet->protocol, &found))
+		service = &found;
 	if (HAS(ALLOWED_SOURCES) && service && !is_allowed(service, &ends.client)) {
 		if (may_translate && kind == PACKET_TRANSPORT && service->mode == MODE_NAT)
 			end_connection(packet, kind);

@@ -55,6 +55,31 @@ struct service6_key {
 
 BPF_HASH(services6, struct service6_key, struct service, 1);
 
+/* How often user space has changed rows of `services` or `services6`; one row. It counts after it has written a row. */
+BPF_ARRAY(service_changes, u64, 1);
+
+/*
+ * What a CPU has found in `services` and `services6`: one line of a processor's cache with all of a service, found without
+ * a call (vip.h). By CPU and a hash of VIP, port and protocol, as `service_counters` below is by the service's index.
+ */
+struct known_service {
+	u64 stamp;		/* when it was found: a line is good for a moment, unless a row changes meanwhile */
+	u32 index;		/* from here on as in struct service */
+	u32 ring;
+	__be16 target_port;
+	u8 mode;
+	u8 algorithm;
+	u16 sources;
+	u16 levels;
+	__be32 vip[4];		/* an IPv4 address is the first word */
+	__be16 port;
+	u8 protocol;
+	u8 is_ipv6;
+	u8 pad[20];
+};
+
+BPF_ARRAY(known_services, struct known_service, 1);
+
 /*
  * Lists of sources, in nodes: see allow.h. A node of level n stands for the first n bytes of an address; `bits` say which
  * values of the next byte are allowed.

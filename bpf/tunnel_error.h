@@ -89,7 +89,7 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 	router = read_address(source_of(packet), is_outer6);
 	vip = read_address(is_inner6 ? (void *)&ip6->daddr : (void *)&ip->daddr, is_inner6);
 	client = read_address(is_inner6 ? (void *)&ip6->saddr : (void *)&ip->saddr, is_inner6);
-	service = find_service(vip.words, is_inner6, ports->destination, is_inner6 ? ip6->nexthdr : ip->protocol);
+	service = look_up_service(vip.words, is_inner6, ports->destination, is_inner6 ? ip6->nexthdr : ip->protocol);
 	if (!service || service->mode != MODE_DSR_L3)
 		return XDP_PASS;
 

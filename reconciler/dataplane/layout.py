@@ -142,6 +142,12 @@ ENDPOINTS = _array("endpoints", RowType(rows.Endpoint), limits.ENDPOINTS + 1, is
 SERVICES6 = _hash("services6", RowType(rows.ServiceKey, vip="V16"), _SERVICE, limits.SERVICES, _IPV6)
 VIPS6 = _hash("vips6", _ADDRESS6, _VIP, limits.SERVICES, _IPV6)
 ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6, is_mmapable=True)
+# 0 → how often rows of both tables of services were changed
+SERVICE_CHANGES = _array("service_changes", RowType(rows.Changes), 1, (*_NAT, *_DSR), is_mmapable=True)
+# what each CPU has found in these tables, which only the program writes
+KNOWN_SERVICES = _array(
+    "known_services", RowType(rows.KnownService), 4_096, (*_NAT, *_DSR), type_=MapType.CPU_ARRAY
+)
 # by version of IP
 SERVICE_MAPS = {4: SERVICES, 6: SERVICES6}
 VIP_MAPS = {4: VIPS, 6: VIPS6}
@@ -204,10 +210,10 @@ INNER_IDS = {RING_CHUNKS.name: CHUNK_IDS}
 MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
-        SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS,
-        RING_NAMES, REMEMBERED, SEED, FLOWS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
-        VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS,
-        SOURCES, SOURCES6, SOURCE_LISTS,
+        SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, SERVICE_CHANGES, KNOWN_SERVICES, RINGS,
+        RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, FLOWS, OTHER, SERVICE_COUNTERS,
+        ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS,
+        WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 

@@ -36,6 +36,24 @@ class Service(NamedTuple):
     levels: U16 = 0
 
 
+class KnownService(NamedTuple):
+    """What a CPU has found of a service."""
+
+    stamp: U64
+    index: U32  # type: ignore[assignment]  # tuples have a method of this name
+    ring: U32
+    target_port: Port
+    mode: U8
+    algorithm: U8
+    sources: U16
+    levels: U16
+    vip: IPv6
+    port: Port
+    protocol: U8
+    is_ipv6: U8
+    pad: Annotated[bytes, "V20"] = bytes(20)
+
+
 class SourceKey(NamedTuple):
     list: U32
     node: U32
@@ -106,6 +124,10 @@ class Seed(NamedTuple):
 
 class Turns(NamedTuple):
     turns: U64
+
+
+class Changes(NamedTuple):
+    changes: U64
 
 
 class RingName(NamedTuple):

@@ -17,12 +17,18 @@ PLACES = 8
 PLACES_A_FLOW = 5
 """Room for so many times the flows that a node is made for, at least: flows fall into buckets by chance. With four
 times the room, 14 of 100,000 flows find their bucket full; with five times, 3."""
+MOST_KNOWN = 4_096
+"""Services that each CPU keeps at hand, 256 kB."""
 FEWEST_BUCKETS = 131_072
 """8 MB."""
 
 
 def _rows(sizes: Sizes) -> int:
     return sizes.services
+
+
+def _known(sizes: Sizes) -> int:
+    return min(sizes.services, MOST_KNOWN)
 
 
 def _numbers(sizes: Sizes) -> int:
@@ -40,6 +46,7 @@ def _buckets(sizes: Sizes) -> int:
 _SIZED: Mapping[str, Callable[[Sizes], int]] = {
     **dict.fromkeys(("services", "services6", "vips", "vips6", "service_counters"), _rows),
     **dict.fromkeys(("endpoints", "endpoints6", "endpoint_counters"), _numbers),
+    "known_services": _known,
     "flows": _halves,
     "remembered": _buckets,
 }

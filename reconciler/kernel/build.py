@@ -22,7 +22,7 @@ from typing import Any
 
 from reconciler import children, private, progress
 from reconciler.dataplane import program
-from reconciler.dataplane.layout import ENDPOINT_COUNTERS, REMEMBERED, SERVICE_COUNTERS
+from reconciler.dataplane.layout import ENDPOINT_COUNTERS, KNOWN_SERVICES, REMEMBERED, SERVICE_COUNTERS
 from reconciler.errors import BuildError, FilesError
 from reconciler.kernel import headers, maps
 from reconciler.kernel.cache import ENVIRONMENT, cache_dir
@@ -45,9 +45,11 @@ _SIZES: Mapping[str, tuple[int, Callable[[int, bool], int]]] = {
     REMEMBERED.name: (0x6275636B65740001, lambda capacity, _: capacity - 1),
     SERVICE_COUNTERS.name: (0x7365727669636501, _rows_of_cpu),
     ENDPOINT_COUNTERS.name: (0x656E64706F696E01, _rows_of_cpu),
+    KNOWN_SERVICES.name: (0x6B6E6F776E737201, _rows_of_cpu),
 }
 """By map: the number that stands in the program for one that depends on the map's size (BUCKET_MASK of bpf/remember.h,
-SERVICE_ROWS and ENDPOINT_ROWS of bpf/count.h), and what it is for a number of rows, in a trial or not."""
+KNOWN_ROWS of bpf/vip.h, SERVICE_ROWS and ENDPOINT_ROWS of bpf/count.h), and what it is for a number of rows, in a
+trial or not."""
 _LOAD_64_BIT_IMMEDIATE = 0x18
 
 

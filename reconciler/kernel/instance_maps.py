@@ -9,8 +9,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from reconciler.dataplane.description import MapDescription, describe
-from reconciler.dataplane.layout import INNER_IDS, MAPS, MMAPABLE, MapSpec, MapType
+from reconciler.dataplane.layout import (
+    INNER_IDS,
+    MAPS,
+    MMAPABLE,
+    SERVICE_CHANGES,
+    SERVICE_MAPS,
+    MapSpec,
+    MapType,
+)
 from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
 from reconciler.kernel import bpf, filling, holders, maps
@@ -20,6 +30,7 @@ from reconciler.kernel.port import Outcome, Row
 from reconciler.kernel.refusal import refused
 
 _INDEX = struct.Struct("=I")
+_SERVICES = {spec.name for spec in SERVICE_MAPS.values()}
 
 
 class InstanceMaps:
@@ -56,13 +67,25 @@ class InstanceMaps:
         with self._map(map_name) as opened:
             if opened is None:
                 return [_no_map(map_name)] * len(rows)
-            return [outcome and _row_error(map_name, opened, outcome) for outcome in maps.update(opened, rows)]
+            outcomes = maps.update(opened, rows)
+            self._changed(map_name)
+            return [outcome and _row_error(map_name, opened, outcome) for outcome in outcomes]
 
     def delete(self, map_name: str, keys: Sequence[bytes]) -> list[Outcome]:
         with self._map(map_name) as opened:
             if opened is None:
                 return [None] * len(keys)
-            return [outcome and _row_error(map_name, opened, outcome) for outcome in maps.delete(opened, keys)]
+            outcomes = maps.delete(opened, keys)
+            self._changed(map_name)
+            return [outcome and _row_error(map_name, opened, outcome) for outcome in outcomes]
+
+    def _changed(self, map_name: str) -> None:
+        """Have programs forget what they know of services, if it was one of their tables that was changed."""
+        if map_name not in _SERVICES:
+            return
+        with self._held(SERVICE_CHANGES.name) as held:
+            if held:
+                maps.words(held.opened)[0] += np.uint64(1)
 
     def capacity(self, map_name: str) -> int:
         with self._held(map_name) as held:

@@ -10,7 +10,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 
 from reconciler.dataplane.description import Description, MapDescription, describe, specs_of
-from reconciler.dataplane.layout import MMAPABLE, OTHER, SEED, WATCHERS, MapSpec, MapType
+from reconciler.dataplane.layout import KNOWN_SERVICES, MMAPABLE, OTHER, SEED, WATCHERS, MapSpec, MapType
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import BuildError, ForeignError, KernelError
 from reconciler.kernel import bpf, filling, generations, holders, maps, takeover, xdp
@@ -141,8 +141,8 @@ class InstanceProgram(InstanceMaps):
             raise KernelError(f"{interface} runs its program in {held.mode} mode; detach it before it can be {mode}")
 
 
-_OWN = (OTHER, WATCHERS)
-"""Maps that each program has for itself: they lead to other programs."""
+_OWN = (OTHER, WATCHERS, KNOWN_SERVICES)
+"""Maps that each program has for itself: they lead to other programs, or keep what the program's other maps hold."""
 
 
 @contextmanager

@@ -63,7 +63,7 @@ SIZES = {"__be32": 4, "__be16": 2, "u8": 1, "u16": 2, "u32": 4, "u64": 8}
 WORDS = {
     "__be16": {">u2"}, "__be32": {"V4", ">u4"}, "__be32[4]": {"V16"},
     "u8": {"u1"}, "u16": {"u2"}, "u32": {"u4"}, "u64": {"u8"}, "u64[2]": {"2u8"}, "u64[4]": {"4u8"}, "u64[8]": {"8u8"},
-    **{f"u8[{count}]": {f"V{count}"} for count in (2, 3, 4, 6, 12, 56, 128, 8192)},
+    **{f"u8[{count}]": {f"V{count}"} for count in (2, 3, 4, 6, 12, 20, 56, 128, 8192)},
 }  # fmt: skip
 """The formats that user space may read a type of C in: addresses are bytes to it, and numbers numbers."""
 
