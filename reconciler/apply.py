@@ -287,7 +287,7 @@ def _read_back(kernel: Kernel, changes: Iterable[Change]) -> Mapping[Key, Resour
 def _shown(resource: Resource | None) -> str:
     if resource is None:
         return "nothing"
-    return ", ".join(f"{name} {value}" for name, value in resource.describe().items())
+    return some([f"{name} {value}" for name, value in resource.describe().items()])
 
 
 def _undo(run: _Run, kernel: Kernel, puts: Sequence[Change]) -> None:

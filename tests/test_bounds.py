@@ -3,15 +3,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from reconciler.compile import compile_node
 from reconciler.config.diagnostic import Diagnostic, Severity, render_text
+from reconciler.doctor.finding import Finding, as_texts
+from reconciler.kinds.ring import Ring
 from reconciler.plan import plan
 from reconciler.render.markdown import plan_markdown
 from reconciler.render.style import Style
-from reconciler.render.text import More, folded, plan_text
-from reconciler.resource import Action, Change, Live, Reason, Span
+from reconciler.render.text import More, concern_lines, folded, plan_text
+from reconciler.resource import Action, Change, Concern, Key, Live, Reason, Span
 from reconciler.safe import MAX_MARKDOWN, SHOWN, some
 from reconciler.view import view
 from tests import big_fleet
@@ -93,3 +96,27 @@ def test_of_many_problems_errors_are_shown_first_and_the_others_are_counted_by_r
     assert text.index("problem 10 ") < text.index("problem 200 ")
     assert text.splitlines()[-1] == "and 90 more: 90 x odd"
     assert render_text([*warnings, *errors], {}, most=110) == render_text([*warnings, *errors], {})
+
+
+def test_of_many_warnings_some_are_told_and_how_many_more(first_plan):
+    keys = [Key("loopback", f"20.0.{n >> 8}.{n & 255}") for n in range(1_020)]
+    concerns = tuple(Concern(key, "it may not work", "mend it") for key in keys)
+    lines = concern_lines(concerns, Style())
+    assert sum("it may not work" in line for line in lines) == SHOWN
+    assert lines[-2:] == ["warning: and 1,000 more of these", ""]
+    assert "more of these" not in "\n".join(concern_lines(concerns[:SHOWN], Style()))
+    text = plan_markdown(replace(first_plan, concerns=concerns), "big")
+    assert text.count("it may not work") == SHOWN and "and 1,000 more of these" in text
+
+
+def test_of_many_findings_of_one_sort_some_are_told_and_how_many_more():
+    found = [Finding("mtu", f"10.0.0.{n}", "lost", "raise it") for n in range(30)]
+    *texts, other, more = as_texts([*found, Finding("blocked", "x", "y", "z")], Style())
+    assert len(texts) == SHOWN and other.startswith("blocked: x")
+    assert more == "mtu: and 10 more; all of them: -o json"
+
+
+def test_a_damaged_ring_of_two_thousand_members_is_not_told_member_by_member():
+    slots = np.arange(1_000, dtype="<u4").tobytes()
+    ring = Ring("web/maglev", tuple(f"10.0.{n >> 8}.{n & 255}" for n in range(2_000)), slots)
+    assert ring.flaw.endswith("10.0.0.19, and 1,980 more")

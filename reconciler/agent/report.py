@@ -86,13 +86,19 @@ class Report:
             self._tell(event, f"{about}: {self.style.good('recovered')}")
 
     def concerns(self, found: Sequence[Concern]) -> None:
-        """Report the present warnings: each when it begins, and again if it comes back after it was over."""
+        """Report the present warnings: each when it begins, and again if it comes back after it was over. Of many that
+        begin at once, the log names some."""
         for concern in self._concerns.difference(found):
             self._pass_on(Event(self._now(), What.OVER, concern.text, str(concern.key)))
-        for concern in found:
-            if concern not in self._concerns:
-                event = Event(self._now(), What.WARNING, concern.text, str(concern.key), concern.hint)
+        new = [concern for concern in found if concern not in self._concerns]
+        for number, concern in enumerate(new):
+            event = Event(self._now(), What.WARNING, concern.text, str(concern.key), concern.hint)
+            if number < SHOWN:
                 self._tell(event, f"{self.style.warn('warning:')} {concern.key}: {concern.text}\n{concern.hint}")
+            else:
+                self._pass_on(event)
+        if (left := len(new) - SHOWN) > 0:
+            self.say(f"{self.style.warn('warning:')} and {left:,} more of these")
         self._concerns = frozenset(found)
 
     def applied(

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from reconciler.cli.common import add_env, add_node, add_output, instance_dir, load_fleet, open_kernel, stdout_style
-from reconciler.doctor.finding import FORMAT_VERSION, Finding, as_data, as_text
+from reconciler.doctor.finding import FORMAT_VERSION, Finding, as_data, as_texts
 from reconciler.errors import LbctlError
 from reconciler.model import Address, Fleet, Protocol, Service, place_of
 from reconciler.render.style import Style
@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
         document = {"format_version": FORMAT_VERSION, "findings": [as_data(each) for each in found]}
         print(json.dumps(document, indent=2, ensure_ascii=True))
     elif found:
-        style = stdout_style(args)
-        print("\n\n".join(as_text(each, style) for each in found))
+        print("\n\n".join(as_texts(found, stdout_style(args))))
     else:
         print("Nothing is wrong, as far as can be seen from here.")
     return FOUND if found else 0

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reconciler.render.style import Style
 from reconciler.resource import Span
-from reconciler.safe import line
+from reconciler.safe import SHOWN, line
 
 FORMAT_VERSION = 1
 """Of findings in JSON; it changes only if readers must change."""
@@ -22,6 +24,18 @@ class Finding:
     consequence: str
     way_out: str
     span: Span | None = None
+
+
+def as_texts(found: Iterable[Finding], style: Style) -> Iterator[str]:
+    """Findings for people; of many of one sort some, and how many more there are."""
+    counts: Counter[str] = Counter()
+    for finding in found:
+        counts[finding.name] += 1
+        if counts[finding.name] <= SHOWN:
+            yield as_text(finding, style)
+    for name, count in counts.items():
+        if count > SHOWN:
+            yield f"{style.bad(name)}: and {count - SHOWN:,} more; all of them: -o json"
 
 
 def as_data(found: Finding) -> dict[str, object]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from reconciler.doctor.finding import Finding
 from reconciler.plan import Plan
 from reconciler.resource import Change, Key, Resource, Span
+from reconciler.safe import some
 
 _APPLY = "lbctl apply, or let lbctl run keep it so"
 _SETTINGS = {
@@ -84,4 +85,4 @@ def _origin(resource: Resource | None) -> Span | None:
 def _shown(resource: Resource | None) -> str:
     if resource is None:
         return "missing"
-    return ", ".join(f"{name} {value}" for name, value in resource.describe().items()) or "there"
+    return some([f"{name} {value}" for name, value in resource.describe().items()]) or "there"

@@ -97,7 +97,9 @@ class Ring(Resource):
         if name_algorithm(self.name) is None or len(os.fsencode(self.name)) >= RING_NAMES.key_size:
             return f"{self.name!r} is no name of a ring"
         is_whole = np.unique(self.array).size == len(self.members) == len(set(self.members))
-        return "" if is_whole and self.array.size <= MAX_SLOTS else f"{self.array.size:,} slots of {self.members}"
+        if is_whole and self.array.size <= MAX_SLOTS:
+            return ""
+        return f"{self.array.size:,} slots of {some(self.members)}"
 
     @property
     def array(self) -> Slots:

@@ -7,14 +7,15 @@ from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.render.text import change_line, change_lines, summary
 from reconciler.resource import Action
-from reconciler.safe import folded, line, prose
+from reconciler.safe import SHOWN, folded, line, prose
 
 _DIFF_SIGNS = {Action.CREATE: "+", Action.UPDATE: "!", Action.DELETE: "-"}  # the signs that GitHub colours in a diff
 
 
 def plan_markdown(plan: Plan, node: str) -> str:
     """Markdown with a folded diff block."""
-    said = [prose(f"{c.key}: {c.text}. {c.hint}") for c in plan.concerns]
+    said = [prose(f"{c.key}: {c.text}. {c.hint}") for c in plan.concerns[:SHOWN]]
+    said += [f"and {left:,} more of these"] if (left := len(plan.concerns) - SHOWN) > 0 else []
     warnings = "".join(f"\n> **Warning:** {text}\n" for text in said)
     if not plan.changes and not plan.blocked:
         return f"**{prose(node)}**: no changes.\n{warnings}"

@@ -11,7 +11,7 @@ from itertools import groupby
 from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.resource import Action, Change, Concern, Reason, Target
-from reconciler.safe import line
+from reconciler.safe import SHOWN, line
 
 SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
 NOTES_COLUMN = 60
@@ -101,12 +101,15 @@ def summary(plan: Plan) -> str:
 
 
 def concern_lines(concerns: Sequence[Concern], style: Style) -> list[str]:
-    """The warnings, each with the way out below it, and an empty line after all of them."""
+    """The warnings, each with the way out below it, and an empty line after all of them; of many, some and how many
+    more there are."""
     lines = [
-        text for concern in concerns
+        text for concern in concerns[:SHOWN]
         for text in (style.labelled(style.warn, "warning", line(f"{concern.key}: {concern.text}")),
                      style.fitted(f"  {line(concern.hint)}"))
     ]  # fmt: skip
+    if (left := len(concerns) - SHOWN) > 0:
+        lines.append(style.labelled(style.warn, "warning", f"and {left:,} more of these"))
     return [*lines, ""] if lines else []
 
 
@@ -142,8 +145,8 @@ def change_line(change: Change, style: Style, detail: str = "") -> str:
 
 def change_lines(change: Change, effect: str, style: Style) -> Iterator[str]:
     """One change in full: its line, the fields that differ, its effect on traffic."""
-    before = change.before.describe() if change.before else {}
     after = change.after.describe() if change.after else change.before.former() if change.before else {}
+    before = change.before.describe() if change.before and after else {}  # of a ring that goes, it costs time
     names = list(after | before) if after else []
     changed = (name for name in names if before.get(name) != after.get(name))
     fields = {line(name): _field(change, before, after, name) for name in changed}
