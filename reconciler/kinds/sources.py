@@ -8,7 +8,6 @@ and its row leads to the new one in one step. So there is no moment at which nob
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,23 +16,29 @@ from ipaddress import ip_network
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reconciler import limits
-from reconciler.dataplane.layout import RING_CHUNKS, SERVICE_MAPS, SOURCE_LISTS, SOURCE_MAPS, SOURCES, SOURCES6
-from reconciler.dataplane.rows import Source6Key, SourceKey, SourceListName, SourceNote
-from reconciler.dataplane.source_nodes import Nodes, canonical, has_outside, levels_of, networks_of, nodes_of
+from reconciler.dataplane.layout import RING_CHUNKS, SERVICE_MAPS, SOURCE_LISTS, SOURCE_MAPS
+from reconciler.dataplane.rows import SourceListName, SourceNote
+from reconciler.dataplane.source_nodes import canonical, has_outside, networks_of, nodes_of
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, once
 from reconciler.kinds.program import PROGRAM
+from reconciler.kinds.source_rows import (
+    NOTHING,
+    held_lists,
+    levels_in,
+    nodes_in,
+    packed_list,
+    row_key,
+    unpacked_list,
+)
 from reconciler.model import Prefix, Service
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.safe import some
 from reconciler.view import Facts
 
-_WIDTH = {4: 4, 6: 16}
-"""Bytes of an address."""
 _NAME_BYTES = 8
 _NAME = re.compile(f"[0-9a-f]{{{2 * _NAME_BYTES}}}")
 
@@ -84,8 +89,8 @@ class SourceList(Resource):
         return {"networks": some(self.networks)}
 
     def _pack(self) -> bytes:
-        """The rows of both families, as `_packed` has them."""
-        return _packed({
+        """The rows of both families, as `packed_list` has them."""
+        return packed_list({
             version: nodes_of(network for network in self.prefixes if network.version == version)
             for version in SOURCE_MAPS
         })  # fmt: skip
@@ -166,20 +171,21 @@ class SourcesKind(Kind):
         return [(found, service.places.get("allowedSources", service.span))] if found else ()
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        names, held = SourceNames(self.kernel), _held(self.kernel)
+        names, held = SourceNames(self.kernel), held_lists(self.kernel)
         found: list[Resource] = []
         for name in names.all:
             number, levels = names.by_name.get(name, (0, {}))
-            packed = held.pop(number, _NOTHING)
+            packed = held.pop(number, NOTHING)
             asked = wanted.get(Key(SourceList.kind, name))
-            if isinstance(asked, SourceList) and packed == asked.packed() and levels == _levels(_unpacked(packed)):
+            is_right = isinstance(asked, SourceList) and packed == asked.packed()
+            if asked and is_right and levels == levels_in(unpacked_list(packed)):
                 found.append(asked)
             else:
                 found.append(_decoded(name, packed, levels))
         return Reading((*found, *(SourceList((), lost=number) for number in held)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        names, held = SourceNames(self.kernel), _held(self.kernel)
+        names, held = SourceNames(self.kernel), held_lists(self.kernel)
         taken = {*names.by_number, *_in_use(self.kernel)}  # what was cut off halfway is written to the end
         free = (number for number in range(1, limits.SOURCE_LISTS + 1) if number not in taken)
         outcomes = {
@@ -198,7 +204,7 @@ class SourcesKind(Kind):
         number = known.number if known else next(free, 0)
         if not number:
             return KernelError(f"no room for {wanted.key}: all {limits.SOURCE_LISTS:,} lists are in use")
-        before, after = _unpacked(held.get(number, _NOTHING)), _unpacked(wanted.packed())
+        before, after = unpacked_list(held.get(number, NOTHING)), unpacked_list(wanted.packed())
         for version in SOURCE_MAPS:
             missing = {key: bits for key, bits in after[version].items() if before[version].get(key) != bits}
             outcome = self._update(version, number, missing)
@@ -206,7 +212,7 @@ class SourcesKind(Kind):
                 for other in SOURCE_MAPS if not known else ():
                     self._delete(other, number, after[other])
                 return outcome
-        levels = _levels(after)
+        levels = levels_in(after)
         note = SourceNote(number, levels[4], levels[6])
         (outcome,) = self.kernel.update(SOURCE_LISTS.name, [SOURCE_LISTS.pack(_key(wanted.id), note)])
         for version in SOURCE_MAPS:
@@ -227,7 +233,7 @@ class SourcesKind(Kind):
         for item in gone:
             known = names.by_name.get(item.id)
             number = known.number if known else item.lost if item.lost not in names.by_number else 0
-            rows = _unpacked(held.get(number, _NOTHING))
+            rows = unpacked_list(held.get(number, NOTHING))
             outcome: Outcome = None
             for version in SOURCE_MAPS:
                 outcome = outcome or self._delete(version, number, rows[version])
@@ -238,102 +244,23 @@ class SourcesKind(Kind):
 
     def _update(self, version: int, number: int, rows: Mapping[bytes, bytes]) -> Outcome:
         spec = SOURCE_MAPS[version]
-        written: list[Row] = [(_row_key(version, number, node), bits) for node, bits in rows.items()]
+        written: list[Row] = [(row_key(version, number, node), bits) for node, bits in rows.items()]
         return next(filter(None, self.kernel.update(spec.name, written)), None) if written else None
 
     def _delete(self, version: int, number: int, nodes: Iterable[bytes]) -> Outcome:
-        keys = [_row_key(version, number, node) for node in nodes]
+        keys = [row_key(version, number, node) for node in nodes]
         return next(filter(None, self.kernel.delete(SOURCE_MAPS[version].name, keys)), None) if keys else None
-
-
-# --- rows --------------------------------------------------------------------------------------------------------
-# A list without its number: how many nodes IPv4 has, then the nodes of both families, sorted; each as its address in
-# the order of packets, whose last byte is the level, and its bits.
-_COUNT = struct.Struct("=I")
-_NOTHING = _COUNT.pack(0)
-_BITS_BYTES = SOURCES.value_size
-Rows = Mapping[int, Mapping[bytes, bytes]]
-"""By family, by node."""
-
-
-def _packed(nodes: Mapping[int, Nodes]) -> bytes:
-    parts = [_COUNT.pack(len(nodes[4]))]
-    for version, width in _WIDTH.items():
-        rows = {
-            (number << 8 * (width - level) | level).to_bytes(width): bits.to_bytes(_BITS_BYTES, "little")
-            for (level, number), bits in nodes[version].items()
-        }
-        parts += [node + rows[node] for node in sorted(rows)]
-    return b"".join(parts)
-
-
-def _unpacked(packed: bytes) -> Rows:
-    (count,) = _COUNT.unpack_from(packed)
-    ends = _COUNT.size + count * (_WIDTH[4] + _BITS_BYTES)
-    found: dict[int, dict[bytes, bytes]] = {}
-    for version, part in ((4, packed[_COUNT.size : ends]), (6, packed[ends:])):
-        width = _WIDTH[version]
-        size = width + _BITS_BYTES
-        rows = (part[at : at + size] for at in range(0, len(part), size))
-        found[version] = {row[:width]: row[width:] for row in rows}
-    return found
-
-
-def _levels(rows: Rows) -> dict[int, int]:
-    """The levels that have nodes, a bit for each, in each family."""
-    return {version: levels_of(_nodes(version, rows[version])) for version in SOURCE_MAPS}
-
-
-def _nodes(version: int, rows: Mapping[bytes, bytes]) -> Nodes:
-    """The nodes of these rows; those that no address leads to are left out."""
-    width, found = _WIDTH[version], {}
-    for node, bits in rows.items():
-        level = node[-1]
-        if level < width and not any(node[level:-1]):
-            found[level, int.from_bytes(node[:level])] = int.from_bytes(bits, "little")
-    return found
-
-
-def _held(kernel: Kernel) -> dict[int, bytes]:
-    """All lists by number, as `_packed` has them."""
-    parts: dict[int, dict[int, bytes]] = {}
-    for version, spec in SOURCE_MAPS.items():
-        keys, values = kernel.joined(spec.name)
-        rows = spec.key.array(keys)
-        lists = rows["list"]
-        nodes = rows["node"].astype(">u4").view((np.uint8, 4)) if version == 4 else _bytes(rows["node"], 16)
-        whole = np.concatenate([nodes.reshape(-1, _WIDTH[version]), _bytes(values, _BITS_BYTES)], axis=1)
-        order = np.lexsort((*nodes.reshape(-1, _WIDTH[version]).T[::-1], lists))
-        numbers, starts = np.unique(lists[order], return_index=True)
-        for number, part in zip(numbers.tolist(), np.split(whole[order], starts[1:]), strict=False):
-            parts.setdefault(number, {})[version] = part.tobytes()
-    size = _WIDTH[4] + _BITS_BYTES
-    return {
-        number: _COUNT.pack(len(of.get(4, b"")) // size) + of.get(4, b"") + of.get(6, b"")
-        for number, of in parts.items()
-    }  # fmt: skip
-
-
-def _bytes(content: NDArray[np.void] | bytes, width: int) -> NDArray[np.uint8]:
-    raw = content if isinstance(content, bytes) else content.tobytes()
-    return np.frombuffer(raw, np.uint8).reshape(-1, width)
 
 
 def _decoded(name: str, packed: bytes, levels: Mapping[int, int]) -> SourceList:
     """A list that no manifest asks for, or that is not as it should be."""
-    rows = _unpacked(packed)
+    rows = unpacked_list(packed)
     networks = tuple(
-        str(network) for version in SOURCE_MAPS for network in networks_of(_nodes(version, rows[version]), version)
+        str(network) for version in SOURCE_MAPS for network in networks_of(nodes_in(version, rows[version]), version)
     )
     found = SourceList(networks)
-    is_whole = networks and name_of(networks) == name and found.packed() == packed and levels == _levels(rows)
+    is_whole = networks and name_of(networks) == name and found.packed() == packed and levels == levels_in(rows)
     return found if is_whole else SourceList(networks, name=name)
-
-
-def _row_key(version: int, number: int, node: bytes) -> bytes:
-    if version == 4:
-        return SOURCES.key.pack(SourceKey(number, int.from_bytes(node)))
-    return SOURCES6.key.pack(Source6Key(number, node))
 
 
 def _in_use(kernel: Kernel) -> set[int]:
