@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from reconciler import progress
 from reconciler.cli.common import add_paths, shown
 from reconciler.config.diagnostic import Diagnostic, in_order, render_text
 from reconciler.config.listing import TEMPLATE_SUFFIX
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         for tree in _trees(args.paths):
             problems += tree.diagnostics
             texts.update(tree.texts)
-            for file in tree.files:
+            for file in progress.each("formatting", tree.files, "files"):
                 form, complaints = canonical(file)
                 problems += complaints
                 if form != file.text:

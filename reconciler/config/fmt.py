@@ -45,12 +45,13 @@ def canonical(file: SourceFile) -> tuple[str, list[Diagnostic]]:
     if problems := [problem for document in documents for problem in document.diagnostics]:
         return file.text, problems
     pages, comments = read(text)
+    told = _all_comments(pages, comments)
     kinds = (document.root.get("kind") if isinstance(document.root, Map) else None for document in documents)
     blocks = ["\n".join(_page(page, kind if kind in KINDS else "")) for page, kind in zip(pages, kinds, strict=True)]
     if not pages:
         blocks = ["\n".join(_comments(comments, 0, first=True))]
     form = "\n---\n".join(blocks) + "\n" if any(blocks) else ""
-    if _meaning(parse("", form)) != _meaning(documents) or _all_comments(form) != _all_comments(text):
+    if _meaning(parse("", form)) != _meaning(documents) or _all_comments(*read(form)) != told:
         raise AssertionError(f"the canonical form of {file.name} would mean something else")
     return form, []
 
@@ -59,11 +60,11 @@ def _meaning(documents: Iterable[Document]) -> list[str]:
     return [json.dumps(document.root, sort_keys=True) for document in documents]
 
 
-def _all_comments(text: str) -> Counter[str]:
-    pages, found = read(text)
+def _all_comments(pages: Iterable[Page], others: Iterable[Comment]) -> Counter[str]:
+    found = Counter(comment.text for comment in others)
     for page in pages:
-        found += [*_comments_in(page.entry), *page.below]
-    return Counter(comment.text for comment in found)
+        found.update(comment.text for comment in (*_comments_in(page.entry), *page.below))
+    return found
 
 
 def _comments_in(entry: Entry) -> Iterator[Comment]:

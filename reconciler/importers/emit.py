@@ -7,12 +7,16 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from reconciler import progress
 from reconciler.config.fmt import canonical
+from reconciler.config.load import no_garbage_collection
 from reconciler.config.source import SourceFile
 from reconciler.importers.draft import Manifest
 
 FILES = {"Node": "nodes.yaml", "Pool": "pools.yaml", "Service": "services.yaml"}
 
+AT_ONCE = 100
+"""Documents of a text that is written: the events of all would take much memory."""
 _BLOCKS = ("spec",)
 _LISTS = ("endpoints", "interfaces")
 
@@ -28,10 +32,17 @@ def files(manifests: Iterable[Manifest], origin: str) -> dict[str, str]:
 def text(manifests: Iterable[Manifest], origin: str) -> str:
     """All documents in one text, below a comment that names the source of the import."""
     comment = "".join(c if c.isprintable() else "?" for c in origin)
-    documents = "---\n".join("\n".join(_mapping(manifest, "")) + "\n" for manifest in manifests)
-    form, problems = canonical(SourceFile("", f"# Imported from {comment}.\n{documents}"))
-    assert not problems, problems
-    return form
+    left, head, forms = list(manifests), f"# Imported from {comment}.\n", []
+    with no_garbage_collection(), progress.step("writing manifests", len(left)) as advance:
+        for first in range(0, max(len(left), 1), AT_ONCE):
+            some = left[first : first + AT_ONCE]
+            documents = "---\n".join("\n".join(_mapping(manifest, "")) + "\n" for manifest in some)
+            form, problems = canonical(SourceFile("", head + documents))
+            assert not problems, problems
+            forms.append(form)
+            head = ""
+            advance(len(some))
+    return "---\n".join(forms)
 
 
 def _mapping(values: Mapping[str, Any], indent: str) -> Iterator[str]:

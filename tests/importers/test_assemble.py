@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.config.fmt import canonical
+from reconciler.config.source import SourceFile
+from reconciler.importers import emit
 from reconciler.importers.assemble import assemble
 from reconciler.importers.draft import Endpoint, Notices, Service
 from reconciler.importers.names import MAX_LENGTH, Names, label
@@ -205,3 +208,11 @@ def test_names_are_unique_and_of_legal_length(wanted):
     found = [names.take(name) for name in wanted]
     assert len(set(found)) == len(found)
     assert all(label(name) == name for name in found)
+
+
+def test_many_manifests_are_written_piece_by_piece_into_one_canonical_text():
+    manifests = assemble([at(port) for port in range(1, 2 * emit.AT_ONCE)], Notices()).manifests
+    text = emit.text(manifests, "a test")
+    assert canonical(SourceFile("", text)) == (text, [])
+    assert text.count("\n---\n") == len(manifests) - 1 and text.count("# Imported from a test.\n") == 1
+    assert emit.text(manifests[:1], "x").splitlines()[0] == "# Imported from x."
