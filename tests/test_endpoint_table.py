@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.dataplane import endpoint_table
-from reconciler.dataplane.endpoint_table import table, words_of
+from reconciler.dataplane.endpoint_table import table, values_of, words_of
 from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, EndpointRowState
 from reconciler.dataplane.rows import Address, Endpoint, Number
 from reconciler.kernel.fake import FakeKernel
@@ -84,3 +84,13 @@ def test_what_is_right_is_the_wanted_object_itself():
     found = {row.key: row for row in kind.read({right.key: right, wrong.key: disabled}).resources}
     assert found[right.key] is right
     assert found[wrong.key] == wrong
+
+
+@given(st.lists(st.tuples(st.ip_addresses(), st.integers(0, 65_535), st.sampled_from(list(EndpointRowState)))))
+def test_rows_packed_together_are_those_packed_one_by_one(found):
+    words = words_of([address for address, _, _ in found], [port for _, port, _ in found])
+    one_by_one = [
+        ENDPOINTS.value.pack(Endpoint(address.packed if address.version == 4 else bytes(4), port, state))
+        for address, port, state in found
+    ]
+    assert values_of(words, [state for _, _, state in found]) == one_by_one

@@ -135,6 +135,14 @@ def words_of(addresses: Sequence[Address], ports: Sequence[int]) -> Words:
     return words
 
 
+def values_of(words: Words, states: Sequence[int]) -> list[bytes]:
+    """The rows of the map `endpoints` for endpoints in these states, in order."""
+    first = np.ascontiguousarray(words[:, 0]).view(_FIRST)
+    rows = np.zeros(first.size, ENDPOINTS.value.dtype)
+    rows["address"], rows["port"], rows["state"] = first["address"], first["port"], states
+    return ENDPOINTS.value.split(rows.tobytes())
+
+
 def _found(ordered: Words, wanted: Words) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Where each wanted number begins among ordered ones, and where it ends."""
     order = np.argsort(wanted)  # to look for neighbours one after the other spares the cache

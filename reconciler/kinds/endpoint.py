@@ -25,10 +25,9 @@ from reconciler.dataplane import slots
 from reconciler.dataplane.endpoint_table import EndpointTable, Words, words_of
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
 from reconciler.dataplane.rows import Address as AddressRow
-from reconciler.dataplane.rows import Endpoint as EndpointFields
 from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Kernel, Outcome, Row
+from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted, each, once
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Endpoint, EndpointState, Pool, place_of
@@ -257,31 +256,32 @@ class EndpointKind(Kind):
         return Reading((*compress(plain, (places >= 0).tolist()), *(other.row for other in strange)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        words = _words([_row(change) for change in changes])
         table = endpoint_table(self.kernel)
-        held = _numbered(table, table.rows_of(_words([_row(change) for change in changes])))
-        numbers = {r.row.id: r.number for r in held}
+        numbers = {held.row.id: held.number for held in _numbered(table, table.rows_of(words))}
         new = [change for change in changes if change.after and change.key.id not in numbers]
         free = self._free_numbers(len(new), table) if new else []
         given = {change.key.id: number for change, number in zip(new, free, strict=False)}
         numbers |= given
         outcomes: list[tuple[Change, Outcome]] = self._write_addresses6(new, given)
         failed = {change.key for change, _ in outcomes}
-        writes: list[tuple[Change, Row]] = []
-        for change in changes:
-            number = numbers.get(change.key.id)
-            if number is None:
-                if change.after:
-                    room = self.kernel.capacity(ENDPOINTS.name) - 1
-                    error = KernelError(
-                        f"no room for {change.key}: all {room:,} endpoint rows are in use",
-                        hint="remove endpoints, or wait until connections to removed ones have ended",
-                    )
-                    outcomes.append((change, error))
-                continue
-            if change.key not in failed:
-                writes.append((change, (ENDPOINTS.key.pack(Number(number)), _encode(change))))
-        results = self.kernel.update(ENDPOINTS.name, [row for _, row in writes])
-        outcomes += zip((change for change, _ in writes), results, strict=True)
+        writes: list[int] = []
+        for place, change in enumerate(changes):
+            if change.key.id in numbers:
+                if change.key not in failed:
+                    writes.append(place)
+            elif change.after:
+                room = self.kernel.capacity(ENDPOINTS.name) - 1
+                error = KernelError(
+                    f"no room for {change.key}: all {room:,} endpoint rows are in use",
+                    hint="remove endpoints, or wait until connections to removed ones have ended",
+                )
+                outcomes.append((change, error))
+        written = [changes[place] for place in writes]
+        keys = [ENDPOINTS.key.pack(Number(numbers[change.key.id])) for change in written]
+        values = endpoint_tables.values_of(words[writes], [_state(change) for change in written])
+        results = self.kernel.update(ENDPOINTS.name, list(zip(keys, values, strict=True)))
+        outcomes += zip(written, results, strict=True)
         return each(changes, outcomes)
 
     def _write_addresses6(self, new: Sequence[Change], numbers: Mapping[str, int]) -> list[tuple[Change, Outcome]]:
@@ -320,13 +320,10 @@ def _row(change: Change) -> EndpointRow:
     raise TypeError(f"not an endpoint: {change}")
 
 
-def _encode(change: Change) -> bytes:
-    row = _row(change)
-    state = EndpointRowState.DISABLED if row.disabled else EndpointRowState.USABLE
+def _state(change: Change) -> EndpointRowState:
     if change.after is None:
-        state = EndpointRowState.RETIRED
-    packed = row.address.packed if row.address.version == 4 else bytes(4)
-    return ENDPOINTS.value.pack(EndpointFields(packed, row.port, state))
+        return EndpointRowState.RETIRED
+    return EndpointRowState.DISABLED if _row(change).disabled else EndpointRowState.USABLE
 
 
 KIND = EndpointKind
