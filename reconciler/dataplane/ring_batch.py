@@ -8,7 +8,10 @@ of them are refused than were kept, the ring is built alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,8 @@ Recipe = tuple[Sequence[str], Sequence[int], int]
 
 _TOGETHER = 128
 """So many pools are matched together: more take memory that no cache holds."""
+_SCORES = 8 * CHUNK
+"""Scores of them computed at a time: what each operation costs besides matters more than what a cache holds."""
 _MOST_MEMBERS = 255
 _MOST_SCORES = 4 * CHUNK
 """Larger pools gain nothing."""
@@ -37,6 +42,8 @@ _NEVER = np.uint32(0xFFFFFFFF)
 _NOBODYS = np.uint64(0)
 """Better than every claim: in the place of claims that are not kept, or not there."""
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 Claims = NDArray[np.uint64]
 Counts = NDArray[np.int64]
 
@@ -50,13 +57,24 @@ def hash_rings(recipes: Sequence[Recipe]) -> list[Slots]:
         slots = size or default_size(members)
         if all(weights) and 0 < members <= _MOST_MEMBERS and members * slots <= _MOST_SCORES and slots <= _SLOT:
             alike.setdefault((members, slots), []).append(place)
-    for (_, slots), places in alike.items():
-        for first in range(0, len(places), _TOGETHER):
-            some = places[first : first + _TOGETHER]
-            if len(some) > 1:
-                pools = [recipes[place][:2] for place in some]
-                built |= {some[i]: ring for i, ring in enumerate(_together(pools, slots)) if ring is not None}
+    batches = [
+        (places[first : first + _TOGETHER], slots) for (_, slots), places in alike.items() if len(places) > 1
+        for first in range(0, len(places), _TOGETHER)
+    ]  # fmt: skip
+    made = _spread(lambda batch: _together([recipes[place][:2] for place in batch[0]], batch[1]), batches)
+    for (places, _), rings in zip(batches, made, strict=True):
+        built |= {place: ring for place, ring in zip(places, rings, strict=True) if ring is not None}
     return [built[i] if i in built else hash_ring(*recipe) for i, recipe in enumerate(recipes)]
+
+
+def _spread(make: Callable[[_In], _Out], parts: Sequence[_In]) -> list[_Out]:
+    """What is made of each part, on all CPUs that this process may use: nearly all of the time NumPy is at work, which
+    needs no lock of the interpreter then."""
+    workers = min(len(parts), len(os.sched_getaffinity(0)))
+    if workers < 2:
+        return list(map(make, parts))
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(make, parts))
 
 
 def _together(pools: Sequence[tuple[Sequence[str], Sequence[int]]], size: int) -> list[Slots | None]:
@@ -101,7 +119,7 @@ class _Matching:
     def claim_all(self) -> None:
         """Each slot turns to the member that is best for it."""
         bounds, claims = self._kept_from()[:, None], []
-        step = max(1, CHUNK // (self.members * self.size))
+        step = max(1, _SCORES // (self.members * self.size))
         for first in range(0, self.pools, step):
             some = slice(first, first + step)
             factor, offset, scale = self.factor[some, :, None], self.offset[some, :, None], self.scale[some, :, None]

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from reconciler import safe
+from reconciler import progress, safe
 from reconciler.dataplane.layout import RING_NAMES, RING_TURNS
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.rows import Number, RingNote
@@ -82,12 +82,14 @@ class RingKind(Kind):
         writer = RingWriter(self.kernel, places.values(), known={index for index in indexes.values() if index})
         dead = _dead(self.kernel, [puts[key] for key in places])
         ready = list(places)
-        for first in range(0, len(ready), _BUILT_AT_ONCE):
-            some = [puts[key] for key in ready[first : first + _BUILT_AT_ONCE]]
-            for ring, slots in zip(some, slots_of(some), strict=True):
-                by_member = np.frombuffer(numbers[ring.key], np.uint32)
-                numbered = by_member[slots] if ring.members else np.zeros(0, np.uint32)
-                writer.write(places[ring.key], numbered, dead.get(ring.key))
+        with progress.step("building", len(ready)) as advance:
+            for first in range(0, len(ready), _BUILT_AT_ONCE):
+                some = [puts[key] for key in ready[first : first + _BUILT_AT_ONCE]]
+                for ring, slots in zip(some, slots_of(some), strict=True):
+                    by_member = np.frombuffer(numbers[ring.key], np.uint32)
+                    numbered = by_member[slots] if ring.members else np.zeros(0, np.uint32)
+                    writer.write(places[ring.key], numbered, dead.get(ring.key))
+                advance(len(some))
         written = writer.flip()
         outcomes |= {key: written[index] for key, index in places.items()}
         # The ring before its name: a name without a ring would read back as an empty ring.
