@@ -144,11 +144,12 @@ def survey(kernel: Kernel, desired: Desired) -> Iterator[Collection[Key]]:
         yield found
 
 
-def settle_transitions(kernel: Kernel, instance_dir: Path) -> int:
-    """End the transitions of slots that are over; returns the number of these slots."""
+def settle_transitions(kernel: Kernel, instance_dir: Path, *, is_locked: bool = False) -> int:
+    """End the transitions of slots that are over; returns the number of these slots. `is_locked`: the caller holds the
+    lock of the instance."""
     if not in_transition(kernel):
         return 0
-    with apply_lock(instance_dir):
+    with contextlib.nullcontext() if is_locked else apply_lock(instance_dir):
         return settle(kernel, slots.now())
 
 

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from reconciler import progress
+from reconciler import progress, record
 from reconciler.cli.common import (
     add_env,
     add_max_prune,
@@ -34,14 +35,22 @@ from reconciler.cli.common import (
 from reconciler.cli.confirm import refuse_unconfirmed, unless_confirmed
 from reconciler.cli.recording import Source, note_down, source_of
 from reconciler.cli.run import seconds
+from reconciler.config.load import no_garbage_collection
 from reconciler.errors import BlockedError, PlanStaleError, UsageError
 from reconciler.kernel.port import Kernel
+from reconciler.live import read_node, with_connections
+from reconciler.lock import apply_lock
+from reconciler.model import Fleet
 from reconciler.plan import Plan, guard, plan
+from reconciler.reconcile import RECORD, carry_out, desired_of, known_wish, plan_node, settle_transitions
 from reconciler.render.style import Style
 from reconciler.render.text import More, applied, change_line, concern_lines, more_line, plan_text, summary
 from reconciler.resource import Action, Change, Key, Live, Reason
 from reconciler.safe import some
 from reconciler.standing import carriers
+
+if TYPE_CHECKING:
+    from reconciler.config.load import Loaded
 
 MOST_MADE = 1_000
 """So many changes that are alike are named as they are made where the output goes to no terminal; `plan` names all."""
@@ -79,36 +88,38 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from reconciler.live import with_connections
-    from reconciler.reconcile import settle_transitions
-
-    style = stdout_style(args)
     _check_source(args.source)
     refuse_unconfirmed(args)
-    rest = ""
-    if args.source.is_dir():
-        from reconciler import record
-        from reconciler.reconcile import RECORD, desired_of, known_wish, plan_node
+    read = load_whole(args.source, args) if args.source.is_dir() else None
+    kernel = open_kernel(args)
+    # Whoever approves it beforehand needs no look at the node between the plan and the changes: nobody else writes.
+    with apply_lock(instance_dir(args)) if args.auto_approve else nullcontext():
+        if read is None:
+            planned, source, rest = _saved(args, kernel), Source(), ""
+        else:
+            planned, source, rest = _planned(args, kernel, *read)
+        return _run(replace(planned, live=with_connections(planned.live, kernel)), kernel, args, source, rest)
 
-        fleet, loaded = load_whole(args.source, args)
-        source = source_of(loaded, args.source, args)
-        kernel = open_kernel(args)
-        wish = known_wish(instance_dir(args))
-        whole = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))
-        planned = aimed_at(args, whole, fleet, record.load(instance_dir(args) / RECORD) if args.target else {})
-        if args.target:
-            source, rest = Source(), left_out(whole, planned, args)  # not all of the revision is in force then
-        look_again(args.source, loaded.digest, planned.count(Action.DELETE), args)
-    else:
-        kernel = open_kernel(args)
-        planned, source = _saved(args, kernel), Source()
-    planned = replace(planned, live=with_connections(planned.live, kernel))
+
+def _planned(args: argparse.Namespace, kernel: Kernel, fleet: Fleet, loaded: Loaded) -> tuple[Plan, Source, str]:
+    """The plan for a directory that was read, what is written down of it, and a line on what --target leaves out."""
+    whole = plan_node(desired_of(fleet, args.node, kernel, known_wish(instance_dir(args))), kernel, instance_dir(args))
+    planned = aimed_at(args, whole, fleet, record.load(instance_dir(args) / RECORD) if args.target else {})
+    look_again(args.source, loaded.digest, planned.count(Action.DELETE), args)
+    if args.target:
+        return planned, Source(), left_out(whole, planned, args)  # not all of the revision is in force then
+    return planned, source_of(loaded, args.source, args), ""
+
+
+def _run(planned: Plan, kernel: Kernel, args: argparse.Namespace, source: Source, rest: str) -> int:
+    """Show the plan and carry it out once that is approved; the exit code. With --auto-approve, the lock is held."""
+    style = stdout_style(args)
     about = target(args, planned.desired.node)
     if not planned.changes:
         print(plan_text(planned, style, about, most_shown()))
         if rest:
             print(rest)
-        settle_transitions(kernel, instance_dir(args))
+        settle_transitions(kernel, instance_dir(args), is_locked=args.auto_approve)
         return BlockedError.exit_code if planned.blocked else 0
     # With --auto-approve each change is shown as it is made; otherwise the whole plan is shown before the question.
     short = [style.dim(f"Plan for {about}"), *concern_lines(planned.concerns, style), summary(planned)]
@@ -122,10 +133,8 @@ def run(args: argparse.Namespace) -> int:
     if not confirm("Make these changes?", args):
         print("Nothing was changed.")
         return 1
-    if args.confirm_within is None:
-        return execute(planned, kernel, args, style, source)
-    with unless_confirmed(args, planned):
-        return execute(planned, kernel, args, style, source)
+    with nullcontext() if args.confirm_within is None else unless_confirmed(args, planned):
+        return execute(planned, kernel, args, style, source, is_locked=args.auto_approve)
 
 
 def _check_source(source: Path) -> None:
@@ -147,10 +156,6 @@ def execute(
     """Carry out a plan that was shown, print changes as they are made, of many that are alike the first ones, and
     write it down in the history. `is_locked`: the plan was made under the lock of the instance, which is held still.
     Raises ApplyError, PlanStaleError."""
-    from reconciler.live import read_node
-    from reconciler.lock import apply_lock
-    from reconciler.reconcile import carry_out
-
     alike = Counter((change.key.kind, change.action) for change in planned.changes)
     told: Counter[tuple[str, Action, bool]] = Counter()
     most = most_shown() or MOST_MADE
@@ -166,7 +171,7 @@ def execute(
             say(more_line(More(*what[:2], alike[what[:2]] - most), style))
 
     started = time.monotonic()
-    with nullcontext() if is_locked else apply_lock(instance_dir(args)):
+    with nullcontext() if is_locked else apply_lock(instance_dir(args)), no_garbage_collection():
         # Between the plan and its approval, an agent or somebody else may have changed the node.
         if not is_locked:
             check_fresh(planned, read_node(kernel, planned.desired))
@@ -185,9 +190,7 @@ def execute(
 def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
     """A saved plan, if it is for this node and a new plan equals it. Raises SnapshotError, UsageError,
     PlanStaleError."""
-    from reconciler import record
     from reconciler.aim import narrowed
-    from reconciler.reconcile import RECORD, plan_node
     from reconciler.snapshot import plan_from_json, read
 
     saved = plan_from_json(read(args.source))
