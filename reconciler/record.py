@@ -98,7 +98,7 @@ def add(path: Path, desired: Desired, keys: Collection[Key]) -> None:
 
 
 def _text(prints: Mapping[Key, str | None]) -> bytes:
-    return json.dumps([[key.kind, key.id, print_] for key, print_ in sorted(prints.items())]).encode()
+    return json.dumps([[key.kind, key.id, print_] for key, print_ in prints.items()]).encode()
 
 
 def _load(path: Path) -> dict[Key, str]:

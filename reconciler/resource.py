@@ -7,8 +7,8 @@ Everything that a node must hold is a resource, a frozen value with a key. Desir
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
@@ -203,6 +203,11 @@ class Change:
     def inverse(self) -> Change:
         """The change that takes this one back."""
         return Change(self.key, self.after, self.before, self.reason, self.origin, self.cause)
+
+
+def actions_of(changes: Iterable[Change]) -> Counter[Action]:
+    """How many changes there are of each action."""
+    return Counter([change.action for change in changes])
 
 
 def by_kind(resources: Mapping[Key, Resource]) -> Mapping[str, dict[Key, Resource]]:

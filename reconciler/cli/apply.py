@@ -156,19 +156,19 @@ def execute(
     """Carry out a plan that was shown, print changes as they are made, of many that are alike the first ones, and
     write it down in the history. `is_locked`: the plan was made under the lock of the instance, which is held still.
     Raises ApplyError, PlanStaleError."""
-    alike = Counter((change.key.kind, change.action) for change in planned.changes)
-    told: Counter[tuple[str, Action, bool]] = Counter()
+    alike = Counter(map(_sort, planned.changes))
+    told: Counter[tuple[_Sort, bool]] = Counter()
     most = most_shown() or MOST_MADE
 
     def notify(change: Change, error: Exception | None) -> None:
         advance(1)
-        what = change.key.kind, change.action, error is None
+        what = _sort(change), error is None
         told[what] = count = told[what] + 1
         if count <= most:
             line = change_line(change, style)
             say(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}")
         elif count == most + 1 and not error:
-            say(more_line(More(*what[:2], alike[what[:2]] - most), style))
+            say(more_line(More(change.key.kind, change.action, alike[what[0]] - most), style))
 
     started = time.monotonic()
     with nullcontext() if is_locked else apply_lock(instance_dir(args)), no_garbage_collection():
@@ -185,6 +185,14 @@ def execute(
     note_down(args, source, result, who)
     result.raise_if_failed()
     return 0
+
+
+_Sort = tuple[str, bool, bool]
+
+
+def _sort(change: Change) -> _Sort:
+    """The same for changes that are alike."""
+    return change.key.kind, change.before is None, change.after is None
 
 
 def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from reconciler.kernel.port import Kernel
 from reconciler.notes import user
 from reconciler.render.style import Style
 from reconciler.render.text import change_line
-from reconciler.resource import Action, Change, Desired
+from reconciler.resource import Action, Desired, actions_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,18 +62,15 @@ def note_down(args: argparse.Namespace, source: Source, result: Result, who: str
         word = APPLIED if not result.lost else PARTLY if done else FAILED
     messages = [f"{key}: {error}" for key, error in sorted(result.failed.items())]
     messages += [f"{key}: {why}" for key, why in sorted(result.blocked.items())]
+    counts = actions_of(done)
     entry = Entry(
-        source.revision, who or user(), Counts(*(_count(done, action) for action in Action)), word,
+        source.revision, who or user(), Counts(*(counts[action] for action in Action)), word,
         "; ".join(messages[:3]), [change_line(change, Style()) for change in done[:MAX_LINES]], commit=source.commit,
     )  # fmt: skip
     try:
         History(state_dir(args)).add(entry, source.manifests)
     except LbctlError as error:
         print(f"warning: this is not in the history: {error}", file=sys.stderr)
-
-
-def _count(done: Collection[Change], action: Action) -> int:
-    return sum(change.action is action for change in done)
 
 
 def go_back(args: argparse.Namespace, revision: str, who: str = "") -> int:

@@ -221,7 +221,7 @@ class ServiceKind(Kind):
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         table, rings, sources = _table(self.kernel), RingNames(self.kernel), SourceNames(self.kernel)
         places = table.places
-        left = dict.fromkeys(places.values()) if only is None else _places(only, places)
+        left = dict.fromkeys(places.values()) if only is None else _places(only, wanted, places)
         plain = [row for row in wanted.values() if isinstance(row, ServiceRow) and not row.damage]
         notes = zip(plain, rings.notes(row.ring for row in plain), strict=True)
         right = []
@@ -316,11 +316,13 @@ def _decode(packed: bytes, row: Service, rings: RingNames, sources: SourceNames)
     )
 
 
-def _places(keys: Iterable[Key], places: Mapping[bytes, int]) -> dict[int, None]:
-    """The places of the rows with these keys; if one is no key of a row, of all rows."""
+def _places(keys: Iterable[Key], wanted: Mapping[Key, Resource], places: Mapping[bytes, int]) -> dict[int, None]:
+    """The places of the rows with these keys; if one is no key of a row, of all rows. The `wanted` rows know where
+    they are."""
     found: dict[int, None] = {}
     for key in keys:
-        packed = _key_of(key.id)
+        row = wanted.get(key)
+        packed = row.packed() if isinstance(row, ServiceRow) and not row.damage else _key_of(key.id)
         if packed is None:
             return dict.fromkeys(places.values())
         if packed in places:

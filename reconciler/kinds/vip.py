@@ -24,6 +24,8 @@ from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import Facts
 
 _ECHO_RANK = {Echo.ENDPOINT.value: 0, Echo.DROP.value: 1, Echo.REPLY.value: 2}
+_FEW = 256
+"""Rows that are read one by one, each by a call of the kernel; to read all takes less time than to read more."""
 _FILTER_KEY = VIP_FILTER.key.pack(Number(0))
 
 
@@ -73,7 +75,10 @@ class VipKind(Kind):
         return row, claims[0][1]
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        rows = self._rows() if only is None else self._rows_at([ip_address(key.id).packed for key in only])
+        asked = None if only is None else [ip_address(key.id).packed for key in only]
+        rows = self._rows() if asked is None or len(asked) > _FEW else self._rows_at(asked)
+        if asked is not None:
+            rows = {key: rows[key] for key in asked if key in rows}
         passing = let_pass(rows, self._filter())
         right = []
         for row in wanted.values():

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from reconciler.plan import Plan
 from reconciler.render.style import Style
-from reconciler.resource import Action, Change, Concern, Reason, Target
+from reconciler.resource import Action, Change, Concern, Reason, Target, actions_of
 from reconciler.safe import SHOWN, line
 
 SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
@@ -52,7 +52,8 @@ def plan_text(plan: Plan, style: Style, target: Target | None = None, most: int 
     if not lines:
         holder = f"Node {target.node}" if target and target.node else "The node"
         return "\n".join([*warnings, f"{style.good('No changes.')} {holder} holds what the manifests say."])
-    used = [action for action in SIGNS if plan.count(action)]
+    counts = actions_of(plan.changes)
+    used = [action for action in SIGNS if counts[action]]
     legend = ", ".join([
         *(f"{_sign(action, style)} {MEANING[action]}" for action in used),
         *([f"{style.bad('!')} can't be done here"] if plan.blocked else []),
@@ -92,7 +93,8 @@ def more_line(more: More, style: Style) -> str:
 
 def summary(plan: Plan) -> str:
     """One stable line, e.g. `Plan: 2 to add, 1 to change, 0 to remove.`"""
-    counts = ", ".join(f"{plan.count(action)} to {word}" for action, word in MEANING.items())
+    found = actions_of(plan.changes)
+    counts = ", ".join(f"{found[action]} to {word}" for action, word in MEANING.items())
     notes = [f"{plan.drifted} drifted"] if plan.drifted else []
     notes += [f"{len(plan.blocked)} blocked"] if plan.blocked else []
     notes += [f"{len(plan.held)} waiting"] if plan.held else []
@@ -115,8 +117,9 @@ def concern_lines(concerns: Sequence[Concern], style: Style) -> list[str]:
 
 def applied(done: Sequence[Change], seconds: float) -> str:
     """What was done, e.g. `2 added, 1 changed, 0 removed in 34 ms.`"""
-    counts = (f"{sum(change.action is action for change in done)} {word}" for action, word in DONE.items())
-    return f"{', '.join(counts)} in {seconds * 1000:,.0f} ms."
+    found = actions_of(done)
+    counts = ", ".join(f"{found[action]} {word}" for action, word in DONE.items())
+    return f"{counts} in {seconds * 1000:,.0f} ms."
 
 
 def change_line(change: Change, style: Style, detail: str = "") -> str:
