@@ -95,8 +95,8 @@ def _transitions(node: Node) -> Item:
 
 def _changes(status: Item) -> Item:
     rows = [
-        [event["time"], event["message"], event.get("cause") or event.get("reason", ""), event.get("origin", ""),
-         event.get("effect", "")]
+        [event["time"][:19].replace("T", " "), event["message"], event.get("cause") or event.get("reason", ""),
+         event.get("origin", ""), event.get("effect", "")]
         for event in reversed(status["changes"])
     ]  # fmt: skip
     return part(["When", "Change", "Why", "Asked for at", "Effect"], rows, "lbctl events")

@@ -24,7 +24,7 @@ MAX_ROWS = 200
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.45 system-ui, sans-serif; }
-body { margin: 0 auto; max-width: 70rem; padding: 0 1rem 3rem; }
+body { margin: 0 auto; max-width: 70rem; padding: 0 1rem 3rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; }
 nav a { margin-right: 1rem; }
 a:focus-visible, [tabindex]:focus-visible { outline: 3px solid Highlight; outline-offset: 2px; }
@@ -33,15 +33,15 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 caption { text-align: left; } th { text-align: left; font-weight: 600; }
 th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
 td.n, th.n { text-align: right; white-space: nowrap; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .2rem 1rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 44rem) {
   thead { position: absolute; left: -99rem; }
   tr { display: block; padding: .6rem 0; border-bottom: 1px solid #8884; }
-  td, td.n { display: grid; grid-template-columns: 9rem 1fr; gap: 0 .6rem; border: 0; padding: 0;
+  td, td.n { display: grid; grid-template-columns: 9rem minmax(0, 1fr); gap: 0 .6rem; border: 0; padding: 0;
              text-align: left; white-space: normal; overflow-wrap: anywhere; }
-  td::before { content: attr(data-head); opacity: .75; }
+  td::before { content: attr(data-head); color: CanvasText; font-weight: 400; opacity: .75; }
 }
 .good { color: light-dark(#0a6b2d, #6fdc8c); } .bad { color: light-dark(#b3141d, #ff9a9f); font-weight: 600; }
 .skip { position: absolute; left: -99rem; } .skip:focus { position: static; }

@@ -4,11 +4,6 @@
 import copy
 import html.parser
 import http.client
-import json
-import os
-import shutil
-import signal
-import subprocess
 
 import pytest
 
@@ -18,9 +13,9 @@ from reconciler.agent.web import is_own_name, serving
 from reconciler.errors import KernelError
 from reconciler.render.page import MAX_ROWS, page, part, policy
 from tests.agent.conftest import Node
+from tests.browser import CHROMIUM, dom, width_needed
 
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u202e\"'&{{7*7}}"
-CHROMIUM = shutil.which("chromium")
 SECTIONS = {"services", "endpoints", "transitions", "changes", "pending"}
 
 
@@ -156,22 +151,20 @@ def test_the_policy_forbids_everything_but_its_own_style_and_others_names_are_re
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-def test_a_browser_shows_it_runs_nothing_and_has_no_complaint(node, tmp_path):
+def test_a_browser_shows_it_runs_nothing_and_has_no_complaint(node):
     """At the width of a phone; what the console says (a violation of the policy, a fault) would be in its log."""
     with serving(("127.0.0.1", 0), str, lambda live: shown(node, hostile_status(), live)) as port:
-        process = subprocess.Popen(
-            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-             f"--user-data-dir={tmp_path}/profile", "--window-size=390,844", "--enable-logging=stderr", "--v=0",
-             "--virtual-time-budget=2000", "--dump-dom", f"http://127.0.0.1:{port}/"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env=os.environ | {"HOME": str(tmp_path)},
-        )  # fmt: skip
-        try:
-            dom, log = process.communicate(timeout=120)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    read = Read(dom)
+        elements, log = dom(f"http://127.0.0.1:{port}/")
+    read = Read(elements)
     assert {attributes["id"] for attributes in read.all("h2")} >= SECTIONS
     assert not read.all("script") and not read.all("img")
-    assert "CONSOLE" not in log, json.dumps(log)
+    assert "CONSOLE" not in log, log
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+@pytest.mark.parametrize("width", [320, 390, 700, 1000])
+def test_nothing_has_to_be_moved_sideways_however_long_names_are(node, width):
+    told = hostile_status()
+    told["agent"] |= {"source": "/etc/" + "x" * 200}
+    told["changes"][0] |= {"message": "+ service " + "y" * 200, "origin": "z" * 100 + ".yaml:1"}
+    assert width_needed(shown(node, told), width) <= width
