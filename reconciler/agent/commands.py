@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -12,13 +13,15 @@ from reconciler.agent.report import Report
 from reconciler.agent.wake import Doorbell, Wake
 from reconciler.errors import LbctlError
 
+LOOK_S = 1.0
+"""How often those who may only ask can have the files looked at."""
 FOLLOW_S = 1.0
 """How often a listener without news is asked whether it is still there."""
 
 
 def commands(
     journal: Journal, report: Report, bell: Doorbell, fetched: Callable[[], bool] = lambda: True,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = time.monotonic, pause: Callable[[float], None] = time.sleep,
 ) -> Mapping[str, Command]:  # fmt: skip
     """The commands by name. Their answers have no `error`: errors are raised. `fetched` has what is elsewhere fetched,
     and says whether that has ended."""
@@ -26,8 +29,15 @@ def commands(
     def status(_peer: Peer, _request: Json) -> Iterator[Json]:
         yield journal.status()
 
-    def look(_peer: Peer, _request: Json) -> Iterator[Json]:
+    turns, looked_s = threading.Lock(), -LOOK_S
+
+    def look(peer: Peer, _request: Json) -> Iterator[Json]:
         """Have the files looked at; what `read_s` is after, is about files, or a repository, as they are now."""
+        nonlocal looked_s
+        if not peer.may_change:
+            with turns:
+                pause(max(0.0, looked_s + LOOK_S - clock()))
+                looked_s = clock()
         if not fetched():
             raise LbctlError("the repository is still being fetched", hint="try again in a moment")
         now_s = clock()

@@ -2,19 +2,22 @@
 """What an agent reads for those who may ask it but may not open the maps and files themselves.
 
 Each question about the node is answered by a process of its own, one at a time: however many ask, and however much the
-node holds, the agent keeps its memory, its rounds go on, and no more than one CPU is spent on them.
+node holds, the agent keeps its memory, its rounds go on, and a small share of a CPU is spent on them (`budget`).
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from reconciler import children
+from reconciler.agent.budget import Budget
 from reconciler.agent.control import Command, Json, Peer
 from reconciler.errors import LbctlError, UsageError
 from reconciler.history import History, document
@@ -28,7 +31,7 @@ MAX_ANSWER_BYTES = 16 << 20
 
 def reads(where: Sequence[str], state_dir: Path, metrics: Callable[[], str]) -> Mapping[str, Command]:
     """The commands by name. `where` are the options by which lbctl finds this instance; `metrics` makes their text."""
-    turns = threading.Lock()
+    turns, budget = threading.Lock(), Budget()
 
     def get(_peer: Peer, request: Json) -> Iterator[Json]:
         what = str(request.get("what"))
@@ -48,9 +51,15 @@ def reads(where: Sequence[str], state_dir: Path, metrics: Callable[[], str]) -> 
     def in_turn(answer: Callable[[Peer, Json], Iterator[Json]]) -> Command:
         def answered(peer: Peer, request: Json) -> Iterator[Json]:
             if not turns.acquire(timeout=PATIENCE_S):
-                raise LbctlError("too many others are asking", hint="try again in a moment")
+                raise _too_many()
             try:
-                made = list(answer(peer, request))
+                if not (peer.may_change or budget.wait(PATIENCE_S)):
+                    raise _too_many()
+                began_s = _spent_s()
+                try:
+                    made = list(answer(peer, request))
+                finally:
+                    budget.spend(_spent_s() - began_s)
             finally:
                 turns.release()
             yield from made
@@ -58,6 +67,16 @@ def reads(where: Sequence[str], state_dir: Path, metrics: Callable[[], str]) -> 
         return Command(answered)
 
     return {"get": in_turn(get), "history": in_turn(history), "metrics": in_turn(text)}
+
+
+def _spent_s() -> float:
+    """CPU time of this thread, and of children that have ended; whoever else starts some meanwhile is rare."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.thread_time() + children.ru_utime + children.ru_stime
+
+
+def _too_many() -> LbctlError:
+    return LbctlError("too many others are asking", hint="try again in a moment; root need not ask the agent")
 
 
 def _told(command: Sequence[str]) -> Json:

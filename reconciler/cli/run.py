@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.state import headline, state_of
     from reconciler.agent.systemd import notifier, watchdog
     from reconciler.agent.wake import Doorbell, Wake
-    from reconciler.agent.web import serving
+    from reconciler.agent.web import Kept, serving
     from reconciler.cli.confirm import Watches, held_by
     from reconciler.history import History
     from reconciler.private import stop_waiting
@@ -197,8 +197,7 @@ def run(args: argparse.Namespace) -> int:
             endpoints.start()
             notices.start()
 
-            def metrics() -> str:
-                return text_of(args, journal.status)
+            metrics = Kept(lambda: text_of(args, journal.status)).text  # whoever asks, and wherever
 
             def wanted() -> Desired | None:
                 return agent.latest.desired if agent.latest else None

@@ -17,7 +17,7 @@ from typing import Any
 
 from reconciler.errors import LbctlError
 from reconciler.lab.lab import signals_as_exit
-from tests.bench import control, dataplane, health, reconciler, report, rounds
+from tests.bench import asked, control, dataplane, health, reconciler, report, rounds
 from tests.bench.cases import cases
 
 DEFAULT_JSON = Path("build/bench.json")
@@ -111,10 +111,20 @@ def measure_health(_arguments: argparse.Namespace) -> dict[str, Any]:
     return {"figures": [figure.as_json() for figure in found]}
 
 
+def measure_asked(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """What questions cost the agent."""
+    found = []
+    for figure in asked.figures():
+        found.append(figure)
+        print(health.line(figure), flush=True)
+    return {"figures": [figure.as_json() for figure in found]}
+
+
 PARTS = {
     "reconciler": ("The reconciler", measure_reconciler),
     "control": ("The control plane", measure_control_plane),
     "health": ("Health checks", measure_health),
+    "asked": ("Page, metrics and socket", measure_asked),
     "dataplane": ("The data plane", measure_data_plane_alone),
 }
 

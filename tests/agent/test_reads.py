@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions of those who may only ask: answered, and never for more than a small share of a CPU."""
+
+import os
+
+import pytest
+
+from reconciler.agent import reads as module
+from reconciler.agent.budget import BURST_S, SHARE, Budget
+from reconciler.agent.commands import LOOK_S, commands
+from reconciler.agent.control import Peer
+from reconciler.agent.journal import Journal
+from reconciler.agent.wake import Doorbell
+from reconciler.errors import LbctlError
+
+MEMBER, ROOT = Peer(1, 12345), Peer(1, os.geteuid())
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def pause(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_a_budget_lets_a_few_questions_through_at_once_and_a_share_in_the_long_run(clock):
+    budget, spent = Budget(clock, clock.pause), 0.0
+    began = clock.now
+    while clock.now < began + 600:
+        assert budget.wait(60.0)
+        budget.spend(0.5)
+        clock.now += 0.5
+        spent += 0.5
+        if spent == BURST_S:
+            assert clock.now - began == BURST_S, "nobody had to wait"
+    assert spent / (clock.now - began) < SHARE + BURST_S / 600 + 0.01
+
+
+def test_who_would_have_to_wait_too_long_is_told_at_once(clock):
+    budget = Budget(clock, lambda _: pytest.fail("waited"))
+    budget.spend(BURST_S + 10)
+    assert not budget.wait(1.0)
+    clock.now += 11 / SHARE
+    assert budget.wait(1.0)
+
+
+def test_members_are_limited_and_root_is_not(monkeypatch, clock, tmp_path):
+    def told(_command):
+        clock.now += 1.5
+        return {"items": []}
+
+    monkeypatch.setattr(module, "_told", told)
+    monkeypatch.setattr(module, "Budget", lambda: Budget(clock, clock.pause))
+    monkeypatch.setattr(module, "_spent_s", clock)
+    get = module.reads(["--instance", "x"], tmp_path, str)["get"].answer
+    began = clock.now
+    for _ in range(2):
+        assert list(get(MEMBER, {"what": "services"})) == [{"items": []}]
+    assert clock.now - began == 3.0
+    with pytest.raises(LbctlError, match="too many others are asking"):
+        for _ in range(4):
+            list(get(MEMBER, {"what": "services"}))
+    assert list(get(ROOT, {"what": "services"})) == [{"items": []}]
+
+
+def test_members_can_have_the_files_looked_at_once_a_second(clock):
+    rung = []
+    bell = Doorbell(clock)
+    bell.ring = lambda wake: rung.append(clock.now)
+    look = commands(Journal(), None, bell, clock=clock, pause=clock.pause)["look"].answer
+    for peer in (MEMBER, MEMBER, MEMBER, ROOT, ROOT):
+        assert list(look(peer, {})) == [{"now_s": clock.now}]
+    assert [at - rung[0] for at in rung] == [0, LOOK_S, 2 * LOOK_S, 2 * LOOK_S, 2 * LOOK_S]
