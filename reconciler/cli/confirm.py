@@ -77,8 +77,9 @@ def refuse_unconfirmed(args: argparse.Namespace) -> None:
 
 @contextmanager
 def unless_confirmed(args: argparse.Namespace, planned: Plan) -> Iterator[None]:
-    """Have the change that is made meanwhile taken back in time, unless it fails as a whole. Raises LbctlError if
-    nobody knows what to go back to."""
+    """Have the change that is made meanwhile taken back in time, unless it fails as a whole. The time begins when the
+    change is made; if this process is killed before, it has begun with it. Raises LbctlError if nobody knows what to
+    go back to."""
     from reconciler.history import History
 
     directory = instance_dir(args)
@@ -92,18 +93,25 @@ def unless_confirmed(args: argparse.Namespace, planned: Plan) -> Iterator[None]:
         )
     if back_to:
         History(state_dir(args)).manifests(back_to)  # raises UsageError unless they are there
-    within_s = float(args.confirm_within)
-    note = notes.Unconfirmed(
-        notes.user(), secrets.token_hex(8), notes.now_s() + within_s, notes.clock_text(within_s), back_to
-    )
-    notes.write(directory, note)
-    _start(args, note)
-    try:
-        yield
-    except ApplyError as error:
-        if type(error) is ApplyError:  # the node is as it was
-            notes.remove(directory, notes.Unconfirmed)
-        raise
+    within_s, token = float(args.confirm_within), secrets.token_hex(8)
+
+    def begin() -> notes.Unconfirmed:
+        until_s, until = notes.now_s() + within_s, notes.clock_text(within_s)
+        note = notes.Unconfirmed(notes.user(), token, until_s, until, back_to)
+        notes.write(directory, note)
+        return note
+
+    with _lock(directory):  # while it is held, nothing goes back
+        _start(args, begin())
+        try:
+            yield
+        except ApplyError as error:
+            if type(error) is ApplyError:  # the node is as it was
+                notes.remove(directory, notes.Unconfirmed)
+            else:
+                begin()
+            raise
+        note = begin()
     print(f"The node goes back at {note.until}, unless you say: lbctl {_names(args)}confirm")
 
 
@@ -135,16 +143,16 @@ def _wait(args: argparse.Namespace, token: str) -> int:
         note = notes.read(directory, notes.Unconfirmed) if directory.is_dir() else None
         if note is None or note.token != token:
             return 0
-        if note.is_over:
-            break
-        time.sleep(min(_POLL_S, max(0.0, note.until_s - notes.now_s())))
-    with _lock(directory):
-        if notes.read(directory, notes.Unconfirmed) is None:
-            return 0
-        _go_back(args, note)
-        notes.remove(directory, notes.Unconfirmed)
-    _poke(args)
-    return 0
+        if not note.is_over:
+            time.sleep(min(_POLL_S, max(0.0, note.until_s - notes.now_s())))
+            continue
+        with _lock(directory, math.inf):  # the change may still be under way
+            if notes.read(directory, notes.Unconfirmed) != note:
+                continue  # it was confirmed, or its time has only begun
+            _go_back(args, note)
+            notes.remove(directory, notes.Unconfirmed)
+        _poke(args)
+        return 0
 
 
 def _go_back(args: argparse.Namespace, note: notes.Unconfirmed) -> None:
@@ -170,10 +178,11 @@ def _go_back(args: argparse.Namespace, note: notes.Unconfirmed) -> None:
 
 
 @contextmanager
-def _lock(directory: Path) -> Iterator[None]:
+def _lock(directory: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
     with private.opened(directory / LOCK) as handle:
-        if not private.lock(handle, _PATIENCE_S):
-            raise LbctlError(f"instance {directory.name} is going back just now", hint="see `lbctl history`")
+        if not private.lock(handle, patience_s):
+            what = f"instance {directory.name} is being changed, or going back, just now"
+            raise LbctlError(what, hint="see `lbctl history`")
         yield
 
 
