@@ -11,6 +11,7 @@ from reconciler.config.rules import (  # noqa: F401  importing a module register
     families,
     fullnat,
     health,
+    health_address,
     names,
     nodes,
     pools,

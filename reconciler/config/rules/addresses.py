@@ -46,6 +46,10 @@ def _node_not_unicast(node: Node) -> Iterator[Finding]:
         if reason := _not_unicast(address):
             message = f"{address} can't be a source address: it is {reason}"
             yield Finding(node.span, ("spec", "snatAddresses", i), message, _TAKE_UNICAST)
+    for address in node.health_addresses:
+        if reason := _not_unicast(address):
+            message = f"{address} can't be a healthAddress: it is {reason}"
+            yield Finding(node.span, ("spec", "healthAddress", f"ipv{address.version}"), message, _TAKE_UNICAST)
     for key, source in (("ipv4", node.tunnel_source.ipv4), ("ipv6", node.tunnel_source.ipv6)):
         if source and (reason := _not_unicast(source[0]) or _not_unicast(source[-1])):
             message = f"{source} can't be a source of tunnels: it is, or holds, {reason}"
@@ -155,7 +159,7 @@ def _vip_is_node_address(vip: Vip) -> Iterator[Finding]:
 
     The way out: a VIP needs an address of its own; remove it from the interfaces of endpoints.
     """
-    found = vip.around.fact(_owners).get(vip.number)
+    found = vip.around.fact(owners).get(vip.number)
     if found and not vip.endpoint:  # else vip-is-endpoint reports it
         what, node = found
         hint = "a VIP needs an address of its own"
@@ -165,7 +169,7 @@ def _vip_is_node_address(vip: Vip) -> Iterator[Finding]:
             yield Finding(service.span, vip_path(service, i), f"the VIP {address} is {what}", hint)
 
 
-def _owners(around: Surroundings) -> Mapping[int, tuple[str, Node]]:
+def owners(around: Surroundings) -> Mapping[int, tuple[str, Node]]:
     """The addresses that nodes have already, each with what it is, and the first node that has it."""
     owners: dict[int, tuple[str, Node]] = {}
     for node in around.nodes:

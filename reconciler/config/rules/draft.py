@@ -20,7 +20,7 @@ from reconciler.config.rules.rule import place
 from reconciler.config.rules.segments import number
 from reconciler.config.rules.sorted_numbers import SortedNumbers
 from reconciler.config.rules.surroundings import Surroundings
-from reconciler.model import Fleet, Mode, Node, Service
+from reconciler.model import CheckType, Fleet, HealthCheck, Mode, Node, Service, Through
 from reconciler.resource import Span
 
 K = TypeVar("K", bound=Hashable)
@@ -40,12 +40,14 @@ class Changed:
 
 
 class Draft:
-    """All services, pools and nodes. `numbers` are those of the addresses of all endpoints; `around` are the nodes."""
+    """All services, pools and nodes. `numbers` are those of the addresses of all endpoints; `around` are the nodes;
+    `through_vips` are the names of pools that are checked through VIPs."""
 
     def __init__(self) -> None:
         self.around = Surroundings(())
         self.numbers = SortedNumbers()
         self.needs: Needs = {}
+        self.through_vips: dict[str, None] = {}
         self._files: Sequence[FileParts] = ()
         self._declared: frozenset[tuple[str, str]] = frozenset()
         self._named: frozenset[str] = frozenset()
@@ -72,6 +74,8 @@ class Draft:
             self._orders.pop("services", None)
         if _regroup(self._pools, _pools_by_name(gone_pools), _pools_by_name(new_pools), _pool_place):
             self._orders.pop("pools", None)
+        for name in {members.pool.name for members in (*gone_pools, *new_pools)}:
+            self._note_check(name)
         uses |= {service.pool for service in (*gone, *new)}
         uses |= self._fallbacks_of(uses) | {name for name, _, _ in _named(gone_pools) ^ _named(new_pools)}
         uses |= {members.pool.name for members in (*gone_pools, *new_pools)}
@@ -195,6 +199,13 @@ class Draft:
                 owners.setdefault(value, (members, members.numbers.index(value)))
         return (Vip(value, self._vips[value], self.around, owners.get(value)) for value in numbers)
 
+    def _note_check(self, name: str) -> None:
+        members = self.pool(name)
+        if members is not None and is_through_vip(members.pool.health_check):
+            self.through_vips[name] = None
+        else:
+            self.through_vips.pop(name, None)
+
     def _users_of(self, names: Iterable[str]) -> Iterator[tuple[str, Members | None, Sequence[Service]]]:
         return ((name, self.pool(name), self._all_users(name)) for name in names)
 
@@ -244,6 +255,10 @@ class Draft:
             else:
                 del needs[key]
         self.needs = needs
+
+
+def is_through_vip(check: HealthCheck) -> bool:
+    return check.through is Through.VIP and check.type is not CheckType.NONE
 
 
 def _difference(before: Sequence[T], now: Sequence[T]) -> tuple[list[T], list[T]]:

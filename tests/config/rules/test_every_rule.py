@@ -23,6 +23,7 @@ from tests.config.rules import (
     test_families,
     test_fullnat,
     test_health,
+    test_health_address,
     test_names,
     test_nodes,
     test_pools,
@@ -37,8 +38,8 @@ from tests.config.rules import (
 EXPECTED = Path(__file__).parent / "expected"
 MODULES = (
     test_addresses, test_capacity, test_dsr, test_echo, test_fallback, test_families, test_fullnat, test_health,
-    test_names, test_nodes, test_pools, test_ports, test_sources, test_timeouts, test_topology, test_tunnels,
-    test_ways,
+    test_health_address, test_names, test_nodes, test_pools, test_ports, test_sources, test_timeouts, test_topology,
+    test_tunnels, test_ways,
 )  # fmt: skip
 CASES = {rule: case for module in MODULES for rule, case in module.CASES.items()}
 

@@ -54,7 +54,7 @@ def test_a_fallback_has_to_suit_the_services_of_the_other_pool(write, mode, endp
     first = pool(more="healthCheck: {type: tcp, through: vip}, whenNoneHealthy: fallback, fallbackPool: sorry")
     first = first if mode.startswith("dsr") else first.replace(", through: vip", "")
     faces = [f"{{name: e{i}, addresses: [10.{i}.0.1/24], mtu: 1600}}" for i in (1, 2)]
-    balancer = node(interfaces=", ".join(faces))
+    balancer = node(interfaces=", ".join(faces), more="healthAddress: {ipv4: 10.1.0.9}")
     text = first + pool("sorry", endpoints=endpoint) + service(more=f"mode: {mode}") + balancer
     assert rule in rules_of(load(write({"all.yaml": text})))
     fine = text.replace(endpoint, "{address: 10.2.0.99}")
