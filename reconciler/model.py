@@ -132,6 +132,13 @@ class Through(StrEnum):
     VIP = "vip"              # to the VIP on the endpoint, the way that requests take
 
 
+class CheckSize(StrEnum):
+    """How long the packets of a health check are."""
+
+    SMALL = "small"    # as long as the question is
+    FULL = "full"      # as long as the way is known to take
+
+
 class WhenNoneHealthy(StrEnum):
     """Who gets new connections when too few endpoints of a pool are healthy."""
 
@@ -225,10 +232,10 @@ class HealthCheck:
     """A check of whether an endpoint answers. `port` None means: the port that connections go to.
 
     `path`, `host`, `status` (the codes that count as healthy), `headers` and `text` (which the answer must have in
-    it) are for http and https, `server_name` (None means: `host`), `verify` and `ca` (PEM; None means: those of the
-    system) for https, `send` and `expect` for udp, `query` (a name), `record` and `rcode` for dns. `format` is for
-    agent, and so are `path` and `value` (the name of a number) unless it speaks in words. `rise` and `fall` are how
-    many answers in a row make an endpoint healthy, or unhealthy.
+    it) are for http and https, `size` for these and ping, `server_name` (None means: `host`), `verify` and `ca` (PEM;
+    None means: those of the system) for https, `send` and `expect` for udp, `query` (a name), `record` and `rcode` for
+    dns. `format` is for agent, and so are `path` and `value` (the name of a number) unless it speaks in words. `rise`
+    and `fall` are how many answers in a row make an endpoint healthy, or unhealthy.
     """
 
     type: CheckType = CheckType.NONE
@@ -238,6 +245,7 @@ class HealthCheck:
     rise: int = 2
     fall: int = 3
     through: Through = Through.ENDPOINT
+    size: CheckSize = CheckSize.SMALL
     path: str = "/"
     host: str | None = None
     status: tuple[int, ...] = (200,)

@@ -180,6 +180,8 @@ class Cause:
 
 Causes = Mapping[str, Mapping[str, Cause]]
 """By names of pools and ids of endpoints."""
+ANY_POOL = "*"
+"""The name under which causes have those of endpoints' own rows, which pools share."""
 
 
 @dataclass(frozen=True, slots=True)

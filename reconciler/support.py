@@ -19,7 +19,6 @@ from reconciler.model import (
     CheckType,
     Mode,
     Node,
-    OnUnhealthy,
     Pool,
     Protocol,
     Role,
@@ -139,8 +138,6 @@ def of_pool(pool: Pool, use: Use, node: Node) -> Iterator[Unsupported]:
     for endpoint in pool.endpoints if use.is_translated else ():
         yield from _ipv6((endpoint.address,), endpoint.span)
     yield from of_check(pool, node)
-    if pool.on_unhealthy is not OnUnhealthy.KEEP:
-        yield _value(pool, "onUnhealthy", pool.on_unhealthy, (OnUnhealthy.KEEP,))
 
 
 def of_check(pool: Pool, node: Node) -> Iterator[Unsupported]:

@@ -14,6 +14,7 @@ from reconciler.model import (
     Announce,
     Bgp,
     Capacity,
+    CheckSize,
     CheckType,
     Echo,
     Endpoint,
@@ -170,6 +171,8 @@ def health_checks(draw):
         own["status"] = draw(some(st.integers(100, 599), min_size=1))
         own["headers"] = draw(st.sampled_from([(), (("X-Probe", "a b"), ("X-Site", ""))]))
         own["text"] = draw(st.sampled_from([None, "rea\ndy", "☃"]))
+    if check in (CheckType.HTTP, CheckType.HTTPS, CheckType.PING):
+        own["size"] = draw(st.sampled_from(CheckSize))
     if check is CheckType.HTTPS:
         own["server_name"] = draw(st.sampled_from([None, "www.example.com"]))
         own["verify"] = draw(st.sampled_from(Verify))

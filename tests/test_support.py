@@ -112,7 +112,8 @@ AS_LEFT_OUT = {
         "Node.spec.interfaces.0.xdp": "auto", "Node.spec.undefinedTraffic": "drop", "Node.spec.vipBinding": "route",
         "Node.spec.icmpRedirects": "off", "Node.spec.packetTooBig": "answer", "Service.spec.echo": "reply",
         "Pool.spec.whenNoneHealthy": "all", "Pool.spec.onUnhealthy": "keep",
-        "Pool.spec.healthCheck.through": "endpoint", "Pool.spec.healthCheck.verify": "none",
+        "Pool.spec.healthCheck.through": "endpoint", "Pool.spec.healthCheck.size": "small",
+        "Pool.spec.healthCheck.verify": "none",
         "Pool.spec.healthCheck.record": "A", "Pool.spec.healthCheck.rcode": "NOERROR",
         "Pool.spec.healthCheck.format": "words",
     }.items()
@@ -143,7 +144,7 @@ WITHIN = {
 } | {
     f"Pool.spec.healthCheck.{key}": {f"Pool.spec.healthCheck.{name}": value for name, value in check.items()}
     for check, keys in (
-        ({"type": "http"}, ("path", "host", "status", "headers", "text")),
+        ({"type": "http"}, ("path", "host", "status", "headers", "text", "size=small", "size=full")),
         ({"type": "https"}, ("serverName", "verify=none", "verify=ca", "ca")),
         ({"type": "dns", "query": "example.org"}, (
             *(f"record={record}" for record in Record), *(f"rcode={rcode}" for rcode in Rcode))),
@@ -266,8 +267,6 @@ CASES = [
     (service(more="idleTimeout: 15m"), pool(), node(), "a.yaml:5: idleTimeout is not supported yet"),
     (service(), pool(more="healthCheck: {type: tcp, through: vip}"), node(),
      "b.yaml:5: healthCheck through vip needs an address that node lb1 checks from"),
-    (service(), pool(more="onUnhealthy: reset"), node(),
-     "b.yaml:5: onUnhealthy reset is not supported yet; supported: keep"),
     (service(), pool(endpoints=f"{{address: '{V6}'}}"), node(),
      f"b.yaml:5: the IPv6 address {V6} is not supported in mode nat yet; supported: IPv4"),
     (service(), pool(), node(more="snatPorts: 2000-3000"), "c.yaml:5: snatPorts is not supported yet"),
@@ -292,13 +291,14 @@ def test_it_is_said_what_is_missing_and_where(case):
 
 def test_all_that_is_missing_is_said_at_once_in_the_order_of_lines():
     web = service(more="mode: fullnat, protocol: sctp, idleTimeout: 15m")
+    checked = pool(more="healthCheck: {type: tcp, through: vip}")
     with pytest.raises(UnsupportedError) as raised:
-        desired_of(fleet_of(web, pool(more="onUnhealthy: reset"), node(more="snatPorts: 2000-3000")), None)
+        desired_of(fleet_of(web, checked, node(more="snatPorts: 2000-3000")), None)
     assert raised.value.message.splitlines() == [
         "node lb1 is asked for what this version can't do:",
         "  a.yaml:5: mode fullnat is not supported yet; supported: nat, dsr-l2, dsr-l3",
         "  a.yaml:5: idleTimeout is not supported yet",
-        "  b.yaml:5: onUnhealthy reset is not supported yet; supported: keep",
+        "  b.yaml:5: healthCheck through vip needs an address that node lb1 checks from",
         "  c.yaml:5: snatPorts is not supported yet",
     ]
 

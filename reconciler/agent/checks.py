@@ -23,6 +23,7 @@ from reconciler.health import roster, store
 from reconciler.health.state import State
 from reconciler.health.target import Target, Use
 from reconciler.health.wire import Edit, Messages, News, packed
+from reconciler.reconcile import RECORD
 from reconciler.wish.announcing import Leaving
 from reconciler.wish.drains import FILE as DRAINS
 from reconciler.wish.drains import Drain
@@ -139,7 +140,7 @@ class Checks:
             if self._ends.is_set():
                 return "ended"
             process = self._process = subprocess.Popen(
-                children.module("reconciler.health.checker", str(self._directory.absolute() / store.FILE)),
+                children.module("reconciler.health.checker", str(self._directory.absolute() / store.FILE), RECORD),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=children.DIRECTORY, env=children.ENVIRONMENT,
                 bufsize=0,
             )  # fmt: skip

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that checks: `python -m reconciler.health.checker FILE`.
+"""The process that checks: `python -m reconciler.health.checker FILE RECORD`.
 
 A process of its own, so that checks are on time whatever the agent works at, and the agent's rounds wait for no check.
 It hears on standard input what is to be checked, says on standard output what has changed, writes all it knows to
-FILE, and ends when the agent does, however that ends.
+FILE, and ends when the agent does, however that ends. RECORD is the name of the file beside it that is written with
+each change of the node.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ _PIPE_BYTES = 1 << 16
 class Checker:
     """The checks of one agent. `hear` and `say` are the descriptors of its pipes."""
 
-    def __init__(self, path: Path, hear: int, say: int) -> None:
+    def __init__(self, path: Path, record: str, hear: int, say: int) -> None:
         self._path, self._hear, self._say = path, hear, say
         self._messages = Messages()
         self._schedule = Schedule(socket.gethostname().encode(), random.Random())
         self._prober = Prober()
-        self._monitor = Monitor(self._prober, self._schedule, way_of=Through(path.parent).way)
+        self._monitor = Monitor(self._prober, self._schedule, way_of=Through(path.parent, record).way)
         self._store: Store | None = None
         self._told_s = self._suspect_s = 0.0
         self._trouble = ""
@@ -159,7 +160,7 @@ def main() -> None:
     say = os.dup(1)
     os.dup2(2, 1)
     with suppress(BrokenPipeError):  # the agent is gone
-        Checker(Path(sys.argv[1]), 0, say).run()
+        Checker(Path(sys.argv[1]), sys.argv[2], 0, say).run()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from hashlib import blake2b
 
 from reconciler.model import (
     Address,
+    CheckSize,
     CheckType,
     Endpoint,
     EndpointState,
@@ -111,6 +112,8 @@ Wanted = Mapping[Use, Target]
 def _digest_of(check: HealthCheck) -> bytes:
     """Of all parameters; pools share their checks, and it takes a hundred times as long as the rest of a target."""
     values = [(field.name, getattr(check, field.name)) for field in fields(check)]
+    if check.size is CheckSize.SMALL:
+        values.remove(("size", check.size))  # earlier versions had no other, and their states go on
     plain = [(name, str(value) if isinstance(value, str) else value) for name, value in values]
     return blake2b(repr(plain).encode(), digest_size=32).digest()
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way of checks through VIPs: from the prober's namespace, each socket with the mark of its endpoint's row.
 
-Rows are looked at again every second: an endpoint may get another number only long after its last one was given up.
+Rows are read again when the node was changed, a second after the last time at the earliest: an endpoint may get
+another number only long after its last one was given up.
 """
 
 from __future__ import annotations
@@ -9,26 +10,30 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from reconciler.errors import KernelError
+from reconciler.health.place import Place
 from reconciler.health.target import Target
 from reconciler.health.way import DIRECT, Way
 from reconciler.model import Address, Mode
 
 LOOK_S = 1.0
 
+_Mark = tuple[int, ...]
+
 
 class Through:
-    """`directory` is that of the instance."""
+    """`directory` is that of the instance, `record` the name of a file there that is written with each change of the
+    node."""
 
-    def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._directory, self._clock = directory, clock
+    def __init__(self, directory: Path, record: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory, self._record, self._clock = directory, directory / record, clock
         self._looked_s = float("-inf")
-        self._namespace = -1
-        self._content: tuple[bytes, bytes] = b"", b""
+        self._place: Place | None = None
+        self._mark: _Mark | None = None
         self._numbers: dict[Address, int] = {}
+        self._lacks_some = False
         self._lack = ""
 
     def way(self, target: Target) -> Way:
@@ -41,50 +46,72 @@ class Through:
             self._look()
             self._looked_s = self._clock()
         number = self._numbers.get(target.address, 0)
+        self._lacks_some |= not number
         lack = self._lack or ("" if number else "the endpoint is not in the data plane yet")
         tunnel = MARK_TUNNEL if target.mode is Mode.DSR_L3 else 0
-        return Way(mark=number | tunnel, namespace=self._namespace, lack=lack)
+        return Way(mark=number | tunnel, place=self._place, lack=lack)
+
+    def close(self) -> None:
+        if self._place is not None:
+            self._place.close()
+            self._place = None
 
     def _look(self) -> None:
-        from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6
-        from reconciler.kernel.instance import Instance
-        from reconciler.kernel.instance_maps import InstanceMaps
+        self._lack = self._find_place()
+        mark = _mark(self._record)
+        if self._lack or (mark == self._mark and not self._lacks_some):
+            return
+        self._lacks_some = False
+        try:
+            self._numbers = _numbers(self._directory)
+        except (KernelError, OSError) as error:
+            self._mark, self._lack = None, f"the data plane can't be read: {error}"
+        else:
+            self._mark = mark  # of before the reading: what was written meanwhile is read the next time
+
+    def _find_place(self) -> str:
+        """Have the namespace of the prober at hand, or say why there is none."""
         from reconciler.kernel.prober import FILE, is_namespace
 
         path = self._directory / FILE
-        self._lack = "" if is_namespace(path) else "this node has no address to check through VIPs from: healthAddress"
-        if self._namespace >= 0:
-            os.close(self._namespace)
-            self._namespace = -1
-        if self._lack:
-            return
-        with suppress(OSError):
-            self._namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if not is_namespace(path):
+            self.close()
+            return "this node has no address to check through VIPs from: healthAddress"
         try:
-            maps = InstanceMaps(Instance(self._directory.name, self._directory.parent))
-            narrow, wide = maps.joined(ENDPOINTS.name), maps.joined(ENDPOINTS6.name)
-        except (KernelError, OSError) as error:
-            self._lack = f"the data plane can't be read: {error}"
-            return
-        content = b"".join(narrow), b"".join(wide)
-        if content != self._content:
-            self._numbers = _numbers(narrow, wide)
-            self._content = content
+            status = path.stat()
+            if self._place is None or self._place.identity != (status.st_dev, status.st_ino):
+                self.close()
+                self._place = Place(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            self.close()
+            return f"the place that checks through VIPs come from can't be entered: {error.strerror}"
+        return ""
 
 
-def _numbers(narrow: tuple[bytes, bytes], wide: tuple[bytes, bytes]) -> dict[Address, int]:
-    """The first row of each address."""
+def _numbers(directory: Path) -> dict[Address, int]:
+    """The first row of each address, of those that the maps of an instance hold. Raises KernelError, OSError."""
     from ipaddress import IPv4Address, IPv6Address
 
-    from reconciler.dataplane.endpoint_table import table
-
-    found: dict[Address, int] = {}
-    rows = table(narrow, lambda: wide)
-    places = range(len(rows.numbers))
     import numpy as np
 
-    addresses = rows.endpoints(np.array(places, np.intp)) if len(places) else []
+    from reconciler.dataplane.endpoint_table import table
+    from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6
+    from reconciler.kernel.instance import Instance
+    from reconciler.kernel.instance_maps import InstanceMaps
+
+    maps = InstanceMaps(Instance(directory.name, directory.parent))
+    rows = table(maps.joined(ENDPOINTS.name), lambda: maps.joined(ENDPOINTS6.name))
+    found: dict[Address, int] = {}
+    addresses = rows.endpoints(np.arange(len(rows.numbers))) if len(rows.numbers) else []
     for number, (packed, _) in zip(rows.numbers.tolist(), addresses, strict=True):
         address = IPv4Address(packed) if len(packed) == len(bytes(4)) else IPv6Address(packed)
         found.setdefault(address, number)
     return found
+
+
+def _mark(path: Path) -> _Mark:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import nullcontext
 from dataclasses import dataclass
 
-from reconciler.kernel.netns import within
+from reconciler.health.place import Place
 from reconciler.model import Address
 
 SO_MARK = 36
@@ -22,12 +21,12 @@ _RESET = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """`source` None and `mark` 0: as the kernel chooses. `namespace` is a descriptor of the network namespace that the
-    sockets are made in, -1: the process's own. `lack` says why there is no way at all."""
+    """`source` None and `mark` 0: as the kernel chooses. `place` is where the sockets are made; None: in the network
+    namespace of the process. `lack` says why there is no way at all."""
 
     source: Address | None = None
     mark: int = 0
-    namespace: int = -1
+    place: Place | None = None
     lack: str = ""
 
 
@@ -44,8 +43,8 @@ def opened(address: Address, way: Way, kind: int = socket.SOCK_STREAM, protocol:
     A TCP connection is closed by a reset, so it leaves nothing behind: neither here, where ten thousand checks would
     fill the ports with TIME_WAIT, nor on the server.
     """
-    with within(way.namespace) if way.namespace >= 0 else nullcontext():
-        sock = socket.socket(family_of(address), kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    make = socket.socket if way.place is None else way.place.opened
+    sock = make(family_of(address), kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
     try:
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -31,7 +31,7 @@ from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted, each, once
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Endpoint, EndpointState, Pool, place_of
-from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.resource import ANY_POOL, Cause, Causes, Change, Context, Key, Reading, Resource
 from reconciler.ring_store import former_endpoints
 from reconciler.view import Facts, Use
 
@@ -83,6 +83,11 @@ class EndpointRow(Resource):
 
     def describe(self) -> dict[str, str]:
         return {"state": self.state}
+
+    def caused(self, before: Resource, causes: Causes) -> Cause | None:
+        if not isinstance(before, EndpointRow) or before.disabled == self.disabled or before.flaw:
+            return None
+        return causes.get(ANY_POOL, {}).get(self.id)
 
     def effect(self, after: Resource | None, context: Context) -> str:
         own, counts = None, context.live.connections

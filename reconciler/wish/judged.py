@@ -9,7 +9,7 @@ from math import inf
 
 from reconciler.health.pool import Members, Why, members
 from reconciler.health.state import Health, State
-from reconciler.model import DeadEndpoint, Endpoint, EndpointState, Pool, place_of
+from reconciler.model import DeadEndpoint, Endpoint, EndpointState, OnUnhealthy, Pool, place_of
 from reconciler.resource import Cause, Reason
 from reconciler.wish.drains import Drain
 from reconciler.wish.drains import changes_s as drains_change_s
@@ -27,7 +27,8 @@ class Moment:
 class Judged:
     """`pool` is as the manifests say, `wanted` as it is to be: the same object if nothing speaks against that. In the
     order of the pool's endpoints: the states of their targets, and their latest drain, which may be over. `changes_s`
-    is when it has to be judged again though nobody has told anything; infinite: never."""
+    is when it has to be judged again though nobody has told anything; infinite: never. `ends`: connections of an
+    endpoint that is down end."""
 
     pool: Pool
     wanted: Pool
@@ -35,19 +36,25 @@ class Judged:
     states: tuple[tuple[State, ...], ...]
     drains: tuple[Drain | None, ...]
     changes_s: float = inf
+    ends: bool = False
 
 
 def judged(
     pool: Pool, states: Sequence[tuple[State, ...]], drains: Sequence[Drain | None], at: Moment,
-    fallback: Judged | None = None,
+    fallback: Judged | None = None, *, only_datagrams: bool = False,
 ) -> Judged:  # fmt: skip
     """The judgement of a pool. The endpoints of its fallback are part of what is wanted also while they are not
-    needed, with no share of new connections: so all that they need is there when their time comes."""
+    needed, with no share of new connections: so all that they need is there when their time comes.
+
+    `only_datagrams`: nobody but services of UDP uses the pool. A client of UDP doesn't notice that its endpoint is
+    dead, and would send there for ever if that were a connection worth keeping.
+    """
+    ends = only_datagrams or pool.on_unhealthy is OnUnhealthy.RESET
     asked = tuple([_drained(endpoint, drain, at) for endpoint, drain in zip(pool.endpoints, drains, strict=True)])
     found = members(pool if asked == pool.endpoints else replace(pool, endpoints=asked), states, at.now_s)
     serving = [
-        _dead(e) if why is Why.DOWN else _weighed(e, weight)
-        for e, weight, why in zip(asked, found.weights, found.reasons, strict=True)
+        _dead(e, ends=ends) if _is_dead(e, why, of_endpoint) else _weighed(e, weight)
+        for e, weight, why, of_endpoint in zip(asked, found.weights, found.reasons, states, strict=True)
     ]
     if fallback is not None:
         serving = _with_fallback(serving, fallback, serves=found.fallback is not None)
@@ -56,7 +63,7 @@ def judged(
     times = [drains_change_s(filter(None, drains), at.epoch_s) + at.now_s - at.epoch_s]
     times += [] if found.changes_s is None else [found.changes_s]
     times += [] if fallback is None else [fallback.changes_s]
-    return Judged(pool, wanted, found, tuple(states), tuple(drains), min(times))
+    return Judged(pool, wanted, found, tuple(states), tuple(drains), min(times), ends)
 
 
 def causes(of: Judged, since_s: float, at: Moment) -> dict[str, Cause]:
@@ -65,7 +72,7 @@ def causes(of: Judged, since_s: float, at: Moment) -> dict[str, Cause]:
     found: dict[str, Cause] = {}
     for endpoint, why, states, drain in zip(of.pool.endpoints, of.members.reasons, of.states, of.drains, strict=True):
         name = place_of(endpoint.address, endpoint.port or 0)
-        if cause := _cause(name, of.pool, why, states, drain, since_s, at):
+        if cause := _cause(name, of.pool, why, states, drain, since_s, at, ends=of.ends):
             found[name] = cause
     if of.members.condition:
         for endpoint in of.wanted.endpoints:
@@ -91,8 +98,16 @@ def _weighed(endpoint: Endpoint, weight: int) -> Endpoint:
     return replace(endpoint, weight=weight) if is_asked else endpoint
 
 
-def _dead(endpoint: Endpoint) -> Endpoint:
-    return DeadEndpoint(endpoint.address, endpoint.port, 0, endpoint.state, endpoint.span)
+def _is_dead(endpoint: Endpoint, why: Why, states: Sequence[State]) -> bool:
+    """Whether checks found it dead; not if it serves all the same, as nobody of the pool is healthy."""
+    if why is Why.LAST_RESORT or endpoint.state is EndpointState.DISABLED:
+        return False
+    return any(state.health is Health.DOWN for state in states)
+
+
+def _dead(endpoint: Endpoint, *, ends: bool) -> Endpoint:
+    state = EndpointState.DISABLED if ends else endpoint.state
+    return DeadEndpoint(endpoint.address, endpoint.port, 0, state, endpoint.span)
 
 
 def _with_fallback(serving: Sequence[Endpoint], fallback: Judged, *, serves: bool) -> list[Endpoint]:
@@ -103,12 +118,13 @@ def _with_fallback(serving: Sequence[Endpoint], fallback: Judged, *, serves: boo
 
 
 def _cause(
-    name: str, pool: Pool, why: Why, states: Sequence[State], drain: Drain | None, since_s: float, at: Moment
-) -> Cause | None:
-    if drain is not None and drain.is_on(at.epoch_s):
+    name: str, pool: Pool, why: Why, states: Sequence[State], drain: Drain | None, since_s: float, at: Moment, *,
+    ends: bool,
+) -> Cause | None:  # fmt: skip
+    worst = next((state for state in states if state.health is Health.DOWN), None)
+    if drain is not None and drain.is_on(at.epoch_s) and not (ends and worst):
         return Cause(Reason.DRAIN, f"{name} is drained" + _by(drain))
-    if why is Why.DOWN:
-        worst = next((state for state in states if state.health is Health.DOWN), State())
+    if worst is not None and (why is Why.DOWN or (ends and why is not Why.LAST_RESORT)):
         return Cause(Reason.HEALTH, f"{name} is down: {words_of(pool, worst)}")
     if why is Why.CONFIGURED:
         return None

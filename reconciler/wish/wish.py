@@ -12,8 +12,8 @@ from reconciler.health import state as states
 from reconciler.health.roster import Line
 from reconciler.health.state import Health, State
 from reconciler.health.target import Asked, Target, Use, asked
-from reconciler.model import CheckType, Endpoint, Pool, Role, Service
-from reconciler.resource import Cause
+from reconciler.model import CheckType, Endpoint, Pool, Protocol, Role, Service, place_of
+from reconciler.resource import ANY_POOL, Cause
 from reconciler.view import NodeView
 from reconciler.wish.announcing import Announcing
 from reconciler.wish.drains import Drain, of_pool
@@ -145,7 +145,9 @@ class Wish:
         if found is not None and not watched.is_stale and at.now_s < found.changes_s:
             return found
         of_endpoints = [tuple(self.states[target.digest] for _, target in pairs) for pairs in watched.asked]
-        fresh = judged(watched.pool, of_endpoints, of_pool(self._drains, watched.pool), at, fallback)
+        drains = of_pool(self._drains, watched.pool)
+        only_datagrams = bool(watched.users) and all(user.protocol is Protocol.UDP for user in watched.users)
+        fresh = judged(watched.pool, of_endpoints, drains, at, fallback, only_datagrams=only_datagrams)
         if found is not None and found.wanted == fresh.wanted:
             fresh = replace(fresh, wanted=found.wanted)
         watched.judged, watched.is_stale = fresh, False
@@ -259,8 +261,12 @@ class Causes(Mapping[str, Mapping[str, Cause]]):
 
     def __init__(self, wish: Wish, at: Moment) -> None:
         self._judged, self._since_s, self._at = wish.judgements, wish.changed_s, at
+        self._any: _AnyPool | None = None
 
     def __getitem__(self, name: str) -> Mapping[str, Cause]:
+        if name == ANY_POOL:
+            self._any = self._any or _AnyPool(self, self._judged)
+            return self._any
         return causes(self._judged[name], self._since_s, self._at)
 
     def __iter__(self) -> Iterator[str]:
@@ -268,3 +274,27 @@ class Causes(Mapping[str, Mapping[str, Cause]]):
 
     def __len__(self) -> int:
         return len(self._judged)
+
+
+class _AnyPool(Mapping[str, Cause]):
+    """Why connections of endpoints end, or no longer do, by the ids of endpoints, whichever pool says so."""
+
+    def __init__(self, of: Causes, judgements: Mapping[str, Judged]) -> None:
+        self._causes = of
+        self._pools: dict[str, list[str]] = {}
+        for name, each in judgements.items():
+            if each.ends or any(each.drains):
+                for endpoint in each.pool.endpoints:
+                    self._pools.setdefault(place_of(endpoint.address, endpoint.port or 0), []).append(name)
+
+    def __getitem__(self, endpoint: str) -> Cause:
+        for name in self._pools[endpoint]:
+            if found := self._causes[name].get(endpoint):
+                return found
+        raise KeyError(endpoint)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pools)
+
+    def __len__(self) -> int:
+        return len(self._pools)

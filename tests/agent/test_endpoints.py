@@ -92,6 +92,18 @@ def test_an_endpoint_that_is_down_leaves_the_ring_and_comes_back(site):
     assert site.members() == BOTH
 
 
+def test_open_connections_of_a_dead_endpoint_end_if_the_pool_says_so(site, manifests):
+    edit(manifests / "pools.yaml", "{type: tcp}", "{type: tcp}\n  onUnhealthy: reset")
+    site.node.files_rested()
+    told = site.find(FIRST, Health.DOWN, error="refused")
+    assert "~ endpoint 10.2.0.1:8080" in told
+    assert "usable -> disabled" in told
+    assert told.count("because: 10.2.0.1:8080 is down: tcp check: refused") == 2  # of the ring, and of the row
+    told = site.find(FIRST, Health.UP, has_returned=True)
+    assert "disabled -> usable" in told
+    assert told.count("because: 10.2.0.1:8080 is up again") == 2
+
+
 def test_nobody_healthy_is_said_loudly_once_and_changes_what_was_left(site):
     site.find(FIRST, Health.DOWN)
     told = site.find(SECOND, Health.DOWN)
@@ -116,7 +128,7 @@ def test_a_drain_is_told_heeded_and_over(site):
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [
-        ("pools.yaml", "  endpoints:", "  onUnhealthy: reset\n  endpoints:", "is not supported yet"),
+        ("services.yaml", "round-robin", "least-connections", "is not supported yet"),
         ("pools.yaml", "endpoints:", "endpionts:", "unknown key"),
         ("services.yaml", "ports: [25]", "ports: [25]\n  idleTimeout: 15m", "is not supported yet"),
     ],

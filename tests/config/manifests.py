@@ -72,7 +72,7 @@ def _pool(p):
 
 _WEB = ("http", "https")
 OF_TYPES = {
-    "path": (*_WEB, "agent"), "host": _WEB, "status": _WEB, "headers": _WEB, "text": _WEB,
+    "size": (*_WEB, "ping"), "path": (*_WEB, "agent"), "host": _WEB, "status": _WEB, "headers": _WEB, "text": _WEB,
     "serverName": ("https",), "verify": ("https",), "ca": ("https",), "send": ("udp",), "expect": ("udp",),
     "query": ("dns",), "record": ("dns",), "rcode": ("dns",), "format": ("agent",), "value": ("agent",),
 }  # fmt: skip

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from reconciler.health.checks.http import MAX_ANSWER_BYTES, _chunks, request
+from reconciler.model import CheckSize
 from tests.health.run import LATE_S, outcome, said, target, until
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -219,3 +220,14 @@ def test_latency_is_of_the_whole_check(serve):
         connection.sendall(ok())
 
     assert outcome("http", serve(talk)).latency_s >= 0.05
+
+
+@pytest.mark.parametrize("fill", [0, 1, 1, 99, 130, 1000, 1448, 8948])
+def test_a_request_of_full_size_is_as_long_as_it_should_be_and_still_one(fill):
+    item = target("http", 80, size=CheckSize.FULL)
+    small, found = request(item), request(item, fill)
+    assert max(fill, len(small)) <= len(found) < max(fill, len(small)) + 16
+    lines = found.split(b"\r\n")
+    assert lines[-2:] == [b"", b""]
+    assert [line for line in lines if not line.startswith(b"X-Fill: ")] == small.split(b"\r\n")
+    assert all(len(line) <= 1000 for line in lines)

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -21,10 +21,15 @@ from scapy.layers.sctp import (
     SCTPChunkParamStateCookie,
 )
 
+from reconciler.health import place as places
 from reconciler.health.checks.sctp import crc32c
 from reconciler.health.way import SO_MARK, Way
-from reconciler.kernel import next_hop
+from reconciler.kernel import next_hop, xdp
+from reconciler.kernel.bpf import closing as closing_program
+from reconciler.kernel.bpf import load_program
+from reconciler.kernel.netns import within
 from reconciler.lab import netns
+from reconciler.model import CheckSize
 from tests.health.run import LATE_S, outcome, outcomes, target, until
 
 pytestmark = pytest.mark.kernel
@@ -108,6 +113,74 @@ def test_a_router_says_that_there_is_no_way(version):
         assert said(kind, STRANGER[version], port) == expected, kind
     assert said("udp", STRANGER[version], 80, expect="x") == expected
     assert said("udp", STRANGER[version], 80) == expected
+
+
+LONG_LOST = bytes.fromhex(
+    "6112040000000000" "6111000000000000" "0701000087050000" "b700000002000000" "2d21010000000000" "b700000001000000"
+    "9500000000000000"
+)
+"""r2 = data_end; r1 = data + 1415; r0 = XDP_PASS; if r1 <= r2: r0 = XDP_DROP; exit"""
+
+
+def lose_long_ones():
+    with closing_program(load_program("long_lost", LONG_LOST)) as program:
+        xdp.swap("t0", "native", program, None)
+
+
+@pytest.fixture
+def narrow():
+    """From here, packets of more than 1,400 bytes get lost on the way, and nobody says so."""
+    netns.inside(THERE, lose_long_ones)
+    yield
+    netns.ip(["link set t0 xdp off"], THERE)
+
+
+@both
+def test_a_ping_of_full_size_fails_where_large_packets_get_lost(version, ping_group, narrow):
+    full = CheckSize.FULL
+    assert said("ping", PEER[version]) == ("OK", "")
+    assert said("ping", PEER[version], timeout_s=LATE_S, size=full) == ("UNREACHED", "no answer within 200 ms")
+    netns.ip(["link set h0 mtu 1400"], HERE)  # now it is known
+    try:
+        assert said("ping", PEER[version], size=full) == ("OK", "")
+    finally:
+        netns.ip(["link set h0 mtu 1500"], HERE)
+
+
+def test_http_of_full_size_fails_where_large_packets_get_lost(narrow):
+    with http_server() as port:
+        assert said("http", PEER[4], port) == ("OK", "")
+        verdict, words = said("http", PEER[4], port, timeout_s=LATE_S, size=CheckSize.FULL)
+        assert verdict == "FAILED"
+        assert words == "connected, but full packets get lost on the way (MTU), 1448 bytes and their headers"
+        netns.ip([f"route replace 10.9.0.0/24 dev h0 src {OWN[4]} mtu 1400"], HERE)
+        assert said("http", PEER[4], port, size=CheckSize.FULL) == ("OK", "")
+        netns.ip([f"route replace 10.9.0.0/24 dev h0 src {OWN[4]}"], HERE)
+
+
+@contextmanager
+def http_server():
+    """Answers each request as soon as it is whole, however long it is; its port."""
+    with netns.inside(THERE, socket.create_server, ("0.0.0.0", 0)) as server:
+
+        def answer():
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection, suppress(OSError):
+                        data = b""
+                        connection.settimeout(1.0)
+                        while not data.endswith(b"\r\n\r\n"):
+                            data += connection.recv(4096)
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @both
@@ -310,3 +383,20 @@ def test_flood_of_answers_does_not_keep_the_others_waiting():
         flood.set()
         thread.join(20)
     assert sorted(result.verdict.name for _, result in found) == ["OK"] * 30 + ["UNREACHED"]
+
+
+def test_checks_of_another_namespace_go_there_once_for_many(monkeypatch):
+    visits = []
+    monkeypatch.setattr(places, "within", lambda handle: (visits.append(handle), within(handle))[1])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    place = places.Place(os.open(f"/run/netns/{HERE}", os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        with http_server() as port:
+            targets = [target("tcp", port, PEER[4], interval_s=float(i + 1)) for i in range(2 * places.AT_ONCE)]
+            found = outcomes(targets, Way(place=place))
+            assert {result.error for _, result in found} == {""}
+            assert len(visits) == 2
+            assert outcome("tcp", port, PEER[4], timeout_s=LATE_S).verdict.is_failure  # from outside
+    finally:
+        place.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

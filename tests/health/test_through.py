@@ -15,12 +15,12 @@ SERVER, VIP = ip_address("10.2.0.11"), ip_address("20.20.20.1")
 
 
 def test_a_check_of_an_own_address_goes_directly(tmp_path):
-    assert Through(tmp_path).way(Target(SERVER, 80, TCP)) is DIRECT
+    assert Through(tmp_path, "record").way(Target(SERVER, 80, TCP)) is DIRECT
 
 
 def test_without_a_place_to_check_from_nobody_is_checked_and_nobody_fails(tmp_path):
     target = Target(SERVER, 80, TCP, VIP, Mode.DSR_L3)
-    way = Through(tmp_path).way(target)
+    way = Through(tmp_path, "record").way(target)
     prober = Prober()
     prober.start(target, way)
     ((found, outcome),) = prober.poll()

@@ -26,7 +26,8 @@ from .conftest import LabMaker
 
 pytestmark = pytest.mark.kernel
 
-TUNNEL, PLAIN, FLAT = (IPv4Address(f"20.20.20.{number}") for number in (1, 2, 3))
+TUNNEL, PLAIN, FLAT, FULL = (IPv4Address(f"20.20.20.{number}") for number in (1, 2, 3, 4))
+POOLS = ("tunnel", "flat", "full", "plain")
 FIRST, SECOND = IPv4Address("10.2.0.11"), IPv4Address("10.2.0.12")
 CHECKER = "10.1.0.9"
 PATIENCE_S = 60
@@ -48,7 +49,7 @@ metadata: {{name: {name}}}
 spec: {{endpoints: {endpoints}, whenNoneHealthy: drop, healthCheck: {{{CHECK}{way}}}}}
 """ for name, vip, mode, way in (
             ("tunnel", TUNNEL, "dsr-l3", ", through: vip"), ("flat", FLAT, "dsr-l2", ", through: vip"),
-            ("plain", PLAIN, "dsr-l3", ""),
+            ("full", FULL, "dsr-l3", ", through: vip, size: full"), ("plain", PLAIN, "dsr-l3", ""),
         )),
         f"""\
 apiVersion: lbctl/v1
@@ -124,7 +125,7 @@ def site(start_lab: LabMaker, tmp_path: Path) -> Site:
     lab.serve_http()
     lab.apply(directory)
     found = Site(lab, directory, tmp_path / "log")
-    for pool in ("tunnel", "flat", "plain"):
+    for pool in POOLS:
         for address in (FIRST, SECOND):
             found.await_state(pool, address, Health.UP)
     return found
@@ -135,7 +136,7 @@ def broken(site: Site, *pools: str) -> Iterator[None]:
     """Within this, the first endpoint is down for these pools, and for nobody else; after it, all is well again."""
     for pool in pools:
         site.await_state(pool, FIRST, Health.DOWN)
-    for pool in ("tunnel", "flat", "plain"):
+    for pool in POOLS:
         for address in (FIRST, SECOND) if pool not in pools else (SECOND,):
             site.await_state(pool, address, Health.UP)
     yield
@@ -151,13 +152,13 @@ def test_each_way_in_which_direct_server_return_breaks_at_an_endpoint(site: Site
         site.on_first("ip", "route", "add", *vip)
 
     site.on_first("ip", "link", "set", "eth0", "xdp", "off")
-    with broken(site, "tunnel"):  # nobody unpacks tunnels
+    with broken(site, "tunnel", "full"):  # nobody unpacks tunnels
         lab.lbctl("apply", str(site.directory), "--node", "e11", "--auto-approve", host=host)
 
     lab.servers[FIRST].kill()
     lab.servers[FIRST].wait(PATIENCE_S)
     bound = lab.start(host, sys.executable, "-m", "http.server", "80", "--bind", str(FIRST))
-    with broken(site, "tunnel", "flat"):  # the server is bound to its own address
+    with broken(site, "tunnel", "flat", "full"):  # the server is bound to its own address
         assert "refused" in site.states("tunnel")[str(FIRST)][1]
         bound.kill()
         bound.wait(PATIENCE_S)
@@ -168,6 +169,12 @@ def test_each_way_in_which_direct_server_return_breaks_at_an_endpoint(site: Site
     with broken(site, "flat"):  # frames get to a router, which forwards all but those for the VIP
         own = lab.topology.link(host).mac
         lab.run("lb1", "ip", "neigh", "replace", str(FIRST), "lladdr", own, "dev", "back", "nud", "permanent")
+
+    port, mtu = lab.topology.link(host).port, lab.topology.link(host).segment_mtu_bytes
+    lab.run("switch", "ip", "link", "set", port, "mtu", "1400")
+    with broken(site, "full"):  # long packets get lost on the way, and nobody says so
+        assert "full packets get lost on the way (MTU)" in site.states("full")[str(FIRST)][1]
+        lab.run("switch", "ip", "link", "set", port, "mtu", str(mtu))
 
     # Another way back to who checks, which is no fault by itself.
     switch, segment = lab.netns("switch"), lab.topology.link(host).segment
@@ -181,7 +188,7 @@ def test_each_way_in_which_direct_server_return_breaks_at_an_endpoint(site: Site
     site.await_answers(checks + 20)
     assert site.states("tunnel")[str(FIRST)][0] is site.states("flat")[str(FIRST)][0] is Health.UP
     netns.write_sysctls(lab.netns(host), {"net/ipv4/conf/eth0/rp_filter": "1"})
-    with broken(site, "tunnel", "flat"):
+    with broken(site, "tunnel", "flat", "full"):
         netns.write_sysctls(lab.netns(host), {"net/ipv4/conf/eth0/rp_filter": "2"})
 
 

@@ -11,7 +11,7 @@ from reconciler.errors import SnapshotError
 from reconciler.health.row import Clocks
 from reconciler.health.state import Health, State
 from reconciler.health.target import Use
-from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.endpoint import EndpointKind, EndpointRow, rows_of
 from reconciler.kinds.ring import build
 from reconciler.model import (
     Algorithm,
@@ -22,6 +22,7 @@ from reconciler.model import (
     HealthCheck,
     Interface,
     Node,
+    OnUnhealthy,
     Pool,
     Protocol,
     Service,
@@ -289,3 +290,68 @@ def test_a_snapshot_knows_what_the_node_knows(wish, clock):
 def test_a_snapshot_with_damage_is_refused(endpoints):
     with pytest.raises(SnapshotError):
         known_from_json({"endpoints": endpoints}, Clocks(0.0, 0.0))
+
+
+def rows(found):
+    """Which endpoints' connections end, by the rows that the node is to hold."""
+    of_endpoints = [EndpointKind.joined(list(claims)) for claims in _claims(found).values()]
+    return {row.address.packed[3] for row, _ in of_endpoints if row.disabled}
+
+
+def _claims(found):
+    claims = {}
+    for each in found.pools.values():
+        for row in rows_of(each):
+            claims.setdefault(row.key, []).append((row, None))
+    return claims
+
+
+@pytest.mark.parametrize(
+    ("more", "protocol", "ended"),
+    [
+        ({}, Protocol.TCP, set()),
+        ({"on_unhealthy": OnUnhealthy.RESET}, Protocol.TCP, {2}),
+        ({}, Protocol.UDP, {2}),  # a client of UDP would never notice
+        ({"on_unhealthy": OnUnhealthy.RESET, "when_none_healthy": WhenNoneHealthy.DROP}, Protocol.TCP, {2}),
+    ],
+)
+def test_open_connections_of_a_dead_endpoint_stay_or_end(wish, more, protocol, ended):
+    asked = view(pool(**more), services=[replace(service(), protocol=protocol)])
+    wish.of(asked)
+    down(wish, 2)
+    found = wish.of(asked)
+    assert rows(found) == ended
+    (row,) = [row for row in rows_of(found.pools["web"]) if row.address == address(2)]
+    cause = row.caused(replace(row, disabled=False), found.causes) if ended else None
+    assert cause is None or cause.text == "10.2.0.2:8080 is down: tcp check: refused"
+    down(wish, 2, state=State(Health.UP, wish._clock(), has_returned=True))
+    found = wish.of(asked)
+    assert rows(found) == set()
+    if ended:
+        assert replace(row, disabled=False).caused(row, found.causes).text == "10.2.0.2:8080 is up again"
+
+
+def test_connections_of_all_end_if_all_are_down_unless_all_serve(wish):
+    for kind, ended in ((WhenNoneHealthy.ALL, set()), (WhenNoneHealthy.DROP, {1, 2, 3})):
+        asked = view(pool(on_unhealthy=OnUnhealthy.RESET, when_none_healthy=kind))
+        wish.of(asked)
+        down(wish, 1, 2, 3)
+        assert rows(wish.of(asked)) == ended
+
+
+def test_a_server_that_another_pool_keeps_keeps_its_connections(wish):
+    both = [service(), service("mail", "mail", 25)]
+    asked = view(pool(on_unhealthy=OnUnhealthy.RESET), pool("mail", health_check=HealthCheck()), services=both)
+    wish.of(asked)
+    down(wish, 2)
+    assert rows(wish.of(asked)) == set()
+
+
+def test_a_draining_endpoint_that_dies_is_dead(wish, clock):
+    asked = view(pool(on_unhealthy=OnUnhealthy.RESET))
+    wish.drain([Drain(address(2), None, "web", clock.now_s)])
+    wish.of(asked)
+    down(wish, 2)
+    found = wish.of(asked)
+    assert isinstance(found.pools["web"].endpoints[1], DeadEndpoint)
+    assert rows(found) == {2}

@@ -8,18 +8,33 @@ are read.
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 from ipaddress import ip_address
 
 from reconciler.health.checks.tls import Failure, secured, untimely, words_of
-from reconciler.health.checks.wait import Check, Late, Plain, Stream, Waiting, connect, in_words
+from reconciler.health.checks.wait import (
+    Check,
+    Late,
+    Plain,
+    Stream,
+    Waiting,
+    connect,
+    in_words,
+    is_unheard,
+    room_in_a_packet,
+)
 from reconciler.health.outcome import OK, Outcome, failed, of_errno, quoted
 from reconciler.health.target import Target
 from reconciler.health.way import Way, opened
+from reconciler.model import CheckSize
 
 MAX_ANSWER_BYTES = 4096
+MAX_FILL_BYTES, FILL_LINE_BYTES = 8960, 1000
+"""A packet of 9,000 bytes is the longest that networks take; lines of a request may be 8 kB long for most servers."""
+_FILL_BYTES = len("X-Fill: \r\n")
 _INTERIM = (100, 102, 103)
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\n]*|\r)?\n")
 _CHUNKED = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\r?\n", re.IGNORECASE)
@@ -32,7 +47,7 @@ _LAST_CHUNK = b"\n0\r\n\r\n"
 def http(target: Target, way: Way) -> Check:
     with opened(target.asked, way) as sock:
         yield from connect(sock, target)
-        return (yield from _asked(Plain(sock), target))
+        return (yield from _asked(Plain(sock), target, sock))
 
 
 def https(target: Target, way: Way) -> Check:
@@ -45,7 +60,7 @@ def https(target: Target, way: Way) -> Check:
         except Late:
             return failed(f"connected, but no TLS within {in_words(check.timeout_s)}")
         if not isinstance(secure, Failure):
-            return (yield from _asked(secure, target))
+            return (yield from _asked(secure, target, sock))
     return (yield from untimely(target, way, name)) if secure.is_untimely else secure.outcome
 
 
@@ -63,10 +78,13 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _asked(stream: Stream, target: Target) -> Check:
+def _asked(stream: Stream, target: Target, sock: socket.socket) -> Check:
     check = target.check
     text = check.text.encode() if check.text is not None else None
-    found = yield from exchanged(stream, target, MAX_ANSWER_BYTES if text else 0, check.status, text)
+    fill = min(room_in_a_packet(sock), MAX_FILL_BYTES) if check.size is CheckSize.FULL else 0
+    found = yield from exchanged(stream, target, MAX_ANSWER_BYTES if text else 0, check.status, text, fill)
+    if fill and isinstance(found, Outcome) and found.verdict.is_failure and is_unheard(sock):
+        return failed(f"connected, but full packets get lost on the way (MTU), {fill} bytes and their headers")
     if isinstance(found, Outcome):
         return found
     status, body = found
@@ -79,12 +97,14 @@ def _asked(stream: Stream, target: Target) -> Check:
 
 
 def exchanged(
-    stream: Stream, target: Target, body_bytes: int, expected: Collection[int], text: bytes | None = None
-) -> Waiting[tuple[int, bytes] | Outcome]:
-    """Ask, and read the status of the answer and `body_bytes` of its body, or less if it ends before or has the
-    `text`; or say why there is no answer. Interim answers (103 and the like) are skipped unless they are expected."""
+    stream: Stream, target: Target, body_bytes: int, expected: Collection[int], text: bytes | None = None,
+    fill: int = 0,
+) -> Waiting[tuple[int, bytes] | Outcome]:  # fmt: skip
+    """Ask, by `fill` bytes at least, and read the status of the answer and `body_bytes` of its body, or less if it
+    ends before or has the `text`; or say why there is no answer. Interim answers (103 and the like) are skipped unless
+    they are expected."""
     try:
-        yield from stream.send(request(target))
+        yield from stream.send(request(target, fill))
         return (yield from _answer(stream, body_bytes, expected, text))
     except Late:
         return failed(f"connected, but no whole answer within {in_words(target.check.timeout_s)}")
@@ -95,8 +115,8 @@ def exchanged(
 
 
 @lru_cache(maxsize=32_768)
-def request(target: Target) -> bytes:
-    """What is sent; it takes as long to write as all else that Python does for a check."""
+def request(target: Target, fill: int = 0) -> bytes:
+    """What is sent, of `fill` bytes at least; it takes as long to write as all else that Python does for a check."""
     check = target.check
     host = check.host
     if host is None:
@@ -106,7 +126,10 @@ def request(target: Target) -> bytes:
     own = {name.lower() for name, _ in check.headers}
     usual_headers = (("Host", host), ("User-Agent", "lbctl"), ("Accept", "*/*"), ("Connection", "close"))
     headers = [*(pair for pair in usual_headers if pair[0].lower() not in own), *check.headers]
-    return "".join((f"GET {check.path} HTTP/1.1\r\n", *(f"{k}: {v}\r\n" for k, v in headers), "\r\n")).encode()
+    head = "".join((f"GET {check.path} HTTP/1.1\r\n", *(f"{k}: {v}\r\n" for k, v in headers)))
+    while (left := fill - len(head) - len("\r\n")) > 0:
+        head += f"X-Fill: {'x' * max(1, min(left, FILL_LINE_BYTES) - _FILL_BYTES)}\r\n"
+    return f"{head}\r\n".encode()
 
 
 def _answer(

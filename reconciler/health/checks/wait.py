@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from collections.abc import Generator
 from select import EPOLLIN, EPOLLOUT
 from typing import Protocol, TypeVar
@@ -18,6 +19,9 @@ Waiting = Generator[tuple[socket.socket, int], None, T]
 Check = Waiting[Outcome]
 
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
+_IP_MTU_DISCOVER, _IP_MTU, _IPV6_MTU_DISCOVER, _IPV6_MTU, _DO = 10, 14, 23, 24, 2
+_IP_HEADER_BYTES, _IPV6_HEADER_BYTES = 20, 40
+_UNACKED = struct.Struct("=24xI")
 
 
 class Late(Exception):
@@ -32,6 +36,31 @@ def connect(sock: socket.socket, target: Target) -> Waiting[None]:
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, "connect")
+
+
+def room_in_a_packet(sock: socket.socket) -> int:
+    """How many bytes of a connected TCP socket, or of a datagram with its header, go into one packet on the way as it
+    is known (RFC 1191, RFC 8201)."""
+    if sock.type == socket.SOCK_STREAM:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    if sock.family == socket.AF_INET:
+        return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU) - _IP_HEADER_BYTES
+    return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU) - _IPV6_HEADER_BYTES
+
+
+def forbid_fragments(sock: socket.socket) -> None:
+    """Have datagrams sent whole, or not at all."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _DO)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _DO)
+
+
+def is_unheard(sock: socket.socket) -> bool:
+    """Whether a TCP connection has sent what nobody has acknowledged (tcpi_unacked of struct tcp_info)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size)
+    (unacknowledged,) = _UNACKED.unpack(info)
+    return int(unacknowledged) > 0
 
 
 class Stream(Protocol):
