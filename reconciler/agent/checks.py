@@ -45,11 +45,12 @@ UNCHANGED = Leaving("", 0.0)
 class Found:
     """What has come since somebody asked. `drains` None, and `leaving` UNCHANGED: they are as before.
     `suspect_until_s`: until when the node suspects itself, by the monotonic clock; 0: it doesn't any more, None: as
-    before."""
+    before; `suspect_why`: what of it is the matter, if that is known."""
 
     states: dict[bytes, State] = field(default_factory=dict)
     drains: tuple[Drain, ...] | None = None
     suspect_until_s: float | None = None
+    suspect_why: str = ""
     troubles: list[str] = field(default_factory=list)
     leaving: Leaving | None = UNCHANGED
 
@@ -170,7 +171,7 @@ class Checks:
                 with self._lock:
                     self._found.states.update(news.states)
                     if news.suspect_until_s is not None:
-                        self._found.suspect_until_s = news.suspect_until_s
+                        self._found.suspect_until_s, self._found.suspect_why = news.suspect_until_s, news.suspect_why
                     if news.trouble:
                         self._found.troubles.append(news.trouble)
                 self._ring()

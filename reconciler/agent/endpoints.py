@@ -96,7 +96,7 @@ class Endpoints:
         for trouble in found.troubles:
             self._report.say(f"{self._report.style.bad(CHECKS)}: {trouble}")
         if found.suspect_until_s is not None:
-            self._tell_suspicion(found.suspect_until_s)
+            self._tell_suspicion(found.suspect_until_s, found.suspect_why)
             self.wish.announcing.suspect_until_s = found.suspect_until_s
             self._is_pending = True
         if found.states:
@@ -186,9 +186,10 @@ class Endpoints:
                 announcing_.write(self._directory / announcing_.FILE, stored)
             self._written = stored
 
-    def _tell_suspicion(self, until_s: float) -> None:
+    def _tell_suspicion(self, until_s: float, why: str) -> None:
         if until_s and not self._is_suspect:
             text = "CheckerSuspect: nearly all endpoints fell silent at once, so this node may be the culprit"
+            text += f" ({safe.line(why)})" if why else ""
             self._report.alarm(f"{text}; none goes down for {max(0.0, until_s - self._clock()):.1f} s")
         elif not until_s and self._is_suspect:
             self._report.say("This node does not suspect itself any more.")

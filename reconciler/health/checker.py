@@ -29,6 +29,7 @@ from reconciler.health.store import Progress, Store, clocks
 from reconciler.health.target import Target
 from reconciler.health.through import Through
 from reconciler.health.wire import Edit, Messages, News, packed
+from reconciler.kernel import next_hop
 
 LISTEN_S = 0.05
 """How long edits may go unheard."""
@@ -48,7 +49,8 @@ class Checker:
         self._messages = Messages()
         self._schedule = Schedule(socket.gethostname().encode(), random.Random())
         self._prober = Prober()
-        self._monitor = Monitor(self._prober, self._schedule, way_of=Through(path.parent, record).way)
+        way_of = Through(path.parent, record).way
+        self._monitor = Monitor(self._prober, self._schedule, way_of=way_of, lack_of_way=_lack_of_way)
         self._store: Store | None = None
         self._told_s = self._suspect_s = 0.0
         self._trouble = ""
@@ -77,7 +79,8 @@ class Checker:
             is_new, self._suspect_s = suspect_s != self._suspect_s, suspect_s
             if transitions or is_new:
                 changed = {change.target.digest: change.after for change in transitions}
-                self._send(News(changed, suspect_s if is_new else None))
+                why = suspicion.why if suspicion is not None else ""
+                self._send(News(changed, suspect_s if is_new else None, why))
 
     def _write(self, target: Target, store: Store, times: Clocks) -> None:
         state = self._monitor.states.get(target)
@@ -151,6 +154,10 @@ class Checker:
         data = packed(news)
         while data:
             data = data[os.write(self._say, data) :]
+
+
+def _lack_of_way(target: Target) -> str:
+    return next_hop.lack_of_way(target.address)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from reconciler.health import suspicion as suspicions
 from reconciler.health.outcome import Outcome, Verdict
 from reconciler.health.schedule import Schedule
 from reconciler.health.state import Health, State
-from reconciler.health.suspicion import Suspicion
+from reconciler.health.suspicion import MIN_HOSTS, MIN_HOSTS_CUT_OFF, Suspicion
 from reconciler.health.target import Target, Use, Wanted
 from reconciler.health.way import DIRECT, Way
 from reconciler.model import Address
@@ -45,7 +45,8 @@ class Transition:
 
 
 class Monitor:
-    """`known` are the states that an earlier process left, by target; `way_of` says how a target is reached."""
+    """`known` are the states that an earlier process left, by target; `way_of` says how a target is reached, and
+    `lack_of_way` what of the node keeps packets from it; empty: nothing."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Monitor:
         known: Mapping[Target, State] | None = None,
         way_of: Callable[[Target], Way] = lambda target: DIRECT,
         clock: Callable[[], float] = time.monotonic,
+        lack_of_way: Callable[[Target], str] = lambda target: "",
     ) -> None:
         self.max_in_flight = 1
         self.suspicion: Suspicion | None = None
@@ -62,6 +64,7 @@ class Monitor:
         self._schedule = schedule
         self._known = dict(known or {})
         self._way_of = way_of
+        self._lack_of_way = lack_of_way
         self._clock = clock
         self._wanted: dict[Use, Target] = {}
         self._users: dict[Target, int] = {}
@@ -171,8 +174,12 @@ class Monitor:
         if outcome.verdict is not Verdict.UNREACHED:
             return False
         since_s = state.since_s if state.health is Health.UNKNOWN else state.streak_since_s if state.streak else now_s
-        is_suspect = suspicions.looks_suspect(reversed(self._latest.values()), since_s, now_s)
-        self.suspicion = suspicions.after(self.suspicion, is_suspect, now_s, target.interval_s)
+        episode = self.suspicion
+        is_on = episode is not None and (episode.holds(now_s) or now_s - episode.seen_s < target.interval_s)
+        why = episode.why if episode is not None and is_on else self._lack_of_way(target)
+        enough = MIN_HOSTS_CUT_OFF if why else MIN_HOSTS
+        is_suspect = suspicions.looks_suspect(reversed(self._latest.values()), since_s, now_s, enough)
+        self.suspicion = suspicions.after(self.suspicion, is_suspect, now_s, target.interval_s, why)
         return self.suspicion is not None and self.suspicion.holds(now_s)
 
 

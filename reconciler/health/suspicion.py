@@ -9,9 +9,10 @@ what happens if nobody is left. Only silence is suspicious: a refusal or a wrong
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-MIN_HOSTS = 10
+MIN_HOSTS, MIN_HOSTS_CUT_OFF = 10, 1
+"""So many hosts are enough to tell; and where the node itself has no way to a silent one: no route, or no carrier."""
 SILENT_PERCENT = 80
 SAMPLE = 1000
 HOLD_INTERVALS = 2
@@ -20,17 +21,21 @@ MIN_WINDOW_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """One episode: from `began_s`, nobody goes down until `until_s`; `seen_s` is when it was last the case."""
+    """One episode: from `began_s`, nobody goes down until `until_s`; `seen_s` is when it was last the case. `why` says
+    what of the node is the matter, as far as that is known."""
 
     began_s: float
     until_s: float
     seen_s: float
+    why: str = ""
 
     def holds(self, now_s: float) -> bool:
         return now_s < self.until_s
 
 
-def looks_suspect(latest: Iterable[tuple[float, bool]], since_s: float, now_s: float) -> bool:
+def looks_suspect(
+    latest: Iterable[tuple[float, bool]], since_s: float, now_s: float, min_hosts: int = MIN_HOSTS
+) -> bool:
     """Whether most hosts have been silent since then.
 
     `latest` has for each host when it last answered, or should have, and whether it was silent; the newest first. A
@@ -43,12 +48,14 @@ def looks_suspect(latest: Iterable[tuple[float, bool]], since_s: float, now_s: f
             break
         hosts += 1
         silent += is_silent
-    return hosts >= MIN_HOSTS and 100 * silent >= SILENT_PERCENT * hosts
+    return hosts >= min_hosts and 100 * silent >= SILENT_PERCENT * hosts
 
 
-def after(suspicion: Suspicion | None, is_suspect: bool, now_s: float, interval_s: float) -> Suspicion | None:
+def after(
+    suspicion: Suspicion | None, is_suspect: bool, now_s: float, interval_s: float, why: str = ""
+) -> Suspicion | None:
     """The suspicion after somebody would have gone down. An episode holds once, however long it lasts; it is over when
     it wasn't seen for two intervals."""
     if suspicion is not None and (suspicion.holds(now_s) or now_s - suspicion.seen_s < HOLD_INTERVALS * interval_s):
-        return Suspicion(suspicion.began_s, suspicion.until_s, now_s) if is_suspect else suspicion
-    return Suspicion(now_s, now_s + HOLD_INTERVALS * interval_s, now_s) if is_suspect else None
+        return replace(suspicion, seen_s=now_s) if is_suspect else suspicion
+    return Suspicion(now_s, now_s + HOLD_INTERVALS * interval_s, now_s, why) if is_suspect else None

@@ -30,10 +30,11 @@ class Edit:
 @dataclass(frozen=True, slots=True)
 class News:
     """From the process that checks: the new states of targets, by their digests, and until when it suspects the node
-    itself (by the monotonic clock; 0: it doesn't, None: as before)."""
+    itself (by the monotonic clock; 0: it doesn't, None: as before), and what of it is the matter, if that is known."""
 
     states: Mapping[bytes, State] = field(default_factory=dict)
     suspect_until_s: float | None = None
+    suspect_why: str = ""
     trouble: str = ""
 
 

@@ -50,8 +50,8 @@ class World:
             results.append((target, OUTCOMES[answer]))
         return results
 
-    def monitor(self, known=None):
-        return Monitor(self, Schedule(b"lb1", random.Random(3)), known, clock=self.clock)
+    def monitor(self, known=None, lack=lambda target: ""):
+        return Monitor(self, Schedule(b"lb1", random.Random(3)), known, clock=self.clock, lack_of_way=lack)
 
 
 OUTCOMES = {
@@ -409,6 +409,33 @@ def test_what_was_down_before_does_not_make_suspicious():
     run(world, monitor, 8.0)
     assert [health(monitor, i) for i in range(100, 110)] == [Health.DOWN] * 6 + [Health.UP] * 4
     assert monitor.suspicion is None
+
+
+@pytest.mark.parametrize(("lack", "held"), [("interface back has no carrier", True), ("", False)])
+def test_an_uplink_that_is_down_is_suspicious_however_few_are_behind_it(lack, held):
+    world = World()
+    world.servers |= {address(i): "u" for i in range(3)}
+    monitor = world.monitor(lack=lambda target: lack)
+    monitor.want(web(*range(3)), ROOM)
+    run(world, monitor, 10.0)
+    world.servers |= {address(i): "s" for i in range(3)}
+    run(world, monitor, 6.5 if held else 7.5)  # the first one would be down after 3 s at the earliest
+    assert {health(monitor, i) for i in range(3)} == {Health.UP if held else Health.DOWN}
+    assert (monitor.suspicion.why if held else monitor.suspicion) == (lack if held else None)
+    found = run(world, monitor, 20.0)  # two intervals later they go down, once and for all
+    assert {health(monitor, i) for i in range(3)} == {Health.DOWN}
+    assert len(found) == (3 if held else 0)
+
+
+def test_one_silent_host_is_no_uplink_that_is_down():
+    world = World()
+    world.servers |= {address(i): "u" for i in range(3)}
+    monitor = world.monitor(lack=lambda target: "interface back has no carrier")
+    monitor.want(web(*range(3)), ROOM)
+    run(world, monitor, 10.0)
+    world.servers[address(0)] = "s"
+    ((_, item),) = run(world, monitor, 7.5)
+    assert item.after.health is Health.DOWN
 
 
 def test_who_refuses_goes_down_although_the_others_are_silent():

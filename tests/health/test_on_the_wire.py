@@ -201,6 +201,19 @@ def test_link_that_is_down_is_no_fault_of_the_target(version):
     assert (verdict, words) == ("UNREACHED", "network unreachable")
 
 
+def test_it_is_known_what_of_the_node_keeps_packets_from_an_address():
+    def lack(address):
+        return netns.inside(HERE, next_hop.lack_of_way, ip_address(address))
+
+    assert [lack(address) for address in (PEER[4], NOBODY[4], STRANGER[4], PEER[6], "127.0.0.1")] == [""] * 5
+    assert lack("192.0.2.1") == "this node has no route to it"
+    netns.ip(["link set t0 down"], THERE)
+    try:
+        assert lack(PEER[4]) == lack(STRANGER[4]) == "interface h0 has no carrier"
+    finally:
+        netns.ip(["link set t0 up", f"address replace {PEER[6]}/64 dev t0 nodad"], THERE)
+
+
 @both
 def test_udp_without_an_expected_answer_knows_that_nobody_is_there(version):
     """Also again and again: the kernel asks for the neighbour anew each time."""
