@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TypeVar
 
+from reconciler import progress
 from reconciler.importers import manifests
 from reconciler.importers.assemble import NODE_MISSING, default_name
 from reconciler.importers.draft import Endpoint, Imported, Manifest, Notices, Service, bare
-from reconciler.importers.live_weights import ring_size, weights_of
+from reconciler.importers.live_weights import build_first_tries, ring_size, weights_of
 from reconciler.importers.names import Names, label
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.announcement import Announcement
@@ -35,6 +36,8 @@ from reconciler.live import read_live, with_connections
 from reconciler.model import Address, Algorithm, Echo, Mode, Protocol, VipBinding
 from reconciler.resource import Live, Resource
 
+_TRIED_AT_ONCE = 256
+"""Pools whose rings are built together; more would not be kept until they are looked at."""
 _Found = TypeVar("_Found", bound=Resource)
 
 
@@ -96,8 +99,10 @@ def _members(
 ) -> dict[str, dict[str, Endpoint]]:
     """Pool → id → endpoint, of the endpoints that take connections."""
     pools: dict[str, dict[str, Endpoint]] = {}
-    for name, group in groupby(rings, key=lambda ring: _pool_of(ring.name)):
-        of_pool = list(group)
+    grouped = [(name, list(group)) for name, group in groupby(rings, key=lambda ring: _pool_of(ring.name))]
+    for number, (name, of_pool) in enumerate(progress.each("finding weights", grouped, "pools")):
+        if number % _TRIED_AT_ONCE == 0:
+            build_first_tries((some for _, some in grouped[number : number + _TRIED_AT_ONCE]), rows)
         for member in sorted({member for ring in of_pool for member in ring.members} - rows.keys()):
             notices.add(0, f"pool {bare(name)} uses {bare(member)}: it is left out")
         weights, exact = weights_of(of_pool, rows)
