@@ -9,6 +9,7 @@ that changes hands is in transition for as long as open connections may need its
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 from zlib import crc32
 
@@ -16,13 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconciler.dataplane import chunks, slots
-from reconciler.dataplane.chunks import FreeLines, Place
+from reconciler.dataplane.chunks import Form, FreeLines, Place
 from reconciler.dataplane.layout import CHUNK_LINES, RING_CHUNKS, RINGS, SERVICE_MAPS, ModeCode
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.rows import Head, Number
 from reconciler.dataplane.slots import Held, Words
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
+
+SlotsOfMany = NDArray[np.uint32]
+WordsOfMany = NDArray[np.uint64]
+"""A line for each of several rings."""
+
+_SLOTS_TOGETHER = 1 << 19
+"""Slots of rings that are worked out together: more take memory that no cache holds."""
 
 UDP = 17
 PINGS = (1, 58)
@@ -51,7 +59,13 @@ class Rings:
 
     def write_slots(self, place: Place, slots_: Slots) -> None:
         """Write all slots of a ring where it lies."""
-        self._bytes(place)[:] = place.form.written(slots_)
+        self.write(place, place.form.written(slots_), None)
+
+    def write(self, place: Place, content: NDArray[np.uint8], rows: Words | None) -> None:
+        """Write the bytes of all slots of a ring where it lies, and its rows."""
+        self._bytes(place)[:] = content
+        if rows is not None:
+            self.rows(place)[:] = rows
 
     def end_transitions(self, place: Place, over: NDArray[np.intp]) -> None:
         """Take the marks off some of the slots where they lie."""
@@ -130,17 +144,23 @@ class RingWriter:
         except KernelError as error:
             self._outcomes = dict.fromkeys(indexes, error)
 
-    def write(self, index: int, endpoints: Slots, dead: Slots | None = None) -> None:
-        """Write one of the rings to lines that nobody uses. No datagram goes to the `dead` endpoints any more."""
-        if self._outcomes[index] is not None:
-            return
-        before = self._rings.place(index) if index in self._known else None
-        try:
-            self._written[index] = self._write(before, endpoints, dead, is_direct=index in self._direct)
-        except KernelError as error:
-            self._outcomes[index] = error
-            return
-        self.checksums[index] = self._written[index].checksum
+    def write(self, wanted: Mapping[int, Slots], dead: Mapping[int, Slots] = MappingProxyType({})) -> None:
+        """Write some of the rings to lines that nobody uses. No datagram goes to the `dead` endpoints of a ring any
+        more. Rings that are alike are worked out together."""
+        alike: dict[tuple[int, int], list[int]] = {}
+        before: dict[int, Place] = {}
+        for index, endpoints in wanted.items():
+            if self._outcomes[index] is not None:
+                continue
+            place = self._rings.place(index) if index in self._known else None
+            if place is not None:
+                before[index] = place
+            former = place.slots if place and index in self._direct else 0
+            alike.setdefault((former, endpoints.size), []).append(index)
+        for (former, size), indexes in alike.items():
+            step = max(1, _SLOTS_TOGETHER // max(former, size, 1))
+            for some in (indexes[first : first + step] for first in range(0, len(indexes), step)):
+                self._write(some, before, np.stack([wanted[index] for index in some]), dead, moves=bool(former))
 
     def flip(self) -> dict[int, Outcome]:
         """Have the heads lead to what was written. One outcome for each ring."""
@@ -153,23 +173,45 @@ class RingWriter:
         return self._outcomes
 
     def _write(
-        self, before: Place | None, endpoints: Slots, dead: Slots | None, *, is_direct: bool
-    ) -> _Written:
-        former = self._rings.rows(before).copy() if before and before.has_rows else None
+        self, indexes: Sequence[int], before: Mapping[int, Place], endpoints: SlotsOfMany, dead: Mapping[int, Slots],
+        *, moves: bool,
+    ) -> None:  # fmt: skip
+        """Write rings with as many slots, a line of `endpoints` each. If their slots `moves`, they go into transition,
+        and all had as many before."""
+        former = [
+            self._rings.rows(place).copy() if (place := before.get(index)) and place.has_rows else None
+            for index in indexes
+        ]
         words, rows = endpoints, None
-        if before is not None and is_direct:
-            words, rows = _after(self._rings.slots(before), former, endpoints, dead)
-        if not words.size:
-            return _Written(before, former, None, 0)
-        form = chunks.form_of(words)
-        lines = chunks.lines_of(words.size, has_rows=rows is not None, form=form)
-        if lines > CHUNK_LINES or words.size > slots.MAX_SLOTS:
-            raise KernelError(f"{words.size:,} slots are more than a ring can have")
-        after = Place(*self._rings.take(self._free, lines), words.size, rows is not None, form)
-        self._rings.write_slots(after, words)
-        if rows is not None:
-            self._rings.rows(after)[:] = rows
-        return _Written(before, former, after, slots.checksum(words))
+        has_rows: list[bool] = [False] * len(indexes)
+        if moves:
+            held = np.stack([self._rings.slots(before[index]) for index in indexes])
+            words, rows = _after(held, former, endpoints, [dead.get(index) for index in indexes])
+            has_rows = np.logical_or.reduce(words >= slots.IN_TRANSITION, axis=1).tolist()
+        forms = chunks.forms_of(words)
+        lines = [
+            chunks.lines_of(words.shape[1], has_rows=is_moving, form=form)
+            for form, is_moving in zip(forms, has_rows, strict=True)
+        ]
+        contents, checksums = chunks.written(words, forms), slots.checksums(words)
+        for i, index in enumerate(indexes):
+            try:
+                place = self._place(lines[i], words.shape[1], forms[i], has_rows=has_rows[i])
+            except KernelError as error:
+                self._outcomes[index] = error
+                continue
+            if place is not None:
+                self._rings.write(place, contents[i], rows[i] if rows is not None and has_rows[i] else None)
+            self._written[index] = _Written(before.get(index), former[i], place)
+            self.checksums[index] = checksums[i]
+
+    def _place(self, lines: int, size: int, form: Form, *, has_rows: bool) -> Place | None:
+        """Where a ring may be written; None if it has no slots. Raises KernelError."""
+        if not size:
+            return None
+        if lines > CHUNK_LINES or size > slots.MAX_SLOTS:
+            raise KernelError(f"{size:,} slots are more than a ring can have")
+        return Place(*self._rings.take(self._free, lines), size, has_rows, form)
 
 
 class _Written(NamedTuple):
@@ -178,30 +220,35 @@ class _Written(NamedTuple):
     before: Place | None
     rows: Words | None
     after: Place | None
-    checksum: int
 
 
 def _after(
-    before: Slots, rows: Words | None, endpoints: Slots, dead: Slots | None
-) -> tuple[Slots, Words | None]:
-    """The slots and rows of a ring once it has these endpoints; None instead of rows if none is in transition.
+    before: SlotsOfMany, former: Sequence[Words | None], endpoints: SlotsOfMany, dead: Sequence[Slots | None]
+) -> tuple[SlotsOfMany, WordsOfMany]:
+    """The slots and rows of rings, a line each, once they have these endpoints; `former` are the rows before.
 
     A ring that loses its last endpoint keeps its slots, without an endpoint: open connections still need their former
     endpoints.
     """
-    wanted = endpoints if endpoints.size else slots.NOBODY
-    if before.size != wanted.size:
-        held, wanted = slots.fitted(slots.held(before, rows), wanted)
-        before, rows = held.slots, slots.packed(held.rows)
+    wanted = endpoints if endpoints.size else np.tile(slots.NOBODY, (len(endpoints), 1))
+    if before.shape == wanted.shape:
+        rows = np.zeros(before.shape, np.uint64)
+        for line, known in zip(rows, former, strict=True):
+            if known is not None:
+                line[:] = known
+    else:
+        pairs = [slots.fitted(slots.held(b, f), w) for b, f, w in zip(before, former, wanted, strict=True)]
+        before, wanted = np.stack([held.slots for held, _ in pairs]), np.stack([fitted for _, fitted in pairs])
+        rows = np.stack([slots.packed(held.rows) for held, _ in pairs])
     # Most slots keep their endpoints, and nothing else of them changes.
-    moves = np.flatnonzero((before & slots.ENDPOINT_MASK) != wanted)
+    moves = (before & slots.ENDPOINT_MASK) != wanted
     after = wanted | (before & slots.IN_TRANSITION)
-    rows = np.zeros(after.size, np.uint64) if rows is None else rows.copy()
     held = slots.changed(slots.held(before[moves], rows[moves]), wanted[moves], slots.now())
     after[moves], rows[moves] = held.slots, slots.packed(held.rows)
-    if dead is not None and dead.size:
-        rows = slots.without_datagrams_to(dead, rows)
-    return after, rows if (after & slots.IN_TRANSITION).any() else None
+    for line, some in zip(rows, dead, strict=True):
+        if some is not None and some.size:
+            line[:] = slots.without_datagrams_to(some, line)
+    return after, rows
 
 
 def _carry_uses(rings: Rings, new: _Written) -> None:

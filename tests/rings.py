@@ -23,6 +23,5 @@ def write_rings(
 ) -> dict[int, Outcome]:
     """Give rings the endpoints `wanted`, by index; those not in `known` are new. One outcome each."""
     writer = RingWriter(kernel, wanted, known)
-    for index, endpoints in wanted.items():
-        writer.write(index, endpoints, dead)
+    writer.write(wanted, {} if dead is None else dict.fromkeys(wanted, dead))
     return writer.flip()

@@ -6,7 +6,7 @@ Nobody keeps account of free lines: whatever no head leads to is free.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -35,13 +35,7 @@ class Form(NamedTuple):
 
     def written(self, slots: Slots) -> NDArray[np.uint8]:
         """The bytes of slots that this is the form of."""
-        if not self.narrow:
-            return np.ascontiguousarray(slots).view(np.uint8)
-        bits = np.uint32(32 >> self.narrow)
-        numbers = slots & ENDPOINT_MASK
-        above = np.where(numbers == 0, numbers, numbers - np.uint32(self.base))
-        above |= (slots & IN_TRANSITION) >> (np.uint32(32) - bits)
-        return above.astype(f"<u{4 >> self.narrow}").view(np.uint8)
+        return _written(slots, self.narrow, np.uint32(self.base))
 
     def read(self, content: NDArray[np.uint8]) -> Slots:
         """The reverse of `written`."""
@@ -71,14 +65,47 @@ WIDE = Form()
 
 def form_of(slots: Slots) -> Form:
     """The form of the fewest bytes in which these slots can be written."""
+    return forms_of(slots[None])[0]
+
+
+def forms_of(slots: Slots) -> list[Form]:
+    """As `form_of`, of several rings, a line each."""
     numbers = slots & ENDPOINT_MASK
-    most = int(numbers.max(initial=0))
-    least = int(numbers.min(initial=most, where=numbers != 0))
-    base = max(least - 1, 0) // _BASE_STEP * _BASE_STEP
+    most = numbers.max(axis=1, initial=0)
+    least = np.where(numbers == 0, most[:, None], numbers).min(axis=1, initial=int(ENDPOINT_MASK))
+    bases = (np.minimum(np.maximum(least, 1), most + 1) - 1) // _BASE_STEP * _BASE_STEP
+    return [_form(base, last - base) for base, last in zip(bases.tolist(), most.tolist(), strict=True)]
+
+
+def _form(base: int, span: int) -> Form:
     for narrow in (2, 1):
-        if most - base < 1 << (32 >> narrow) - 1:
+        if span < 1 << (32 >> narrow) - 1:
             return Form(narrow, base)
     return WIDE
+
+
+def written(slots: Slots, forms: Sequence[Form]) -> list[NDArray[np.uint8]]:
+    """The bytes of several rings, a line of slots each, in these forms."""
+    found: list[NDArray[np.uint8]] = [_NO_BYTES] * len(forms)
+    for narrow in {form.narrow for form in forms}:
+        lines = [i for i, form in enumerate(forms) if form.narrow == narrow]
+        bases = np.array([forms[i].base for i in lines], np.uint32)[:, None]
+        for i, content in zip(lines, _written(slots[lines], narrow, bases), strict=True):
+            found[i] = content
+    return found
+
+
+def _written(slots: Slots, narrow: int, base: Any) -> NDArray[np.uint8]:
+    if not narrow:
+        return np.ascontiguousarray(slots).view(np.uint8)
+    bits = np.uint32(32 >> narrow)
+    numbers = slots & ENDPOINT_MASK
+    above = np.where(numbers == 0, numbers, numbers - base)
+    above |= (slots & IN_TRANSITION) >> (np.uint32(32) - bits)
+    return above.astype(f"<u{4 >> narrow}").view(np.uint8)
+
+
+_NO_BYTES = np.zeros(0, np.uint8)
 
 
 class Place(NamedTuple):

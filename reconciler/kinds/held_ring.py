@@ -13,41 +13,46 @@ from reconciler.dataplane import endpoint_table as endpoint_tables
 from reconciler.dataplane.endpoint_table import EndpointTable
 from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6
 from reconciler.dataplane.ring import Slots
-from reconciler.dataplane.slots import ENDPOINT_MASK, reduced
+from reconciler.dataplane.slots import ENDPOINT_MASK, distinct, reduced
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import ids_in
 from reconciler.kinds.ring import Ring, name_algorithm
 from reconciler.model import Algorithm
 
-_FEW = 24
-"""Rings whose endpoints are named one after the other; when more are asked for, those of all are named at once."""
-
 
 class EndpointNames:
-    """The ids of the endpoints of several rings, by number, as they were when the rings were read."""
+    """The ids of the endpoints of several rings, by number, as they were when the rings were read.
+
+    Whoever asks for those of one ring often asks for those of the next ones, too, and to name those of many takes
+    little longer than to name those of one: each time, twice as many of the next rings are named as before.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self._maps = kernel.joined(ENDPOINTS.name), kernel.joined(ENDPOINTS6.name)
         self._ids: dict[int, str] = {}
         self._rings: list[Slots] = []
-        self._asked = 0
+        self._next, self._ahead = 0, 1
+        self._is_named = np.zeros(int(ENDPOINT_MASK) + 1, np.bool_)
 
     def add(self, endpoints: Slots) -> None:
         """The endpoints of another ring."""
         self._rings.append(endpoints)
 
-    def of(self, numbers: NDArray[np.uint32]) -> list[str]:
+    def of(self, numbers: NDArray[np.integer]) -> list[str]:
         """The ids of endpoints with these numbers. Numbers without a row are lost endpoints."""
-        self._asked += 1
-        if self._asked <= _FEW:
-            self._ids |= ids_in(self._table, numbers)
-        elif self._rings:
-            seen = np.zeros(int(ENDPOINT_MASK) + 1, np.bool_)
-            for endpoints in self._rings:
-                seen[endpoints] = True
-            self._rings.clear()
-            self._ids = ids_in(self._table, np.flatnonzero(seen))
+        if not self._is_named[numbers].all():
+            self._name(numbers)
         return [self._ids.get(number, f"lost endpoint {number}") for number in numbers.tolist()]
+
+    def _name(self, numbers: NDArray[np.integer]) -> None:
+        asked = np.zeros_like(self._is_named)
+        asked[numbers] = True
+        end = self._next + self._ahead
+        for endpoints in self._rings[self._next : end]:
+            asked[endpoints] = True
+        self._next, self._ahead = end, 2 * self._ahead
+        self._ids |= ids_in(self._table, np.flatnonzero(asked & ~self._is_named))
+        self._is_named |= asked
 
     @cached_property
     def _table(self) -> EndpointTable:
@@ -57,18 +62,19 @@ class EndpointNames:
 class HeldRing(Ring):
     """`endpoints` are the numbers in the slots."""
 
-    __slots__ = ("_compared", "_decoded", "_endpoints", "_names")
+    __slots__ = ("_compared", "_endpoints", "_members", "_names", "_slots")
     _compared: tuple[Ring, bool] | None
-    _decoded: Ring | None
     _endpoints: Slots
+    _members: tuple[str, ...] | None
     _names: EndpointNames
+    _slots: bytes | None
 
     def __init__(self, name: str, endpoints: Slots, names: EndpointNames) -> None:
         if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
             endpoints = reduced(endpoints)
         names.add(endpoints)
-        for field, value in (("name", name), ("_endpoints", endpoints), ("_names", names), ("_decoded", None),
-                             ("_compared", None)):  # fmt: skip
+        for field, value in (("name", name), ("_endpoints", endpoints), ("_names", names), ("_members", None),
+                             ("_slots", None), ("_compared", None)):  # fmt: skip
             object.__setattr__(self, field, value)
 
     def compare(self, ring: Ring, numbers: NDArray[np.uint32], slots: Slots) -> None:
@@ -89,23 +95,22 @@ class HeldRing(Ring):
 
     @property
     def members(self) -> tuple[str, ...]:
-        return self._ring.members
+        if self._members is None:
+            object.__setattr__(self, "_members", tuple(sorted(self._names.of(distinct(self._endpoints)))))
+            assert self._members is not None
+        return self._members
 
     @property
     def slots(self) -> bytes:
-        return self._ring.slots
+        if self._slots is None:
+            object.__setattr__(self, "_slots", self._numbered())
+            assert self._slots is not None
+        return self._slots
 
-    @property
-    def _ring(self) -> Ring:
-        if self._decoded is None:
-            object.__setattr__(self, "_decoded", self._decode())
-            assert self._decoded is not None
-        return self._decoded
-
-    def _decode(self) -> Ring:
-        numbers, inverse = np.unique(self._endpoints, return_inverse=True)
+    def _numbered(self) -> bytes:
+        """The slots by the places of members."""
+        numbers = distinct(self._endpoints)
         names = np.array(self._names.of(numbers), object)
-        order = np.argsort(names) if names.size else np.zeros(0, np.int64)
-        rank = np.empty_like(order)
-        rank[order] = np.arange(order.size)
-        return Ring(self.name, tuple(names[order]), rank[inverse].astype("<u4").tobytes())
+        places = np.zeros(int(numbers.max(initial=0)) + 1, "<u4")
+        places[numbers[np.argsort(names)]] = np.arange(numbers.size)
+        return places[self._endpoints].tobytes()

@@ -12,6 +12,7 @@ from math import gcd
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reconciler.dataplane.layout import RING_NAMES
 from reconciler.dataplane.ring import Slots, shares, turns
@@ -195,7 +196,7 @@ class UnbuiltRing(Ring):
 
     @property
     def slots(self) -> bytes:
-        return _built([self.recipe])[self.recipe]
+        return _built([self.recipe])[self.recipe].tobytes()
 
     @property
     def recipe(self) -> Recipe:
@@ -258,32 +259,31 @@ def build(pool: Pool, algorithm: Algorithm) -> Ring:
         return UnbuiltRing(name, members, rows, weights, size, dead)
     # A member whose share is less than a slot may hold none. Then it is left out, as the kernel can't show it.
     recipe = algorithm, members, weights, size
-    held, ranks = np.unique(np.frombuffer(_built([recipe])[recipe], "<u4"), return_inverse=True)
+    held, ranks = np.unique(_built([recipe])[recipe], return_inverse=True)
     return Ring(name, tuple(members[i] for i in held), ranks.astype("<u4").tobytes())
 
 
 def slots_of(rings: Sequence[Ring]) -> list[Slots]:
     """The slots of each ring. Those of many unbuilt ones are built together, which is quicker."""
     built = _built([ring.recipe for ring in rings if isinstance(ring, UnbuiltRing)])
-    slots = (built[ring.recipe] if isinstance(ring, UnbuiltRing) else ring.slots for ring in rings)
-    return [np.frombuffer(some, "<u4") for some in slots]
+    return [built[ring.recipe] if isinstance(ring, UnbuiltRing) else ring.array for ring in rings]
 
 
-_kept: OrderedDict[Recipe, bytes] = OrderedDict()
+_kept: OrderedDict[Recipe, NDArray[np.unsignedinteger]] = OrderedDict()
 
 
-def _built(recipes: Sequence[Recipe]) -> dict[Recipe, bytes]:
+def _built(recipes: Sequence[Recipe]) -> dict[Recipe, Slots]:
     """The slots for each recipe."""
-    found = {recipe: _kept.get(recipe) for recipe in recipes}
-    left = [recipe for recipe, slots in found.items() if slots is None]
-    made = {recipe: slots.astype("<u4").tobytes() for recipe, slots in zip(left, _slots_of(left), strict=True)}
-    size = sum(map(len, _kept.values())) if made else 0
-    for recipe, slots in made.items():
-        _kept[recipe] = slots
-        size += len(slots)
+    found = {recipe: kept.astype("<u4") for recipe in recipes if (kept := _kept.get(recipe)) is not None}
+    left = [recipe for recipe in dict.fromkeys(recipes) if recipe not in found]
+    size = sum(kept.nbytes for kept in _kept.values()) if left else 0
+    for recipe, slots in zip(left, _slots_of(left), strict=True):
+        found[recipe] = slots.astype("<u4")
+        _kept[recipe] = slots.astype(np.min_scalar_type(len(recipe[1])))
+        size += _kept[recipe].nbytes
         while size > _KEPT_BYTES:
-            size -= len(_kept.popitem(last=False)[1])
-    return {recipe: slots if slots is not None else made[recipe] for recipe, slots in found.items()}
+            size -= _kept.popitem(last=False)[1].nbytes
+    return found
 
 
 def _slots_of(recipes: Sequence[Recipe]) -> list[Slots]:

@@ -84,11 +84,12 @@ class RingKind(Kind):
         ready = list(places)
         with progress.step("building", len(ready)) as advance:
             for first in range(0, len(ready), _BUILT_AT_ONCE):
-                some = [puts[key] for key in ready[first : first + _BUILT_AT_ONCE]]
-                for ring, slots in zip(some, slots_of(some), strict=True):
-                    by_member = np.frombuffer(numbers[ring.key], np.uint32)
-                    numbered = by_member[slots] if ring.members else np.zeros(0, np.uint32)
-                    writer.write(places[ring.key], numbered, dead.get(ring.key))
+                some = ready[first : first + _BUILT_AT_ONCE]
+                built = zip(some, slots_of([puts[key] for key in some]), strict=True)
+                writer.write(
+                    {places[key]: _numbered(numbers[key], slots) for key, slots in built},
+                    {places[key]: dead[key] for key in some if key in dead},
+                )
                 advance(len(some))
         written = writer.flip()
         outcomes |= {key: written[index] for key, index in places.items()}
@@ -130,6 +131,12 @@ def _numbers(kernel: Kernel, rings: Sequence[Ring]) -> list[bytes]:
     found = numbers_of(kernel, [row for ring in rings for row in ring.rows]).tobytes()
     ends = accumulate((4 * len(ring.members) for ring in rings), initial=0)
     return [found[start:end] for start, end in pairwise(ends)]
+
+
+def _numbered(numbers: bytes, slots: Slots) -> Slots:
+    """The endpoints in a ring's slots, by the numbers of its members."""
+    by_member = np.frombuffer(numbers, np.uint32)
+    return by_member[slots] if by_member.size else np.zeros(0, np.uint32)
 
 
 def _missing(ring: Ring, numbers: bytes) -> list[str]:

@@ -11,7 +11,6 @@ from reconciler.dataplane.layout import RING_CHUNKS
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds import ring as rings
 from reconciler.kinds.endpoint import EndpointKind, row_of
-from reconciler.kinds.held_ring import _FEW
 from reconciler.kinds.ring import Ring, build
 from reconciler.kinds.rings import RingKind
 from reconciler.model import Algorithm, Endpoint, Pool
@@ -110,7 +109,7 @@ def test_rings_name_their_endpoints_however_many_are_asked():
     kernel = FakeKernel()
     kernel.load_program("lbctl_x", ("NAT", "MAGLEV"))
     pools = [
-        Pool(f"web-{n:02}", tuple(Endpoint(IPv4Address(f"10.2.{n}.{m}")) for m in (1, 2))) for n in range(_FEW + 5)
+        Pool(f"web-{n:02}", tuple(Endpoint(IPv4Address(f"10.2.{n}.{m}")) for m in (1, 2))) for n in range(30)
     ]
     rows = [row for pool in pools for row in map(row_of, pool.endpoints)]
     EndpointKind(kernel).write([Change(row.key, None, row) for row in rows])
