@@ -64,7 +64,7 @@ class Prints(Mapping[Key, str]):
         return sum(1 for _ in self)
 
     def __bool__(self) -> bool:  # without counting
-        return any(True for _ in self._resources) or any(key in self for key in self._open)
+        return bool(self._resources) or any(key in self for key in self._open)
 
 
 def mark(path: Path) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from reconciler import safe
@@ -79,6 +80,13 @@ def nearby(path: Path) -> str:
 
 def _enter(listing: Listing, root: str, entry: os.DirEntry[str]) -> bool:
     """Take an entry of a directory down; True if it is a directory to go into."""
+    if entry.name.endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
+        with contextlib.suppress(OSError):  # else it is told below
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                name = shown_name(root, entry.path)
+                listing.files[name], listing.states[name] = entry.path, state_of(status)
+                return False
     if entry.is_dir(follow_symlinks=False):
         return True
     name = shown_name(root, entry.path)
@@ -162,6 +170,7 @@ def state_of(status: os.stat_result) -> State:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+@lru_cache(maxsize=1 << 14)
 def shown_name(root: str, path: str) -> str:
     """A path relative to the root; unprintable characters are escaped, so that two names never become one."""
     name = path[len(root) :].lstrip("/") or "."

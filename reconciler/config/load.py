@@ -97,7 +97,7 @@ def check_manifests(tree: Tree, known: Known | None = None) -> Loaded:
     ports = endpoints = 0
     for file in progress.each("checking manifests", tree.files, "files"):
         former = known.files.get(file.name)
-        checked = former if former and former.file == file else check_file(file, former)
+        checked = former if former and (former.file is file or former.file == file) else check_file(file, former)
         files[file.name] = checked
         diagnostics += checked.diagnostics
         ports += checked.ports

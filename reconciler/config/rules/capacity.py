@@ -202,7 +202,7 @@ def _endpoint_loads(draft: Draft) -> Iterator[tuple[Node, _Load, int]]:
     for reach in reaches:
         for node in reach.balancers:
             most[id(node)] = most.get(id(node), 0) + len(reach.numbers)
-    largest = max([len(m.numbers) for reach in reaches for m in reach.unsorted.values()], default=0) if most else 0
+    largest = max([size for reach in reaches for size in reach.sizes], default=0)
     counted: dict[tuple[int, ...], _Load] = {}  # many nodes carry the same pools
     for node in draft.balancers:
         limit = min(node.capacity.endpoints or ENDPOINTS, ENDPOINTS)

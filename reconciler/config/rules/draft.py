@@ -9,10 +9,11 @@ A draft is kept from one check of the manifests to the next. Then an edit costs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from reconciler.config.rules.parts import FileParts, Members, Need, Needs, Reach, Use, Vip
 from reconciler.config.rules.reaches import Reaches
@@ -20,11 +21,12 @@ from reconciler.config.rules.rule import place
 from reconciler.config.rules.segments import number
 from reconciler.config.rules.sorted_numbers import SortedNumbers
 from reconciler.config.rules.surroundings import Surroundings
-from reconciler.model import CheckType, Fleet, HealthCheck, Mode, Node, Service, Through
+from reconciler.model import CheckType, Fleet, HealthCheck, Mode, Node, Pool, Service, Through
 from reconciler.resource import Span
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,10 @@ class Draft:
         self._joined: dict[str, Sequence[Service]] = {}  # those of a fallback, as far as somebody asked
         self._vips: dict[int, list[Service]] = {}
         self._reaches: dict[tuple[Mode, ...], Reaches] = {}
-        self._orders: dict[str, list[str]] = {}
+        self._missing: set[str] = set()
+        self._in_order: tuple[_InOrder[Service, Service], _InOrder[Members, Pool]] = (
+            _InOrder(self._services, lambda group: group[0]), _InOrder(self._pools, lambda group: group[0].pool),
+        )  # fmt: skip
 
     def update(self, files: Sequence[FileParts], *, unread: bool) -> Changed:
         """Take in all files of a tree, in order; `unread`: there is something else, which could not be read."""
@@ -70,10 +75,10 @@ class Draft:
         around = self._look_around(gone_files, new_files)
 
         uses = self._look_at_broken(unread)
-        if _regroup(self._services, _by_name(gone), _by_name(new), place):
-            self._orders.pop("services", None)
-        if _regroup(self._pools, _pools_by_name(gone_pools), _pools_by_name(new_pools), _pool_place):
-            self._orders.pop("pools", None)
+        _regroup(self._services, _by_name(gone), _by_name(new), place)
+        _regroup(self._pools, _pools_by_name(gone_pools), _pools_by_name(new_pools), _pool_place)
+        self._in_order[0].changed.update(service.name for service in (*gone, *new))
+        self._in_order[1].changed.update(members.pool.name for members in (*gone_pools, *new_pools))
         for name in {members.pool.name for members in (*gone_pools, *new_pools)}:
             self._note_check(name)
         uses |= {service.pool for service in (*gone, *new)}
@@ -83,6 +88,10 @@ class Draft:
         _regroup(self._users, _by_pool(gone), _by_pool(new), place)
         for name in uses:
             self._joined.pop(name, None)
+            if name in self._users and name not in self._pools:
+                self._missing.add(name)
+            else:
+                self._missing.discard(name)
         _regroup(self._vips, _by_vip(gone), _by_vip(new), place)
         vips = {value for value, _ in chain(_by_vip(gone), _by_vip(new))}
 
@@ -128,7 +137,7 @@ class Draft:
     @property
     def missing_pools(self) -> Iterable[str]:
         """The names of pools that services name and no document declares."""
-        return self._users.keys() - self._pools.keys()
+        return self._missing
 
     @property
     def missing_fallbacks(self) -> Iterable[str]:
@@ -143,11 +152,10 @@ class Draft:
 
     def fleet(self, digest: str) -> Fleet:
         """All objects in order of their names, of which no two of a kind are the same."""
-        services = self._orders.get("services") or self._orders.setdefault("services", sorted(self._services))
-        pools = self._orders.get("pools") or self._orders.setdefault("pools", sorted(self._pools))
+        services, pools = self._in_order
         return Fleet(
-            tuple([self._services[name][0] for name in services]),
-            tuple([self._pools[name][0].pool for name in pools]),
+            tuple(services.items()),
+            tuple(pools.items()),
             tuple(sorted(self.nodes, key=lambda node: node.name)),
             digest,
         )
@@ -267,30 +275,50 @@ def _difference(before: Sequence[T], now: Sequence[T]) -> tuple[list[T], list[T]
     return [item for item in before if id(item) not in new], [item for item in now if id(item) not in old]
 
 
+class _InOrder(Generic[T, U]):
+    """What is taken `of` each group, in the order of their names. `changed` are the names of groups that may be others
+    than before: to ask ten thousand groups takes longer than the rest of an edit."""
+
+    def __init__(self, groups: Mapping[str, Sequence[T]], of: Callable[[Sequence[T]], U]) -> None:
+        self._groups, self._of = groups, of
+        self._names: list[str] = []
+        self._items: list[U] = []
+        self.changed: set[str] = set()
+
+    def items(self) -> list[U]:
+        changed, self.changed = self.changed, set()
+        places = {name: bisect_left(self._names, name) for name in changed}
+        is_same = len(self._names) == len(self._groups) and all(
+            at < len(self._names) and self._names[at] == name and name in self._groups for name, at in places.items()
+        )
+        if not is_same:
+            self._names = sorted(self._groups)
+            self._items = [self._of(self._groups[name]) for name in self._names]
+            return self._items
+        for name, at in places.items():
+            self._items[at] = self._of(self._groups[name])
+        return self._items
+
+
 def _regroup(
     groups: dict[K, list[T]], gone: Iterable[tuple[K, T]], new: Iterable[tuple[K, T]], order: Callable[[T], object]
-) -> bool:
-    """Take items out of groups and put others in; groups are sorted, and never empty. Whether there are other groups
-    than before."""
+) -> None:
+    """Take items out of groups and put others in; groups are sorted, and never empty."""
     leaving: dict[K, set[int]] = {}
     for key, item in gone:
         leaving.setdefault(key, set()).add(id(item))
     for key, ids in leaving.items():
         groups[key] = [item for item in groups[key] if id(item) not in ids]
     joined: dict[K, None] = {}
-    count = len(groups)
     for key, item in new:
         groups.setdefault(key, []).append(item)
         joined[key] = None
-    is_other = len(groups) > count
     for key in joined:
         if len(groups[key]) > 1:
             groups[key].sort(key=order)  # type: ignore[arg-type]
     for key in leaving:
         if not groups[key]:
             del groups[key]
-            is_other = True
-    return is_other
 
 
 def _all_of(files: Iterable[FileParts], items: Callable[[FileParts], Sequence[T]]) -> list[T]:

@@ -85,6 +85,8 @@ class Reach:
     numbers: Sequence[int]
     unsorted: Mapping[str, Members]
     """The pools, by name."""
+    sizes: frozenset[int]
+    """The counts of endpoints that these pools have."""
 
     @cached_property
     def pools(self) -> Sequence[Members]:

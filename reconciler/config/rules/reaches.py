@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ class _Group:
 
     pools: dict[str, Members] = field(default_factory=dict)
     numbers: SortedNumbers = field(default_factory=SortedNumbers)
+    sizes: Counter[int] = field(default_factory=Counter)
+    """How many pools have so many endpoints."""
     gone: list[int] = field(default_factory=list)
     new: list[int] = field(default_factory=list)
 
@@ -45,6 +48,7 @@ class Reaches:
                     group = changed[before] = self._groups[before]
                     del group.pools[name]
                     group.gone += old.numbers
+                    group.sizes[len(old.numbers)] -= 1
                     old = None
             if pool is not None and now:
                 group = self._groups.get(now) or self._groups.setdefault(now, _Group())
@@ -53,9 +57,10 @@ class Reaches:
                 if old is None:
                     changed[now] = group
                     group.new += pool.numbers
+                    group.sizes[len(pool.numbers)] += 1
         for selectors, group in changed.items():
             group.numbers.change(group.gone, group.new)
-            group.gone, group.new = [], []
+            group.gone, group.new, group.sizes = [], [], +group.sizes
             if not group.pools:
                 del self._groups[selectors]
 
@@ -65,5 +70,5 @@ class Reaches:
         for selectors in sorted(self._groups, key=sorted):
             group = self._groups[selectors]
             nodes = {id(node): node for selector in sorted(selectors) for node in around.carriers(selector)}
-            found.append(Reach(tuple(nodes.values()), group.numbers.all, group.pools))
+            found.append(Reach(tuple(nodes.values()), group.numbers.all, group.pools, frozenset(group.sizes)))
         return found

@@ -51,9 +51,7 @@ def _may_lack(reach: Reach, sourceless: Mapping[int, Set[int]]) -> bool:
     """Whether one of the balancers has no source for a family of endpoints; any, if a pool has no endpoint yet."""
     lacking = [v for v in (4, 6) if any(id(node) in sourceless[v] for node in reach.balancers)]
     families = {4 if value < IPV6 else 6 for value in (*reach.numbers[:1], *reach.numbers[-1:])}
-    return not families.isdisjoint(lacking) or (
-        bool(lacking) and any(not members.numbers for members in reach.unsorted.values())
-    )
+    return not families.isdisjoint(lacking) or (bool(lacking) and 0 in reach.sizes)
 
 
 def _families(draft: Draft, service: Service) -> Iterator[int]:
