@@ -48,6 +48,10 @@ class Part:
     size: int = 0
     unsupported: tuple[Unsupported, ...] = ()
 
+    @property
+    def owner(self) -> Owner:
+        return self.name, next((type_ for type_ in (Service, Pool) if isinstance(self.source, type_)), object)
+
 
 NodeFacts = tuple[Node, bool, frozenset[str], tuple[Peer, ...], bool]
 """All of a view but services and pools."""
@@ -58,14 +62,17 @@ Pairs = list[tuple[Part | None, Part | None]]
 Parts = Mapping[str, Part]
 """By the name of the service or pool."""
 
+Owner = tuple[str, type[object]]
+"""The name of a part, and whether it is that of a service or of a pool: later parts of it are the same owner."""
+
 Sources = tuple[tuple[Service, ...], tuple[Pool, ...]]
 """What parts were made from, in order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Compiled:
-    """The resources of a node, and the parts that ask for them; `owners` are the parts that ask for each, `sources`
-    the node's services and pools.
+    """The resources of a node, and the parts that ask for them; `owners` says which ask for each, `sources` are the
+    node's services and pools.
 
     `base` is what it was compiled after, while that is remembered, and `changed` are the parts that differ from it.
     """
@@ -77,7 +84,7 @@ class Compiled:
     pools: Parts = field(default_factory=dict)
     whole: Part = Part("", None, {})
     uses: Mapping[str, Use] = field(default_factory=dict)
-    owners: Mapping[Key, tuple[Part, ...]] = field(default_factory=dict)
+    owners: Mapping[Key, tuple[Owner, ...]] = field(default_factory=dict)
     held: Sizes | None = None
     base: ReferenceType[Compiled] | None = None
     changed: Pairs = field(default_factory=list)
@@ -95,7 +102,7 @@ class Compiled:
             pairs = _pairs(self.services, other.services) + _pairs(self.pools, other.pools)
             pairs.append((self.whole, other.whole))
         before, after = self.desired.resources, other.desired.resources
-        touched = {key for pair in pairs for part in pair if part for key in part.wanted}
+        touched = {key for pair in pairs for key in _touched(*pair)}
         return {key for key in touched if not _seems_same(before.get(key), after.get(key))}
 
     def differs_as_a_whole(self, other: Compiled) -> bool:
@@ -137,7 +144,7 @@ def _compiled(
         changed.append((before.whole, whole))
     support.refuse(view.node.name, [item for _, part in changed if part for item in part.unsupported])
     resources, owners = layer(before.desired.resources), layer(before.owners)
-    _exchange(changed, resources, owners)
+    _exchange(changed, resources, owners, {Service: services, Pool: pools, object: {whole.name: whole}})
     desired = Desired(version(resources), view.node.name, view.causes)
     return Compiled(desired, facts, sources, services, pools, whole, uses, version(owners), view.held, base, changed)
 
@@ -171,30 +178,44 @@ def _renewed(
 
 
 def _exchange(
-    changed: Pairs, resources: MutableMapping[Key, Resource], owners: MutableMapping[Key, tuple[Part, ...]]
-) -> None:
-    """Put the resources of new parts in the place of those of the old ones."""
+    changed: Pairs, resources: MutableMapping[Key, Resource], owners: MutableMapping[Key, tuple[Owner, ...]],
+    parts: Mapping[type[object], Parts],
+) -> None:  # fmt: skip
+    """Put the resources of new parts in the place of those of the old ones. What both parts of a pair ask for as the
+    very same object is no work."""
     shared: set[Key] = set()
     for old, new in changed:
-        for key in old.wanted if old else ():
-            left = tuple(part for part in owners.pop(key) if part is not old)
-            if left:
-                owners[key] = left
-                shared.add(key)
-            else:
-                del resources[key]
+        before, after = old.wanted if old else {}, new.wanted if new else {}
+        if old is not None:
+            for key in [key for key in before if key not in after]:
+                left = tuple(owner for owner in owners.pop(key) if owner != old.owner)
+                if left:
+                    owners[key] = left
+                    shared.add(key)
+                else:
+                    del resources[key]
         if new is None:
             continue
-        joint = {key: (*owners[key], new) for key in new.wanted if key in owners}
+        came = [key for key in after if key not in before]
+        joint = {key: (*owners[key], new.owner) for key in came if key in owners}
         shared |= joint.keys()
-        owners.update(dict.fromkeys(new.wanted, (new,)))
+        owners.update(dict.fromkeys(came, (new.owner,)))
         owners.update(joint)
-        resources.update(new.wanted)
+        others = {key: resource for key, resource in after.items() if before.get(key) is not resource}
+        shared.update(key for key in others if len(owners[key]) > 1)
+        resources.update(others)
     for key in shared:
         if key not in owners:
             continue
-        owners[key] = tuple(sorted(owners[key], key=lambda part: part.name))
-        resources[key] = _joined(key, [_claim(part.wanted[key]) for part in owners[key]])
+        owners[key] = tuple(sorted(owners[key], key=lambda owner: owner[0]))
+        resources[key] = _joined(key, [_claim(parts[of][name].wanted[key]) for name, of in owners[key]])
+
+
+def _touched(old: Part | None, new: Part | None) -> Iterable[Key]:
+    """The keys that two parts don't ask for as the very same object."""
+    before, after = old.wanted if old else {}, new.wanted if new else {}
+    yield from (key for key, resource in after.items() if before.get(key) is not resource)
+    yield from (key for key in before if key not in after)
 
 
 def _whole(view: NodeView, before: Compiled, services: Parts, pools: Parts, changed: Pairs) -> Part:

@@ -210,8 +210,23 @@ class IcmpRedirects(StrEnum):
     ON = "on"
 
 
+class _WithRow:
+    """Room for what is made from an object, which is no field of it, and not compared."""
+
+    __slots__ = ("_row",)
+    _row: object
+
+    @property
+    def row(self) -> object:
+        """What was kept last; None if nothing was."""
+        return getattr(self, "_row", None)
+
+    def keep(self, row: object) -> None:
+        object.__setattr__(self, "_row", row)
+
+
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(_WithRow):
     """A server behind a VIP. `port` None means: the port that the client asked for."""
 
     address: Address

@@ -132,16 +132,10 @@ def survey(kernel: Kernel, desired: Desired) -> Iterator[Collection[Key]]:
     """Look at the whole node, slice by slice: the keys of which it seems to hold something else than it should. Others
     may write between two slices, so the keys have to be read again."""
     yield ()
+    of_kind = desired.of_kind
+    yield ()
     for kind in KINDS:
-        own = desired.of_kind.get(kind.resource.kind, {})
-        reading = kind(kernel).read(own)
-        held = {resource.key: resource for resource in reading.resources}
-        found = [key for key in held if key not in own]
-        if kind.resource.is_given:
-            found += reading.impossible
-        else:
-            found += (key for key, r in own.items() if held.get(key) is not r and held.get(key) != r)
-        yield found
+        yield from kind(kernel).look(of_kind.get(kind.resource.kind, {}))
 
 
 def settle_transitions(kernel: Kernel, instance_dir: Path, *, is_locked: bool = False) -> int:

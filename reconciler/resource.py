@@ -89,7 +89,10 @@ class Resource(_Keyed):
         return getattr(self, "_origin", None)
 
     def asked_for(self, origin: Span) -> Key:
-        """Note the place that asks for it; returns the key. Only for whoever has just made the resource."""
+        """Note the place that asks for it; returns the key. Only for whoever has just made the resource, or for the
+        same place again."""
+        if self.origin is origin:
+            return self.key
         key = tuple.__new__(Key, (self.kind, self.id))  # a third of the time that Key() takes
         object.__setattr__(self, "_key", key)
         object.__setattr__(self, "_origin", origin)

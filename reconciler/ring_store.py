@@ -8,7 +8,8 @@ that changes hands is in transition for as long as open connections may need its
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 from zlib import crc32
@@ -285,10 +286,21 @@ def former_endpoints(kernel: Kernel) -> set[int]:
     return {int(number) for column in columns for number in np.unique(column) if number}
 
 
-def settle(kernel: Kernel, now: int) -> int:
-    """End the transitions that no connection needs any more; returns the number of slots. Raises KernelError."""
+def settling(kernel: Kernel, now: int, at_once: int) -> Iterator[Callable[[], int]]:
+    """As `settle`, in steps that are about so many rings each, for whoever has others to let in between."""
+    words = kernel.words(RINGS.name)
+    left = [] if words is None else chunks.with_rows(words).tolist()
+    for first in range(0, max(len(left), 1), at_once):
+        yield partial(settle, kernel, now, left[first : first + at_once])
+
+
+def settle(kernel: Kernel, now: int, of: Collection[int] | None = None) -> int:
+    """End the transitions that no connection needs any more, of these rings, or None: of all; returns the number of
+    slots. Raises KernelError."""
     rings = Rings(kernel)
     moving = rings.in_transition()
+    if of is not None:
+        moving = {index: moving[index] for index in of if index in moving}
     used_by = protocols(kernel, moving) if moving else {}
     ended = 0
     heads: dict[int, int] = {}

@@ -29,10 +29,11 @@ from reconciler.plan import Plan, guard
 from reconciler.reconcile import RECORD, carry_out, open_keys, plan_keys, plan_node, survey
 from reconciler.record import Prints
 from reconciler.resource import Change, Key, Reason, Resource
-from reconciler.ring_store import settle
+from reconciler.ring_store import settle, settling
 from reconciler.standing import carriers
 
 MANIFESTS = "manifests"
+_SETTLED_AT_ONCE = 200
 
 
 @dataclass
@@ -132,14 +133,20 @@ class Upkeep:
     def _slices(self) -> Iterator[Collection[Key]]:
         assert self.desired is not None
         yield from survey(self.kernel, self.desired.desired)
-        with apply_lock(self.instance_dir):
-            self._settle()
-        yield ()
+        settled = 0
+        for settle_some in settling(self.kernel, slots.now(), _SETTLED_AT_ONCE):
+            with apply_lock(self.instance_dir):
+                settled += settle_some()
+            yield ()
+        self._tell_settled(settled)
         self.report.concerns(concerns_of(self.kernel, self.desired.desired))
 
     def _settle(self) -> None:
         """End the transitions that are over. Only under the lock."""
-        if settled := settle(self.kernel, slots.now()):
+        self._tell_settled(settle(self.kernel, slots.now()))
+
+    def _tell_settled(self, settled: int) -> None:
+        if settled:
             self.report.say(f"{settled:,} slots of rings have settled: nobody used their former endpoints.")
 
     def _round(self, named: Collection[Key], *, may_delete: bool) -> bool:

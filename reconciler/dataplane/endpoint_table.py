@@ -42,36 +42,14 @@ class EndpointTable:
         """The places of all rows that may be of these endpoints."""
         return np.flatnonzero(np.isin(self.hashes, hashes_of(words)))
 
+    @property
+    def is_retired(self) -> NDArray[np.bool_]:
+        """Which rows no manifest asks for any more."""
+        return self.states == EndpointRowState.RETIRED
+
     def part(self, places: NDArray[np.intp]) -> EndpointTable:
         """The rows at these places."""
         return EndpointTable(self.numbers[places], self.states[places], self.words[places], self.hashes[places])
-
-    def matches(self, words: Words, states: NDArray[np.uint8]) -> NDArray[np.intp]:
-        """For each endpoint the place of its only row, if that is in the given state; else -1."""
-        found = np.full(len(words), -1, np.intp)
-        if not self.hashes.size:
-            return found
-        order = np.argsort(self.hashes, kind="stable")
-        first, after = _found(self.hashes[order], hashes_of(words))
-        alone = np.flatnonzero(after - first == 1)
-        places = order[first[alone]]
-        same = (self.words[places] == words[alone]).all(axis=1) & (self.states[places] == states[alone])
-        found[alone[same]] = places[same]
-        return found
-
-    def numbers_of(self, words: Words, is_last: NDArray[np.bool_]) -> NDArray[np.uint32]:
-        """For each endpoint the number of its first row; rows that `is_last` marks come behind others. 0: no row."""
-        found = np.zeros(len(words), np.uint32)
-        if not self.hashes.size:
-            return found
-        order = np.lexsort((is_last, self.hashes))
-        first, after = _found(self.hashes[order], hashes_of(words))
-        for step in range(int((after - first).max(initial=0))):  # more than one step for copies and equal hashes only
-            open_ = np.flatnonzero((found == 0) & (first + step < after))
-            places = order[first[open_] + step]
-            same = (self.words[places] == words[open_]).all(axis=1)
-            found[open_[same]] = self.numbers[places[same]]
-        return found
 
     def endpoints(self, places: NDArray[np.intp]) -> list[tuple[bytes, int]]:
         """Address and port of the rows at these places."""
@@ -87,6 +65,41 @@ class EndpointTable:
         is_free[self.numbers[self.numbers < capacity]] = False
         free: list[int] = np.flatnonzero(is_free)[:count].tolist()
         return free
+
+
+class Index:
+    """The rows of a table in the order of their hashes, to find endpoints among them; of rows of one endpoint, those
+    that `is_last` marks come behind the others."""
+
+    def __init__(self, rows: EndpointTable, is_last: NDArray[np.bool_]) -> None:
+        self._rows = rows
+        self._order = np.lexsort((is_last, rows.hashes))
+        self._hashes = rows.hashes[self._order]
+
+    def matches(self, words: Words, states: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """For each endpoint the place of its only row, if that is in the given state; else -1."""
+        found = np.full(len(words), -1, np.intp)
+        if not self._hashes.size:
+            return found
+        first, after = _found(self._hashes, hashes_of(words))
+        alone = np.flatnonzero(after - first == 1)
+        places = self._order[first[alone]]
+        same = (self._rows.words[places] == words[alone]).all(axis=1) & (self._rows.states[places] == states[alone])
+        found[alone[same]] = places[same]
+        return found
+
+    def numbers_of(self, words: Words) -> NDArray[np.uint32]:
+        """For each endpoint the number of its first row. 0: no row."""
+        found = np.zeros(len(words), np.uint32)
+        if not self._hashes.size:
+            return found
+        first, after = _found(self._hashes, hashes_of(words))
+        for step in range(int((after - first).max(initial=0))):  # more than one step for copies and equal hashes only
+            open_ = np.flatnonzero((found == 0) & (first + step < after))
+            places = self._order[first[open_] + step]
+            same = (self._rows.words[places] == words[open_]).all(axis=1)
+            found[open_[same]] = self._rows.numbers[places[same]]
+        return found
 
 
 def table(joined: Joined, joined6: Callable[[], Joined], of: Words | None = None) -> EndpointTable:

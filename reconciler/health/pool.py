@@ -92,6 +92,8 @@ def _worst(states: Sequence[State]) -> State:
     """An endpoint serves if all of its targets are up; one without targets is up."""
     if not states:
         return _UNCHECKED
+    if len(states) == 1:
+        return states[0]
     worst = max(states, key=lambda state: (_BADNESS[state.health], state.since_s))
     return worst._replace(shown_share=min(state.shown_share for state in states))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import ClassVar, TypeVar
 
 from reconciler.kernel.port import Kernel, Outcome
@@ -17,6 +18,7 @@ Wanted = tuple[Resource, Span]
 
 S = TypeVar("S")
 R = TypeVar("R")
+R2 = TypeVar("R2", bound=Resource)
 
 
 class Kind(ABC):
@@ -70,6 +72,16 @@ class Kind(ABC):
         wanted, that very object may be returned, so nothing has to be decoded.
         """
 
+    def look(self, wanted: Mapping[Key, Resource]) -> Iterator[Collection[Key]]:
+        """Look at all objects of the kind, slice by slice: the keys of which the node seems to hold something else
+        than is wanted.
+
+        Whoever waits for this process waits for one slice at most, so none should take longer than 50 ms, whatever the
+        node holds. Others may write between two slices. What was read before may then be out of date, and a key named
+        or missed for that: so whoever mends anything reads it again, and looks again another time.
+        """
+        yield differing(self.read(wanted), wanted)
+
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         """Facts about the node that may keep these resources from working though they are in place. Only facts that
         are known for sure. Writes nothing."""
@@ -82,6 +94,25 @@ class Kind(ABC):
         Idempotent: it is no error to write a resource that is there or to delete one that is absent, so a change that
         failed half-way can be repeated or taken back.
         """
+
+
+def differing(reading: Reading, wanted: Mapping[Key, Resource]) -> list[Key]:
+    """The keys of which a reading has something else than is wanted; of given resources, the impossible ones, too."""
+    held = {resource.key: resource for resource in reading.resources}
+    found = [key for key in held if key not in wanted]
+    for key, resource in wanted.items():
+        if resource.is_given:
+            found += (key,) if key in reading.impossible else ()
+        elif held.get(key) is not resource and held.get(key) != resource:
+            found.append(key)
+    return found
+
+
+def in_parts(wanted: Mapping[Key, R2], size: int) -> Iterator[dict[Key, R2]]:
+    """The same resources, so many at a time."""
+    items = iter(wanted.items())
+    while part := dict(islice(items, size)):
+        yield part
 
 
 def once(make: Callable[[S], R]) -> Callable[[S], R]:

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from reconciler import remembered
 from reconciler.dataplane import endpoint_table as endpoint_tables
 from reconciler.dataplane import slots
-from reconciler.dataplane.endpoint_table import EndpointTable, Words, words_of
+from reconciler.dataplane.endpoint_table import EndpointTable, Index, Words, words_of
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
 from reconciler.dataplane.rows import Address as AddressRow
 from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
-from reconciler.kinds.base import Kind, Wanted, each, once
+from reconciler.kinds.base import Kind, Wanted, each, in_parts, once
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Endpoint, EndpointState, Pool, place_of
 from reconciler.resource import ANY_POOL, Cause, Causes, Change, Context, Key, Reading, Resource
@@ -39,6 +39,7 @@ _SERVICE, _RING = "service", "ring"  # kinds whose modules import this one
 _UNUSED = "no connection uses it"
 _FEW = 64
 """To look through all rows for so many endpoints costs less than to sort them."""
+_LOOKED_AT_ONCE = 10_000
 _STATES = frozenset(EndpointRowState)
 _STATES_OF_WANTED = EndpointRowState.DISABLED, EndpointRowState.USABLE
 _ID = re.compile(r"(?:(?:\[(.+)\]|([0-9.]+)):([0-9]+)|([^ \[]+))(?: \(row [0-9]+\))?")
@@ -145,7 +146,13 @@ def _connections(count: int | None) -> str:
 
 
 def row_of(endpoint: Endpoint) -> EndpointRow:
-    return EndpointRow(endpoint.address, endpoint.port or 0, endpoint.state is EndpointState.DISABLED)
+    """The same row each time: of a thousand pools that change, most endpoints don't."""
+    known = endpoint.row
+    if isinstance(known, EndpointRow):
+        return known
+    row = EndpointRow(endpoint.address, endpoint.port or 0, endpoint.state is EndpointState.DISABLED)
+    endpoint.keep(row)
+    return row
 
 
 @once
@@ -191,7 +198,19 @@ def numbers_of(kernel: Kernel, rows: Sequence[EndpointRow]) -> NDArray[np.uint32
         return np.zeros(0, np.uint32)
     words = _words(rows)
     table = endpoint_table(kernel, words)
-    return table.numbers_of(words, table.states == EndpointRowState.RETIRED)
+    return Index(table, table.is_retired).numbers_of(words)
+
+
+class Numbers:
+    """The numbers that all endpoints have at one moment, for whoever asks again and again."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        table = endpoint_table(kernel)
+        self._index = Index(table, table.is_retired)
+
+    def of(self, rows: Sequence[EndpointRow]) -> NDArray[np.uint32]:
+        """As `numbers_of`."""
+        return self._index.numbers_of(_words(rows)) if rows else np.zeros(0, np.uint32)
 
 
 def ids_of(kernel: Kernel, numbers: Collection[int]) -> dict[int, str]:
@@ -247,18 +266,29 @@ class EndpointKind(Kind):
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         table = endpoint_table(self.kernel)
-        plain = [row for row in wanted.values() if isinstance(row, EndpointRow) and not (row.damage or row.copy)]
+        plain = _plain(wanted)
         unwanted = [] if only is None else [key for key in only if key not in wanted]
         # The endpoints of many names take longer to find out than the names of all endpoints.
         others = [row_named(key.id) for key in unwanted] if len(unwanted) <= _FEW else [None]
         if only is not None and None not in others:
             table = table.part(table.rows_of(_words([*plain, *filter(None, others)])))
-        states = np.where([row.disabled for row in plain], *_STATES_OF_WANTED).astype(np.uint8)
-        places = table.matches(_words(plain), states)
-        left = table.states != EndpointRowState.RETIRED
+        places = _matches(Index(table, table.is_retired), plain)
+        left = ~table.is_retired
         left[places[places >= 0]] = False
         strange = _numbered(table, np.flatnonzero(left))
         return Reading((*compress(plain, (places >= 0).tolist()), *(other.row for other in strange)))
+
+    def look(self, wanted: Mapping[Key, Resource]) -> Iterator[Collection[Key]]:
+        table = endpoint_table(self.kernel)
+        yield ()
+        index, left = Index(table, table.is_retired), ~table.is_retired
+        yield ()
+        for part in in_parts(wanted, _LOOKED_AT_ONCE):
+            plain = _plain(part)
+            places = _matches(index, plain)
+            left[places[places >= 0]] = False
+            yield [row.key for row in compress(plain, (places < 0).tolist())]
+        yield [other.row.key for other in _numbered(table, np.flatnonzero(left))]
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         words = _words([_row(change) for change in changes])
@@ -312,6 +342,17 @@ class EndpointKind(Kind):
         remembered.forget(self.kernel, reusable)
         self.kernel.delete(ENDPOINT_COUNTERS.name, [ENDPOINT_COUNTERS.key.pack(Number(number)) for number in reusable])
         return free + reusable
+
+
+def _plain(wanted: Mapping[Key, Resource]) -> list[EndpointRow]:
+    """The rows that the kernel can hold just so."""
+    return [row for row in wanted.values() if isinstance(row, EndpointRow) and not (row.damage or row.copy)]
+
+
+def _matches(index: Index, plain: Sequence[EndpointRow]) -> NDArray[np.intp]:
+    """For each row the place where the kernel holds it, -1 if it doesn't."""
+    states = np.where([row.disabled for row in plain], *_STATES_OF_WANTED).astype(np.uint8)
+    return index.matches(_words(plain), states)
 
 
 def _words(rows: Sequence[EndpointRow]) -> Words:

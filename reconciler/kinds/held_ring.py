@@ -4,6 +4,7 @@ names for its endpoints when somebody asks for its members or slots."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +38,13 @@ class EndpointNames:
     def add(self, endpoints: Slots) -> None:
         """The endpoints of another ring."""
         self._rings.append(endpoints)
+
+    def know(self, numbers: NDArray[np.uint32], ids: Sequence[str]) -> None:
+        """The numbers that endpoints with these ids have; 0 for one that has none."""
+        self._ids.update(zip(numbers.tolist(), ids, strict=True))
+        self._is_named[numbers] = True
+        self._ids.pop(0, None)
+        self._is_named[0] = False
 
     def of(self, numbers: NDArray[np.integer]) -> list[str]:
         """The ids of endpoints with these numbers. Numbers without a row are lost endpoints."""
@@ -80,6 +88,7 @@ class HeldRing(Ring):
     def compare(self, ring: Ring, numbers: NDArray[np.uint32], slots: Slots) -> None:
         """Find out whether this is a ring with these slots, of members with these numbers, so that nobody has to build
         or decode one for that. 0 is the number of a member that has none."""
+        self._names.know(numbers, ring.members)
         same = slots.size == self._endpoints.size and numbers.all() and (numbers[slots] == self._endpoints).all()
         object.__setattr__(self, "_compared", (ring, bool(same)))
 

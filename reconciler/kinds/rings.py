@@ -7,7 +7,8 @@ rows have those of endpoints. So a ring reads back with the names it was written
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -16,10 +17,11 @@ from reconciler import progress, safe
 from reconciler.dataplane.layout import RING_NAMES, RING_TURNS
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.rows import Number, RingNote
+from reconciler.dataplane.slots import ENDPOINT_MASK, IN_TRANSITION
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
-from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.endpoint import numbers_of
+from reconciler.kinds.base import Kind, Wanted, differing, in_parts
+from reconciler.kinds.endpoint import EndpointRow, Numbers, numbers_of
 from reconciler.kinds.held_ring import EndpointNames, HeldRing
 from reconciler.kinds.ring import Ring, build, slots_of
 from reconciler.model import Pool
@@ -28,6 +30,7 @@ from reconciler.ring_names import RingNames, packed
 from reconciler.ring_store import Rings, RingWriter, indexes_in_use, remove_rings
 from reconciler.view import Facts, Use
 
+_LOOKED_AT_ONCE = 500
 _BUILT_AT_ONCE = 512
 """Rings that are built before they are written: all of them would take more memory than the rest of lbctl."""
 
@@ -43,16 +46,33 @@ class RingKind(Kind):
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         names, opened = RingNames(self.kernel), Rings(self.kernel)
+        asked = set(names) if only is None else {key.id for key in only if key.id in names}
+        return self._reading(wanted, asked, names, opened, partial(numbers_of, self.kernel))
+
+    def look(self, wanted: Mapping[Key, Resource]) -> Iterator[Collection[Key]]:
+        names, opened = RingNames(self.kernel), Rings(self.kernel)
+        own = {key.id for key in wanted}
+        yield [Key(Ring.kind, name) for name in names if name not in own]
+        numbers = Numbers(self.kernel)
+        yield ()
+        for part in in_parts(wanted, _LOOKED_AT_ONCE):
+            asked = {key.id for key in part if key.id in names}
+            yield differing(self._reading(part, asked, names, opened, numbers.of), part)
+
+    def _reading(
+        self, wanted: Mapping[Key, Resource], asked: Collection[str], names: RingNames, opened: Rings,
+        numbers_of: Callable[[Sequence[EndpointRow]], Slots],
+    ) -> Reading:  # fmt: skip
+        """The wanted rings that the kernel has, and the others of those that are `asked` for."""
         rings = [ring for ring in wanted.values() if isinstance(ring, Ring)]
         noted = zip(rings, names.notes(ring.name for ring in rings), strict=True)
         known = {ring.name: (ring, note) for ring, note in noted if note and ring.members}
-        numbers = dict(zip(known, _numbers(self.kernel, [ring for ring, _ in known.values()]), strict=True))
+        numbers = dict(zip(known, _numbers(numbers_of, [ring for ring, _ in known.values()]), strict=True))
         right = _as_noted(known, numbers, opened)
-        asked = set(names) if only is None else {key.id for key in only if key.id in names}
-        asked.difference_update(right)
         others, damaged = {}, []
-        endpoint_names = EndpointNames(self.kernel) if asked else None
-        for name in sorted(asked):
+        left = sorted(name for name in asked if name not in right)
+        endpoint_names = EndpointNames(self.kernel) if left else None
+        for name in left:
             number = names.number(name)
             endpoints = "no ring of its own" if number is None else _endpoints(opened, number)
             if isinstance(endpoints, str):
@@ -65,7 +85,7 @@ class RingKind(Kind):
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         names = RingNames(self.kernel)
         puts = {change.key: change.after for change in changes if isinstance(change.after, Ring)}
-        numbers = dict(zip(puts, _numbers(self.kernel, list(puts.values())), strict=True))
+        numbers = dict(zip(puts, _numbers(partial(numbers_of, self.kernel), list(puts.values())), strict=True))
         indexes = {key: names.number(key.id) for key in puts}
         free = _free(self.kernel, names) if None in indexes.values() else iter(())
         outcomes: dict[Key, Outcome] = {}
@@ -126,9 +146,9 @@ def _dead(kernel: Kernel, rings: Sequence[Ring]) -> dict[Key, Slots]:
     return {key: found[start:end] for key, (start, end) in zip(dead, pairwise(ends), strict=True)}
 
 
-def _numbers(kernel: Kernel, rings: Sequence[Ring]) -> list[bytes]:
+def _numbers(numbers_of: Callable[[Sequence[EndpointRow]], Slots], rings: Sequence[Ring]) -> list[bytes]:
     """The numbers of the members of each ring, 0 for one without a row, as an array's bytes."""
-    found = numbers_of(kernel, [row for ring in rings for row in ring.rows]).tobytes()
+    found = numbers_of([row for ring in rings for row in ring.rows]).tobytes()
     ends = accumulate((4 * len(ring.members) for ring in rings), initial=0)
     return [found[start:end] for start, end in pairwise(ends)]
 
@@ -172,10 +192,11 @@ def _endpoints(rings: Rings, index: int) -> Slots | str:
     place = rings.place(index)
     if place is None:
         return "no slots of its own" if rings.heads[index] else np.zeros(0, np.uint32)
-    held = rings.held(place)
-    if held.moving.any() and not place.has_rows:
+    words = rings.slots(place)
+    if not place.has_rows and (words >= IN_TRANSITION).any():
         return "transitions without rows"
-    return held.endpoints if held.endpoints.any() else held.endpoints[:0]
+    endpoints = words & ENDPOINT_MASK
+    return endpoints if endpoints.any() else endpoints[:0]
 
 
 KIND = RingKind

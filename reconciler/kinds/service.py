@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import ClassVar
@@ -28,7 +28,7 @@ from reconciler.dataplane.layout import (
 from reconciler.dataplane.rows import Number, Service, ServiceKey
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
-from reconciler.kinds.base import Kind, Wanted, each, once
+from reconciler.kinds.base import Kind, Wanted, each, in_parts, once
 from reconciler.kinds.endpoint import connections_end, is_port
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_name
@@ -43,6 +43,7 @@ _PROTOCOLS = {  # RFC 5237, IANA protocol numbers; that of pings differs between
     4: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1},
     6: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 58},
 }
+_LOOKED_AT_ONCE = 2_000
 _PROTOCOL_NAMES = {version: {n: name for name, n in numbers.items()} for version, numbers in _PROTOCOLS.items()}
 
 
@@ -222,18 +223,19 @@ class ServiceKind(Kind):
         table, rings, sources = _table(self.kernel), RingNames(self.kernel), SourceNames(self.kernel)
         places = table.places
         left = dict.fromkeys(places.values()) if only is None else _places(only, wanted, places)
-        plain = [row for row in wanted.values() if isinstance(row, ServiceRow) and not row.damage]
-        notes = zip(plain, rings.notes(row.ring for row in plain), strict=True)
-        right = []
-        for row, note in notes:
-            place = places.get(row.packed(), -1)
-            known = sources.found(row.vip.version, row.sources)
-            if not note or not known or place not in left or not table.is_sound[place]:
-                continue
-            if table.bare[place] == _encode(row, 0, note.number, *known):
-                right.append(row)
-                del left[place]
+        right = _right(wanted, table, places, left, rings, sources)
         return Reading((*right, *(table.row(place, rings, sources).row for place in left)))
+
+    def look(self, wanted: Mapping[Key, Resource]) -> Iterator[Collection[Key]]:
+        table, rings, sources = _table(self.kernel), RingNames(self.kernel), SourceNames(self.kernel)
+        yield ()
+        places = table.places
+        left = dict.fromkeys(places.values())
+        yield ()
+        for part in in_parts(wanted, _LOOKED_AT_ONCE):
+            right = {row.key for row in _right(part, table, places, left, rings, sources)}
+            yield [key for key in part if key not in right]
+        yield [table.row(place, rings, sources).row.key for place in left]
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         table = _table(self.kernel)
@@ -280,6 +282,24 @@ class ServiceKind(Kind):
             done = self.kernel.delete(spec.name, [key for _, key in gone[version]])
             outcomes += zip((change for change, _ in gone[version]), done, strict=True)
         return each(changes, outcomes)
+
+
+def _right(
+    wanted: Mapping[Key, Resource], table: _Table, places: Mapping[bytes, int], left: dict[int, None],
+    rings: RingNames, sources: SourceNames,
+) -> list[ServiceRow]:  # fmt: skip
+    """The rows that are as they are wanted; their places are taken out of those that are `left`."""
+    plain = [row for row in wanted.values() if isinstance(row, ServiceRow) and not row.damage]
+    right = []
+    for row, note in zip(plain, rings.notes(row.ring for row in plain), strict=True):
+        place = places.get(row.packed(), -1)
+        known = sources.found(row.vip.version, row.sources)
+        if not note or not known or place not in left or not table.is_sound[place]:
+            continue
+        if table.bare[place] == _encode(row, 0, note.number, *known):
+            right.append(row)
+            del left[place]
+    return right
 
 
 def _pack_key(row: ServiceRow) -> bytes:

@@ -16,9 +16,12 @@ from reconciler.agent import loop, upkeep
 from reconciler.agent.loop import Agent, Manifests
 from reconciler.agent.report import Report
 from reconciler.agent.wake import Wake
+from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.config.load import Loaded
 from reconciler.kernel.faulty import FaultyKernel
+from reconciler.kinds import KINDS
+from reconciler.kinds.base import differing
 from reconciler.live import read_live
 from reconciler.plan import plan
 from reconciler.render.style import Style
@@ -87,6 +90,7 @@ def undisturbed(monkeypatch):
     """Transitions end by the clock of the kernel; files are at rest at once, unless a test says otherwise."""
     monkeypatch.setattr("reconciler.dataplane.slots.now", lambda: 100_000)
     monkeypatch.setattr(upkeep, "settle", lambda *_: 0)
+    monkeypatch.setattr(upkeep, "settling", lambda *_: ())
     monkeypatch.setattr("reconciler.reconcile.settle", lambda *_: 0)
     monkeypatch.setattr(loop, "SECOND_LOOK_S", 0.0)
 
@@ -154,3 +158,19 @@ def test_an_edit_writes_exactly_the_rows_that_differ(several, seed):
             after = live.resources
             assert bool(writes) == (before != after)
             assert not plan(desired, read_live(node.kernel, desired.resources)).changes
+
+
+@given(fleets(), st.integers(0, 2**32))
+@settings(max_examples=25, deadline=None)
+def test_a_look_in_slices_names_what_a_reading_at_once_shows(fleet, seed):
+    kernel, desired = FaultyKernel(), compile_node(view(fleet, None, ""))
+    kernel.fails = lambda: False
+    apply(plan(desired, read_live(kernel, desired.resources)), kernel).raise_if_failed()
+    drift(kernel, random.Random(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("endpoint", "rings", "service"):
+            patch.setattr(f"reconciler.kinds.{kind}._LOOKED_AT_ONCE", 2)
+        for kind in KINDS:
+            own = desired.of_kind.get(kind.resource.kind, {})
+            looked = {key for found in kind(kernel).look(own) for key in found}
+            assert looked == set(differing(kind(kernel).read(own), own))
