@@ -133,7 +133,8 @@ class _Reader:
     def _look_at(self, end: int) -> None:
         """Take down the comments up to `end`."""
         begin = self.at
-        for found in _COMMENT.finditer(self.text, self.at, end):
+        is_none = self.text.find("#", self.at, end) < 0  # as between most tokens
+        for found in () if is_none else _COMMENT.finditer(self.text, self.at, end):
             self.dash = max(self.dash, self.text.rfind("-", begin, found.start()))
             begin = found.end()
             line = self._line_start(found.start())

@@ -51,13 +51,17 @@ def canonical(file: SourceFile) -> tuple[str, list[Diagnostic]]:
     if not pages:
         blocks = ["\n".join(_comments(comments, 0, first=True))]
     form = "\n---\n".join(blocks) + "\n" if any(blocks) else ""
-    if _meaning(parse("", form)) != _meaning(documents) or _all_comments(*read(form)) != told:
+    if _meaning(parse("", form)) != _meaning(documents) or _all_comments_in(form) != told:
         raise AssertionError(f"the canonical form of {file.name} would mean something else")
     return form, []
 
 
 def _meaning(documents: Iterable[Document]) -> list[str]:
     return [json.dumps(document.root, sort_keys=True) for document in documents]
+
+
+def _all_comments_in(text: str) -> Counter[str]:
+    return _all_comments(*read(text)) if "#" in text else Counter()  # to read takes most of the time
 
 
 def _all_comments(pages: Iterable[Page], others: Iterable[Comment]) -> Counter[str]:
