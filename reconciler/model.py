@@ -388,15 +388,27 @@ other mark that daemons read."""
 
 
 @dataclass(frozen=True, slots=True)
+class Vrrp:
+    """Addresses that balancers with the same `id`, in the same networks, share: the one with the greatest `priority`
+    of those that work has them all."""
+
+    id: int
+    addresses: tuple[InterfaceAddress, ...]
+    priority: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """How a balancer tells its routing daemon which VIPs are here: by a route to each in a table of its own. Routes
     with a smaller `metric` are better ones. While something speaks against a VIP, its route has the
-    `degraded_metric`; None: it has no route. One that leaves is announced for `grace_s` with `LEAVING_METRIC`."""
+    `degraded_metric`; None: it has no route. One that leaves is announced for `grace_s` with `LEAVING_METRIC`.
+    `vrrp`: where there is no routing daemon, routers send to a shared address."""
 
     table: int = 251
     metric: int = 100
     degraded_metric: int | None = None
     grace_s: float = 10.0
+    vrrp: Vrrp | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,11 @@ class NodeView:
         return XdpMode.GENERIC if interface.name in self.lossy else XdpMode.NATIVE
 
     @property
+    def faces(self) -> tuple[Interface, ...]:
+        """The interfaces of a node that balances something; none if there is nothing to do."""
+        return self.node.interfaces if self.services else ()
+
+    @property
     def has_prober(self) -> bool:
         """Whether a balancer checks endpoints through VIPs, as far as the pools ask for it."""
         is_able = self.node.role is Role.BALANCER and bool(self.node.health_addresses)
@@ -182,8 +187,7 @@ class NodeView:
         if any(service.takes_pings for service in self.services):
             echo.add("FORWARD_ECHO")
         ipv6 = {"IPV6"} if self.has_ipv6 else set()
-        faces = self.node.interfaces if self.services else ()
-        ways = {"GATEWAY" for face in faces if face.gateway} | {"VLAN" for face in faces if face.trunk}
+        ways = {"GATEWAY" for face in self.faces if face.gateway} | {"VLAN" for face in self.faces if face.trunk}
         checks = {"CHECKS"} if self.has_prober else set()
         allowed = {ALLOWED_SOURCES} if self._has_sources else set()
         return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6 | ways | checks | allowed))

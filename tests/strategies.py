@@ -39,6 +39,7 @@ from reconciler.model import (
     Undefined,
     Verify,
     VipBinding,
+    Vrrp,
     WhenNoneHealthy,
     XdpMode,
 )
@@ -70,6 +71,8 @@ tunnel_sources = st.builds(
 announces = st.none() | st.builds(
     Announce, st.sampled_from((100, 251)), st.sampled_from((100, 500)), st.sampled_from((None, 900)),
     st.sampled_from((10.0, 30.0)),
+    st.none() | st.builds(Vrrp, st.sampled_from((51, 52)), st.just((ip_interface("10.2.0.100/24"),)),
+                          st.sampled_from((100, 150))),
 )  # fmt: skip
 _ipv4 = st.integers(1, 99).map(lambda i: IPv4Address(f"10.9.0.{i}"))
 bgp = st.builds(
@@ -223,7 +226,7 @@ def any_nodes(draw):
             "expected_flows": draw(limits),
             "tunnel_source": draw(tunnel_sources),
             "packet_too_big": draw(st.sampled_from(PacketTooBig)),
-            "announce": draw(announces),
+            "announce": draw(announces.map(lambda told: told and replace(told, vrrp=None))),
             "health_addresses": draw(st.sampled_from(HEALTH_ADDRESSES)),
         }
     if role is not Role.ENDPOINT:

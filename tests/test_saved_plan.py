@@ -70,6 +70,8 @@ FLAWED = {
     "announcement": {"kind": "announcement", "address": "20.20.20.1", "table": 254, "metric": 100},
     "routing": {"kind": "routing", "lines": ["router bgp 65001 / log file /etc/passwd"]},
     "routing-prefix": {"kind": "routing-prefix", "address": "2001:db8::1"},
+    "vrrp": {"kind": "vrrp", "lines": ["vrrp_instance lbctl {", "notify /tmp/x", "}"]},
+    "vrrp-state": {"kind": "vrrp-state", "weight": 100},
     "gateway-interface": {"kind": "gateway", "interface": "", "address": "10.1.0.254"},
     "gateway-route": {"kind": "gateway-route", "interface": "eth0", "address": "10.1.0.254"},
     "blackhole": {"kind": "blackhole", "network": "0.0.0.0/0"},

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from reconciler.agent.report import Report
 from reconciler.errors import KernelError
 from reconciler.kernel import sysctl
+from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.notices import Listener, LostError, Notice
 from reconciler.kinds.announcement import Announcement
 from reconciler.kinds.loopback import LoopbackVip
@@ -46,8 +47,8 @@ class Found:
 class Notices:
     """Of the namespace that `start` is called in. `ring` is called, from another thread, when something has come."""
 
-    def __init__(self, ring: Callable[[], None], report: Report) -> None:
-        self._ring, self._report = ring, report
+    def __init__(self, ring: Callable[[], None], report: Report, mark: int = PROTOCOL) -> None:
+        self._ring, self._report, self._mark = ring, report, mark
         self._lock = threading.Lock()
         self._found = Found()
         self._settings: dict[str, str] = {}
@@ -59,7 +60,7 @@ class Notices:
 
     def start(self) -> None:
         try:
-            listener = Listener()
+            listener = Listener(self._mark)
         except OSError as error:
             self._report.problem(LISTENING, error.strerror or str(error), "drift is found by looking, later")
             return

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from reconciler import progress, record
 from reconciler.cli.common import (
+    add_adopt,
     add_env,
     add_max_prune,
     add_node,
     add_ref,
     add_targets,
+    adopting,
     aimed_at,
     confirm,
     instance_dir,
@@ -33,6 +35,7 @@ from reconciler.cli.common import (
     target,
 )
 from reconciler.cli.confirm import refuse_unconfirmed, unless_confirmed
+from reconciler.cli.leaving import wait_out_grace
 from reconciler.cli.recording import Source, note_down, source_of
 from reconciler.cli.run import seconds
 from reconciler.config.load import no_garbage_collection
@@ -78,6 +81,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
     add_ref(parser)
     add_targets(parser)
+    add_adopt(parser)
     parser.add_argument("--auto-approve", action="store_true", help="don't ask")
     parser.add_argument("--allow-empty", action="store_true", help="also if no service at all is left")
     add_max_prune(parser)
@@ -90,7 +94,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check_source(args.source)
     refuse_unconfirmed(args)
+    blocked: BlockedError | None = None
+    code = BlockedError.exit_code
+    try:
+        code = _once(args)
+    except BlockedError as error:
+        blocked = error
+    if code in (0, BlockedError.exit_code) and args.source.is_dir() and wait_out_grace(args):
+        return _once(argparse.Namespace(**vars(args) | {"auto_approve": True}))
+    if blocked is not None:
+        raise blocked
+    return code
+
+
+def _once(args: argparse.Namespace) -> int:
     read = load_whole(args.source, args) if args.source.is_dir() else None
+    if read is None and args.adopt:
+        raise UsageError("a saved plan takes nothing over", hint="apply the directory with --adopt")
     kernel = open_kernel(args)
     # Whoever approves it beforehand needs no look at the node between the plan and the changes: nobody else writes.
     with apply_lock(instance_dir(args)) if args.auto_approve else nullcontext():
@@ -103,7 +123,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _planned(args: argparse.Namespace, kernel: Kernel, fleet: Fleet, loaded: Loaded) -> tuple[Plan, Source, str]:
     """The plan for a directory that was read, what is written down of it, and a line on what --target leaves out."""
-    whole = plan_node(desired_of(fleet, args.node, kernel, known_wish(instance_dir(args))), kernel, instance_dir(args))
+    desired = desired_of(fleet, args.node, kernel, known_wish(instance_dir(args)))
+    adopting(args, kernel, desired)
+    whole = plan_node(desired, kernel, instance_dir(args))
     planned = aimed_at(args, whole, fleet, record.load(instance_dir(args) / RECORD) if args.target else {})
     look_again(args.source, loaded.digest, planned.count(Action.DELETE), args)
     if args.target:

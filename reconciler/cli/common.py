@@ -18,7 +18,7 @@ from reconciler.errors import ConfigError, LbctlError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
 from reconciler.render.style import Style
-from reconciler.resource import Key, Target
+from reconciler.resource import Desired, Key, Target
 from reconciler.safe import SHOWN, line
 
 if TYPE_CHECKING:
@@ -214,6 +214,24 @@ def left_out(planned: Plan, part: Plan, args: argparse.Namespace) -> str:
 
 def add_max_prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-prune", metavar="N", type=int, help="refuse to remove more than N resources at once")
+
+
+def add_adopt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--adopt", action="store_true",
+        help="take over VIPs on the loopback, routes and tunnels of others, where manifests ask for the same",
+    )  # fmt: skip
+
+
+def adopting(args: argparse.Namespace, kernel: Kernel, desired: Desired) -> None:
+    """With --adopt, say whose objects will be lbctl's, and let the kernel do so. Raises KernelError."""
+    if args.adopt:
+        from reconciler.live import read_live
+
+        found = read_live(kernel, desired.resources, ("loopback", "tunnel")).foreign
+        for key, owner in sorted(found.items()):
+            say(f"--adopt takes over {key}: {line(owner)}")
+        kernel.adopts = True
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:

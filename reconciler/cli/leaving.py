@@ -8,7 +8,7 @@ import argparse
 import time
 from typing import Any
 
-from reconciler.cli.common import instance_dir, open_kernel, say
+from reconciler.cli.common import instance_dir, load_fleet, open_kernel, say
 from reconciler.cli.pause import MAX_REASON, poke
 from reconciler.errors import LbctlError, UsageError
 from reconciler.kernel.port import Kernel
@@ -17,6 +17,8 @@ CAUGHT_UP_S, LOOK_S = 60.0, 0.1
 QUIET_S = 5.0
 """Without a packet for so long, the balancer counts as quiet."""
 DEADLINE = 3
+_MARGIN_S = 0.1
+"""Notes are written by another clock."""
 
 
 def leave(args: argparse.Namespace) -> int:
@@ -36,7 +38,7 @@ def leave(args: argparse.Namespace) -> int:
     notes.write(directory, note)
     say(f"This balancer is drained {note}.")
     if not is_running(directory):
-        say("No agent runs here: `lbctl apply` tells routers, and once more after the grace time.")
+        say("No agent runs here: `lbctl apply` tells routers, waits for the grace time, and withdraws the VIPs.")
         return 0
     poke(args)
     return _wait(kernel, args.deadline_s) if args.wait else 0
@@ -55,6 +57,30 @@ def stay(args: argparse.Namespace) -> int:
         say("No agent runs here: `lbctl apply` tells them.")
     poke(args)
     return 0
+
+
+def wait_out_grace(args: argparse.Namespace) -> bool:
+    """After an `apply`: whether this balancer is drained and its VIPs still have to be withdrawn, which no agent does
+    here. Returns once it is time for that. Raises LbctlError."""
+    from reconciler.agent.single import is_running
+    from reconciler.wish.known import leaving
+
+    directory = instance_dir(args)
+    note = leaving(directory)
+    if note is None or is_running(directory):
+        return False
+    from reconciler.reconcile import view_of
+
+    announce = view_of(load_fleet(args.source, args), args.node).node.announce
+    left_s = note.since_s + announce.grace_s - time.monotonic() if announce else 0.0
+    if left_s <= 0:
+        return False
+    if args.confirm_within is not None:
+        say(f"Routers turn to other balancers; `lbctl apply` withdraws the VIPs in {left_s:.0f} s.")
+        return False
+    say(f"Routers turn to other balancers; in {left_s:.0f} s the VIPs are withdrawn.")
+    time.sleep(left_s + _MARGIN_S)
+    return True
 
 
 def _wait(kernel: Kernel, deadline_s: float | None) -> int:

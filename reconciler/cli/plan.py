@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.cli.common import (
+    add_adopt,
     add_env,
     add_node,
     add_output,
     add_ref,
     add_targets,
+    adopting,
     aimed_at,
     instance_dir,
     left_out,
@@ -25,7 +27,7 @@ from reconciler.cli.common import (
     stdout_style,
     target,
 )
-from reconciler.errors import BlockedError, LbctlError
+from reconciler.errors import BlockedError, LbctlError, UsageError
 from reconciler.files import write_output
 from reconciler.model import Fleet
 from reconciler.plan import Plan
@@ -51,6 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
     add_ref(parser)
     add_targets(parser)
+    add_adopt(parser)
     parser.add_argument("--live", metavar="FILE", help="compare with a snapshot (see `export`), or with `empty`")
     add_output(parser, "markdown", schema="plan.v2.json")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the plan there, for `lbctl apply FILE`")
@@ -61,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.dataplane.description import own_layout
     from reconciler.snapshot import plan_to_json
 
+    if args.adopt and (args.live or args.out):
+        raise UsageError("--adopt is for a plan of this node that is shown", hint="lbctl apply DIR --adopt")
     fleet, digest = load_at_rest(args.directory, args)
     whole, applied = _plan(args, fleet)
     planned = aimed_at(args, whole, fleet, applied)
@@ -105,7 +110,9 @@ def _plan(args: argparse.Namespace, fleet: Fleet) -> tuple[Plan, Mapping[Key, st
         return plan(desired_of(fleet, args.node, live, Wish(known_from_json(snapshot, clocks()))), live), {}
     kernel = open_kernel(args)
     wish = known_wish(instance_dir(args))
-    planned = plan_node(desired_of(fleet, args.node, kernel, wish), kernel, instance_dir(args))
+    desired = desired_of(fleet, args.node, kernel, wish)
+    adopting(args, kernel, desired)
+    planned = plan_node(desired, kernel, instance_dir(args))
     planned = replace(planned, live=with_connections(planned.live, kernel))
     return planned, record.load(instance_dir(args) / RECORD) if args.target else {}
 

@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.web import Kept, serving
     from reconciler.cli.confirm import Watches, held_by
     from reconciler.history import History
+    from reconciler.kernel.mark import protocol_of
     from reconciler.private import stop_waiting
     from reconciler.render.page import page
     from reconciler.resource import Desired
@@ -147,7 +148,8 @@ def run(args: argparse.Namespace) -> int:
             )
             endpoints = Endpoints(instance_dir(args), report, time.monotonic, lambda: bell.ring(Wake.HEALTH))
 
-            notices = Notices(lambda: bell.ring(Wake.HEALTH), report)
+            mark = protocol_of(instance_name(args))
+            notices = Notices(lambda: bell.ring(Wake.HEALTH), report, mark)
 
             def held() -> str:
                 text, change = held_by(instance_dir(args))

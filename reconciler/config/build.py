@@ -43,6 +43,7 @@ from reconciler.model import (
     Undefined,
     Verify,
     VipBinding,
+    Vrrp,
     WhenNoneHealthy,
     XdpMode,
 )
@@ -199,11 +200,17 @@ _TUNNEL_SOURCE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "ipv4": ("ipv4", ip_network),
     "ipv6": ("ipv6", ip_network),
 }
+_VRRP: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "id": ("id", _as_is),
+    "addresses": ("addresses", lambda items: tuple(map(ip_interface, items))),
+    "priority": ("priority", _as_is),
+}
 _ANNOUNCE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "table": ("table", _as_is),
     "metric": ("metric", _as_is),
     "degradedMetric": ("degraded_metric", _as_is),
     "grace": ("grace_s", seconds),
+    "vrrp": ("vrrp", lambda given: Vrrp(**_given(given, _VRRP))),
 }
 _NEIGHBOR: dict[str, tuple[str, Callable[[Any], Any]]] = {"address": ("address", address), "asn": ("asn", _as_is)}
 _BGP: dict[str, tuple[str, Callable[[Any], Any]]] = {

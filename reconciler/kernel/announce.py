@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
 from reconciler.kernel import netlink, proxies
+from reconciler.kernel.mark import PROTOCOL
 
 _ROUNDS = 3
 _GAP_S = 0.1
@@ -41,9 +42,9 @@ class _Link:
     is_running: bool
 
 
-def announce(vips: Collection[str]) -> None:
+def announce(vips: Collection[str], mark: int = PROTOCOL) -> None:
     """Announce these VIPs a few times. OSError if the kernel refuses, but not for an interface that went away."""
-    frames = list(_frames(vips))
+    frames = list(_frames(vips, mark))
     if not frames:
         return
     _await_links({name for name, _ in frames})
@@ -78,7 +79,7 @@ def _checksum(data: bytes) -> int:
     return total ^ 0xFFFF
 
 
-def _frames(vips: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def _frames(vips: Collection[str], mark: int) -> Iterator[tuple[str, bytes]]:
     """The interface that each frame leaves by, and the frame."""
     links = _links()
     wanted = {ip_address(vip) for vip in vips}
@@ -94,7 +95,7 @@ def _frames(vips: Collection[str]) -> Iterator[tuple[str, bytes]]:
             near |= {(index, vip) for vip in ipv4 if vip in network}
     yield from ((links[index].name, arp(links[index].mac, vip)) for index, vip in sorted(near))
     macs = {link.name: link.mac for link in links.values()}
-    for proxy in sorted(proxies.read()[0]) if wanted - set(ipv4) else []:
+    for proxy in sorted(proxies.read(mark)[0]) if wanted - set(ipv4) else []:
         vip = IPv6Address(proxy.address)
         if vip in wanted and proxy.interface in macs:
             yield proxy.interface, advertisement(macs[proxy.interface], vip)

@@ -72,6 +72,11 @@ class FakeKernel:
     held_routes: dict[str, Route] = field(default_factory=dict)
     announcements: set[Route] = field(default_factory=set)
     daemon: FakeDaemon | None = None
+    vrrp: str | None = None
+    others_vrrp: str = ""
+    runs_vrrp: bool = True
+    weight: int | None = None
+    adopts: bool = False
     mute: set[str] = field(default_factory=set)
     others_hops: set[Neighbour] = field(default_factory=set)
     own_networks: set[str] = field(default_factory=set)
@@ -256,6 +261,8 @@ class FakeKernel:
         return [self._add_vip(vip) for vip in vips]
 
     def _add_vip(self, vip: LocalVip) -> Outcome:
+        if self.adopts:
+            self.foreign_vips.pop(vip.address, None)
         if vip.address in self.foreign_vips:
             return ForeignError(f"{vip.address} is there: {self.foreign_vips[vip.address]}")
         self.vips.add(vip)
@@ -399,12 +406,31 @@ class FakeKernel:
         self.daemon.type(lines)
         self._wrote("load_routing", tuple(lines))
 
+    # --- VRRP ------------------------------------------------------------------------------------------
+    def vrrp_configuration(self) -> tuple[str | None, str]:
+        return self.vrrp, self.others_vrrp
+
+    def load_vrrp(self, text: str | None) -> None:
+        self.vrrp = text
+        self._wrote("load_vrrp", text)
+
+    def vrrp_runs(self) -> bool:
+        return self.runs_vrrp
+
+    def vrrp_weight(self) -> int | None:
+        return self.weight
+
+    def set_vrrp_weight(self, weight: int) -> None:
+        self.weight = weight
+        self._wrote("set_vrrp_weight", weight)
+
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:
         return sorted(self.held_routes.values())
 
-    def announced_routes(self) -> list[Route]:
-        return sorted(self.announcements)
+    def announced_routes(self, addresses: Collection[str] | None = None) -> list[Route]:
+        found = sorted(self.announcements)
+        return found if addresses is None else [route for route in found if route.to.partition("/")[0] in addresses]
 
     def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         return [self._add_route(route) for route in wanted]

@@ -18,11 +18,9 @@ from ipaddress import ip_address
 
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import netlink
+from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import LocalVip, Outcome
-
-PROTOCOL = 251
-"""Our mark on routes and addresses; rtnetlink.h gives this number to nobody."""
 
 _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
@@ -48,9 +46,8 @@ class _Holder:
     interface: int
     protocol: int
 
-    @property
-    def is_ours(self) -> bool:
-        return self.protocol == PROTOCOL and self.interface == _LOOPBACK
+    def is_marked(self, mark: int) -> bool:
+        return self.protocol == mark and self.interface == _LOOPBACK
 
     def __str__(self) -> str:
         interface = socket.if_indextoname(self.interface)
@@ -69,19 +66,19 @@ def _text(packed: bytes) -> str:
     return socket.inet_ntoa(packed) if len(packed) == len(bytes(4)) else str(ip_address(packed))
 
 
-def read() -> list[LocalVip]:
-    """The VIPs with our mark. OSError if the kernel refuses."""
+def read(mark: int = PROTOCOL) -> list[LocalVip]:
+    """The VIPs with this mark. OSError if the kernel refuses."""
     with netlink.route() as route:
-        addresses = [LocalVip(_text(address), h.form) for address, h in _addresses(route, _LOOPBACK) if h.is_ours]
-        return addresses + [LocalVip(_text(address), h.form) for address, h in _routes(route, PROTOCOL) if h.is_ours]
+        held = [*_addresses(route, _LOOPBACK), *_routes(route, mark)]
+    return [LocalVip(_text(address), holder.form) for address, holder in held if holder.is_marked(mark)]
 
 
-def foreign(addresses: Collection[str]) -> dict[str, str]:
-    """Which of these the node holds without our mark: address → owner for a person. OSError if the kernel refuses."""
+def foreign(addresses: Collection[str], mark: int = PROTOCOL) -> dict[str, str]:
+    """Which of these the node holds without this mark: address → owner for a person. OSError if the kernel refuses."""
     wanted = set(addresses)
     with netlink.route() as route:
         held = [(_text(address), holder) for address, holder in _addresses(route)]
-        others = [(_text(address), holder) for address, holder in _routes(route) if not holder.is_ours]
+        others = [(_text(address), holder) for address, holder in _routes(route) if not holder.is_marked(mark)]
     held = [(address, holder) for address, holder in held if address in wanted]
     # The kernel makes a route of its own for each address; the address is named as the owner, not the route.
     made_by_kernel = {address for address, _ in held}
@@ -89,15 +86,15 @@ def foreign(addresses: Collection[str]) -> dict[str, str]:
         address: str(holder) for address, holder in others
         if address in wanted and not (holder.protocol == _KERNEL and address in made_by_kernel)
     }  # fmt: skip
-    return owners | {address: str(holder) for address, holder in held if not holder.is_ours}
+    return owners | {address: str(holder) for address, holder in held if not holder.is_marked(mark)}
 
 
-def add(vips: Sequence[LocalVip]) -> list[Outcome]:
+def add(vips: Sequence[LocalVip], mark: int = PROTOCOL) -> list[Outcome]:
     """Make VIPs local; one outcome each. ForeignError for those that somebody else's address or route holds."""
-    owners = foreign([vip.address for vip in vips])
+    owners = foreign([vip.address for vip in vips], mark)
     free = [vip for vip in vips if vip.address not in owners]
     with netlink.route() as route:
-        outcomes = dict(zip(free, route.change([_add_message(vip) for vip in free]), strict=True))
+        outcomes = dict(zip(free, route.change([_add_message(vip, mark) for vip in free]), strict=True))
     return [
         ForeignError(f"{vip.address} is not lbctl's: {owners[vip.address]}", hint="remove it, or choose another VIP")
         if vip.address in owners else _outcome("add", vip, outcomes[vip], errno.EEXIST)
@@ -105,12 +102,32 @@ def add(vips: Sequence[LocalVip]) -> list[Outcome]:
     ]  # fmt: skip
 
 
-def remove(vips: Sequence[LocalVip]) -> list[Outcome]:
+def take_over(vips: Sequence[LocalVip], mark: int = PROTOCOL) -> list[Outcome]:
+    """As `add`, but routes and addresses of others on the loopback become ours; there is no moment without. What is on
+    another interface stays, and is a ForeignError."""
+    with netlink.route() as route:
+        held = [(_text(a), h) for a, h in (*_addresses(route), *_routes(route)) if not h.is_marked(mark)]
+        elsewhere = {address for address, holder in held if holder.interface != _LOOPBACK}
+        asked = {vip.address: vip for vip in vips if vip.address not in elsewhere}
+        theirs = [(asked[a], h) for a, h in held if a in asked and h.protocol != _KERNEL]
+        # An address that stays an address is another one only by its mark; all else is made beside what goes.
+        same = [vip for vip, holder in theirs if vip.form == holder.form == "address"]
+        marked = route.change([Message(_NEW_ADDRESS, netlink.REPLACE, _address_body(vip, mark)) for vip in same])
+        others = [vip for vip in asked.values() if vip not in same]
+        made = route.change([_add_message(vip, mark) for vip in others])
+        failed = {vip for vip, error in zip(same, marked, strict=True) if error}
+        failed |= {vip for vip, error in zip(others, made, strict=True) if error and error.errno != errno.EEXIST}
+        gone = [(vip, holder) for vip, holder in theirs if vip not in failed and vip not in same]
+        route.change([_remove_message(LocalVip(vip.address, h.form), h.protocol) for vip, h in gone])
+    return add(vips, mark)
+
+
+def remove(vips: Sequence[LocalVip], mark: int = PROTOCOL) -> list[Outcome]:
     """Take VIPs away; one outcome each. What is absent or not ours is left as it is, without an error."""
-    ours = set(read())
+    ours = set(read(mark))
     mine = [vip for vip in vips if vip in ours]
     with netlink.route() as route:
-        outcomes = dict(zip(mine, route.change([_remove_message(vip) for vip in mine]), strict=True))
+        outcomes = dict(zip(mine, route.change([_remove_message(vip, mark) for vip in mine]), strict=True))
     return [_outcome("remove", vip, outcomes.get(vip), errno.ESRCH, errno.EADDRNOTAVAIL) for vip in vips]
 
 
@@ -121,38 +138,38 @@ def _outcome(verb: str, vip: LocalVip, error: OSError | None, *harmless: int) ->
     return KernelError(f"can't {verb} the local {vip.form} {vip.address}: {error.strerror}", hint=hint)
 
 
-def _add_message(vip: LocalVip) -> Message:
+def _add_message(vip: LocalVip, mark: int) -> Message:
     if vip.form == "address":
-        return Message(_NEW_ADDRESS, netlink.CREATE | netlink.EXCLUSIVE, _address_body(vip))
+        return Message(_NEW_ADDRESS, netlink.CREATE | netlink.EXCLUSIVE, _address_body(vip, mark))
     # Not exclusive: while a VIP changes its form, the kernel's route for its address is there for a moment. For IPv6
     # our route is another one anyhow, by its metric: 1024, while the kernel's is 0.
-    return Message(_NEW_ROUTE, netlink.CREATE | netlink.APPEND, _route_body(vip))
+    return Message(_NEW_ROUTE, netlink.CREATE | netlink.APPEND, _route_body(vip, mark))
 
 
-def _remove_message(vip: LocalVip) -> Message:
+def _remove_message(vip: LocalVip, mark: int) -> Message:
     if vip.form == "address":
-        return Message(_DELETE_ADDRESS, 0, _address_body(vip))
-    return Message(_DELETE_ROUTE, 0, _route_body(vip))
+        return Message(_DELETE_ADDRESS, 0, _address_body(vip, mark))
+    return Message(_DELETE_ROUTE, 0, _route_body(vip, mark))
 
 
-def _route_body(vip: LocalVip) -> bytes:
+def _route_body(vip: LocalVip, mark: int) -> bytes:
     address = ip_address(vip.address)
     family = _FAMILIES[address.version]
     return (
-        _ROUTE.pack(family, _BITS[family], 0, 0, _TABLE_LOCAL, PROTOCOL, _SCOPE_HOST, _TYPE_LOCAL, 0)
+        _ROUTE.pack(family, _BITS[family], 0, 0, _TABLE_LOCAL, mark, _SCOPE_HOST, _TYPE_LOCAL, 0)
         + netlink.attribute(_RTA_DST, address.packed)
         + netlink.attribute(_RTA_OIF, struct.pack("=I", _LOOPBACK))
     )
 
 
-def _address_body(vip: LocalVip) -> bytes:
+def _address_body(vip: LocalVip, mark: int) -> bytes:
     address = ip_address(vip.address)
     family = _FAMILIES[address.version]
     return (
         _ADDRESS.pack(family, _BITS[family], _NO_DETECTION, _SCOPE_HOST, _LOOPBACK)
         + netlink.attribute(_IFA_LOCAL, address.packed)
         + netlink.attribute(_IFA_ADDRESS, address.packed)
-        + netlink.attribute(_IFA_PROTO, bytes([PROTOCOL]))
+        + netlink.attribute(_IFA_PROTO, bytes([mark]))
     )
 
 

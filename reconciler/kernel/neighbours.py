@@ -22,7 +22,7 @@ from ipaddress import ip_address
 
 from reconciler.errors import KernelError
 from reconciler.kernel import netlink
-from reconciler.kernel.local_vips import PROTOCOL
+from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import Neighbour, Outcome
 
@@ -52,38 +52,40 @@ def can_keep() -> bool:
     return outcome is not None and outcome.errno not in (errno.ENODEV, errno.ENXIO)
 
 
-def read() -> tuple[list[Neighbour], list[Neighbour]]:
+def read(mark: int = PROTOCOL) -> tuple[list[Neighbour], list[Neighbour]]:
     """Our entries, and the managed or permanent ones of others. OSError if the kernel refuses."""
     ours, others = [], []
     with netlink.route() as route:
         for neighbour, protocol, is_managed, is_permanent in _entries(route):
-            if protocol == PROTOCOL and is_managed:
+            if protocol == mark and is_managed:
                 ours.append(neighbour)
             elif is_managed or is_permanent:
                 others.append(neighbour)
     return ours, others
 
 
-def keep(neighbours: Sequence[Neighbour]) -> list[Outcome]:
+def keep(neighbours: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Have the kernel keep these; one outcome each. Entries of others are left alone, without an error."""
-    _, others = read()
-    return _change(_NEW, netlink.CREATE | netlink.REPLACE, neighbours, set(neighbours) - set(others))
+    _, others = read(mark)
+    return _change(_NEW, netlink.CREATE | netlink.REPLACE, neighbours, set(neighbours) - set(others), mark)
 
 
-def forget(neighbours: Sequence[Neighbour]) -> list[Outcome]:
+def forget(neighbours: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
-    ours, _ = read()
-    return _change(_DELETE, 0, neighbours, set(neighbours) & set(ours))
+    ours, _ = read(mark)
+    return _change(_DELETE, 0, neighbours, set(neighbours) & set(ours), mark)
 
 
-def _change(type_: int, flags: int, neighbours: Sequence[Neighbour], chosen: set[Neighbour]) -> list[Outcome]:
+def _change(
+    type_: int, flags: int, neighbours: Sequence[Neighbour], chosen: set[Neighbour], mark: int
+) -> list[Outcome]:
     outcomes: dict[Neighbour, Outcome] = {}
     messages: dict[Neighbour, Message] = {}
     for neighbour in neighbours:
         if neighbour not in chosen:
             continue
         try:
-            messages[neighbour] = Message(type_, flags, _body(neighbour))
+            messages[neighbour] = Message(type_, flags, _body(neighbour, mark))
         except OSError:
             outcomes[neighbour] = KernelError(f"there is no interface {neighbour.interface}")
     with netlink.route() as route:
@@ -98,13 +100,13 @@ def _change(type_: int, flags: int, neighbours: Sequence[Neighbour], chosen: set
     return [outcomes.get(neighbour) for neighbour in neighbours]
 
 
-def _body(neighbour: Neighbour) -> bytes:
+def _body(neighbour: Neighbour, mark: int) -> bytes:
     address = ip_address(neighbour.address)
     index = socket.if_nametoindex(neighbour.interface)
     return (
         _HEADER.pack(_FAMILIES[address.version], index, 0, _EXT_LEARNED, 0)
         + netlink.attribute(_NDA_DST, address.packed)
-        + netlink.attribute(_NDA_PROTOCOL, bytes([PROTOCOL]))
+        + netlink.attribute(_NDA_PROTOCOL, bytes([mark]))
         + netlink.attribute(_NDA_FLAGS_EXT, _EXTENDED.pack(_MANAGED))
     )
 

@@ -20,7 +20,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from reconciler.kernel import netlink
-from reconciler.kernel.local_vips import PROTOCOL
+from reconciler.kernel.mark import PROTOCOL
 
 _GROUPS = (1, 3, 5, 7, 9, 11)  # links; neighbours; addresses and routes of IPv4; those of IPv6
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
@@ -54,7 +54,9 @@ class LostError(OSError):
 class Listener:
     """A subscription; it hears of what happens from when it is made. OSError if the kernel refuses."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark: int = PROTOCOL) -> None:
+        """`mark` is the protocol number of our own objects."""
+        self._mark = mark
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
@@ -91,11 +93,12 @@ class Listener:
             while position + _MESSAGE.size <= len(data):
                 length, type_, _, _, port = _MESSAGE.unpack_from(data, position)
                 if not port or port not in netlink.own_ports:
-                    yield from _notice(type_, data[position + _MESSAGE.size : position + length], gateways)
+                    body = data[position + _MESSAGE.size : position + length]
+                    yield from _notice(type_, body, gateways, self._mark)
                 position += max((length + 3) & ~3, _MESSAGE.size)
 
 
-def _notice(type_: int, body: bytes, gateways: Collection[str]) -> Iterator[Notice]:
+def _notice(type_: int, body: bytes, gateways: Collection[str], mark: int) -> Iterator[Notice]:
     if type_ in _LINKS:
         name = netlink.attributes(body, _LINK.size).get(_IFLA_IFNAME)
         if name:
@@ -105,31 +108,31 @@ def _notice(type_: int, body: bytes, gateways: Collection[str]) -> Iterator[Noti
         if address := found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS):
             yield Notice("address", str(ip_address(address)))
     elif type_ in _ROUTES:
-        yield from _route(body)
+        yield from _route(body, mark)
     elif type_ in (_NEW_NEIGHBOUR, _DELETE_NEIGHBOUR):
-        yield from _neighbour(type_, body, gateways)
+        yield from _neighbour(type_, body, gateways, mark)
 
 
-def _route(body: bytes) -> Iterator[Notice]:
+def _route(body: bytes, mark: int) -> Iterator[Notice]:
     family, bits, _, _, table, protocol, *_ = _ROUTE.unpack_from(body)
-    if protocol != PROTOCOL and table != _LOCAL:
+    if protocol != mark and table != _LOCAL:
         return  # a routing daemon may change thousands a second
     found = netlink.attributes(body, _ROUTE.size)
     if bits == _BITS.get(family) and _RTA_DST in found:
         table = int.from_bytes(found[_RTA_TABLE], sys.byteorder) if _RTA_TABLE in found else table
         yield Notice("route", str(ip_address(found[_RTA_DST])), table)
-    elif protocol == PROTOCOL:
+    elif protocol == mark:
         yield Notice("route", "", table)
 
 
-def _neighbour(type_: int, body: bytes, gateways: Collection[str]) -> Iterator[Notice]:
+def _neighbour(type_: int, body: bytes, gateways: Collection[str], mark: int) -> Iterator[Notice]:
     if type_ == _NEW_NEIGHBOUR and not gateways:
         return
     family, index, *_ = _NEIGHBOUR.unpack_from(body)
     if family not in _BITS:
         return
     found = netlink.attributes(body, _NEIGHBOUR.size)
-    is_ours = found.get(_NDA_PROTOCOL, b"\0")[0] == PROTOCOL
+    is_ours = found.get(_NDA_PROTOCOL, b"\0")[0] == mark
     if _NDA_DST not in found or (type_ == _DELETE_NEIGHBOUR and not is_ours):
         return
     address = str(ip_address(found[_NDA_DST]))

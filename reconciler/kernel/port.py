@@ -171,6 +171,10 @@ class Firewall:
 class Kernel(Protocol):
     """One node. Every method raises KernelError where the kernel refuses the whole call."""
 
+    adopts: bool
+    """Whether what is there already, but not ours, becomes ours where we want the same: VIPs on the loopback, routes,
+    tunnels."""
+
     def claim(self) -> None:
         """Note that the node is this instance's, before its first change. UsageError if it is another instance's."""
         ...
@@ -376,13 +380,33 @@ class Kernel(Protocol):
         """Type lines into the configuration of FRR, from its top; it may ignore some without a word."""
         ...
 
+    # --- VRRP ------------------------------------------------------------------------------------------
+    def vrrp_configuration(self) -> tuple[str | None, str]:
+        """Our configuration of keepalived, None if there is none; and of one that is not ours, what it is."""
+        ...
+
+    def load_vrrp(self, text: str | None) -> None:
+        """Have keepalived work by this; None: by nothing, and it gives up all addresses."""
+        ...
+
+    def vrrp_runs(self) -> bool:
+        """Whether keepalived runs."""
+        ...
+
+    def vrrp_weight(self) -> int | None:
+        """What keepalived adds to its priority; None if it was never told."""
+        ...
+
+    def set_vrrp_weight(self, weight: int) -> None: ...
+
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:
         """The routes of the main table that carry our mark."""
         ...
 
-    def announced_routes(self) -> list[Route]:
-        """The routes to interfaces alone that carry our mark, in all other tables but `local`."""
+    def announced_routes(self, addresses: Collection[str] | None = None) -> list[Route]:
+        """The routes to interfaces alone that carry our mark, in all other tables but `local`; only those to these
+        single addresses, if any are given."""
         ...
 
     def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:

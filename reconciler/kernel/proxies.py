@@ -17,7 +17,7 @@ from ipaddress import ip_address
 
 from reconciler.errors import KernelError
 from reconciler.kernel import netlink
-from reconciler.kernel.local_vips import PROTOCOL
+from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message
 from reconciler.kernel.port import Neighbour, Outcome
 
@@ -28,7 +28,7 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _HEADER = struct.Struct("=BxxxiHBB")  # family, padding, interface, state, flags, type
 
 
-def read() -> tuple[list[Neighbour], list[Neighbour]]:
+def read(mark: int = PROTOCOL) -> tuple[list[Neighbour], list[Neighbour]]:
     """Our entries, and those of others. OSError if the kernel refuses."""
     names = dict(socket.if_nameindex())
     ours: list[Neighbour] = []
@@ -39,23 +39,25 @@ def read() -> tuple[list[Neighbour], list[Neighbour]]:
             found = netlink.attributes(answer[_HEADER.size :])
             if family in _FAMILIES.values() and flags & _PROXY and index in names:
                 proxy = Neighbour(str(ip_address(found[_DST])), names[index])
-                (ours if found.get(_PROTOCOL, b"\0")[0] == PROTOCOL else others).append(proxy)
+                (ours if found.get(_PROTOCOL, b"\0")[0] == mark else others).append(proxy)
     return ours, others
 
 
-def add(proxies: Sequence[Neighbour]) -> list[Outcome]:
+def add(proxies: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Have the kernel answer for these; one outcome each. Entries of others are left alone, without an error."""
-    _, others = read()
-    return _change(_NEW, netlink.CREATE | netlink.REPLACE, proxies, set(proxies) - set(others))
+    _, others = read(mark)
+    return _change(_NEW, netlink.CREATE | netlink.REPLACE, proxies, set(proxies) - set(others), mark)
 
 
-def remove(proxies: Sequence[Neighbour]) -> list[Outcome]:
+def remove(proxies: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
-    ours, _ = read()
-    return _change(_DELETE, 0, proxies, set(proxies) & set(ours))
+    ours, _ = read(mark)
+    return _change(_DELETE, 0, proxies, set(proxies) & set(ours), mark)
 
 
-def _change(type_: int, flags: int, proxies: Sequence[Neighbour], chosen: set[Neighbour]) -> list[Outcome]:
+def _change(
+    type_: int, flags: int, proxies: Sequence[Neighbour], chosen: set[Neighbour], mark: int
+) -> list[Outcome]:
     outcomes: dict[Neighbour, Outcome] = {}
     messages: dict[Neighbour, Message] = {}
     for proxy in chosen:
@@ -67,7 +69,7 @@ def _change(type_: int, flags: int, proxies: Sequence[Neighbour], chosen: set[Ne
         address = ip_address(proxy.address)
         body = _HEADER.pack(_FAMILIES[address.version], index, 0, _PROXY, 0)
         body += netlink.attribute(_DST, address.packed)
-        messages[proxy] = Message(type_, flags, body + netlink.attribute(_PROTOCOL, bytes([PROTOCOL])))
+        messages[proxy] = Message(type_, flags, body + netlink.attribute(_PROTOCOL, bytes([mark])))
     with netlink.route() as route:
         for proxy, error in zip(messages, route.change(list(messages.values())), strict=True):
             if error and not (type_ == _DELETE and error.errno == errno.ENOENT):

@@ -20,6 +20,7 @@ from reconciler.kernel import (
     firewall,
     frr,
     hush,
+    keepalived,
     links,
     local_vips,
     neighbours,
@@ -34,6 +35,7 @@ from reconciler.kernel import (
 )
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.instance_program import InstanceProgram
+from reconciler.kernel.mark import alias_of, protocol_of
 from reconciler.kernel.port import (
     Firewall,
     Link,
@@ -60,6 +62,9 @@ class RealKernel(InstanceProgram):
         super().__init__(Instance(instance, run_dir), source_dir)
         self._netns = netns
         self._ledger = sysctl.Ledger(self._instance)
+        self._mark, self._alias = protocol_of(instance), alias_of(instance)
+        self.adopts = False
+        self._adopted: set[str] = set()
 
     # --- the instance ----------------------------------------------------------------------------------
     def check_place(self) -> None:
@@ -95,19 +100,25 @@ class RealKernel(InstanceProgram):
     # --- VIPs of the node ------------------------------------------------------------------------------
     def local_vips(self) -> list[LocalVip]:
         with refused("local addresses"):
-            return local_vips.read()
+            return local_vips.read(self._mark)
 
     def foreign_addresses(self, addresses: Collection[str]) -> dict[str, str]:
         with refused("local addresses"):
-            return local_vips.foreign(addresses)
+            return local_vips.foreign(addresses, self._mark)
 
     def add_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
         with refused("local addresses"):
-            return local_vips.add(vips)
+            if not self.adopts:
+                return local_vips.add(vips, self._mark)
+            self._adopted |= local_vips.foreign([vip.address for vip in vips], self._mark).keys()
+            return local_vips.take_over(vips, self._mark)
 
     def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
         with refused("local addresses"):
-            return local_vips.remove(vips)
+            # What was taken over stays if that is undone: it was there before.
+            gone = [vip for vip in vips if vip.address not in self._adopted]
+            outcomes = dict(zip(gone, local_vips.remove(gone, self._mark), strict=True))
+            return [outcomes.get(vip) for vip in vips]
 
     # --- checks through VIPs ---------------------------------------------------------------------------
     def prober(self) -> Prober | None:
@@ -129,15 +140,15 @@ class RealKernel(InstanceProgram):
 
     def tunnels(self) -> list[TunnelDevice]:
         with refused("tunnels"):
-            return tunnels.read()
+            return tunnels.read(self._alias)
 
     def add_tunnel(self, device: TunnelDevice) -> None:
         with refused(f"tunnel {device.name}"):
-            tunnels.add(device)
+            tunnels.add(device, self._alias, adopts=self.adopts)
 
     def remove_tunnel(self, name: str) -> None:
         with refused(f"tunnel {name}"):
-            tunnels.remove(name)
+            tunnels.remove(name, self._alias)
 
     # --- sysctls ---------------------------------------------------------------------------------------
     def read_sysctl(self, name: str) -> str | None:
@@ -179,31 +190,31 @@ class RealKernel(InstanceProgram):
 
     def neighbours(self) -> tuple[list[Neighbour], list[Neighbour]]:
         with refused("neighbours"):
-            return neighbours.read()
+            return neighbours.read(self._mark)
 
     def keep_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
         with refused("neighbours"):
-            return neighbours.keep(wanted)
+            return neighbours.keep(wanted, self._mark)
 
     def forget_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
         with refused("neighbours"):
-            return neighbours.forget(wanted)
+            return neighbours.forget(wanted, self._mark)
 
     def neighbour_proxies(self) -> tuple[list[Neighbour], list[Neighbour]]:
         with refused("neighbours"):
-            return proxies.read()
+            return proxies.read(self._mark)
 
     def add_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
         with refused("neighbours"):
-            return proxies.add(wanted)
+            return proxies.add(wanted, self._mark)
 
     def remove_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
         with refused("neighbours"):
-            return proxies.remove(wanted)
+            return proxies.remove(wanted, self._mark)
 
     def announce(self, vips: Collection[str]) -> None:
         with refused("announcements of VIPs"):
-            announce.announce(vips)
+            announce.announce(vips, self._mark)
 
     # --- the routing daemon ----------------------------------------------------------------------------
     def routing_configuration(self) -> str | None:
@@ -213,29 +224,45 @@ class RealKernel(InstanceProgram):
         with refused("FRR"):
             frr.load(self._netns, lines)
 
+    # --- VRRP ------------------------------------------------------------------------------------------
+    def vrrp_configuration(self) -> tuple[str | None, str]:
+        return keepalived.running(self._netns, self._instance.directory)
+
+    def load_vrrp(self, text: str | None) -> None:
+        keepalived.load(self._netns, self._instance.directory, text)
+
+    def vrrp_runs(self) -> bool:
+        return keepalived.is_running(self._netns)
+
+    def vrrp_weight(self) -> int | None:
+        return keepalived.weight(self._instance.directory)
+
+    def set_vrrp_weight(self, weight: int) -> None:
+        keepalived.set_weight(self._instance.directory, weight)
+
     # --- routes ----------------------------------------------------------------------------------------
     def routes(self) -> list[Route]:
         with refused("routes"):
-            return routes.read()
+            return routes.read(self._mark)
 
-    def announced_routes(self) -> list[Route]:
+    def announced_routes(self, addresses: Collection[str] | None = None) -> list[Route]:
         with refused("routes"):
-            return routes.announced()
+            return routes.announced(addresses, self._mark)
 
     def add_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         with refused("routes"):
-            return routes.add(wanted)
+            return routes.add(wanted, self._mark, adopts=self.adopts)
 
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         with refused("routes"):
-            return routes.remove(wanted)
+            return routes.remove(wanted, self._mark)
 
     def unanswered(self, addresses: Collection[str]) -> list[str]:
         return [address for address in addresses if next_hop.is_silent(ip_address(address))]
 
     def next_hops(self) -> list[Neighbour]:
         with refused("routes"):
-            return routes.next_hops()
+            return routes.next_hops(self._mark)
 
     def way_out(self, address: str) -> int | None:
         return routes.way_out(address)

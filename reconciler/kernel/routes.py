@@ -16,7 +16,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import netlink
-from reconciler.kernel.local_vips import PROTOCOL
+from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message
 from reconciler.kernel.port import MAIN_TABLE, Neighbour, Outcome, Route
 
@@ -35,14 +35,15 @@ _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, interfac
 _NUMBER = struct.Struct("=I")
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)  # no route; those that drop
 _TABLE_BYTES = 8  # the attribute RTA_TABLE, the first of each answer
+_ADDRESS_AT = _HEADER.size + _TABLE_BYTES + 4  # RTA_DST follows
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
-def read() -> list[Route]:
+def read(mark: int = PROTOCOL) -> list[Route]:
     """Our routes. OSError if the kernel refuses."""
     names = dict(socket.if_nameindex())
     found = []
-    for answer in _dump(table=MAIN_TABLE, protocol=PROTOCOL):
+    for answer in _dump(table=MAIN_TABLE, protocol=mark):
         parts = netlink.attributes(answer[_HEADER.size :])
         index, via = next(_hops(parts), (0, ""))
         to = _network(answer, parts)
@@ -50,11 +51,16 @@ def read() -> list[Route]:
     return found
 
 
-def announced() -> list[Route]:
-    """Our routes to an interface alone, in all tables but `main` and `local`. OSError if the kernel refuses."""
+def announced(addresses: Collection[str] | None = None, mark: int = PROTOCOL) -> list[Route]:
+    """Our routes to an interface alone, in all tables but `main` and `local`; only those to these single addresses, if
+    any are given. OSError if the kernel refuses."""
     names = dict(socket.if_nameindex())
+    asked = None if addresses is None else {ip_address(address).packed for address in addresses}
     found = []
-    for answer in _dump(protocol=PROTOCOL, type_=_UNICAST):
+    for answer in _dump(protocol=mark, type_=_UNICAST):
+        # Where there are ten thousand, most answers are about others.
+        if asked is not None and answer[_ADDRESS_AT : _ADDRESS_AT + answer[1] // 8] not in asked:
+            continue
         parts = netlink.attributes(answer[_HEADER.size :])
         table = _NUMBER.unpack(parts[_TABLE])[0] if _TABLE in parts else answer[4]
         if table not in (MAIN_TABLE, _LOCAL) and _OIF in parts and not _gateway(parts):
@@ -64,19 +70,25 @@ def announced() -> list[Route]:
     return found
 
 
-def add(routes: Sequence[Route]) -> list[Outcome]:
-    """Make routes, or correct our routes to the same networks; one outcome each."""
-    held = {_place(route) for route in (*read(), *announced())}
+def add(routes: Sequence[Route], mark: int = PROTOCOL, *, adopts: bool = False) -> list[Outcome]:
+    """Make routes, or correct our routes to the same networks; one outcome each. `adopts`: those of others to the same
+    networks, with the same table and metric, become ours."""
+    tables = {route.table for route in routes}
+    singles = [str(network.network_address) for r in routes if (network := ip_network(r.to)).num_addresses == 1]
+    held = {_place(route) for route in (read(mark) if MAIN_TABLE in tables else [])}
+    if tables - {MAIN_TABLE}:
+        held |= {_place(route) for route in announced(singles if len(singles) == len(routes) else None, mark)}
+    held |= {_place(route) for route in routes} if adopts else set()
     flags = {_place(r): netlink.REPLACE if _place(r) in held else netlink.EXCLUSIVE for r in routes}
-    return _change(_NEW, routes, flags)
+    return _change(_NEW, routes, flags, mark)
 
 
-def remove(routes: Sequence[Route]) -> list[Outcome]:
+def remove(routes: Sequence[Route], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove our routes to these networks; one outcome each. It is no error if there is none."""
-    return _change(_DELETE, routes, {})
+    return _change(_DELETE, routes, {}, mark)
 
 
-def next_hops() -> list[Neighbour]:
+def next_hops(mark: int = PROTOCOL) -> list[Neighbour]:
     """The next hops of others' routes in all tables, on links that have neighbours."""
     with netlink.route() as connection:
         links = [_LINK.unpack_from(answer) for answer in connection.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0))]
@@ -88,7 +100,7 @@ def next_hops() -> list[Neighbour]:
         # A routing daemon may hold a million routes by a few routers: apart from their networks, they are equal.
         _, bits, _, _, _, protocol, *_ = _HEADER.unpack_from(answer)
         rest = _without_network(answer, bits)
-        if protocol != PROTOCOL and rest not in seen:
+        if protocol != mark and rest not in seen:
             seen.add(rest)
             found.update(_hops(netlink.attributes(answer[_HEADER.size :])))
     return sorted(Neighbour(via, names[index]) for index, via in found if index in names)
@@ -191,13 +203,15 @@ def _place(route: Route) -> tuple[str, int, int]:
     return route.to, route.table, route.metric
 
 
-def _change(type_: int, routes: Sequence[Route], flags: Mapping[tuple[str, int, int], int]) -> list[Outcome]:
+def _change(
+    type_: int, routes: Sequence[Route], flags: Mapping[tuple[str, int, int], int], mark: int
+) -> list[Outcome]:
     outcomes: dict[Route, Outcome] = {}
     messages: dict[Route, Message] = {}
     for route in routes:
         try:
             create = netlink.CREATE if type_ == _NEW else 0
-            messages[route] = Message(type_, create | flags.get(_place(route), 0), _body(route))
+            messages[route] = Message(type_, create | flags.get(_place(route), 0), _body(route, mark))
         except OSError:
             outcomes[route] = KernelError(f"there is no interface {route.interface}") if type_ == _NEW else None
     with netlink.route() as connection:
@@ -218,12 +232,12 @@ def _outcome(type_: int, route: Route, error: OSError | None) -> Outcome:
     return KernelError(f"can't {verb} the route to {route.to}: {error.strerror}")
 
 
-def _body(route: Route) -> bytes:
+def _body(route: Route, mark: int) -> bytes:
     network = ip_network(route.to)
     kind = _UNICAST if route.interface else _BLACKHOLE
     scope = _LINK_SCOPE if route.interface and not route.via else _UNIVERSE
     family = _FAMILIES[network.version]
-    body = _HEADER.pack(family, network.prefixlen, 0, 0, route.table, PROTOCOL, scope, kind, 0)
+    body = _HEADER.pack(family, network.prefixlen, 0, 0, route.table, mark, scope, kind, 0)
     body += netlink.attribute(_DST, network.network_address.packed)
     body += netlink.attribute(_PRIORITY, _NUMBER.pack(route.metric))
     if route.interface:

@@ -15,11 +15,9 @@ from ipaddress import ip_address
 
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import netlink, sysctl
+from reconciler.kernel.mark import ALIAS
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import TunnelDevice
-
-ALIAS = "lbctl"
-"""Our mark."""
 
 _NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_EXT_MASK = 3, 4, 18, 20, 29
@@ -51,20 +49,25 @@ def known(form: str) -> bool:
     raise OSError(errno.EPROTO, f"the kernel made a {form} device of protocol {_NO_PROTOCOL}")
 
 
-def read() -> list[TunnelDevice]:
+def read(alias: str = ALIAS) -> list[TunnelDevice]:
     """All devices of these forms that take packets from any sender, ours or not. OSError if the kernel refuses."""
     with netlink.route() as route:
-        return list(_devices(route))
+        return list(_devices(route, alias))
 
 
-def add(wanted: TunnelDevice) -> None:
-    """Make a device, or correct the one of this name, and take it up.
+def add(wanted: TunnelDevice, alias: str = ALIAS, *, adopts: bool = False) -> None:
+    """Make a device, or correct the one of this name, and take it up. `adopts`: one of others that unpacks the same
+    tunnels goes for it.
 
     Its settings are written before it is up: no packet passes with other settings. Raises KernelError, ForeignError,
     OSError.
     """
     with netlink.route() as route:
-        held = {device.name: device for device in _devices(route)}
+        held = {device.name: device for device in _devices(route, alias)}
+        for other in held.values() if adopts else ():
+            if not other.is_ours and (other.form, other.local) == (wanted.form, wanted.local):
+                _change(route, Message(_DELETE_LINK, 0, _named(other.name)), f"remove {other.name}", errno.ENODEV)
+        held = {device.name: device for device in _devices(route, alias)} if adopts else held
         former = held.get(wanted.name)
         if former and not former.is_ours:
             raise ForeignError(f"{wanted.name} is there and not lbctl's", hint=f"ip link del {wanted.name}")
@@ -77,7 +80,7 @@ def add(wanted: TunnelDevice) -> None:
             named = netlink.attribute(_IFLA_IFNAME, netlink.content(wanted.name))
             _change(route, _new(wanted.form, parts, named), f"make the {wanted.form} device {wanted.name}")
         try:
-            marks = netlink.attribute(_IFLA_IFALIAS, ALIAS.encode())
+            marks = netlink.attribute(_IFLA_IFALIAS, alias.encode())
             marks += netlink.attribute(_IFLA_MTU, struct.pack("=I", wanted.mtu_bytes))
             _change(route, Message(_NEW_LINK, 0, _named(wanted.name) + marks), f"set up {wanted.name}")
             for name, value in wanted.settings:
@@ -89,10 +92,10 @@ def add(wanted: TunnelDevice) -> None:
             raise
 
 
-def remove(name: str) -> None:
+def remove(name: str, alias: str = ALIAS) -> None:
     """Remove a device; an absent one or another's is left alone, without an error. KernelError, OSError."""
     with netlink.route() as route:
-        if any(device.name == name and device.is_ours for device in _devices(route)):
+        if any(device.name == name and device.is_ours for device in _devices(route, alias)):
             _change(route, Message(_DELETE_LINK, 0, _named(name)), f"remove {name}", errno.ENODEV)
 
 
@@ -113,7 +116,7 @@ def _named(name: str, flags: int = 0, change: int = 0) -> bytes:
     return _LINK.pack(0, 0, 0, flags, change) + netlink.attribute(_IFLA_IFNAME, netlink.content(name))
 
 
-def _devices(route: Route) -> Iterator[TunnelDevice]:
+def _devices(route: Route, alias: str) -> Iterator[TunnelDevice]:
     asked = _LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(_IFLA_EXT_MASK, _SKIP_STATISTICS)
     for link in route.dump(_GET_LINK, asked):
         _family, _type, _index, flags, _changed = _LINK.unpack_from(link)
@@ -127,5 +130,5 @@ def _devices(route: Route) -> Iterator[TunnelDevice]:
         name = netlink.text(found[_IFLA_IFNAME])
         yield TunnelDevice(
             name, form, str(ip_address(local)), int.from_bytes(found[_IFLA_MTU], sys.byteorder),
-            is_up=bool(flags & _UP), is_ours=found.get(_IFLA_IFALIAS, b"").rstrip(b"\0") == ALIAS.encode(),
+            is_up=bool(flags & _UP), is_ours=found.get(_IFLA_IFALIAS, b"").rstrip(b"\0") == alias.encode(),
         )  # fmt: skip

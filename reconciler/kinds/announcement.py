@@ -111,7 +111,7 @@ class AnnouncementKind(Kind):
         asked = None if only is None else {key.id for key in only}
         known = {row.id: row for row in wanted.values() if isinstance(row, Announcement)}
         found: dict[str, Announcement] = {}
-        for route in self._held():
+        for route in self._held(only):
             row = Announcement(_address(route), route.table, route.metric)
             # While a metric changes there are two routes; if that was cut off, the one too many counts.
             if (asked is None or row.id in asked) and (row.id not in found or row != known.get(row.id)):
@@ -139,16 +139,19 @@ class AnnouncementKind(Kind):
         by_id = {change.key.id: change for change in changes if id(change) not in failed}
         kept = {route for _, route in puts}
         gone = [
-            (by_id[key], route) for route in self._held() for key in (f"{_address(route)} table {route.table}",)
-            if key in by_id and route not in kept
+            (change, route) for route in self._held(c.key for c in changes)
+            if (change := by_id.get(f"{_address(route)} table {route.table}")) and route not in kept
         ]  # fmt: skip
         removed = self.kernel.remove_routes([route for _, route in gone])
         outcomes += [(c, outcome) for (c, _), outcome in zip(gone, removed, strict=True) if outcome]
         return each(changes, outcomes)
 
-    def _held(self) -> list[Route]:
-        """Our routes to single addresses, by the loopback; there are no others of ours in such tables."""
-        return [route for route in self.kernel.announced_routes() if ip_network(route.to).num_addresses == 1]
+    def _held(self, keys: Iterable[Key] | None = None) -> list[Route]:
+        """Our routes to single addresses, by the loopback; there are no others of ours in such tables. With `keys`,
+        those to these addresses."""
+        addresses = None if keys is None else {key.id.partition(" ")[0] for key in keys}
+        held = self.kernel.announced_routes(addresses)
+        return [route for route in held if ip_network(route.to).num_addresses == 1]
 
 
 def _address(route: Route) -> Address:

@@ -61,11 +61,7 @@ class GatewayKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        if not view.services:
-            return
-        for interface in view.node.interfaces:
-            if interface.gateway:
-                yield Gateway(interface.name, interface.gateway), interface.span
+        return ((Gateway(face.name, face.gateway), face.span) for face in view.faces if face.gateway)
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         held = self.kernel.dump(GATEWAYS.name)

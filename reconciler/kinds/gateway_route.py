@@ -63,10 +63,9 @@ class GatewayRouteKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        if view.services:
-            for interface in view.node.interfaces:
-                if interface.gateway and needs_stand_in(interface.gateway):
-                    yield GatewayRoute(interface.name, interface.gateway), interface.span
+        for face in view.faces:
+            if face.gateway and needs_stand_in(face.gateway):
+                yield GatewayRoute(face.name, face.gateway), face.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         routes = _routes(self.kernel)

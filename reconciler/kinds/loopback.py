@@ -91,7 +91,7 @@ class LoopbackKind(Kind):
         forms: dict[str, list[str]] = {}
         for vip in self.kernel.local_vips():
             forms.setdefault(vip.address, []).append(vip.form)
-        foreign = self.kernel.foreign_addresses([key.id for key in wanted])
+        foreign = {} if self.kernel.adopts else self.kernel.foreign_addresses([key.id for key in wanted])
         silence = tuple(name for name in self.kernel.former_sysctls() if is_silence(name))
         known = {key.id: vip for key, vip in wanted.items() if isinstance(vip, LoopbackVip)}
         if only is not None:

@@ -58,7 +58,7 @@ class NeighbourKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        for face in view.node.interfaces if view.services else ():
+        for face in view.faces:
             if face.gateway:
                 yield Neighbour(face.gateway, face.name), face.span
 

@@ -103,7 +103,7 @@ class TunnelKind(Kind):
             tunnel = Tunnel(device.form, device.local, device.mtu_bytes, "up" if device.is_up else "down")
             if device.is_ours and device.name == tunnel.device:
                 ours.append(Tunnel(tunnel.form, tunnel.address, tunnel.mtu_bytes, tunnel.state, self._wrong(tunnel)))
-            elif tunnel.key in wanted:
+            elif tunnel.key in wanted and not self.kernel.adopts:
                 foreign[tunnel.key] = f"{device.form} device {device.name}, which ends at {device.local} as well"
         return Reading(tuple(ours), foreign)
 

@@ -61,11 +61,7 @@ class VlanKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        if not view.services:
-            return
-        for interface in view.node.interfaces:
-            if interface.trunk:
-                yield Vlan(interface.name, interface.trunk), interface.span
+        return ((Vlan(face.name, face.trunk), face.span) for face in view.faces if face.trunk)
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         held = self.kernel.dump(TRUNKS.name)

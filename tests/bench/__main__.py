@@ -17,7 +17,7 @@ from typing import Any
 
 from reconciler.errors import LbctlError
 from reconciler.lab.lab import signals_as_exit
-from tests.bench import asked, control, dataplane, health, reconciler, report, rounds
+from tests.bench import asked, control, dataplane, health, host, reconciler, report, rounds
 from tests.bench.cases import cases
 
 DEFAULT_JSON = Path("build/bench.json")
@@ -120,11 +120,26 @@ def measure_asked(_arguments: argparse.Namespace) -> dict[str, Any]:
     return {"figures": [figure.as_json() for figure in found]}
 
 
+def measure_host(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """Announcing and drift, with ten thousand VIPs."""
+    found: list[control.Figure] = []
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="lbb-") as cache:
+        for figure in host.figures(f"lbb-{os.getpid()}-h", Path(cache)):
+            print(control.line(figure), flush=True)
+            if isinstance(figure, control.Figure):
+                found.append(figure)
+            else:
+                failed.append(figure)
+    return {"figures": [figure.as_json() for figure in found], "failed": failed}
+
+
 PARTS = {
     "reconciler": ("The reconciler", measure_reconciler),
     "control": ("The control plane", measure_control_plane),
     "health": ("Health checks", measure_health),
     "asked": ("Page, metrics and socket", measure_asked),
+    "host": ("The host", measure_host),
     "dataplane": ("The data plane", measure_data_plane_alone),
 }
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from reconciler.kernel.mark import protocol_of
 from tests.cli.conftest import CHECKOUT, ip
 
 pytestmark = pytest.mark.kernel
@@ -55,7 +56,7 @@ def test_a_vip_that_is_in_the_way_keeps_the_old_one(lbctl, manifests, netns):
     lbctl("apply", manifests, "--auto-approve", code=BLOCKED)
     assert "20.20.20.1:80/tcp" in lbctl("get", "services")
     assert "20.20.20.77" not in lbctl("get", "services")
-    assert "20.20.20.1" in ip("-n", netns, "route", "show", "table", "local", "proto", "251")
+    assert "20.20.20.1" in ip("-n", netns, "route", "show", "table", "local", "proto", str(protocol_of(netns)))
 
 
 def test_an_interface_that_is_renamed_keeps_its_program_under_either_name(lbctl, manifests, netns):

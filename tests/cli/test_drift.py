@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from reconciler.kernel.mark import protocol_of
 from tests.cli.conftest import CHECKOUT, ip
 
 pytestmark = pytest.mark.kernel
@@ -48,9 +49,9 @@ def setting(netns, name):
 
 
 def test_what_is_broken_by_hand_and_an_interface_that_comes_anew_are_mended_at_once(agent, lbctl, netns, manifests):
-    vip = holds(netns, "route", "show", "table", "local", "proto", "251").split()[1]
+    vip = holds(netns, "route", "show", "table", "local", "proto", str(protocol_of(netns))).split()[1]
     ip("-n", netns, "route", "del", "local", vip, "dev", "lo", "table", "local")
-    wait_until(lambda: vip in holds(netns, "route", "show", "table", "local", "proto", "251"), agent)
+    wait_until(lambda: vip in holds(netns, "route", "show", "table", "local", "proto", str(protocol_of(netns))), agent)
     subprocess.run(["ip", "netns", "exec", netns, "sysctl", "-qw", "net.ipv4.conf.back.rp_filter=1"], check=True)
     wait_until(lambda: setting(netns, "net.ipv4.conf.back.rp_filter") == "2", agent)
     ip("-n", netns, "link", "set", "front", "xdp", "off")

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from reconciler.kernel import place
+from reconciler.kernel.mark import protocol_of
 from tests.cli.conftest import ip, make_node
 from tests.kernel.conftest import entered
 
@@ -28,8 +29,10 @@ def setting(netns, path=FORWARD):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def vips(netns):
-    return ip("-n", netns, "route", "show", "table", "local", "proto", "251")
+def vips(netns, instance=None):
+    """The VIPs of an instance, by default of that of the namespace."""
+    shown = ip("-n", netns, "route", "show", "table", "local", "proto", str(protocol_of(instance or netns)))
+    return [line.split()[1] for line in shown.splitlines()]
 
 
 @pytest.mark.parametrize("found_by", ["note", "program"])
@@ -46,7 +49,7 @@ def test_a_second_instance_is_refused_by_every_verb_and_nothing_is_touched(lbctl
         text = lbctl(*other, *words, code=2)
         assert f"instance {netns} is in this network namespace" in text
         assert f"--instance {netns}" in text
-    assert vips(netns) == held != ""
+    assert vips(netns) == held != []
     assert sorted(path.name for path in lbctl.run_dir.iterdir()) == [".state", netns]
     assert lbctl("plan", manifests).startswith("No changes.")
 
@@ -82,12 +85,33 @@ def test_an_instance_without_a_program_is_found_by_its_note_in_the_namespace(lbc
         text = lbctl(*other, *words, code=2)
         assert f"instance {netns} is in this network namespace" in text
         assert f"--run-dir {lbctl.run_dir} --instance {netns}" in text
-    assert vips(netns) == held != ""
+    assert vips(netns) == held != []
     assert f"altname lbctl:{netns}:" in ip("-n", netns, "link", "show", "lo")
     lbctl("delete", "--auto-approve")
     assert "altname" not in ip("-n", netns, "link", "show", "lo")
     lbctl(*other, *apply)
+    assert vips(netns, "other") == held
+    lbctl(*other, "delete", "--auto-approve")
+
+
+def test_what_one_instance_made_is_not_another_ones_even_if_the_note_is_lost(lbctl, netns, tmp_path):
+    (tmp_path / "endpoint").mkdir()
+    (tmp_path / "endpoint" / "all.yaml").write_text(ENDPOINT)
+    apply = ("apply", tmp_path / "endpoint", "--node", "web1", "--auto-approve")
+    other = ("--run-dir", tmp_path / "elsewhere", "--instance", "other")
+    lbctl(*apply)
+    held = vips(netns)
+    shown = ip("-n", netns, "link", "show", "lo")
+    (note,) = (word for word in shown.split() if word.startswith(f"lbctl:{netns}:"))
+    ip("-n", netns, "link", "property", "del", "dev", "lo", "altname", note)
+    assert "Nothing of lbctl's is on this node." in lbctl(*other, "delete", "--auto-approve")
+    assert "local route on lo, protocol number" in lbctl(*other, *apply, code=6)
+    assert vips(netns) == held != []
+    lbctl(*other, "delete", "--auto-approve")
     assert vips(netns) == held
+    assert "--adopt takes over loopback 20.20.20.1" in lbctl(*other, *apply, "--adopt")
+    assert (vips(netns), vips(netns, "other")) == ([], held)
+    assert lbctl(*other, "plan", tmp_path / "endpoint", "--node", "web1").startswith("No changes.")
     lbctl(*other, "delete", "--auto-approve")
 
 

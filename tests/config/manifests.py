@@ -116,6 +116,8 @@ def _node(n):
 
 def _announce(told):
     found = {"table": told.table, "metric": told.metric, "grace": _duration(told.grace_s)}
+    if told.vrrp:
+        found["vrrp"] = {"id": told.vrrp.id, "addresses": _texts(told.vrrp.addresses), "priority": told.vrrp.priority}
     return found | ({"degradedMetric": told.degraded_metric} if told.degraded_metric else {})
 
 

@@ -12,6 +12,7 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.port import LocalVip, Neighbour
 from reconciler.kernel.real import RealKernel
 
@@ -62,7 +63,7 @@ def test_proxies_come_and_go_and_those_of_others_stay(kernel: RealKernel, client
     assert kernel.add_neighbour_proxies([PROXY, other, PROXY]) == [None] * 3
     assert kernel.neighbour_proxies() == ([PROXY], [other])
     shown = ip("-6", "neigh", "show", "proxy")
-    assert f"{VIP6} dev side proxy proto 251" in " ".join(shown.split())
+    assert f"{VIP6} dev side proxy proto {protocol_of('lbk')}" in " ".join(shown.split())
     assert kernel.remove_neighbour_proxies([PROXY, other, PROXY]) == [None] * 3
     assert kernel.neighbour_proxies() == ([], [other])
     (outcome,) = kernel.add_neighbour_proxies([Neighbour(VIP6, "nowhere")])

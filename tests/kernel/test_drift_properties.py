@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from reconciler.apply import apply
 from reconciler.compile import compile_node
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.real import RealKernel
 from reconciler.live import read_live
 from reconciler.model import Endpoint, Fleet, Interface, Mode, Node, Pool, Protocol, Role, Service, VipBinding
@@ -51,7 +52,7 @@ def of_others() -> list[object]:
     for words in (["addr"], ["route", "show", "table", "all"], ["neigh"], ["link"]):
         shown = subprocess.run(["ip", "-N", "-j", *words], check=True, capture_output=True, text=True).stdout
         for item in json.loads(shown):
-            if str(item.get("protocol")) == "251" or item.get("dst") in VIPS:
+            if str(item.get("protocol")) == str(protocol_of("lbd")) or item.get("dst") in VIPS:
                 continue
             if "addr_info" in item:
                 item["addr_info"] = [a for a in item["addr_info"] if a.get("local") not in VIPS]

@@ -11,6 +11,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from reconciler.errors import ForeignError
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.port import LocalVip
 from reconciler.kernel.real import RealKernel
 
@@ -36,7 +37,7 @@ def local_routes() -> dict[str, str]:
 
 def test_a_route_carries_our_protocol_and_makes_the_node_answer(kernel: RealKernel) -> None:
     assert kernel.add_local_vips([ROUTE]) == [None]
-    assert local_routes()[ROUTE.address] == "251"
+    assert local_routes()[ROUTE.address] == str(protocol_of("lbk"))
     with socket.create_server((ROUTE.address, 0)) as server:
         socket.create_connection(server.getsockname(), timeout=10).close()
     assert kernel.local_vips() == [ROUTE]
@@ -64,7 +65,7 @@ def test_an_ipv6_route_carries_our_protocol_and_makes_the_node_answer(kernel: Re
         with pytest.raises(OSError, match="Network is unreachable"):
             socket.create_connection(vip, timeout=10)
         assert kernel.add_local_vips([ROUTE6]) == [None]
-        assert local_routes()[ROUTE6.address] == "251"
+        assert local_routes()[ROUTE6.address] == str(protocol_of("lbk"))
         socket.create_connection(vip, timeout=10).close()
         assert kernel.local_vips() == [ROUTE6]
         assert kernel.remove_local_vips([ROUTE6]) == [None]
@@ -91,8 +92,9 @@ def test_somebody_elses_reader_sees_our_mark_on_both_forms(kernel: RealKernel) -
     for family, route, address in ((socket.AF_INET, ROUTE, ADDRESS), (socket.AF_INET6, ROUTE6, ADDRESS6)):
         with IPRoute() as reader:
             marks = {a.get_attr("IFA_ADDRESS"): a.get_attr("IFA_PROTO") for a in reader.get_addr(family=family)}
-            routes = {r.get_attr("RTA_DST") for r in reader.get_routes(family=family, table=255, proto=251)}
-        assert marks[address.address] == 251
+            held = reader.get_routes(family=family, table=255, proto=protocol_of("lbk"))
+            routes = {route.get_attr("RTA_DST") for route in held}
+        assert marks[address.address] == protocol_of("lbk")
         assert route.address in routes
 
 

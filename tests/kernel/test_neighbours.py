@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import KernelError
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.port import Link, Neighbour
 from reconciler.kernel.real import RealKernel
 
@@ -48,7 +49,7 @@ def test_entries_are_managed_and_ours(kernel: RealKernel) -> None:
         (line,) = [line for line in text.splitlines() if line.startswith(neighbour.address)]
         assert " managed " in line
         assert " extern_learn " in line
-        assert "proto 251" in line
+        assert f"proto {protocol_of('lbk')}" in line
     assert kernel.forget_neighbours([FOUR, SIX, FOUR]) == [None] * 3
     assert kernel.forget_neighbours([FOUR]) == [None]
     assert kernel.neighbours() == ([], [])

@@ -7,6 +7,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from reconciler.errors import ForeignError, KernelError
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.port import Neighbour, Route
 from reconciler.kernel.real import RealKernel
 
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("device")]
 
 HOLE, HOLE6 = Route("10.200.0.0/24"), Route("2001:db8:f::/64")
 WAY = Route("100::6c62:6374:0:5/128", "fe80::1", "side")
-OURS = 251
+OURS = protocol_of("lbk")
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_announcements_come_and_go_in_their_own_table_and_leave_those_of_others(
     assert sorted(kernel.announced_routes()) == sorted(wanted)
     assert kernel.routes() == []
     assert main_routes() == main
-    assert "10.99.0.1 dev lo proto 251 scope link metric 100" in ip("route", "show", "table", "251")
+    assert f"10.99.0.1 dev lo proto {OURS} scope link metric 100" in ip("route", "show", "table", "251")
     assert kernel.remove_routes(wanted) == [None] * 4
     assert kernel.remove_routes(wanted) == [None] * 4
     assert kernel.announced_routes() == []

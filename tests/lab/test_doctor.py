@@ -13,6 +13,7 @@ import pytest
 from reconciler.cli.doctor import FOUND
 from reconciler.doctor.examine import examine
 from reconciler.doctor.finding import Finding
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
 from reconciler.lab.build import wait_until
@@ -81,7 +82,8 @@ def test_each_misconfiguration_is_found_alone_and_mended(start_lab, tmp_path, mo
     assert f"198.51.100.7 → {VIP}:80/tcp (service portal, dsr-l3)" in walked
     assert "request: forwarded to an endpoint" in walked
     for case in (case for case in CASES if case.node):
-        lab.run(case.host, *case.do.split())
+        mark = protocol_of(lab.netns(HOSTS.get(case.node, case.host)))
+        lab.run(case.host, *case.do.format(mark=mark).split())
         if "neighbour-unresolved" in case.names:  # the kernel asks again, rather than wait until what it knows is old
             lab.run(case.node, "ip", "neigh", "flush", "to", "10.31.0.254")
             mend(lab, fleet, case.node)

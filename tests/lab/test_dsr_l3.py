@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.real import RealKernel
 from reconciler.kinds.tunnel import Tunnel
 from reconciler.lab import netns
@@ -102,7 +103,8 @@ def test_a_link_local_gateway_is_a_way_to_endpoints(site, tmp_path):
     applied_on(lab, "lb9", "apply", *again, "--auto-approve")  # the router of the route that went is kept no longer
     assert "No changes" in applied_on(lab, "lb9", "plan", *again)
     applied_on(lab, "lb9", "delete", "--auto-approve")
-    assert "proto 251" not in lab.run("lb9", "ip", "-d", "-6", "route", "show", "table", "all")
+    left = lab.run("lb9", "ip", "-d", "-6", "route", "show", "table", "all")
+    assert f"proto {protocol_of(lab.netns('lb9'))}" not in left
 
 
 def test_packets_to_the_source_of_tunnels_go_round_no_loop(site):

@@ -20,6 +20,7 @@ from reconciler.config.rules import (  # noqa: F401  importing a module register
     timeouts,
     topology,
     tunnels,
+    vrrp,
     ways,
 )
 from reconciler.config.rules.checker import Checker

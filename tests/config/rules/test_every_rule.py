@@ -32,6 +32,7 @@ from tests.config.rules import (
     test_timeouts,
     test_topology,
     test_tunnels,
+    test_vrrp,
     test_ways,
 )
 
@@ -39,7 +40,7 @@ EXPECTED = Path(__file__).parent / "expected"
 MODULES = (
     test_addresses, test_capacity, test_dsr, test_echo, test_fallback, test_families, test_fullnat, test_health,
     test_health_address, test_names, test_nodes, test_pools, test_ports, test_sources, test_timeouts, test_topology,
-    test_tunnels, test_ways,
+    test_tunnels, test_vrrp, test_ways,
 )  # fmt: skip
 CASES = {rule: case for module in MODULES for rule, case in module.CASES.items()}
 
