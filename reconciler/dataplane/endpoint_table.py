@@ -45,7 +45,8 @@ class EndpointTable:
     @property
     def is_retired(self) -> NDArray[np.bool_]:
         """Which rows no manifest asks for any more."""
-        return self.states == EndpointRowState.RETIRED
+        retired: NDArray[np.bool_] = self.states == EndpointRowState.RETIRED
+        return retired
 
     def part(self, places: NDArray[np.intp]) -> EndpointTable:
         """The rows at these places."""
