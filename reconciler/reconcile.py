@@ -31,7 +31,7 @@ from reconciler.model import Fleet, Node, Role
 from reconciler.plan import Plan, plan
 from reconciler.resource import Change, Desired, Key, Live, Resource
 from reconciler.ring_store import in_transition, settle
-from reconciler.view import NodeView, view
+from reconciler.view import NodeView, renewed, view
 from reconciler.wish.known import known
 from reconciler.wish.wish import Wish
 
@@ -67,16 +67,18 @@ def known_wish(instance_dir: Path) -> Wish:
     return Wish(known(instance_dir, RECORD))
 
 
-def node_view(fleet: Fleet, node: str | None, on: Kernel | Live | None = None) -> NodeView:
+def node_view(
+    fleet: Fleet, node: str | None, on: Kernel | Live | None = None, before: tuple[Fleet, NodeView] | None = None
+) -> NodeView:
     """This node's part of the fleet, with the facts of the node that matter. Raises UsageError if the fleet lacks the
     node, KernelError.
 
     If the kernel can't unpack tunnels, a program does it; if a veth would lose packets that native XDP sends, the
     program runs in generic mode there; and maps never shrink by themselves. `on` answers what the node holds: the
     kernel, or a snapshot by its resources. With neither, the kernel is assumed to unpack tunnels and no veth to lose
-    packets.
+    packets. `before` is another fleet with its view, of the same node: what is the same in both is not looked at.
     """
-    taken = view_of(fleet, node)
+    taken = (before and renewed(fleet, *before)) or view_of(fleet, node)
     if taken.node.role is Role.BALANCER:
         support.refuse(taken.node.name, support.of_fallbacks(taken))
     sending = [face.name for face in taken.node.interfaces if taken.node.role is Role.BALANCER]

@@ -120,6 +120,10 @@ class Resource(_Keyed):
         """At least one of these resources must be present before this one is created; empty: there is no such need."""
         return ()
 
+    def needs_of(self, kind: str) -> Iterable[Key]:
+        """The needs that are of one kind."""
+        return (need for need in self.needs if need.kind == kind)
+
     def stamps(self) -> Iterator[str]:
         """Texts for the value, the same on every machine: the first is written down when the resource was applied, any
         of them stands for this value. Resources with one key have the same first text only if they are equal."""
@@ -351,20 +355,19 @@ class Context:
         """Who needs each resource of a kind."""
         if kind not in self._users_of:
             users = self._users_of[kind] = {}
-            types = {type_ for type_ in self._types if type_.may_need is None or kind in type_.may_need}
-            for resource in [r for r in self._resources if type(r) in types] if types else ():
-                for need in resource.needs:
-                    if need.kind == kind:
-                        users.setdefault(need, []).append(resource)
+            for type_, resources in self._by_type.items():
+                if type_.may_need is None or kind in type_.may_need:
+                    for resource in resources:
+                        for need in resource.needs_of(kind):
+                            users.setdefault(need, []).append(resource)
         return self._users_of[kind]
 
     @cached_property
-    def _resources(self) -> Collection[Resource]:
-        return self.live.resources.values()
-
-    @cached_property
-    def _types(self) -> set[type[Resource]]:
-        return set(map(type, self._resources))
+    def _by_type(self) -> Mapping[type[Resource], list[Resource]]:
+        found: dict[type[Resource], list[Resource]] = {}
+        for resource in self.live.resources.values():
+            found.setdefault(type(resource), []).append(resource)
+        return found
 
     @cached_property
     def _users_of(self) -> dict[str, dict[Key, list[Resource]]]:

@@ -60,10 +60,16 @@ class RingNames:
         if self._searches >= _FEW:
             return self._places.get(key)
         self._searches += 1
-        at = self._keys.find(key)
-        while at % RING_NAMES.key_size and at >= 0:
-            at = self._keys.find(key, at + 1)
-        return at // RING_NAMES.key_size if at >= 0 else None
+        if len(key) != RING_NAMES.key_size:
+            return None
+        places = np.arange(len(self._words))
+        for column, word in enumerate(np.frombuffer(key, np.uint64)):
+            places = places[self._words[places, column] == word]
+        return int(places[0]) if places.size else None
+
+    @cached_property
+    def _words(self) -> NDArray[np.uint64]:
+        return np.frombuffer(self._keys, np.uint64).reshape(-1, RING_NAMES.key_size // 8)
 
     @cached_property
     def _names(self) -> list[bytes]:
@@ -86,8 +92,8 @@ class RingNames:
     def _sound(self) -> NDArray[np.bool_]:
         numbers = self._notes["number"]
         is_sound = (numbers > 0) & (numbers < RINGS.capacity)
-        known, counts = np.unique(numbers, return_counts=True)
-        for number in known[counts > 1]:
+        counts = np.bincount(np.minimum(numbers, RINGS.capacity))
+        for number in np.unique(numbers[counts[np.minimum(numbers, RINGS.capacity)] > 1]):
             is_sound[sorted(np.flatnonzero(numbers == number), key=self._names.__getitem__)[1:]] = False
         return is_sound
 

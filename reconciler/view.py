@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from ipaddress import IPv6Address
-from itertools import chain
+from itertools import chain, compress
+from operator import is_, is_not
+from typing import TypeVar
 
 from reconciler import limits
 from reconciler.dataplane.program import ALLOWED_SOURCES, DECAPSULATE
@@ -31,6 +33,8 @@ from reconciler.model import (
 )
 from reconciler.peers import Peer, peers_of
 from reconciler.resource import Causes, Span
+
+N = TypeVar("N", Service, Pool)
 
 _INTERFACES = "spec: {interfaces: [{name: eth0}]}"
 
@@ -222,6 +226,30 @@ class NodeView:
         vips = (service.vips for service in self.services)
         endpoints = ([endpoint.address for endpoint in pool.endpoints] for pool in self.pools.values())
         return any(IPv6Address in map(type, addresses) for addresses in chain(vips, endpoints))
+
+
+def exchanged(before: Collection[N], now: Collection[N]) -> list[tuple[N, N]] | None:
+    """The objects that are others than before, in pairs; None if there are others in number or by name. It looks at
+    no object that stays: there may be ten thousand."""
+    if len(before) != len(now):
+        return None
+    others = list(map(is_not, before, now))
+    pairs = list(zip(compress(before, others), compress(now, others), strict=True))
+    return pairs if all(old.name == new.name for old, new in pairs) else None
+
+
+def renewed(fleet: Fleet, before: Fleet, former: NodeView) -> NodeView | None:
+    """The view of a balancer that another fleet gave a `former` one; None if more than some pools differ."""
+    is_same = len(fleet.nodes) == len(before.nodes) and all(map(is_, fleet.nodes, before.nodes))
+    services, pools = exchanged(before.services, fleet.services), exchanged(before.pools, fleet.pools)
+    if not is_same or services != [] or pools is None or former.node.role is not Role.BALANCER:
+        return None
+    if any(old.fallback_pool != new.fallback_pool for old, new in pools):
+        return None
+    fresh = {new.name: new for _, new in pools}
+    own = {**former.pools, **{name: pool for name, pool in fresh.items() if name in former.pools}}
+    others = {**former.fallbacks, **{name: pool for name, pool in fresh.items() if name in former.fallbacks}}
+    return replace(former, pools=own, fallbacks=others)
 
 
 def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which part of a fleet a node takes, and what services with several VIPs and ports become."""
 
+import random
 from dataclasses import replace
 from ipaddress import IPv4Address
 from itertools import product
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reconciler.compile import compile_node
 from reconciler.kinds.loopback import LoopbackVip
@@ -13,8 +16,9 @@ from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
 from reconciler.model import Echo, IcmpRedirects, Interface, Mode, Node, Role, Undefined
-from reconciler.view import view
-from tests.strategies import fake_source
+from reconciler.view import renewed, view
+from tests.strategies import fake_source, fleets
+from tests.test_compile import mixed
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +104,22 @@ def test_pings_of_a_vip_are_what_any_of_its_services_says(two_services, red, blu
 def test_the_program_knows_pings_where_there_are_vips(web_fleet):
     assert "ECHO" in view(web_fleet, None, "host").features
     assert "ECHO" not in view(replace(web_fleet, services=()), None, "host").features
+
+
+@given(st.lists(fleets(), min_size=2, max_size=3), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_what_differs_of_a_fleet_leads_to_the_view_that_all_of_it_does(several, seed):
+    chance = random.Random(seed)
+    before = several[0]
+    for _ in range(8):
+        only_pools = replace(before, pools=mixed(before, chance.choice(several), chance).pools)
+        after = only_pools if chance.random() < 0.7 else mixed(before, chance.choice(several), chance)
+        if {service.pool for service in after.services} <= {pool.name for pool in after.pools}:
+            found = renewed(after, before, view(before, None, "host"))
+            assert found is None or found == view(after, None, "host")
+            before = after
+
+
+def test_an_edited_pool_is_no_reason_to_look_at_all_services(web_fleet):
+    edited = replace(web_fleet, pools=tuple(replace(pool, endpoints=pool.endpoints[:1]) for pool in web_fleet.pools))
+    assert renewed(edited, web_fleet, view(web_fleet, None, "host")) == view(edited, None, "host")

@@ -101,6 +101,8 @@ class Agent:
     """The loaded fleet, until its resources for this node are known."""
     view: NodeView | None = None
     """The node's part of the fleet that was loaded last, as the manifests say."""
+    viewed: tuple[Fleet, NodeView] | None = None
+    """The fleet that was looked at last, and the node's part of it."""
     accepted: NodeView | None = None
     """The same of the fleet that is enforced; another one if the newest may not be."""
     latest: Compiled | None = None
@@ -267,7 +269,9 @@ class Agent:
         if self.fleet is not None:
             if self.endpoints is not None:
                 self.endpoints.note_nodes(self.fleet)
-            self.view, self.fleet = self._compile(node_view(self.fleet, self.node, self.kernel)), None
+            view = node_view(self.fleet, self.node, self.kernel, self.viewed)
+            self.viewed = self.fleet, view
+            self.view, self.fleet = self._compile(view), None
             assert self.latest is not None
             self.upkeep.offer(self.latest, self.seen)
 

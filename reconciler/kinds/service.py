@@ -83,6 +83,9 @@ class ServiceRow(Resource):
         sources = (self._sources,) if self.sources else ()
         return (PROGRAM, *settings, *sources, self._ring)
 
+    def needs_of(self, kind: str) -> Iterable[Key]:
+        return (self._ring,) if kind == Ring.kind else Resource.needs_of(self, kind)
+
     @property
     def flaw(self) -> str:
         known = is_word(ModeCode, self.mode) and is_word(AlgorithmCode, self.algorithm)

@@ -14,7 +14,7 @@ from reconciler.health.state import Health, State
 from reconciler.health.target import Asked, Target, Use, asked
 from reconciler.model import CheckType, Endpoint, Pool, Protocol, Role, Service, place_of
 from reconciler.resource import ANY_POOL, Cause
-from reconciler.view import NodeView
+from reconciler.view import NodeView, exchanged
 from reconciler.wish.announcing import Announcing
 from reconciler.wish.drains import Drain, of_pool
 from reconciler.wish.judged import Judged, Moment, causes, judged
@@ -67,6 +67,8 @@ class Wish:
         self._watched: dict[str, _Watched] = {}
         self._pools_of: dict[bytes, set[str]] = {}
         self._edits = Edits({}, {}, {})
+        self._seen: tuple[NodeView, Sequence[Drain]] | None = None
+        """What was last looked through for pools to watch."""
 
     @property
     def lines(self) -> dict[str, Line]:
@@ -155,25 +157,47 @@ class Wish:
 
     def _watch(self, view: NodeView, at: Moment) -> None:
         """Find out what is to be watched, and keep what is as before."""
+        if self._renew(view, at):
+            return
         pools = {**view.fallbacks, **view.pools} if view.fallbacks else view.pools
         drained = {drain.pool for drain in self._drains}
-        every = None in drained
-        about = {
-            name: pool for name, pool in pools.items()
-            if pool.health_check.type is not CheckType.NONE or pool.fallback_pool or every or name in drained
-            or name in view.fallbacks or pool.announce_min is not None
-        }  # fmt: skip
+        about = {name: pool for name, pool in pools.items() if _is_watched(pool, drained) or name in view.fallbacks}
         users = _users(view.services, pools, about)
-        is_balancer = view.node.role is Role.BALANCER
         gone = [name for name in self._watched if name not in about]
         fresh: dict[str, _Watched] = {}
         for name, pool in about.items():
             former, of_pool_ = self._watched.get(name), tuple(users.get(name, ()))
             if former is None or former.pool is not pool or former.users != of_pool_:
-                what = asked(pool, of_pool_) if is_balancer else ((),) * len(pool.endpoints)
-                fresh[name] = _Watched(pool, of_pool_, what)
+                fresh[name] = _watched(pool, of_pool_, view)
         if fresh or gone:
             self._exchange(fresh, gone, at.now_s)
+        self._seen = view, self._drains
+
+    def _renew(self, view: NodeView, at: Moment) -> bool:
+        """Watch what differs from what was seen last, if that are some pools only; returns whether it is so."""
+        if self._seen is None:
+            return False
+        before, drains = self._seen
+        if drains is not self._drains or view.node is not before.node or view.fallbacks or before.fallbacks:
+            return False
+        pools = exchanged(before.pools.values(), view.pools.values())
+        if pools is None or exchanged(before.services, view.services) != []:
+            return False
+        drained = {drain.pool for drain in drains}
+        fresh: dict[str, _Watched] = {}
+        gone: list[str] = []
+        for old, new in pools:
+            was, is_now = _is_watched(old, drained), _is_watched(new, drained)
+            if old.fallback_pool is not None or new.fallback_pool is not None or (is_now and not was):
+                return False
+            if is_now:
+                fresh[new.name] = _watched(new, self._watched[new.name].users, view)
+            elif was:
+                gone.append(new.name)
+        if fresh or gone:
+            self._exchange(fresh, gone, at.now_s)
+        self._seen = view, drains
+        return True
 
     def _exchange(self, fresh: Mapping[str, _Watched], gone: Sequence[str], now_s: float) -> None:
         """Put fresh pools in the place of those before, whose targets pass their states on."""
@@ -230,6 +254,18 @@ class Wish:
         if former is not None:
             return self.states.get(former.digest)
         return self._left.get(self._former.get(use, b""), (0.0, None))[1]
+
+
+def _watched(pool: Pool, users: tuple[Service, ...], view: NodeView) -> _Watched:
+    is_balancer = view.node.role is Role.BALANCER
+    return _Watched(pool, users, asked(pool, users) if is_balancer else ((),) * len(pool.endpoints))
+
+
+def _is_watched(pool: Pool, drained: Collection[str | None]) -> bool:
+    """Whether anything but the manifests may change what a pool is to be, or has to be known of it."""
+    is_checked = pool.health_check.type is not CheckType.NONE
+    is_drained = None in drained or pool.name in drained
+    return is_checked or is_drained or pool.fallback_pool is not None or pool.announce_min is not None
 
 
 def _users(

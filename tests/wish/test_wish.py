@@ -6,6 +6,8 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reconciler.errors import SnapshotError
 from reconciler.health.row import Clocks
@@ -355,3 +357,38 @@ def test_a_draining_endpoint_that_dies_is_dead(wish, clock):
     found = wish.of(asked)
     assert isinstance(found.pools["web"].endpoints[1], DeadEndpoint)
     assert rows(found) == {2}
+
+
+STEPS = st.sampled_from(["weight", "check", "none", "drain", "down", "min"])
+
+
+@given(st.lists(st.tuples(STEPS, st.integers(0, 4)), max_size=25))
+@settings(max_examples=60, deadline=None)
+def test_looking_at_what_differs_leads_to_what_looking_at_all_does(steps):
+    narrow, whole = (Wish(clock=lambda: 100.0, epoch=lambda: 0.0) for _ in range(2))
+    pools = {f"p{i}": pool(f"p{i}", health_check=CHECK if i % 2 else HealthCheck(CheckType.NONE)) for i in range(5)}
+    services = [service(name, name) for name in pools]
+    drained = set()
+    for what, i in [("weight", 0), *steps]:
+        name = f"p{i}"
+        old = pools[name]
+        first, *others = old.endpoints
+        changes = {
+            "weight": {"endpoints": (replace(first, weight=first.weight % 9 + 1), *others)},
+            "check": {"health_check": replace(CHECK, interval_s=i + 1.0)},
+            "none": {"health_check": HealthCheck(CheckType.NONE)},
+            "min": {"announce_min": None if old.announce_min else 1},
+        }.get(what, {})
+        pools = {**pools, name: replace(old, **changes)} if changes else pools
+        drained ^= {name} if what == "drain" else set()
+        seen = view(*pools.values(), services=services)
+        whole._seen = None
+        found = []
+        for one in (narrow, whole):
+            one.drain([Drain(address(1), pool=of, began_s=0.0) for of in sorted(drained)])
+            if what == "down":
+                one.learn(dict.fromkeys(list(one.states)[:i], DOWN))
+            found.append(one.of(seen))
+        assert dict(found[0].pools) == dict(found[1].pools)
+        assert (narrow.targets, narrow.states, narrow.lines) == (whole.targets, whole.states, whole.lines)
+        assert narrow.take_edits() == whole.take_edits()
