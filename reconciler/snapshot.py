@@ -21,7 +21,8 @@ from reconciler.health.target import Use
 from reconciler.kinds import RESOURCES
 from reconciler.model import Address
 from reconciler.plan import Plan
-from reconciler.resource import Change, Desired, Key, Live, Reason, Resource, Span, Target
+from reconciler.resource import Change, Desired, Key, Live, Reason, Resource, Span
+from reconciler.target import Target
 from reconciler.wish.drains import from_json as drain_from_json
 from reconciler.wish.drains import to_json as drain_to_json
 from reconciler.wish.known import Known

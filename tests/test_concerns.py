@@ -20,9 +20,10 @@ from reconciler.reconcile import desired_of, plan_node
 from reconciler.render.markdown import plan_markdown
 from reconciler.render.style import Style
 from reconciler.render.text import plan_text
-from reconciler.resource import Desired, Key, Target
+from reconciler.resource import Desired, Key
 from reconciler.safe import prose
 from reconciler.snapshot import plan_from_json, plan_to_json
+from reconciler.target import Target
 
 
 def with_faces(fleet, *faces):

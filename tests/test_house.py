@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "reconciler"
 
 ROOMS = """
-    version errors layered versions safe progress files limits paths clock children resource standing
+    version errors layered versions safe progress files limits paths clock children resource target standing
     private lock notes dataplane model telling peers view support
     config
     kernel

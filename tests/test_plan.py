@@ -15,8 +15,9 @@ from reconciler.plan import fingerprint, guard, plan
 from reconciler.render.markdown import plan_markdown
 from reconciler.render.style import Style
 from reconciler.render.text import plan_text, summary
-from reconciler.resource import Action, Desired, Key, Live, Reason, Target
+from reconciler.resource import Action, Desired, Key, Live, Reason
 from reconciler.snapshot import live_from_json, live_to_json, plan_from_json, plan_to_json
+from reconciler.target import Target
 from reconciler.view import view
 
 

@@ -16,8 +16,9 @@ from reconciler.kinds.ring import Ring
 from reconciler.plan import plan
 from reconciler.render.style import Style
 from reconciler.render.text import change_lines, concern_lines
-from reconciler.resource import Change, Concern, Key, Live, Reason, Span, Target
+from reconciler.resource import Change, Concern, Key, Live, Reason, Span
 from reconciler.snapshot import live_from_json, plan_from_json, plan_to_json, read
+from reconciler.target import Target
 from reconciler.view import view
 from tests.strategies import fleets
 

@@ -48,7 +48,7 @@ from reconciler.plan import Plan, guard, plan
 from reconciler.reconcile import RECORD, carry_out, desired_of, known_wish, plan_node, settle_transitions
 from reconciler.render.style import Style
 from reconciler.render.text import More, applied, change_line, concern_lines, more_line, plan_text, summary
-from reconciler.resource import Action, Change, Key, Live, Reason
+from reconciler.resource import Action, Change, Key, Live, Resource
 from reconciler.safe import some
 from reconciler.standing import carriers
 
@@ -232,13 +232,13 @@ def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
     planned = plan_node(saved.desired, kernel, instance_dir(args))
     if saved.keys is not None:
         planned = narrowed(planned, saved.keys, record.load(instance_dir(args) / RECORD))
-    _refuse_stale({change.key for change in _steps(planned.changes) ^ _steps(saved.changes)})
+    _refuse_stale({key for key, _, _ in _steps(planned.changes) ^ _steps(saved.changes)})
     return planned
 
 
-def _steps(changes: Iterable[Change]) -> set[Change]:
+def _steps(changes: Iterable[Change]) -> set[tuple[Key, Resource | None, Resource | None]]:
     """Changes without their reasons, for comparison."""
-    return {replace(change, reason=Reason.CONFIG, origin=None, cause="") for change in changes}
+    return {(change.key, change.before, change.after) for change in changes}
 
 
 def check_fresh(planned: Plan, live: Live) -> None:
@@ -250,7 +250,7 @@ def check_fresh(planned: Plan, live: Live) -> None:
     if (live.foreign, live.impossible, live.resources) == (then.foreign, then.impossible, then.resources):
         return
     again = plan(planned.desired, live, keys=planned.keys)
-    moved = {change.key for change in _steps(again.changes) ^ _steps(planned.changes)}
+    moved = {key for key, _, _ in _steps(again.changes) ^ _steps(planned.changes)}
     moved |= again.blocked.keys() ^ planned.blocked.keys()
     _refuse_stale(moved & ({change.key for change in planned.changes} | carriers(planned.desired.resources)))
 

@@ -18,8 +18,9 @@ from reconciler.errors import ConfigError, LbctlError, UsageError
 from reconciler.kernel.port import Kernel
 from reconciler.model import Fleet
 from reconciler.render.style import Style
-from reconciler.resource import Desired, Key, Target
+from reconciler.resource import Desired, Key
 from reconciler.safe import SHOWN, line
+from reconciler.target import Target
 
 if TYPE_CHECKING:
     from reconciler.config.load import Loaded

@@ -31,7 +31,8 @@ from reconciler.errors import BlockedError, LbctlError, UsageError
 from reconciler.files import write_output
 from reconciler.model import Fleet
 from reconciler.plan import Plan
-from reconciler.resource import Action, Key, Live, Target
+from reconciler.resource import Action, Key, Live
+from reconciler.target import Target
 
 DESCRIPTION = "Compare the manifests with the node and show what `apply` would change. Changes nothing."
 EPILOG = """\

@@ -40,6 +40,7 @@ _UNUSED = "no connection uses it"
 _FEW = 64
 """To look through all rows for so many endpoints costs less than to sort them."""
 _LOOKED_AT_ONCE = 10_000
+_IPV4_BYTES = 4
 _STATES = frozenset(EndpointRowState)
 _STATES_OF_WANTED = EndpointRowState.DISABLED, EndpointRowState.USABLE
 _ID = re.compile(r"(?:(?:\[(.+)\]|([0-9.]+)):([0-9]+)|([^ \[]+))(?: \(row [0-9]+\))?")
@@ -230,8 +231,11 @@ def _numbered(table: EndpointTable, places: NDArray[np.intp]) -> list[NumberedRo
     numbers, states = table.numbers[places].tolist(), table.states[places].tolist()
     for number, state, (packed, port) in zip(numbers, states, table.endpoints(places), strict=True):
         damage = "" if state in _STATES else word(EndpointRowState, state)
-        row = EndpointRow(ip_address(packed), port, state == EndpointRowState.DISABLED, damage)
+        address = IPv4Address(packed) if len(packed) == _IPV4_BYTES else ip_address(packed)
+        row = EndpointRow(address, port, state == EndpointRowState.DISABLED, damage)
         found.append(NumberedRow(number, row, state == EndpointRowState.RETIRED))
+    if np.unique(table.hashes[places]).size == places.size:
+        return found  # no endpoint has two rows, as hardly one ever has
     known: set[str] = set()
     for i, numbered in sorted(enumerate(found), key=lambda item: item[1].is_retired):
         if numbered.row.id in known:

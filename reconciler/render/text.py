@@ -10,8 +10,9 @@ from itertools import groupby
 
 from reconciler.plan import Plan
 from reconciler.render.style import Style
-from reconciler.resource import Action, Change, Concern, Reason, Target, actions_of
+from reconciler.resource import Action, Change, Concern, Reason, actions_of
 from reconciler.safe import SHOWN, line
+from reconciler.target import Target
 
 SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-"}
 NOTES_COLUMN = 60
