@@ -7,9 +7,10 @@ connections is unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
 
+from reconciler import progress
 from reconciler.compile import compile_node
 from reconciler.diff.manifests import few, ranges
 from reconciler.errors import LbctlError
@@ -62,10 +63,10 @@ class NodeDiff:
     """Whether open connections end."""
 
 
-def compare_nodes(views: Iterable[tuple[NodeView | None, NodeView | None]]) -> list[NodeDiff]:
+def compare_nodes(views: Collection[tuple[NodeView | None, NodeView | None]]) -> list[NodeDiff]:
     """Compare each node in the old manifests with that in the new ones; None if they don't have the node."""
     held: list[Resource] = []
-    return [_compare(before, after, held) for before, after in views]
+    return [_compare(before, after, held) for before, after in progress.each("nodes", views)]
 
 
 def _compare(before: NodeView | None, after: NodeView | None, held: list[Resource]) -> NodeDiff:
