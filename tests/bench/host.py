@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from reconciler.agent.checks import LOOK_S
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.notices import Listener, Notice
 from reconciler.wish import drains
 from reconciler.wish.drains import Drain
@@ -48,7 +49,7 @@ def figures(name: str, cache: Path, vips: int = VIPS, watched_s: float = WATCHED
 
 def _figures(place: Site, agent: Agent, vips: int, watched_s: float) -> Iterator[Figure]:
     directory = place.run_dir / place.name
-    listener = Listener()
+    listener = Listener(protocol_of(place.name))
     try:
         cpu_s = _cpu_s(agent)
         times = [_withdrawal_s(listener, directory) for _ in range(REPEATS)]
