@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from reconciler.doctor.counters import Watch
 from reconciler.doctor.finding import Finding
 from reconciler.doctor.host import of_host
 from reconciler.doctor.router import of_router
@@ -19,11 +20,12 @@ from reconciler.reconcile import desired_of, known_wish, plan_node, view_of
 def examine(fleet: Fleet, node: str | None, kernel: Kernel, instance_dir: Path, netns: str = "") -> Iterator[Finding]:
     """Findings, perhaps some of them twice. `netns` is the name of the network namespace that the calling thread
     entered; empty: none. Raises LbctlError."""
-    view = view_of(fleet, node)
+    view, watch = view_of(fleet, node), Watch()
     planned = plan_node(desired_of(fleet, node, kernel, known_wish(instance_dir)), kernel, instance_dir)
     yield from of_plan(planned)
     yield from of_host(view.node, planned.live.resources, kernel)
     if view.node.role is Role.ROUTER:
-        yield from of_router(fleet, kernel)
+        yield from of_router(fleet, view, kernel)
     else:
         yield from of_ways(view, kernel, netns)
+    yield from watch.findings(view.node)

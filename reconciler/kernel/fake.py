@@ -82,6 +82,7 @@ class FakeKernel:
     own_networks: set[str] = field(default_factory=set)
     ways_out: dict[str, int] = field(default_factory=dict)
     known_ways: dict[str, str] = field(default_factory=dict)
+    known_hops: dict[str, list[str]] = field(default_factory=dict)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
     strips_tags: bool = False
     down: set[str] = field(default_factory=set)
@@ -467,6 +468,9 @@ class FakeKernel:
 
     def ways(self, addresses: Collection[str]) -> dict[str, str]:
         return {address: self.known_ways[address] for address in addresses if address in self.known_ways}
+
+    def hops_to(self, addresses: Collection[str]) -> dict[str, list[str]]:
+        return {address: self.known_hops.get(address, []) for address in addresses}
 
     def networks(self) -> list[str]:
         return sorted(self.own_networks)

@@ -432,6 +432,10 @@ class Kernel(Protocol):
         which it gives no answer are left out."""
         ...
 
+    def hops_to(self, addresses: Collection[str]) -> dict[str, list[str]]:
+        """The next hops of the route that the kernel would take to each address; none where it leads to no router."""
+        ...
+
     def networks(self) -> list[str]:
         """The networks that the node is attached to by an address, and its own single addresses."""
         ...

@@ -271,6 +271,10 @@ class RealKernel(InstanceProgram):
         with refused("routes"):
             return routes.ways(addresses)
 
+    def hops_to(self, addresses: Collection[str]) -> dict[str, list[str]]:
+        with refused("routes"):
+            return routes.hops_to(addresses)
+
     def networks(self) -> list[str]:
         with refused("local addresses"):
             return routes.networks()

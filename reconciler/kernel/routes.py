@@ -34,6 +34,7 @@ _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, interface
 _NUMBER = struct.Struct("=I")
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)  # no route; those that drop
+_WHOLE_ROUTE = 0x2000  # RTM_F_FIB_MATCH (Linux 4.14): the route itself, not where one packet would go
 _TABLE_BYTES = 8  # the attribute RTA_TABLE, the first of each answer
 _ADDRESS_AT = _HEADER.size + _TABLE_BYTES + 4  # RTA_DST follows
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -141,6 +142,24 @@ def ways(addresses: Collection[str]) -> dict[str, str]:
                 continue
             if index in names:
                 found[address] = names[index]
+    return found
+
+
+def hops_to(addresses: Collection[str]) -> dict[str, list[str]]:
+    """The next hops of the route that matches each address; none where it leads to no router, or is missing."""
+    found: dict[str, list[str]] = {}
+    with netlink.route() as connection:
+        for address in addresses:
+            target = ip_address(address)
+            header = _HEADER.pack(_FAMILIES[target.version], target.max_prefixlen, 0, 0, 0, 0, 0, 0, _WHOLE_ROUTE)
+            try:
+                answer = connection.get(_GET, header + netlink.attribute(_DST, target.packed))
+            except OSError as error:
+                if error.errno not in _NO_WAY:
+                    raise
+                found[address] = []
+                continue
+            found[address] = sorted(via for _, via in _hops(netlink.attributes(answer[_HEADER.size :])))
     return found
 
 

@@ -26,7 +26,8 @@ VIPS = 10_000
 REPEATS = 10
 EVENTS_A_SECOND = 1_000
 WATCHED_S = 5.0
-_LIMIT_S = 60.0
+_LIMIT_S = 300.0
+_VIPS_A_FILE = 100
 _TABLE, _LOCAL = 251, 255
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PACE_S = 0.1
@@ -36,8 +37,8 @@ _EXTRA_VIP, _EXTRA_ENDPOINT = "20.200.0.1", "10.127.0.1"
 
 def figures(name: str, cache: Path, vips: int = VIPS, watched_s: float = WATCHED_S) -> Iterator[Figure | str]:
     """All figures; a text in place of those that could not be measured. Needs root."""
-    with site(name, vips - 1, cache) as place:
-        _announced(place.manifests)
+    with site(name, 0, cache) as place:
+        _announced(place.manifests, vips - 1)
         try:
             place.lbctl("apply", place.manifests, "--auto-approve")
             with inside(place.name), place.agent("--resync", "1h") as agent:
@@ -73,8 +74,19 @@ def _figure(what: str, vips: int, value: float, unit: str, baseline: str, most: 
     return Figure(what, vips, value, unit, baseline, None, f"≤ {most:g} {unit}".rstrip(), value <= most)
 
 
-def _announced(manifests: Path) -> None:
-    """Have all VIPs announced; one more has a pool of one endpoint, without which it may not be."""
+def _announced(manifests: Path, vips: int) -> None:
+    """Have so many VIPs announced, which share a pool; one more has a pool of one endpoint, without which it may not
+    be."""
+    for first in range(0, vips, _VIPS_A_FILE):
+        (manifests / f"vips-{first:06}.yaml").write_text("---\n".join(
+            f"apiVersion: lbctl/v1\nkind: Service\nmetadata: {{name: vip-{number}}}\n"
+            f"spec: {{vip: {big_fleet.vip(number)}, ports: [80], mode: dsr-l3, pool: all}}\n"
+            for number in range(first, min(first + _VIPS_A_FILE, vips))
+        ))  # fmt: skip
+    (manifests / "all.yaml").write_text(
+        "apiVersion: lbctl/v1\nkind: Pool\nmetadata: {name: all}\n"
+        f"spec: {{endpoints: [{{address: {big_fleet.endpoint(0, 0)}}}, {{address: {big_fleet.endpoint(0, 1)}}}]}}\n"
+    )
     node = manifests / "node.yaml"
     node.write_text(f"{node.read_text()}  announce: {{}}\n")
     (manifests / "last.yaml").write_text(

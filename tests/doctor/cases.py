@@ -72,6 +72,12 @@ CASES = (
          "ip link set eth0 down", "ip link set eth0 up"),
     Case(("packets-merged",), "uploads stall", "balancer in generic mode", YOU),
     Case(("table-nearly-full",), "new connections fail, or further manifests are refused", "balancer", YOU),
+    Case(("packets-from-elsewhere",), "packets arrive and are dropped without a trace", "all", YOU),
+    Case(("redirects-seen", "redirects-sent"), "packets go past the balancer, or in circles", "all", YOU),
+    Case(("announced-otherwise",), "one balancer gets all the traffic", "router with `bgp`", YOU),
+    Case(("clock-unkept",), "drains end at odd times", "all", YOU),
+    Case(("kernel-too-old",), "an endpoint with another MAC stays lost", "balancer", YOU),
+    Case(("headers-missing",), "`apply` can't compile the program", "balancer", YOU),
     Case(("conntrack-full",), "new connections fail on this machine, one in some", "all", YOU),
 )  # fmt: skip
 

@@ -11,7 +11,8 @@ from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.doctor.host import of_host
 from reconciler.doctor.walk import walk
-from reconciler.kernel import offloads
+from reconciler.errors import BuildError
+from reconciler.kernel import counters, headers, offloads
 from reconciler.kernel.fake import FakeKernel
 from reconciler.live import read_live
 from reconciler.model import Capacity, Interface, Node, Role, XdpMode
@@ -26,6 +27,8 @@ CLIENT = ip_address("198.51.100.7")
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
     monkeypatch.setattr("reconciler.dataplane.program.source", fake_source)
+    monkeypatch.setattr(counters, "is_clock_kept", lambda: True)
+    monkeypatch.setattr(headers, "find", lambda cache: cache)
 
 
 def examined(fleet, kernel=None, name=None):
@@ -62,6 +65,23 @@ def test_connection_tracking_that_is_nearly_full_is_told(web_fleet):
     assert examined(web_fleet, kernel) == ["conntrack-full"]
     kernel.sysctls["net/netfilter/nf_conntrack_count"] = "50"
     assert examined(web_fleet, kernel) == []
+
+
+def test_a_clock_that_nobody_keeps_is_told(web_fleet, monkeypatch):
+    monkeypatch.setattr(counters, "is_clock_kept", lambda: False)
+    assert examined(web_fleet) == ["clock-unkept"]
+
+
+def test_a_kernel_that_keeps_no_neighbours_is_told(web_fleet):
+    assert examined(web_fleet, FakeKernel(can_keep=False)) == ["kernel-too-old"]
+
+
+def test_missing_headers_are_told_before_they_are_needed(web_fleet, monkeypatch):
+    def find(_cache):
+        raise BuildError("no kernel headers", hint="apt install linux-headers-amd64")
+
+    monkeypatch.setattr(headers, "find", find)
+    assert examined(web_fleet) == ["headers-missing"]
 
 
 @pytest.mark.kernel

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from reconciler.doctor import host, router, state, ways
+from reconciler.doctor import counters, host, router, state, ways
 from tests.doctor.cases import CASES, PAGE, rows
 
 _TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
@@ -25,6 +25,7 @@ def test_every_finding_that_there_is_is_a_case():
     for module in (host, router, state, ways):
         source = Path(module.__file__).read_text(encoding="utf-8")
         written |= set(re.findall(r'Finding\(\s*"([a-z-]+)"', source))
+    written |= {name for _, name, *_ in counters._SORTS}
     written |= {name for name, _ in state._KINDS.values()} | {state._REST[0], "left-over"}
     assert written <= told
     settings = {state._NAMES.get(name, name.replace("_", "-")) for name in state._SETTINGS}

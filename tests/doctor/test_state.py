@@ -2,6 +2,7 @@
 """What a plan would mend is told in the words of an ailing node, with the line of the manifests."""
 
 from dataclasses import replace
+from ipaddress import ip_interface
 
 import pytest
 
@@ -14,7 +15,7 @@ from reconciler.doctor.state import of_plan
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import AttachedProgram
 from reconciler.live import read_live
-from reconciler.model import Announce, Interface, Node, Role
+from reconciler.model import Announce, Bgp, Interface, Node, Role
 from reconciler.plan import plan
 from reconciler.render.style import Style
 from reconciler.resource import Span
@@ -90,7 +91,8 @@ def test_a_router_that_hashes_addresses_only_and_knows_no_way_is_told(web_fleet)
     kernel = FakeKernel(known_ways={"20.20.20.1": ""})
     apply(plan(desired, read_live(kernel, desired.resources)), kernel).raise_if_failed()
     kernel.sysctls["net/ipv4/fib_multipath_hash_policy"] = "0"
-    found = [*of_plan(plan(desired, read_live(kernel, desired.resources))), *of_router(fleet, kernel)]
+    seen = of_router(fleet, view(fleet, "r", ""), kernel)
+    found = [*of_plan(plan(desired, read_live(kernel, desired.resources))), *seen]
     assert [each.name for each in found] == ["ecmp-hash", "vip-unrouted"]
 
 
@@ -100,3 +102,24 @@ def test_texts_of_others_are_made_safe():
     assert "\x1b" not in text
     assert len(text.splitlines()) == 4
     assert as_data(found)["place"] == {"file": "a\x1b.yaml", "line": 3}
+
+
+def test_a_router_tells_which_balancers_announce_a_vip_and_which_do_not(web_fleet):
+    (node,) = web_fleet.nodes
+    balancers = [
+        replace(node, name=f"lb{n}", interfaces=(Interface("front", addresses=(ip_interface(f"10.1.0.{n}/24"),)),),
+                announce=Announce(), bgp=Bgp(65000 + n)) for n in (1, 2)
+    ]  # fmt: skip
+    faces = (Interface("front", addresses=(ip_interface("10.1.0.254/24"),)),)
+    router = Node("r", faces, role=Role.ROUTER, multipath=2, bgp=Bgp(65000))
+    fleet = replace(web_fleet, nodes=(*balancers, router))
+
+    def told(*hops):
+        kernel = FakeKernel(known_ways={"20.20.20.1": "front"}, known_hops={"20.20.20.1": list(hops)})
+        return [(each.name, each.evidence) for each in of_router(fleet, view(fleet, "r", ""), kernel)]
+
+    assert told("10.1.0.1", "10.1.0.2") == []
+    assert told("10.1.0.2") == [
+        ("announced-otherwise", "10.1.0.2 announces the VIP 20.20.20.1, and not lb1 (10.1.0.1)")
+    ]  # fmt: skip
+    assert told() == []  # that there is no way is told of by itself

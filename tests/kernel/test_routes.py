@@ -147,3 +147,15 @@ def test_an_announcement_in_the_place_of_somebody_elses_route_is_refused(kernel:
     assert isinstance(outcome, ForeignError)
     assert outcome.hint == "ip route show table 251 10.99.0.1/32"
     assert "dev side" in ip("route", "show", "table", "251")
+
+
+def test_the_next_hops_of_a_route_are_told_all_of_them(kernel: RealKernel) -> None:
+    ip("route", "add", "20.20.20.1/32", "nexthop", "via", "10.4.0.8", "nexthop", "via", "10.4.0.9")
+    ip("nexthop", "add", "id", "7", "via", "10.4.0.7", "dev", "side")
+    ip("nexthop", "add", "id", "8", "via", "10.4.0.8", "dev", "side")
+    ip("nexthop", "add", "id", "9", "group", "7/8")  # as routing daemons make them
+    ip("route", "add", "20.20.20.2/32", "nhid", "9")
+    assert kernel.hops_to(["20.20.20.1", "20.20.20.2", "10.4.0.5", "203.0.113.1"]) == {
+        "20.20.20.1": ["10.4.0.8", "10.4.0.9"], "20.20.20.2": ["10.4.0.7", "10.4.0.8"], "10.4.0.5": [],
+        "203.0.113.1": [],
+    }  # fmt: skip

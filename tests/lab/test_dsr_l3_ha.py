@@ -111,6 +111,8 @@ def test_balancers_come_leave_and_die_and_connections_go_on(start_lab, tmp_path)
         await_hops(lab, "ha1")
         wait_until("the VIP is withdrawn", lambda: not heard(daemons["ha2"], "65002"), WAIT_S)
         assert "drained until" in applied_on(lab, "ha2", "get", "announcements")
+        told = lab.lbctl("doctor", str(manifests), "--node", "router2", host=ROUTER).stdout
+        assert f"announced-otherwise: {BALANCERS['ha1']} announces the VIP {VIP}, and not ha2" in told
         applied_on(lab, "ha2", "undrain", "--balancer")
         await_hops(lab, "ha1", "ha2")
 

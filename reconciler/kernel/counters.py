@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel counts of packets that it refuses or is told about, and whether its clock is kept right.
+
+Counters are those of the network namespace of the calling thread: net/ipv4/proc.c.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+
+_FILES = tuple(Path("/proc/thread-self/net", name) for name in ("snmp", "netstat"))
+_TIMEX_BYTES = 256  # struct timex is shorter
+_TIME_ERROR = 5  # linux/timex.h: the clock is not synchronised
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def read() -> Mapping[str, int]:
+    """Counters by their group and name, e.g. `Icmp InRedirects`; those that the kernel doesn't have are missing."""
+    found: dict[str, int] = {}
+    for path in _FILES:
+        lines = path.read_text().splitlines() if path.exists() else []
+        for names, values in zip(lines[::2], lines[1::2], strict=False):  # a line of names, then one of values
+            group, *words = names.split()
+            numbers = map(int, values.split()[1:])
+            found |= {f"{group[:-1]} {word}": number for word, number in zip(words, numbers, strict=False)}
+    return found
+
+
+def is_clock_kept() -> bool:
+    """Whether something keeps the clock of this machine right (adjtimex(2)); also if the kernel doesn't say."""
+    return bool(_libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)) != _TIME_ERROR)
