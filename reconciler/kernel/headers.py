@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
 import re
 import shutil
@@ -54,11 +55,16 @@ def find(cache: Path, root: Path = Path("/")) -> Path:
 def _tree(flavour: Path, common: Path) -> tuple[Path, ...]:
     """The directories that together make complete headers, the flavour's first; empty if they are not complete."""
     architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
-    if not (flavour / "arch" / architecture / "include/generated").is_dir():
+    if not _is_there(flavour / "arch" / architecture / "include/generated"):
         return ()
-    if (flavour / "include/uapi/linux/bpf.h").exists():
+    if _is_there(flavour / "include/uapi/linux/bpf.h"):
         return (flavour,)
-    return (flavour, common) if (common / "include/uapi/linux/bpf.h").exists() else ()
+    return (flavour, common) if _is_there(common / "include/uapi/linux/bpf.h") else ()
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it can be read; systemd hides /lib/modules from services that may load none (ProtectKernelModules)."""
+    return os.path.exists(path)  # noqa: PTH110 - which is no error where somebody may not look
 
 
 def _installed(sources: Path) -> Iterator[tuple[Path, ...]]:

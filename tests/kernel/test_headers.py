@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import platform
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +52,23 @@ def debian(root: Path, version: str, flavour: str = "amd64") -> None:
     tree(sources / f"linux-headers-{version}-common", UAPI, "include/linux/kernel.h", "Makefile",
          "arch/x86/include/asm/io.h")  # fmt: skip
     tree(sources / f"linux-headers-{version}-{flavour}", GENERATED, "include/generated/autoconf.h", "Makefile")
+
+
+def test_where_modules_are_hidden_those_of_the_packages_serve(
+    root: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a service with ProtectKernelModules."""
+    tree(root / "lib/modules/6.18.0-test/build", UAPI, GENERATED)
+    debian(root, "6.1.0-9")
+    stat = os.stat
+
+    def hidden(path: str | Path, *words: Any, **options: Any) -> os.stat_result:
+        if "lib/modules" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *words, **options)
+
+    monkeypatch.setattr(os, "stat", hidden)
+    assert (headers.find(store, root) / UAPI).read_text().startswith("linux-headers-6.1.0-9-common")
 
 
 def test_the_two_trees_of_a_package_are_shown_as_one(root: Path, store: Path) -> None:
