@@ -16,6 +16,7 @@ from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 
 from .conftest import LabMaker
+from .sequence import sequence
 from .test_nat import ENDPOINTS, VIP, write
 from .versions import NEWER, WIDER, Version
 
@@ -25,6 +26,12 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture
 def site(start_lab: LabMaker, tmp_path: Path) -> Lab:
     write(tmp_path / "manifests", "two-arm", "round-robin", *ENDPOINTS)
+    (tmp_path / "manifests" / "names.yaml").write_text(f"""\
+apiVersion: lbctl/v1
+kind: Service
+metadata: {{name: names}}
+spec: {{vip: {VIP}, protocol: udp, ports: [53], targetPort: 8080, pool: web}}
+""")
     fleet = load(tmp_path / "manifests").fleet
     assert fleet
     lab = start_lab(fleet)
@@ -33,20 +40,25 @@ def site(start_lab: LabMaker, tmp_path: Path) -> Lab:
     return lab
 
 
-def test_from_one_layout_to_another_and_back_no_connection_breaks(site: Lab, tmp_path: Path) -> None:
+def test_from_one_layout_to_another_and_back_no_connection_breaks_and_nothing_is_lost(
+    site: Lab, tmp_path: Path
+) -> None:
     manifests = str(tmp_path / "manifests")
     ours, wider = Version(tmp_path / "ours"), Version(tmp_path / "wider", WIDER)
     kept = site.load(VIP, 80, concurrency=8, requests_per_connection=0, rate=400, timeout_s=30)
     short = site.load(VIP, 80, concurrency=8, rate=400, timeout_s=30)
     held = [rows(ours, site)]
-    for version in (wider, ours, wider, ours):
-        plan = version.lbctl(site, "plan", manifests)
-        assert "~ program data-plane" in plan
-        assert "0 to add, 3 to change, 0 to remove" in plan, plan
-        assert rows(version, site) == held[0], "the rows of the other layout"
-        version.lbctl(site, "apply", manifests, "--auto-approve")
-        assert version.lbctl(site, "plan", manifests).startswith("No changes.")
-        assert rows(version, site) == held[0], "the rows that were taken over"
+    with sequence(site, str(VIP), 53) as datagrams:
+        for version in (wider, ours, wider, ours):
+            plan = version.lbctl(site, "plan", manifests)
+            assert "~ program data-plane" in plan
+            assert "0 to add, 3 to change, 0 to remove" in plan, plan
+            assert rows(version, site) == held[0], "the rows of the other layout"
+            version.lbctl(site, "apply", manifests, "--auto-approve")
+            assert version.lbctl(site, "plan", manifests).startswith("No changes.")
+            assert rows(version, site) == held[0], "the rows that were taken over"
+        sent, missing = datagrams.stop()
+    assert sent > 100 and missing == [], f"{len(missing)} of {sent} datagrams"
     for one in (kept, short):
         outcomes = one.stop()
         assert len(outcomes) > 100
