@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 YOUNG = tests/agent tests/test_clock.py $(addprefix tests/health/test_,monitor.py row.py schedule.py state.py)
 
-.PHONY: help setup demo test test-young test-vm test-deb check deb fuzz bench clean
+.PHONY: help setup demo test test-young test-vm test-deb test-systemd check deb fuzz bench clean
 
 help:           ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -13,6 +13,7 @@ demo: setup     ## a balancer, a client and four servers in namespaces: see it r
 	@.venv/bin/python -m reconciler.lab.demo examples/configs/nat-tcp
 
 test: setup     ## what this machine can test: needs root, leaves nothing behind
+	@tools/setup-browser
 	@# More workers than CPUs: many tests wait for the kernel, or for packets.
 	@.venv/bin/pytest --numprocesses $$((2 * $$(nproc))) --dist loadfile --no-loadscope-reorder
 
@@ -36,6 +37,11 @@ deb: setup      ## a Debian package in dist/, for Debian 12; DEBIAN=13 for that
 test-deb: deb   ## install that package in a bare Debian 12 below /tmp, and steer packets with it
 	@command -v mmdebstrap > /dev/null || apt-get install -y -q --no-install-recommends mmdebstrap
 	@.venv/bin/python -m tests.deb dist/lbctl_*~deb$(or $(DEBIAN),12)_*.deb
+
+test-systemd: deb ## the same under real systemd: restrictions, hangs, upgrades, fetching; VM=--vm on Debian's kernel
+	@[ -z "$(VM)" ] || tools/setup-vm
+	@command -v mmdebstrap > /dev/null || apt-get install -y -q --no-install-recommends mmdebstrap
+	@.venv/bin/python -m tests.systemd $(VM) dist/lbctl_*~deb12_*.deb
 
 fuzz: setup     ## the fuzz targets of the tests, for much longer, and every fault of the system
 	@LBCTL_EVERY_FAULT=1 .venv/bin/pytest tests/fuzz tests/faults --hypothesis-profile=long

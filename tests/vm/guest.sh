@@ -1,12 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# The first process of the guest after init.sh: what any system has, then the command that it was booted for.
+# The first process of the guest after init.sh: what any system has, then the command that it was booted for. Where
+# systemd is the first process, that has seen to the system, and starts this as a service.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 . /run/guest/settings
 
 mkdir -p /dev/pts /dev/shm /run/tmp "/lib/modules"
-mount -t devpts devpts /dev/pts
-mount -t tmpfs shm /dev/shm
+if [ -z "$SYSTEM" ]; then
+    mount -t devpts devpts /dev/pts
+    mount -t tmpfs shm /dev/shm
+fi
 export TMPDIR=/run/tmp
 
 # The host may have headers of this kernel's there.

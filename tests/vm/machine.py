@@ -26,7 +26,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STORE = CHECKOUT / ".vm"
 KERNEL = STORE / "kernel"
 
-_BOOT_LIMIT_S = 400
+_BOOT_LIMIT_S = 900
 _RUN_LIMIT_S = 3000
 _CONSOLE_LINES = 60
 _HERE = Path(__file__).parent
@@ -48,15 +48,17 @@ def release() -> str:
     return modules.name
 
 
-def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+def run(argv: Sequence[str], environment: Mapping[str, str], system: Path | None = None) -> int:
     """Boot, run a command in the checkout, show what it prints as it comes; returns its exit code.
 
-    Raises MachineError, with the last lines of the console, if there is none in time.
+    With a `system`, a directory below STORE, the guest's files are those, systemd starts it, and the checkout is there
+    read-only. Raises MachineError, with the last lines of the console, if there is no exit code in time.
     """
     command = ["env", *(f"{name}={value}" for name, value in environment.items()), *argv]
     with tempfile.TemporaryDirectory(prefix="run-", dir=STORE) as directory:
         report = Path(directory)
         settings = {"CHECKOUT": str(CHECKOUT), "REPORT": directory, "COMMAND": shlex.join(command)}
+        settings["SYSTEM"] = str(system or "")
         modules = KERNEL / "lib/modules" / release()
         image = initramfs(KERNEL / "bin/busybox", modules, _HERE / "init.sh", settings)
         (report / "initramfs").write_bytes(image)
