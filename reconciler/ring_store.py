@@ -139,7 +139,10 @@ class RingWriter:
         try:
             self._direct = protocols(kernel, indexes).keys()
             self._rings = Rings(kernel)
-            self._free = FreeLines(self._rings.heads, self._rings.chunks)
+            # Chunks stay the same when a program takes over, also if `rings` doesn't. Where it could not take over
+            # yet, the former one still reads what its own heads lead to.
+            heads = [self._rings.heads, *kernel.words_elsewhere(RINGS.name)]
+            self._free = FreeLines(np.concatenate(heads), self._rings.chunks)
             # Programs may still read lines that a ring has left just now.
             kernel.wait_for_programs(RING_CHUNKS.name)
         except KernelError as error:

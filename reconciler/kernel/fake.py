@@ -186,6 +186,9 @@ class FakeKernel:
             if self.inner.get(outer, {}).pop(index, None) is not None:
                 self._wrote("remove_chunks", (outer, index))
 
+    def words_elsewhere(self, map_name: str) -> list[Words]:
+        return []
+
     def wait_for_programs(self, outer: str) -> None:
         """No program runs here."""
 

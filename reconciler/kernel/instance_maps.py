@@ -23,7 +23,8 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, filling, holders, maps
+from reconciler.kernel import bpf, filling, generations, holders, maps, xdp
+from reconciler.kernel.generations import Generation
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import Outcome, Row
@@ -123,6 +124,11 @@ class InstanceMaps:
         with self._map(map_name) as opened:
             return maps.words(opened) if opened else None
 
+    def words_elsewhere(self, map_name: str) -> list[Words]:
+        with refused(f"map {map_name}"):
+            live = holders.live(self._instance)
+            return [] if live is None else list(_elsewhere(live, map_name))
+
     def chunk(self, outer: str, index: int) -> Words | None:
         with self._inner(outer, index) as inner:
             return maps.words(inner) if inner else None
@@ -171,6 +177,23 @@ class InstanceMaps:
                     number = maps.lookup(opened, _INDEX.pack(index))
                     inner = _open_inner(outer, number, stack) if number else None
                 yield inner
+
+
+def _elsewhere(live: Generation, map_name: str) -> Iterator[Words]:
+    """As `words_elsewhere`; each map once."""
+    seen = {live.description.ids.get(map_name)}
+    for held in xdp.running():
+        if held.program is None or held.id == live.program.id or not holders.are_kin(live.program, held.program):
+            continue
+        generation = generations.of_program(held.program)
+        number = generation.description.ids.get(map_name) if generation else None
+        if generation is None or number is None or number in seen or (fd := generation.open(map_name)) is None:
+            continue
+        seen.add(number)
+        with bpf.closing(fd):
+            described = generation.description.maps[map_name]
+            rows = maps.read_joined(maps.describe(fd, described.type))
+        yield np.frombuffer(filling.between(map_name, described, describe(MAPS[map_name]))(rows)[1], np.uint64)
 
 
 def _open_inner(outer: str, number: bytes, stack: ExitStack) -> OpenMap | None:

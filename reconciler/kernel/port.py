@@ -228,6 +228,11 @@ class Kernel(Protocol):
 
     def remove_chunks(self, outer: str, indexes: Sequence[int]) -> None: ...
 
+    def words_elsewhere(self, map_name: str) -> list[Words]:
+        """The content of maps like this one that programs of other generations still read, since an interface could
+        not change programs yet; as this version would have it. Raises KernelError."""
+        ...
+
     def wait_for_programs(self, outer: str) -> None:
         """Return once every program has ended that was under way, and so may have read what was there before."""
         ...
