@@ -81,12 +81,16 @@ def nearby(path: Path) -> str:
 def _enter(listing: Listing, root: str, entry: os.DirEntry[str]) -> bool:
     """Take an entry of a directory down; True if it is a directory to go into."""
     if entry.name.endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
-        with contextlib.suppress(OSError):  # else it is told below
+        try:
             status = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode):
-                name = shown_name(root, entry.path)
-                listing.files[name], listing.states[name] = entry.path, state_of(status)
-                return False
+            mode = status.st_mode
+        except OSError:
+            mode = 0  # that is told below
+        if stat.S_ISREG(mode):
+            path = entry.path
+            name = shown_name(root, path)
+            listing.files[name], listing.states[name] = path, state_of(status)
+            return False
     if entry.is_dir(follow_symlinks=False):
         return True
     name = shown_name(root, entry.path)

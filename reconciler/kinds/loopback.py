@@ -9,7 +9,7 @@ kernel (50,000: 81 s against 0.8 s as routes).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import ClassVar
@@ -88,9 +88,7 @@ class LoopbackKind(Kind):
         return replace(vips[0], services=tuple(dict.fromkeys(s for vip in vips for s in vip.services))), claims[0][1]
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        forms: dict[str, list[str]] = {}
-        for vip in self.kernel.local_vips():
-            forms.setdefault(vip.address, []).append(vip.form)
+        forms = _forms(self.kernel.local_vips())
         foreign = {} if self.kernel.adopts else self.kernel.foreign_addresses([key.id for key in wanted])
         silence = tuple(name for name in self.kernel.former_sysctls() if is_silence(name))
         known = {key.id: vip for key, vip in wanted.items() if isinstance(vip, LoopbackVip)}
@@ -107,6 +105,17 @@ class LoopbackKind(Kind):
             tuple(found),
             {Key(LoopbackVip.kind, address): owner for address, owner in foreign.items()},
         )
+
+    def look(self, wanted: Mapping[Key, Resource]) -> Iterator[Collection[Key]]:
+        vips = self.kernel.local_vips()
+        yield ()
+        forms = _forms(vips)
+        ids = {key.id for key in wanted}
+        yield [Key(LoopbackVip.kind, address) for address in forms if address not in ids]
+        yield [
+            key for key, vip in wanted.items()
+            if isinstance(vip, LoopbackVip) and " and ".join(sorted(forms.get(key.id, ()))) != vip.form
+        ]  # fmt: skip
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         """VIPs of a balancer in service that became an address of the node itself; before they serve, that blocks."""
@@ -135,6 +144,14 @@ class LoopbackKind(Kind):
         removed = self.kernel.remove_local_vips([vip for _, vip in takes])
         outcomes += [(c, outcome) for (c, _), outcome in zip(takes, removed, strict=True) if outcome]
         return each(changes, outcomes)
+
+
+def _forms(vips: Iterable[LocalVip]) -> dict[str, list[str]]:
+    """The forms in which the node holds each VIP."""
+    forms: dict[str, list[str]] = {}
+    for vip in vips:
+        forms.setdefault(vip.address, []).append(vip.form)
+    return forms
 
 
 def _of_endpoint(view: NodeView) -> Iterable[Wanted]:

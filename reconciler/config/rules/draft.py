@@ -142,7 +142,7 @@ class Draft:
     @property
     def missing_fallbacks(self) -> Iterable[str]:
         """The names of pools that others have as their fallback and no document declares."""
-        return self._fallback_of.keys() - self._pools.keys()
+        return [name for name in self._fallback_of if name not in self._pools]
 
     @property
     def namesakes(self) -> Iterator[list[Service]]:
@@ -257,6 +257,9 @@ class Draft:
     def _count(self, gone: Sequence[FileParts], new: Sequence[FileParts]) -> None:
         needs = dict(self.needs)
         for key in {key for file in (*gone, *new) for key in file.needs}:
+            before, now = ([need for file in files if (need := file.needs.get(key))] for files in (gone, new))
+            if len(before) == len(now) and all(map(Need.is_same, before, now)):
+                continue
             own = [need for file in self._files if (need := file.needs.get(key))]
             if own:
                 needs[key] = Need.sum(own)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Address
+from operator import is_
 
 from reconciler.config.rules.rule import place
 from reconciler.config.rules.segments import IPV6
@@ -113,6 +114,12 @@ class Need:
                 families.setdefault(vip.version, service)
         rows = list(map(rows_of, services))
         return Need(services[0], len(services), sum(rows), services[rows.index(max(rows))], families)
+
+    def is_same(self, other: Need) -> bool:
+        """Whether this is the need of the very same services, in the same places."""
+        own, others = ((need.first, need.largest, *need.families.values()) for need in (self, other))
+        is_same = (self.count, self.rows, [*self.families]) == (other.count, other.rows, [*other.families])
+        return is_same and all(map(is_, own, others))
 
     @staticmethod
     def sum(needs: Sequence[Need]) -> Need:
