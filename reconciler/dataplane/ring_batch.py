@@ -203,20 +203,21 @@ class _Matching:
         pool, slot = np.divmod(self.free, self.size)
         on = ~self.is_lost[pool]
         pool, slot, free = pool[on], slot[on], self.free[on]
-        scores = scores_of(self.hashes[slot, None], self.factor[pool], self.offset[pool], self.scale[pool])
-        scores[scores >= self.refused[pool]] = _NEVER
-        best = scores.argmin(axis=1)
-        score = np.take_along_axis(scores, best[:, None], 1)[:, 0]
-        self.owner[free] = best.astype(np.uint8)
-        claim = score.astype(np.uint64) << _SLOT_BITS | slot.astype(np.uint64)
-        member = pool * self.members + best
-        order = np.lexsort((claim, member))
-        member, claim = member[order], claim[order]
-        members, first, new = np.unique(member, return_index=True, return_counts=True)
+        if not free.size:
+            return
+        factor, offset, scale = (of.T[:, pool] for of in (self.factor, self.offset, self.scale))
+        scores = scores_of(self.hashes[slot], factor, offset, scale)
+        np.copyto(scores, _NEVER, where=scores >= self.refused.T[:, pool])
+        (best,), (score,) = _best(scores[None])
+        self.owner[free] = best
+        claim = (pool * self.members + best).astype(np.uint64) << _MEMBER_SHIFT
+        claim |= score.astype(np.uint64) << _SLOT_BITS | slot.astype(np.uint64)
+        claim.sort()
+        member, claim = (claim >> _MEMBER_SHIFT).astype(np.intp), claim & _CLAIM
+        first = np.flatnonzero(np.diff(member, prepend=-1))
+        members, new = member[first], np.diff(first, append=member.size)
         former = self.count[members]
         self.count[members] += new
-        if not members.size:
-            return
         # What is better than all kept claims, where not all are kept, is not kept either.
         width = self.kept.shape[1]
         kept = self.kept[members]
