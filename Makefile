@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 YOUNG = tests/agent tests/test_clock.py $(addprefix tests/health/test_,monitor.py row.py schedule.py state.py)
 
-.PHONY: help setup demo test test-young test-vm test-deb test-systemd check deb fuzz bench clean
+.PHONY: help setup demo test test-young test-vm test-deb test-systemd check deb fuzz soak bench clean
 
 help:           ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -45,6 +45,9 @@ test-systemd: deb ## the same under real systemd: restrictions, hangs, upgrades,
 
 fuzz: setup     ## the fuzz targets of the tests, for much longer, and every fault of the system
 	@LBCTL_EVERY_FAULT=1 .venv/bin/pytest tests/fuzz tests/faults --hypothesis-profile=long
+
+soak: setup     ## ten minutes of edits, deaths, drains, damage and restarts under load: what may fail, and what may grow
+	@.venv/bin/python -m tests.soak
 
 bench: setup    ## what takes how long, as ratios to a named baseline
 	@.venv/bin/python -m tests.bench

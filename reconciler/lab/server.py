@@ -5,21 +5,28 @@
 
 Listens on all addresses of its host, VIPs too. Answers with `NAME:PORT` as the header X-Endpoint and as the body,
 followed by whatever was posted. Connections are kept open until the client closes them. Prints "ready" as soon as
-all ports listen.
+all ports listen. From SIGUSR1 on it answers a byte every other second, from SIGUSR2 on that it is unwell (status 503).
 """
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
 
+DRIP_S = 2.0
+
+
 class Handler(BaseHTTPRequestHandler):
     server: Server
+    mode = 0
+    """The signal that came last."""
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
@@ -27,7 +34,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = f"{self.server.name}:{self.server.server_address[1]}".encode()
         body = name + self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(200)
+        while Handler.mode == signal.SIGUSR1:
+            self.wfile.write(b"H")
+            time.sleep(DRIP_S)
+        self.send_response(503 if Handler.mode == signal.SIGUSR2 else 200)
         self.send_header("X-Endpoint", name.decode())
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -52,7 +62,13 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+def turn(number: int, _frame: object) -> None:
+    Handler.mode = number
+
+
 def main(name: str, *ports: str) -> None:
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, turn)
     servers = [Server(("", int(port)), Handler) for port in ports]
     for server in servers:
         server.name = name

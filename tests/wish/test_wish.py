@@ -4,6 +4,7 @@
 import json
 from dataclasses import replace
 from ipaddress import ip_address
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +34,7 @@ from reconciler.model import (
 from reconciler.resource import Reason
 from reconciler.snapshot import known_from_json, known_to_json
 from reconciler.view import NodeView
-from reconciler.wish.drains import Drain
+from reconciler.wish.drains import Drain, added, ended
 from reconciler.wish.known import Known
 from reconciler.wish.wish import Wish
 
@@ -245,6 +246,37 @@ def test_a_drain_is_about_its_pool_and_ends_by_itself(wish, clock):
     assert found.causes["web"]["10.2.0.2:8080"].text == "the drain of 10.2.0.2:8080 is over"
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["for", "drain", "undrain", "wait"])), max_size=30))
+def test_five_overlapping_drains_and_returns_break_nothing(steps):
+    """At each moment just those get nothing who are drained, and in the end all is as the manifests say."""
+    clock = Clock()
+    wish = Wish(Known(changed_s=clock.now_s), clock, clock)
+    asked = view(pool(count=6, health_check=HealthCheck()))
+    ends, drains = {}, ()
+    for number, step in steps:
+        if step == "wait":
+            clock.now_s += 10.0
+        elif step == "undrain":
+            drains = ended(drains, "web", address(number), None, clock.now_s)
+            ends[number] = clock.now_s
+        else:
+            ends[number] = clock.now_s + 15.0 if step == "for" else inf
+            until_s = None if step == "drain" else ends[number]
+            drains = added(drains, [Drain(address(number), None, "web", clock.now_s, until_s)], clock.now_s)
+        wish.drain(drains)
+        drained = {number for number, end_s in ends.items() if clock.now_s < end_s}
+        found = wish.of(asked).pools["web"]
+        assert {e.address.packed[3] for e in found.endpoints if e.state is EndpointState.DRAINING} == drained
+        assert build(found, Algorithm.MAGLEV).members == tuple(
+            f"10.2.0.{number}:8080" for number in range(1, 7) if number not in drained
+        )
+    for number in range(1, 6):
+        drains = ended(drains, None, address(number), None, clock.now_s)
+    wish.drain(drains)
+    assert wish.of(asked).pools["web"] is asked.pools["web"]
+
+
 def test_at_its_deadline_a_drain_ends_connections(wish, clock):
     asked = view(pool(health_check=HealthCheck()))
     wish.drain([Drain(address(1), began_s=clock.now_s, deadline_s=clock.now_s + 5)])
@@ -334,11 +366,11 @@ def test_open_connections_of_a_dead_endpoint_stay_or_end(wish, more, protocol, e
 
 
 def test_connections_of_all_end_if_all_are_down_unless_all_serve(wish):
-    for kind, ended in ((WhenNoneHealthy.ALL, set()), (WhenNoneHealthy.DROP, {1, 2, 3})):
+    for kind, expected in ((WhenNoneHealthy.ALL, set()), (WhenNoneHealthy.DROP, {1, 2, 3})):
         asked = view(pool(on_unhealthy=OnUnhealthy.RESET, when_none_healthy=kind))
         wish.of(asked)
         down(wish, 1, 2, 3)
-        assert rows(wish.of(asked)) == ended
+        assert rows(wish.of(asked)) == expected
 
 
 def test_a_server_that_another_pool_keeps_keeps_its_connections(wish):

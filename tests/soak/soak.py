@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A soak: random edits, deaths, drains, damage by hand and restarts of the agent, under load, and what must hold then.
+
+Nothing may fail but requests that an endpoint took with it: those that were begun between its death and its leaving
+the ring, and those on connections that it had. In the end the node holds what the manifests say, with as many rows as
+in the beginning; and memory and descriptors don't grow.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from reconciler.dataplane.layout import ENDPOINTS as ENDPOINT_ROWS
+from reconciler.dataplane.layout import MAPS, SERVICES, EndpointRowState, MapType
+from reconciler.dataplane.rows import Endpoint as EndpointFields
+from reconciler.dataplane.rows import Number
+from reconciler.kinds.endpoint import numbered_rows
+from reconciler.lab.build import wait_until
+from reconciler.lab.traffic import Outcome
+from tests.soak.site import ENDPOINTS, FIRST, PATIENCE_S, PORT, VIP, Site, chance, manifests, site
+
+MOST_DOWN = 3
+TIMEOUT_S = 4.0
+SLACK_S = 0.3
+"""From a packet's way to what is written down of it."""
+MOST_GROWTH_MB, MOST_MORE_DESCRIPTORS = 8.0, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`rows` are those of the maps that grow with what is asked for. Memory is in MB."""
+
+    agent_mb: float
+    checker_mb: float
+    descriptors: int
+    rows: int
+
+
+@dataclass(slots=True)
+class Report:
+    for_s: float
+    seed: int
+    done: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    lost: int = 0
+    """Requests that a dead endpoint took with it."""
+    unexplained: list[Outcome] = field(default_factory=list)
+    before: Sample | None = None
+    after: Sample | None = None
+    longest_out_s: float = 0.0
+    plan: str = ""
+
+    def lines(self) -> list[str]:
+        did = ", ".join(f"{count} {what}" for what, count in sorted(self.done.items()))
+        return [
+            f"{self.for_s:g} s, seed {self.seed}: {did}",
+            f"{self.requests:,} requests; {self.lost} went with who died, {len(self.unexplained)} more failed",
+            f"the longest time from a death to the ring: {self.longest_out_s:.2f} s",
+            f"before: {self.before}",
+            f"after:  {self.after}",
+            f"in the end: {self.plan.strip().splitlines()[-1] if self.plan.strip() else 'no plan'}",
+        ]
+
+
+def run(for_s: float, seed: int, directory: Path, prefix: str) -> Report:
+    """Do all of that for so long, and say what came of it. Needs root."""
+    report = Report(for_s, seed)
+    with site(directory, prefix) as found:
+        load = found.lab.load(
+            VIP, PORT, requests_per_connection=5, concurrency=8, rate=40, clients=16, timeout_s=TIMEOUT_S
+        )
+        soak = _Soak(found, report)
+        soak.go_on(for_s / 2, restarts=True)
+        report.before = soak.settled()
+        soak.go_on(for_s / 2, restarts=False)  # one life, whose memory can be compared
+        report.after = soak.settled()
+        outcomes = load.stop()
+        report.plan = found.lab.lbctl("plan", str(found.directory), "--node", "lb1").stdout
+        report.requests = len(outcomes)
+        _explain(report, found, outcomes)
+        ended = [d.until_s - d.began_s for d in found.deaths if d.until_s is not None]
+        report.longest_out_s = max(ended, default=0.0)
+    return report
+
+
+class _Soak:
+    """What is done to a site."""
+
+    def __init__(self, of: Site, report: Report) -> None:
+        self._site, self._report = of, report
+        self._chance = chance(report.seed)
+        self._drained: set[IPv4Address] = set()
+        self._falls = Counter(dict.fromkeys(ENDPOINTS, 0))
+
+    def go_on(self, for_s: float, *, restarts: bool) -> None:
+        end_s = time.monotonic() + for_s
+        acts: list[Callable[[], str]] = [self._die, self._revive, self._edit, self._drain, self._undrain, self._damage]
+        acts += [self._restart] if restarts else []
+        while time.monotonic() < end_s:
+            if done := self._chance.choice(acts)():
+                self._report.done[done] += 1
+            time.sleep(self._chance.uniform(0.0, 1.0))
+
+    def settled(self) -> Sample:
+        """All is healed, and the node is as it was in the beginning."""
+        for address in tuple(self._site.dead):
+            self._site.revive(address)
+        while self._drained:
+            self._undrain()
+        self._site.write(FIRST)
+        everybody = set(ENDPOINTS)
+        wait_until("all serve again", lambda: self._site.up() == self._site.members() == everybody, PATIENCE_S)
+        plan = ("plan", str(self._site.directory), "--node", "lb1")
+        wait_until("nothing is left to do", lambda: "No changes." in self._site.lab.lbctl(*plan).stdout, PATIENCE_S)
+        agent, checker = self._site.agent.pid, self._site.checker_pid()
+        fds = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in (agent, checker))
+        return Sample(_resident_mb(agent), _resident_mb(checker), fds, self._rows())
+
+    def _rows(self) -> int:
+        """Of maps that are tables of rows, and endpoints: what was deleted must be gone."""
+        of_hashes = [name for name, spec in MAPS.items() if spec.type is MapType.HASH]
+        return sum(len(self._site.kernel.dump(name)) for name in of_hashes) + len(numbered_rows(self._site.kernel))
+
+    def _out(self) -> set[IPv4Address]:
+        return self._site.dead | self._drained | (set(ENDPOINTS) - self._site.up())
+
+    def _die(self) -> str:
+        """Whoever has fallen often has to be well for long, so those who have not come first."""
+        alive = [address for address in ENDPOINTS if address not in self._out()]
+        if len(ENDPOINTS) - len(alive) >= MOST_DOWN:
+            return ""
+        least = min(self._falls[address] for address in alive)
+        address = self._chance.choice([address for address in alive if self._falls[address] == least])
+        self._falls[address] += 1
+        if self._chance.random() < 0.5:
+            self._site.freeze(address)
+            return "froze"
+        self._site.kill(address)
+        return "killed"
+
+    def _revive(self) -> str:
+        if not self._site.dead:
+            return ""
+        self._site.revive(self._chance.choice(sorted(self._site.dead)))
+        return "revived"
+
+    def _edit(self) -> str:
+        weights = {address: self._chance.randint(1, 4) for address in ENDPOINTS}
+        ports = "[80, 8080]" if self._chance.random() < 0.5 else "[80]"
+        self._site.write(manifests(weights, self._chance.randint(2, 3), ports))
+        return "edited"
+
+    def _drain(self) -> str:
+        others = [address for address in ENDPOINTS if address not in self._out()]
+        if len(ENDPOINTS) - len(others) >= MOST_DOWN + 2:
+            return ""
+        address = self._chance.choice(others)
+        if self._site.lab.lbctl("drain", str(address), timeout_s=PATIENCE_S).returncode == 0:
+            self._drained.add(address)
+            return "drained"
+        return ""
+
+    def _undrain(self) -> str:
+        if not self._drained:
+            return ""
+        address = self._chance.choice(sorted(self._drained))
+        assert self._site.lab.lbctl("undrain", str(address), timeout_s=PATIENCE_S).returncode == 0
+        self._drained.discard(address)
+        return "undrained"
+
+    def _damage(self) -> str:
+        """As hands do it that mean well: nothing of this breaks a connection, all of it is to be mended."""
+        kernel = self._site.kernel
+        match self._chance.randrange(3):
+            case 0:  # a service that nobody wants
+                key, value = next(iter(kernel.dump(SERVICES.name)))
+                fields = SERVICES.key.unpack(key)
+                kernel.update(SERVICES.name, [(SERVICES.key.pack(fields._replace(port=9)), value)])
+            case 1:  # an endpoint that gets nothing new
+                row = self._chance.choice(numbered_rows(kernel))
+                retired = EndpointFields(row.row.address.packed, row.row.port, EndpointRowState.RETIRED)
+                number, value = ENDPOINT_ROWS.key.pack(Number(row.number)), ENDPOINT_ROWS.value.pack(retired)
+                kernel.update(ENDPOINT_ROWS.name, [(number, value)])
+            case _:  # a VIP that the kernel doesn't answer for
+                self._site.lab.run("lb1", "sh", "-c", f"ip route del local {VIP} table local || true")
+        return "damaged"
+
+    def _restart(self) -> str:
+        if self._chance.random() < 0.5:
+            self._site.agent.kill()
+        else:
+            self._site.agent.terminate()
+        self._site.agent.wait(PATIENCE_S)
+        self._site.start_agent()
+        return "restarted"
+
+
+def _explain(report: Report, of: Site, outcomes: list[Outcome]) -> None:
+    """Sort the requests that failed: those that an endpoint took with it, and the others."""
+    homes: dict[str, set[str]] = {}
+    for outcome in sorted(outcomes):
+        if not outcome.error:
+            homes.setdefault(outcome.source, set()).add(outcome.endpoint.partition(":")[0])
+            continue
+        end_s = outcome.started_s + outcome.duration_s
+        begun_at_dead = any(
+            death.began_s - SLACK_S <= end_s and outcome.started_s <= (death.until_s or end_s) + SLACK_S
+            for death in of.deaths
+        )
+        was_open_at_dead = not outcome.new_connection and any(
+            str(death.address) in homes.get(outcome.source, ()) and death.began_s - SLACK_S <= end_s
+            for death in of.deaths
+        )
+        if begun_at_dead or was_open_at_dead:
+            report.lost += 1
+        else:
+            report.unexplained.append(outcome)
+
+
+def check(report: Report) -> None:
+    """Raises AssertionError unless all holds that must."""
+    assert report.before is not None
+    assert report.after is not None
+    text = "\n".join(report.lines())
+    assert not report.unexplained, f"{text}\n{report.unexplained[:5]}"
+    assert "No changes." in report.plan, text
+    assert report.after.rows == report.before.rows, text
+    assert report.after.descriptors <= report.before.descriptors + MOST_MORE_DESCRIPTORS, text
+    assert report.after.agent_mb <= report.before.agent_mb + MOST_GROWTH_MB, text
+    assert report.after.checker_mb <= report.before.checker_mb + MOST_GROWTH_MB, text
+
+
+def _resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return round(pages * resource.getpagesize() / 1e6, 1)
+
