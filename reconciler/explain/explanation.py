@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
+    MARK_TUNNEL,
     RING_NAMES,
     SERVICE_MAPS,
     VIP_MAPS,
@@ -28,7 +29,7 @@ from reconciler.explain.capture import Captured
 from reconciler.explain.headers import Header, headers
 from reconciler.explain.packet import ICMP6, PROTOCOLS
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.port import Link
+from reconciler.kernel.port import PROBER_DEVICE, Link
 from reconciler.kernel.trial import Outcome, Trial
 
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()} | {ICMP6: "icmp"}
@@ -55,6 +56,11 @@ NOBODYS_MEMORY = {
     Memory.CURRENT: "the connection is unknown: it is new, or its former endpoint takes no packets any more",
 }
 """The same for a slot without an endpoint, since the pool has no active one."""
+
+
+CHECK = "a check through a VIP: it goes to this endpoint on the way of the traffic, whatever the ring says"
+NO_CHECK = "dropped: from here come checks alone, whose source MAC says which endpoint they are for"
+_MAC_BYTES, _MARKED = 6, b"\x02\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,9 @@ def _explain(trial: Trial, names: _Names, captured: Captured, outcome: Outcome, 
     if seen["bytes"] < len(captured.frame):
         seen, outcome = {}, replace(outcome, action=XdpVerdict.ABORTED, verdict=None)
         reason = f"not explained: a trial takes frames of at most {outcome.seen['bytes']:,} bytes"
+    elif ingress == PROBER_DEVICE and outcome.verdict is None and outcome.action == XdpVerdict.DROP:
+        number = checked(captured.frame)
+        seen, reason = ({"endpoint": number}, CHECK) if number else ({}, NO_CHECK)
     else:
         reason = _reason(outcome, packet)
     way, egress = _way(outcome, ingress)
@@ -130,6 +139,13 @@ def _explain(trial: Trial, names: _Names, captured: Captured, outcome: Outcome, 
         egress=egress,
         out=headers(outcome.frame) if way else (),
     )
+
+
+def checked(frame: bytes) -> int:
+    """The number of the endpoint that a check is for, from the source MAC of its frame (bpf/mark.c); 0: it is none."""
+    source = frame[_MAC_BYTES : 2 * _MAC_BYTES]
+    mark = int.from_bytes(source[2:], "big")
+    return mark % MARK_TUNNEL if source[:2] == _MARKED and mark < 2 * MARK_TUNNEL else 0
 
 
 def _reason(outcome: Outcome, packet: Sequence[Header]) -> str:

@@ -19,7 +19,7 @@ ICMP6 = 58
 TCP_FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
 """From the lowest bit on: RFC 9293, section 3.1."""
 
-SENDER = bytes.fromhex("020000000001")
+SENDER = bytes.fromhex("0200ff000001")
 """The MAC that frames come from: no machine has it, so an answer to it is recognised."""
 
 _EXAMPLES = "198.51.100.7:40000 or [2001:db8::7]:40000"
