@@ -12,12 +12,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from reconciler.errors import LbctlError
 from reconciler.lab.lab import signals_as_exit
-from tests.bench import asked, control, dataplane, health, host, reconciler, report, rounds
+from tests.bench import asked, control, dataplane, health, host, reconciler, report, rounds, through_vip
 from tests.bench.cases import cases
 
 DEFAULT_JSON = Path("build/bench.json")
@@ -106,8 +107,10 @@ def measure_data_plane_alone(_arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measure_health(_arguments: argparse.Namespace) -> dict[str, Any]:
     """What checks of endpoints cost."""
-    found = health.figures()
-    print(*map(health.line, found), sep="\n", flush=True)
+    found = []
+    for figure in chain(health.figures(), through_vip.figures()):
+        found.append(figure)
+        print(health.line(figure), flush=True)
     return {"figures": [figure.as_json() for figure in found]}
 
 
