@@ -35,6 +35,8 @@ LISTEN_S = 0.05
 """How long edits may go unheard."""
 TELL_S = 1.0
 """How often the progress is written down."""
+LATENESS_S = 10.0
+"""For how long lateness is counted until that is told, and counted anew."""
 CALM_ROWS = 1000
 """So many states in which nothing has changed but when they were seen are written down in TELL_S: for more than that,
 `get health` may be late, and checks are worth more."""
@@ -53,6 +55,8 @@ class Checker:
         self._monitor = Monitor(self._prober, self._schedule, way_of=way_of, lack_of_way=_lack_of_way)
         self._store: Store | None = None
         self._told_s = self._suspect_s = 0.0
+        self._counts_since_s = time.monotonic()
+        self._late_p99_s: float | None = None
         self._trouble = ""
         self._calm_rows = CALM_ROWS
         self._written: dict[Target, tuple[object, ...]] = {}
@@ -137,13 +141,20 @@ class Checker:
         now_s = time.monotonic()
         if self._store is not None and now_s - self._told_s >= TELL_S:
             self._told_s, self._calm_rows = now_s, CALM_ROWS
-            lateness = self._schedule.lateness
             self._store.tell(
                 Progress(
                     os.getpid(), now_s, self._suspect_s, len(self._monitor.states), self._schedule.in_flight,
-                    lateness.quantile_s(0.99), self._checks,
+                    self._lateness_s(now_s), self._checks,
                 ), clocks(),
             )  # fmt: skip
+
+    def _lateness_s(self, now_s: float) -> float:
+        """The lateness that 99 % of checks stay below, of the last ten seconds or so."""
+        lateness = self._schedule.lateness
+        if now_s - self._counts_since_s >= LATENESS_S:
+            self._late_p99_s, self._counts_since_s = lateness.quantile_s(0.99), now_s
+            lateness.clear()
+        return lateness.quantile_s(0.99) if self._late_p99_s is None else self._late_p99_s
 
     def _complain(self, text: str) -> None:
         if text != self._trouble:

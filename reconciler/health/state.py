@@ -74,7 +74,7 @@ def after(state: State, target: Target, outcome: Outcome, now_s: float, is_suspe
         checked_s=now_s, latency_s=outcome.latency_s, error=state.error if is_well else outcome.error, is_held=False,
     )  # fmt: skip
     if is_well == (state.health is Health.UP) and state.health is not Health.UNKNOWN:
-        return seen._replace(streak=0, streak_since_s=0.0)
+        return seen._replace(streak=0, streak_since_s=0.0) if seen.streak else seen
     streak = state.streak + 1
     since_s = state.streak_since_s if state.streak else now_s
     undecided = seen._replace(streak=streak, streak_since_s=since_s)

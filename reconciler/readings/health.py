@@ -119,7 +119,7 @@ def history(instance_dir: Path, most: int = 50) -> list[Transition]:
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """The process that checks. `late_p99_ms`: ninety-nine of a hundred checks began less late than this.
+    """The process that checks. `late_p99_ms`: ninety-nine of a hundred checks of the last ten seconds began less late.
     `suspects_s`: for how many seconds it still suspects this node, and lets nobody go down; None: it doesn't."""
 
     pid: str

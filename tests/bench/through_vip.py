@@ -16,6 +16,7 @@ from pathlib import Path
 
 from reconciler.config.load import load
 from reconciler.health import store
+from reconciler.health.checker import LATENESS_S
 from reconciler.health.state import Health
 from reconciler.lab import netns
 from reconciler.lab.build import wait_until
@@ -80,6 +81,7 @@ def _measured(lab: Lab, path: Path, targets: int, for_s: float) -> Iterator[Figu
             return sum(entry.state.health is Health.UP for entry in store.read(place).entries.values())
 
         wait_until("all are up", lambda: count_up() >= targets, PATIENCE_S)
+        time.sleep(2 * LATENESS_S)  # then what is told of lateness is of after that
         before, began_s, began_cpu_s = store.read(place).progress, time.monotonic(), _cpu_s(place)
         time.sleep(for_s)
         after, share = store.read(place).progress, (_cpu_s(place) - began_cpu_s) / (time.monotonic() - began_s)
@@ -95,7 +97,7 @@ def _measured(lab: Lab, path: Path, targets: int, for_s: float) -> Iterator[Figu
     mb = int(Path(f"/proc/{after.pid}/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize() / 1e6
     yield Figure(f"{what}: memory", mb, "MB", f"≤ {BAR_MB}", mb <= BAR_MB)
     late_ms, bar = after.late_p99_s * 1000, f"< {BAR_LATE_S * 1000:g}"
-    yield Figure(f"{what}: lateness, 99 % since the start", late_ms, "ms", bar, after.late_p99_s < BAR_LATE_S)
+    yield Figure(f"{what}: lateness, 99 %", late_ms, "ms", bar, after.late_p99_s < BAR_LATE_S)
 
 
 def _cpu_s(place: Path) -> float:
