@@ -155,21 +155,21 @@ def test_an_endpoint_that_dies_gets_nothing_new_and_the_others_keep_what_they_ha
     site.await_said(f"because: {FIRST} is up again")
 
 
-def test_an_endpoint_that_falls_silent_is_out_until_it_answers_again(start_site):
-    """Frozen, behind a firewall that swallows its answers, unplugged."""
-    site = start_site("nat")
-    server, host = site.lab.servers[FIRST], host_of(FIRST)
-    server.send_signal(signal.SIGSTOP)
+def test_open_connections_of_an_endpoint_that_is_unplugged_end_where_the_pool_says_so(start_site):
+    """Their clients learn it by a reset, long before they would have given up, and the others notice nothing."""
+    site = start_site("nat", CHECK + "\n  onUnhealthy: reset")
+    kept = site.lab.load(VIP, 80, requests_per_connection=0, concurrency=12, rate=60, clients=12, timeout_s=60)
+    wait_until("all are open", lambda: len({o.source for o in kept.outcomes() if o.endpoint}) == 12, PATIENCE_S)
+    firsts = {o.source for o in kept.outcomes() if o.endpoint.startswith(f"{FIRST}:")}
+    assert firsts  # by turns, so chance leaves nobody out
+    site.lab.run(host_of(FIRST), "ip", "link", "set", "eth0", "down")
     site.await_members(SECOND, THIRD)
+    site.await_said(f"~ endpoint {FIRST}")
+    wait_until("clients know", lambda: {o.source for o in kept.outcomes() if o.error} == firsts, PATIENCE_S)
+    errors = [outcome for outcome in kept.stop() if outcome.error]
+    assert {outcome.source for outcome in errors} == firsts
+    assert {outcome.error.partition(":")[0] for outcome in errors} == {"ConnectionResetError"}
     assert site.answering() == {SECOND, THIRD}
-    server.send_signal(signal.SIGCONT)
-    site.await_members(FIRST, SECOND, THIRD)
-    site.lab.run(host, "ip", "route", "add", "blackhole", "10.2.0.1")
-    site.await_members(SECOND, THIRD)
-    site.lab.run(host, "ip", "route", "del", "blackhole", "10.2.0.1")
-    site.await_members(FIRST, SECOND, THIRD)
-    site.lab.run(host, "ip", "link", "set", "eth0", "down")
-    site.await_members(SECOND, THIRD)
 
 
 def test_a_dead_endpoint_stays_out_while_nobody_checks_and_when_somebody_does_again(start_site):
