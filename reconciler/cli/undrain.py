@@ -35,8 +35,9 @@ def run(args: argparse.Namespace) -> int:
     if args.balancer:
         return stay(args)
     kernel, directory = open_kernel(args), instance_dir(args)
-    places, now_s = chosen(kernel, directory, args.what), time.time()
-    before = sum(drain.is_on(now_s) for drain in drains.read(directory / drains.FILE))
+    now_s = time.time()
+    on = [drain for drain in drains.read(directory / drains.FILE) if drain.is_on(now_s)]
+    places, before = chosen(kernel, directory, args.what, on), len(on)
 
     def without(found: drains.Drains) -> drains.Drains:
         for place in places:

@@ -23,6 +23,7 @@ from reconciler.model import Address, place_of
 from reconciler.readings.counters import endpoint_traffic
 from reconciler.readings.flows import open_flows
 from reconciler.safe import SHOWN
+from reconciler.wish.drains import Drain
 
 NODES = "nodes.json"
 """The addresses of endpoints that are Nodes, by name; the agent writes it."""
@@ -57,10 +58,11 @@ def parsed(text: str) -> tuple[Address, int | None] | None:
     return None
 
 
-def chosen(kernel: Kernel, instance_dir: Path, what: str) -> list[Place]:
+def chosen(kernel: Kernel, instance_dir: Path, what: str, drained: Sequence[Drain] = ()) -> list[Place]:
     """The endpoints that `what` names: ENDPOINT, POOL/ENDPOINT or NODE. Raises UsageError if this node has no such
-    endpoint."""
+    endpoint, and none of `drained` is about it: who has left the node meanwhile can still be meant."""
     ids = [row.row.id for row in numbered_rows(kernel) if not row.is_retired]
+    ids += [place_of(drain.address, drain.port or 0) for drain in drained]
     pool, slash, rest = what.rpartition("/")
     found = parsed(rest)
     if found is not None:
@@ -71,6 +73,7 @@ def chosen(kernel: Kernel, instance_dir: Path, what: str) -> list[Place]:
             hint = f"did you mean {close[0]}?" if close else "`lbctl get endpoints` shows those that there are"
             raise UsageError(f"this node has no endpoint {rest}", hint=hint)
         pools = set(rings_of(kernel)) | roster.read(instance_dir / roster.FILE).keys()
+        pools |= {drain.pool for drain in drained if drain.pool}
         if slash and pool not in pools:
             raise UsageError(f"this node has no pool {pool!r}", hint=f"there are: {', '.join(sorted(pools)[:SHOWN])}")
         return [place]

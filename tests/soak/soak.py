@@ -170,7 +170,8 @@ class _Soak:
         if not self._drained:
             return ""
         address = self._chance.choice(sorted(self._drained))
-        assert self._site.lab.lbctl("undrain", str(address), timeout_s=PATIENCE_S).returncode == 0
+        done = self._site.lab.lbctl("undrain", str(address), timeout_s=PATIENCE_S)
+        assert done.returncode == 0, done.stderr
         self._drained.discard(address)
         return "undrained"
 

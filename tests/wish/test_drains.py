@@ -5,9 +5,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from reconciler.errors import FilesError
+from reconciler.errors import FilesError, UsageError
+from reconciler.kernel.fake import FakeKernel
 from reconciler.model import Endpoint, Pool
-from reconciler.readings.draining import Place, parsed
+from reconciler.readings.draining import Place, chosen, parsed
 from reconciler.wish import drains
 from reconciler.wish.drains import KEPT_S, Drain, added, change, changes_s, ended, of_pool
 
@@ -93,6 +94,17 @@ def test_a_file_that_others_may_write_is_not_obeyed(path):
 )  # fmt: skip
 def test_endpoints_are_named_by_address_and_port(text, expected):
     assert parsed(text) == expected
+
+
+def test_a_drain_can_be_ended_although_its_endpoint_has_left_the_node(tmp_path):
+    kernel = FakeKernel()
+    with pytest.raises(UsageError):
+        chosen(kernel, tmp_path, "10.2.0.1")
+    drained = [Drain(ONE, None, "web")]
+    assert chosen(kernel, tmp_path, "10.2.0.1", drained) == [Place(ONE, None, None)]
+    assert chosen(kernel, tmp_path, "web/10.2.0.1", drained) == [Place(ONE, None, "web")]
+    with pytest.raises(UsageError):
+        chosen(kernel, tmp_path, "mail/10.2.0.1", drained)
 
 
 def test_a_place_without_a_port_is_about_every_port():
