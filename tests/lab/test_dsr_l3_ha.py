@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""User, router, two balancers, three endpoints: the example dsr-l3-ha with real routing daemons, which lbctl
-configures itself. Balancers come, leave and die under load, and established connections go on."""
+"""User, router, three balancers, three endpoints: the example dsr-l3-ha and one more, with real routing daemons, which
+lbctl configures itself. Balancers come, leave, get another version of lbctl and die under load, and established
+connections go on."""
 
 from __future__ import annotations
 
@@ -22,12 +23,17 @@ from reconciler.readings.tables import services
 
 from .direct import applied_on, example
 from .frr import Router, routers
+from .versions import WIDER, Version
 
 pytestmark = pytest.mark.kernel
 
 VIP, PORT = IPv4Address("20.20.20.1"), 2020
-BALANCERS = {"ha1": "10.71.0.1", "ha2": "10.71.0.2"}
-NODES = {ROUTER: "router2", "ha1": "ha1", "ha2": "ha2"}
+BALANCERS = {f"ha{n}": f"10.71.0.{n}" for n in (1, 2, 3)}
+THIRD = """---
+{apiVersion: lbctl/v1, kind: Node, metadata: {name: ha3, labels: {site: dsr-l3-ha}}, spec: {bgp: {asn: 65003},
+  announce: {grace: 1s}, healthAddress: {ipv4: 10.71.0.10},
+  interfaces: [{name: eth0, addresses: [10.71.0.3/24], mtu: 1520}]}}
+"""
 ROUTERS_OWN = "10.71.0.254"
 ENDPOINTS = {f"{address}:{PORT}" for address in ("31.31.31.1", "32.32.32.1", "33.33.33.1")}
 WAIT_S = 60.0
@@ -58,8 +64,8 @@ def icmp(lab: Lab, host: str, counter: str) -> int:
     return int(values[names.index(counter)])
 
 
-def apply(lab: Lab, manifests: Path, host: str) -> str:
-    return applied_on(lab, host, "apply", str(manifests), "--node", NODES[host], "--auto-approve")
+def apply(lab: Lab, manifests: Path, host: str, node: str) -> str:
+    return applied_on(lab, host, "apply", str(manifests), "--node", node, "--auto-approve")
 
 
 def check(outcomes: list[Outcome]) -> None:
@@ -76,26 +82,29 @@ def run_pass(interface: str) -> None:
 
 def test_balancers_come_leave_and_die_and_connections_go_on(start_lab, tmp_path):
     manifests = tmp_path / "manifests"
-    lab = start_lab(example("dsr-l3-ha", manifests, ("grace: 10s", "grace: 1s")), node_name="ha1")
+    third = (r"\A(# yaml-language-server: .*/node\.v1\.json(?:.|\n)*)\Z", rf"\1{THIRD}")
+    changes = ("grace: 10s", "grace: 1s"), ("multipath: 2", "multipath: 3"), third
+    lab = start_lab(example("dsr-l3-ha", manifests, *changes), node_name="ha1")
     lab.serve_http()
     lab.run(CLIENT, "ip", "route", "replace", str(VIP), "via", ROUTERS_OWN)
     with routers(lab, ROUTER, *BALANCERS) as daemons:
-        lab.start_lbctl("run", str(manifests), "--node", "ha2", host="ha2")
+        agent = lab.start_lbctl("run", str(manifests), "--node", "ha2", host="ha2")
         # Somebody else's program runs on ha1: nothing of it is announced, though all else is in place.
         netns.inside(lab.netns("ha1"), run_pass, "eth0")
         with ThreadPoolExecutor() as pool:
-            router = pool.submit(apply, lab, manifests, ROUTER)
+            others = [pool.submit(apply, lab, manifests, *on) for on in ((ROUTER, "router2"), ("ha3", "ha3"))]
             done = lab.lbctl("apply", str(manifests), "--node", "ha1", "--auto-approve", host="ha1")
-            router.result()
+            for other in others:
+                other.result()
         assert done.returncode == 6
         assert "waits for xdp eth0" in done.stdout + done.stderr
         assert "No changes" in lab.lbctl("plan", str(manifests), "--node", "router2", host=ROUTER).stdout
-        await_hops(lab, "ha2")
+        await_hops(lab, "ha2", "ha3")
         lab.run("ha1", "ip", "link", "set", "eth0", "xdp", "off")
         lab.apply(manifests)  # the endpoints, and ha1
-        await_hops(lab, "ha1", "ha2")
+        await_hops(lab, *BALANCERS)
 
-        # Replies are real ones, from all three, past the balancers, and both of those take part.
+        # Replies are real ones, from all three, past the balancers, and all of those take part.
         check(lab.load(VIP, PORT, count=FLOWS, concurrency=32, clients=64, timeout_s=30).wait())
         counted = {host: requests(lab, host) for host in BALANCERS}
         assert min(counted.values()) > 0
@@ -108,18 +117,29 @@ def test_balancers_come_leave_and_die_and_connections_go_on(start_lab, tmp_path)
         load = lab.load(VIP, PORT, concurrency=16, requests_per_connection=0, rate=100, clients=16, timeout_s=30)
         wait_until("all connections are in use", lambda: len(load.outcomes()) > 100, WAIT_S)
         applied_on(lab, "ha2", "drain", "--balancer", "--reason", "new kernel")
-        await_hops(lab, "ha1")
+        await_hops(lab, "ha1", "ha3")
         wait_until("the VIP is withdrawn", lambda: not heard(daemons["ha2"], "65002"), WAIT_S)
         assert "drained until" in applied_on(lab, "ha2", "get", "announcements")
         told = lab.lbctl("doctor", str(manifests), "--node", "router2", host=ROUTER).stdout
-        assert f"announced-otherwise: {BALANCERS['ha1']} announces the VIP {VIP}, and not ha2" in told
+        assert f"announces the VIP {VIP}, and not ha2 ({BALANCERS['ha2']})" in told
         applied_on(lab, "ha2", "undrain", "--balancer")
-        await_hops(lab, "ha1", "ha2")
+        await_hops(lab, *BALANCERS)
+
+        # One after the other gets a version of lbctl with other maps.
+        agent.terminate()
+        agent.wait()
+        newer = Version(tmp_path / "newer", WIDER)
+        for host in BALANCERS:
+            before = len(load.outcomes())
+            said = newer.lbctl(lab, "apply", str(manifests), "--node", host, "--auto-approve", host=host)
+            assert "~ program data-plane" in said
+            wait_until(f"{host} works on", lambda: len(load.outcomes()) > before + 100, WAIT_S)  # noqa: B023
+        await_hops(lab, *BALANCERS)
 
         # One dies without a word, in the middle of transfers.
         before = len(load.outcomes())
         lab.run("ha1", "ip", "link", "set", "eth0", "down")
-        await_hops(lab, "ha2")
+        await_hops(lab, "ha2", "ha3")
         wait_until("the connections go on", lambda: len(load.outcomes()) > before + 100, WAIT_S)
         check(load.stop())
         check(lab.load(VIP, PORT, count=200, clients=64).wait())

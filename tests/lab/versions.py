@@ -53,9 +53,9 @@ class Version:
                     text = text.replace(before, after)
                 path.write_text(text)
 
-    def lbctl(self, lab: Lab, *args: str, code: int | None = 0) -> str:
-        """Run it on the lab's balancer; returns what it prints. The exit code must be this one."""
-        argv = lab.lbctl_argv(*args)[1:]
+    def lbctl(self, lab: Lab, *args: str, code: int | None = 0, host: str | None = None) -> str:
+        """Run it on a host, by default the lab's balancer; returns what it prints. The exit code must be this one."""
+        argv = lab.lbctl_argv(*args, host=host)[1:]
         start = [sys.executable, "-c", "from reconciler.cli.main import main; raise SystemExit(main())"]
         done = subprocess.run(
             [*start, *argv], cwd=self.directory, capture_output=True, text=True, timeout=600, check=False
