@@ -8,6 +8,7 @@ node holds, the agent keeps its memory, its rounds go on, and a small share of a
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import tempfile
@@ -16,21 +17,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from reconciler import children
+from reconciler import children, safe
 from reconciler.agent.budget import Budget
 from reconciler.agent.control import Command, Json, Peer
+from reconciler.doctor.finding import FOUND
 from reconciler.errors import LbctlError, UsageError
 from reconciler.history import History, document
 from reconciler.readings.rows import ROWS
 
 PATIENCE_S = 20.0
 """How long somebody waits for others who ask."""
-TIMEOUT_S = 30.0
+TIMEOUT_S = 50.0
+_OF_PACKETS = ("proto", "flags", "bytes", "interface", "format")
 MAX_ANSWER_BYTES = 16 << 20
 
 
-def reads(where: Sequence[str], state_dir: Path, metrics: Callable[[], str]) -> Mapping[str, Command]:
-    """The commands by name. `where` are the options by which lbctl finds this instance; `metrics` makes their text."""
+def reads(
+    where: Sequence[str], state_dir: Path, metrics: Callable[[], str], manifests: Sequence[str] = ()
+) -> Mapping[str, Command]:
+    """The commands by name. `where` are the options by which lbctl finds this instance; `metrics` makes their text;
+    `manifests` are the agent's directory, if it has one, and the options that say how it is read."""
     turns, budget = threading.Lock(), Budget()
 
     def get(_peer: Peer, request: Json) -> Iterator[Json]:
@@ -47,6 +53,29 @@ def reads(where: Sequence[str], state_dir: Path, metrics: Callable[[], str]) -> 
 
     def text(_peer: Peer, _request: Json) -> Iterator[Json]:
         yield {"text": metrics()}
+
+    def explain(_peer: Peer, request: Json) -> Iterator[Json]:
+        packet = request.get("packet")
+        if not isinstance(packet, list) or len(packet) != 2:
+            raise UsageError("a packet has a source and a destination")
+        words = list(map(_word, packet))
+        for name in _OF_PACKETS:
+            if request.get(name) is not None:
+                words += [f"--{name}", _word(request[name])]
+        yield {"text": said(children.module("reconciler.cli.main", *where, "explain", *words)).decode()}
+
+    def export(_peer: Peer, _request: Json) -> Iterator[Json]:
+        yield _told(children.module("reconciler.cli.main", *where, "export", *manifests))
+
+    def doctor(_peer: Peer, request: Json) -> Iterator[Json]:
+        if not manifests or request.get("directory") != manifests[0]:
+            own = f"its own manifests, in {manifests[0]}" if manifests else "no files of manifests"
+            raise UsageError(f"the agent has {own}", hint="ask as root about others")
+        words = ["--format", _word(request.get("format", "text"))]
+        if request.get("from") is not None:
+            words += ["--from", _word(request["from"])]
+        code, text = _ended(children.module("reconciler.cli.main", *where, "doctor", *manifests, *words), (0, FOUND))
+        yield {"text": text.decode(), "code": code}
 
     def in_turn(answer: Callable[[Peer, Json], Iterator[Json]]) -> Command:
         def answered(peer: Peer, request: Json) -> Iterator[Json]:
@@ -66,7 +95,16 @@ def reads(where: Sequence[str], state_dir: Path, metrics: Callable[[], str]) -> 
 
         return Command(answered)
 
-    return {"get": in_turn(get), "history": in_turn(history), "metrics": in_turn(text)}
+    answers = {"get": get, "history": history, "metrics": text, "explain": explain, "export": export, "doctor": doctor}
+    return {name: in_turn(answer) for name, answer in answers.items()}
+
+
+def _word(value: object) -> str:
+    """A word for a command line that can be no option and no file. Raises UsageError."""
+    text = str(value)
+    if not re.fullmatch(r"[0-9A-Za-z\[][0-9A-Za-z.:\[\],_@-]{0,80}", text):
+        raise UsageError(f"{safe.line(text[:80])} is no word that the agent takes", hint="ask as root")
+    return text
 
 
 def _spent_s() -> float:
@@ -86,7 +124,13 @@ def _told(command: Sequence[str]) -> Json:
 
 
 def said(command: Sequence[str]) -> bytes:
-    """What a process writes. Raises LbctlError if it fails, takes too long or writes too much."""
+    """What a process writes. Raises LbctlError."""
+    return _ended(command, (0,))[1]
+
+
+def _ended(command: Sequence[str], good: Sequence[int]) -> tuple[int, bytes]:
+    """The exit code of a process, and what it writes. Raises LbctlError if it fails, takes too long or writes too
+    much."""
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
         try:
             done = subprocess.run(
@@ -99,8 +143,8 @@ def said(command: Sequence[str]) -> bytes:
         content = answer.read(MAX_ANSWER_BYTES + 1)
         if len(content) > MAX_ANSWER_BYTES:
             raise LbctlError("there is too much to tell it over the socket", hint="ask as root")
-        if done.returncode:
+        if done.returncode not in good:
             complaint.seek(0)
             why = complaint.read(1000).decode("utf-8", "replace").strip()
             raise LbctlError(f"this can't be read: {why.removeprefix('error: ')}")
-    return content
+    return done.returncode, content

@@ -5,12 +5,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
-from reconciler.cli.common import add_env, add_node, add_output, instance_dir, load_fleet, open_kernel, stdout_style
-from reconciler.doctor.finding import FORMAT_VERSION, Finding, as_data, as_texts
+from reconciler.cli.common import (
+    add_env,
+    add_node,
+    add_output,
+    from_agent,
+    instance_dir,
+    load_fleet,
+    may_only_ask,
+    open_kernel,
+    stdout_style,
+)
+from reconciler.doctor.finding import FORMAT_VERSION, FOUND, Finding, as_data, as_texts
 from reconciler.errors import LbctlError
 from reconciler.model import Address, Fleet, Protocol, Service, place_of
 from reconciler.render.style import Style
@@ -33,9 +44,6 @@ exit codes: 0 nothing found; 1 failed: the manifests are not valid, or the node 
 
 _CLIENT_PORT = 40_000
 
-FOUND = 8
-"""The exit code if something is wrong; no error has it."""
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, help="where the manifests are")
@@ -49,6 +57,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if may_only_ask(args):
+        directory = os.path.abspath(args.directory)  # noqa: PTH100 - keeps links
+        asked = {"ask": "doctor", "directory": directory, "from": args.client and str(args.client)}
+        told = from_agent(args, asked | {"format": args.format})
+        print(told["text"], end="")
+        return int(told["code"])
     fleet = load_fleet(args.directory, args)
     if args.client is not None:
         return _walk(args, fleet)

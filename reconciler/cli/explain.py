@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.cli.common import add_output, instance_name, open_kernel, stdout_style
+from reconciler.cli.common import add_output, from_agent, instance_name, may_only_ask, open_kernel, stdout_style
 from reconciler.dataplane.program import DECAPSULATE
 from reconciler.errors import KernelError, UsageError
 from reconciler.kernel.port import Kernel, Link
@@ -58,6 +58,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if may_only_ask(args):
+        _frames(args)  # finds mistakes here
+        if len(args.packet) == 1:
+            raise UsageError("the agent explains no captures", hint="ask as root")
+        asked = {name: getattr(args, name) for name in ("packet", "proto", "flags", "bytes", "interface", "format")}
+        print(from_agent(args, {"ask": "explain", **asked})["text"], end="")
+        return 0
     print(answer(args, stdout_style(args)))
     return 0
 

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reconciler.cli.common import add_env, add_node, instance_dir, load_fleet, open_kernel
+from reconciler.cli.common import add_env, add_node, from_agent, instance_dir, load_fleet, may_only_ask, open_kernel
 
 DESCRIPTION = """\
 Write a snapshot of what the node holds as JSON, for `plan --live` on a laptop or in CI. With manifests, the
@@ -28,6 +28,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if may_only_ask(args):
+        print(json.dumps(from_agent(args, {"ask": "export"}), indent=2))
+        return 0
     from reconciler.health.store import clocks
     from reconciler.live import read_node, with_connections
     from reconciler.reconcile import RECORD, desired_of

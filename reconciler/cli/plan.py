@@ -18,10 +18,12 @@ from reconciler.cli.common import (
     add_targets,
     adopting,
     aimed_at,
+    from_agent,
     instance_dir,
     left_out,
     load_at_rest,
     look_again,
+    may_only_ask,
     most_shown,
     open_kernel,
     stdout_style,
@@ -103,10 +105,10 @@ def _plan(args: argparse.Namespace, fleet: Fleet) -> tuple[Plan, Mapping[Key, st
 
     if args.live == "empty":
         return plan(desired_of(fleet, args.node, Live()), Live()), {}
-    if args.live:
+    if args.live or may_only_ask(args):
         from reconciler.health.store import clocks
 
-        snapshot = read(Path(args.live))
+        snapshot = read(Path(args.live)) if args.live else from_agent(args, {"ask": "export"})
         live = live_from_json(snapshot)
         return plan(desired_of(fleet, args.node, live, Wish(known_from_json(snapshot, clocks()))), live), {}
     kernel = open_kernel(args)

@@ -106,6 +106,14 @@ def _group(name: str | None) -> int | None:
         raise UsageError(f"there is no group {name}", hint=f"make it: groupadd --system {name}") from None
 
 
+def _manifests(args: argparse.Namespace) -> list[str]:
+    """The directory of manifests and the options that say how it is read; empty if they are no files."""
+    directory = os.path.abspath(args.source)  # noqa: PTH100 - keeps links
+    if args.ref is not None or not os.path.isdir(directory):  # noqa: PTH112 - it is a question
+        return []
+    return [directory, *(["--node", args.node] if args.node else []), *(["--env", args.env] if args.env else [])]
+
+
 def run(args: argparse.Namespace) -> int:
     from reconciler.agent.commands import commands
     from reconciler.agent.control import listening
@@ -211,7 +219,7 @@ def run(args: argparse.Namespace) -> int:
 
             answers = {
                 **commands(journal, report, bell, origin.look),
-                **reads(place_of(args), state_dir(args), metrics),
+                **reads(place_of(args), state_dir(args), metrics, _manifests(args)),
             }
             try:
                 with (

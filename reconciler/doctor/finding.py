@@ -13,6 +13,8 @@ from reconciler.safe import SHOWN, line
 
 FORMAT_VERSION = 1
 """Of findings in JSON; it changes only if readers must change."""
+FOUND = 8
+"""The exit code of `lbctl doctor` if something is wrong; no error has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,3 +80,53 @@ def test_members_can_have_the_files_looked_at_once_a_second(clock):
     for peer in (MEMBER, MEMBER, MEMBER, ROOT, ROOT):
         assert list(look(peer, {})) == [{"now_s": clock.now}]
     assert [at - rung[0] for at in rung] == [0, LOOK_S, 2 * LOOK_S, 2 * LOOK_S, 2 * LOOK_S]
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """The answer to a member's question, and the words of the commands that gave it."""
+    commands = []
+
+    def ended(command, good):
+        commands.append(command[command.index("reconciler.cli.main") + 1 :])
+        return good[-1], b"{}"
+
+    monkeypatch.setattr(module, "_ended", ended)
+
+    def call(name, manifests=("/etc/lbctl", "--node", "lb1"), **request):
+        commands.clear()
+        answers = module.reads(["--instance", "x"], tmp_path, str, manifests)
+        return list(answers[name].answer(MEMBER, request)), commands
+
+    return call
+
+
+def test_a_packet_is_explained_for_members(asked):
+    answers, [words] = asked("explain", packet=["198.51.100.7:4", "[2001:db8::1]:80"], proto="udp", format="json")
+    assert answers == [{"text": "{}"}]
+    assert words == ["--instance", "x", "explain", "198.51.100.7:4", "[2001:db8::1]:80", "--proto", "udp",
+                     "--format", "json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", [
+    {"packet": ["/etc/shadow"]}, {"packet": ["/etc/shadow", "b"]}, {"packet": ["--netns", "b"]}, {"packet": "ab"},
+    {"packet": ["a", "b"], "interface": "--run-dir"}, {"packet": ["a", "b"], "proto": "tcp\n--x"},
+    {"packet": ["a", "b"], "flags": "x" * 100}, {},
+])  # fmt: skip
+def test_what_is_no_word_of_a_packet_reaches_no_command_line(asked, request_):
+    with pytest.raises(LbctlError):
+        asked("explain", **request_)
+
+
+def test_the_doctor_looks_with_the_agents_own_manifests_only(asked):
+    answers, [words] = asked("doctor", directory="/etc/lbctl", **{"from": "198.51.100.7"})
+    assert answers == [{"text": "{}", "code": 8}]
+    assert words[2:] == ["doctor", "/etc/lbctl", "--node", "lb1", "--format", "text", "--from", "198.51.100.7"]
+    for manifests, directory in ((("/etc/lbctl",), "/home/a"), ((), "/etc/lbctl")):
+        with pytest.raises(LbctlError, match="the agent has"):
+            asked("doctor", manifests, directory=directory)
+
+
+def test_a_snapshot_is_of_what_the_agents_manifests_ask_for(asked):
+    answers, [words] = asked("export")
+    assert (answers, words[2:]) == ([{}], ["export", "/etc/lbctl", "--node", "lb1"])

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.cli.doctor import FOUND
 from reconciler.doctor.examine import examine
-from reconciler.doctor.finding import Finding
+from reconciler.doctor.finding import FOUND, Finding
 from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
