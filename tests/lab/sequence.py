@@ -69,19 +69,22 @@ def sequence(lab: Lab, vip: str, port: int, rate: float = 100, flows: int = 4) -
     """Send `rate` datagrams a second; endpoints answer at the ports that they have in the lab."""
     servers = [
         netns.inside(lab.netns(host_of(address)), _bound, str(address), each)
-        for address, ports in lab.topology.endpoints.items() for each in ports
+        for address, ports in lab.topology.endpoints.items() for each in dict.fromkeys(ports)
     ]  # fmt: skip
+    over = threading.Event()
+    threads = [threading.Thread(target=_answer, args=(server, over), daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
     try:
-        for server in servers:
-            threading.Thread(target=_answer, args=(server,), daemon=True).start()
         made = Sequence(lab, vip, port, rate, flows)
         try:
             yield made
         finally:
             made.stop()
     finally:
-        for server in servers:
-            server.close()
+        over.set()
+        for thread in threads:  # a port is free once nobody waits at it any more
+            thread.join()
 
 
 def _connected(vip: str, port: int) -> socket.socket:
@@ -93,14 +96,16 @@ def _connected(vip: str, port: int) -> socket.socket:
 
 def _bound(address: str, port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(_LOOK_S)
     made.bind((address, port))
     return made
 
 
-def _answer(server: socket.socket) -> None:
-    while True:
-        try:
-            content, client = server.recvfrom(100)
-            server.sendto(content, client)
-        except OSError:
-            return
+def _answer(server: socket.socket, over: threading.Event) -> None:
+    with server:
+        while not over.is_set():
+            try:
+                content, client = server.recvfrom(100)
+                server.sendto(content, client)
+            except TimeoutError:
+                continue
