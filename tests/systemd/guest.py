@@ -21,6 +21,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from reconciler.config.load import load
+from reconciler.doctor.finding import FOUND
 from reconciler.lab import netns
 from reconciler.lab.lab import Lab
 from tests.lab.sequence import sequence
@@ -187,6 +188,14 @@ def restricted() -> None:
     unprivileged = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     for words in ("pause --reason x", "rollback --auto-approve", "delete --auto-approve", "drain 10.2.0.11"):
         assert "root" in sh(f"{unprivileged} lbctl {words} 2>&1", code=1)
+    member = "setpriv --reuid=65534 --regid=lbctl --clear-groups"
+    for words, expected in (
+        ("get endpoints", "10.2.0.11:8080"), ("history", "root"), ("metrics", "lbctl_sync"), ("status", "Synced"),
+        ("explain 10.1.0.9:4000 20.20.20.1:80", "forwarded to an endpoint"), ("plan /etc/lbctl", "No changes."),
+        ("doctor /etc/lbctl", ""), ("export", "resources"),
+    ):  # fmt: skip
+        code = FOUND if words.startswith("doctor") else 0
+        assert expected in sh(f"{member} lbctl {words}", code), words
     assert "Synced" in sh("systemctl status lbctl")
     say(f"As its own user, restricted: exposure {rated[1]}; nobody else may change anything")
 
@@ -280,7 +289,7 @@ def removed() -> None:
     for line in of_manual("Remove"):
         say(f"$ {line}")
         typed(line)
-    for path in ("/run/lbctl/default/bpf/program", "/var/lib/lbctl", "/usr/bin/lbctl"):
+    for path in ("/run/lbctl", "/var/lib/lbctl", "/usr/bin/lbctl"):
         assert not Path(path).exists(), path
     assert "xdp" not in sh("ip link show dev front")
 
