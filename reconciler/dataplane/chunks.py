@@ -108,12 +108,13 @@ def _written(slots: Slots, narrow: int, base: Any) -> NDArray[np.uint8]:
         numbers = slots & ENDPOINT_MASK
         above = np.where(numbers == 0, numbers, numbers - base)
         above |= (slots & IN_TRANSITION) >> (np.uint32(32) - bits)
-    return above.astype(f"<u{4 >> narrow}").view(np.uint8)
+    written: NDArray[np.uint8] = above.astype(f"<u{4 >> narrow}").view(np.uint8)
+    return written
 
 
 def _is_plain(slots: Slots) -> bool:
     """Whether each slot has an endpoint, and none is in transition: nearly all are so, and take fewer sums."""
-    return bool(slots.size) and int(slots.min()) > 0 and int(slots.max()) <= ENDPOINT_MASK
+    return bool(slots.size and slots.min() > 0 and slots.max() <= ENDPOINT_MASK)
 
 
 _NO_BYTES = np.zeros(0, np.uint8)

@@ -205,7 +205,8 @@ class _Matching:
         pool, slot, free = pool[on], slot[on], self.free[on]
         if not free.size:
             return
-        factor, offset, scale = (of.T[:, pool] for of in (self.factor, self.offset, self.scale))
+        of_pools = np.s_[:, pool]
+        factor, offset, scale = self.factor.T[of_pools], self.offset.T[of_pools], self.scale.T[of_pools]
         scores = scores_of(self.hashes[slot], factor, offset, scale)
         np.copyto(scores, _NEVER, where=scores >= self.refused.T[:, pool])
         (best,), (score,) = _best(scores[None])
