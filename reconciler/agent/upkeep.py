@@ -151,7 +151,7 @@ class Upkeep:
 
     def _round(self, named: Collection[Key], *, may_delete: bool) -> bool:
         """Compare and carry out. Returns whether that was about all keys. Raises LbctlError."""
-        with apply_lock(self.instance_dir):
+        with apply_lock(self.instance_dir), self.kernel.steady():
             if self._mark != record.mark(self.instance_dir / RECORD):
                 self.known = None  # another process has been at work here
             offered = self.offered

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -188,6 +188,9 @@ class FakeKernel:
 
     def words_elsewhere(self, map_name: str) -> list[Words]:
         return []
+
+    def steady(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def wait_for_programs(self, outer: str) -> None:
         """No program runs here."""

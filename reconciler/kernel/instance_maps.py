@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from reconciler.dataplane.layout import (
     INNER_IDS,
     MAPS,
     MMAPABLE,
+    RINGS,
     SERVICE_CHANGES,
     SERVICE_MAPS,
     MapSpec,
@@ -39,6 +41,32 @@ class InstanceMaps:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
+        self._kept: Generation | None = None
+        """The live generation, while nobody else can change it."""
+        self._grace: Grace | None = None
+        """Began after rings were written last, while nobody else can write them."""
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        with refused(f"instance {self._instance.name}"):
+            self._kept = holders.live(self._instance)
+        self._grace = Grace() if self._kept else None
+        try:
+            yield
+        finally:
+            self._unsettle()
+
+    def _note_write(self, map_name: str) -> None:
+        """What rings have left just now programs may still read: a wait that began before says nothing of that."""
+        if map_name == RINGS.name and self._grace is not None:
+            self._grace.join()
+            self._grace = None
+
+    def _unsettle(self) -> None:
+        """From now on everything is found out when it is needed."""
+        grace, self._kept, self._grace = self._grace, None, None
+        if grace is not None:
+            grace.join()
 
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
@@ -65,6 +93,7 @@ class InstanceMaps:
         return [rows.get(key, absent) for key in keys]
 
     def update(self, map_name: str, rows: Sequence[Row]) -> list[Outcome]:
+        self._note_write(map_name)
         with self._map(map_name) as opened:
             if opened is None:
                 return [_no_map(map_name)] * len(rows)
@@ -73,6 +102,7 @@ class InstanceMaps:
             return [outcome and _row_error(map_name, opened, outcome) for outcome in outcomes]
 
     def delete(self, map_name: str, keys: Sequence[bytes]) -> list[Outcome]:
+        self._note_write(map_name)
         with self._map(map_name) as opened:
             if opened is None:
                 return [None] * len(keys)
@@ -110,7 +140,7 @@ class InstanceMaps:
     def _held(self, name: str) -> Iterator[_Held | None]:
         """A map of the live generation, None if there is none."""
         with refused(f"map {name}"):
-            generation = holders.live(self._instance)
+            generation = self._kept or holders.live(self._instance)
             fd = generation.open(name) if generation else None
             if generation is None or fd is None:
                 yield None
@@ -126,7 +156,7 @@ class InstanceMaps:
 
     def words_elsewhere(self, map_name: str) -> list[Words]:
         with refused(f"map {map_name}"):
-            live = holders.live(self._instance)
+            live = self._kept or holders.live(self._instance)
             return [] if live is None else list(_elsewhere(live, map_name))
 
     def chunk(self, outer: str, index: int) -> Words | None:
@@ -157,6 +187,9 @@ class InstanceMaps:
     def wait_for_programs(self, outer: str) -> None:
         """The kernel waits for all programs when an array of maps is written (maybe_wait_bpf_programs in its
         kernel/bpf/syscall.c), so an inner array is put to where it is already."""
+        grace, self._grace = self._grace, None
+        if grace is not None and grace.has_passed():
+            return
         with self._map(outer) as opened, refused(outer):
             for key, _ in self.dump(outer):
                 with self._inner(outer, _INDEX.unpack(key)[0]) as inner:
@@ -202,6 +235,26 @@ def _open_inner(outer: str, number: bytes, stack: ExitStack) -> OpenMap | None:
         return None
     inner = maps.describe(stack.enter_context(bpf.closing(fd)))
     return inner if inner.shape == inner_shape(MAPS[outer]) and inner.flags & MMAPABLE else None
+
+
+class Grace(threading.Thread):
+    """Waits until every program has ended that was under way when it began. That takes some 15 ms, in which others can
+    work."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._is_over = False
+        self.start()
+
+    def run(self) -> None:
+        with suppress(OSError), maps.grace() as passed:
+            passed()
+            self._is_over = True
+
+    def has_passed(self) -> bool:
+        """Wait for it; False if the kernel refused."""
+        self.join()
+        return self._is_over
 
 
 @dataclass(frozen=True, slots=True)

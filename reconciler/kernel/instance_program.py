@@ -48,6 +48,7 @@ class InstanceProgram(InstanceMaps):
             )  # fmt: skip
 
     def load_program(self, name: str, features: Sequence[str], sizes: Sizes | None = None) -> None:
+        self._unsettle()
         image = build(features, self._source_dir)
         specs = specs_of(features)
         _check(image, specs)
@@ -85,6 +86,7 @@ class InstanceProgram(InstanceMaps):
             self._instance.pin(program, PROGRAM)
 
     def unload_program(self) -> None:
+        self._unsettle()
         with refused(f"pins of instance {self._instance.name}"):
             if self._instance.pinned():
                 with self._instance.locked():

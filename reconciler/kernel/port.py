@@ -179,6 +179,11 @@ class Kernel(Protocol):
         """Note that the node is this instance's, before its first change. UsageError if it is another instance's."""
         ...
 
+    def steady(self) -> AbstractContextManager[None]:
+        """Within this, the caller holds the instance's lock (lock.py): nobody else changes programs or rings, so what
+        was found out about them once need not be found out again."""
+        ...
+
     # --- maps ------------------------------------------------------------------------------------------
     def dump(self, map_name: str) -> list[Row]:
         """All rows. Of an array: those that are not all zero. Of a per-CPU map: the values of all CPUs, joined.

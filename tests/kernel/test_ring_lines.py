@@ -14,6 +14,7 @@ from reconciler.dataplane.description import MapDescription, describe
 from reconciler.dataplane.layout import RING_CHUNKS, RINGS, MapSpec
 from reconciler.dataplane.program import program_name
 from reconciler.dataplane.ring import Slots
+from reconciler.kernel import maps
 from reconciler.kernel.real import RealKernel
 from reconciler.ring_store import settle
 from tests.rings import read_ring, write_rings
@@ -73,3 +74,25 @@ def test_lines_are_used_again_once_no_program_reads_them(attached: None, kernel:
         assert words is not None
         heads.add(int(words[1]))
     assert len(heads) <= 3
+
+
+def test_the_wait_that_began_with_the_lock_counts_once(
+    attached: None, kernel: RealKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second write of rings may find lines free that the first one has left, so it waits anew."""
+    waits: list[str] = []
+    update = maps.update_one
+
+    def noted(opened: maps.OpenMap, key: bytes, value: bytes) -> None:
+        waits.append(opened.name)
+        update(opened, key, value)
+
+    monkeypatch.setattr(maps, "update_one", noted)
+    with kernel.steady():
+        for endpoint in (1, 2, 3):
+            assert write_rings(kernel, {1: slots_of(endpoint)}, known=(1,)) == {1: None}
+    assert waits.count("lbctl_grace") == 1
+    own = [name for name in waits if name == "ring_chunks"]
+    assert len(own) == 3  # the first chunk, and two waits
+    assert write_rings(kernel, {1: slots_of(4)}, known=(1,)) == {1: None}
+    assert waits.count("lbctl_grace") == 1
