@@ -190,21 +190,3 @@ def _predecessors(wanted: Wanted, before: Wanted, coming: set[Target]) -> dict[T
         if target in coming and (other := before.get(use)) is not None:
             found.setdefault(target, []).append(other)
     return found
-
-
-def recalled(
-    wanted: Wanted, rows: Mapping[bytes, State], targets_of_uses: Mapping[bytes, bytes]
-) -> dict[Target, State]:
-    """The states that an earlier process left for what is wanted now: `rows` by the digests of targets, and the digest
-    of the target that each use had, by the digest of the use. A check that was edited meanwhile inherits."""
-    found: dict[Target, State] = {}
-    heirlooms: dict[Target, list[State]] = {}
-    for use, target in wanted.items():
-        if (state := rows.get(target.digest)) is not None:
-            found[target] = state
-        elif (state := rows.get(targets_of_uses.get(use.digest, b""))) is not None:
-            heirlooms.setdefault(target, []).append(state)
-    for target, left in heirlooms.items():
-        if target not in found:
-            found[target] = states.inherited_of(left)
-    return found

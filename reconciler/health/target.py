@@ -7,7 +7,7 @@ target of the same use, and that is how the state of a target outlives them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -122,16 +122,6 @@ Asked = tuple[tuple[tuple[Use, Target], ...], ...]
 """For each endpoint of a pool, in its order, what is asked to be checked of it; nothing if it isn't checked."""
 
 
-def users_of(services: Iterable[Service], pools: Mapping[str, Pool]) -> dict[str, list[Service]]:
-    """The services of each pool, by its name; those whose pool falls back to it, too."""
-    found: dict[str, list[Service]] = {}
-    for service in services:
-        found.setdefault(service.pool, []).append(service)
-        if (fallback := pools[service.pool].fallback_pool) is not None:
-            found.setdefault(fallback, []).append(service)
-    return found
-
-
 def asked(pool: Pool, users: Sequence[Service]) -> Asked:
     """What the services of a pool ask to be checked.
 
@@ -147,15 +137,6 @@ def asked(pool: Pool, users: Sequence[Service]) -> Asked:
         tuple(dict(pair for service, guide in guides for pair in uses_of(pool, service, endpoint, guide)).items())
         for endpoint in pool.endpoints
     )
-
-
-def wanted(services: Iterable[Service], pools: Mapping[str, Pool]) -> dict[Use, Target]:
-    """All that services ask to be checked."""
-    by_pool = users_of(services, pools)
-    return {
-        use: target for name, users in by_pool.items()
-        for of_endpoint in asked(pools[name], users) for use, target in of_endpoint
-    }  # fmt: skip
 
 
 def uses_of(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.health.monitor import Monitor, recalled
+from reconciler.health.monitor import Monitor
 from reconciler.health.outcome import Outcome, Verdict, failed, not_checked, unreached
 from reconciler.health.pool import Condition, members
 from reconciler.health.row import Clocks, packed, unpacked
@@ -18,6 +18,8 @@ from reconciler.health.schedule import Schedule
 from reconciler.health.state import Health, inherited
 from reconciler.health.target import Target, Use
 from reconciler.model import CheckType, Endpoint, HealthCheck, Pool
+from reconciler.wish.known import Known
+from reconciler.wish.wish import Wish, _Watched
 
 CHECK = HealthCheck(CheckType.TCP)
 ROOM = 4096
@@ -277,14 +279,20 @@ def test_a_thousand_checks_are_started_evenly():
 # Restarts.
 
 def restarted(world, monitor, wanted, before):
-    """Another process, which has what this one wrote down: rows of states, and the target of each use."""
+    """Another process, which has what this one wrote down: rows of states, and the target of each use. The agent's
+    wish finds out what is known of which target, and tells the process that checks."""
     clocks = Clocks(500_000.0, world.now_s)
     rows = {item.digest: packed(state, clocks) for item, state in monitor.states.items()}
-    uses = {key.digest: item.digest for key, item in before.items()}
+    uses = {key: item.digest for key, item in before.items()}
     states = {key: state for key, row in rows.items() if (state := unpacked(row, clocks))}
-    again = world.monitor(recalled(wanted, states, uses))
+    wish = Wish(Known(states, uses), world.clock)
+    watched = _Watched(Pool("web", ()), (), tuple((pair,) for pair in wanted.items()))
+    wish._exchange({"web": watched}, (), world.now_s)
+    edits = wish.take_edits()
+    again = world.monitor()
+    again.max_in_flight = ROOM
     world.ends.clear()
-    again.want(wanted, ROOM)
+    again.edit(edits.targets, edits.states)
     return again
 
 

@@ -8,18 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.health.target import DIGEST_BYTES, Target, Use, uses_of, wanted
+from reconciler.health.target import DIGEST_BYTES, Target, Use, uses_of
 from reconciler.model import (
     CheckType,
     Endpoint,
     EndpointState,
     HealthCheck,
     Mode,
+    Node,
     Pool,
     Protocol,
     Service,
     Through,
 )
+from reconciler.view import NodeView
+from reconciler.wish.wish import Wish
 from tests.strategies import health_checks
 
 A, B = ip_address("10.2.0.11"), ip_address("10.2.0.12")
@@ -36,7 +39,12 @@ def service(name="web", *, vips=(VIP,), protocol=Protocol.TCP, ports=(80,), pool
 
 
 def targets(*services, pools):
-    return wanted(services, {item.name: item for item in pools})
+    """What a node with these services checks."""
+    used = {item.pool for item in services}
+    own = {item.name: item for item in pools if item.name in used}
+    wish = Wish()
+    wish.of(NodeView(Node("lb1", ()), services, own, {item.name: item for item in pools if item.name not in used}))
+    return wish.targets
 
 
 def test_fifty_services_on_one_pool_are_one_check_of_each_endpoint():
