@@ -76,25 +76,6 @@ def test_a_drain_beside_an_agent(start_site):
     }
 
 
-def test_rolling_drains_of_all_endpoints_lose_nothing(start_site):
-    """Overlapping, with short connections all the while, and returns that are the drains' own."""
-    site = start_site("nat", NO_CHECK)
-    load = site.lab.load(VIP, 80, requests_per_connection=3, concurrency=4, rate=80, clients=8, timeout_s=10)
-    site.lbctl("drain", str(FIRST))
-    site.lbctl("drain", str(SECOND), "--for", "1s")
-    site.await_said(f"DrainEnded: {SECOND}")  # by itself
-    site.await_members(SECOND, THIRD)
-    site.lbctl("undrain", str(FIRST))
-    site.await_members(FIRST, SECOND, THIRD)
-    site.lbctl("drain", f"web/{THIRD}")
-    assert site.members() == {FIRST, SECOND}
-    site.lbctl("undrain", f"web/{THIRD}")
-    site.await_members(FIRST, SECOND, THIRD)
-    outcomes = load.stop()
-    assert [outcome.error for outcome in outcomes if outcome.error] == []
-    assert len(outcomes) > 40
-
-
 def test_what_is_drained_stays_drained_without_an_agent(start_site):
     site = start_site("dsr-l2", NO_CHECK)
     site.await_said("No changes.")
