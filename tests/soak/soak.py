@@ -26,6 +26,7 @@ from reconciler.lab.traffic import Outcome
 from tests.soak.site import ENDPOINTS, FIRST, PATIENCE_S, PORT, VIP, Site, chance, manifests, site
 
 MOST_DOWN = 3
+FEW = 5
 TIMEOUT_S = 4.0
 SLACK_S = 0.3
 """From a packet's way to what is written down of it."""
@@ -99,10 +100,11 @@ class _Soak:
         self._falls = Counter(dict.fromkeys(ENDPOINTS, 0))
 
     def go_on(self, for_s: float, *, restarts: bool) -> None:
-        end_s = time.monotonic() + for_s
+        """For so long, and until a few things were done, however slow the machine is."""
+        end_s, least = time.monotonic() + for_s, self._report.done.total() + FEW
         acts: list[Callable[[], str]] = [self._die, self._revive, self._edit, self._drain, self._undrain, self._damage]
         acts += [self._restart] if restarts else []
-        while time.monotonic() < end_s:
+        while time.monotonic() < end_s or self._report.done.total() < least:
             if done := self._chance.choice(acts)():
                 self._report.done[done] += 1
             time.sleep(self._chance.uniform(0.0, 1.0))

@@ -14,5 +14,5 @@ pytestmark = pytest.mark.kernel
 def test_edits_deaths_drains_damage_and_restarts_break_nothing_but_what_died(tmp_path: Path) -> None:
     report = run(8.0, 3, tmp_path, f"lbs-{os.getpid()}")
     check(report)
-    assert report.requests > 100
-    assert len(report.done) > 3
+    assert report.requests > 50
+    assert report.done.total() >= 10
