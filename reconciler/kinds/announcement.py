@@ -136,11 +136,12 @@ class AnnouncementKind(Kind):
         puts = [(change, _route(row)) for change, row in rows if row.metric]
         outcomes = list(zip((c for c, _ in puts), self.kernel.add_routes([r for _, r in puts]), strict=True))
         failed = {id(change) for change, outcome in outcomes if outcome}
-        by_id = {change.key.id: change for change in changes if id(change) not in failed}
+        # The new route comes before the former one goes; nothing is read for that, of ten thousand routes.
         kept = {route for _, route in puts}
         gone = [
-            (change, route) for route in self._held(c.key for c in changes)
-            if (change := by_id.get(f"{_address(route)} table {route.table}")) and route not in kept
+            (change, route) for change in changes
+            if isinstance(change.before, Announcement) and change.before.metric and id(change) not in failed
+            and (route := _route(change.before)) not in kept
         ]  # fmt: skip
         removed = self.kernel.remove_routes([route for _, route in gone])
         outcomes += [(c, outcome) for (c, _), outcome in zip(gone, removed, strict=True) if outcome]
