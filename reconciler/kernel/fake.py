@@ -258,8 +258,8 @@ class FakeKernel:
             self.silent = None
 
     # --- VIPs of the node ------------------------------------------------------------------------------
-    def local_vips(self) -> list[LocalVip]:
-        return sorted(self.vips)
+    def local_vips(self, addresses: Collection[str] | None = None) -> list[LocalVip]:
+        return sorted(vip for vip in self.vips if addresses is None or vip.address in addresses)
 
     def foreign_addresses(self, addresses: Collection[str]) -> dict[str, str]:
         return {address: owner for address, owner in self.foreign_vips.items() if address in addresses}

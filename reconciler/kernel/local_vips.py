@@ -35,6 +35,7 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_PROTO = 1, 2, 11
 _PROTOCOL_NAMES = {0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 186: "bgp", 188: "ospf"}
 
 _ROUTE = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_ADDRESS_AT = _ROUTE.size + 8 + 4  # of the network in an answer, behind the attribute of the table
 _ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 
 
@@ -66,11 +67,12 @@ def _text(packed: bytes) -> str:
     return socket.inet_ntoa(packed) if len(packed) == len(bytes(4)) else str(ip_address(packed))
 
 
-def read(mark: int = PROTOCOL) -> list[LocalVip]:
-    """The VIPs with this mark. OSError if the kernel refuses."""
+def read(mark: int = PROTOCOL, addresses: Collection[str] | None = None) -> list[LocalVip]:
+    """The VIPs with this mark; only these, if any are named. OSError if the kernel refuses."""
     with netlink.route() as route:
-        held = [*_addresses(route, _LOOPBACK), *_routes(route, mark)]
-    return [LocalVip(_text(address), holder.form) for address, holder in held if holder.is_marked(mark)]
+        held = [*_addresses(route, _LOOPBACK), *_routes(route, mark, addresses)]
+    found = (LocalVip(_text(address), holder.form) for address, holder in held if holder.is_marked(mark))
+    return [vip for vip in found if addresses is None or vip.address in addresses]
 
 
 def foreign(addresses: Collection[str], mark: int = PROTOCOL) -> dict[str, str]:
@@ -78,7 +80,8 @@ def foreign(addresses: Collection[str], mark: int = PROTOCOL) -> dict[str, str]:
     wanted = set(addresses)
     with netlink.route() as route:
         held = [(_text(address), holder) for address, holder in _addresses(route)]
-        others = [(_text(address), holder) for address, holder in _routes(route) if not holder.is_marked(mark)]
+        routes = _routes(route, only=wanted)
+        others = [(_text(address), holder) for address, holder in routes if not holder.is_marked(mark)]
     held = [(address, holder) for address, holder in held if address in wanted]
     # The kernel makes a route of its own for each address; the address is named as the owner, not the route.
     made_by_kernel = {address for address, _ in held}
@@ -124,7 +127,7 @@ def take_over(vips: Sequence[LocalVip], mark: int = PROTOCOL) -> list[Outcome]:
 
 def remove(vips: Sequence[LocalVip], mark: int = PROTOCOL) -> list[Outcome]:
     """Take VIPs away; one outcome each. What is absent or not ours is left as it is, without an error."""
-    ours = set(read(mark))
+    ours = set(read(mark, {vip.address for vip in vips}))
     mine = [vip for vip in vips if vip in ours]
     with netlink.route() as route:
         outcomes = dict(zip(mine, route.change([_remove_message(vip, mark) for vip in mine]), strict=True))
@@ -173,8 +176,11 @@ def _address_body(vip: LocalVip, mark: int) -> bytes:
     )
 
 
-def _routes(route: Route, protocol: int = 0) -> Iterator[tuple[bytes, _Holder]]:
-    """Single addresses in the table `local`; `protocol` 0 means any."""
+def _routes(
+    route: Route, protocol: int = 0, only: Collection[str] | None = None
+) -> Iterator[tuple[bytes, _Holder]]:
+    """Single addresses in the table `local`; `protocol` 0 means any, and so does `only` None."""
+    chosen = None if only is None else {ip_address(address).packed for address in only}
     for family, bits in _BITS.items():
         asked = _ROUTE.pack(family, 0, 0, 0, _TABLE_LOCAL, protocol, 0, _TYPE_LOCAL, 0)
         try:
@@ -182,6 +188,9 @@ def _routes(route: Route, protocol: int = 0) -> Iterator[tuple[bytes, _Holder]]:
         except FileNotFoundError:
             continue  # A namespace whose interfaces were never up has no such table yet.
         for answer in answers:
+            # Where there are ten thousand, most are not asked for.
+            if chosen is not None and answer[_ADDRESS_AT : _ADDRESS_AT + answer[1] // 8] not in chosen:
+                continue
             family_held, bits_held, _, _, _, protocol_held, *_ = _ROUTE.unpack_from(answer)
             found = netlink.attributes(answer, _ROUTE.size)
             # A kernel without IPv6 answers for all other families.

@@ -282,8 +282,8 @@ class Kernel(Protocol):
         ...
 
     # --- VIPs of the node ------------------------------------------------------------------------------
-    def local_vips(self) -> list[LocalVip]:
-        """The VIPs that carry our mark."""
+    def local_vips(self, addresses: Collection[str] | None = None) -> list[LocalVip]:
+        """The VIPs that carry our mark; only these, if any are named."""
         ...
 
     def foreign_addresses(self, addresses: Collection[str]) -> dict[str, str]:

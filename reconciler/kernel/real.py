@@ -98,9 +98,9 @@ class RealKernel(InstanceProgram):
         return hush.hushed(places)
 
     # --- VIPs of the node ------------------------------------------------------------------------------
-    def local_vips(self) -> list[LocalVip]:
+    def local_vips(self, addresses: Collection[str] | None = None) -> list[LocalVip]:
         with refused("local addresses"):
-            return local_vips.read(self._mark)
+            return local_vips.read(self._mark, addresses)
 
     def foreign_addresses(self, addresses: Collection[str]) -> dict[str, str]:
         with refused("local addresses"):

@@ -88,13 +88,10 @@ class LoopbackKind(Kind):
         return replace(vips[0], services=tuple(dict.fromkeys(s for vip in vips for s in vip.services))), claims[0][1]
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        forms = _forms(self.kernel.local_vips())
+        forms = _forms(self.kernel.local_vips(None if only is None else {key.id for key in only}))
         foreign = {} if self.kernel.adopts else self.kernel.foreign_addresses([key.id for key in wanted])
         silence = tuple(name for name in self.kernel.former_sysctls() if is_silence(name))
         known = {key.id: vip for key, vip in wanted.items() if isinstance(vip, LoopbackVip)}
-        if only is not None:
-            asked = {key.id for key in only}
-            forms = {address: found for address, found in forms.items() if address in asked}
         found: list[LoopbackVip] = []
         for address, held in forms.items():
             right, form = known.get(address), " and ".join(sorted(held))

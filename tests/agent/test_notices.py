@@ -79,7 +79,7 @@ def test_what_is_as_it_should_be_or_not_ours_is_read_and_not_written(told):
     kernel = told.kernel
     kernel.writes.clear()
     reads = []
-    kernel.local_vips = lambda read=kernel.local_vips: reads.append(1) or read()
+    kernel.local_vips = lambda *about, read=kernel.local_vips: reads.append(1) or read(*about)
     strangers = Notice("link", "docker0"), Notice("address", "172.17.0.1"), Notice("neighbour", "10.2.0.9", 0, "back")
     assert notice(told, *strangers, Notice("route", VIP, 255)) == ""
     assert kernel.writes == []
