@@ -133,7 +133,7 @@ def test_what_fails_is_not_announced(web_fleet, monkeypatch, failing):
 
 def test_a_vip_that_reads_back_otherwise_is_not_announced(web_fleet, monkeypatch):
     kernel = FakeKernel()
-    monkeypatch.setattr(kernel, "local_vips", list)
+    monkeypatch.setattr(kernel, "local_vips", lambda _=None: [])
     result = apply(plan_for(kernel, told(web_fleet)), kernel)
     assert Key("loopback", VIP) in result.failed
     assert ("add_route", route()) not in kernel.writes
