@@ -84,10 +84,12 @@ class Journal:
         self._counts: Counter[str] = Counter()
         self._edits = Edits()
         self._news = threading.Condition()
+        self._status: dict[str, Any] | None = None
 
     def hear(self, event: Event) -> None:
         """Take down an event."""
         with self._news:
+            self._status = None
             self._count += 1
             self._events.append((self._count, event))
             match event.what:
@@ -114,23 +116,26 @@ class Journal:
 
     def publish(self, state: State) -> None:
         with self._news:
-            self._state = state
+            self._status, self._state = None, state
             self._news.notify_all()
 
     def edited(self, took_s: float) -> None:
         """An edit is in force."""
         with self._news:
             edits = self._edits
+            self._status = None
             self._edits = Edits(edits.count + 1, edits.seconds + took_s, took_s)
 
     def status(self) -> dict[str, Any]:
-        """The status, as JSON takes it."""
+        """The status, as JSON takes it. The same object until there is news: not to be changed."""
         assert self.identity is not None
         with self._news:
+            if self._status is not None:
+                return self._status
             state = asdict(self._state)
             revision = {"attempted": state.pop("attempted"), "applied": state.pop("applied")}
             commit = {"attempted": state.pop("attempted_commit"), "applied": state.pop("applied_commit")}
-            return {
+            self._status = {
                 "format_version": FORMAT_VERSION,
                 "agent": asdict(self.identity),
                 "revision": revision,
@@ -141,6 +146,7 @@ class Journal:
                 "edits": asdict(self._edits),
                 "changes": [event.to_json() for event in self._changes],
             }
+            return self._status
 
     def since(self, number: int, timeout_s: float) -> tuple[int, list[Event]]:
         """The events after the one of this number that are still known, and the number of the last one; waits for one

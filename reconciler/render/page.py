@@ -98,6 +98,7 @@ GOOD = ("Synced", "Healthy", "usable", "up")
 BAD = ("OutOfSync", "Unknown", "Degraded", "down", "disabled", "error")
 
 
+@functools.cache
 def policy() -> str:
     """The value of the header Content-Security-Policy: the page's own style, and nothing else from anywhere."""
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()

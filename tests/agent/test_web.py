@@ -2,6 +2,7 @@
 """Metrics: what they say, that they are bounded, and that asking for them costs little."""
 
 import argparse
+import contextlib
 import re
 import socket
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from reconciler.agent.journal import Identity, Journal, State
 from reconciler.agent.metrics import agent_families
-from reconciler.agent.web import MAX_CONNECTIONS, MIN_AGE_S, Kept, serving
+from reconciler.agent.web import COSTS, MAX_CONNECTIONS, MIN_AGE_S, Kept, serving
 from reconciler.cli.metrics import address, text_of
 from reconciler.errors import LbctlError
 from reconciler.readings.metrics import Family, Type, exposition, node_families
@@ -90,7 +91,7 @@ def test_a_text_is_kept_longer_the_more_it_costs():
         return "x"
 
     cheap, dear = Kept(lambda: make(0.001), lambda: now), Kept(lambda: make(2.0), lambda: now)
-    for kept, free_s in ((cheap, MIN_AGE_S), (dear, 39.0)):
+    for kept, free_s in ((cheap, MIN_AGE_S), (dear, 2.0 * COSTS - 1)):
         made.clear()
         for _ in range(100):
             kept.text()
@@ -114,6 +115,20 @@ def test_nothing_but_the_metrics_is_served_and_nothing_is_changed():
             pass
     with serving(None, lambda: pytest.fail("nobody asked")) as port:
         assert port == 0
+
+
+@pytest.mark.parametrize("request_", [
+    b"\r\n\r\n", b"GET /metrics\r\n\r\n", b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"\xff\x00\r\n\r\n",
+])  # fmt: skip
+def test_what_is_no_request_gets_no_answer_and_the_server_goes_on(request_):
+    with serving(("127.0.0.1", 0), lambda: "x 1\n") as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
+            answer = b""
+            with contextlib.suppress(ConnectionError):  # it was reset: not all was read
+                connection.sendall(request_)
+                answer = connection.recv(100)
+        assert not answer and get(port) == "x 1\n"
 
 
 def test_a_fault_is_an_error_of_http_and_the_server_goes_on():
