@@ -4,6 +4,18 @@
  * in a row make too many. OPAQUE keeps the compiler from making branches of the arithmetic.
  */
 
+/*
+ * The same number, of which the verifier knows nothing any more: it would follow all that comes once for each value that
+ * it knows. `any` is a number of 64 bits that it knows nothing about.
+ */
+static __always_inline u64 forgotten(u64 number, u64 any)
+{
+	u64 same = any;
+
+	OPAQUE(same);
+	return number + (same - any);
+}
+
 /* 1 if a number is not zero. */
 static __always_inline u64 is_some(u64 number)
 {

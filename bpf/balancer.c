@@ -137,10 +137,9 @@ static __always_inline int choose(struct xdp_md *ctx, struct packet *packet, enu
 	    find_service(ends.vip, is_ipv6(packet), ends.port, packet->protocol, &found))
 		service = &found;
 	if (HAS(ALLOWED_SOURCES) && service && !is_allowed(service, &ends.client)) {
-		if (may_translate && kind == PACKET_TRANSPORT && service->mode == MODE_NAT)
-			end_connection(packet, kind);
 		it->verdict = VERDICT_NOT_ALLOWED;
-		return TURNED_AWAY;
+		if (is_dsr(service) || !may_translate || kind != PACKET_TRANSPORT)
+			return TURNED_AWAY;
 	}
 	if (service && is_dsr(service))
 		return dsr_request(packet, kind, service, &ends.client, it);
@@ -209,7 +208,8 @@ claimed:
 		else if (action != NOBODYS)
 			return action;
 	}
-	return is_for_vip ? leftover(ctx, packet, kind, reason) : XDP_PASS;
+	/* Asked once more, so that the verifier may forget the answer meanwhile. */
+	return may_be_for_vip(packet) ? leftover(ctx, packet, kind, reason) : XDP_PASS;
 }
 
 /* What becomes of a packet as it came in. */

@@ -1,52 +1,280 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Connections. Each has two flows, one per direction; a packet finds its flow by the addresses that it comes with.
+ * The table of NAT's connections. One entry serves both directions: requests and replies alike know the client's address
+ * and port, so these are what an entry is found by. A client may have several connections from one port; a request then
+ * tells them apart by its service, a reply by its endpoint.
  *
- * The table is an LRU and may evict either flow, so the one that is still used makes the other again.
+ * An entry is two words (maps.h) in any place of either of two buckets. Words are changed by compare-and-swap only, so
+ * there is no lock; if somebody else changed a word meanwhile, the next packet tries again. Who wants a place claims it
+ * by its `who`, and fills in `where` before `who` says whose it is.
+ *
+ * Once an entry was silent for longer than its state allows, it does not exist any more, and its place is free. A
+ * connection that is open is never given up for a new one.
  */
 
-#define SECOND_NS 1000000000LL
+/* The loader puts the number of buckets in the place of this number: reconciler/kernel/build.py. */
+#define CONNECTION_BUCKETS 0x636f6e6e65637401ULL
+#define BUCKET_PLACES 4
+#define ALL_PLACES (2 * BUCKET_PLACES)
 
-/* How often a flow's age is written. Writing it with each packet would move its cache line between CPUs. */
-#define REFRESH_NS SECOND_NS
+#define WHO_CLIENT_SHIFT 32
+#define WHO_PORT_SHIFT 16
+#define WHO_KEY_SHIFT 14	/* from the protocol on, `who` is what an entry is found by */
+#define WHO_STATE_SHIFT 11
+#define WHO_STATE_MASK 7
+#define WHO_SEEN_MASK 0x7ff
+#define WHERE_ENDPOINT_SHIFT 47
+#define WHERE_SERVICE_SHIFT 29
+#define WHERE_SERVICE_MASK 0x3ffff
+#define WHERE_CLIENT_SHIFT 14
+#define WHERE_NUMBERS_MASK 0x3fff
+
+/* How `who` begins for each protocol: never with 0, so that an empty place is nobody's. */
+#define PROTOCOL_TCP 1
+#define PROTOCOL_UDP 2
+
+/* `who` of a place that somebody is filling in: nobody finds it, nobody takes it. */
+#define CLAIMED ((u64)CONNECTION_OPEN << WHO_STATE_SHIFT)
+
+/* "Seen" counts 2^33 ns, 8.6 seconds, and comes round after 4.9 hours. */
+#define SEEN_SHIFT_NS 33
 
 /*
- * A connection that was silent for so long gives its addresses to a new connection that needs them.
- * RFC 5382, REQ-5: not before 2 hours and 4 minutes.
+ * How long an entry may be silent. TCP: RFC 5382, REQ-5 (2 hours 4 minutes; 4 minutes for all that is not open). UDP: RFC
+ * 4787, REQ-5 (2 minutes; half a minute until the endpoint has answered).
  */
-#define IDLE_NS (7440 * SECOND_NS)
+#define TRANSITORY 28
+#define OVER_IDLE 3
+#define TCP_IDLE 867
+#define UDP_OPENING_IDLE 4
+#define UDP_IDLE 14
+
+/* An entry that is over lives again if a packet comes so much later that says nothing of an end: the end was forged. */
+#define REVIVAL 2
+
+/* The numbers of TCP count steps of 2^18 bytes. */
+#define NUMBERS_SHIFT 18
 
 /*
- * The same for UDP, which ends with silence alone: two minutes (RFC 4787, REQ-5), and half a minute as long as the endpoint
- * has not answered.
+ * How many steps a FIN or a RST may be ahead of what its receiver acknowledged: 6 MB, the largest window that Linux gives
+ * unasked (tcp_rmem).
  */
-#define DATAGRAM_IDLE_NS (120 * SECOND_NS)
-#define DATAGRAM_OPENING_NS (30 * SECOND_NS)
+#define WINDOW_STEPS 24
 
-/*
- * How long a connection must be silent after a FIN or a RST until its addresses are free. One side may close its
- * direction and go on to receive, and a SYN meanwhile may be forged.
- */
-#define CLOSING_NS (2 * SECOND_NS)
-
-/* RFC 5382, REQ-5: for how long packets may follow the end of a connection, four minutes. */
-#define TRANSITORY_NS (240 * SECOND_NS)
-
-/* How far a FIN or a RST may be ahead of what its receiver acknowledged: a window without scaling. */
-#define WINDOW 0xffff
-
-/* Ages can be negative: another CPU may have written a later time meanwhile. */
-static __always_inline bool is_older(const struct flow *flow, u64 now, s64 age_ns)
+static __always_inline u32 connection_now(void)
 {
-	return (s64)(now - flow->last_seen) >= age_ns;
+	return bpf_ktime_get_coarse_ns() >> SEEN_SHIFT_NS;
 }
 
-/* Whether a flow must make way for a new connection with the same addresses. */
-static __always_inline bool is_over(const struct flow *flow, u8 protocol, u64 now)
+/* For how many units an entry was silent. Another CPU may have seen a packet a unit ahead of `now`. */
+static __always_inline u32 silence_of(u64 who, u32 now)
 {
-	if (is_udp(protocol))
-		return is_older(flow, now, flow->state == FLOW_OPENING ? DATAGRAM_OPENING_NS : DATAGRAM_IDLE_NS);
-	return is_older(flow, now, flow->state == FLOW_CLOSING ? CLOSING_NS : IDLE_NS);
+	u64 age = (now + 1 - (u32)who) & WHO_SEEN_MASK;
+
+	return age - is_some(age);
+}
+
+static __always_inline u32 connection_state_of(u64 who)
+{
+	return who >> WHO_STATE_SHIFT & WHO_STATE_MASK;
+}
+
+static __always_inline u32 connection_endpoint(u64 where)
+{
+	return where >> WHERE_ENDPOINT_SHIFT;
+}
+
+static __always_inline u32 connection_service(u64 where)
+{
+	return where >> WHERE_SERVICE_SHIFT & WHERE_SERVICE_MASK;
+}
+
+/* By state, twelve bits each: how long an entry may be silent, but for one that is open. */
+#define TCP_PATIENCE ((u64)TRANSITORY << 12 * CONNECTION_OPENING | (u64)TRANSITORY << 12 * CONNECTION_CLIENT_CLOSED | \
+		      (u64)TRANSITORY << 12 * CONNECTION_ENDPOINT_CLOSED | (u64)OVER_IDLE << 12 * CONNECTION_OVER)
+#define UDP_PATIENCE ((u64)UDP_OPENING_IDLE << 12 * CONNECTION_OPENING)
+
+/* Longer than anything is silent. */
+#define FOREVER 0xfff
+
+/* All ones if `who` is of UDP. */
+static __always_inline u64 is_of_udp(u64 who)
+{
+	u64 mask = -(who >> (WHO_KEY_SHIFT + 1) & 1);
+
+	OPAQUE(mask);
+	return mask;
+}
+
+/* All ones if an entry was silent for too long. `idle` is how long one that is open may be. */
+static __always_inline u64 is_due(u64 who, u64 idle, u32 now)
+{
+	u64 mask = is_of_udp(who);
+	u64 patience = (UDP_PATIENCE & mask) | (TCP_PATIENCE & ~mask) | idle << 12 * CONNECTION_OPEN;
+
+	return is_less(patience >> 12 * connection_state_of(who) & 0xfff, silence_of(who, now));
+}
+
+/* The same, as its service has it. */
+static __always_inline u64 is_due_at(u64 who, const struct front *front, u32 now)
+{
+	u64 idle = front->idle, mask = is_of_udp(who), usual = (UDP_IDLE & mask) | (TCP_IDLE & ~mask);
+
+	return is_due(who, idle + (usual & (is_some(idle) - 1)), now);
+}
+
+/* Whether an entry still exists. Only of an open one the service needs to be asked. */
+static __always_inline bool is_live(u64 who, u64 where, u32 now)
+{
+	u32 service = connection_service(where);
+	struct front *front;
+
+	if (!silence_of(who, now))
+		return true;
+	if (connection_state_of(who) != CONNECTION_OPEN)
+		return !is_due(who, FOREVER, now);
+	front = fronts.lookup(&service);
+	return front && !is_due_at(who, front, now);
+}
+
+/* What a packet says about the connection that it belongs to. */
+struct sought {
+	u64 key;		/* its client, as `who` begins; the lower bits are zero */
+	__be32 address;		/* the other end: the VIP of a request, the endpoint of a reply */
+	__be16 port;
+	u8 protocol;
+	bool is_request;
+	u32 service;		/* requests only: the index */
+};
+
+static __always_inline u64 connection_key(u32 address, u16 port, bool is_datagram)
+{
+	u64 protocol = is_datagram ? PROTOCOL_UDP : PROTOCOL_TCP;
+
+	return (u64)address << WHO_CLIENT_SHIFT | (u64)port << WHO_PORT_SHIFT | protocol << WHO_KEY_SHIFT;
+}
+
+/* Both halves of the hash say a bucket each. */
+static __always_inline u64 hash_connection(u64 key)
+{
+	u32 row = 0;
+	struct seed *secret = seed.lookup(&row);
+
+	return secret ? mix64(mix64(key ^ secret->words[0]) + secret->words[1]) : 0;
+}
+
+static __always_inline struct connections *find_connections(u32 half)
+{
+	u64 buckets = CONNECTION_BUCKETS;
+	u32 index;
+
+	OPAQUE(buckets);
+	index = half * buckets >> 32;
+	return connections.lookup(&index);
+}
+
+/* Both buckets of a client, and the entry that was found in one of them, its words as they were read. */
+struct connection {
+	struct connections *first, *second;
+	u32 place;		/* with BUCKET_PLACES added in the second bucket */
+	bool is_there;		/* all below say nothing otherwise */
+	bool lives;		/* else it does not exist any more, but its place is the one for a new entry */
+	u64 who;
+	u64 where;
+};
+
+/* The port by which an endpoint is known to clients of a service. */
+static __always_inline __be16 port_behind(const struct endpoint *endpoint, const struct front *front)
+{
+	return endpoint->port ?: front->target_port ?: front->port;
+}
+
+/*
+ * Whether an entry of the client is the one that its packet belongs to: 2 if it is, 1 if it is unless there is a better
+ * one. From one port a client may have talked to an endpoint by a VIP until a moment ago, and by another one since.
+ */
+static __always_inline u64 is_sought(const struct sought *sought, u64 who, u64 where)
+{
+	u32 service = connection_service(where), id = connection_endpoint(where);
+	struct endpoint *endpoint;
+	struct front *front;
+
+	if (sought->is_request && service == sought->service)
+		return 2;
+	front = fronts.lookup(&service);
+	if (!front || front->protocol != sought->protocol)
+		return 0;
+	/* The service has another index now, since its target port is another one. */
+	if (sought->is_request)
+		return front->vip[0] == sought->address && front->port == sought->port ? 2 : 0;
+	endpoint = endpoints.lookup(&id);
+	if (!endpoint || endpoint->address != sought->address || port_behind(endpoint, front) != sought->port)
+		return 0;
+	return 1 + is_some(connection_state_of(who) ^ CONNECTION_OVER);
+}
+
+/* Which places of a bucket a client has, a bit each. */
+static __always_inline u64 places_of(const struct connections *bucket, u64 key)
+{
+	u64 found = 0, place;
+
+#pragma unroll
+	for (place = 0; place < BUCKET_PLACES; place++)
+		found |= (is_some((bucket->who[place] ^ key) >> WHO_KEY_SHIFT) ^ 1) << place;
+	return found;
+}
+
+/* Look for an entry in one of the buckets. Returns the same as is_sought(). */
+static __always_inline u64 find_in(struct connections *bucket, u32 number, const struct sought *sought,
+				   struct connection *found)
+{
+	u64 held = places_of(bucket, sought->key), best = 0, at;
+	u32 place;
+
+	if (!held)
+		return 0;
+#pragma unroll
+	for (place = 0; place < BUCKET_PLACES; place++) {
+		u64 who = bucket->who[place], fits = 0;
+
+		if (held >> place & 1)
+			fits = is_sought(sought, who, bucket->where[place]);
+		fits = fits * BUCKET_PLACES + BUCKET_PLACES - 1 - place;
+		best = forgotten(best + ((fits - best) & is_less(best, fits)), who);
+	}
+	at = BUCKET_PLACES - 1 - best % BUCKET_PLACES;
+	best = best / BUCKET_PLACES & 3;
+	if (!best)
+		return 0;
+	found->where = *(volatile u64 *)&bucket->where[at];
+	found->who = *(volatile u64 *)&bucket->who[at];
+	found->place = forgotten(number * BUCKET_PLACES + at, found->who);
+	/* Another connection may have got the place just now. */
+	found->is_there = !is_some((found->who ^ sought->key) >> WHO_KEY_SHIFT);
+	return best;
+}
+
+/* Find the entry that a packet belongs to; it may be one that doesn't exist any more. False if there is no table. */
+static __always_inline bool find_connection(struct sought *sought, struct connection *found)
+{
+	u64 hash = hash_connection(sought->key);
+
+	/* Whatever protocol it is: the verifier needn't follow each. */
+	sought->key = forgotten(sought->key, hash);
+	found->first = find_connections(hash >> 32);
+	found->second = find_connections(hash);
+	if (!found->first || !found->second)
+		return false;
+	if (find_in(found->first, 0, sought, found) < 2)
+		find_in(found->second, 1, sought, found);
+	if (found->is_there)
+		found->lives = forgotten(is_live(found->who, found->where, connection_now()), found->who) & 1;
+	return true;
+}
+
+static __always_inline struct connections *bucket_of(const struct connection *found)
+{
+	return found->place & BUCKET_PLACES ? found->second : found->first;
 }
 
 /* Whether a packet may begin a connection where another one with the same addresses is over. */
@@ -55,150 +283,279 @@ static __always_inline bool may_begin(const struct packet *packet)
 	return packet->opens || is_udp(packet->protocol);
 }
 
-/*
- * Whether an endpoint's packet is no reply although a flow has its addresses: the client may now talk to the endpoint
- * directly, from the port of a former connection to the VIP. The endpoint's side of a direct connection begins with a
- * SYN, and a connection that is over sends none.
- */
-static __always_inline bool is_no_reply(const struct flow *flow, const struct packet *packet, u64 now)
+static __always_inline u32 numbers_of(__be32 number)
 {
-	bool has_syn = packet->flags & TCP_SYN;
-
-	if (is_udp(packet->protocol))
-		return is_over(flow, packet->protocol, now);
-	if (flow->state == FLOW_CLOSING)
-		return has_syn || is_older(flow, now, TRANSITORY_NS);
-	return has_syn && is_older(flow, now, IDLE_NS);
+	return bpf_ntohl(number) >> NUMBERS_SHIFT;
 }
 
 /*
- * Whether a FIN or a RST ends its connection: its sequence number must be one that the receiver waits for. The others
- * are forwarded, and change nothing here, as at their receiver (RFC 9293, section 3.10.7.4). `other` is the other half
- * of the connection.
+ * Whether a FIN or a RST ends its connection: its sequence number must be one that the receiver waits for. The others are
+ * forwarded, and change nothing here, as at their receiver (RFC 9293, section 3.10.7.4).
  */
-static __always_inline bool is_end(const struct packet *packet, const struct flow *flow, const struct flow *other)
+static __always_inline bool is_end(const struct packet *packet, bool is_request, u32 state, u64 where)
 {
+	u32 number = numbers_of(packet->sequence), expected = where >> WHERE_CLIENT_SHIFT;
+
 	/* The RST of an endpoint that refuses a connection acknowledges the SYN; no other number is known yet. */
-	if (flow->state == FLOW_OPENING && flow->direction == DIRECTION_REPLY)
-		return packet->acknowledged == flow->acknowledged;
-	return other && other->acknowledged && bpf_ntohl(packet->sequence) - bpf_ntohl(other->acknowledged) <= WINDOW;
+	if (is_request || state == CONNECTION_OPENING)
+		expected = where;
+	if (!is_request && state == CONNECTION_OPENING)
+		number = numbers_of(packet->acknowledged);
+	return ((number - expected) & WHERE_NUMBERS_MASK) <= WINDOW_STEPS;
 }
 
-/* The state of a connection after a packet of the direction that `flow` has. */
-static __always_inline u8 state_after(const struct packet *packet, const struct flow *flow, const struct flow *other)
+/* The state of a connection after a packet. */
+static __always_inline u32 connection_state_after(const struct packet *packet, bool is_request,
+						  const struct connection *found, u32 now)
 {
+	u32 state = connection_state_of(found->who);
+	u32 own = is_request ? CONNECTION_CLIENT_CLOSED : CONNECTION_ENDPOINT_CLOSED;
+
 	if (is_udp(packet->protocol))
-		return flow->direction == DIRECTION_REPLY ? FLOW_OPEN : flow->state;
-	if (packet->closes)
-		return is_end(packet, flow, other) ? FLOW_CLOSING : flow->state;
-	if (flow->direction == DIRECTION_REQUEST && packet->opens)
-		return flow->state == FLOW_CLOSING ? FLOW_OPENING : flow->state;
-	if (flow->direction == DIRECTION_REQUEST && flow->state == FLOW_OPENING)
-		return FLOW_OPEN;
-	return flow->state;
+		return is_request ? state : CONNECTION_OPEN;
+	if (packet->closes) {
+		if (!is_end(packet, is_request, state, found->where))
+			return state;
+		if (packet->flags & TCP_RST || (state >= CONNECTION_CLIENT_CLOSED && state != own))
+			return CONNECTION_OVER;
+		return own;
+	}
+	if (state == CONNECTION_OVER)
+		return silence_of(found->who, now) >= REVIVAL ? CONNECTION_OPEN : state;
+	if (is_request && packet->opens)
+		return state >= CONNECTION_CLIENT_CLOSED ? CONNECTION_OPENING : state;
+	return is_request && state == CONNECTION_OPENING ? CONNECTION_OPEN : state;
+}
+
+static __always_inline u64 with_state(u64 who, u32 state, u32 seen)
+{
+	return who >> WHO_KEY_SHIFT << WHO_KEY_SHIFT | (u64)state << WHO_STATE_SHIFT | (seen & WHO_SEEN_MASK);
+}
+
+/* Note in an entry what a packet tells about its connection. Most packets tell nothing new. */
+static __always_inline void follow(const struct packet *packet, bool is_request, const struct connection *found)
+{
+	u32 now = connection_now(), state = connection_state_after(packet, is_request, found, now);
+	struct connections *bucket = bucket_of(found);
+	u32 place = found->place % BUCKET_PLACES;
+	u64 who;
+
+	state = forgotten(state, found->who);
+	who = with_state(found->who, state, now);
+
+	/* What comes after the end doesn't put it off, but for another end. */
+	if (state == CONNECTION_OVER && connection_state_of(found->who) == CONNECTION_OVER && !packet->closes)
+		who = found->who;
+	if (who != found->who)
+		__sync_val_compare_and_swap(&bucket->who[place], found->who, who);
+	if (packet->flags & TCP_ACK && !packet->closes) {
+		u32 shift = is_request ? WHERE_CLIENT_SHIFT : 0;
+		u64 numbers = numbers_of(packet->acknowledged);
+		u64 where = (found->where & ~((u64)WHERE_NUMBERS_MASK << shift)) | numbers << shift;
+
+		if (where != found->where)
+			__sync_val_compare_and_swap(&bucket->where[place], found->where, where);
+	}
+}
+
+/* Forget a connection. */
+static __always_inline void forget(struct connection *found)
+{
+	__sync_val_compare_and_swap(&bucket_of(found)->who[found->place % BUCKET_PLACES], found->who, 0);
+	found->is_there = false;
 }
 
 /*
- * Whether the endpoint of a connection may still get packets. If its id now belongs to another address, the state
- * of that id says nothing about this connection.
+ * Whether an endpoint's packet is no reply although a connection has its addresses: the client may now talk to the
+ * endpoint directly, from the port of a former connection to the VIP. The endpoint's side of a direct connection begins
+ * with a SYN, and a connection that is ending sends none.
  */
-static __always_inline bool is_served(u32 id, __be32 address)
+static __always_inline bool is_no_reply(const struct packet *packet, const struct connection *found)
 {
-	struct endpoint *endpoint = find_alive(id);
-
-	return endpoint && endpoint->address == address;
+	return packet->flags & TCP_SYN && connection_state_of(found->who) == CONNECTION_OVER;
 }
 
-/* Make the other half of a connection from this one. */
-static __always_inline void mirror(const struct flow_key *key, const struct flow *flow,
-				   struct flow_key *other_key, struct flow *other)
+/*
+ * What a client's connections look like in replies, 0 for none: the endpoint's address and port. Two that look alike could
+ * not be told apart.
+ */
+static __always_inline u64 look_of(__be32 address, __be16 port)
 {
-	*other_key = *key;
-	*other = *flow;
-	other->acknowledged = 0;
-	if (flow->direction == DIRECTION_REQUEST) {
-		other_key->source = flow->address;
-		other_key->source_port = flow->port;
-		other_key->destination = key->source;
-		other_key->destination_port = key->source_port;
-		other->address = key->destination;
-		other->port = key->destination_port;
-		other->direction = DIRECTION_REPLY;
-	} else {
-		other_key->source = key->destination;
-		other_key->source_port = key->destination_port;
-		other_key->destination = flow->address;
-		other_key->destination_port = flow->port;
-		other->address = key->source;
-		other->port = key->source_port;
-		other->direction = DIRECTION_REQUEST;
+	return (u64)address << 16 | port;
+}
+
+/* Marks the look of an entry that is over, or doesn't exist any more. */
+#define GONE (1ULL << 63)
+
+/* What the replies of an entry look like. */
+static __always_inline u64 look_of_entry(u64 who, u64 where, u32 now)
+{
+	u32 service = connection_service(where), id = connection_endpoint(where);
+	struct endpoint *endpoint = endpoints.lookup(&id);
+	struct front *front = fronts.lookup(&service);
+	u64 is_gone;
+
+	if (!front || !endpoint)
+		return 0;
+	is_gone = (is_due_at(who, front, now) & 1) | (is_some(connection_state_of(who) ^ CONNECTION_OVER) ^ 1);
+	return look_of(endpoint->address, port_behind(endpoint, front)) | is_gone * GONE;
+}
+
+static __always_inline void note_looks(const struct connections *bucket, u64 held, u32 now, u64 *places)
+{
+	u32 place;
+
+#pragma unroll
+	for (place = 0; place < BUCKET_PLACES; place++) {
+		u64 look = 0;
+
+		if (held >> place & 1)
+			look = look_of_entry(bucket->who[place], bucket->where[place], now);
+		places[place] = look;
 	}
 }
 
-static __always_inline bool is_same_way(const struct flow *one, const struct flow *two)
+/* Note them of all connections of the client but this one; mostly there are none. */
+static __always_inline struct looks *note_all_looks(u64 key, const struct connection *own, u32 now)
 {
-	return one->direction == two->direction && one->address == two->address && one->port == two->port;
-}
+	u64 others = places_of(own->first, key) | places_of(own->second, key) << BUCKET_PLACES;
+	u32 row = 0;
+	struct looks *found = looks.lookup(&row);
 
-/* Note in both halves of a connection what a packet tells about its state. Most packets tell nothing new. */
-static __always_inline void follow(const struct flow_key *key, struct flow *flow, const struct packet *packet)
-{
-	u64 now = bpf_ktime_get_coarse_ns();
-	struct flow_key other_key;
-	struct flow other, *found;
-	u8 state;
-
-	if (!packet->closes) {
-		if (packet->flags & TCP_ACK && flow->acknowledged != packet->acknowledged)
-			flow->acknowledged = packet->acknowledged;
-		if (state_after(packet, flow, NULL) == flow->state && !is_older(flow, now, REFRESH_NS))
-			return;
-	}
-
-	mirror(key, flow, &other_key, &other);
-	found = flows.lookup(&other_key);
-	if (found && !is_same_way(found, &other))
-		found = NULL;
-	state = state_after(packet, flow, found);
-	flow->state = other.state = state;
-	flow->last_seen = other.last_seen = now;
+	others &= ~((u64)own->is_there << own->place % ALL_PLACES);
 	if (found) {
-		found->state = state;
-		found->last_seen = now;
-	} else {
-		flows.insert(&other_key, &other);	/* fails if another connection has this key */
+		note_looks(own->first, others, now, found->places);
+		note_looks(own->second, others >> BUCKET_PLACES, now, found->places + BUCKET_PLACES);
+	}
+	return found;
+}
+
+/* Whether one of these is the same. */
+static __always_inline bool is_among(const struct looks *looks, u64 look)
+{
+	u64 differs = 1, place;
+
+#pragma unroll
+	for (place = 0; place < ALL_PLACES; place++)
+		differs &= is_some(looks->places[place] ^ look);
+	return !differs;
+}
+
+/* Take away what replies of a new connection could be taken for: entries that are gone and look alike. */
+static __always_inline void take_away(const struct connection *found, const struct looks *looks, u64 look)
+{
+	u64 place;
+
+#pragma unroll
+	for (place = 0; place < ALL_PLACES; place++) {
+		struct connections *bucket = place < BUCKET_PLACES ? found->first : found->second;
+		u64 who = bucket->who[place % BUCKET_PLACES];
+
+		if (looks->places[place] == (look | GONE))
+			__sync_val_compare_and_swap(&bucket->who[place % BUCKET_PLACES], who, 0);
 	}
 }
 
-/* Forget both halves of a connection. `flow` must not be used after this. */
-static __always_inline void forget(struct flow_key *key, const struct flow *flow)
-{
-	struct flow_key other_key;
-	struct flow other, *found;
+/* By state, four bits each: who has to go first, if all places are taken. Those that are open stay. */
+#define CLASS_FREE 0ULL
+#define CLASS_OPEN 4ULL
+#define CLASSES (2ULL << 4 * CONNECTION_OPENING | CLASS_OPEN << 4 * CONNECTION_OPEN | \
+		 3ULL << 4 * CONNECTION_CLIENT_CLOSED | 3ULL << 4 * CONNECTION_ENDPOINT_CLOSED | \
+		 1ULL << 4 * CONNECTION_OVER)
 
-	mirror(key, flow, &other_key, &other);
-	found = flows.lookup(&other_key);
-	if (found && is_same_way(found, &other))
-		flows.delete(&other_key);
-	flows.delete(key);
+/* The class of a place: CLASS_FREE if it is empty or its entry is over its time, as far as the entry itself tells. */
+static __always_inline u64 class_of(u64 who, u32 now)
+{
+	return (CLASSES >> 4 * connection_state_of(who) & 0xf) * is_some(who) & ~is_due(who, FOREVER, now);
+}
+
+/* How many places of a bucket are not free. */
+static __always_inline u32 taken_in(const struct connections *bucket, u32 now)
+{
+	u32 taken = 0, place;
+
+#pragma unroll
+	for (place = 0; place < BUCKET_PLACES; place++)
+		taken += is_some(class_of(bucket->who[place], now));
+	return taken;
 }
 
 /*
- * Make the half of a new connection for its replies. False if the endpoint already talks to this client address and
- * port for another VIP: its replies could not be told apart. `first` is the number that the endpoint will acknowledge
- * first, 0 if unknown.
+ * A place for a new entry: one that is free, in the second bucket if the first has at least two taken and the second has
+ * fewer. (That second buckets are seldom looked at is worth much; that both fill up alike is worth more once they do.) If
+ * none is free, the place of an entry of the lowest class, the oldest of these. Returns the number of the place, with
+ * BUCKET_PLACES added in the second bucket, and its class above 3 bits.
  */
-static __always_inline bool claim_replies(const struct flow_key *key, const struct flow *flow, __be32 first)
+static __always_inline u64 choose_place(const struct connections *first, const struct connections *second, u32 now)
 {
-	struct flow_key reply_key;
-	struct flow reply, *taken;
+	u32 in_first = taken_in(first, now), in_second = taken_in(second, now);
+	u64 is_second = -(u64)(in_first >= 2 && in_second < in_first), chosen = ~0ULL >> 1, place;
 
-	mirror(key, flow, &reply_key, &reply);
-	reply.acknowledged = first;
-	if (!flows.insert(&reply_key, &reply))
-		return true;
-	taken = flows.lookup(&reply_key);
-	if (taken && !is_same_way(taken, &reply) && !is_over(taken, key->protocol, flow->last_seen))
+	OPAQUE(is_second);
+#pragma unroll
+	for (place = 0; place < ALL_PLACES; place++) {
+		u64 who = (place < BUCKET_PLACES ? first : second)->who[place % BUCKET_PLACES];
+		u64 is_other = (place < BUCKET_PLACES ? is_second : ~is_second) & 1;
+		u64 candidate = class_of(who, now);
+
+		is_other &= ~is_some(candidate);
+		candidate = (candidate * 2 + is_other) << 11 | (WHO_SEEN_MASK - silence_of(who, now));
+		chosen = smaller(candidate * ALL_PLACES + place, chosen);
+	}
+	return (chosen >> 15) << 3 | chosen % ALL_PLACES;
+}
+
+/* Claim a place whose entry was `held`, and have it say what a new entry is. False if somebody else was faster. */
+static __always_inline bool fill_place(struct connections *bucket, u32 place, u64 held, u64 who, u64 where)
+{
+	place %= BUCKET_PLACES;
+	if (__sync_val_compare_and_swap(&bucket->who[place], held, CLAIMED) != held)
 		return false;
-	return !flows.update(&reply_key, &reply);
+	*(volatile u64 *)&bucket->where[place] = where;
+	__sync_val_compare_and_swap(&bucket->who[place], CLAIMED, who);
+	return true;
+}
+
+/* The place of an entry that is open, but was silent for longer than its service allows. ALL_PLACES if there is none. */
+static __always_inline u32 find_idle(const struct connections *first, const struct connections *second, u32 now)
+{
+	u32 place;
+
+#pragma unroll
+	for (place = 0; place < ALL_PLACES; place++) {
+		const struct connections *bucket = place < BUCKET_PLACES ? first : second;
+		u64 who = bucket->who[place % BUCKET_PLACES];
+
+		if (who >> WHO_KEY_SHIFT && !is_live(who, bucket->where[place % BUCKET_PLACES], now))
+			return forgotten(place, who);
+	}
+	return ALL_PLACES;
+}
+
+/*
+ * Make an entry, in the place of one with the same addresses that doesn't exist any more, if there is one. False if there
+ * is no place for it.
+ */
+static __always_inline bool store_connection(struct connection *former, u64 who, u64 where, u32 now)
+{
+	struct connections *bucket;
+	u64 chosen, held;
+
+	if (!former->is_there) {
+		chosen = choose_place(former->first, former->second, now);
+		former->place = chosen % ALL_PLACES;
+		if (chosen >> 3 == CLASS_OPEN) {
+			former->place = find_idle(former->first, former->second, now);
+			if (former->place >= ALL_PLACES)
+				return false;
+		}
+		bucket = bucket_of(former);
+		former->who = *(volatile u64 *)&bucket->who[former->place % BUCKET_PLACES];
+		/* Somebody else may have been faster. */
+		held = former->who;
+		if (held == CLAIMED || (class_of(held, now) == CLASS_OPEN &&
+					is_live(held, bucket->where[former->place % BUCKET_PLACES], now)))
+			return false;
+	}
+	return fill_place(bucket_of(former), former->place, former->who, who, where);
 }

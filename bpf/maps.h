@@ -196,7 +196,7 @@ struct bucket {
 
 BPF_ARRAY(remembered, struct bucket, 1);
 
-/* A secret for the hash of flows, so that no attacker can tell which flows share a bucket. */
+/* A secret for the hashes of flows and connections, so that no attacker can tell which ones share a bucket. */
 struct seed {
 	u64 words[2];
 };
@@ -277,41 +277,57 @@ struct unpacked {
 
 BPF_HASH(unpacked, struct unpacked_key, struct unpacked, 1);
 
-enum direction {
-	DIRECTION_REQUEST = 0,	/* client to VIP: the endpoint's address replaces the destination */
-	DIRECTION_REPLY = 1,	/* endpoint to client: the VIP replaces the source */
+/*
+ * The connections of NAT over IPv4, see connection.h. A bucket is a line of a processor's cache and has four places, each
+ * of two words:
+ *
+ *         63                32 31           16 15      14 13    11 10     0
+ *   who   | client's address  | client's port | protocol | state  | seen   |
+ *
+ *         63       47 46         29  28  27               14 13                 0
+ *   where | endpoint | service     |   | client's numbers   | endpoint's numbers |
+ *
+ * Addresses and ports are numbers here. `service` is the index of the service's front. "Numbers" are the upper bits of
+ * the last acknowledgement number of that side. A place whose `who` is 0 is empty.
+ */
+enum connection_state {
+	CONNECTION_OPENING = 0,		/* the client has sent nothing but SYNs; UDP: the endpoint has not answered */
+	CONNECTION_OPEN = 1,
+	CONNECTION_CLIENT_CLOSED = 2,	/* after the client's FIN */
+	CONNECTION_ENDPOINT_CLOSED = 3,
+	CONNECTION_OVER = 4,		/* after a RST, or a FIN of each side; a SYN opens a new one */
 };
 
-enum flow_state {
-	FLOW_OPENING = 0,	/* the client has sent nothing but SYNs; UDP: the endpoint has not answered */
-	FLOW_OPEN = 1,
-	FLOW_CLOSING = 2,	/* after a FIN or a RST; a SYN after CLOSING_NS of silence opens a new connection */
+struct connections {
+	u64 who[4];
+	u64 where[4];
 };
 
-/* The addresses of a packet as it comes in. */
-struct flow_key {
-	__be32 source;
-	__be32 destination;
-	__be16 source_port;
-	__be16 destination_port;
-	u8 protocol;
-	u8 pad[3];
+BPF_ARRAY(connections, struct connections, 1);
+
+/* What the other connections of a client look like while one is opened, see connection.h; nothing outlives a packet. */
+struct looks {
+	u64 places[8];
 };
 
-/* One half of a connection; the other half has the opposite direction and the same state. */
-struct flow {
-	__be32 address;		/* replaces the destination (request) or the source (reply) */
+BPF_PERCPU_ARRAY(looks, struct looks, 1);
+
+/*
+ * What clients of NAT see of a service, by index of the service. User space writes it before the service, and it outlives
+ * the service as long as connections have its index. All zeros: none.
+ */
+struct front {
+	__be32 vip[4];		/* an IPv4 address is the first word */
 	__be16 port;
-	u8 direction;
-	u8 state;
-	u32 endpoint;
-	u32 service;		/* index of the service's counters */
-	u64 last_seen;		/* ns of CLOCK_MONOTONIC, a second late at most */
-	__be32 acknowledged;	/* the sender's last acknowledgement: the number it expects next; 0: unknown */
+	__be16 target_port;	/* 0: the same */
+	u16 idle;		/* how long an open connection may be silent, in units of connection.h; 0: as the protocol has it */
+	u8 protocol;
+	u8 version;
+	u32 idle_s;		/* the same in seconds, as it was asked for; for user space alone */
 	u8 pad[4];
 };
 
-BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, 1);
+BPF_ARRAY(fronts, struct front, 1);
 
 /*
  * While one program takes over from another that has its connections in another table, each finds the other one here,
@@ -384,6 +400,7 @@ enum verdict {
 	VERDICT_LINK_BROADCAST = 25,	/* the frame is for many hosts, its packet for one VIP */
 	VERDICT_NOT_ALLOWED = 26,	/* the client is none of those who may use the service */
 	VERDICT_NOT_ALLOWED_ANSWERED = 27,	/* the same, and the client was told */
+	VERDICT_TABLE_FULL = 28,	/* there is no place for another connection */
 	VERDICT_CHECK = 30,		/* a check of an endpoint through its VIP, forwarded to the endpoint */
 	VERDICT_CHECK_ANSWERED = 31,	/* a packet for the prober */
 
@@ -410,7 +427,7 @@ struct explained {
 	u32 bytes;		/* of the frame that the program sees */
 	u32 vip;		/* the VIP's treatment of undefined traffic: enum undefined */
 	u32 service;		/* index of the service's counters */
-	u32 flow;		/* the state of a flow in `flows` */
+	u32 flow;		/* the state of a connection in `connections` */
 	u32 rings;
 	u32 ring_chunks;
 	u32 slots;

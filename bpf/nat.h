@@ -14,22 +14,87 @@ static __always_inline bool can_translate(const struct packet *packet, enum pack
 	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
 }
 
+/* What a packet, or the one that an error quotes, says about its connection. `service` is the one it is for, NULL: none. */
+static __always_inline struct sought sought_by(const struct packet *packet, enum packet_kind kind,
+					       const struct service *service)
+{
+	struct sought sought = {
+		.protocol = packet->protocol,
+		.is_request = service && service->mode == MODE_NAT,
+		.service = service ? service->index : 0,
+	};
+	__be32 source, destination;
+	__be16 source_port, destination_port;
+
+	if (kind == PACKET_ICMP_ERROR) {
+		/* The quoted packet has the addresses of those that its receiver gets, the other way round. */
+		source = packet->quoted->daddr;
+		destination = packet->quoted->saddr;
+		source_port = packet->ports->destination;
+		destination_port = packet->ports->source;
+		APART;
+	} else {
+		source = packet->ip->saddr;
+		destination = packet->ip->daddr;
+		source_port = packet->ports->source;
+		destination_port = packet->ports->destination;
+	}
+	if (sought.is_request) {
+		sought.key = connection_key(bpf_ntohl(source), bpf_ntohs(source_port), is_udp(sought.protocol));
+		sought.address = destination;
+		sought.port = destination_port;
+		APART;
+	} else {
+		sought.key = connection_key(bpf_ntohl(destination), bpf_ntohs(destination_port), is_udp(sought.protocol));
+		sought.address = source;
+		sought.port = source_port;
+	}
+	return sought;
+}
+
+/* Have a client's packet go to the endpoint of an entry. False if the endpoint may get no more packets. */
+static __always_inline bool go_to_endpoint(const struct sought *sought, u64 where, const struct service *service,
+					   struct forwarding *it)
+{
+	u32 index = connection_service(where), id = connection_endpoint(where);
+	struct endpoint *endpoint = find_alive(id);
+	struct front *front;
+
+	NOTE(endpoint, id);
+	if (!endpoint)
+		return false;
+	it->service = index;
+	it->endpoint = id;
+	it->to.words[0] = it->address = endpoint->address;
+	it->port = endpoint->port ?: service->target_port ?: sought->port;
+	if (index != service->index) {
+		front = fronts.lookup(&index);
+		if (!front)
+			return false;
+		it->port = port_behind(endpoint, front);
+	}
+	return true;
+}
+
 /*
- * Choose an endpoint for a new connection, fill in the rest of `flow` and make both halves, the one for replies
- * first. Returns VERDICT_REQUEST, or the reason to drop the packet.
+ * Choose an endpoint for a new connection, one whose replies will not look like those of another connection of the client.
+ * Returns VERDICT_REQUEST, or the reason to drop the packet.
  */
-static __always_inline enum verdict open_connection(const struct service *service, struct flow_key *key,
-						    struct flow *flow, const struct packet *packet)
+static __always_inline enum verdict find_server(const struct service *service, const struct sought *sought,
+						const struct connection *former, struct forwarding *it)
 {
 	enum verdict failure = VERDICT_NO_ENDPOINT;
-	__be32 first = packet->opens ? bpf_htonl(bpf_ntohl(packet->sequence) + 1) : 0;
 	struct client client = {
-		.address = bpf_ntohl(key->source),
-		.port = bpf_ntohs(key->source_port),
-		.protocol = key->protocol,
+		.address = sought->key >> WHO_CLIENT_SHIFT,
+		.port = sought->key >> WHO_PORT_SHIFT,
+		.protocol = sought->protocol,
 	};
+	struct looks *looks = note_all_looks(sought->key, former, connection_now());
+	u64 look;
 	u32 try;
 
+	if (!looks)
+		return failure;
 	for (try = 0; try < MAX_TRIES; try++) {
 		u32 id = choose_endpoint(service, &client, try);
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
@@ -38,16 +103,37 @@ static __always_inline enum verdict open_connection(const struct service *servic
 		/* An endpoint without an IPv4 address has an IPv6 one; NAT has no use for it. */
 		if (!endpoint || endpoint->state != ENDPOINT_USABLE || !endpoint->address)
 			continue;
-		flow->endpoint = id;
-		flow->address = endpoint->address;
-		flow->port = endpoint->port ?: service->target_port ?: key->destination_port;
-		if (claim_replies(key, flow, first) && !flows.update(key, flow)) {
-			count_connection(service->index, id);
+		it->endpoint = id;
+		it->to.words[0] = it->address = endpoint->address;
+		it->port = endpoint->port ?: service->target_port ?: sought->port;
+		look = look_of(it->address, it->port);
+		if (!is_among(looks, look)) {
+			take_away(former, looks, look);
 			return VERDICT_REQUEST;
 		}
 		failure = VERDICT_ADDRESS_CLASH;
 	}
 	return failure;
+}
+
+/*
+ * Make the entry of a new connection whose endpoint is chosen, in the place of one with the same addresses that is over, if
+ * there is one.
+ */
+static __always_inline bool open_connection(const struct service *service, const struct sought *sought,
+					    struct connection *former, const struct packet *packet,
+					    const struct forwarding *it)
+{
+	u32 now = connection_now(), expected = bpf_ntohl(packet->sequence) + packet->opens;
+	u32 state = may_begin(packet) ? CONNECTION_OPENING : !packet->closes ? CONNECTION_OPEN :
+		    packet->flags & TCP_RST ? CONNECTION_OVER : CONNECTION_CLIENT_CLOSED;
+	u64 who = with_state(sought->key, state, now);
+	u64 where = (u64)it->endpoint << WHERE_ENDPOINT_SHIFT | (u64)service->index << WHERE_SERVICE_SHIFT |
+		    expected >> NUMBERS_SHIFT;
+
+	if (packet->flags & TCP_ACK)
+		where |= (u64)numbers_of(packet->acknowledged) << WHERE_CLIENT_SHIFT;
+	return store_connection(former, who, where, now);
 }
 
 /*
@@ -63,11 +149,11 @@ static __always_inline bool may_open(const struct service *service, const struct
  * Whether the other program, if there is one, may know better what a packet belongs to: this one knows no connection, or
  * one that is over, after which another one may have begun with the same addresses and ports.
  */
-static __always_inline bool may_be_others(const struct flow *flow, const struct packet *packet)
+static __always_inline bool may_be_others(const struct connection *found, const struct packet *packet)
 {
 	if (packet->opens)
 		return false;
-	return !flow || (flow->state == FLOW_CLOSING && is_over(flow, packet->protocol, bpf_ktime_get_coarse_ns()));
+	return !found->is_there || !found->lives || connection_state_of(found->who) == CONNECTION_OVER;
 }
 
 /*
@@ -87,134 +173,126 @@ static __always_inline bool ask_other(struct xdp_md *ctx, struct packet *packet,
 	return true;
 }
 
-/* A client's packet, which belongs to the connection `flow` or, if that is NULL, may open one. */
-static __always_inline int nat_request(struct packet *packet, const struct service *service, struct flow_key *key,
-				       struct flow *flow, struct forwarding *it)
+/* Whether a client's packet opens a connection in the place of the one that is found. */
+static __always_inline bool starts_afresh(const struct packet *packet, const struct connection *found)
 {
-	struct flow fresh = {};
+	u32 id = connection_endpoint(found->where), state = connection_state_of(found->who);
+	struct endpoint *endpoint;
 
-	/* Any SYN may be forged, so it moves no connection but one that is over. */
-	if (flow && may_begin(packet) && is_over(flow, packet->protocol, bpf_ktime_get_coarse_ns()))
-		flow = NULL;
+	if (!found->lives)
+		return true;
+	/* Any SYN may be forged, so it moves no connection that is open. */
+	if (!packet->opens || state == CONNECTION_OPEN)
+		return false;
+	if (state == CONNECTION_OVER)
+		return true;
+	endpoint = endpoints.lookup(&id);
+	return endpoint && endpoint->state == ENDPOINT_RETIRED;
+}
 
-	if (flow) {
-		NOTE(flow, flow->state);
-		NOTE(endpoint, flow->endpoint);
-		follow(key, flow, packet);
-	} else {
-		enum verdict verdict;
-
-		if (!may_open(service, packet))
-			return count(VERDICT_CONNECTION_UNKNOWN, XDP_PASS);
-		fresh.direction = DIRECTION_REQUEST;
-		fresh.state = may_begin(packet) ? FLOW_OPENING : packet->closes ? FLOW_CLOSING : FLOW_OPEN;
-		fresh.service = service->index;
-		fresh.last_seen = bpf_ktime_get_coarse_ns();
-		verdict = open_connection(service, key, &fresh, packet);
-		if (verdict != VERDICT_REQUEST)
-			return drop(verdict);
-		flow = &fresh;
-	}
+/* A client's packet, which belongs to the connection that is found or, if there is none, may open one. */
+static __always_inline int nat_request(struct packet *packet, const struct service *service, struct sought *sought,
+				       struct connection *found, struct forwarding *it)
+{
+	enum verdict verdict;
 
 	it->change = CHANGE_DESTINATION;
 	it->verdict = VERDICT_REQUEST;
+	if (found->is_there && !starts_afresh(packet, found)) {
+		NOTE(flow, connection_state_of(found->who));
+		if (go_to_endpoint(sought, found->where, service, it)) {
+			follow(packet, true, found);
+			return GO_ON;
+		}
+		forget(found);
+	}
+	forget_signs(packet, found->first->who[0]);
+	found->is_there = forgotten(found->is_there, found->first->who[0]) & 1;
+	sought->protocol = packet->protocol;
+	if (!may_open(service, packet))
+		return count(VERDICT_CONNECTION_UNKNOWN, XDP_PASS);
+	verdict = find_server(service, sought, found, it);
+	if (verdict != VERDICT_REQUEST)
+		return drop(verdict);
+	if (!open_connection(service, sought, found, packet, it))
+		return drop(VERDICT_TABLE_FULL);
 	it->service = service->index;
-	it->endpoint = flow->endpoint;
-	it->to.words[0] = it->address = flow->address;
-	it->port = flow->port;
+	count_connection(service->index, it->endpoint);
 	return GO_ON;
 }
 
-/* An endpoint's packet of a connection. */
-static __always_inline int nat_reply(struct packet *packet, struct flow_key *key, struct flow *flow,
-				     struct forwarding *it)
+/* Have an endpoint's packet, or an error about one for it, go to the client of an entry. */
+static __always_inline bool go_to_client(const struct packet *packet, u64 where, struct forwarding *it)
 {
-	if (!is_served(flow->endpoint, key->source)) {
-		forget(key, flow);
+	u32 index = connection_service(where);
+	struct front *front = fronts.lookup(&index);
+
+	if (!front)
+		return false;
+	it->change = CHANGE_SOURCE;
+	it->service = index;
+	it->endpoint = connection_endpoint(where);
+	it->to.words[0] = packet->ip->daddr;
+	it->address = front->vip[0];
+	it->port = front->port;
+	return true;
+}
+
+/* An endpoint's packet of a connection. */
+static __always_inline int nat_reply(struct packet *packet, struct connection *found, struct forwarding *it)
+{
+	if (!find_alive(connection_endpoint(found->where))) {
+		forget(found);
 		return drop(VERDICT_ENDPOINT_DISABLED);
 	}
-	if (is_no_reply(flow, packet, bpf_ktime_get_coarse_ns())) {
-		forget(key, flow);
+	if (is_no_reply(packet, found) || !go_to_client(packet, found->where, it)) {
+		forget(found);
 		return XDP_PASS;
 	}
-
-	follow(key, flow, packet);
-	it->change = CHANGE_SOURCE;
+	follow(packet, false, found);
 	it->verdict = VERDICT_REPLY;
-	it->service = flow->service;
-	it->endpoint = flow->endpoint;
-	it->to.words[0] = packet->ip->daddr;
-	it->address = flow->address;
-	it->port = flow->port;
 	return GO_ON;
 }
 
 /*
- * An error about a packet of a connection. The quoted packet has the addresses of those that its receiver gets the other
- * way round, so the error goes where the quoted packet came from before it was translated: to the endpoint, about a
- * reply, or to the client, about a request. Nothing about the connection changes: an error may be forged.
+ * An error about a packet of a connection. It goes where the quoted packet came from before it was translated: to the
+ * endpoint, about a reply, or to the client, about a request. Nothing about the connection changes: an error may be forged.
  */
-static __always_inline int nat_error(struct packet *packet, const struct flow_key *key, const struct flow *flow,
-				     struct forwarding *it)
+static __always_inline int nat_error(struct packet *packet, const struct service *service, const struct sought *sought,
+				     const struct connection *found, struct forwarding *it)
 {
-	bool is_about_reply = flow->direction == DIRECTION_REQUEST;
-
-	if (!is_served(flow->endpoint, is_about_reply ? flow->address : key->source))
-		return NOBODYS;
-	it->change = is_about_reply ? CHANGE_DESTINATION : CHANGE_SOURCE;
-	it->verdict = is_about_reply ? VERDICT_ICMP_ERROR : VERDICT_ERROR_RELAYED;
 	it->is_error = true;
-	it->service = flow->service;
-	it->endpoint = flow->endpoint;
-	it->to.words[0] = is_about_reply ? flow->address : packet->ip->daddr;
-	it->address = flow->address;
-	it->port = flow->port;
-	return GO_ON;
-}
-
-/* What a connection is found by: the addresses of a packet, or those of a quoted one the other way round. */
-static __always_inline struct flow_key key_of(const struct packet *packet, enum packet_kind kind)
-{
-	struct flow_key key = { .protocol = packet->protocol };
-
-	if (kind == PACKET_ICMP_ERROR) {
-		key.source = packet->quoted->daddr;
-		key.destination = packet->quoted->saddr;
-		key.source_port = packet->ports->destination;
-		key.destination_port = packet->ports->source;
-		APART;
-	} else {
-		key.source = packet->ip->saddr;
-		key.destination = packet->ip->daddr;
-		key.source_port = packet->ports->source;
-		key.destination_port = packet->ports->destination;
+	if (sought->is_request) {
+		it->change = CHANGE_DESTINATION;
+		it->verdict = VERDICT_ICMP_ERROR;
+		return go_to_endpoint(sought, found->where, service, it) ? GO_ON : NOBODYS;
 	}
-	return key;
-}
-
-/* Forget the connection that a client's packet belongs to, if there is one: its client may no longer use the service. */
-static __always_inline void end_connection(const struct packet *packet, enum packet_kind kind)
-{
-	struct flow_key key = key_of(packet, kind);
-	struct flow *flow = flows.lookup(&key);
-
-	if (flow && flow->direction == DIRECTION_REQUEST)
-		forget(&key, flow);
+	it->verdict = VERDICT_ERROR_RELAYED;
+	if (!find_alive(connection_endpoint(found->where)) || !go_to_client(packet, found->where, it))
+		return NOBODYS;
+	return GO_ON;
 }
 
 /*
  * Find the connection that a packet belongs to, or open one. `service` is what the packet is for, NULL if that is no
  * service. A reply that is a fragment or has IP options doesn't come this far: its ports are unknown. The kernel forwards
- * it as it is, and the client, which knows no such connection, ignores it.
+ * it as it is, and the client, which knows no such connection, ignores it. A client that may no longer use the service,
+ * as the verdict says, loses its connection.
  */
 static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind,
 			       const struct service *service, struct forwarding *it)
 {
-	bool is_request = service && service->mode == MODE_NAT && kind != PACKET_ICMP_ERROR;
-	struct flow_key key = key_of(packet, kind);
-	struct flow *flow;
+	struct sought sought = sought_by(packet, kind, service);
+	bool is_request = sought.is_request && kind != PACKET_ICMP_ERROR;
+	bool is_turned_away = HAS(ALLOWED_SOURCES) && it->verdict == VERDICT_NOT_ALLOWED;
+	u64 has_ipv6 = packet->has_ipv6;
+	struct connection found = {};
 
-	if (is_request) {
+	OPAQUE(has_ipv6);
+	if (has_ipv6)
+		return NOBODYS;		/* which can't be; only the verifier doesn't know */
+	is_turned_away = forgotten(is_turned_away, sought.key) & 1;
+	if (is_request && !is_turned_away) {
 		NOTE(service, service->index);
 		if (is_for_many(packet->eth))
 			return drop(VERDICT_LINK_BROADCAST);
@@ -223,28 +301,28 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 		if (ttl_of(packet) <= 1)
 			return drop(VERDICT_TTL_EXPIRED);
 	}
-	flow = flows.lookup(&key);
-	if (is_request && flow && flow->direction != DIRECTION_REQUEST)
-		flow = NULL;	/* the client claims to have a VIP's address */
-	if (is_request && flow && !is_served(flow->endpoint, flow->address)) {
-		forget(&key, flow);
-		flow = NULL;
+	if (!find_connection(&sought, &found))
+		return NOBODYS;
+	if (is_turned_away) {
+		if (found.is_there)
+			forget(&found);
+		return TURNED_AWAY;
 	}
-	if (may_be_others(flow, packet) && !ask_other(ctx, packet, kind))
+	if (may_be_others(&found, packet) && !ask_other(ctx, packet, kind))
 		return drop(VERDICT_MALFORMED);
 	if (is_request)
-		return nat_request(packet, service, &key, flow, it);
-	if (!flow || (kind != PACKET_ICMP_ERROR && flow->direction != DIRECTION_REPLY))
+		return nat_request(packet, service, &sought, &found, it);
+	if (!found.is_there || !found.lives)
 		return NOBODYS;
 
-	NOTE(service, flow->service);
-	NOTE(flow, flow->state);
-	NOTE(endpoint, flow->endpoint);
+	NOTE(service, connection_service(found.where));
+	NOTE(flow, connection_state_of(found.who));
+	NOTE(endpoint, connection_endpoint(found.where));
 	if (is_for_many(packet->eth))
 		return drop(VERDICT_LINK_BROADCAST);
 	if (ttl_of(packet) <= 1)
 		return drop(VERDICT_TTL_EXPIRED);
 	if (kind == PACKET_ICMP_ERROR)
-		return nat_error(packet, &key, flow, it);
-	return nat_reply(packet, &key, flow, it);
+		return nat_error(packet, service, &sought, &found, it);
+	return nat_reply(packet, &found, it);
 }

@@ -262,9 +262,15 @@ static __always_inline enum packet_kind parse_transport(struct packet *packet, u
 	}
 	if (HAS(UDP) && packet->protocol == IPPROTO_UDP) {
 		struct udphdr *udp = packet->udp;
+		u64 zero;
 
 		if ((void *)(udp + 1) > end || bpf_ntohs(udp->len) < sizeof(*udp) || bytes < bpf_ntohs(udp->len))
 			return PACKET_MALFORMED;
+		/* A datagram opens, closes and numbers nothing. The verifier needn't know: it follows one way for all protocols. */
+		zero = forgotten(0, *(u64 *)udp);
+		packet->opens = packet->closes = zero & 1;
+		packet->flags = zero;
+		packet->sequence = packet->acknowledged = zero;
 		return PACKET_TRANSPORT;
 	}
 	if (HAS(SCTP) && packet->protocol == IPPROTO_SCTP) {
@@ -338,6 +344,15 @@ static __always_inline enum packet_kind forget_protocol(struct xdp_md *ctx, stru
 	return PACKET_TRANSPORT;
 }
 
+/* Let the verifier forget what it learned when it was asked what a packet of any protocol does. */
+static __always_inline void forget_signs(struct packet *packet, u64 any)
+{
+	packet->protocol = forgotten(packet->protocol, any);
+	packet->opens = forgotten(packet->opens, any) & 1;
+	packet->closes = forgotten(packet->closes, any) & 1;
+	packet->flags = forgotten(packet->flags, any);
+}
+
 static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet *packet)
 {
 	void *end = (void *)(long)ctx->data_end;
@@ -348,6 +363,8 @@ static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet 
 	packet->ip = (void *)(packet->eth + 1);
 	if ((void *)(packet->ip + 1) > end)
 		return PACKET_NOT_IP;
+	if (HAS(VLAN))
+		packet->tci = forgotten(packet->tci, *(u64 *)packet->eth);
 	has_ipv6 = packet->eth->h_proto == bpf_htons(ETH_P_IPV6);
 	OPAQUE(has_ipv6);	/* else the compiler tests h_proto again and again, and the verifier can't follow */
 	packet->has_ipv6 = has_ipv6;

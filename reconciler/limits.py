@@ -21,8 +21,6 @@ FEWEST_ENDPOINTS = 16_383
 FLOWS = 131_072
 """Connections of NAT, and flows that are remembered in a transition. Enough for most."""
 MOST_FLOWS = 16_777_216
-FLOW_ROWS = 2 * FLOWS
-"""Of NAT: a connection has a row for each direction."""
 
 SOURCE_LISTS = 65_535
 """Different lists of allowed sources. A row of a service has 16 bits for the number of one, and 0 stands for none."""

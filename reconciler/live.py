@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from operator import is_
@@ -12,7 +11,7 @@ from types import MappingProxyType
 from reconciler import progress
 from reconciler.kernel.port import Kernel
 from reconciler.kinds import KINDS, RESOURCES
-from reconciler.readings.flows import open_flows
+from reconciler.readings.flows import open_counts
 from reconciler.resource import Desired, Key, Live, Resource, by_kind
 
 
@@ -77,5 +76,4 @@ def _keys_by_kind(keys: Iterable[Key]) -> dict[str, set[Key]]:
 
 def with_connections(live: Live, kernel: Kernel) -> Live:
     """The same state, with the open connections of each service and endpoint counted."""
-    counts = Counter((flow.service, flow.endpoint) for flow in open_flows(kernel))
-    return replace(live, connections=dict(counts))
+    return replace(live, connections=open_counts(kernel))

@@ -37,6 +37,7 @@ PROTOCOLS = {
     Mode.DSR_L2: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
     Mode.DSR_L3: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
 }
+LONGEST_IDLE_S = 4 * 3600
 ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH, Algorithm.MAGLEV)
 UNDEFINED_TRAFFIC = tuple(Undefined)
 
@@ -131,7 +132,7 @@ def of_service(service: Service) -> Iterator[Unsupported]:
     if service.affinity is not None:
         yield _key(service, "affinity")
     if service.idle_timeout_s is not None:
-        yield _key(service, "idleTimeout")
+        yield from _idle_timeout(service, service.idle_timeout_s)
 
 
 def of_pool(pool: Pool, use: Use, node: Node) -> Iterator[Unsupported]:
@@ -153,6 +154,18 @@ def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:
     for address in addresses:
         if address.version == 6:
             yield Unsupported(span, f"the IPv6 address {address} is not supported in mode nat yet; supported: IPv4")
+
+
+def _idle_timeout(service: Service, idle_s: float) -> Iterator[Unsupported]:
+    place = _place(service, "idleTimeout")
+    if service.mode is Mode.FULLNAT:
+        yield _key(service, "idleTimeout")
+    elif service.mode.is_dsr:
+        what = f"idleTimeout does nothing in mode {service.mode}, which remembers no idle connections"
+        yield Unsupported(place, what, "leave it out, or choose mode nat")
+    elif idle_s > LONGEST_IDLE_S:
+        what = "an idleTimeout longer than 4h is not supported: times of the table come round after five hours"
+        yield Unsupported(place, what, "write 4h at most; keepalives keep connections open for longer")
 
 
 def _value(

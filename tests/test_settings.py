@@ -7,14 +7,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
 import pytest
 
-from reconciler import clock
 from reconciler import plan as planning
 from reconciler.apply import apply
 from reconciler.cli import get
 from reconciler.cli.main import main
 from reconciler.compile import compile_node
 from reconciler.dataplane import rows as row_types
-from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, FLOWS, SETTINGS, Direction, FlowState, TooBigCode
+from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, SETTINGS, ConnectionState, TooBigCode
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.service import ServiceRow, indexed_rows
@@ -28,6 +27,7 @@ from reconciler.resource import Change, Context, Key, Live
 from reconciler.snapshot import live_from_json, live_to_json
 from reconciler.view import view
 from tests.config.manifests import node, pool, service
+from tests.connections import connection, put
 from tests.strategies import fake_source
 
 OWN = tuple(map(ip_interface, ("fe80::1/64", "10.1.0.1/24", "2001:db8:1::1/64")))
@@ -162,11 +162,10 @@ def test_syns_that_nothing_followed_are_counted_apart_from_open_connections(flee
     kernel = FakeKernel()
     apply(plan_for(kernel, desired_of(fleet_of(Mode.NAT))), kernel).raise_if_failed()
     (service, *_), (endpoint, *_) = indexed_rows(kernel), numbered_rows(kernel)
-    now = clock.now_ns()
-    states = (FlowState.OPENING, FlowState.OPENING, FlowState.OPEN, FlowState.CLOSING)
-    kernel.update(FLOWS.name, [
-        FLOWS.pack(row_types.FlowKey(bytes([10, 9, 9, number]), service.row.vip.packed, 257, 80, 6),
-                   row_types.Flow(bytes(4), 0, Direction.REQUEST, state, endpoint.number, service.index, now, 0))
+    opening = ConnectionState.OPENING
+    states = (opening, opening, ConnectionState.OPEN, ConnectionState.CLIENT_CLOSED, ConnectionState.OVER)
+    put(kernel, [
+        connection(number, state, endpoint=endpoint.number, service=service.index)
         for number, state in enumerate(states)
     ])  # fmt: skip
     for what, name in (("services", service.row.id), ("endpoints", endpoint.row.id)):

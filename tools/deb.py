@@ -33,7 +33,8 @@ Priority: optional
 Architecture: {architecture}
 Maintainer: lbctl maintainers <lbctl@invalid>
 Installed-Size: {size_kib}
-Depends: python3 (>= {python}), python3 (<< {next_python}), python3-yaml, python3-jinja2, python3-numpy, libbpf1
+Depends: python3 (>= {python}), python3 (<< {next_python}), python3-yaml, python3-jinja2, python3-numpy, libbpf1,
+ libatomic1
 Recommends: python3-bpfcc, git, linux-headers-{architecture}
 Suggests: git
 Description: GitOps for a layer-4 load balancer in the Linux kernel

@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     is_wanted = wanted.matching()
 
     def text() -> str:
+        if what == "flows" and args.output != "yaml" and not may_only_ask(args):
+            return _flows(args, wanted)
         asked = _asked(args, what)
         if wanted != FlowFilter():
             asked["items"] = list(filter(is_wanted, asked["items"]))
@@ -80,6 +82,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _flows(args: argparse.Namespace, wanted: FlowFilter) -> str:
+    """There may be millions, so no row is made of one where it isn't asked for."""
+    from reconciler.readings.flows import chosen, flows
+    from reconciler.render import flows as render
+
+    found = chosen(flows(open_kernel(args)), wanted).in_order()
+    if args.output == "json":
+        return render.as_json(found)
+    return render.as_table(found, _TABLES["flows"][0], _NONE.format("flows"), stdout_style(args).columns)
+
+
 def _text(args: argparse.Namespace, what: str, asked: Mapping[str, Any]) -> str:
     if args.output == "json":
         return as_json(asked)
@@ -88,7 +101,7 @@ def _text(args: argparse.Namespace, what: str, asked: Mapping[str, Any]) -> str:
     columns, wide = _TABLES[what]
     rows = list(map(_for_people, asked["items"]))
     shown = columns + wide if args.output == "wide" else columns
-    nothing = _NOTHING.get(what, f"There are no {args.what} on this node.")
+    nothing = _NOTHING.get(what, _NONE.format(args.what))
     return table(rows, shown, nothing, stdout_style(args).columns)
 
 
@@ -115,6 +128,7 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
+_NONE = "There are no {} on this node."
 _NOTHING = {
     "checker": "Nobody checks on this node: no agent runs, or no pool has a healthCheck.",
     "health": "No pool of this node has a healthCheck, or no agent has run here yet.",
@@ -126,7 +140,7 @@ _FILTERS = {
     "client": "of this address, address with a port, or network",
     "service": "of this VIP, or this service",
     "endpoint": "of this address, address with a port, or network",
-    "state": "opening, open or closing",
+    "state": "opening, open, client-closed, endpoint-closed or over",
     "protocol": "tcp or udp",
 }
 _BYTES = ["request_bytes", "reply_bytes"]
@@ -147,7 +161,7 @@ _TABLES: dict[str, tuple[list[str], list[str]]] = {
     "checker": (["pid", "targets", "in_flight", "late_p99_ms", "checks", "suspects_s"], []),
     "drains": (["endpoint", "pool", "since_s", "ends_s", "deadline_s", "by", "reason"], []),
     "announcements": (["vip", "state", "metric", "why"], ["table"]),
-    "flows": (["client", "service", "endpoint", "state", "idle_s"], []),
+    "flows": (["client", "service", "endpoint", "state", "protocol", "idle_s"], []),
     "transitions": (["ring", "moving", "slots", "began_s", "used_s", "settles_s"], ["former"]),
     "verdicts": (["verdict", "packets"], ["meaning"]),
 }

@@ -166,13 +166,18 @@ CHUNK_LINES = 1 << 16
 RING_CHUNKS = _array_of_arrays("ring_chunks", RowType(rows.Line), CHUNK_LINES, 4_096)
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
 REMEMBERED = _array("remembered", RowType(rows.Bucket), 131_072, _DSR, is_mmapable=True)
-# 0 → the secret of the hashes of `remembered`, made with the map
-SEED = _array("seed", RowType(rows.Seed), 1, _DSR)
+# 0 → the secret of the hashes of `remembered` and `connections`, made with the map
+SEED = _array("seed", RowType(rows.Seed), 1, (*_NAT, *_DSR))
 # index of a ring → number of turns that round-robin has taken
 RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
 # name of a ring → what user space knows of it; the program has no use for it
 RING_NAMES = _hash("ring_names", RowType(rows.RingName), RowType(rows.RingNote), 16_384)
-FLOWS = _hash("flows", RowType(rows.FlowKey), RowType(rows.Flow), limits.FLOW_ROWS, _NAT, MapType.LRU_HASH)
+# hash → four connections of NAT over IPv4 (bpf/connection.h)
+CONNECTIONS = _array("connections", RowType(rows.Connections), limits.FLOWS * 5 // 8, _NAT, is_mmapable=True)
+# 0 → what other connections of a client look like to it while one is opened; only the program has a use for it
+LOOKS = _array("looks", RowType(rows.Looks), 1, _NAT, MapType.PERCPU_ARRAY)
+# index of a service of NAT → what its clients see of it; outlives the service as long as connections have the index
+FRONTS = _array("fronts", RowType(rows.Front), limits.SERVICES, _NAT, is_mmapable=True)
 # 0 → while one program takes over from another one: that other one
 OTHER = _array("other", NUMBER, 1, _NAT, MapType.PROG_ARRAY)
 SERVICE_COUNTERS = _array("service_counters", _TRAFFIC, limits.SERVICES, type_=MapType.CPU_ARRAY)
@@ -211,9 +216,9 @@ MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, SERVICE_CHANGES, KNOWN_SERVICES, RINGS,
-        RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, FLOWS, OTHER, SERVICE_COUNTERS,
-        ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS,
-        WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
+        RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS, LOOKS, FRONTS, OTHER,
+        SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED,
+        WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 
@@ -258,15 +263,12 @@ class TooBigCode(IntEnum):
     DROP = 1
 
 
-class Direction(IntEnum):
-    REQUEST = 0      # client to VIP: the flow's new address is the endpoint's and replaces the destination
-    REPLY = 1        # endpoint to client: the flow's new address is the VIP and replaces the source
-
-
-class FlowState(IntEnum):
-    OPENING = 0      # the client has sent nothing but SYNs; UDP: the endpoint has not answered
+class ConnectionState(IntEnum):
+    OPENING = 0           # the client has sent nothing but SYNs; UDP: the endpoint has not answered
     OPEN = 1
-    CLOSING = 2      # after a FIN or a RST; a SYN starts afresh
+    CLIENT_CLOSED = 2     # after the client's FIN
+    ENDPOINT_CLOSED = 3
+    OVER = 4              # after a RST, or a FIN of each side; a SYN opens a new one
 
 
 class Memory(IntEnum):
@@ -316,6 +318,7 @@ class Verdict(IntEnum):
     LINK_BROADCAST = 25, "dropped: the packet is for one VIP, its frame for many hosts (broadcast or multicast)"
     NOT_ALLOWED = 26, "dropped: the client is in none of the networks that may use the service"
     NOT_ALLOWED_ANSWERED = 27, "dropped: the client may not use the service, and was told"
+    TABLE_FULL = 28, "dropped: the table of connections has no room for another one"
     CHECK = 30, "a check of an endpoint through its VIP, forwarded to the endpoint"
     CHECK_ANSWERED = 31, "an answer to such a check, handed to who checks"
     # On endpoints whose program unpacks tunnels: the fate of each tunnelled packet.

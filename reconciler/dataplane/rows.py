@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 from typing import Annotated, NamedTuple
 
-from reconciler.dataplane.row import U8, U16, U32, U64, BigU32, IPv4, IPv6, Port
+from reconciler.dataplane.row import U8, U16, U32, U64, IPv4, IPv6, Port
 
 
 class Number(NamedTuple):
@@ -145,24 +145,29 @@ class RingNote(NamedTuple):
     digest: Annotated[bytes, "V16"]
 
 
-class FlowKey(NamedTuple):
-    source: IPv4
-    destination: IPv4
-    source_port: Port
-    destination_port: Port
-    protocol: U8
-    pad: Annotated[bytes, "V3"] = bytes(3)
+class Connections(NamedTuple):
+    """Four connections of NAT, each a word of `who` and one of `where`."""
+
+    who: Annotated[bytes, "4u8"]
+    where: Annotated[bytes, "4u8"]
 
 
-class Flow(NamedTuple):
-    address: IPv4
+class Looks(NamedTuple):
+    """Addresses and ports that a client must not see twice."""
+
+    places: Annotated[bytes, "8u8"]
+
+
+class Front(NamedTuple):
+    """What clients of NAT see of a service. An IPv4 address is the first four bytes."""
+
+    vip: IPv6
     port: Port
-    direction: U8
-    state: U8
-    endpoint: U32
-    service: U32
-    last_seen: U64
-    acknowledged: BigU32
+    target_port: Port
+    idle: U16
+    protocol: U8
+    version: U8
+    idle_s: U32 = 0
     pad: Annotated[bytes, "V4"] = bytes(4)
 
 

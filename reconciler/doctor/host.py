@@ -6,16 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from reconciler import connections
 from reconciler.doctor.finding import Finding
 from reconciler.errors import BuildError
 from reconciler.kernel import counters, headers, offloads
 from reconciler.kernel.cache import cache_dir
 from reconciler.kernel.port import Kernel
+from reconciler.kinds.program import NEARLY_FULL_PERCENT
 from reconciler.model import Node, Role
-from reconciler.readings.flows import open_flows
 from reconciler.resource import Key, Resource
 
-NEARLY_FULL_PERCENT = 90
 _COUNT, _MOST = "net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"
 
 
@@ -82,7 +82,7 @@ def _of_tables(node: Node, held: Mapping[Key, Resource], kernel: Kernel) -> Iter
     for what, count, room in (
         ("services", sum(key.kind == "service" for key in held), loaded.sizes.services),
         ("endpoints", sum(key.kind == "endpoint" for key in held), loaded.sizes.endpoints),
-        ("flows", sum(1 for _ in open_flows(kernel)), loaded.sizes.flows),
+        ("flows", connections.live(kernel).size, loaded.sizes.flows),
     ):
         if room and count * 100 >= room * NEARLY_FULL_PERCENT:
             yield Finding(

@@ -225,7 +225,7 @@ def _service(table: _Table, key: _Key, line: int, options: Options, notices: Not
         scheduler=scheduling.name,
         unweighted=scheduling.unweighted,
         affinity=affinity,
-        idle_timeout=values.timeout(idle_s, "--set", (line, _shown(key)), notices) if idle_s else None,
+        idle_timeout=values.idle_timeout(idle_s, "--set", (line, _shown(key)), notices) if idle_s else None,
     )
 
 

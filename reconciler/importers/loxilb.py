@@ -164,7 +164,7 @@ def _rule(rule: Object, probes: Probes, notices: Notices) -> Service | None:
         scheduler=f"sel={selection}",
         unweighted=selection != _WEIGHTED,
         affinity=affinity,
-        idle_timeout=values.timeout(idle, "inactiveTimeOut", (service.line, where), notices) if idle else None,
+        idle_timeout=values.idle_timeout(idle, "inactiveTimeOut", (service.line, where), notices) if idle else None,
         allowed_sources=tuple(dict.fromkeys(_source(item) for item in _list(rule, "allowedsources"))),
         check=probes.check(service, endpoints, protocol, first, where) if monitored else None,
     )

@@ -24,7 +24,7 @@ _OPTIONS = {
     "--loglevel": "-l", "--max_ports": "-mp", "--max_realservers": "-mrs", "--max_associations": "-ma",
 }  # fmt: skip
 _CAPACITIES = {"-mp": ("services", 10**6), "-mrs": ("endpoints", 10**6), "-ma": ("flows", 10**9)}
-_LONGEST = "1d"
+_LONGEST = "4h"
 _NOTE_IDLE = f"sbulb remembers clients until its table is full: idleTimeout {_LONGEST} is written"
 _NOTE_SERVERS = "sbulb also translates what servers send without being asked, which has no counterpart"
 _SERVICE_MISSING = "the file alone names neither VIP nor ports: give the command line too, or add a Service"

@@ -11,6 +11,7 @@ from reconciler.importers.draft import Address, InputError, Notices
 
 MAX_PORT = 65_535
 TIMEOUT_S = (1.0, 31 * 86_400.0)
+IDLE_TIMEOUT_S = (1.0, 4 * 3_600.0)
 _HOST_PORT = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([^:]*))?")
 
 
@@ -90,6 +91,11 @@ def clip(value: float, limits: tuple[float, float], what: str, place: tuple[int,
         line, where = place
         notices.add(line, f"{where}: {what} {value:g} has no counterpart: {kept:g} is written")
     return kept
+
+
+def idle_timeout(time_s: float, what: str, place: tuple[int, str], notices: Notices) -> str:
+    """How long connections may be idle as the manifests write it."""
+    return duration(clip(time_s, IDLE_TIMEOUT_S, what, place, notices))
 
 
 def timeout(time_s: float, what: str, place: tuple[int, str], notices: Notices) -> str:

@@ -22,7 +22,13 @@ from typing import Any
 
 from reconciler import children, private, progress
 from reconciler.dataplane import program
-from reconciler.dataplane.layout import ENDPOINT_COUNTERS, KNOWN_SERVICES, REMEMBERED, SERVICE_COUNTERS
+from reconciler.dataplane.layout import (
+    CONNECTIONS,
+    ENDPOINT_COUNTERS,
+    KNOWN_SERVICES,
+    REMEMBERED,
+    SERVICE_COUNTERS,
+)
 from reconciler.errors import BuildError, FilesError
 from reconciler.kernel import headers, maps
 from reconciler.kernel.cache import ENVIRONMENT, cache_dir
@@ -43,13 +49,14 @@ def _rows_of_cpu(capacity: int, is_trial: bool) -> int:
 
 _SIZES: Mapping[str, tuple[int, Callable[[int, bool], int]]] = {
     REMEMBERED.name: (0x6275636B65740001, lambda capacity, _: capacity - 1),
+    CONNECTIONS.name: (0x636F6E6E65637401, lambda capacity, _: capacity),
     SERVICE_COUNTERS.name: (0x7365727669636501, _rows_of_cpu),
     ENDPOINT_COUNTERS.name: (0x656E64706F696E01, _rows_of_cpu),
     KNOWN_SERVICES.name: (0x6B6E6F776E737201, _rows_of_cpu),
 }
 """By map: the number that stands in the program for one that depends on the map's size (BUCKET_MASK of bpf/remember.h,
-KNOWN_ROWS of bpf/vip.h, SERVICE_ROWS and ENDPOINT_ROWS of bpf/count.h), and what it is for a number of rows, in a
-trial or not."""
+CONNECTION_BUCKETS of bpf/connection.h, KNOWN_ROWS of bpf/vip.h, SERVICE_ROWS and ENDPOINT_ROWS of bpf/count.h), and
+what it is for a number of rows, in a trial or not."""
 _LOAD_64_BIT_IMMEDIATE = 0x18
 
 

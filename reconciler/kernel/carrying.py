@@ -10,35 +10,73 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from reconciler.dataplane.connections import Entries, Key, Pair
 from reconciler.dataplane.convert import dtype_of
 from reconciler.dataplane.description import MapDescription
 from reconciler.dataplane.flow_memory import Buckets, homes, place_for, resized
-from reconciler.dataplane.layout import MapType
+from reconciler.dataplane.layout import (
+    CONNECTIONS,
+    ENDPOINT_COUNTERS,
+    ENDPOINTS,
+    FRONTS,
+    REMEMBERED,
+    RING_TURNS,
+    SEED,
+    SERVICE_COUNTERS,
+    VERDICTS,
+    MapType,
+)
 from reconciler.dataplane.row import COUNTER
 from reconciler.dataplane.slots import Words
-from reconciler.kernel import filling, maps
+from reconciler.kernel import connections, filling, former_flows, maps
 from reconciler.kernel.maps import OpenMap
 
 Rows = dict[bytes, bytes]
+Beside = Callable[[str], OpenMap]
+"""Opens another map of a generation, by its name."""
 
 
 class Carrier(ABC):
-    """One map. `seen` are the rows of the source that the target has, as the source has them; None: not known."""
+    """One map. `beside` opens the other maps of the generation that the target belongs to."""
 
     def __init__(
-        self, name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription
+        self, name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription, beside: Beside
     ) -> None:
         self.name, self.source, self.target = name, source, target
-        self._held, self._wanted = held, wanted
+        self._held, self._wanted, self._beside = held, wanted, beside
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make the target what the source is, whatever it was."""
+
+    @abstractmethod
+    def follow(self) -> int:
+        """Make the target again what the source is; returns the number of rows that were written or removed."""
+
+    @abstractmethod
+    def finish(self) -> int:
+        """Add to the target what came to the source since; returns the number of rows that this was about."""
+
+
+class Counters(Carrier):
+    """Numbers that only grow; all fields of 64 bits are such numbers, and other fields stay as they are. What was
+    counted since is added. What the new program counts in the instant between the reading and the writing of a row is
+    lost.
+
+    `seen` are the rows of the source that the target has, as the source has them; None: not known."""
+
+    def __init__(
+        self, name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription, beside: Beside
+    ) -> None:
+        super().__init__(name, source, held, target, wanted, beside)
         self._convert = filling.between(name, held, wanted)
         self.seen: Rows | None = None
 
     def prepare(self) -> None:
-        """Make the target what the source is, whatever it was."""
         rows = self._rows()
         stale = self._all(self.target).keys() - self.converted(rows).keys()
         maps.delete(self.target, list(stale))
@@ -46,7 +84,6 @@ class Carrier(ABC):
         self.seen = rows
 
     def follow(self) -> int:
-        """Make the target again what the source is; returns the number of rows that were written or removed."""
         seen, rows = self.seen or {}, self._rows()
         changed = {key: row for key, row in rows.items() if seen.get(key) != row}
         gone = {key: seen[key] for key in seen.keys() - rows.keys()}
@@ -56,20 +93,21 @@ class Carrier(ABC):
         return len(changed) + len(gone)
 
     def finish(self) -> int:
-        """Add to the target what came to the source since; returns the number of rows that this was about."""
-        rows = self._rows()
-        if self.seen is None:
-            return self.merge({}, rows, {})
+        if self.seen is None:  # nobody knows any more how much of it is there already
+            return 0
         seen = self.seen
-        changed = {key: row for key, row in rows.items() if seen.get(key) != row}
-        gone = {key: seen[key] for key in seen.keys() - rows.keys()}
-        before = {key: seen[key] for key in changed if key in seen}
-        return self.merge(before, changed, gone)
-
-    @abstractmethod
-    def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
-        """Carry over rows that differ: `before` as the target was given them, `after` as the source has them now; and
-        those that are gone from the source."""
+        rows = {key: row for key, row in self._rows().items() if seen.get(key) != row}
+        former, now = self.converted({key: seen[key] for key in rows if key in seen}), self.converted(rows)
+        if self.target.shape.type == MapType.CPU_ARRAY:
+            self._add(former, now)
+            return len(now)
+        for key, row in now.items():
+            held = maps.lookup(self.target, key)
+            if held is not None:
+                content = self._words(held).copy()
+                content += (self._words(row) - self._words(former.get(key, bytes(len(row))))) * self._is_counter
+                maps.update_one(self.target, key, content.tobytes())
+        return len(now)
 
     def converted(self, rows: Mapping[bytes, bytes]) -> Rows:
         """Rows of the source as rows of the target, in the same order."""
@@ -87,53 +125,6 @@ class Carrier(ABC):
     @staticmethod
     def _all(opened: OpenMap) -> Rows:
         return dict(maps.dump(opened))
-
-
-class Connections(Carrier):
-    """Rows that a program makes, changes and removes. What the new program knows better stays as it is; what it
-    removed and the former one made anew comes back."""
-
-    def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
-        known = self.converted(before)
-        moved = 0
-        for (key, row), former in zip(self.converted(after).items(), self._aligned(before, after, known), strict=True):
-            if former is not None and maps.lookup(self.target, key) == former:
-                maps.update_one(self.target, key, row)
-                moved += 1
-            else:
-                moved += maps.insert_one(self.target, key, row)
-        for key, row in self.converted(gone).items():
-            if maps.lookup(self.target, key) == row:
-                maps.delete_one(self.target, key)
-                moved += 1
-        return moved
-
-    @staticmethod
-    def _aligned(before: Rows, after: Rows, known: Rows) -> Iterator[bytes | None]:
-        """For each row of `after`, the one that the target was given before."""
-        given = dict(zip(before, known.values(), strict=True))
-        return (given.get(key) for key in after)
-
-
-class Counters(Carrier):
-    """Numbers that only grow; all fields of 64 bits are such numbers, and other fields stay as they are. What was
-    counted since is added. What the new program counts in the instant between the reading and the writing of a row is
-    lost."""
-
-    def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
-        if self.seen is None:  # nobody knows any more how much of it is there already
-            return 0
-        former, now = self.converted(before), self.converted(after)
-        if self.target.shape.type == MapType.CPU_ARRAY:
-            self._add(former, now)
-            return len(now)
-        for key, row in now.items():
-            held = maps.lookup(self.target, key)
-            if held is not None:
-                content = self._words(held).copy()
-                content += (self._words(row) - self._words(former.get(key, bytes(len(row))))) * self._is_counter
-                maps.update_one(self.target, key, content.tobytes())
-        return len(now)
 
     def _add(self, former: Rows, now: Rows) -> None:
         """Add to counters where they lie, all at once."""
@@ -164,21 +155,23 @@ class Counters(Carrier):
 
 
 class FlowMemory(Carrier):
-    """The flows that are remembered in a transition."""
+    """The flows that are remembered in a transition. `seen` are those that the target was given; None: not known."""
+
+    seen: Buckets | None = None
 
     def prepare(self) -> None:
-        self._buckets = filling.buckets_of(self.source)
-        content = resized(self._buckets, self.target.shape.capacity).tobytes()
+        self.seen = filling.buckets_of(self.source)
+        content = resized(self.seen, self.target.shape.capacity).tobytes()
         maps.overwrite(self.target, [(b"", content)])
-        self.seen = {}
 
     def follow(self) -> int:
-        before, self._buckets = self._buckets, filling.buckets_of(self.source)
-        return self._carry(before, self._buckets)
+        return self.finish()
 
     def finish(self) -> int:
         now = filling.buckets_of(self.source)
-        return self._carry(self._buckets if self.seen is not None else np.zeros_like(now), now)
+        before = self.seen if self.seen is not None else np.zeros_like(now)
+        self.seen = now
+        return self._carry(before, now)
 
     def _carry(self, before: Buckets, now: Buckets) -> int:
         size, count = now.shape[0], self.target.shape.capacity
@@ -195,16 +188,58 @@ class FlowMemory(Carrier):
             del there
         return moved
 
-    def merge(self, before: Rows, after: Rows, gone: Rows) -> int:
-        raise NotImplementedError
+
+class Connections(Carrier):
+    """NAT's connections. What the new program knows better stays as it is; what it removed and the former one made
+    anew comes back. `seen` are those of the source that the target was given; empty: not known."""
+
+    def __init__(
+        self, name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription, beside: Beside
+    ) -> None:
+        super().__init__(name, source, held, target, wanted, beside)
+        if name == CONNECTIONS.name:
+            filling.between(name, held, wanted)  # raises KernelError if the table is another version's
+        self._table = connections.Table(target, connections.seed_of(beside(SEED.name)))
+        self.seen: Mapping[Key, Pair] = {}
+
+    def prepare(self) -> None:
+        entries = self._entries()
+        self._table.fill(entries)
+        self.seen = entries.by_key()
+
+    def follow(self) -> int:
+        return self._carry(is_used=False)
+
+    def finish(self) -> int:
+        return self._carry(is_used=True)
+
+    def _carry(self, *, is_used: bool) -> int:
+        before, self.seen = self.seen, self._entries().by_key()
+        return self._table.carry(before, self.seen, is_used=is_used)
+
+    def _entries(self) -> Entries:
+        return connections.held(self.source)
 
 
-CARRIED: Mapping[str, type[Carrier]] = {
-    "flows": Connections,
-    "service_counters": Counters,
-    "endpoint_counters": Counters,
-    "verdicts": Counters,
-    "ring_turns": Counters,
-    "remembered": FlowMemory,
+class FormerConnections(Connections):
+    """Those of a program that has a row for each direction of a connection."""
+
+    def _entries(self) -> Entries:
+        fronts = former_flows.Fronts(maps.read_joined(self._beside(FRONTS.name))[1])
+        endpoints = maps.read_joined(self._beside(ENDPOINTS.name))[1]
+        found = former_flows.entries(self.source, self._held, endpoints, fronts)
+        fronts.write(self._beside(FRONTS.name))
+        return found
+
+
+CARRIED: Mapping[str, tuple[str, type[Carrier]]] = {
+    former_flows.FLOWS: (CONNECTIONS.name, FormerConnections),
+    CONNECTIONS.name: (CONNECTIONS.name, Connections),
+    SERVICE_COUNTERS.name: (SERVICE_COUNTERS.name, Counters),
+    ENDPOINT_COUNTERS.name: (ENDPOINT_COUNTERS.name, Counters),
+    VERDICTS.name: (VERDICTS.name, Counters),
+    RING_TURNS.name: (RING_TURNS.name, Counters),
+    REMEMBERED.name: (REMEMBERED.name, FlowMemory),
 }
-"""The maps that programs write, but for caches. The last is carried over last before the swap."""
+"""The maps that programs write, but for caches, and those of another program to which they are carried. The last is
+carried over last before the swap."""

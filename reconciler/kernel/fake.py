@@ -168,6 +168,19 @@ class FakeKernel:
             content[NUMBER.unpack(key).number] = np.frombuffer(value, np.uint64)
         return content.reshape(-1)
 
+    def swap_words(self, map_name: str, swaps: Sequence[tuple[int, int, int]]) -> list[bool]:
+        return [self._swap(map_name, *swap) for swap in swaps]
+
+    def _swap(self, map_name: str, index: int, seen: int, wanted: int) -> bool:
+        words = self.words(map_name)
+        if words is None or index >= words.size or int(words[index]) != seen:
+            return False
+        words[index] = wanted
+        row = MAPS[map_name].value_size // 8
+        number = index // row
+        value = words[number * row : number * row + row].tobytes()
+        return self._update(map_name, NUMBER.pack(Number(number)), value) is None
+
     def chunk(self, outer: str, index: int) -> Words | None:
         return self.inner.get(outer, {}).get(index)
 

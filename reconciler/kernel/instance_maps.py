@@ -14,6 +14,8 @@ import numpy as np
 
 from reconciler.dataplane.description import MapDescription, describe
 from reconciler.dataplane.layout import (
+    CONNECTIONS,
+    FRONTS,
     INNER_IDS,
     MAPS,
     MMAPABLE,
@@ -25,7 +27,7 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, filling, generations, holders, maps, xdp
+from reconciler.kernel import atomic, bpf, filling, generations, handing, holders, maps, xdp
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.maps import OpenMap, Shape
@@ -81,6 +83,11 @@ class InstanceMaps:
         with self._held(map_name) as held:
             if held and held.is_own:
                 return maps.read_joined(held.opened)
+        if map_name in (CONNECTIONS.name, FRONTS.name) and held is None:
+            with refused(f"map {map_name}"):
+                generation = holders.live(self._instance)
+                if generation and handing.has_former(generation):
+                    return handing.read(generation, map_name)
         rows = self.dump(map_name)
         return b"".join(key for key, _ in rows), b"".join(value for _, value in rows)
 
@@ -158,6 +165,13 @@ class InstanceMaps:
         with refused(f"map {map_name}"):
             live = self._kept or holders.live(self._instance)
             return [] if live is None else list(_elsewhere(live, map_name))
+
+    def swap_words(self, map_name: str, swaps: Sequence[tuple[int, int, int]]) -> list[bool]:
+        with self._map(map_name) as opened:
+            if opened is None:
+                return [False] * len(swaps)
+            words = maps.words(opened)
+            return [index < words.size and atomic.swap(words, index, seen, wanted) for index, seen, wanted in swaps]
 
     def chunk(self, outer: str, index: int) -> Words | None:
         with self._inner(outer, index) as inner:

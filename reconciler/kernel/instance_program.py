@@ -10,10 +10,19 @@ from dataclasses import astuple, replace
 from pathlib import Path
 
 from reconciler.dataplane.description import Description, MapDescription, describe, specs_of
-from reconciler.dataplane.layout import KNOWN_SERVICES, MMAPABLE, OTHER, SEED, WATCHERS, MapSpec, MapType
+from reconciler.dataplane.layout import (
+    CONNECTIONS,
+    KNOWN_SERVICES,
+    MMAPABLE,
+    OTHER,
+    SEED,
+    WATCHERS,
+    MapSpec,
+    MapType,
+)
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, filling, generations, holders, maps, takeover, xdp
+from reconciler.kernel import bpf, filling, generations, handing, holders, maps, takeover, xdp
 from reconciler.kernel.build import Image, build
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.holders import shape_of
@@ -76,6 +85,8 @@ class InstanceProgram(InstanceMaps):
                 live.description.lineage if live else generations.new_lineage(), tuple(features), wanted,
                 {name: maps.describe(fd).id for name, fd in descriptors.items()}, astuple(sizes),
             )  # fmt: skip
+            if live and CONNECTIONS.name in descriptors:
+                handing.fill(live, lambda name: maps.describe(descriptors[name], wanted[name].type))
             program = stack.enter_context(bpf.closing(bpf.load_program(name, image.linked(descriptors))))
             unused = [descriptors[map_name] for map_name in descriptors.keys() - image.maps.keys()]
             unused.append(stack.enter_context(bpf.closing(generations.describe(description, live))))

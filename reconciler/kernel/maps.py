@@ -201,7 +201,7 @@ def write_array(opened: OpenMap, values: bytes) -> None:
 
 def read_whole(opened: OpenMap) -> list[Row]:
     """All rows, as pairs of many joined keys and as many joined values: what `overwrite` takes."""
-    return list(_chunks(opened))
+    return [read_joined(opened)] if _is_in_memory(opened) else list(_chunks(opened))
 
 
 def mapped(opened: OpenMap) -> mmap.mmap:

@@ -223,6 +223,11 @@ class Kernel(Protocol):
         """
         ...
 
+    def swap_words(self, map_name: str, swaps: Sequence[tuple[int, int, int]]) -> list[bool]:
+        """Change words of such an array, each in one atomic step: its place, what it was when somebody looked, and
+        what it becomes; returns for each whether it was still that."""
+        ...
+
     def chunk(self, outer: str, index: int) -> Words | None:
         """An inner array of an array of arrays, to be read and written in place. None if there is none."""
         ...

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from reconciler.dataplane.layout import OTHER
+from reconciler.errors import KernelError
 from reconciler.kernel import bpf, generations, holders, maps, xdp
 from reconciler.kernel.carrying import CARRIED, Carrier
 from reconciler.kernel.generations import Generation
@@ -125,29 +126,37 @@ def _formers(instance: Instance, new: Generation) -> list[Generation]:
     for held in xdp.running():
         if held.program and held.id != new.program.id and holders.are_kin(new.program, held.program):
             generation = generations.of_program(held.program)
-            if generation and any(_differs(name, generation, new) for name in CARRIED):
+            if generation and any(_differs(generation, name, new, to) for name, (to, _) in CARRIED.items()):
                 found[held.id] = generation
     return list(found.values())
 
 
-def _differs(name: str, former: Generation, new: Generation) -> bool:
-    numbers = [generation.description.ids.get(name) for generation in (former, new)]
+def _differs(former: Generation, name: str, new: Generation, to: str) -> bool:
+    numbers = former.description.ids.get(name), new.description.ids.get(to)
     return None not in numbers and numbers[0] != numbers[1]
 
 
 def _carriers(former: Generation, new: Generation, stack: ExitStack) -> Iterator[Carrier]:
-    for name, carrier in CARRIED.items():
-        if not _differs(name, former, new):
+    def beside(name: str) -> maps.OpenMap:
+        opened = _opened(new, name, stack)
+        if opened is None:
+            raise KernelError(f"the program has no map {name}")
+        return opened
+
+    for name, (to, carrier) in CARRIED.items():
+        if not _differs(former, name, new, to):
             continue
-        opened = [generation.open(name) for generation in (former, new)]
-        for fd in opened:
-            if fd is not None:
-                stack.enter_context(bpf.closing(fd))
-        source, target = opened
-        if source is not None and target is not None:
-            held, wanted = (generation.description.maps[name] for generation in (former, new))
-            opened_maps = maps.describe(source, held.type), maps.describe(target, wanted.type)
-            yield carrier(name, opened_maps[0], held, opened_maps[1], wanted)
+        source, target = _opened(former, name, stack), _opened(new, to, stack)
+        if source and target:
+            held, wanted = former.description.maps[name], new.description.maps[to]
+            yield carrier(name, source, held, target, wanted, beside)
+
+
+def _opened(generation: Generation, name: str, stack: ExitStack) -> maps.OpenMap | None:
+    fd = generation.open(name)
+    if fd is None:
+        return None
+    return maps.describe(stack.enter_context(bpf.closing(fd)), generation.description.maps[name].type)
 
 
 def _introduce(instance: Instance, new: Generation, former: Generation) -> None:

@@ -19,11 +19,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from reconciler import remembered
+from reconciler import connections, remembered
 from reconciler.dataplane import endpoint_table as endpoint_tables
 from reconciler.dataplane import slots
 from reconciler.dataplane.endpoint_table import EndpointTable, Index, Words, words_of
-from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, FLOWS, EndpointRowState, word
+from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, EndpointRowState, word
 from reconciler.dataplane.rows import Address as AddressRow
 from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
@@ -338,12 +338,12 @@ class EndpointKind(Kind):
         free = table.free_numbers(count, self.kernel.capacity(ENDPOINTS.name))
         if len(free) == count:
             return free
-        flows = FLOWS.value.array(self.kernel.joined(FLOWS.name)[1])
-        used = set(np.unique(flows["endpoint"]).tolist())
+        used = connections.numbers_in_use(self.kernel)[0]
         used |= former_endpoints(self.kernel) | remembered.endpoints_in_use(self.kernel, slots.now())
         retired = table.numbers[table.states == EndpointRowState.RETIRED].tolist()
         reusable = [number for number in retired if number not in used][: count - len(free)]
         remembered.forget(self.kernel, reusable)
+        connections.forget(self.kernel, endpoints=reusable)
         self.kernel.delete(ENDPOINT_COUNTERS.name, [ENDPOINT_COUNTERS.key.pack(Number(number)) for number in reusable])
         return free + reusable
 

@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import ClassVar
 
+from reconciler import connections
 from reconciler.dataplane.description import describe, layout_digest, specs_of
+from reconciler.dataplane.layout import CONNECTIONS
 from reconciler.dataplane.program import DECAPSULATE, is_built_of, program_name
 from reconciler.dataplane.sizes import memory_bytes
 from reconciler.errors import KernelError
@@ -17,7 +19,7 @@ from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.limits import Sizes
 from reconciler.model import Role
-from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
 from reconciler.view import NodeView
 
 
@@ -86,6 +88,7 @@ def _shown(feature: str) -> str:
 
 
 PROGRAM = Key("program", "data-plane")
+NEARLY_FULL_PERCENT = 90
 
 
 def program_of(view: NodeView) -> Program:
@@ -114,6 +117,17 @@ class ProgramKind(Kind):
             loaded.is_taking_over,
         )  # fmt: skip
         return Reading((held,))
+
+    def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
+        loaded = self.kernel.loaded_program() if wanted else None
+        room = loaded.sizes.flows if loaded and self.kernel.capacity(CONNECTIONS.name) else 0
+        if not room or connections.used(self.kernel) * 100 < room * NEARLY_FULL_PERCENT:
+            return
+        if connections.live(self.kernel).size * 100 >= room * NEARLY_FULL_PERCENT:
+            yield Concern(
+                PROGRAM, f"the table of connections is nearly full: it is made for {room:,}",
+                f"a greater `capacity: {{flows: {2 * room}}}` of the Node; a full table refuses new connections",
+            )  # fmt: skip
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         return [self._write(change) for change in changes]

@@ -4,6 +4,7 @@ of a map, so that is atomic."""
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,8 +15,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from reconciler import model
+from reconciler import connections, model
+from reconciler.dataplane.connections import IDLE_S, idle_units
 from reconciler.dataplane.layout import (
+    FRONTS,
     SERVICE_COUNTERS,
     SERVICE_MAPS,
     SERVICES,
@@ -25,7 +28,7 @@ from reconciler.dataplane.layout import (
     is_word,
     word,
 )
-from reconciler.dataplane.rows import Number, Service, ServiceKey
+from reconciler.dataplane.rows import Front, Number, Service, ServiceKey
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each, in_parts, once
@@ -51,8 +54,8 @@ _PROTOCOL_NAMES = {version: {n: name for name, n in numbers.items()} for version
 class ServiceRow(Resource):
     """One VIP, protocol and port; pings have port 0. `target_port` 0 stands for the port that the client asked for.
 
-    `sources` names the list of those who may use it, empty for everybody. `damage` says what is wrong with a row that
-    was written by somebody else.
+    `sources` names the list of those who may use it, empty for everybody. `idle_timeout_s`, of nat, 0: as the protocol
+    has it. `damage` says what is wrong with a row that was written by somebody else.
     """
 
     kind: ClassVar[str] = "service"
@@ -67,6 +70,7 @@ class ServiceRow(Resource):
     target_port: int = 0
     damage: str = ""
     sources: str = ""
+    idle_timeout_s: int = 0
 
     @property
     def id(self) -> str:
@@ -100,6 +104,7 @@ class ServiceRow(Resource):
         shown = {"mode": self.mode, "algorithm": self.algorithm, "ring": self.ring}
         shown |= {"target port": str(self.target_port)} if self.target_port else {}
         shown |= {"allowed sources": self.sources} if self.sources else {}
+        shown |= {"idle timeout": f"{self.idle_timeout_s:,} s"} if self.idle_timeout_s else {}
         return shown | ({"damage": self.damage} if self.damage else {})
 
     @property
@@ -108,7 +113,7 @@ class ServiceRow(Resource):
 
     def effect(self, after: Resource | None, context: Context) -> str:
         if isinstance(after, ServiceRow) and self.remembers == after.remembers:
-            if replace(self, sources=after.sources) == after:
+            if replace(self, sources=after.sources, idle_timeout_s=after.idle_timeout_s) == after:
                 said = "open connections stay"
             elif self.remembers:
                 said = "open connections stay, new ones follow the new row"
@@ -157,17 +162,32 @@ class IndexedRow:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
     """The rows of both families of IP. `values` are as the kernel holds them; `bare` are the same without an index;
-    `is_sound` says which have an index that counters have, and that no row before has."""
+    `is_sound` says which have an index that counters have, and that no row before has. `fronts` are by index."""
 
     keys: Sequence[bytes]
     values: NDArray[np.void]
     bare: Sequence[bytes]
     is_sound: NDArray[np.bool_]
+    fronts: NDArray[np.void]
 
     def row(self, place: int, rings: RingNames, sources: SourceNames) -> IndexedRow:
         value = SERVICES.value.unpack(self.values[place].tobytes())
         row = _decode(self.keys[place], value, rings, sources)
-        return IndexedRow(value.index, row if self.is_sound[place] else replace(row, damage="no counters of its own"))
+        if not self.is_sound[place]:
+            return IndexedRow(value.index, replace(row, damage="no counters of its own"))
+        if row.mode == Mode.NAT:
+            row = replace(row, idle_timeout_s=self._idle_timeout_s(value.index))
+            if not self.has_front(place, row):
+                row = replace(row, damage="no front, or another one's")
+        return IndexedRow(value.index, row)
+
+    def has_front(self, place: int, row: ServiceRow) -> bool:
+        """Whether a row's connections find what their clients see of it."""
+        index = int(self.values["index"][place])
+        return row.mode != Mode.NAT or (index < self.fronts.size and self.fronts[index].tobytes() == _front(row))
+
+    def _idle_timeout_s(self, index: int) -> int:
+        return int(self.fronts["idle_s"][index]) if index < self.fronts.size else 0
 
     @property
     def places(self) -> dict[bytes, int]:
@@ -187,7 +207,7 @@ def _table(kernel: Kernel) -> _Table:
     is_sound &= rows["index"] < kernel.capacity(SERVICE_COUNTERS.name)
     bare = rows.copy()
     bare["index"] = 0
-    return _Table(keys, rows, SERVICES.value.split(bare.tobytes()), is_sound)
+    return _Table(keys, rows, SERVICES.value.split(bare.tobytes()), is_sound, connections.fronts(kernel))
 
 
 def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
@@ -203,10 +223,12 @@ def rows_of(service: model.Service) -> tuple[ServiceRow, ...]:
     protocol, target = service.protocol.value, service.target_port or 0
     found = sources_of(service)
     sources = found.id if found else ""
+    idle_s = math.ceil(service.idle_timeout_s or 0)
     rows: list[ServiceRow] = []
     for vip in service.vips:
         rows += [
-            ServiceRow(vip, protocol, port, mode, algorithm, ring, target, sources=sources) for port in service.ports
+            ServiceRow(vip, protocol, port, mode, algorithm, ring, target, sources=sources, idle_timeout_s=idle_s)
+            for port in service.ports
         ]
         if service.takes_pings:
             rows.append(ServiceRow(vip, Protocol.ICMP.value, 0, mode, algorithm, ring, sources=sources))
@@ -245,11 +267,10 @@ class ServiceKind(Kind):
         places = table.places
         rings, sources = RingNames(self.kernel), SourceNames(self.kernel)
         room = self.kernel.capacity(SERVICE_COUNTERS.name)
-        is_free = np.ones(room, np.bool_)
-        is_free[table.values["index"][table.is_sound]] = False
-        free = iter(np.flatnonzero(is_free).tolist())
+        free = self._free_indexes(table, room)
         taken: list[bytes] = []
         outcomes: list[tuple[Change, Outcome]] = []
+        fronts: list[tuple[Change, Row]] = []
         rows: dict[int, list[tuple[Change, Row]]] = {version: [] for version in SERVICE_MAPS}
         gone: dict[int, list[tuple[Change, bytes]]] = {version: [] for version in SERVICE_MAPS}
         for change in changes:
@@ -260,6 +281,8 @@ class ServiceKind(Kind):
             key, ring = change.after.packed(), rings.number(change.after.ring)
             place = places.get(key)
             index = int(table.values["index"][place]) if place is not None and table.is_sound[place] else None
+            if index is not None and self._has_connections_to_another_port(table.values[place], change.after):
+                index = None
             if ring is None:
                 error = KernelError(f"{change.key} needs ring {change.after.ring}, which is not there")
                 outcomes.append((change, error))
@@ -278,13 +301,62 @@ class ServiceKind(Kind):
                 taken.append(SERVICE_COUNTERS.key.pack(Number(index)))
             row = key, _encode(change.after, index, ring, *known)
             rows[change.after.vip.version].append((change, row))
+            if change.after.mode == Mode.NAT:
+                fronts.append((change, (FRONTS.key.pack(Number(index)), _front(change.after))))
         self.kernel.delete(SERVICE_COUNTERS.name, taken)
+        done = self.kernel.update(FRONTS.name, [row for _, row in fronts])
+        lost = [(change, outcome) for (change, _), outcome in zip(fronts, done, strict=True) if outcome]
+        outcomes += lost
+        without = {change.key for change, _ in lost}
         for version, spec in SERVICE_MAPS.items():
-            done = self.kernel.update(spec.name, [row for _, row in rows[version]])
-            outcomes += zip((change for change, _ in rows[version]), done, strict=True)
+            fit = [(change, row) for change, row in rows[version] if change.key not in without]
+            done = self.kernel.update(spec.name, [row for _, row in fit])
+            outcomes += zip((change for change, _ in fit), done, strict=True)
             done = self.kernel.delete(spec.name, [key for _, key in gone[version]])
             outcomes += zip((change for change, _ in gone[version]), done, strict=True)
         return each(changes, outcomes)
+
+    def _free_indexes(self, table: _Table, room: int) -> Iterator[int]:
+        """Indexes for new rows: first those that no connection can have, then those of former services of nat that
+        none has any more."""
+        is_free = np.ones(room, np.bool_)
+        is_free[table.values["index"][table.is_sound]] = False
+        has_front = np.zeros(room, np.bool_)
+        has_front[: table.fronts.size] = table.fronts["protocol"][:room] != 0
+        yield from np.flatnonzero(is_free & ~has_front).tolist()
+        left = np.flatnonzero(is_free & has_front).tolist()
+        in_use = connections.numbers_in_use(self.kernel)[1] if left else set()
+        reusable = [index for index in left if index not in in_use]
+        connections.forget(self.kernel, services=reusable)
+        self.kernel.delete(FRONTS.name, [FRONTS.key.pack(Number(index)) for index in reusable])
+        yield from reusable
+
+    def _has_connections_to_another_port(self, held: NDArray[np.void], row: ServiceRow) -> bool:
+        """Whether connections would lose their endpoint's port: they go on with another index."""
+        if row.mode != Mode.NAT or int(held["mode"]) != ModeCode.NAT or int(held["target_port"]) == row.target_port:
+            return False
+        return int(held["index"]) in connections.numbers_in_use(self.kernel)[1]
+
+
+def _front(row: ServiceRow) -> bytes:
+    """What clients see of a service of nat."""
+    number = _PROTOCOLS[row.vip.version].get(row.protocol, 0)
+    idle_s = row.idle_timeout_s or IDLE_S.get(number, 0)
+    vip = row.vip.packed.ljust(16, b"\0")
+    idle = idle_units(idle_s) if idle_s else 0
+    return FRONTS.value.pack(
+        Front(vip, row.port, row.target_port, idle, number, row.vip.version, row.idle_timeout_s)
+    )
+
+
+def id_of_front(fronts: NDArray[np.void], number: int) -> str | None:
+    """The id of the service that a front is, or was, of; None if there is none at this number."""
+    if number >= fronts.size or not fronts["protocol"][number]:
+        return None
+    front = FRONTS.value.unpack(fronts[number].tobytes())
+    version = 6 if front.version == 6 else 4
+    vip = ip_address(front.vip if version == 6 else front.vip[:4])
+    return ServiceRow(vip, _protocol(version, front.protocol, 0), front.port, "", "", "").id
 
 
 def _right(
@@ -299,7 +371,7 @@ def _right(
         known = sources.found(row.vip.version, row.sources)
         if not note or not known or place not in left or not table.is_sound[place]:
             continue
-        if table.bare[place] == _encode(row, 0, note.number, *known):
+        if table.bare[place] == _encode(row, 0, note.number, *known) and table.has_front(place, row):
             right.append(row)
             del left[place]
     return right
@@ -362,11 +434,6 @@ def _key_of(id: str) -> bytes | None:
         return _pack_key(ServiceRow(ip_address(host), protocol, port, "", "", ""))
     except (ValueError, struct.error):
         return None
-
-
-def service_ids(kernel: Kernel) -> Mapping[int, str]:
-    """The id of each service, by the index of its counters."""
-    return {held.index: held.row.id for held in indexed_rows(kernel) if not held.row.damage}
 
 
 KIND = ServiceKind

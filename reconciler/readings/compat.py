@@ -20,7 +20,7 @@ from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import ServiceKind, ServiceRow
 from reconciler.model import text_of
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic
-from reconciler.readings.flows import HALF_OPEN, MAX_IDLE_S, OPEN, flows
+from reconciler.readings.flows import HALF_OPEN, OPEN, flows
 from reconciler.readings.health import drained, health
 from reconciler.readings.metrics import Family, Labels, Type
 
@@ -52,7 +52,7 @@ def compat_families(kernel: Kernel, instance_dir: Path, names: tuple[str, ...]) 
     if not names:
         return
     numbered = list(numbered_rows(kernel))
-    counts = Counter((f.service, f.endpoint, f.state) for f in flows(kernel) if f.idle_s < MAX_IDLE_S)
+    counts = flows(kernel).counts()
     open_of = Counter[str]()
     for (service, _, state), count in counts.items():
         open_of[service] += count if state == OPEN else 0

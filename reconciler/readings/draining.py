@@ -21,7 +21,7 @@ from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import ServiceKind, ServiceRow
 from reconciler.model import Address, place_of
 from reconciler.readings.counters import endpoint_traffic
-from reconciler.readings.flows import open_flows
+from reconciler.readings.flows import open_counts
 from reconciler.safe import SHOWN
 from reconciler.wish.drains import Drain
 
@@ -139,9 +139,9 @@ def left(kernel: Kernel, places: Collection[Place]) -> Left:
     if not any(row.remembers for row in counted):
         return Left(None, packets)
     open_ = sum(
-        any(place.is_about(pool_of.get(flow.service, ""), flow.endpoint) for place in places)
-        for flow in open_flows(kernel)
-    )
+        count for (service, endpoint), count in open_counts(kernel).items()
+        if any(place.is_about(pool_of.get(service, ""), endpoint) for place in places)
+    )  # fmt: skip
     return Left(open_, packets)
 
 

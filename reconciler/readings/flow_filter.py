@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from reconciler.errors import UsageError
@@ -28,38 +28,52 @@ class FlowFilter:
     state: str = ""
     protocol: str = ""
 
+    def places(self) -> dict[str, Place]:
+        """The places that were asked for, by name. Raises UsageError if one is none."""
+        named = {name: getattr(self, name) for name in ("client", "service", "endpoint")}
+        return {name: _place(name, text) for name, text in named.items() if text}
+
+    def words(self) -> dict[str, str]:
+        """The words that were asked for, by name."""
+        return {name: word for name in ("state", "protocol") if (word := getattr(self, name))}
+
     def matching(self) -> Callable[[Mapping[str, Any]], bool]:
         """The test of a flow. Raises UsageError if a place is none."""
-        places = {name: _place(name, getattr(self, name)) for name in ("client", "service", "endpoint")}
-        words = {name: word for name in ("state", "protocol") if (word := getattr(self, name))}
+        places, words = self.places(), self.words()
 
         def is_asked_for(flow: Mapping[str, Any]) -> bool:
             return all(flow[name] == word for name, word in words.items()) and all(
-                is_there(flow[name]) for name, is_there in places.items() if is_there
+                place.is_of(flow[name]) for name, place in places.items()
             )
 
         return is_asked_for
 
 
-def _place(name: str, text: str) -> Callable[[str], bool] | None:
-    """The test of a place, e.g. of `10.1.0.2:40000`; None if any will do."""
-    if not text:
-        return None
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A network, or an address in it with a port, or also a protocol; None is any."""
+
+    network: IPv4Network | IPv6Network
+    port: int | None = None
+    protocol: str | None = None
+
+    def is_of(self, id: str) -> bool:
+        """Whether an id is of it, e.g. `10.1.0.2:40000` or `20.20.20.1:80/tcp`."""
+        shown = _ID.fullmatch(id)
+        if shown is None:  # it was removed, and only its number is known
+            return False
+        is_port = self.port is None or int(shown[3]) == self.port
+        is_protocol = self.protocol in (None, shown[4])
+        return is_port and is_protocol and ip_address(shown[1] or shown[2]) in self.network
+
+
+def _place(name: str, text: str) -> Place:
+    """The place that a text names, e.g. `10.1.0.2:40000`."""
     found = _ID.fullmatch(text)
-    host, port, protocol = (found[1] or found[2], found[3], found[4]) if found else (text, None, None)
     try:
-        network = ip_network(host)
+        return Place(ip_network(found[1] or found[2]), int(found[3]), found[4]) if found else Place(ip_network(text))
     except ValueError as error:
         raise UsageError(
             f"--{name} {text} is neither an address, with a port or without, nor a network",
             hint="for example 10.1.0.2, 10.1.0.2:40000, [2001:db8::2]:40000 or 10.1.0.0/24",
         ) from error
-
-    def is_there(id: str) -> bool:
-        shown = _ID.fullmatch(id)
-        if shown is None:  # it was removed, and only its number is known
-            return False
-        is_port = port is None or shown[3] == port
-        return is_port and protocol in (None, shown[4]) and ip_address(shown[1] or shown[2]) in network
-
-    return is_there

@@ -1,23 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow table, as connections of clients to services."""
+"""NAT's connections of clients to services, a column for each fact: there may be millions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from reconciler import clock
-from reconciler.dataplane.layout import FLOWS, Direction, FlowState, word
+from reconciler import clock, connections
+from reconciler.dataplane.connections import PROTOCOLS, UNIT_SHIFT, unit_of
+from reconciler.dataplane.layout import ConnectionState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import ids_of
-from reconciler.kinds.service import service_ids
+from reconciler.kinds.service import id_of_front
+from reconciler.readings.flow_filter import FlowFilter, Place
+
+OPEN, HALF_OPEN = (word(ConnectionState, state) for state in (ConnectionState.OPEN, ConnectionState.OPENING))
+"""States of a flow. A flow is half open while the client has sent SYNs only; of UDP, until the endpoint answers."""
+STATES = [word(ConnectionState, state) for state in range(8)]
+NAMES = ["", *({6: "tcp", 17: "udp", 132: "sctp"}[number] for number in PROTOCOLS.values())]
+"""Of the protocols, as the table numbers them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One connection. `idle_s` is the time since the table last saw a packet of it (to a second)."""
+    """One connection. `idle_s` is the time since the last packet of it, to nine seconds."""
 
     client: str
     service: str
@@ -26,46 +38,112 @@ class Flow:
     idle_s: int
     protocol: str = "tcp"
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether it was silent for so long that it counts as over. bpf/connection.h has the same times."""
-        if self.protocol != "udp":
-            return self.idle_s >= MAX_IDLE_S
-        return self.idle_s >= (MAX_ONE_WAY_S if self.state == HALF_OPEN else MAX_DATAGRAM_IDLE_S)
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Flows:
+    """Connections. `service` and `endpoint` are places in the lists of their names, `state` and `protocol` in STATES
+    and NAMES."""
 
-def flows(kernel: Kernel) -> Iterator[Flow]:
-    """Every connection in the table. Connections that have ended stay in it until their row is needed."""
-    rows = kernel.dump(FLOWS.name)
-    if not rows:  # mostly, and to name the services of a large fleet takes time
-        return
-    numbers = FLOWS.value.array(b"".join(value for _, value in rows))["endpoint"]
-    endpoints = ids_of(kernel, np.unique(numbers).tolist())
-    services = service_ids(kernel)
-    now = clock.now_ns()
-    for key, row in FLOWS.unpack(rows):
-        if row.direction == Direction.REQUEST:
+    address: NDArray[np.uint32]
+    port: NDArray[np.uint16]
+    service: NDArray[np.intp]
+    endpoint: NDArray[np.intp]
+    state: NDArray[np.uint8]
+    protocol: NDArray[np.uint8]
+    idle_s: NDArray[np.int64]
+    services: Sequence[str]
+    endpoints: Sequence[str]
+
+    def __len__(self) -> int:
+        return int(self.address.size)
+
+    def __iter__(self) -> Iterator[Flow]:
+        columns = (self.clients(), *(each.tolist() for each in self._numbers()))
+        for client, service, endpoint, state, idle_s, protocol in zip(*columns, strict=True):
             yield Flow(
-                f"{'.'.join(map(str, key.source))}:{key.source_port}",
-                services.get(row.service, f"removed service {row.service}"),
-                endpoints.get(row.endpoint, f"removed endpoint {row.endpoint}"),
-                word(FlowState, row.state),
-                max(0, now - row.last_seen) // 1_000_000_000,
-                _PROTOCOLS.get(key.protocol, str(key.protocol)),
+                client, self.services[service], self.endpoints[endpoint], STATES[state], idle_s, NAMES[protocol]
             )
 
+    def part(self, chosen: NDArray[Any]) -> Flows:
+        """Those that are chosen, or all in another order."""
+        address, port = self.address[chosen], self.port[chosen]
+        service, endpoint, state, idle_s, protocol = (each[chosen] for each in self._numbers())
+        return Flows(address, port, service, endpoint, state, protocol, idle_s, self.services, self.endpoints)
 
-def open_flows(kernel: Kernel) -> Iterator[Flow]:
-    """Open connections: both sides have taken part, neither has closed it, and it is not silent for too long."""
-    return (flow for flow in flows(kernel) if flow.state == OPEN and not flow.is_silent)
+    def in_order(self) -> Flows:
+        """By service, then by client."""
+        rank = np.argsort(np.argsort(np.array(self.services, np.str_), kind="stable"))
+        return self.part(np.lexsort((self.port, self.address, rank[self.service]))) if len(self) else self
+
+    def clients(self) -> list[str]:
+        """Address and port of each client."""
+        packed = np.frombuffer(self.address.astype(">u4").tobytes(), "V4").tolist()
+        hosts = map(socket.inet_ntoa, packed)
+        return [f"{host}:{port}" for host, port in zip(hosts, self.port.tolist(), strict=True)]
+
+    def counts(self) -> Counter[tuple[str, str, str]]:
+        """How many there are of each service, endpoint and state."""
+        shape = len(self.services), len(self.endpoints), len(STATES)
+        kinds, counts = np.unique(
+            np.ravel_multi_index((self.service, self.endpoint, self.state), shape) if len(self) else np.zeros(0, int),
+            return_counts=True,
+        )
+        of = zip(*(each.tolist() for each in np.unravel_index(kinds, shape)), counts.tolist(), strict=True)
+        return Counter({
+            (self.services[service], self.endpoints[endpoint], STATES[state]): count
+            for service, endpoint, state, count in of
+        }) if kinds.size else Counter()  # fmt: skip
+
+    def _numbers(self) -> tuple[NDArray[Any], ...]:
+        return self.service, self.endpoint, self.state, self.idle_s, self.protocol
 
 
-OPEN, HALF_OPEN = (state.name.lower() for state in (FlowState.OPEN, FlowState.OPENING))
-"""States of a flow. A flow is half open while the client has sent SYNs only; of UDP, until the endpoint answers."""
+def chosen(of: Flows, wanted: FlowFilter) -> Flows:
+    """Those that somebody asked for. Raises UsageError if a place is none."""
+    is_wanted = np.ones(len(of), np.bool_)
+    words, places = wanted.words(), wanted.places()
+    coded: tuple[tuple[str, NDArray[np.uint8], Sequence[str]], ...] = (
+        ("state", of.state, STATES), ("protocol", of.protocol, NAMES)
+    )  # fmt: skip
+    for name, codes, names in coded:
+        if name in words:
+            is_wanted &= np.array([known == words[name] for known in names])[codes]
+    for name, column, ids in (("service", of.service, of.services), ("endpoint", of.endpoint, of.endpoints)):
+        if name in places and ids:
+            is_wanted &= np.array([places[name].is_of(id) for id in ids])[column]
+    if client := places.get("client"):
+        is_wanted &= _is_of(client, of)
+    return of.part(is_wanted)
 
 
-MAX_IDLE_S = 7_440
-"""RFC 5382, REQ-5: a NAT keeps an established connection for at least 2 hours 4 minutes."""
-MAX_DATAGRAM_IDLE_S, MAX_ONE_WAY_S = 120, 30
-"""Of UDP: RFC 4787, REQ-5, and as long as the endpoint has not answered."""
-_PROTOCOLS = {6: "tcp", 17: "udp"}
+def _is_of(place: Place, of: Flows) -> NDArray[np.bool_]:
+    """Whose clients are there."""
+    if place.network.version != 4:
+        return np.zeros(len(of), np.bool_)
+    first, last = int(place.network[0]), int(place.network[-1])
+    found: NDArray[np.bool_] = (of.address >= first) & (of.address <= last)
+    return found if place.port is None else found & (of.port == place.port)
+
+
+def flows(kernel: Kernel) -> Flows:
+    """Every connection that there is for the program, which are not all that take a place in the table."""
+    fronts = connections.fronts(kernel)
+    entries = connections.live(kernel, fronts)
+    numbers, service = np.unique(entries.services, return_inverse=True)
+    services = [id_of_front(fronts, number) or f"removed service {number}" for number in numbers.tolist()]
+    numbers, endpoint = np.unique(entries.endpoints, return_inverse=True)
+    known = ids_of(kernel, numbers.tolist()) if numbers.size else {}
+    endpoints = [known.get(number, f"removed endpoint {number}") for number in numbers.tolist()]
+    idle_s = (entries.ages(unit_of(clock.now_ns())).astype(np.int64) << UNIT_SHIFT) // 1_000_000_000
+    return Flows(
+        entries.clients, entries.ports, service.reshape(-1), endpoint.reshape(-1), entries.states, entries.protocols,
+        idle_s, services, endpoints,
+    )  # fmt: skip
+
+
+def open_counts(kernel: Kernel) -> dict[tuple[str, str], int]:
+    """Open connections by service and endpoint: both sides have taken part, and neither has closed it."""
+    return {
+        (service, endpoint): count for (service, endpoint, state), count in flows(kernel).counts().items()
+        if state == OPEN
+    }  # fmt: skip

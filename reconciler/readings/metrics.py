@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What monitoring reads: counters and levels of a node as families of samples, in the terms of Prometheus.
 
-Reading is cheap: no ring is decoded, no flow is listed. What only grows is named `…_total`, as Prometheus has it.
+Reading is cheap: no ring is decoded, and flows are counted where they lie. What only grows is named `…_total`, as
+Prometheus has it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
-from reconciler.dataplane.layout import FLOWS
+import numpy as np
+
+from reconciler import connections
+from reconciler.dataplane.layout import CONNECTIONS, ConnectionState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic, verdicts
@@ -60,13 +64,24 @@ def node_families(kernel: Kernel, *, endpoints: bool) -> Iterator[Family]:
     yield Family("lbctl_endpoints", Type.GAUGE, "Rows of endpoints by their state", counted)
     moving = [((("ring", t.ring),), float(t.moving)) for t in transitions(kernel)]
     yield Family("lbctl_ring_slots_in_transition", Type.GAUGE, "Slots whose former endpoint is still needed", moving)
+    yield from _connections(kernel)
     full = list(occupancy(kernel))
     used = [((("map", each.map),), float(each.used)) for each in full]
     yield Family("lbctl_map_rows", Type.GAUGE, "How many rows of a map are in use", used)
     sizes = [((("map", each.map),), float(each.most)) for each in full]
-    if room := kernel.capacity(FLOWS.name):
-        sizes.append(((("map", FLOWS.name),), float(room)))
     yield Family("lbctl_map_rows_max", Type.GAUGE, "How many rows a map has room for", sizes)
+
+
+def _connections(kernel: Kernel) -> Iterator[Family]:
+    """NAT's table."""
+    loaded = kernel.loaded_program()
+    if loaded is None or not kernel.capacity(CONNECTIONS.name):
+        return
+    counts = np.bincount(connections.live(kernel).states, minlength=len(ConnectionState)).tolist()
+    states = [((("state", word(ConnectionState, state)),), float(counts[state])) for state in ConnectionState]
+    yield Family("lbctl_connections", Type.GAUGE, "Connections of nat by their state", states)
+    most = [((), float(loaded.sizes.flows))]
+    yield Family("lbctl_connections_max", Type.GAUGE, "How many connections of nat the table is made for", most)
 
 
 def health_families(instance_dir: Path) -> Iterator[Family]:

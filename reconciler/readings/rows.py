@@ -59,7 +59,7 @@ def _endpoints(node: Node) -> list[Item]:
 def _flows(node: Node) -> list[Item]:
     from reconciler.readings.flows import flows
 
-    return [asdict(flow) for flow in sorted(flows(node.kernel()), key=lambda flow: (flow.service, flow.client))]
+    return [asdict(flow) for flow in flows(node.kernel()).in_order()]
 
 
 def _transitions(node: Node) -> list[Item]:

@@ -56,7 +56,9 @@ def services(kernel: Kernel) -> list[Service]:
     rings = {ring.id: ring for ring in RingKind(kernel).read({}).resources if isinstance(ring, Ring)}
     rows = [row for row in ServiceKind(kernel).read({}).resources if isinstance(row, ServiceRow)]
     traffic = service_traffic(kernel)
-    counts = Counter((flow.service, flow.state) for flow in flows(kernel) if not flow.is_silent)
+    counts = Counter[tuple[str, str]]()
+    for (service, _, state), count in flows(kernel).counts().items():
+        counts[service, state] += count
     return [
         Service(
             row, len(rings[row.ring].members) if row.ring in rings else 0,
@@ -76,7 +78,9 @@ def endpoints(kernel: Kernel) -> list[Endpoint]:
         for member, share in ring.shares.items():
             shares.setdefault(member, {})[ring.name] = share
     traffic = endpoint_traffic(kernel)
-    counts = Counter((flow.endpoint, flow.state) for flow in flows(kernel) if not flow.is_silent)
+    counts = Counter[tuple[str, str]]()
+    for (_, endpoint, state), count in flows(kernel).counts().items():
+        counts[endpoint, state] += count
     return [
         Endpoint(
             numbered, DRAINING if numbered.state == "usable" and numbered.row.id not in shares else numbered.state,

@@ -55,7 +55,7 @@ def _rows(e: Explanation) -> Iterator[tuple[str, str]]:
         facts += [f"target port {e.service['target_port']}"] if "target_port" in e.service else []
         yield "service", ", ".join([str(e.service["service"]), *facts]) + row
     if e.connection:
-        yield "connection", f"known, {e.connection['state']} (row of flows)"
+        yield "connection", f"known, {e.connection['state']} (row of connections)"
     if e.slot:
         where = "without slots"
         if "slot" in e.slot:

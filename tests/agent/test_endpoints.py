@@ -130,7 +130,7 @@ def test_a_drain_is_told_heeded_and_over(site):
     [
         ("services.yaml", "round-robin", "least-connections", "is not supported yet"),
         ("pools.yaml", "endpoints:", "endpionts:", "unknown key"),
-        ("services.yaml", "ports: [25]", "ports: [25]\n  idleTimeout: 15m", "is not supported yet"),
+        ("services.yaml", "ports: [25]", "ports: [25]\n  affinity: {}", "is not supported yet"),
     ],
     ids=["not supported here", "broken", "not supported elsewhere"],
 )  # fmt: skip

@@ -7,12 +7,14 @@ import subprocess
 
 import pytest
 
-from reconciler.dataplane.layout import FLOWS
+from reconciler.dataplane.layout import CONNECTIONS, ConnectionState
 from reconciler.kernel import local_vips, xdp
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.real import RealKernel
 from tests.cli.killed import KILLED, lbctl
 from tests.kernel.conftest import entered
+from tests.packets.frames import At
+from tests.packets.table import Ends, Entry, Table
 
 pytestmark = pytest.mark.kernel
 
@@ -75,7 +77,7 @@ def test_a_killed_delete_can_be_finished(verb, manifests, netns, tmp_path):
 
 
 def test_a_killed_change_of_sizes_goes_on_and_leaves_no_second_set_of_maps(verb, manifests, netns, tmp_path):
-    """The flows of either program are there at the end, whenever the takeover was cut off."""
+    """The connections of either program are there at the end, whenever the takeover was cut off."""
     kernel = RealKernel(netns, tmp_path / "run")
     nodes = manifests / "nodes.yaml"
     text = nodes.read_text()
@@ -86,14 +88,15 @@ def test_a_killed_change_of_sizes_goes_on_and_leaves_no_second_set_of_maps(verb,
     changes = verb("apply", manifests, "--auto-approve")
     assert changes > 20
     for turn, number in enumerate(range(0, changes - 1, max(1, STEP // 3))):
-        flow = (turn.to_bytes(FLOWS.key_size), bytes([1] * FLOWS.value_size))
-        assert kernel.update(FLOWS.name, [flow]) == [None]
+        ends = Ends(At("10.9.9.9", turn + 1))
+        Table(kernel).put(ends, Entry(1, ConnectionState.OPEN))
         nodes.write_text(sizes[turn % 2])
-        verb("apply", manifests, "--auto-approve", code=(KILLED,), killed_before=number)
+        ended = (KILLED,) if number < changes - 5 else (KILLED, 0)  # the first one makes some things for good
+        verb("apply", manifests, "--auto-approve", code=ended, killed_before=number)
         verb("apply", manifests, "--auto-approve")
         verb("plan", manifests, "--detailed-exitcode")
-        assert flow in kernel.dump(FLOWS.name)
-        assert kernel.capacity(FLOWS.name) == 2 * (9_000, 20_000)[turn % 2]
+        assert ends in Table(kernel).entries()
+        assert kernel.capacity(CONNECTIONS.name) == (9_000, 20_000)[turn % 2] * 5 // 8
         program = kernel.loaded_program()
         assert program
         assert Instance(netns, tmp_path / "run").pinned() == [f"other-{program.id}", "program"]

@@ -9,22 +9,24 @@ import numpy as np
 import pytest
 
 from reconciler.dataplane.chunks import place_of
-from reconciler.dataplane.layout import FLOWS
+from reconciler.dataplane.layout import ConnectionState
 from reconciler.kernel import bpf, maps, xdp
 from reconciler.kernel.real import RealKernel
 from tests.cli.conftest import CHECKOUT
 from tests.kernel.conftest import entered
+from tests.packets.frames import At
+from tests.packets.table import Ends, Entry, Table
 
 pytestmark = pytest.mark.kernel
 
-OPEN_CONNECTION = (bytes(range(FLOWS.key_size)), bytes(FLOWS.value_size))
+ENDS, ENTRY = Ends(At("10.9.9.9", 40_000)), Entry(1, ConnectionState.OPEN)
 
 
 @pytest.fixture
 def pins(lbctl, manifests, netns):
     """The pins of a node that balances and has a connection open."""
     lbctl("apply", manifests, "--auto-approve")
-    assert RealKernel(netns, lbctl.run_dir).update(FLOWS.name, [OPEN_CONNECTION]) == [None]
+    Table(RealKernel(netns, lbctl.run_dir)).put(ENDS, ENTRY)
     return lbctl.run_dir / netns / "bpf"
 
 
@@ -83,7 +85,7 @@ def test_an_edit_after_all_pins_are_lost_reaches_packets_and_connections_stay(lb
     after = running(netns)
     assert slots_that_packets_see(after["front"]) != before
     assert after["front"].map_ids == after["back"].map_ids
-    assert OPEN_CONNECTION in RealKernel(netns, lbctl.run_dir).dump(FLOWS.name)
+    assert Table(RealKernel(netns, lbctl.run_dir)).entries() == {ENDS: ENTRY}
 
 
 def test_without_an_edit_the_plan_is_the_swap_and_nothing_else(lbctl, manifests, pins):
@@ -107,7 +109,7 @@ def test_a_pin_that_is_removed_comes_back_with_all_that_it_stands_for(lbctl, man
     assert "program data-plane" in plan
     lbctl("apply", manifests, "--auto-approve")
     assert lbctl("plan", manifests).startswith("No changes.")
-    assert OPEN_CONNECTION in RealKernel(netns, lbctl.run_dir).dump(FLOWS.name)
+    assert Table(RealKernel(netns, lbctl.run_dir)).entries() == {ENDS: ENTRY}
 
 
 def test_a_program_with_other_maps_than_the_pinned_ones_is_swapped_and_the_plan_says_what_breaks(

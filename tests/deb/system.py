@@ -17,7 +17,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 STORE = CHECKOUT / ".vm"
 PACKAGES = (
-    "python3,python3-yaml,python3-jinja2,python3-numpy,libbpf1,python3-bpfcc,linux-headers-amd64,git,"
+    "python3,python3-yaml,python3-jinja2,python3-numpy,libbpf1,libatomic1,python3-bpfcc,linux-headers-amd64,git,"
     "python3-venv,systemd,systemd-sysv,sudo,iproute2,ethtool,ca-certificates,openssl,openssh-server"
 )
 """What the package depends on and recommends, which apt would bring from a mirror; and what a Debian that somebody

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +12,16 @@ import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 
+from reconciler import clock
 from reconciler.dataplane import rows as row_types
+from reconciler.dataplane.connections import entry, unit_of
 from reconciler.dataplane.layout import (
-    FLOWS,
+    CONNECTIONS,
     REMEMBERED,
     AlgorithmCode,
-    Direction,
+    ConnectionState,
     EchoCode,
     EndpointRowState,
-    FlowState,
     Memory,
     ModeCode,
     TooBigCode,
@@ -29,7 +29,7 @@ from reconciler.dataplane.layout import (
     Verdict,
 )
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, maps
+from reconciler.kernel import bpf
 from reconciler.kernel.build import build
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.real import RealKernel
@@ -48,10 +48,9 @@ from tests.packets.balancer import (
     VIP,
     WEB,
     Balancer,
-    Flow,
-    FlowKey,
 )
 from tests.packets.frames import At, echo, frame, tagged, tcp, tcp6, udp
+from tests.packets.table import Ends, Entry
 from tests.packets.test_echo import to_endpoints
 from tests.packets.test_others import HOSTILE
 from tests.rings import write_rings
@@ -115,10 +114,19 @@ def empty(balancer: Balancer) -> None:
 def taken(balancer: Balancer) -> None:
     """The endpoint talks to the client's address and port already, for another VIP."""
     balancer.serve(ring=[1])
-    now = 1 << 62
-    balancer.set_flow(
-        FlowKey(SERVER, CLIENT), Flow(At("20.20.20.9", 80), Direction.REPLY, FlowState.OPEN, endpoint=1), now
-    )
+    balancer.front(9, At("20.20.20.9", 80))
+    balancer.table.put(Ends(CLIENT, service=9), Entry(1, ConnectionState.OPEN))
+
+
+def crowded(balancer: Balancer) -> None:
+    """All places in which the client's connection could be have others that are open."""
+    nat(balancer)
+    now = unit_of(clock.now_ns())
+    for bucket in set(balancer.table.buckets_of(Ends(CLIENT))):
+        pairs = [entry(place + 1, 9, TCP, ConnectionState.OPEN, now, endpoint=1, service=1) for place in range(4)]
+        words = np.array(pairs, np.uint64).T.tobytes()
+        key = CONNECTIONS.key.pack(row_types.Number(bucket))
+        assert balancer.kernel.update(CONNECTIONS.name, [(key, words)]) == [None]
 
 
 def rejecting(balancer: Balancer) -> None:
@@ -163,6 +171,7 @@ CASES: dict[str, Case] = {
     "nat, unknown": (nat, ACK, "front", Verdict.CONNECTION_UNKNOWN),
     "nat, TTL": (nat, tcp(CLIENT, WEB, "S", ttl=1), "front", Verdict.TTL_EXPIRED),
     "nat, clash": (taken, SYN, "front", Verdict.ADDRESS_CLASH),
+    "nat, table full": (crowded, SYN, "front", Verdict.TABLE_FULL),
     "nat, disabled": (disabled, tcp(SERVER, CLIENT, "SA"), "back", Verdict.ENDPOINT_DISABLED),
     "nat, no MAC": (behind(STRANGER, ModeCode.NAT), SYN, "front", Verdict.VIA_KERNEL),
     "empty pool": (empty, SYN, "front", Verdict.NO_ENDPOINT),
@@ -229,7 +238,7 @@ def test_no_number_of_explanations_changes_a_byte_of_any_map(balancer: Balancer,
     moving(balancer, UDP)
     balancer.send(udp(CLIENT, DNS))
     before = snapshot(balancer)
-    assert before[FLOWS.name]
+    assert before[CONNECTIONS.name]
     assert before[REMEMBERED.name]
     other = At(CLIENT.address, 5)
     for _ in range(3):
@@ -248,7 +257,7 @@ def test_each_run_begins_anew_and_frames_of_one_run_follow_each_other(balancer: 
         assert "flow" not in tried.one(SYN).seen
         opened, followed = tried.all(SYN, ACK)
         assert "flow" not in opened.seen
-        assert followed.seen["flow"] == FlowState.OPENING
+        assert followed.seen["flow"] == ConnectionState.OPENING
         assert followed.seen["endpoint"] == opened.seen["endpoint"]
         assert "slot" not in followed.seen
 
@@ -261,9 +270,9 @@ def test_a_trial_sees_the_connections_turns_and_states_of_the_moment(balancer: B
     balancer.send(tcp(At(CLIENT.address, 9), WEB, "S"))
     assert tried.one(SYN).seen["slot"] == 1
     balancer.send(SYN)
-    assert tried.one(ACK).seen["flow"] == FlowState.OPENING
+    assert tried.one(ACK).seen["flow"] == ConnectionState.OPENING
     balancer.send(ACK)
-    assert tried.one(ACK).seen["flow"] == FlowState.OPEN
+    assert tried.one(ACK).seen["flow"] == ConnectionState.OPEN
 
 
 def moving(balancer: Balancer, protocol: int, at: At = DNS) -> None:
@@ -291,21 +300,6 @@ def test_a_slot_in_transition_says_who_had_it_and_why_the_flow_goes_where(balanc
     assert seen(ack) == (Memory.REMEMBERED, 3, 3)
     balancer.endpoint(2, state=EndpointRowState.DISABLED)
     assert seen(tcp(At(CLIENT.address, 9), at, "A")) == (Memory.CURRENT, 3, 3)
-
-
-def test_the_copy_of_a_full_flow_table_loses_no_flow(balancer: Balancer, tried: Tried) -> None:
-    balancer.endpoint(1)
-    nat(balancer)
-    with balancer.kernel._map(FLOWS.name) as opened:
-        assert opened
-        row = FLOWS.value.pack(row_types.Flow(bytes(4), 0, Direction.REPLY, FlowState.OPEN, 1, 1, 0, 0))
-        rows = [(struct.pack("=I12x", number), row) for number in range(opened.shape.capacity)]
-        maps.update(opened, rows)
-        assert len(held := list(maps.dump(opened))) > 200_000
-    assert tried.one(SYN).verdict == Verdict.REQUEST
-    copied = tried.trial.rows(FLOWS.name)
-    assert set(held) < set(copied)
-    assert len(copied) == len(held) + 2  # the halves of the connection that was tried
 
 
 def test_the_code_is_that_of_the_loaded_program(balancer: Balancer, tried: Tried) -> None:

@@ -10,14 +10,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from reconciler import clock
+from reconciler.dataplane.connections import Entries, Pair, find, table_of
 from reconciler.dataplane.description import describe
 from reconciler.dataplane.flow_memory import resized
-from reconciler.dataplane.layout import ENDPOINT_COUNTERS, REMEMBERED, MapType
+from reconciler.dataplane.layout import (
+    CONNECTIONS,
+    ENDPOINT_COUNTERS,
+    ENDPOINTS,
+    FRONTS,
+    REMEMBERED,
+    SEED,
+    ConnectionState,
+    MapType,
+)
 from reconciler.dataplane.row import RowType
-from reconciler.dataplane.rows import EndpointLine, Traffic
-from reconciler.kernel import bpf, filling, maps
-from reconciler.kernel.carrying import Counters, FlowMemory
+from reconciler.dataplane.rows import Endpoint, EndpointLine, Front, Number, Traffic
+from reconciler.kernel import bpf, connections, filling, maps
+from reconciler.kernel.carrying import Connections, Counters, FlowMemory, FormerConnections
 from reconciler.kernel.maps import OpenMap, Shape
+from tests.connections import UDP, connection
+from tests.kernel.former import FLOWS, flow_rows
 
 pytestmark = pytest.mark.kernel
 
@@ -32,7 +45,11 @@ def memory(request: pytest.FixtureRequest) -> Iterator[FlowMemory]:
             fd = maps.create(REMEMBERED.name, shape, flags=REMEMBERED.flags)
             opened.append(maps.describe(stack.enter_context(bpf.closing(fd))))
             described.append(describe(REMEMBERED, capacity))
-        yield FlowMemory(REMEMBERED.name, opened[0], described[0], opened[1], described[1])
+        yield FlowMemory(REMEMBERED.name, opened[0], described[0], opened[1], described[1], nothing_beside)
+
+
+def nothing_beside(name: str) -> OpenMap:
+    raise AssertionError(name)
 
 
 def buckets(opened: maps.OpenMap) -> np.ndarray:
@@ -94,7 +111,9 @@ def counters() -> Iterator[Counters]:
             for spec, capacity in ((former, 100), (ENDPOINT_COUNTERS, 50))
         ]
         source, target = maps.describe(opened[0]), maps.describe(opened[1], MapType.CPU_ARRAY)
-        yield Counters("endpoint_counters", source, describe(former, 100), target, describe(ENDPOINT_COUNTERS, 50))
+        yield Counters(
+            "endpoint_counters", source, describe(former, 100), target, describe(ENDPOINT_COUNTERS, 50), nothing_beside
+        )  # fmt: skip
 
 
 def count(opened: OpenMap, number: int, packets: int) -> None:
@@ -127,3 +146,139 @@ def test_what_was_counted_during_the_swap_is_added_and_ways_stay(counters: Count
     counters.finish()
     assert lines(counters.target, 7)[0].request_packets == 17
     assert held[0, 7, 40:].tolist() == list(range(1, 25))
+
+
+@pytest.fixture(autouse=True)
+def _one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a connection may be seen a unit later than the same one before."""
+    moment = clock.now_ns()
+    monkeypatch.setattr(clock, "now_ns", lambda: moment)
+
+
+@pytest.fixture
+def beside() -> Iterator[dict[str, OpenMap]]:
+    """Maps of the generation that takes over."""
+    with ExitStack() as stack:
+        opened = {}
+        for spec, capacity in ((SEED, 1), (FRONTS, 8), (ENDPOINTS, 8)):
+            fd = maps.create(spec.name, Shape(spec.type, 4, spec.value_size, capacity), flags=spec.flags)
+            opened[spec.name] = maps.describe(stack.enter_context(bpf.closing(fd)))
+        maps.update_one(opened[SEED.name], bytes(4), bytes(range(16)))
+        yield opened
+
+
+def table(buckets: int, stack: ExitStack) -> OpenMap:
+    shape = Shape(MapType.ARRAY, 4, CONNECTIONS.value_size, buckets)
+    fd = maps.create(CONNECTIONS.name, shape, flags=CONNECTIONS.flags)
+    return maps.describe(stack.enter_context(bpf.closing(fd)))
+
+
+@pytest.fixture(params=[(40, 70), (70, 40)], ids=["larger", "smaller"])
+def carried(request: pytest.FixtureRequest, beside: dict[str, OpenMap]) -> Iterator[Connections]:
+    """Two empty tables of connections."""
+    with ExitStack() as stack:
+        source, target = (table(buckets, stack) for buckets in request.param)
+        descriptions = [describe(CONNECTIONS, buckets) for buckets in request.param]
+        yield Connections(CONNECTIONS.name, source, descriptions[0], target, descriptions[1], beside.__getitem__)
+
+
+def hold(opened: OpenMap, *pairs: Pair) -> None:
+    """Let a table have these, as if its program had put them there."""
+    seed = np.frombuffer(bytes(range(16)), np.uint64)
+    words = np.array(pairs, np.uint64).reshape(-1, 2)
+    connections.Table(opened, seed).fill(Entries(words[:, 0].copy(), words[:, 1].copy()))
+
+
+def pairs_of(opened: OpenMap) -> set[Pair]:
+    """What a program finds: in the buckets where it looks."""
+    entries, seed = connections.held(opened), np.frombuffer(bytes(range(16)), np.uint64)
+    assert (find(table_of(maps.words(opened)), entries, seed) >= 0).all()
+    return set(zip(entries.who.tolist(), entries.where.tolist(), strict=True))
+
+
+def test_connections_of_each_round_are_carried(carried: Connections) -> None:
+    first = [connection(number) for number in range(60)]
+    hold(carried.source, *first)
+    carried.prepare()
+    assert pairs_of(carried.target) == set(first)
+    assert carried.follow() == 0
+    later = [connection(1, silence=3), *first[2:50], *(connection(number) for number in range(100, 120))]
+    hold(carried.source, *later)
+    assert carried.follow() == 1 + 11 + 20
+    assert pairs_of(carried.target) == set(later)
+    carried.prepare()
+    assert pairs_of(carried.target) == set(later)
+
+
+def test_after_the_swap_what_the_new_program_knows_better_stays(carried: Connections) -> None:
+    old, seen, closed, gone, moved, back = (connection(number, silence=9) for number in range(6))
+    hold(carried.source, old, seen, closed, gone, moved, back)
+    carried.prepare()
+    theirs = connection(1), connection(2, ConnectionState.OVER), connection(4, endpoint=3)
+    hold(carried.target, old, *theirs, gone)
+    late = connection(0, silence=5), connection(2, silence=5), connection(7), connection(5, endpoint=2)
+    hold(carried.source, seen, *late, moved)
+    carried.finish()
+    assert pairs_of(carried.target) == {late[0], late[2], late[3], *theirs}
+
+
+def test_a_takeover_that_another_process_ends_adds_what_is_missing_and_touches_nothing(carried: Connections) -> None:
+    hold(carried.source, connection(1, silence=5), connection(2))
+    hold(carried.target, connection(1), connection(3))
+    carried.finish()
+    assert pairs_of(carried.target) == {connection(1), connection(2), connection(3)}
+
+
+def test_an_open_connection_takes_the_place_of_one_that_is_over(beside: dict[str, OpenMap]) -> None:
+    with ExitStack() as stack:
+        source, target = table(1, stack), table(1, stack)
+        carried = Connections(
+            CONNECTIONS.name, source, describe(CONNECTIONS, 1), target, describe(CONNECTIONS, 1), beside.__getitem__
+        )  # fmt: skip
+        over = connection(4, ConnectionState.OVER)
+        hold(target, *(connection(number) for number in range(3)), over)
+        hold(source, *(connection(number) for number in (7, 8)))
+        carried.finish()
+        assert len(pairs_of(target)) == 4 and over not in pairs_of(target)
+        assert {connection(number) for number in range(3)} < pairs_of(target)
+
+
+def test_connections_of_the_former_table_are_joined_from_their_halves_and_get_fronts(
+    beside: dict[str, OpenMap]
+) -> None:
+    """One half may have been lost; one connection's service is gone, one's has another target port now."""
+    for number, (vip, port, target_port) in enumerate([("20.20.20.1", 80, 8080), ("20.20.20.1", 81, 8081)]):
+        front = Front(bytes(map(int, vip.split("."))) + bytes(12), port, target_port, 867, 6, 4)
+        maps.update_one(beside[FRONTS.name], *FRONTS.pack(Number(number), front))
+    own_port = Endpoint(bytes((10, 2, 0, 2)), 9000, 1)
+    maps.update_one(beside[ENDPOINTS.name], *ENDPOINTS.pack(Number(2), own_port))
+    with ExitStack() as stack:
+        source = stack.enter_context(flow_rows(100))
+        both = source.connect(1, "20.20.20.1", 80, endpoint=1, port=8080, state=1)
+        request = source.connect(2, "20.20.20.1", 81, endpoint=2, port=9000, state=0, halves="request")
+        reply = source.connect(3, "20.20.20.1", 80, endpoint=1, port=8080, state=2, halves="reply")
+        gone = source.connect(4, "20.20.20.9", 80, endpoint=1, port=80, state=1)
+        changed = source.connect(5, "20.20.20.1", 81, endpoint=1, port=8000, state=1)
+        datagrams = source.connect(6, "20.20.20.1", 53, endpoint=1, port=53, state=1, protocol=UDP)
+        source.connect(7, "20.20.20.1", 80, endpoint=1, port=8080, state=1, age_s=8_000)
+        target = table(20, stack)
+        carried = FormerConnections(
+            FLOWS, source.opened, source.description, target, describe(CONNECTIONS, 20), beside.__getitem__
+        )  # fmt: skip
+        carried.prepare()
+        fronts = FRONTS.value.rows(FRONTS.value.array(maps.read_joined(beside[FRONTS.name])[1]))
+        found = {who >> 32: (who >> 11 & 7, where >> 47, fronts[where >> 29 & 0x3FFFF]) for who, where in
+                 pairs_of(target)}  # fmt: skip
+        states = ConnectionState
+        assert {client: (state, endpoint, front.port, front.target_port, front.protocol, front.vip[:4])
+                for client, (state, endpoint, front) in found.items()} == {
+            both: (states.OPEN, 1, 80, 8080, 6, bytes((20, 20, 20, 1))),
+            request: (states.OPENING, 2, 81, 8081, 6, bytes((20, 20, 20, 1))),
+            reply: (states.CLIENT_CLOSED, 1, 80, 8080, 6, bytes((20, 20, 20, 1))),
+            gone: (states.OPEN, 1, 80, 0, 6, bytes((20, 20, 20, 9))),
+            changed: (states.OPEN, 1, 81, 8000, 6, bytes((20, 20, 20, 1))),
+            datagrams: (states.OPEN, 1, 53, 0, 17, bytes((20, 20, 20, 1))),
+        }  # fmt: skip
+        before = pairs_of(target)
+        assert carried.follow() == carried.finish() == 0
+        assert pairs_of(target) == before

@@ -9,11 +9,12 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reconciler.dataplane.layout import MMAPABLE, MapType
 from reconciler.errors import BuildError
-from reconciler.kernel import bpf, maps
+from reconciler.kernel import atomic, bpf, maps
 
 pytestmark = pytest.mark.kernel
 
@@ -177,3 +178,12 @@ def test_a_map_that_is_overwritten_holds_the_rows_of_the_other_and_no_others(
         maps.update(target, [(u32(n), b"\x77" * size) for n in range(100)])
         maps.overwrite(target, maps.read_whole(source))
         assert sorted(maps.dump(target)) == sorted(maps.dump(source))
+
+
+@pytest.mark.parametrize("library", [atomic.LIBRARY, "libnone.so"])
+def test_a_word_is_changed_only_if_it_is_what_was_seen(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "LIBRARY", library)
+    words = np.array([1, 2**64 - 1, 3], np.uint64)
+    assert [atomic.swap(words, 1, 2**64 - 1, 2**63), atomic.swap(words, 1, 7, 8)] == [True, False]
+    assert words.tolist() == [1, 2**63, 3]
+    assert bool(atomic._step(library)) == (library != "libnone.so")

@@ -18,9 +18,9 @@ from reconciler.dataplane import rows
 from reconciler.dataplane.layout import (
     CHUNK_IDS,
     CHUNK_LINES,
+    CONNECTIONS,
     ENDPOINT_COUNTERS,
     ENDPOINTS,
-    FLOWS,
     MAPS,
     RING_CHUNKS,
     RING_NAMES,
@@ -110,10 +110,10 @@ def test_loading_makes_the_maps_of_the_layout_and_unloading_leaves_nothing(kerne
 
 def test_maps_of_a_feature_are_made_only_with_it(kernel: RealKernel) -> None:
     kernel.load_program(program_name(()), ())
-    (outcome,) = kernel.update(FLOWS.name, [(bytes(FLOWS.key_size), bytes(FLOWS.value_size))])
+    (outcome,) = kernel.update(CONNECTIONS.name, [(bytes(CONNECTIONS.key_size), bytes(CONNECTIONS.value_size))])
     assert isinstance(outcome, KernelError)
     loaded(kernel)
-    assert kernel.update(FLOWS.name, [(bytes(FLOWS.key_size), bytes(FLOWS.value_size))]) == [None]
+    assert kernel.update(CONNECTIONS.name, [(bytes(CONNECTIONS.key_size), bytes(CONNECTIONS.value_size))]) == [None]
 
 
 def test_another_program_takes_over_the_maps_with_their_rows(kernel: RealKernel) -> None:

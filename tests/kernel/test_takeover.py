@@ -8,17 +8,29 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 
 import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Dot1Q, Ether
 
 from reconciler import clock
-from reconciler.dataplane.layout import ENDPOINTS, FLOWS, OTHER, Direction, EndpointRowState, FlowState, MapType
+from reconciler.dataplane.connections import Pair, entry, of_pairs, unit_of
+from reconciler.dataplane.layout import (
+    CONNECTIONS,
+    ENDPOINTS,
+    FRONTS,
+    OTHER,
+    SEED,
+    ConnectionState,
+    EndpointRowState,
+    MapType,
+)
 from reconciler.dataplane.program import program_name
-from reconciler.dataplane.rows import Endpoint, Flow, FlowKey, Number
-from reconciler.kernel import bpf, holders, maps
+from reconciler.dataplane.rows import Endpoint, Front, Number
+from reconciler.kernel import bpf, connections, holders, maps
 from reconciler.kernel.bpf import XdpVerdict
+from reconciler.kernel.connections import Table
 from reconciler.kernel.maps import Shape
 from reconciler.kernel.real import RealKernel
 from reconciler.lab.build import wait_until
@@ -34,7 +46,8 @@ PACKET = IP(src=ENDPOINT, dst=CLIENT) / TCP(sport=8080, dport=40_000, flags="A")
 REPLY = bytes(LINK / PACKET)
 ACCEPTED = bytes(LINK / IP(src=ENDPOINT, dst=CLIENT) / TCP(sport=8080, dport=40_000, flags="SA"))
 TAGGED = bytes(LINK / Dot1Q(vlan=0, prio=5) / PACKET)
-SECOND_NS = 1_000_000_000
+OPEN = ConnectionState.OPEN
+FRONT_OF = {VIP: 3, OTHER_VIP: 4}
 NUMBER = struct.Struct("=I")
 OURS, UNKNOWN = XdpVerdict.REDIRECT, XdpVerdict.PASS
 """A packet of a known connection is sent on to its client; the kernel gets all others."""
@@ -57,6 +70,9 @@ def attached(inside: str, kernel: RealKernel, features: tuple[str, ...]) -> Iter
     kernel.load_program(program_name(features), features, Sizes(flows=1_000))
     row = Endpoint(bytes(map(int, ENDPOINT.split("."))), 0, EndpointRowState.USABLE)
     assert kernel.update(ENDPOINTS.name, [ENDPOINTS.pack(Number(1), row)]) == [None]
+    for vip, number in FRONT_OF.items():
+        front = Front(IPv4Address(vip).packed + bytes(12), 80, 8080, 867, 6, 4)
+        assert kernel.update(FRONTS.name, [FRONTS.pack(Number(number), front)]) == [None]
     kernel.attach("front", "native", None)
     yield
     kernel.unload_program()
@@ -86,20 +102,32 @@ def map_of(program: int, name: str) -> Iterator[maps.OpenMap]:
         yield maps.describe(fd)
 
 
-def connect(program: int, vip: str = VIP, state: FlowState = FlowState.OPEN, age_s: int = 0) -> tuple[bytes, bytes]:
+def connect(program: int, vip: str = VIP, state: ConnectionState = OPEN, silence: int = 0) -> Pair:
     """Have a program know the connection that the reply belongs to, in its own table."""
-    packed = [bytes(map(int, address.split("."))) for address in (ENDPOINT, CLIENT, vip)]
-    key = FlowKey(packed[0], packed[1], 8080, 40_000, 6)
-    last_seen = (clock.now_ns() - age_s * SECOND_NS) % (1 << 64)
-    row = FLOWS.pack(key, Flow(packed[2], 80, Direction.REPLY, state, 1, 0, last_seen, 0))
-    with map_of(program, FLOWS.name) as opened:
-        assert maps.update(opened, [row]) == [None]
-    return row
+    seen = (unit_of(clock.now_ns()) - silence) % 2048
+    pair = entry(int(IPv4Address(CLIENT)), 40_000, 6, state, seen, endpoint=1, service=FRONT_OF[vip])
+    with map_of(program, CONNECTIONS.name) as opened, map_of(program, SEED.name) as seed:
+        Table(opened, connections.seed_of(seed)).carry({}, of_pairs([pair]).by_key(), is_used=True)
+    return pair
 
 
 def forget(program: int) -> None:
-    with map_of(program, FLOWS.name) as opened:
-        maps.delete(opened, [key for key, _ in maps.dump(opened)])
+    with map_of(program, CONNECTIONS.name) as opened:
+        maps.words(opened)[:] = 0
+
+
+def known(kernel: RealKernel) -> set[tuple[int, int, int]]:
+    """The connections in the table of the loaded program: client, endpoint, service."""
+    program = kernel.loaded_program()
+    assert program
+    with map_of(program.id, CONNECTIONS.name) as opened:
+        found = connections.held(opened)
+    return set(zip(found.clients.tolist(), found.endpoints.tolist(), found.services.tolist(), strict=True))
+
+
+def facts(pair: Pair) -> tuple[int, int, int]:
+    found = of_pairs([pair])
+    return int(found.clients[0]), int(found.endpoints[0]), int(found.services[0])
 
 
 def test_what_one_program_knows_is_asked_by_the_other_and_stays_known(kernel: RealKernel) -> None:
@@ -112,8 +140,8 @@ def test_what_one_program_knows_is_asked_by_the_other_and_stays_known(kernel: Re
         row = connect(former)  # too late to be carried over before the swap
         assert verdict(new.id) == OURS, "it asks the former program"
         kernel.attach("front", "native", former)
-        assert kernel.dump(FLOWS.name) == []
-    assert kernel.dump(FLOWS.name) == [row]
+        assert known(kernel) == set()
+    assert known(kernel) == {facts(row)}
     assert verdict(new.id) == OURS
     assert kernel._instance.pinned() == [f"other-{new.id}", "program"]
 
@@ -128,7 +156,7 @@ def test_the_former_program_asks_for_connections_that_began_at_the_new_one(kerne
         row = connect(new.id)
         assert verdict(former) == OURS
         kernel.attach("front", "native", former)
-    assert kernel.dump(FLOWS.name) == [row]
+    assert known(kernel) == {facts(row)}
 
 
 def test_a_takeover_that_was_cut_off_goes_on_and_is_ended_by_the_next_load(kernel: RealKernel) -> None:
@@ -145,17 +173,17 @@ def test_a_takeover_that_was_cut_off_goes_on_and_is_ended_by_the_next_load(kerne
     assert verdict(new.id) == OURS, "the former program lives on and is asked"
     kernel.load_program(program_name(NAT), NAT, Sizes(flows=2_000))
     assert kernel.loaded_program() == new
-    assert kernel.dump(FLOWS.name) == [row]
+    assert known(kernel) == {facts(row)}
     assert verdict(new.id) == OURS
     cut_off.__exit__(None, None, None)
-    assert kernel.dump(FLOWS.name) == [row]
+    assert known(kernel) == {facts(row)}
 
 
 @pytest.mark.parametrize("frame", [REPLY, ACCEPTED], ids=["data", "SYN-ACK"])
 def test_a_program_that_knows_only_what_was_before_asks_the_other_one(kernel: RealKernel, frame: bytes) -> None:
     """A client's port was used before, for another VIP, and is used again just now: one program knows only that."""
     former = running(kernel)
-    connect(former, OTHER_VIP, FlowState.CLOSING, age_s=10)
+    connect(former, OTHER_VIP, ConnectionState.OVER, silence=1)
     kernel.load_program(program_name(NAT), NAT, Sizes(flows=2_000))
     new = kernel.loaded_program()
     assert new
@@ -165,13 +193,13 @@ def test_a_program_that_knows_only_what_was_before_asks_the_other_one(kernel: Re
         assert IP(run(new.id, frame).frame[14:]).src == VIP
         forget(new.id)
         kernel.attach("front", "native", former)
-    assert [key for key, _ in kernel.dump(FLOWS.name)] == [row[0]], "it comes back, having been made anew"
+    assert facts(row) in known(kernel), "it comes back, having been made anew"
     assert IP(run(new.id, frame).frame[14:]).src == VIP
 
 
 def test_a_connection_that_is_over_at_both_is_still_handled(kernel: RealKernel) -> None:
     former = running(kernel)
-    connect(former, state=FlowState.CLOSING, age_s=10)
+    connect(former, state=ConnectionState.OVER, silence=1)
     kernel.load_program(program_name(NAT), NAT, Sizes(flows=2_000))
     new = kernel.loaded_program()
     assert new
@@ -195,7 +223,7 @@ def test_the_other_program_sees_a_frame_with_its_tag(kernel: RealKernel, feature
         row = connect(former)
         assert verdict(new.id, TAGGED) == OURS
         kernel.attach("front", "native", former)
-    assert kernel.dump(FLOWS.name) == [row]
+    assert known(kernel) == {facts(row)}
 
 
 def test_the_kernel_never_empties_the_map_by_which_a_program_finds_the_other_one(

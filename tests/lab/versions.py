@@ -21,18 +21,18 @@ WIDER: Edits = {
     "bpf/maps.h": [
         ("that its nodes are on */\n};", "that its nodes are on */\n\tu32 timeout;\n};"),
         ("\tu8 echo;\n\tu8 pad[2];\n};", "\tu8 echo;\n\tu8 pad[2];\n\tu32 limit;\n};"),
-        ("\tu64 last_seen;", "\tu64 began;\n\tu64 last_seen;"),
+        ("\tu8 version;\n\tu32 idle_s;", "\tu8 version;\n\tu64 began;\n\tu32 idle_s;"),
     ],
     "reconciler/dataplane/rows.py": [
         ("    levels: U16 = 0\n", "    levels: U16 = 0\n    timeout: U32 = 30\n"),
         ('    echo: U8\n    pad: Annotated[bytes, "V2"] = bytes(2)\n',
          '    echo: U8\n    pad: Annotated[bytes, "V2"] = bytes(2)\n    limit: U32 = 7\n'),
-        ("    last_seen: U64\n", "    began: U64\n    last_seen: U64\n"),
+        ("    version: U8\n    idle_s: U32 = 0\n", "    version: U8\n    began: U64 = 0\n    idle_s: U32 = 0\n"),
     ],
     "reconciler/dataplane/layout.py": [("CHUNK_LINES, 4_096", "CHUNK_LINES, 2_048")],
     "reconciler/limits.py": [("FLOWS = 131_072", "FLOWS = 262_144")],
 }  # fmt: skip
-"""Rows of services, VIPs and flows are wider, the table of flows is larger, that of chunks is smaller."""
+"""Rows of services, VIPs and fronts are wider, the table of connections is larger, that of chunks is smaller."""
 
 NEWER: Edits = {"reconciler/dataplane/description.py": [("LAYOUT_VERSION = 1", "LAYOUT_VERSION = 2")]}
 

@@ -56,6 +56,16 @@ CASES = {
         {of("packets_total", verdict="no_route"): "0+50x60", of("packets_total", verdict="off_link"): "0+50x60"},
         {of("packets_total", verdict="no_route"): "0+50x60", of("packets_total", verdict="undefined"): "0+900x60"},
     ),
+    "LbctlConnectionsNearlyFull": (
+        {of("connections", state="open"): "80x60", of("connections", state="opening"): "15x60",
+         of("connections_max"): "100x60"},
+        {of("connections", state="open"): "80x60", of("connections_max"): "100x60",
+         of("connections", instance="lb2", state="open"): "80x60"},
+    ),
+    "LbctlConnectionsRefused": (
+        {of("packets_total", verdict="table_full"): "0+1x60"},
+        {of("packets_total", verdict="table_full"): "7x60", of("packets_total", verdict="no_endpoint"): "0+9x60"},
+    ),
     "LbctlPortsExhausted": (
         {of("packets_total", verdict="address_clash"): "0+1x60"},
         {of("packets_total", verdict="address_clash"): "5x60"},

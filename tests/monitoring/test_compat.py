@@ -6,15 +6,17 @@ import argparse
 import pytest
 
 from reconciler.cli.metrics import compat
+from reconciler.dataplane.layout import ConnectionState
 from reconciler.kinds.endpoint import numbered_rows
+from reconciler.kinds.service import indexed_rows
 from reconciler.readings import compat as module
 from reconciler.readings.compat import COMPAT, compat_families
 from reconciler.readings.counters import Traffic
-from reconciler.readings.flows import HALF_OPEN, OPEN, Flow
 from reconciler.readings.health import Drained, EndpointHealth
 from reconciler.readings.metrics import exposition
 from tests.agent.conftest import Node
 from tests.agent.test_web import samples
+from tests.connections import connection, put
 
 WEB, MAIL = "20.20.20.1:80/tcp", "20.20.20.2:25/tcp"
 BACKEND = ('{{local_address="20.20.20.1",local_port="80",remote_address="{0}",remote_port="8080",proto="TCP",'
@@ -29,13 +31,13 @@ def told(manifests, tmp_path, monkeypatch):
     traffic = {WEB: Traffic(10, 100, 1000, 90, 9000), MAIL: Traffic(1, 2, 3, 4, 5)}
     monkeypatch.setattr(module, "service_traffic", lambda _: traffic)
     monkeypatch.setattr(module, "endpoint_traffic", lambda _: {"10.2.0.1:8080": Traffic(7, 70, 700, 60, 6000)})
-    found = [
-        Flow("198.51.100.7:1", WEB, "10.2.0.1:8080", OPEN, 1),
-        Flow("198.51.100.7:2", WEB, "10.2.0.1:8080", OPEN, 1),
-        Flow("198.51.100.7:3", WEB, "10.2.0.2:8080", HALF_OPEN, 1),
-        Flow("198.51.100.7:4", WEB, "10.2.0.2:8080", OPEN, 9_999_999),
-    ]
-    monkeypatch.setattr(module, "flows", lambda _: iter(found))
+    (index,) = (held.index for held in indexed_rows(node.kernel) if held.row.id == WEB)
+    one, two = (held.number for held in numbered_rows(node.kernel) if held.row.port == 8080)
+    put(node.kernel, [
+        connection(1, endpoint=one, service=index), connection(2, endpoint=one, service=index),
+        connection(3, ConnectionState.OPENING, endpoint=two, service=index),
+        connection(4, endpoint=two, service=index, silence=900),
+    ])  # fmt: skip
 
     def call(*names, health=(), drains=()):
         monkeypatch.setattr(module, "health", lambda _: health)

@@ -14,8 +14,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,16 +23,18 @@ import numpy as np
 from reconciler.dataplane import rows
 from reconciler.dataplane.layout import (
     CHUNK_IDS,
+    CONNECTIONS,
     ENDPOINT_COUNTERS,
     ENDPOINTS,
     ENDPOINTS6,
-    FLOWS,
+    FRONTS,
     GATEWAYS,
     MAPS,
     PROBER,
     REMEMBERED,
     RING_CHUNKS,
     RING_TURNS,
+    SEED,
     SERVICE_CHANGES,
     SERVICE_COUNTERS,
     SERVICES,
@@ -46,10 +47,8 @@ from reconciler.dataplane.layout import (
     VIPS6,
     VLANS,
     AlgorithmCode,
-    Direction,
     EchoCode,
     EndpointRowState,
-    FlowState,
     MapSpec,
     MapType,
     ModeCode,
@@ -67,6 +66,7 @@ from reconciler.kinds.sources import SourceList, SourceNames, SourcesKind
 from reconciler.resource import Change
 from reconciler.ring_store import in_transition, remove_rings
 from tests.packets.frames import At, forwarded, translated, tunnelled
+from tests.packets.table import Ends, Entry, Table
 from tests.rings import write_rings
 
 FEATURES = (
@@ -191,26 +191,6 @@ def _enter(descriptor: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """Half of a connection."""
-
-    at: At
-    direction: Direction
-    state: FlowState
-    endpoint: int
-    service: int = 1
-    acknowledged: int = field(default=0, compare=False)
-
-
-class FlowKey(NamedTuple):
-    """What a flow is found by."""
-
-    source: At
-    destination: At
-    protocol: int = TCP
-
-
 class Traffic(NamedTuple):
     connections: int = 0
     request_packets: int = 0
@@ -226,6 +206,7 @@ class Balancer:
         self.kernel = kernel
         self.netns = netns
         self._program = program
+        self.table = Table(kernel)
         with inside(netns):
             self._ifindex = {name: socket.if_nametoindex(name) for name in NODE_MACS}
 
@@ -248,7 +229,14 @@ class Balancer:
         """A service whose ring, until told otherwise, has its own index. `sources` are the networks of its clients."""
         allowed = self._sources(6 if ":" in at.address else 4, sources)
         value = SERVICES.value.pack(rows.Service(index, ring or index, target_port, mode, algorithm, *allowed))
+        if mode is ModeCode.NAT and ":" not in at.address:
+            self.front(index, at, target_port, protocol)
         self._write(SERVICES6 if ":" in at.address else SERVICES, (_service_key(at, protocol), value))
+
+    def front(self, index: int, at: At, target_port: int = 0, protocol: int = TCP, idle: int = 0) -> None:
+        """What clients see of a service of NAT; `idle` is how long a connection may be silent, in units."""
+        row = rows.Front(_packed(at.address) + bytes(12), at.port, target_port, idle, protocol, 4)
+        self._write(FRONTS, FRONTS.pack(Number(index), row))
 
     def _sources(self, version: int, networks: Sequence[str]) -> tuple[int, int]:
         """What a service's row says of these networks, which have a list of their own."""
@@ -312,21 +300,13 @@ class Balancer:
         """How many turns were taken already."""
         self._write(RING_TURNS, RING_TURNS.pack(Number(ring), rows.Turns(taken)))
 
-    def set_flow(self, key: FlowKey, flow: Flow, last_seen_ns: int) -> None:
-        """Times before the machine started are negative; the program's clock wraps like any unsigned number."""
-        self._write(FLOWS, (_flow_key(key), FLOWS.value.pack(rows.Flow(
-            _packed(flow.at.address), flow.at.port, flow.direction, flow.state,
-            flow.endpoint, flow.service, last_seen_ns % 2**64, flow.acknowledged))))  # fmt: skip
-
-    def evict(self, key: FlowKey) -> None:
-        """What the LRU does when it needs the place."""
-        self.kernel.delete(FLOWS.name, [_flow_key(key)])
-
     def clear(self) -> None:
         """Forget everything that a test wrote or counted."""
         for spec in MAPS.values():
             if spec in (CHUNK_IDS, SERVICE_CHANGES):
                 continue  # chunks stay, and what is in them; and nobody counts back
+            if spec in (SEED, CONNECTIONS):
+                continue
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY):
                 used = range(min(ROWS_USED, spec.capacity))
                 self.kernel.delete(spec.name, [spec.key.pack(Number(row)) for row in used])
@@ -335,9 +315,10 @@ class Balancer:
         self.forget()
 
     def forget(self) -> None:
-        """Forget all transitions, and the flows that began in them."""
+        """Forget all transitions, the flows that began in them, and all connections."""
         remove_rings(self.kernel, list(in_transition(self.kernel)))
         self._empty(REMEMBERED)
+        self.table.clear()
 
     def _empty(self, spec: MapSpec) -> None:
         """Delete the rows of a big array that are in use, found without a Python object for each."""
@@ -356,22 +337,8 @@ class Balancer:
             return bpf.test_run(self._program, content, self._ifindex[interface])
 
     # --- what it knows ---------------------------------------------------------------------------------
-    def flows(self) -> dict[FlowKey, Flow]:
-        return {key: flow for key, (flow, _) in self._flows().items()}
-
-    def last_seen_ns(self, key: FlowKey) -> int:
-        return self._flows()[key][1]
-
-    def _flows(self) -> dict[FlowKey, tuple[Flow, int]]:
-        found = {}
-        for key, row in FLOWS.unpack(self.kernel.dump(FLOWS.name)):
-            flow = Flow(
-                _at(row.address, row.port), Direction(row.direction), FlowState(row.state), row.endpoint, row.service,
-                row.acknowledged,
-            )  # fmt: skip
-            ends = FlowKey(_at(key.source, key.source_port), _at(key.destination, key.destination_port), key.protocol)
-            found[ends] = flow, row.last_seen
-        return found
+    def connections(self) -> dict[Ends, Entry]:
+        return self.table.entries()
 
     def verdicts(self) -> dict[Verdict, int]:
         """Those that happened."""
@@ -396,15 +363,6 @@ def _packed(address: str) -> bytes:
     return ip_address(address).packed
 
 
-def _at(address: bytes, port: int) -> At:
-    return At(str(IPv4Address(address)), port)
-
-
 def _service_key(at: At, protocol: int = TCP) -> bytes:
     spec = SERVICES6 if ":" in at.address else SERVICES
     return spec.key.pack(rows.ServiceKey(_packed(at.address), at.port, protocol))
-
-
-def _flow_key(key: FlowKey) -> bytes:
-    addresses = _packed(key.source.address), _packed(key.destination.address)
-    return FLOWS.key.pack(rows.FlowKey(*addresses, key.source.port, key.destination.port, key.protocol))

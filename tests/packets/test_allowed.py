@@ -160,7 +160,7 @@ def test_a_connection_of_nat_ends_for_both_sides_when_its_client_goes(balancer: 
     assert balancer.send(answer, "back") == (XdpVerdict.REDIRECT, to_client(answer, WEB))
     serve(balancer, ModeCode.NAT, ELSEWHERE)
     assert outcome(balancer, tcp(CLIENT, WEB, "A")) == DENIED
-    assert balancer.flows() == {}
+    assert balancer.connections() == {}
     serve(balancer, ModeCode.NAT, HERE)
     content = tcp(CLIENT, WEB, "S")
     assert balancer.send(content) == (XdpVerdict.REDIRECT, to_endpoint(content, SERVER))
@@ -169,9 +169,9 @@ def test_a_connection_of_nat_ends_for_both_sides_when_its_client_goes(balancer: 
 def test_a_stranger_ends_no_connection_of_somebody_else(balancer: Balancer) -> None:
     serve(balancer, ModeCode.NAT, HERE)
     balancer.send(tcp(CLIENT, WEB))
-    before = balancer.flows()
+    before = balancer.connections()
     assert outcome(balancer, tcp(At("198.51.100.9", CLIENT.port), WEB, "R")) == DENIED
-    assert balancer.flows() == before
+    assert balancer.connections() == before
 
 
 # --- ICMP ----------------------------------------------------------------------------------------------------

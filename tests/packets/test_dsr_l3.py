@@ -53,7 +53,7 @@ def test_a_request_leaves_as_it_came_in_another_ip_header(balancer: Balancer) ->
     syn = padded(tcp(CLIENT, WEB, "S"))
     assert balancer.send(syn) == (XdpVerdict.REDIRECT, through_tunnel(syn, SERVER, OWN))
     assert balancer.verdicts() == {Verdict.REQUEST: 1}
-    assert balancer.flows() == {}
+    assert balancer.connections() == {}
 
 
 def test_what_came_in_by_the_interface_of_its_next_hop_goes_back_out_of_it(balancer: Balancer) -> None:

@@ -163,7 +163,7 @@ def test_padding_does_not_count_against_the_mtu(balancer: Balancer) -> None:
 def test_a_request_whose_ttl_is_used_up_is_dropped_and_leaves_no_flow(balancer: Balancer, ttl: int) -> None:
     assert balancer.send(tcp(CLIENT, WEB, ttl=ttl)).verdict == XdpVerdict.DROP
     assert balancer.verdicts() == {Verdict.TTL_EXPIRED: 1}
-    assert balancer.flows() == {}
+    assert balancer.connections() == {}
 
 
 @pytest.mark.parametrize("ttl", [0, 1])

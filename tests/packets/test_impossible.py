@@ -37,7 +37,7 @@ def test_an_address_that_no_other_host_has_opens_no_flow(balancer: Balancer, mod
     serve(balancer, mode)
     assert balancer.send(tcp(At(source, 40_000), WEB)).verdict == XdpVerdict.DROP
     assert balancer.verdicts() == {Verdict.IMPOSSIBLE_SOURCE: 1}
-    assert balancer.flows() == {}
+    assert balancer.connections() == {}
 
 
 @pytest.mark.parametrize("source", SOURCES6)
@@ -55,7 +55,7 @@ def test_a_frame_for_many_is_forwarded_to_nobody(balancer: Balancer, mode: ModeC
     content = bytes.fromhex(mac.replace(":", "")) + tcp(CLIENT, WEB)[6:]
     assert balancer.send(content).verdict == XdpVerdict.DROP
     assert balancer.verdicts() == {Verdict.LINK_BROADCAST: 1}
-    assert balancer.flows() == {}
+    assert balancer.connections() == {}
 
 
 def test_replies_in_frames_for_many_are_dropped_too(balancer: Balancer) -> None:

@@ -21,10 +21,9 @@ from reconciler.dataplane.layout import (
     SOURCE_LISTS,
     VIPS6,
     AlgorithmCode,
-    Direction,
+    ConnectionState,
     EchoCode,
     EndpointRowState,
-    FlowState,
     MapSpec,
     MapType,
     Memory,
@@ -51,8 +50,7 @@ ENUMS: dict[str, tuple[str, type[IntEnum]]] = {
     "echo": ("ECHO", EchoCode),
     "endpoint_state": ("ENDPOINT", EndpointRowState),
     "too_big": ("TOO_BIG", TooBigCode),
-    "direction": ("DIRECTION", Direction),
-    "flow_state": ("FLOW", FlowState),
+    "connection_state": ("CONNECTION", ConnectionState),
     "verdict": ("VERDICT", Verdict),
     "memory": ("MEMORY", Memory),
 }
@@ -94,8 +92,6 @@ def declared() -> dict[str, tuple[MapType, str, str]]:
             r"^(BPF_HASH|BPF_ARRAY|BPF_PERCPU_ARRAY)\((\w+),(?: ([^,]+),)? ([^,]+), 1\);", HEADER, re.MULTILINE
         )
     }
-    for key, value, name in re.findall(r'^BPF_TABLE\("lru_hash", ([^,]+), ([^,]+), (\w+), 1\);', HEADER, re.MULTILINE):
-        found[name] = (MapType.LRU_HASH, key, value)
     for name in re.findall(r"^BPF_PROG_ARRAY\((\w+), 1\);", HEADER, re.MULTILINE):
         found[name] = (MapType.PROG_ARRAY, "u32", "u32")
     for name in re.findall(r'^BPF_ARRAY_OF_MAPS\((\w+), "\w+_template", 1\);', HEADER, re.MULTILINE):
@@ -198,7 +194,7 @@ def test_every_set_of_features_loads_and_has_the_maps_that_it_needs(features: tu
         instance.remove_instance()
     balances = bool(set(MODES) & set(features))
     assert ("explained" in compiled) == ("EXPLAIN" in features)
-    assert ("flows" in compiled) == ("NAT" in features)
+    assert ("connections" in compiled) == ("NAT" in features)
     assert (RINGS.name in compiled) == balances
     assert ("ring_turns" in compiled) == (balances and "ROUND_ROBIN" in features)
     assert (SERVICES6.name in compiled) == ("IPV6" in features and bool({"DSR_L2", "DSR_L3"} & set(features)))

@@ -7,7 +7,7 @@ import pytest
 from scapy.layers.inet import TCP, IPOption_RR
 from scapy.packet import Raw
 
-from reconciler.dataplane.layout import Direction, FlowState, Verdict
+from reconciler.dataplane.layout import ConnectionState, Verdict
 from reconciler.kernel.bpf import XdpVerdict
 from tests.packets.balancer import (
     CLIENT,
@@ -15,13 +15,12 @@ from tests.packets.balancer import (
     VIP,
     WEB,
     Balancer,
-    Flow,
-    FlowKey,
     Traffic,
     to_client,
     to_endpoint,
 )
 from tests.packets.frames import At, frame, padded, tcp
+from tests.packets.table import Ends, Entry
 
 pytestmark = pytest.mark.kernel
 
@@ -98,16 +97,16 @@ def test_a_reply_without_ports_where_they_always_are_is_left_to_the_kernel(
     assert balancer.verdicts() == {Verdict.REQUEST: 1}
 
 
-def test_a_connection_is_two_flows_and_each_leads_to_the_other(balancer: Balancer) -> None:
+def test_a_connection_is_one_entry_in_a_bucket_of_its_client(balancer: Balancer) -> None:
+    """And the table says what each side acknowledged last."""
     balancer.endpoint(1, port=8080)
     balancer.serve(ring=[1])
     server = At(SERVER.address, 8080)
     balancer.send(tcp(CLIENT, WEB, "S"))
-
-    assert balancer.flows() == {
-        FlowKey(CLIENT, WEB): Flow(server, Direction.REQUEST, FlowState.OPENING, endpoint=1),
-        FlowKey(server, CLIENT): Flow(WEB, Direction.REPLY, FlowState.OPENING, endpoint=1),
-    }
+    assert balancer.connections() == {Ends(CLIENT): Entry(1, ConnectionState.OPENING)}
+    balancer.send(tcp(server, CLIENT, "SA"), "back")
+    balancer.send(tcp(CLIENT, WEB, "A"))
+    assert balancer.connections() == {Ends(CLIENT): Entry(1, ConnectionState.OPEN)}
 
 
 def test_traffic_is_counted_by_service_and_by_endpoint_in_bytes_of_ip_packets(balancer: Balancer) -> None:

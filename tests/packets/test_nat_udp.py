@@ -10,8 +10,7 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from reconciler.clock import now_ns
-from reconciler.dataplane.layout import AlgorithmCode, Direction, EndpointRowState, FlowState, Verdict
+from reconciler.dataplane.layout import AlgorithmCode, ConnectionState, EndpointRowState, Verdict
 from reconciler.kernel.bpf import XdpVerdict
 from tests.packets import balancer as site
 from tests.packets.balancer import (
@@ -19,20 +18,21 @@ from tests.packets.balancer import (
     ENDPOINTS_AT,
     VIP,
     Balancer,
-    Flow,
-    FlowKey,
     Traffic,
     macs_towards,
     to_client,
     to_endpoint,
 )
 from tests.packets.frames import At, forwarded, frame, padded, tcp, udp
+from tests.packets.table import Ends, Entry
 
 pytestmark = pytest.mark.kernel
 
 NAMES = At(VIP, 53)
 ONE, TWO = At(ENDPOINTS_AT[1], 5353), At(ENDPOINTS_AT[2], 5353)
-REQUEST, REPLY = FlowKey(CLIENT, NAMES, site.UDP), FlowKey(ONE, CLIENT, site.UDP)
+ENDS = Ends(CLIENT, protocol=site.UDP)
+OPENING, IDLE = 4, 14
+"""How long a flow may be silent until the endpoint has answered, and then, in units of 8.6 seconds."""
 SUM = 14 + 20 + 6
 """Where the checksum lies in a frame."""
 
@@ -54,12 +54,6 @@ def goes_to(balancer: Balancer, source: At = CLIENT) -> str | None:
     """The endpoint's address that a client's datagram is sent to, None if it is sent nowhere."""
     action, out = balancer.send(udp(source, NAMES))
     return Ether(out)["IP"].dst if action == XdpVerdict.REDIRECT else None
-
-
-def rest(balancer: Balancer, seconds: float) -> None:
-    """Let all flows be silent for so long."""
-    for key, flow in balancer.flows().items():
-        balancer.set_flow(key, flow, now_ns() - int(seconds * 10**9))
 
 
 # --- frames ------------------------------------------------------------------------------------------------------
@@ -129,31 +123,29 @@ def test_a_flow_keeps_its_endpoint_and_another_port_makes_another_flow(balancer:
 def test_a_flow_is_open_once_the_endpoint_has_answered(balancer: Balancer) -> None:
     goes_to(balancer)
     goes_to(balancer)
-    assert {flow.state for flow in balancer.flows().values()} == {FlowState.OPENING}
+    assert balancer.connections() == {ENDS: Entry(1, ConnectionState.OPENING)}
     balancer.send(udp(ONE, CLIENT), "back")
     goes_to(balancer)
-    assert balancer.flows() == {
-        REQUEST: Flow(ONE, Direction.REQUEST, FlowState.OPEN, endpoint=1),
-        REPLY: Flow(NAMES, Direction.REPLY, FlowState.OPEN, endpoint=1),
-    }
+    assert balancer.connections() == {ENDS: Entry(1, ConnectionState.OPEN)}
 
 
 @pytest.mark.parametrize(
-    ("answered", "seconds", "to"), [(False, 25, ONE), (False, 31, TWO), (True, 115, ONE), (True, 121, TWO)]
-)
+    ("answered", "silence", "to"), [(False, OPENING - 1, ONE), (False, OPENING + 1, TWO),
+                                    (True, IDLE - 1, ONE), (True, IDLE + 1, TWO)],
+)  # fmt: skip
 def test_a_flow_ends_by_silence_sooner_if_nobody_answered(
-    balancer: Balancer, answered: bool, seconds: int, to: At
+    balancer: Balancer, answered: bool, silence: int, to: At
 ) -> None:
     goes_to(balancer)
     if answered:
         balancer.send(udp(ONE, CLIENT), "back")
-    rest(balancer, seconds)
+    balancer.table.rest(silence)
     assert goes_to(balancer) == to.address
 
 
 def test_an_answer_after_the_end_of_its_flow_is_the_kernels(balancer: Balancer) -> None:
     goes_to(balancer)
-    rest(balancer, 31)
+    balancer.table.rest(OPENING + 1)
     late = udp(ONE, CLIENT)
     assert balancer.send(late, "back") == (XdpVerdict.PASS, late)
 
@@ -181,7 +173,7 @@ def test_tcp_and_udp_of_the_same_addresses_and_ports_are_apart(balancer: Balance
     assert balancer.send(answer, "back").frame == to_client(answer, NAMES)
     stray = udp(TWO, CLIENT)
     assert balancer.send(stray, "back") == (XdpVerdict.PASS, stray)
-    assert len(balancer.flows()) == 4
+    assert balancer.connections().keys() == {ENDS, Ends(CLIENT, 2)}
 
 
 def test_a_datagram_to_the_client_of_no_flow_is_left_alone(balancer: Balancer) -> None:

@@ -122,7 +122,7 @@ def _capacity_flows(draft: Draft) -> Iterator[Finding]:
     """The `expectedFlows` of a balancer exceed its `capacity.flows`, or what is possible: 16,777,216 connections of
     services in the modes nat and fullnat. In direct server return nothing is remembered while nothing changes.
 
-    The connections beyond the capacity push others out of the table, and those break.
+    An open connection is never given up for a new one: new ones beyond the capacity are refused.
 
     The way out: raise `capacity.flows`, or leave it out: then the table grows with `expectedFlows`.
     """
@@ -146,7 +146,7 @@ def _capacity_beyond(draft: Draft) -> Iterator[Finding]:
     16,777,216 flows.
 
     The tables are made in these sizes. Each pair has counters on each CPU, a slot of a ring has 17 bits for the number
-    of an endpoint, and so many flows take 4 GB.
+    of an endpoint, and so many flows take up to 1.7 GB.
 
     The way out: the number that the message names; or leave it out, and the tables grow with the need.
     """

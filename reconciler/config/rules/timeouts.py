@@ -17,7 +17,7 @@ def _timeout_long(service: Service) -> Iterator[Finding]:
     """An `idleTimeout`, or the `timeout` of an affinity, is longer than a day.
 
     A client that vanishes doesn't close its connections, so their entries stay in the table for all that time. The
-    table is bounded: entries of dead connections push out those of open ones.
+    table is bounded, and one that is full refuses new connections.
 
     The way out: 24h at most. For connections that are quiet for longer, let one side send keepalives.
     """

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connections of NAT that a generation has, for the next one or for who reads them, whichever table they are
+in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+
+from reconciler.dataplane.connections import BUCKET_WORDS, PLACES, Entries
+from reconciler.dataplane.layout import CONNECTIONS, ENDPOINTS, FRONTS, SEED, SERVICES
+from reconciler.kernel import bpf, connections, filling, former_flows, maps
+from reconciler.kernel.former_flows import FLOWS, Fronts
+from reconciler.kernel.generations import Generation
+from reconciler.kernel.maps import OpenMap, Row
+
+
+def fill(live: Generation, opened: Callable[[str], OpenMap]) -> None:
+    """Write the connections of the live generation into the table of a new one, which nobody uses; `opened` opens maps
+    of the new one. Fronts go first, where the live one has none."""
+    table = opened(CONNECTIONS.name)
+    if table.id == live.description.ids.get(CONNECTIONS.name):
+        return
+    secret = connections.seed_of(opened(SEED.name))
+    with _opened(live, CONNECTIONS.name) as source:
+        if source:
+            connections.Table(table, secret).fill(connections.held(source))
+            return
+    fronts = Fronts(maps.read_joined(opened(FRONTS.name))[1])
+    found = _former(live, fronts)
+    fronts.write(opened(FRONTS.name))
+    connections.Table(table, secret).fill(found)
+
+
+def has_former(generation: Generation) -> bool:
+    """Whether its connections are in the table of an earlier version."""
+    ids = generation.description.ids
+    return FLOWS in ids and CONNECTIONS.name not in ids
+
+
+def read(generation: Generation, name: str) -> Row:
+    """All keys and values, each joined, of the map that this version would have in place of the table of an earlier
+    one. Nothing can be found in it by a hash."""
+    fronts = Fronts(bytes(FRONTS.value_size * generation.description.sizes[0]))
+    found = _former(generation, fronts)
+    if name == FRONTS.name:
+        return np.arange(fronts.content.size, dtype=np.uint32).tobytes(), fronts.content.tobytes()
+    table = np.zeros((-(-found.size // PLACES), 2, PLACES), np.uint64)
+    for half, words in enumerate((found.who, found.where)):
+        padded = np.zeros(table.shape[0] * PLACES, np.uint64)
+        padded[: found.size] = words
+        table[:, half] = padded.reshape(-1, PLACES)
+    return np.arange(len(table), dtype=np.uint32).tobytes(), table.reshape(-1, BUCKET_WORDS).tobytes()
+
+
+def _former(generation: Generation, fronts: Fronts) -> Entries:
+    """The connections of an earlier version's table; `fronts` get those that they need."""
+    described = generation.description.maps
+    with ExitStack() as stack:
+        services, endpoints, flows = (
+            stack.enter_context(_opened(generation, name)) for name in (SERVICES.name, ENDPOINTS.name, FLOWS)
+        )
+        if services:
+            rows = list(maps.dump(services))
+            fronts.add(filling.converted(SERVICES.name, described[SERVICES.name], rows))
+        if not flows:
+            return Entries(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        known = maps.read_joined(endpoints)[1] if endpoints else b""
+        return former_flows.entries(flows, described[FLOWS], known, fronts)
+
+
+@contextmanager
+def _opened(generation: Generation, name: str) -> Iterator[OpenMap | None]:
+    fd = generation.open(name)
+    if fd is None:
+        yield None
+        return
+    with bpf.closing(fd):
+        yield maps.describe(fd, generation.description.maps[name].type)
