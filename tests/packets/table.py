@@ -71,32 +71,34 @@ class Table:
 
     def put(self, ends: Ends, entry: Entry, silence: int = 0) -> None:
         """Write a connection, over itself or into a place that is free. AssertionError if there is none."""
-        words = self._words()
-        who = ends.key | entry.state << 11 | (_unit() - silence) % SILENCES
-        numbers = entry.client_number % 2**14 << 14 | entry.endpoint_number % 2**14
-        where = entry.endpoint << 47 | ends.service << 29 | numbers
+        words = self.words()
         places = [(bucket, place) for bucket in self.buckets_of(ends) for place in range(PLACES)]
         same = [at for at in places if _decode(int(words[at]), int(words[at[0], at[1] + PLACES]))[:1] == (ends,)]
         free = [at for at in places if not words[at]]
-        bucket, place = (same or free)[0]
-        self._write(bucket, place, who, where)
+        self.put_at(*(same or free)[0], ends, entry, silence)
+
+    def put_at(self, bucket: int, place: int, ends: Ends, entry: Entry, silence: int = 0) -> None:
+        """Write a connection into this place, wherever it belongs."""
+        numbers = entry.client_number % 2**14 << 14 | entry.endpoint_number % 2**14
+        where = entry.endpoint << 47 | ends.service << 29 | numbers
+        self._write(bucket, place, ends.key | entry.state << 11 | (_unit() - silence) % SILENCES, where)
 
     def remove(self, ends: Ends) -> None:
-        words = self._words()
+        words = self.words()
         for bucket, place in np.argwhere(words[:, :PLACES]).tolist():
             if _decode(int(words[bucket, place]), int(words[bucket, place + PLACES]))[0] == ends:
                 self._write(bucket, place, 0, 0)
 
     def rest(self, units: int) -> None:
         """Let all connections be silent for so much longer."""
-        words = self._words()
+        words = self.words()
         for bucket, place in np.argwhere(words[:, :PLACES]).tolist():
             who = int(words[bucket, place])
             seen = ((who & 0x7FF) - units) % SILENCES
             self._write(bucket, place, who >> 11 << 11 | seen, int(words[bucket, place + PLACES]))
 
     def clear(self) -> None:
-        used = np.flatnonzero(self._words().any(axis=1)).tolist()
+        used = np.flatnonzero(self.words().any(axis=1)).tolist()
         self._kernel.delete(CONNECTIONS.name, [struct.pack("=I", bucket) for bucket in used])
 
     def buckets_of(self, ends: Ends) -> tuple[int, int]:
@@ -105,19 +107,20 @@ class Table:
         return (mixed >> 32) * self.buckets >> 32, (mixed & 0xFFFFFFFF) * self.buckets >> 32
 
     def _entries(self) -> Iterator[tuple[Ends, Entry, int]]:
-        words = self._words()
+        words = self.words()
         for bucket, place in np.argwhere(words[:, :PLACES]).tolist():
             ends, entry, seen = _decode(int(words[bucket, place]), int(words[bucket, place + PLACES]))
             assert bucket in self.buckets_of(ends), "in a bucket where nobody looks for it"
             yield ends, entry, seen
 
-    def _words(self) -> NDArray[np.uint64]:
+    def words(self) -> NDArray[np.uint64]:
+        """A copy of all of it: a row for each bucket, `who` of its places, then `where`."""
         _, values = self._kernel.joined(CONNECTIONS.name)
         return np.frombuffer(values, np.uint64).reshape(self.buckets, 2 * PLACES)
 
     def _write(self, bucket: int, place: int, who: int, where: int) -> None:
         key = struct.pack("=I", bucket)
-        row = bytearray(self._words()[bucket].tobytes())
+        row = bytearray(self.words()[bucket].tobytes())
         struct.pack_into("=Q", row, 8 * place, who)
         struct.pack_into("=Q", row, 8 * (PLACES + place), where)
         assert self._kernel.update(CONNECTIONS.name, [(key, bytes(row))]) == [None]

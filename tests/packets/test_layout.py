@@ -89,7 +89,7 @@ def declared() -> dict[str, tuple[MapType, str, str]]:
     found = {
         name: (MACROS[macro], key or "u32", value)
         for macro, name, key, value in re.findall(
-            r"^(BPF_HASH|BPF_ARRAY|BPF_PERCPU_ARRAY)\((\w+),(?: ([^,]+),)? ([^,]+), 1\);", HEADER, re.MULTILINE
+            r"^(BPF_HASH|BPF_ARRAY|BPF_PERCPU_ARRAY)\((\w+),(?: ([^,)]+),)? ([^,)]+), 1\);", HEADER, re.MULTILINE
         )
     }
     for name in re.findall(r"^BPF_PROG_ARRAY\((\w+), 1\);", HEADER, re.MULTILINE):
