@@ -160,8 +160,14 @@ BPF_ARRAY(endpoints6, struct address6, 1);
  * as the ids of its ring's endpoints allow for. It holds how much an id is above the ring's base; 0 is no endpoint.
  *
  * All rings lie in a few large arrays, their chunks. An element of a chunk is a line: 16, 32 or 64 slots or 8 rows, one
- * line of a processor's cache. A ring begins with a line of its own. While slots of it are in transition, a row for each of its
- * slots follows in the lines behind the slots. All chunks have the same size, which spares a look-up a call.
+ * line of a processor's cache. A ring begins with a line of its own. All chunks have the same size, which spares a
+ * look-up a call.
+ *
+ * While slots of a ring are in transition, rows follow in the lines behind the slots, one for each slot. Slots that pass
+ * from one endpoint to another at the same time have the same row, so there are few that differ. So where slots have one
+ * byte, rows are shared, and the head says so: a line has 32 slots, and in its other half for each the number of its row;
+ * behind them are as many rows as a byte can tell apart. So a slot in transition needs one line that is hardly ever in a
+ * processor's cache, and another that mostly is.
  *
  * By index of the ring, `rings` says where it lies and how many slots of which size it has. A ring is written to lines that nobody
  * uses, and this word then leads to it in one step. User space waits until no program is under way that may have read
@@ -170,11 +176,14 @@ BPF_ARRAY(endpoints6, struct address6, 1);
 #define SLOT_ID_MASK 0x1ffff
 #define SLOT_IN_TRANSITION (1U << 31)
 #define WORDS_A_LINE 16		/* of 32 bits: a word has one slot, two or four */
+#define WORDS_A_LINE_SHIFT 4
 #define ROWS_A_LINE 8
+#define SLOTS_OF_SHARED 32	/* in a line where rows are shared */
 #define RING_SLOTS(ring) ((u32)(ring) & 0x7ffff)
 #define RING_BASE(ring) (((u32)(ring) >> 19 & 0xfff) << 5)
 #define RING_LINE(ring) ((u32)((ring) >> 32) & 0xffff)
 #define RING_CHUNK(ring) ((u32)((ring) >> 48) & 0xfff)
+#define RING_SHARES_ROWS(ring) ((u32)((ring) >> 60) & 1)
 #define RING_SHIFT(ring) ((u32)((ring) >> 62))	/* 0, 1, 2: slots of four bytes, two, one */
 
 BPF_ARRAY(rings, u64, 1);

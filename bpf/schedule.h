@@ -43,10 +43,11 @@ static __always_inline u32 choose_slot(const struct service *service, const stru
 	return (u64)hash_client(service, client, try) * slots >> 32;
 }
 
-/* Where a slot is: the chunk of its ring, and in that the line of its row, if it is in transition; its number. */
+/* Where a slot is: the head of its ring, its chunk and line, and its number. */
 struct slot {
+	u64 ring;
 	void *chunk;
-	u32 row_line;
+	struct line *line;
 	u32 number;
 };
 
@@ -64,10 +65,9 @@ static __always_inline u32 slot_of(u32 word, u32 number, u64 ring)
 static __always_inline u32 read_slot(const struct service *service, const struct client *client, u32 try,
 				     struct slot *slot)
 {
-	u32 index = service->ring, chunk, slots, word, line;
+	u32 index = service->ring, chunk, slots, word, line, shift;
 	volatile u64 *place = rings.lookup(&index);
 	u64 ring = place ? *place : 0;
-	struct line *found;
 
 	NOTE(rings, index);
 	slots = RING_SLOTS(ring);
@@ -76,16 +76,20 @@ static __always_inline u32 read_slot(const struct service *service, const struct
 		return 0;
 	slot->number = choose_slot(service, client, slots, try);
 	NOTE(slot, slot->number);
+	slot->ring = ring;
 	word = slot->number >> RING_SHIFT(ring);
-	slot->row_line = RING_LINE(ring) + ((slots - 1) >> RING_SHIFT(ring)) / WORDS_A_LINE + 1 + slot->number / ROWS_A_LINE;
 	chunk = RING_CHUNK(ring);
 	NOTE(ring_chunks, chunk);
 	slot->chunk = ring_chunks.lookup(&chunk);
 	if (!slot->chunk)
 		return 0;
-	line = RING_LINE(ring) + word / WORDS_A_LINE;
-	found = bpf_map_lookup_elem(slot->chunk, &line);
-	return found ? slot_of(((volatile u32 *)found->words)[word % WORDS_A_LINE], slot->number, ring) : 0;
+	shift = WORDS_A_LINE_SHIFT - RING_SHARES_ROWS(ring);
+	line = RING_LINE(ring) + (word >> shift);
+	slot->line = bpf_map_lookup_elem(slot->chunk, &line);
+	if (!slot->line)
+		return 0;
+	word &= (1 << shift) - 1;
+	return slot_of(((volatile u32 *)slot->line->words)[word % WORDS_A_LINE], slot->number, ring);
 }
 
 /* The id of the endpoint whose turn it is, 0 if there is none. */

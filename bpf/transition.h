@@ -7,14 +7,15 @@
  * Packets of TCP and SCTP say whether they begin a flow. Those of UDP don't: for a while every unknown flow is taken
  * for an old one and remembered with the previous endpoint; after that, unknown flows are new.
  *
- * A slot in transition has a row, one 64-bit number:
+ * A slot in transition has a row, one 64-bit number, of its own or together with slots that changed hands alike:
  *
  *   63        54 53        44 43        34 33            17 16            0
  *   | used       | moved      | began      | datagram       | stream       |
  *
  * `stream` is the endpoint of unknown connections. `datagram` is that of unknown datagrams until LEARNING after the slot
  * `moved` for the last time. Flows remembered before the transition `began` belong to an earlier one. `used` is when an
- * endpoint other than the current one was chosen last: user space ends a transition once that is long enough ago.
+ * endpoint other than the current one was chosen last, for any of the row's slots: user space ends a transition once that
+ * is long enough ago.
  *
  * Only user space changes the endpoints, and it writes a row before it gives the slot to somebody else. The program
  * replaces a row only if nobody else did meanwhile.
@@ -72,25 +73,37 @@ static __always_inline u64 is_of_this_transition(u64 flow, u64 row, u32 now)
 	return ~is_less(row_age(row, BEGAN_SHIFT, now), age_of(flow, now));
 }
 
+/* The row of a slot in transition, NULL if there is none. */
+static __always_inline u64 *find_row(const struct slot *slot)
+{
+	u32 shift = RING_SHIFT(slot->ring) + WORDS_A_LINE_SHIFT - RING_SHARES_ROWS(slot->ring);
+	u32 line = RING_LINE(slot->ring) + ((RING_SLOTS(slot->ring) - 1) >> shift) + 1, row = slot->number;
+	struct line *found;
+
+	if (RING_SHARES_ROWS(slot->ring))
+		row = ((volatile u8 *)slot->line->words)[SLOTS_OF_SHARED + slot->number % SLOTS_OF_SHARED];
+	line += row / ROWS_A_LINE;
+	found = bpf_map_lookup_elem(slot->chunk, &line);
+	return found ? &found->words[row % ROWS_A_LINE] : NULL;
+}
+
 /* The endpoint of a flow in a slot in transition. The slot's current endpoint is `holder`, 0 if it has none. */
 static __always_inline u32 choose_in_transition(const struct service *service, const struct client *client,
 						const struct packet *packet, enum packet_kind kind,
 						const struct slot *slot, u32 holder)
 {
-	u32 now = bpf_ktime_get_coarse_ns() >> TIME_SHIFT, line = slot->row_line;
+	u32 now = bpf_ktime_get_coarse_ns() >> TIME_SHIFT;
 	bool is_datagram = client->protocol == IPPROTO_UDP;
 	u32 idle = is_datagram ? DATAGRAM_IDLE : STREAM_IDLE, limit = idle;
 	u32 sequence = bpf_ntohl(packet->sequence);
-	struct line *rows = bpf_map_lookup_elem(slot->chunk, &line);
 	u64 hash = hash_flow(service, client), flow = 0, found = 0;
 	struct bucket *bucket = find_bucket(hash);
-	u64 *place, held, row;
+	u64 *place = find_row(slot), held, row;
 	u32 endpoint;
 
 	NOTE(holder, holder);
-	if (!rows || !bucket || kind == PACKET_ECHO)	/* each ping stands for itself */
+	if (!place || !bucket || kind == PACKET_ECHO)	/* each ping stands for itself */
 		return holder;
-	place = &rows->words[slot->number % ROWS_A_LINE];
 	held = *(volatile u64 *)place;
 	row = renewed(held, now);
 	replace_row(place, held, row);
@@ -99,8 +112,10 @@ static __always_inline u32 choose_in_transition(const struct service *service, c
 		found = find_flow(bucket, hash, sequence);
 		flow = bucket->flows[found % PLACES];
 		limit -= (idle - OPENING_IDLE) & is_less(found, PLACES);
-		flow &= is_less(found, NOWHERE) & is_of_this_transition(flow, row, now) &
-			~is_less(limit, age_of(flow, now));
+		flow &= is_less(found, NOWHERE) & ~is_less(limit, age_of(flow, now));
+		/* A branch: so the processor goes on with the flow's endpoint and doesn't wait for the row. */
+		if (!is_of_this_transition(flow, row, now))
+			flow = 0;
 	}
 	/*
 	 * A SYN always begins a flow: later packets tell by their sequence numbers which flow they belong to. Packets

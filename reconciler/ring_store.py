@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconciler.dataplane import chunks, slots
-from reconciler.dataplane.chunks import Form, FreeLines, Place
+from reconciler.dataplane.chunks import LINE_BYTES, SLOTS_OF_SHARED, Form, FreeLines, Place
 from reconciler.dataplane.layout import CHUNK_LINES, RING_CHUNKS, RINGS, SERVICE_MAPS, ModeCode
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.rows import Head, Number
@@ -56,31 +56,58 @@ class Rings:
 
     def slots(self, place: Place) -> Slots:
         """The slots of a ring, as the program reads them."""
-        return place.form.read(self._bytes(place))
+        return place.form.read(self._content(place))
 
     def write_slots(self, place: Place, slots_: Slots) -> None:
         """Write all slots of a ring where it lies."""
         self.write(place, place.form.written(slots_), None)
 
-    def write(self, place: Place, content: NDArray[np.uint8], rows: Words | None) -> None:
-        """Write the bytes of all slots of a ring where it lies, and its rows."""
-        self._bytes(place)[:] = content
+    def write(
+        self, place: Place, content: NDArray[np.uint8], rows: Words | None, numbers: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Write the bytes of all slots of a ring where it lies, and its rows; if they are shared, with the `numbers`
+        that slots have among them."""
+        words = self._words(place.chunk, 0)
+        place.put(words, content)
+        if numbers is not None:
+            place.put(words, numbers, SLOTS_OF_SHARED)
         if rows is not None:
-            self.rows(place)[:] = rows
+            words[place.first_row :][: place.rows] = rows
 
     def end_transitions(self, place: Place, over: NDArray[np.intp]) -> None:
         """Take the marks off some of the slots where they lie."""
+        if place.shares_rows:
+            content, at = self._bytes(place), over // SLOTS_OF_SHARED * LINE_BYTES + over % SLOTS_OF_SHARED
+            content[at] &= 0x7F
+            return
         size = 4 >> place.form.narrow
-        content = self._bytes(place).view(f"<u{size}")
-        content[over] &= (1 << 8 * size - 1) - 1
+        slots_ = self._bytes(place).view(f"<u{size}")
+        slots_[over] &= (1 << 8 * size - 1) - 1
+
+    def copied(self, place: Place, free: FreeLines) -> Place:
+        """Write the slots of a ring once more, without rows, to lines that nobody uses. Raises KernelError."""
+        lines = chunks.lines_of(place.slots, has_rows=False, form=place.form)
+        after = Place(*self.take(free, lines), place.slots, False, place.form)
+        self.write_slots(after, self.slots(place))
+        return after
 
     def rows(self, place: Place) -> Words:
-        """The rows of a ring, in place."""
-        return self._words(place.chunk, place.first_row)[: place.slots]
+        """The row of each slot of a ring."""
+        rows = self._words(place.chunk, place.first_row)[: place.rows]
+        return rows[self._content(place, SLOTS_OF_SHARED)] if place.shares_rows else rows.copy()
+
+    def note_uses(self, place: Place, of_slots: NDArray[np.intp], rows: Words) -> None:
+        """Note in the rows of some slots the times of use that other rows have."""
+        held = self._words(place.chunk, place.first_row)
+        at = self._content(place, SLOTS_OF_SHARED)[of_slots] if place.shares_rows else of_slots
+        held[at] = slots.with_uses(held[at], rows)
+
+    def _content(self, place: Place, half: int = 0) -> NDArray[np.uint8]:
+        return place.content(self._words(place.chunk, 0), half)
 
     def held(self, place: Place) -> Held:
         """What the kernel holds of a ring just now."""
-        return slots.held(self.slots(place), self.rows(place).copy() if place.has_rows else None)
+        return slots.held(self.slots(place), self.rows(place) if place.has_rows else None)
 
     def checksums(self, indexes: Iterable[int]) -> list[int | None]:
         """Of the endpoints in the slots of rings; None for one that has no slots, or is not sound. A mark that no row
@@ -183,7 +210,7 @@ class RingWriter:
         """Write rings with as many slots, a line of `endpoints` each. If their slots `moves`, they go into transition,
         and all had as many before."""
         former = [
-            self._rings.rows(place).copy() if (place := before.get(index)) and place.has_rows else None
+            self._rings.rows(place) if (place := before.get(index)) and place.has_rows else None
             for index in indexes
         ]
         words, rows = endpoints, None
@@ -193,29 +220,30 @@ class RingWriter:
             words, rows = _after(held, former, endpoints, [dead.get(index) for index in indexes])
             has_rows = np.logical_or.reduce(words >= slots.IN_TRANSITION, axis=1).tolist()
         forms = chunks.forms_of(words)
-        lines = [
-            chunks.lines_of(words.shape[1], has_rows=is_moving, form=form)
-            for form, is_moving in zip(forms, has_rows, strict=True)
-        ]
         contents, checksums = chunks.written(words, forms), slots.checksums(words)
         for i, index in enumerate(indexes):
+            own, numbers = rows[i] if rows is not None and has_rows[i] else None, None
+            if own is not None and forms[i].can_share_rows:
+                own[words[i] < slots.IN_TRANSITION] = 0
+                own, numbers = slots.shared(own, slots.now()) or (own, None)
             try:
-                place = self._place(lines[i], words.shape[1], forms[i], has_rows=has_rows[i])
+                place = self._place(words.shape[1], forms[i], has_rows=has_rows[i], shares_rows=numbers is not None)
             except KernelError as error:
                 self._outcomes[index] = error
                 continue
             if place is not None:
-                self._rings.write(place, contents[i], rows[i] if rows is not None and has_rows[i] else None)
+                self._rings.write(place, contents[i], own, numbers)
             self._written[index] = _Written(before.get(index), former[i], place)
             self.checksums[index] = checksums[i]
 
-    def _place(self, lines: int, size: int, form: Form, *, has_rows: bool) -> Place | None:
+    def _place(self, size: int, form: Form, *, has_rows: bool, shares_rows: bool) -> Place | None:
         """Where a ring may be written; None if it has no slots. Raises KernelError."""
         if not size:
             return None
+        lines = chunks.lines_of(size, has_rows=has_rows, form=form, shares_rows=shares_rows)
         if lines > CHUNK_LINES or size > slots.MAX_SLOTS:
             raise KernelError(f"{size:,} slots are more than a ring can have")
-        return Place(*self._rings.take(self._free, lines), size, has_rows, form)
+        return Place(*self._rings.take(self._free, lines), size, has_rows, form, shares_rows)
 
 
 class _Written(NamedTuple):
@@ -262,8 +290,7 @@ def _carry_uses(rings: Rings, new: _Written) -> None:
     now = rings.rows(new.before)
     differs = np.flatnonzero(now != new.rows)
     if differs.size and new.after.has_rows:
-        rows = rings.rows(new.after)
-        rows[differs] = slots.with_uses(rows[differs], now[differs])
+        rings.note_uses(new.after, differs, now[differs])
 
 
 def _write_heads(kernel: Kernel, heads: Mapping[int, int]) -> dict[int, Outcome]:
@@ -307,6 +334,7 @@ def settle(kernel: Kernel, now: int, of: Collection[int] | None = None) -> int:
     used_by = protocols(kernel, moving) if moving else {}
     ended = 0
     heads: dict[int, int] = {}
+    free: FreeLines | None = None
     for index, place in moving.items():
         before = rings.held(place)
         after = slots.settled(before, idle(used_by.get(index, ())), now)
@@ -314,7 +342,10 @@ def settle(kernel: Kernel, now: int, of: Collection[int] | None = None) -> int:
         rings.end_transitions(place, over)
         ended += over.size
         if not after.moving.any():
-            heads[index] = place._replace(has_rows=False).head
+            if place.shares_rows and free is None:
+                kernel.wait_for_programs(RING_CHUNKS.name)
+                free = FreeLines(rings.heads, rings.chunks)
+            heads[index] = (rings.copied(place, free) if free else place._replace(has_rows=False)).head
     for error in filter(None, _write_heads(kernel, heads).values()):
         raise error
     rings.heads[list(heads)] = list(heads.values())

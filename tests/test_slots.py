@@ -142,3 +142,32 @@ def test_a_clock_that_wraps_or_began_just_now_makes_no_difference(first, second,
         assert again.rows.tolist() == begun.rows.tolist()
         assert changed(again, ring(*first), now + shift).rows.tolist() == later.rows.tolist()
         assert settled(again, 100, now + shift).moving.tolist() == settled(begun, 100, now).moving.tolist()
+
+
+# --- shared rows ---------------------------------------------------------------------------------------------
+def rows_of(*rows):
+    return slots.packed(np.array(list(rows), slots.ROW))
+
+
+def test_slots_that_changed_hands_alike_share_a_row_with_their_last_use():
+    nothing = (0, 0, 0, 0, 0)
+    made, numbers = slots.shared(
+        rows_of((1, 1, 8, 8, 1_020), nothing, (1, 1, 8, 8, 3), (2, 1, 8, 8, 7), (1, 1, 8, 8, 900)), now=1_024 + 5
+    )
+    assert numbers.tolist() == [1, 0, 1, 2, 1]
+    assert made.size == slots.SHARED_ROWS
+    rows = slots.unpacked(made)
+    assert rows[:3].tolist() == [nothing, (1, 1, 8, 8, 3), (2, 1, 8, 8, 7)]
+    assert not made[3:].any()
+
+
+@pytest.mark.parametrize(("kinds", "is_shared"), [(255, True), (256, False)])
+def test_rows_are_shared_as_long_as_a_byte_tells_them_apart(kinds, is_shared):
+    rows = rows_of(*((1 + n % kinds, 1, 5, 5, n % 9) for n in range(1_000)), (0, 0, 0, 0, 0))
+    found = slots.shared(rows, now=9)
+    assert (found is not None) == is_shared
+    if found:
+        made, numbers = found
+        expected = slots.unpacked(rows)
+        for column in ("stream", "datagram", "began", "moved"):
+            assert np.array_equal(slots.unpacked(made[numbers])[column], expected[column])

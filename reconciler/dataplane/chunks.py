@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from reconciler.dataplane.layout import CHUNK_LINES
 from reconciler.dataplane.ring import Slots
-from reconciler.dataplane.slots import ENDPOINT_MASK, IN_TRANSITION, MAX_SLOTS, Words
+from reconciler.dataplane.slots import ENDPOINT_MASK, IN_TRANSITION, MAX_SLOTS, SHARED_ROWS, Words
 
 LINE_BYTES = 64
 ROWS_A_LINE = 8
+SLOTS_OF_SHARED = 32
+"""In a line where rows are shared; its other half has the numbers of their rows."""
 WORDS_A_LINE = 8
-_BASE_SHIFT, _HAS_ROWS_SHIFT, _LINE_SHIFT, _CHUNK_SHIFT, _NARROW_SHIFT = 19, 31, 32, 48, 62
+_BASE_SHIFT, _HAS_ROWS_SHIFT, _LINE_SHIFT, _CHUNK_SHIFT, _SHARES_ROWS_SHIFT, _NARROW_SHIFT = 19, 31, 32, 48, 60, 62
 _BASE_STEP, _BASES, _CHUNKS = 32, 1 << 12, 1 << 12
 
 Numbers = NDArray[np.int64]
@@ -33,6 +35,10 @@ class Form(NamedTuple):
     narrow: int = 0
     base: int = 0
 
+    @property
+    def can_share_rows(self) -> bool:
+        """Whether slots have one byte, as the numbers of shared rows do."""
+        return self.narrow == 2
     def written(self, slots: Slots) -> NDArray[np.uint8]:
         """The bytes of slots that this is the form of."""
         return _written(slots, self.narrow, np.uint32(self.base))
@@ -121,25 +127,28 @@ _NO_BYTES = np.zeros(0, np.uint8)
 
 
 class Place(NamedTuple):
-    """Where a ring lies: its first line in a chunk, its count of slots, whether rows lie behind them, their form."""
+    """Where a ring lies: its first line in a chunk, its count of slots, whether rows lie behind them, their form, and
+    whether slots of one byte share rows."""
 
     chunk: int
     line: int
     slots: int
     has_rows: bool
     form: Form = WIDE
+    shares_rows: bool = False
 
     @property
     def head(self) -> int:
         """The word of `rings` that leads there."""
         form = self.form.narrow << _NARROW_SHIFT | self.form.base // _BASE_STEP << _BASE_SHIFT
         at = self.chunk << _CHUNK_SHIFT | self.line << _LINE_SHIFT
-        return form | at | self.has_rows << _HAS_ROWS_SHIFT | self.slots
+        rows = self.has_rows << _HAS_ROWS_SHIFT | (self.has_rows and self.shares_rows) << _SHARES_ROWS_SHIFT
+        return form | at | rows | self.slots
 
     @property
     def slot_bytes(self) -> int:
-        """What all slots take."""
-        return self.slots * (4 >> self.form.narrow)
+        """What all slots take, with the numbers of shared rows."""
+        return slot_bytes(self.slots, self.form, shares_rows=self.shares_rows)
 
     @property
     def first_word(self) -> int:
@@ -151,18 +160,55 @@ class Place(NamedTuple):
         """The word of the chunk that is the first row."""
         return (self.line + -(-self.slot_bytes // LINE_BYTES)) * WORDS_A_LINE
 
+    def content(self, words: Words, half: int = 0) -> NDArray[np.uint8]:
+        """The bytes of all slots, of the words of their chunk. Where rows are shared, those that begin in each line at
+        byte `half`: SLOTS_OF_SHARED for the numbers of the rows."""
+        content = words[self.first_word :].view(np.uint8)[: self.slot_bytes]
+        return _halves(content, half).ravel()[: self.slots] if self.shares_rows else content
+
+    def put(self, words: Words, content: NDArray[np.uint8], half: int = 0) -> None:
+        """The reverse of `content`."""
+        whole = words[self.first_word :].view(np.uint8)[: self.slot_bytes]
+        if not self.shares_rows:
+            whole[:] = content
+            return
+        halves = _halves(whole, half)
+        halves[:] = np.pad(content, (0, halves.size - content.size)).reshape(halves.shape)
+
+    @property
+    def lines(self) -> int:
+        """What the ring takes with its rows."""
+        return lines_of(self.slots, has_rows=self.has_rows, form=self.form, shares_rows=self.shares_rows)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there is room for."""
+        return SHARED_ROWS if self.shares_rows else self.slots
+
+
+def _halves(content: NDArray[np.uint8], half: int) -> NDArray[np.uint8]:
+    return content.reshape(-1, LINE_BYTES)[:, half : half + SLOTS_OF_SHARED]
+
 
 def place_of(head: int) -> Place:
     """The reverse of `Place.head`."""
     has_rows = bool(head >> _HAS_ROWS_SHIFT & 1)
     form = Form(head >> _NARROW_SHIFT, (head >> _BASE_SHIFT & _BASES - 1) * _BASE_STEP)
     chunk, line = head >> _CHUNK_SHIFT & _CHUNKS - 1, head >> _LINE_SHIFT & CHUNK_LINES - 1
-    return Place(chunk, line, head & MAX_SLOTS, has_rows, form)
+    shares_rows = has_rows and bool(head >> _SHARES_ROWS_SHIFT & 1)
+    return Place(chunk, line, head & MAX_SLOTS, has_rows, form, shares_rows)
 
 
-def lines_of(slots: int, *, has_rows: bool, form: Form = WIDE) -> int:
+def slot_bytes(slots: int, form: Form, *, shares_rows: bool = False) -> int:
+    """What slots take, with the numbers of shared rows: half of each line then."""
+    return -(-slots // SLOTS_OF_SHARED) * LINE_BYTES if shares_rows else slots * (4 >> form.narrow)
+
+
+def lines_of(slots: int, *, has_rows: bool, form: Form = WIDE, shares_rows: bool = False) -> int:
     """How many lines a ring takes."""
-    return -(-slots * (4 >> form.narrow) // LINE_BYTES) + has_rows * -(-slots // ROWS_A_LINE)
+    rows = SHARED_ROWS if shares_rows else slots
+    of_slots = slot_bytes(slots, form, shares_rows=has_rows and shares_rows)
+    return -(-of_slots // LINE_BYTES) + has_rows * -(-rows // ROWS_A_LINE)
 
 
 def with_rows(heads: Words) -> Numbers:
@@ -252,6 +298,11 @@ def _spans(heads: Words) -> tuple[Numbers, Numbers]:
     """The first line of each ring and the one after its last, counted through all chunks."""
     starts = (heads >> np.uint64(_LINE_SHIFT) & np.uint64(_CHUNKS * CHUNK_LINES - 1)).astype(np.int64)
     slots = (heads & np.uint64(MAX_SLOTS)).astype(np.int64)
-    rows = (heads >> np.uint64(_HAS_ROWS_SHIFT) & np.uint64(1)).astype(np.int64)
-    slot_bytes = slots * 4 >> (heads >> np.uint64(_NARROW_SHIFT)).astype(np.int64)
-    return starts, starts + -(-slot_bytes // LINE_BYTES) + rows * -(-slots // ROWS_A_LINE)
+    has_rows = (heads >> np.uint64(_HAS_ROWS_SHIFT) & np.uint64(1)).astype(np.bool_)
+    shares_rows = (heads >> np.uint64(_SHARES_ROWS_SHIFT) & np.uint64(1)).astype(np.bool_)
+    of_slots = -(-(slots * 4 >> (heads >> np.uint64(_NARROW_SHIFT)).astype(np.int64)) // LINE_BYTES)
+    lines = np.where(
+        has_rows & shares_rows, -(-slots // SLOTS_OF_SHARED) + SHARED_ROWS // ROWS_A_LINE,
+        of_slots + has_rows * -(-slots // ROWS_A_LINE),
+    )  # fmt: skip
+    return starts, starts + np.where(slots > 0, lines, 0)

@@ -28,7 +28,8 @@ def _as_it_is(_old: MapDescription, _new: MapDescription) -> Convert:
 
 
 RULES: dict[tuple[str, int, int], Callable[[MapDescription, MapDescription], Convert]] = {
-    ("rings", 1, 2): _as_it_is,  # slots of four bytes are one of the forms that there are since
+    # Slots of four bytes, and later a row for each slot in transition, are one of the forms that there are since.
+    **{("rings", meaning, 3): _as_it_is for meaning in (1, 2)},
 }
 """By the name of a map and two meanings of its rows: what makes rows of the one from rows of the other, where names of
 fields do not suffice."""

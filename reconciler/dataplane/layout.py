@@ -160,7 +160,7 @@ SOURCE_LISTS = _hash(
     "source_lists", RowType(rows.SourceListName), RowType(rows.SourceNote), limits.SOURCE_LISTS, _ALLOWED
 )
 # index → where the ring lies, how many slots it has and in which form (reconciler/dataplane/chunks.py)
-RINGS = replace(_array("rings", RowType(rows.Head), 16_384, is_mmapable=True), meaning=2)
+RINGS = replace(_array("rings", RowType(rows.Head), 16_384, is_mmapable=True), meaning=3)
 # index → chunk: an array of lines, each of slots of a ring or 8 rows of slots (reconciler/dataplane/slots.py)
 CHUNK_LINES = 1 << 16
 RING_CHUNKS = _array_of_arrays("ring_chunks", RowType(rows.Line), CHUNK_LINES, 4_096)

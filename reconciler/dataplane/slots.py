@@ -3,8 +3,8 @@
 another endpoint.
 
 A hash of the client selects a slot, and the slot has an endpoint. While a slot is in transition it also has a row with
-its former endpoints (bpf/transition.h tells how the program uses it). Times are in units of 2**34 ns of `clock`; rows
-hold them modulo 1,024.
+its former endpoints (bpf/transition.h tells how the program uses it); slots that changed hands alike mostly share one.
+Times are in units of 2**34 ns of `clock`; rows hold them modulo 1,024.
 
 Two rings are equal if they send each hash to the same endpoint, whatever their sizes: a ring with twice the slots,
 each slot twice, is the same ring. So the kernel may hold a ring larger than it was asked for, and a ring grows without
@@ -49,6 +49,9 @@ _TURN = 1024
 _FEW = 8
 """To look for so many numbers one by one takes less time than all at once."""
 _BEGINNING = 64
+_USED_SHIFT = 54
+SHARED_ROWS = 256
+"""As many rows as a byte can tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +100,26 @@ def packed(rows: Rows) -> Words:
     return words
 
 
+def shared(rows: Words, now: int) -> tuple[Words, NDArray[np.uint8]] | None:
+    """The rows that differ in more than their time of use, and for each slot the number of its row; None if these are
+    too many. Row 0 is all zeros. Slots that share a row have the most recent of their times of use."""
+    of_use = np.uint64(0x3FF << _USED_SHIFT)
+    numbers, made = np.zeros(rows.size, np.uint8), np.zeros(SHARED_ROWS, np.uint64)
+    some = np.flatnonzero(rows)
+    kept, row_of = np.unique(rows[some] & ~of_use, return_inverse=True)
+    if kept.size >= SHARED_ROWS:
+        return None
+    age = np.full(kept.size, _TURN - 1, np.int32)
+    np.minimum.at(age, row_of, since((rows[some] >> np.uint64(_USED_SHIFT)).astype(np.uint32), now))
+    used = ((now - age) % _TURN).astype(np.uint64) << np.uint64(_USED_SHIFT)
+    numbers[some] = row_of + 1
+    made[1 : 1 + kept.size] = kept | used
+    return made, numbers
+
+
 def with_uses(rows: Words, others: Words) -> Words:
     """These rows with the time of use of others."""
-    times = np.uint64(0x3FF << 54)
+    times = np.uint64(0x3FF << _USED_SHIFT)
     return rows & ~times | others & times
 
 

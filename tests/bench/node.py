@@ -23,7 +23,7 @@ import numpy as np
 
 from reconciler import limits
 from reconciler.dataplane import program, rows
-from reconciler.dataplane.chunks import LINE_BYTES, lines_of
+from reconciler.dataplane.chunks import LINE_BYTES
 from reconciler.dataplane.layout import (
     ENDPOINTS,
     ENDPOINTS6,
@@ -249,8 +249,8 @@ class Node:
         rings = Rings(self._kernel)
         indexes = range(group.first_index, group.first_index + group.services)
         places = [place for place in map(rings.place, indexes) if place and place.has_rows]
-        lines = sum(lines_of(place.slots, has_rows=True, form=place.form) for place in places)
-        of_slots = sum(lines_of(place.slots, has_rows=False, form=place.form) for place in places)
+        lines = sum(place.lines for place in places)
+        of_slots = sum(place._replace(has_rows=False, shares_rows=False).lines for place in places)
         return {
             "transition_rings": len(places), "transition_slots": sum(place.slots for place in places),
             "transition_slot_bytes": of_slots * LINE_BYTES, "transition_row_bytes": (lines - of_slots) * LINE_BYTES,

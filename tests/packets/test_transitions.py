@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,6 +24,7 @@ from scapy.packet import Packet
 from reconciler.dataplane import slots
 from reconciler.dataplane.layout import (
     REMEMBERED,
+    RING_CHUNKS,
     SEED,
     AlgorithmCode,
     EchoCode,
@@ -199,19 +201,23 @@ def test_a_learnt_flow_stays_when_the_time_of_learning_is_over(balancer: Balance
 
 def age(balancer: Balancer, units: int) -> None:
     """Let what is known of all slots, but not of flows, be older."""
-    words = rows_in_place(balancer)
-    rows = slots.unpacked(words)
-    for column in ("began", "moved", "used"):
-        rows[column] -= units
-    words[:] = slots.packed(rows)
+    with rows_of(balancer) as rows:
+        for column in ("began", "moved", "used"):
+            rows[column] -= units
 
 
-def rows_in_place(balancer: Balancer) -> slots.Words:
-    rings = Rings(balancer.kernel)
-    place = rings.place(RING)
+@contextmanager
+def rows_of(balancer: Balancer) -> Iterator[slots.Rows]:
+    """The rows that the ring has in the kernel, to be changed. Row 0 is nobody's where rows are shared."""
+    place = Rings(balancer.kernel).place(RING)
     assert place
     assert place.has_rows
-    return rings.rows(place)
+    chunk = balancer.kernel.chunk(RING_CHUNKS.name, place.chunk)
+    assert chunk is not None
+    words = chunk[place.first_row :][: place.rows]
+    rows = slots.unpacked(words)
+    yield rows
+    words[:] = slots.packed(rows)
 
 
 @PROTOCOLS
@@ -248,12 +254,28 @@ def test_flows_of_each_stage_stay_where_they_began(balancer: Balancer, protocol:
     assert [go_on(balancer, protocol, c) for c in (OLD, NEW, NEWER)] == [1, 2, 3]
 
 
+def test_a_row_for_each_slot_serves_as_well_as_shared_ones(
+    balancer: Balancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rings have them if too many would differ, or if an earlier version wrote them."""
+    flows = {client: begin(balancer, lab.TCP, client) for client in clients(20)}
+    for is_shared, ring in ((False, [2, 3]), (False, [3, 2]), (True, [3, 3, 2, 2]), (False, [1, 2, 3, 3])):
+        with monkeypatch.context() as patch:
+            if not is_shared:
+                patch.setattr(slots, "shared", lambda *_: None)
+            edit(balancer, ring)
+        place = Rings(balancer.kernel).place(RING)
+        assert place
+        assert place.shares_rows == is_shared
+        assert {client: go_on(balancer, lab.TCP, client) for client in flows} == flows
+        for client in clients(20 + 5 * len(flows))[-5:]:
+            flows[client] = begin(balancer, lab.TCP, client)
+
+
 def age_datagrams_out(balancer: Balancer) -> None:
     """Let the time of learning be over, but nothing else."""
-    words = rows_in_place(balancer)
-    rows = slots.unpacked(words)
-    rows["moved"] = (slots.now() - LEARNING - 1) % slots._TURN  # the machine may have booted just now
-    words[:] = slots.packed(rows)
+    with rows_of(balancer) as rows:
+        rows["moved"] = (slots.now() - LEARNING - 1) % slots._TURN  # the machine may have booted just now
 
 
 @PROTOCOLS
