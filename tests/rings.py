@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.slots import Held
@@ -13,9 +13,14 @@ from reconciler.ring_store import Rings, RingWriter
 
 def read_ring(kernel: Kernel, index: int) -> Held | None:
     """A ring and the rows of its slots in transition; None if there is no such ring."""
+    return read_rings(kernel, [index])[index]
+
+
+def read_rings(kernel: Kernel, indexes: Iterable[int]) -> dict[int, Held | None]:
+    """As `read_ring`, of several rings at one moment: to look at all heads takes the most time."""
     rings = Rings(kernel)
-    place = rings.place(index)
-    return rings.held(place) if place else None
+    places = {index: rings.place(index) for index in indexes}
+    return {index: rings.held(place) if place else None for index, place in places.items()}
 
 
 def write_rings(

@@ -16,7 +16,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
 from reconciler.ring_store import Rings, in_transition, remove_rings, settle
-from tests.rings import read_ring, write_rings
+from tests.rings import read_ring, read_rings, write_rings
 
 TCP = 6
 forms = st.builds(Form, st.integers(0, 2), st.integers(0, 4_095).map(lambda step: step * 32))
@@ -173,10 +173,8 @@ def test_rings_are_whole_at_every_moment_whatever_fails(changes, mode, seed):
     held = {}
     for wanted in changes:
         outcomes = write_rings(kernel, wanted, known=set(held))
-        for index, outcome in outcomes.items():
-            if outcome is None:
-                held[index] = wanted[index]
-            now = read_ring(kernel, index)
+        held |= {index: wanted[index] for index, outcome in outcomes.items() if outcome is None}
+        for index, now in read_rings(kernel, outcomes).items():
             assert np.array_equal(shortest(now), slots.reduced(held.get(index, ring())))
         if chance.random() < 0.5:
             with suppress(KernelError):
@@ -214,20 +212,20 @@ def test_whoever_is_killed_leaves_whole_rings_that_the_next_one_takes_up(rounds,
                 raise KilledError
             return False
 
-        before = {index: shortest(read_ring(kernel, index)) for index in wanted}
+        before = {index: shortest(found) for index, found in read_rings(kernel, wanted).items()}
         kernel.fails = dies
         known = np.flatnonzero(Rings(kernel).heads).tolist()
         with suppress(KilledError):
             write_rings(kernel, wanted, known=known)
         kernel.fails = lambda: False
         kernel.look()
-        for index, endpoints in wanted.items():
-            now = shortest(read_ring(kernel, index))
-            assert np.array_equal(now, before[index]) or np.array_equal(now, slots.reduced(endpoints))
+        for index, found in read_rings(kernel, wanted).items():
+            now = shortest(found)
+            assert np.array_equal(now, before[index]) or np.array_equal(now, slots.reduced(wanted[index]))
         known = np.flatnonzero(Rings(kernel).heads).tolist()
         assert not any(write_rings(kernel, wanted, known=known).values())
-        for index, endpoints in wanted.items():
-            assert np.array_equal(shortest(read_ring(kernel, index)), slots.reduced(endpoints))
+        for index, found in read_rings(kernel, wanted).items():
+            assert np.array_equal(shortest(found), slots.reduced(wanted[index]))
 
 
 # --- transitions ---------------------------------------------------------------------------------------------

@@ -218,6 +218,13 @@ def with_rows(heads: Words) -> Numbers:
 
 def sound(heads: Words, chunks: Iterable[int]) -> NDArray[np.bool_]:
     """Which of these heads lead to slots in one of the chunks that are no other ring's, too."""
+    led = np.flatnonzero(heads)  # mostly few, of all that there may be
+    found = np.zeros(heads.size, np.bool_)
+    found[led] = _sound(heads[led], chunks)
+    return found
+
+
+def _sound(heads: Words, chunks: Iterable[int]) -> NDArray[np.bool_]:
     starts, ends = _spans(heads)
     is_there = np.zeros(1 << 16, np.bool_)
     is_there[list(chunks)] = True
