@@ -31,7 +31,7 @@ VIP, PORT = IPv4Address("20.20.20.1"), 80
 ENDPOINTS = tuple(IPv4Address(f"10.2.0.{number}") for number in range(11, 19))
 PATIENCE_S = 120.0
 LOOK_S = 0.1
-CHECK = "{type: http, interval: 500ms, timeout: 400ms, fall: 2, rise: 1}"
+CHECK = "{type: http, interval: 1s, timeout: 900ms, fall: 2, rise: 1}"
 
 
 def manifests(weights: dict[IPv4Address, int], fall: int = 2, ports: str = "[80]") -> str:
@@ -113,6 +113,12 @@ class Site:
             IPv4Address(endpoint.address) for pool in listed.values() for endpoint in pool.endpoints
             if all(digest in entries and entries[digest].state.health is Health.UP for _, digest in endpoint.targets)
         }  # fmt: skip
+
+    def story(self) -> str:
+        """What is known of each endpoint, and the end of what the agent said."""
+        states = "\n".join(self.lab.lbctl("get", *what).stdout for what in (["health", "-o", "wide"], ["drains"]))
+        dead, members = sorted(map(str, self.dead)), sorted(map(str, self.members()))
+        return f"dead: {dead}, in the ring: {members}\n{states}\n{self.log.read_text()[-3000:]}"
 
     def checker_pid(self) -> int:
         return store.read(self.place / store.FILE).progress.pid

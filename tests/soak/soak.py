@@ -21,12 +21,17 @@ from reconciler.dataplane.layout import MAPS, SERVICES, EndpointRowState, MapTyp
 from reconciler.dataplane.rows import Endpoint as EndpointFields
 from reconciler.dataplane.rows import Number
 from reconciler.kinds.endpoint import numbered_rows
+from reconciler.lab import LabError
 from reconciler.lab.build import wait_until
 from reconciler.lab.traffic import Outcome
 from tests.soak.site import ENDPOINTS, FIRST, PATIENCE_S, PORT, VIP, Site, chance, manifests, site
 
 MOST_DOWN = 3
 FEW = 5
+REST_S = 150.0
+"""Nobody dies again before: who falls often has to be well for long, and nothing else would be seen."""
+SETTLE_S = 400.0
+"""Longer than anybody has to be well before he is back."""
 TIMEOUT_S = 4.0
 SLACK_S = 0.3
 """From a packet's way to what is written down of it."""
@@ -97,7 +102,7 @@ class _Soak:
         self._site, self._report = of, report
         self._chance = chance(report.seed)
         self._drained: set[IPv4Address] = set()
-        self._falls = Counter(dict.fromkeys(ENDPOINTS, 0))
+        self._died_s = dict.fromkeys(ENDPOINTS, float("-inf"))
 
     def go_on(self, for_s: float, *, restarts: bool) -> None:
         """For so long, and until a few things were done, however slow the machine is."""
@@ -117,9 +122,12 @@ class _Soak:
             self._undrain()
         self._site.write(FIRST)
         everybody = set(ENDPOINTS)
-        wait_until("all serve again", lambda: self._site.up() == self._site.members() == everybody, PATIENCE_S)
         plan = ("plan", str(self._site.directory), "--node", "lb1")
-        wait_until("nothing is left to do", lambda: "No changes." in self._site.lab.lbctl(*plan).stdout, PATIENCE_S)
+        try:
+            wait_until("all serve again", lambda: self._site.up() == self._site.members() == everybody, SETTLE_S)
+            wait_until("nothing is left", lambda: "No changes." in self._site.lab.lbctl(*plan).stdout, SETTLE_S)
+        except LabError as error:
+            raise AssertionError(f"{error}\n{self._site.story()}") from error
         agent, checker = self._site.agent.pid, self._site.checker_pid()
         fds = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in (agent, checker))
         return Sample(_resident_mb(agent), _resident_mb(checker), fds, self._rows())
@@ -133,13 +141,12 @@ class _Soak:
         return self._site.dead | self._drained | (set(ENDPOINTS) - self._site.up())
 
     def _die(self) -> str:
-        """Whoever has fallen often has to be well for long, so those who have not come first."""
-        alive = [address for address in ENDPOINTS if address not in self._out()]
-        if len(ENDPOINTS) - len(alive) >= MOST_DOWN:
+        now_s, out = time.monotonic(), self._out()
+        rested = [a for a in ENDPOINTS if a not in out and now_s - self._died_s[a] > REST_S]
+        if len(out) >= MOST_DOWN or not rested:
             return ""
-        least = min(self._falls[address] for address in alive)
-        address = self._chance.choice([address for address in alive if self._falls[address] == least])
-        self._falls[address] += 1
+        address = self._chance.choice(rested)
+        self._died_s[address] = now_s
         if self._chance.random() < 0.5:
             self._site.freeze(address)
             return "froze"
