@@ -25,6 +25,7 @@ from reconciler.health.monitor import Monitor
 from reconciler.health.prober import Prober
 from reconciler.health.row import Clocks
 from reconciler.health.schedule import Schedule
+from reconciler.health.state import Health
 from reconciler.health.store import Progress, Store, clocks
 from reconciler.health.target import Target
 from reconciler.health.through import Through
@@ -51,8 +52,8 @@ class Checker:
         self._messages = Messages()
         self._schedule = Schedule(socket.gethostname().encode(), random.Random())
         self._prober = Prober()
-        way_of = Through(path.parent, record).way
-        self._monitor = Monitor(self._prober, self._schedule, way_of=way_of, lack_of_way=_lack_of_way)
+        self._through = Through(path.parent, record)
+        self._monitor = Monitor(self._prober, self._schedule, way_of=self._through.way, lack_of_way=_lack_of_way)
         self._store: Store | None = None
         self._told_s = self._suspect_s = 0.0
         self._counts_since_s = time.monotonic()
@@ -70,6 +71,8 @@ class Checker:
             transitions = self._monitor.run(LISTEN_S)
             learned = self._monitor.take_learned()
             self._checks += len(learned)
+            if any(target.vip is not None and _has_begun_to_fail(self._monitor, target) for target in learned):
+                self._through.doubt()
             times = clocks()
             if self._store is not None:
                 try:
@@ -165,6 +168,13 @@ class Checker:
         data = packed(news)
         while data:
             data = data[os.write(self._say, data) :]
+
+
+def _has_begun_to_fail(monitor: Monitor, target: Target) -> bool:
+    state = monitor.states.get(target)
+    if state is None:
+        return False
+    return state.streak > 0 if state.health is Health.UP else state.since_s == state.checked_s
 
 
 def _lack_of_way(target: Target) -> str:

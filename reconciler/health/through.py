@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way of checks through VIPs: from the prober's namespace, each socket with the mark of its endpoint's row.
 
-Rows are read again when the node was changed, a second after the last time at the earliest: an endpoint may get
-another number only long after its last one was given up.
+Rows are read again when the node was changed, or when somebody doubts them, a second after the last time at the
+earliest: an endpoint may get another number only long after its last one was given up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Through:
         self._place: Place | None = None
         self._mark: _Mark | None = None
         self._numbers: dict[Address, int] = {}
-        self._lacks_some = False
+        self._is_doubtful = False
         self._lack = ""
 
     def way(self, target: Target) -> Way:
@@ -46,10 +46,14 @@ class Through:
             self._look()
             self._looked_s = self._clock()
         number = self._numbers.get(target.address, 0)
-        self._lacks_some |= not number
+        self._is_doubtful |= not number
         lack = self._lack or ("" if number else "the endpoint is not in the data plane yet")
         tunnel = MARK_TUNNEL if target.mode is Mode.DSR_L3 else 0
         return Way(mark=number | tunnel, place=self._place, lack=lack)
+
+    def doubt(self) -> None:
+        """Somebody who was well has not answered: who mended a damaged row may have given it another number."""
+        self._is_doubtful = True
 
     def close(self) -> None:
         if self._place is not None:
@@ -59,9 +63,9 @@ class Through:
     def _look(self) -> None:
         self._lack = self._find_place()
         mark = _mark(self._record)
-        if self._lack or (mark == self._mark and not self._lacks_some):
+        if self._lack or (mark == self._mark and not self._is_doubtful):
             return
-        self._lacks_some = False
+        self._is_doubtful = False
         try:
             self._numbers = _numbers(self._directory)
         except (KernelError, OSError) as error:
