@@ -62,8 +62,8 @@ FIRST = manifests(dict.fromkeys(ENDPOINTS, 1))
 
 @dataclass(slots=True)
 class Death:
-    """An endpoint that doesn't answer since `began_s`. It may break what is begun until `until_s`, when it is in no
-    ring any more, or answers again; None: not yet."""
+    """An endpoint that doesn't answer since `began_s`. It may break what is begun until `until_s`, when it is known to
+    be down and in no ring any more, or answers again; None: not yet."""
 
     address: IPv4Address
     began_s: float
@@ -152,10 +152,11 @@ class Site:
         while not self._over.wait(LOOK_S):
             dead, began_s = self.dead, time.monotonic()
             if any(death.until_s is None for death in self.deaths):
-                members = self.members()
+                # Who has just come back, and is in no ring yet, will be in one until checks find him dead again.
+                serving = self.members() | self.up()
                 for death in self.deaths:
                     is_back = death.address not in dead and began_s > death.began_s + LOOK_S
-                    if death.until_s is None and (death.address not in members or is_back):
+                    if death.until_s is None and (death.address not in serving or is_back):
                         death.until_s = time.monotonic()
 
     def begin(self) -> None:
