@@ -9,6 +9,7 @@ included by others. The rendering itself happens in a process of its own, see `r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -16,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +36,7 @@ TIME_LIMIT_S = 300
 """For all templates, of wall-clock time: a last resort."""
 
 _CHILD = Path(__file__).resolve().with_name("render_child.py")
+_TAKES_IN = re.compile(r"\b(?:include|import|extends|from)\b")
 _TAG = re.compile(r"\{[{%]|[%}]\}")
 
 
@@ -174,6 +177,34 @@ def _values(environments: Mapping[str, SourceFile], env: str | None) -> tuple[Ma
 
 
 def _render(templates: Mapping[str, str], wanted: Sequence[str], values: Map) -> list[dict[str, Any]]:
+    """The answers about these templates, in order; if the process that renders them died, the last one says so. Of an
+    unchanged template with unchanged values the answer is known."""
+    shared = json.dumps([values, list(_numbers(values))])
+    every = json.dumps(templates, sort_keys=True)
+    keys = {name: _key(name, templates[name], shared, every) for name in wanted}
+    left = [name for name in wanted if keys[name] not in _known]
+    if sum(len(answer["text"]) for answer in _known.values()) > MAX_TREE_BYTES // 8:
+        left = list(wanted)  # the limits are about all of them together
+    fresh = dict(zip(left, _rendered_anew(templates, left, values), strict=False)) if left else {}
+    anew = set(left)
+    answers = {name: fresh.get(name) if name in anew else _known[keys[name]] for name in wanted}
+    found = [answer for answer in takewhile(lambda answer: answer is not None, answers.values()) if answer]
+    _known.clear()
+    _known.update((keys[name], answer) for name, answer in answers.items() if answer and "text" in answer)
+    return found
+
+
+_known: dict[bytes, dict[str, Any]] = {}
+"""The answers about the templates of the tree that was rendered last, by all that they depend on."""
+
+
+def _key(name: str, text: str, values: str, every: str) -> bytes:
+    """The digest of all that a rendered template depends on: where it may take in others, on all of them."""
+    parts = (name, text, values, every if _TAKES_IN.search(text) else "")
+    return hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def _rendered_anew(templates: Mapping[str, str], wanted: Sequence[str], values: Map) -> list[dict[str, Any]]:
     """The answers of the process that renders; if it died, the last answer says so."""
     import subprocess  # only templates cost this import
 

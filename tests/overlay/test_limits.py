@@ -99,9 +99,11 @@ def test_process_that_dies_is_a_problem_of_the_template_that_it_died_of(write, m
     answer = '{"text": "", "marks": []}'
     child.write_text(f"import os, signal; print({answer!r}, flush=True); os.kill(os.getpid(), signal.SIGXCPU)")
     monkeypatch.setattr(overlay, "_CHILD", child)
+    monkeypatch.setattr(overlay, "_known", {})
     found = load(write({"a.yaml.j2": "x", "b.yaml.j2": "x", "c.yaml.j2": "x"})).diagnostics
     assert [(d.span.file, d.message) for d in found] == [("b.yaml.j2", "rendering takes more than 1 s")]
     child.write_text("import no_such_module")
+    monkeypatch.setattr(overlay, "_known", {})
     [found] = load(write({"a.yaml.j2": "x"})).diagnostics
     assert (found.span.file, found.rule) == ("a.yaml.j2", "template-error")
     assert "No module named 'no_such_module'" in found.message

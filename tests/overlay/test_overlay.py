@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Templates and values become a fleet; what is missing is said."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.main import main
+from reconciler.config import overlay
 from reconciler.config.load import load
 from reconciler.config.source import read_tree
 from tests.config.manifests import pool, service
@@ -259,3 +261,34 @@ def test_render_of_what_cannot_be_rendered_prints_nothing(write, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "pools.yaml.j2:6:20: error: 'endpoints' has no value [template-undefined]" in captured.err
+
+
+def test_only_templates_whose_inputs_changed_are_rendered_again(write, monkeypatch):
+    rendered, run = [], overlay.children.run
+
+    def counted(command, request, limit_s):
+        rendered.append(sorted(json.loads(request)["render"]))
+        return run(command, request, limit_s)
+
+    monkeypatch.setattr(overlay.children, "run", counted)
+    files = {
+        "a.yaml.j2": pool(name="a"), "b.yaml.j2": "{% include '_c.yaml.j2' %}", "_c.yaml.j2": pool(),
+        "environments/e.yaml": "x: 7\n", "d.yaml": service(),
+    }  # fmt: skip
+    found = []
+    for edit in (
+        {}, {"d.yaml": service(name="e")}, {"a.yaml.j2": pool(name="b")}, {"_c.yaml.j2": pool() + "# {{ x }}\n"},
+        {"environments/e.yaml": "x: 8\n"},
+    ):  # fmt: skip
+        rendered.clear()
+        files |= edit
+        loaded = load(write(files), "e")
+        assert loaded.fleet, loaded.diagnostics
+        found.append((list(rendered), [each.name for each in loaded.fleet.pools]))
+    both = ["a.yaml.j2", "b.yaml.j2"]
+    assert found[1:] == [
+        ([], ["a", "web"]),
+        ([both], ["b", "web"]),  # the second one may take in any other one
+        ([["b.yaml.j2"]], ["b", "web"]),
+        ([both], ["b", "web"]),
+    ]  # fmt: skip
