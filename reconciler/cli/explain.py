@@ -93,10 +93,10 @@ def answer(args: argparse.Namespace, style: Style) -> str:
             f"{style.dim(f'#{number}')} {explanation_text(explanation, style)}\n"
             for number, explanation in enumerate(explained, start=1)
         )
-    first = headline(explained[0], style)
-    others = (headline(explanation, style) for explanation in explained[1:])
+    first, before = headline(explained[0], style), f"with --flags {','.join(_OPEN)}: "
     return explanation_text(explained[0], style) + "".join(
-        f"\n\nwith --flags {','.join(_OPEN)}: {'the same' if other == first else other}" for other in others
+        f"\n\n{before}the same" if headline(each, style) == first else f"\n\n{headline(each, style, before)}"
+        for each in explained[1:]
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from reconciler.cli.common import add_json, add_output, from_agent, may_only_ask, state_dir, stdout_style
+from reconciler.render.style import Style
 
 DESCRIPTION = """\
 List what was applied to this node, the newest first: by the agent, by `lbctl apply`, `rollback` and `delete`. The
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         [entry] = told["entries"]
         print(table(rows, _COLUMNS, "", style.columns))
         text = [entry["message"]] if entry["message"] else []
-        print("\n".join(block(change) for change in [*text, "", *entry["lines"]]))
+        print("\n".join(_fitted(block(change), style) for change in [*text, "", *entry["lines"]]))
         if len(entry["lines"]) < sum(entry["counts"].values()):
             print(f"only the first {len(entry['lines'])} changes are named")
     else:
@@ -57,6 +59,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 _COLUMNS = ("number", "time", "revision", "changes", "result", "who")
+
+
+def _fitted(change: str, style: Style) -> str:
+    """A change whose place stands at the end of its line if that fits, else behind it."""
+    if style.columns is None or len(change) <= style.columns:
+        return change
+    return style.fitted(re.sub(r"(?<=\S) {3,}", "  ", change), "    ")
 
 
 def _row(entry: Mapping[str, Any]) -> dict[str, str | int]:

@@ -13,6 +13,7 @@ from reconciler.safe import SHOWN, line
 
 FORMAT_VERSION = 1
 """Of findings in JSON; it changes only if readers must change."""
+_LABEL_WIDTH = len("way out: ")
 FOUND = 8
 """The exit code of `lbctl doctor` if something is wrong; no error has it."""
 
@@ -49,8 +50,9 @@ def as_data(found: Finding) -> dict[str, object]:
 
 
 def as_text(found: Finding, style: Style) -> str:
-    where = f"\n  asked for: {line(str(found.span))}" if found.span and found.span.file else ""
-    return (
-        f"{style.bad(found.name)}: {line(found.evidence)}\n  so:      {line(found.consequence)}\n"
-        f"  way out: {line(found.way_out)}{where}"
-    )
+    parts = [("so:", found.consequence), ("way out:", found.way_out)]
+    if found.span and found.span.file:
+        parts.append(("asked for:", str(found.span)))
+    lines = (f"  {label.ljust(_LABEL_WIDTH - 1)} {line(text)}" for label, text in parts)
+    below = (style.fitted(each, " " * _LABEL_WIDTH) for each in lines)
+    return "\n".join([style.labelled(style.bad, found.name, line(found.evidence)), *below])

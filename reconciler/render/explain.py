@@ -27,21 +27,26 @@ def explanation_json(explanations: Sequence[Explanation]) -> str:
     return json.dumps(document, indent=2)
 
 
-def headline(explanation: Explanation, style: Style) -> str:
-    """The reason, and the receiver of the packet, on one line."""
+def headline(explanation: Explanation, style: Style, before: str = "") -> str:
+    """The reason, and the receiver of the packet, on one line of text if that fits."""
     verdict = explanation.verdict.replace("-", " ")
-    coloured = (style.bad if explanation.is_dropped else style.good)(verdict)
-    text = f"{coloured}: {explanation.reason}" if verdict else explanation.reason
+    text = f"{verdict}: {explanation.reason}" if verdict else explanation.reason
     if explanation.endpoint and not explanation.is_dropped:
         text += f" ({explanation.endpoint['endpoint']})"
-    return text
+    shown = style.fitted(before + text, "  ")
+    paint = style.bad if explanation.is_dropped else style.good
+    return shown.replace(f"{verdict}:", f"{paint(verdict)}:", 1) if verdict else shown
 
 
 def explanation_text(explanation: Explanation, style: Style) -> str:
     """The headline, and below it the steps that led there."""
     rows = list(_rows(explanation))
-    lines = (f"  {style.dim(label.ljust(_LABEL_WIDTH))}{text}" for label, text in rows)
-    return "\n".join([headline(explanation, style), *lines])
+    lines = [headline(explanation, style)]
+    for label, text in rows:
+        label = f"  {label.ljust(_LABEL_WIDTH)}"
+        shown = style.fitted(f"{label}{text}", " " * _LABEL_WIDTH)
+        lines.append(style.dim(label) + shown.removeprefix(label))
+    return "\n".join(lines)
 
 
 def _rows(e: Explanation) -> Iterator[tuple[str, str]]:

@@ -15,10 +15,12 @@ import pytest
 
 from reconciler.cli import get, sources
 from reconciler.cli.explain import _ingress
+from reconciler.cli.history import _fitted
 from reconciler.cli.main import VERBS, main
 from reconciler.cli.watching import watched
 from reconciler.config.load import check
 from reconciler.config.source import read_tree, renamed
+from reconciler.doctor.finding import Finding, as_text
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import LoadedProgram
@@ -243,3 +245,16 @@ def test_an_agent_without_its_directory_says_that_it_waits(tmp_path):
     (tmp_path / "manifests").mkdir()
     assert "did you mean" in sources._not_there(tmp_path / "manifest")
     assert sources._not_there(tmp_path / "else").endswith("is not there: waiting until it is a directory of manifests")
+
+
+def test_a_finding_and_a_change_of_the_history_fit_a_terminal():
+    narrow = Style(columns=80)
+    finding = Finding("no-way-back", "no route leads to " + "them " * 20, "so " * 40, "do " * 40, None)
+    for style, longest in ((narrow, 80), (Style(), 500)):
+        text = as_text(finding, style)
+        assert max(map(len, text.splitlines())) <= longest
+        assert text.startswith("no-way-back: no route")
+        assert "\n  so:      so so" in text and "\n  way out: do do" in text
+    change = "+ service 20.20.20.1:80/tcp                                   examples/configs/nat-tcp/services.yaml:9"
+    assert _fitted(change, Style()) == change
+    assert _fitted(change, narrow) == "+ service 20.20.20.1:80/tcp  examples/configs/nat-tcp/services.yaml:9"
