@@ -57,8 +57,6 @@ class Table:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.buckets = kernel.capacity(CONNECTIONS.name)
-        (row,) = kernel.dump(SEED.name)
-        self._seed = struct.unpack("=2Q", row[1])
 
     def entries(self) -> dict[Ends, Entry]:
         """All that are there, whatever their age."""
@@ -103,7 +101,9 @@ class Table:
 
     def buckets_of(self, ends: Ends) -> tuple[int, int]:
         """The first and the second bucket of a connection."""
-        mixed = _mix64((_mix64(ends.key ^ self._seed[0]) + self._seed[1]) & _ALL)
+        (row,) = self._kernel.dump(SEED.name)
+        first, second = struct.unpack("=2Q", row[1])
+        mixed = _mix64((_mix64(ends.key ^ first) + second) & _ALL)
         return (mixed >> 32) * self.buckets >> 32, (mixed & 0xFFFFFFFF) * self.buckets >> 32
 
     def _entries(self) -> Iterator[tuple[Ends, Entry, int]]:
