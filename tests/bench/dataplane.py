@@ -88,6 +88,8 @@ class Bench:
 
     def rows(self, case: Case) -> list[Row]:
         """Measure a case, one row a program, those first that have something to show."""
+        if self._subjects.pop(LRU, None):
+            self._programs.empty_lru()
         subjects = [self.subject(program) for program in case.programs]
         for program, subject in zip(case.programs, subjects, strict=True):
             self._prepare(case, program, subject)

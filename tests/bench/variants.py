@@ -96,11 +96,20 @@ class Programs:
         """`shared`: name of each map of the data plane → open descriptor. `lru_flows`: how many the LRU holds."""
         self._stack = stack
         self._images = {variant: compile_variant(variant) for variant in Variant}
-        declared = self._images[Variant.LRU].maps["lru_flows"]
-        self._lru_flows = self._map("lru_flows", replace(declared, capacity=lru_flows))
+        self._lru_shape = replace(self._images[Variant.LRU].maps["lru_flows"], capacity=lru_flows)
+        self._of_lru = stack.enter_context(ExitStack())
         self._misses = self._map("lru_misses", LRU_MISSES)
         self._tables: dict[int, OpenMap] = {}
-        self._descriptors = {**shared, "lru_flows": self._lru_flows.fd, "lru_misses": self._misses.fd}
+        self._descriptors = {**shared, "lru_misses": self._misses.fd}
+        self.empty_lru()
+
+    def empty_lru(self) -> None:
+        """Give what is loaded of the LRU variant from now on an empty table, and close what was loaded before. A table
+        that is full of earlier cases' flows evicts those that a case has just made known."""
+        self._of_lru.close()
+        made = self._of_lru.enter_context(bpf.closing(maps.create("lru_flows", self._lru_shape)))
+        self._lru_flows = maps.describe(made)
+        self._descriptors["lru_flows"] = made
 
     def misses(self) -> int:
         """How many packets the LRU variant did not find in its table."""
@@ -141,7 +150,8 @@ class Programs:
         bench = self._map("bench", image.maps["bench"])
         own = {REMEMBERED.name: self._memory_of(flows)} if flows else {}
         code = image.linked({**self._descriptors, **own, "bench": bench.fd})
-        return self._closed(bpf.load_program(f"bench_{variant.name.lower()}", code)), bench
+        stack = self._of_lru if variant is Variant.LRU else self._stack
+        return stack.enter_context(bpf.closing(bpf.load_program(f"bench_{variant.name.lower()}", code))), bench
 
     def _map(self, name: str, shape: Shape) -> OpenMap:
         return maps.describe(self._closed(maps.create(name, shape)))
