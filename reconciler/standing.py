@@ -39,7 +39,7 @@ def fallen(resources: Resources, standing: Collection[Key], lost: Iterable[Key])
     holds already doesn't fall, nor do the resources that it needs: the loss of a second interface must not stop edits
     of a pool. If no end is left, everything falls.
     """
-    causes = {key: key for key in lost}
+    causes = {key: key for key in sorted(lost)}  # of several that one waits for, always the same is named
     if not causes:
         return causes
     _rise(resources, standing, causes)
