@@ -333,7 +333,7 @@ def test_drift_is_mended_when_the_node_is_next_looked_at_and_is_called_drift(nod
     spoil_a_service(node.kernel)
     told = node.tick()
     assert re.match(r"\+ service 20\.20\.20\.2:25/tcp +drift  services\.yaml:12\nApplied: 1 added", told)
-    assert node.wrote() == ["update"]
+    assert node.wrote() == ["update", "update"]  # its front, then the service
 
 
 def test_keys_that_somebody_names_are_looked_at_at_once_and_no_others(node):
