@@ -44,6 +44,7 @@ BASE = {
         "interfaces": [{"name": "front"}]}},
 }  # fmt: skip
 
+VRRP = {"id": 7, "addresses": ["10.1.0.77/24"]}
 NEIGHBOR = {"address": "10.31.0.254", "asn": 65009}
 
 # Where what a key says is needed to try it: what it takes besides, and a value that is not the example's.
@@ -59,6 +60,9 @@ BESIDES = {
     "Pool.spec.healthCheck.query": ("Pool.spec.healthCheck.type", "dns"),
     "Pool.spec.healthCheck.type=dns": ("Pool.spec.healthCheck", {"query": "example.org"}),
     "Pool.spec.healthCheck.type=agent": ("Pool.spec.healthCheck", {"port": 8081}),
+    "Node.spec.announce.vrrp.id": ("Node.spec.announce.vrrp", VRRP),
+    "Node.spec.announce.vrrp.addresses": ("Node.spec.announce.vrrp", VRRP),
+    "Node.spec.announce.vrrp.priority": ("Node.spec.announce.vrrp", VRRP),
     "Node.spec.address": ("Node.spec.role", "endpoint"),
     "Node.spec.multipath": ("Node.spec.role", "router"),
     "Node.spec.bgp.routerId": ("Node.spec.bgp.asn", 65001),

@@ -20,7 +20,7 @@ def read() -> Mapping[str, int]:
     """Counters by their group and name, e.g. `Icmp InRedirects`; those that the kernel doesn't have are missing."""
     found: dict[str, int] = {}
     for path in _FILES:
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines() if path.exists() else []
         for names, values in zip(lines[::2], lines[1::2], strict=False):  # a line of names, then one of values
             group, *words = names.split()
             numbers = map(int, values.split()[1:])

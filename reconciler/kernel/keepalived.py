@@ -110,7 +110,7 @@ def _check(text: str) -> None:
         try:
             argv = ["keepalived", f"--config-test={log}", "-f", file.name]
             done = children.run(argv, timeout_s=_TIMEOUT_S)
-            said = log.read_text(errors="replace") if done.returncode and log.exists() else ""
+            said = log.read_text(encoding="utf-8", errors="replace") if done.returncode and log.exists() else ""
         except FileNotFoundError:
             raise KernelError("there is no keepalived here", hint="apt install keepalived") from None
         except subprocess.TimeoutExpired:
@@ -138,8 +138,8 @@ def _process(netns: str) -> int | None:
     """The number of the daemon's process; None if none runs."""
     file = PROCESS.with_suffix("") / f"{netns}.pid" if netns else PROCESS
     with contextlib.suppress(OSError, ValueError):
-        number = int(file.read_text())
-        if Path(f"/proc/{number}/comm").read_text().strip() == "keepalived":
+        number = int(file.read_text(encoding="ascii"))
+        if Path(f"/proc/{number}/comm").read_text(encoding="utf-8", errors="replace").strip() == "keepalived":
             return number
     return None
 

@@ -338,12 +338,15 @@ class ServiceKind(Kind):
         return int(held["index"]) in connections.numbers_in_use(self.kernel)[1]
 
 
+_MOST_IDLE = 0xFFFF
+
+
 def _front(row: ServiceRow) -> bytes:
     """What clients see of a service of nat."""
     number = _PROTOCOLS[row.vip.version].get(row.protocol, 0)
     idle_s = row.idle_timeout_s or IDLE_S.get(number, 0)
     vip = row.vip.packed.ljust(16, b"\0")
-    idle = idle_units(idle_s) if idle_s else 0
+    idle = min(idle_units(idle_s), _MOST_IDLE) if idle_s else 0  # a damaged front may say anything
     return FRONTS.value.pack(
         Front(vip, row.port, row.target_port, idle, number, row.vip.version, row.idle_timeout_s)
     )

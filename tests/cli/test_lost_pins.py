@@ -56,13 +56,16 @@ def slots_that_packets_see(program, ring=1):
         return place.form.read(words.view(np.uint8)[: place.slot_bytes]).tobytes()
 
 
+EACH_ITS_OWN = ("other", "watchers", "known_services", "lbctl_layout")
+
+
 def lasting(program):
     """The maps of a program that the next one takes over as they are."""
     found = set()
     for map_id in program.map_ids:
         with bpf.closing(bpf.open_map(map_id)) as fd:
             opened = maps.describe(fd)
-            if opened.name not in ("other", "watchers", "lbctl_layout"):  # each program has its own of these
+            if opened.name not in EACH_ITS_OWN:
                 found.add((opened.name, opened.id))
     return found
 

@@ -92,7 +92,9 @@ def test_a_plan_after_import_is_empty(tmp_path_factory, fleet):
     kernel.own_networks = {str(own.network) for face in fleet.nodes[0].interfaces for own in face.addresses}
     directory = tmp_path_factory.mktemp("imported")
     # Addresses of interfaces are declared, not held: without them nobody is known to be a neighbour.
-    assert {change.key.id for change in changes_after_import(kernel, directory)} == {
+    # How addresses are shared by VRRP is not imported: it is in a file of keepalived's.
+    changes = [c for c in changes_after_import(kernel, directory) if not c.key.kind.startswith("vrrp")]
+    assert {change.key.id for change in changes} == {
         f"{neighbour.address} {neighbour.interface}" for neighbour in kernel.kept if neighbour.interface == "back"
     }
     warnings = [w.message for w in import_live(read_live(kernel), "host").warnings if "neighbours on" in w.message]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -254,10 +254,19 @@ def test_two_processes_that_load_at_once_mount_and_make_one_set(kernel: RealKern
     assert len(used - pinned) == 1, "the pinned program works on other maps than those that are described"
 
 
+def opened_by(pid: int) -> set[str]:
+    """What a process has open; it may close each of them meanwhile."""
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(str(path.readlink()))
+    return found
+
+
 def wait_until_waiting(pid: int, directory: Path) -> None:
     """Wait until a process has opened the directory, whose lock is the next that it wants."""
     give_up = time.monotonic() + 60
-    while directory not in {path.resolve() for path in Path(f"/proc/{pid}/fd").iterdir()}:
+    while str(directory) not in opened_by(pid):
         assert time.monotonic() < give_up, "it never came to the lock"
         time.sleep(0.005)
 

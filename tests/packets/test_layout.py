@@ -133,6 +133,9 @@ SETS_OF_FEATURES += [("NAT", "UDP"), ("NAT", "DSR_L3", "UDP", "ROUND_ROBIN", "MA
 alone."""
 MOST_FOLLOWED = 500_000
 """The verifier of Linux 6.1 follows 474,000 with all features, that of 6.18 331,000."""
+MOST_FOLLOWED_WATCHING = 600_000
+"""Of the program that watches, 551,000 and 325,000. Should a kernel not load it, nobody can watch there, and traffic
+goes on."""
 TEMPLATES = {RING_CHUNKS: "chunk_template"}
 """What BCC knows the shape of inner arrays by."""
 SHARED = [spec for spec in MAPS.values() if spec not in (RING_NAMES, SOURCE_LISTS, *INNER_IDS.values())]
@@ -216,7 +219,8 @@ def test_the_verifier_has_room_for_more(features: tuple[str, ...], tmp_path: Pat
         with bpf.closing(descriptor):
             told = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
         followed = re.search(r"^verified_insns:\s+(\d+)$", told, re.MULTILINE)
-        assert followed is None or int(followed[1]) <= MOST_FOLLOWED  # Linux 5.16 and newer say so
+        most = MOST_FOLLOWED_WATCHING if "WATCHING" in features else MOST_FOLLOWED
+        assert followed is None or int(followed[1]) <= most  # Linux 5.16 and newer say so
     finally:
         instance.unload_program()
         instance.remove_instance()

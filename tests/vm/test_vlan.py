@@ -15,6 +15,7 @@ from typing import TypeVar
 import pytest
 
 from reconciler.kernel import links, neighbours, xdp
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.bpf import closing, load_program
 from reconciler.kernel.port import Neighbour
 from reconciler.lab import netns
@@ -128,7 +129,7 @@ def test_connections_and_pings_cross_from_one_vlan_to_another(site: Callable[...
     found = {link.name: link for link in netns.inside(BALANCER, links.read)}
     for tag in (100, 200):
         assert (found[f"trunk.{tag}"].trunk, found[f"trunk.{tag}"].tag) == (found["trunk"].index, tag)
-    assert netns.inside(BALANCER, neighbours.read)[0] == [Neighbour(SERVER, "trunk.200")]
+    assert netns.inside(BALANCER, neighbours.read, protocol_of(BALANCER))[0] == [Neighbour(SERVER, "trunk.200")]
 
     with netns.inside("lbs-vlan-server", lambda: socket.create_server((SERVER, 8080))) as listener:
         listener.settimeout(LIMIT_S)
