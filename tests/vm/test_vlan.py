@@ -15,8 +15,8 @@ from typing import TypeVar
 import pytest
 
 from reconciler.kernel import links, neighbours, xdp
-from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.bpf import closing, load_program
+from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.port import Neighbour
 from reconciler.lab import netns
 from reconciler.lab.build import _PASS
