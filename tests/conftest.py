@@ -9,9 +9,10 @@ from reconciler.model import Endpoint, Fleet, Interface, Node, Pool, Protocol, S
 
 HERE = Path(__file__).parent
 
-# The same examples each time, so that a test that passed here passes there; `make fuzz` looks for new ones.
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("long", max_examples=50_000)
+# The same examples each time, so that a test that passed here passes there; `make fuzz` looks for new ones. How long an
+# example takes decides nothing: machines may be busy.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("long", max_examples=50_000, deadline=None)
 settings.load_profile("repeatable")
 
 LONGEST = ("lab", "cli", "faults", "bench", "kernel", "agent", "explain", "packets")
