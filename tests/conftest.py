@@ -9,8 +9,8 @@ from reconciler.model import Endpoint, Fleet, Interface, Node, Pool, Protocol, S
 
 HERE = Path(__file__).parent
 
-# The same examples each time, so that a test that passed here passes there; `make fuzz` looks for new ones. How long an
-# example takes decides nothing: machines may be busy.
+# The same examples each time, so that a test that passed here passes there; `make fuzz` looks for new ones. How long
+# one takes decides nothing: machines may be busy.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("long", max_examples=50_000, deadline=None)
 settings.load_profile("repeatable")
