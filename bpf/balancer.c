@@ -167,7 +167,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 		if (prober && ctx->ingress_ifindex != prober->ifindex)
 			prober = NULL;
 		if (prober) {
-			/* On the way to the endpoint all are alike. Nobody can ask to have a check explained. */
+			/* On the way to the endpoint all are alike. */
 			if (HAS(EXPLAIN) || kind == PACKET_MALFORMED || kind == PACKET_OPTIONS || kind == PACKET_FRAGMENT)
 				return XDP_DROP;
 			kind = forget_protocol(ctx, packet);

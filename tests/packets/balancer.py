@@ -56,13 +56,16 @@ from reconciler.dataplane.layout import (
     UndefinedCode,
     Verdict,
 )
+from reconciler.dataplane.program import program_name
 from reconciler.dataplane.row import COUNTER
 from reconciler.dataplane.rows import Number
 from reconciler.dataplane.source_nodes import canonical
 from reconciler.dataplane.vip_filter import filter_of
 from reconciler.kernel import bpf
 from reconciler.kernel.port import Kernel, Row
+from reconciler.kernel.real import RealKernel
 from reconciler.kinds.sources import SourceList, SourceNames, SourcesKind
+from reconciler.limits import Sizes
 from reconciler.resource import Change
 from reconciler.ring_store import in_transition, remove_rings
 from tests.packets.frames import At, forwarded, translated, tunnelled
@@ -366,3 +369,21 @@ def _packed(address: str) -> bytes:
 def _service_key(at: At, protocol: int = TCP) -> bytes:
     spec = SERVICES6 if ":" in at.address else SERVICES
     return spec.key.pack(rows.ServiceKey(_packed(at.address), at.port, protocol))
+
+
+@contextmanager
+def loaded_balancer(
+    run_dir: Path, name: str, features: Sequence[str], sizes: Sizes | None = None
+) -> Iterator[Balancer]:
+    """A program with these features, loaded as an instance of this name, in a namespace of the same name."""
+    kernel = RealKernel(name, run_dir)
+    try:
+        kernel.load_program(program_name(features), features, sizes)
+        handle = kernel.loaded_program()
+        descriptor = handle and bpf.open_program(handle.id)
+        assert descriptor
+        with bpf.closing(descriptor), namespace(name):
+            yield Balancer(kernel, descriptor, name)
+    finally:
+        kernel.unload_program()
+        kernel.remove_instance()

@@ -6,28 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from reconciler.dataplane import program
-from reconciler.kernel import bpf
-from reconciler.kernel.real import RealKernel
-from tests.packets.balancer import FEATURES, Balancer, namespace
+from tests.packets.balancer import FEATURES, Balancer, loaded_balancer
 
 
 @pytest.fixture(scope="session")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
     """The program with all features, loaded once."""
-    name = f"lbp-{os.getpid()}"
-    kernel = RealKernel(name, tmp_path_factory.mktemp("lbp-run"))
-    try:
-        kernel.load_program(program.program_name(FEATURES), FEATURES)
-        handle = kernel.loaded_program()
-        assert handle
-        descriptor = bpf.open_program(handle.id)
-        assert descriptor
-        with bpf.closing(descriptor), namespace(name):
-            yield Balancer(kernel, descriptor, name)
-    finally:
-        kernel.unload_program()
-        kernel.remove_instance()
+    with loaded_balancer(tmp_path_factory.mktemp("lbp-run"), f"lbp-{os.getpid()}", FEATURES) as made:
+        yield made
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from scapy.packet import Packet
 from reconciler.dataplane import program
 from reconciler.dataplane.layout import MAPS, UNPACKED, VERDICTS, Verdict
 from reconciler.dataplane.rows import Number, UnpackedKey
-from reconciler.kernel import bpf, holders
+from reconciler.kernel import holders
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.real import RealKernel
-from tests.packets.balancer import VIP, Balancer, inside, namespace
+from tests.packets.balancer import VIP, Balancer, inside, loaded_balancer
 from tests.packets.frames import ETHERNET, IPV4, IPV6, MACS, At, echo, ether, padded, tcp, tcp6, udp
 
 pytestmark = pytest.mark.kernel
@@ -42,19 +42,8 @@ NOT_ECT, ECT_1, ECT_0, CE = range(4)
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
-    name = f"lbp-{os.getpid()}-e"
-    kernel = RealKernel(name, tmp_path_factory.mktemp("lbp-run"))
-    try:
-        kernel.load_program(program.program_name(FEATURES), FEATURES)
-        handle = kernel.loaded_program()
-        assert handle
-        descriptor = bpf.open_program(handle.id)
-        assert descriptor
-        with bpf.closing(descriptor), namespace(name):
-            yield Balancer(kernel, descriptor, name)
-    finally:
-        kernel.unload_program()
-        kernel.remove_instance()
+    with loaded_balancer(tmp_path_factory.mktemp("lbp-run"), f"lbp-{os.getpid()}-e", FEATURES) as made:
+        yield made
 
 
 @pytest.fixture

@@ -15,13 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.layers.l2 import Ether
 
-from reconciler.dataplane import program
 from reconciler.dataplane.layout import ConnectionState, Verdict
-from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.real import RealKernel
 from reconciler.limits import Sizes
-from tests.packets.balancer import CLIENT, ENDPOINTS_AT, WEB, Balancer, namespace
+from tests.packets.balancer import CLIENT, ENDPOINTS_AT, WEB, Balancer, loaded_balancer
 from tests.packets.frames import ETHERNET, At, tcp
 from tests.packets.table import PLACES, TCP, UDP, Ends, Entry
 
@@ -41,18 +38,8 @@ SYN = tcp(CLIENT, WEB)
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
     """A program whose table has 63 buckets."""
-    name = f"lbq-{os.getpid()}"
-    kernel = RealKernel(name, tmp_path_factory.mktemp("lbq-run"))
-    try:
-        kernel.load_program(program.program_name(FEATURES), FEATURES, Sizes(flows=100))
-        handle = kernel.loaded_program()
-        descriptor = handle and bpf.open_program(handle.id)
-        assert descriptor
-        with bpf.closing(descriptor), namespace(name):
-            yield Balancer(kernel, descriptor, name)
-    finally:
-        kernel.unload_program()
-        kernel.remove_instance()
+    with loaded_balancer(tmp_path_factory.mktemp("lbq-run"), f"lbq-{os.getpid()}", FEATURES, Sizes(flows=100)) as made:
+        yield made
 
 
 @pytest.fixture
