@@ -415,7 +415,7 @@ class Announce:
 class Neighbor:
     """A BGP neighbour that is no Node: it hears of VIPs, and nothing is taken from it."""
 
-    address: IPv4Address
+    address: Address
     asn: int
 
 
@@ -423,12 +423,14 @@ class Neighbor:
 class Bgp:
     """How the routing daemon of a balancer or router speaks BGP. `router_id` None: the first IPv4 address of the
     node's interfaces. Balancers and routers with a network in common are neighbours; `neighbors` are others. Without
-    `bfd`, a neighbour that is silent for `hold_time_s` counts as gone."""
+    `bfd`, a neighbour that is silent for `hold_time_s` counts as gone. `multiprotocol`: sessions over IPv4 are about
+    IPv6 VIPs, too."""
 
     asn: int
     router_id: IPv4Address | None = None
     bfd: bool = True
     hold_time_s: float = 9.0
+    multiprotocol: bool = False
     neighbors: tuple[Neighbor, ...] = ()
 
 

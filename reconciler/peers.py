@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who speaks BGP with whom: balancers and routers with a network of IPv4 in common, and what Nodes name besides."""
+"""Who speaks BGP with whom: balancers and routers with a network in common, and what Nodes name besides.
+
+A session over IPv4 is about IPv4 VIPs, one over IPv6 about IPv6 VIPs: two machines with networks of both in common
+have two sessions. With `multiprotocol`, those over IPv4 are about both (RFC 4760).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from reconciler.model import Fleet, Node, Role
+from reconciler.model import Address, Fleet, Node, Role
 
 PREFIXES = "lbctl-vips"
-"""The name of the list of VIPs in the routing daemon."""
+"""The name of the lists of VIPs in the routing daemon, one of a family."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Peer:
     """A neighbour of a node. `is_balancer`: VIPs come from there; else VIPs are told there."""
 
-    address: IPv4Address
+    address: Address
     asn: int
     is_balancer: bool = False
 
@@ -25,14 +29,17 @@ def peers_of(node: Node, fleet: Fleet) -> tuple[Peer, ...]:
     """The neighbours of a node, sorted; none if its routing daemon is not ours to configure."""
     if node.bgp is None:
         return ()
-    found = {peer.address: Peer(peer.address, peer.asn) for peer in node.bgp.neighbors}
+    found: dict[Address, Peer] = {peer.address: Peer(peer.address, peer.asn) for peer in node.bgp.neighbors}
     for other in fleet.nodes:
         if other.bgp is None or {node.role, other.role} != {Role.BALANCER, Role.ROUTER}:
             continue
-        address = _address(other, node)
-        if address is not None:
+        shared = _addresses(other, node)
+        # One session is enough where it is about both families.
+        if node.bgp.multiprotocol and 4 in shared:
+            shared.pop(6, None)
+        for address in shared.values():
             found[address] = Peer(address, other.bgp.asn, other.role is Role.BALANCER)
-    return tuple(sorted(found.values()))
+    return tuple(sorted(found.values(), key=lambda peer: (peer.address.version, peer.address)))
 
 
 def router_id(node: Node) -> IPv4Address | None:
@@ -41,8 +48,10 @@ def router_id(node: Node) -> IPv4Address | None:
     return (node.bgp and node.bgp.router_id) or next(own, None)
 
 
-def _address(of: Node, seen_from: Node) -> IPv4Address | None:
-    """The address of a node in a network of another one."""
+def _addresses(of: Node, seen_from: Node) -> dict[int, Address]:
+    """The address of a node in a network of another one, by family."""
     networks = {a.network for face in seen_from.interfaces for a in face.addresses}
-    own = (a for face in of.interfaces for a in face.addresses)
-    return next((a.ip for a in own if a.network in networks and isinstance(a.ip, IPv4Address)), None)
+    found: dict[int, Address] = {}
+    for own in (a for face in of.interfaces for a in face.addresses if a.network in networks):
+        found.setdefault(own.version, own.ip)
+    return found

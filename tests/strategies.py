@@ -76,8 +76,9 @@ announces = st.none() | st.builds(
 )  # fmt: skip
 _ipv4 = st.integers(1, 99).map(lambda i: IPv4Address(f"10.9.0.{i}"))
 bgp = st.builds(
-    Bgp, st.integers(1, 4_294_967_294), st.none() | _ipv4, st.booleans(), st.integers(3, 99).map(float),
-    st.lists(st.builds(Neighbor, _ipv4, st.integers(1, 99)), max_size=2).map(tuple),
+    Bgp, st.integers(1, 4_294_967_294), _ipv4, st.booleans(), st.integers(3, 99).map(float), st.booleans(),
+    st.lists(st.builds(Neighbor, _ipv4 | st.just(IPv6Address("2001:db8:9::1")), st.integers(1, 99)), max_size=2).map(
+        tuple),
 )  # fmt: skip
 gateways = st.sampled_from((None, "10.1.0.254", "10.1.0.253")).map(lambda text: text and ip_address(text))
 

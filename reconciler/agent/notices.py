@@ -132,8 +132,10 @@ def keys_about(notice: Notice, whole: Mapping[Key, Resource]) -> Iterator[Key]:
             yield Key(LoopbackVip.kind, notice.name)
         case "route" if notice.name and notice.table == _LOCAL:
             yield Key(LoopbackVip.kind, notice.name)
-        case "route" if notice.name and notice.table != _MAIN:
+        case "route" if notice.name:
             yield Key(Announcement.kind, f"{notice.name} table {notice.table}")
+            if notice.table == _MAIN:
+                yield from (key for key in whole if key.kind in _OF_ROUTES)
         case "route":
             yield from (key for key in whole if key.kind in _OF_ROUTES)
         case "neighbour":

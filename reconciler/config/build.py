@@ -218,6 +218,7 @@ _BGP: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "routerId": ("router_id", address),
     "bfd": ("bfd", _as_is),
     "holdTime": ("hold_time_s", seconds),
+    "multiprotocol": ("multiprotocol", _as_is),
     "neighbors": ("neighbors", lambda items: tuple(Neighbor(**_given(item, _NEIGHBOR)) for item in items)),
 }
 _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {

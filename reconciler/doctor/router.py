@@ -23,14 +23,18 @@ def of_router(fleet: Fleet, view: NodeView, kernel: Kernel) -> Iterator[Finding]
 
 def _of_announcements(fleet: Fleet, view: NodeView, kernel: Kernel) -> Iterator[Finding]:
     """VIPs of which not all balancers tell that carry them."""
-    balancers = {str(peer.address): peer for peer in view.peers if peer.is_balancer}
-    names = {address: node for node in fleet.nodes for address in _addresses(node) if address in balancers}
-    vips = {str(vip): service for service in view.services for vip in service.vips if vip.version == 4}
+    peers = {str(peer.address) for peer in view.peers if peer.is_balancer}
+    balancers = {node.name: node for node in fleet.nodes if peers.intersection(_addresses(node))}
+    names = {address: name for name, node in balancers.items() for address in _addresses(node)}
+    vips = {str(vip): service for service in view.services for vip in service.vips}
     hops = kernel.hops_to(list(vips)[:MOST]) if names else {}
     for vip, found in sorted(hops.items()):
-        carriers = {address for address, node in names.items() if vips[vip].runs_on(node)}
-        if found and (silent := sorted(carriers - set(found))):
-            who = some([f"{names[address].name} ({address})" for address in silent])
+        carriers = {name for name, node in balancers.items() if vips[vip].runs_on(node)}
+        heard = {names.get(address, "") for address in found}
+        # Who is behind a link-local address, no manifest says.
+        if found and "" not in heard and (silent := sorted(carriers - heard)):
+            own = {name: next(a for a in _addresses(balancers[name]) if a in peers) for name in silent}
+            who = some([f"{name} ({address})" for name, address in own.items()])
             yield Finding(
                 "announced-otherwise", f"{some(sorted(found))} announces the VIP {vip}, and not {who}",
                 "all its traffic goes to the balancers that announce it, and nothing to the others",

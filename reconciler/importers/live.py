@@ -18,7 +18,7 @@ from reconciler.importers.assemble import NODE_MISSING, default_name
 from reconciler.importers.draft import Endpoint, Imported, Manifest, Notices, Service, bare
 from reconciler.importers.live_weights import build_first_tries, ring_size, weights_of
 from reconciler.importers.names import Names, label
-from reconciler.kernel.port import Kernel
+from reconciler.kernel.port import MAIN_TABLE, Kernel
 from reconciler.kinds.announcement import Announcement
 from reconciler.kinds.attachment import Attachment
 from reconciler.kinds.endpoint import EndpointRow
@@ -257,7 +257,9 @@ def _announce(live: Live, notices: Notices) -> Manifest | None:
         return None
     table = _common("table of announcements", [str(row.table) for row in rows], notices)
     metric = _common("metric of announcements", [str(row.metric) for row in rows], notices)
-    return {"table": int(table or 0), "metric": int(metric or 0)}
+    if table == str(MAIN_TABLE):
+        notices.add(0, "routes to VIPs are in the table main, where FRR looks for them: declare its `bgp`")
+    return {"table": int(table or 0) if table != str(MAIN_TABLE) else None, "metric": int(metric or 0)}
 
 
 def _interfaces(live: Live, attachments: Sequence[Attachment]) -> Iterator[Mapping[str, str]]:

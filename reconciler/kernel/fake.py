@@ -17,7 +17,6 @@ from reconciler.dataplane.slots import Words
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.fake_frr import FakeDaemon
 from reconciler.kernel.port import (
-    MAIN_TABLE,
     PROBER_DEVICE,
     AttachedProgram,
     Firewall,
@@ -458,7 +457,7 @@ class FakeKernel:
     def _add_route(self, route: Route) -> Outcome:
         if route.via and route.interface not in (*self.interfaces, *self.vlans):
             return KernelError(f"there is no interface {route.interface}")
-        if route.table == MAIN_TABLE:
+        if route.via or not route.interface:
             self.held_routes[route.to] = route
         else:
             self.announcements.add(route)
@@ -467,7 +466,7 @@ class FakeKernel:
 
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         for route in wanted:
-            if route.table == MAIN_TABLE:
+            if route.via or not route.interface:
                 found = self.held_routes.pop(route.to, None) is not None
             else:
                 found = route in self.announcements

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+_LISTS = ("ip prefix-list", "ipv6 prefix-list")
 _CONTEXT = re.compile(r"router bgp |route-map |address-family ")
 _VALUE = re.compile(
     r"(neighbor \S+ (?:timers connect|timers(?= \d)|remote-as)|bgp router-id|maximum-paths|ip import-table|set \S+|"
-    r"match (?:community|metric|ip address))"
+    r"match (?:community|metric|ipv?6? address))"
 )
 """Lines of which a context has one."""
 
@@ -41,7 +42,7 @@ class FakeDaemon:
                 above = (*above, line) if _CONTEXT.match(line) else above
 
     def _add(self, path: tuple[str, ...]) -> None:
-        if path[-1].startswith("ip prefix-list"):
+        if path[-1].startswith(_LISTS):
             before, _, after = path[-1].partition(" permit ")
             path = (f"{before} seq {5 * (len(self.paths) + 1)} permit {after}",)
             if any(p[-1].startswith(before) and p[-1].endswith(f" permit {after}") for p in self.paths):
@@ -53,7 +54,7 @@ class FakeDaemon:
 
     def _remove(self, path: tuple[str, ...]) -> None:
         line = path[-1]
-        if line.startswith("ip prefix-list"):
+        if line.startswith(_LISTS):
             before, _, after = line.partition(" permit ")
             gone = [p for p in self.paths if p[-1].startswith(before) and p[-1].endswith(f" permit {after}")]
         elif re.fullmatch(r"neighbor \S+", line):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the node: ours, which carry our protocol number, and the next hops of everybody else's.
 
-Ours in the table `main` have a metric that lets every other route to the same network go first. Those in other tables
-lead nowhere: the kernel never looks there, they tell a routing daemon which VIPs are here. Works on the network
-namespace of the calling thread. Layouts: include/uapi/linux/rtnetlink.h.
+Ours in the table `main` have a metric that lets every other route to the same network go first. Those to the loopback
+tell a routing daemon which VIPs are here: they lead nowhere, most in a table in which the kernel never looks. Works on
+the network namespace of the calling thread. Layouts: include/uapi/linux/rtnetlink.h.
 """
 
 from __future__ import annotations
@@ -36,25 +36,27 @@ _NUMBER = struct.Struct("=I")
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)  # no route; those that drop
 _WHOLE_ROUTE = 0x2000  # RTM_F_FIB_MATCH (Linux 4.14): the route itself, not where one packet would go
 _TABLE_BYTES = 8  # the attribute RTA_TABLE, the first of each answer
+_TYPE_AT = 7  # of rtm_type in the header
 _ADDRESS_AT = _HEADER.size + _TABLE_BYTES + 4  # RTA_DST follows
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def read(mark: int = PROTOCOL) -> list[Route]:
-    """Our routes. OSError if the kernel refuses."""
+    """Our routes in the table `main` that lead to a router or into a black hole. OSError if the kernel refuses."""
     names = dict(socket.if_nameindex())
     found = []
     for answer in _dump(table=MAIN_TABLE, protocol=mark):
         parts = netlink.attributes(answer[_HEADER.size :])
         index, via = next(_hops(parts), (0, ""))
         to = _network(answer, parts)
-        found.append(Route(to, via, names.get(index, "")) if via else Route(to))
+        if via or answer[_TYPE_AT] == _BLACKHOLE:
+            found.append(Route(to, via, names.get(index, "")) if via else Route(to))
     return found
 
 
 def announced(addresses: Collection[str] | None = None, mark: int = PROTOCOL) -> list[Route]:
-    """Our routes to an interface alone, in all tables but `main` and `local`; only those to these single addresses, if
-    any are given. OSError if the kernel refuses."""
+    """Our routes to an interface alone, in all tables but `local`; only those to these single addresses, if any are
+    given. OSError if the kernel refuses."""
     names = dict(socket.if_nameindex())
     asked = None if addresses is None else {ip_address(address).packed for address in addresses}
     found = []
@@ -64,7 +66,7 @@ def announced(addresses: Collection[str] | None = None, mark: int = PROTOCOL) ->
             continue
         parts = netlink.attributes(answer[_HEADER.size :])
         table = _NUMBER.unpack(parts[_TABLE])[0] if _TABLE in parts else answer[4]
-        if table not in (MAIN_TABLE, _LOCAL) and _OIF in parts and not _gateway(parts):
+        if table != _LOCAL and _OIF in parts and not _gateway(parts):
             interface = names.get(_NUMBER.unpack(parts[_OIF])[0], "")
             metric = _NUMBER.unpack(parts[_PRIORITY])[0] if _PRIORITY in parts else 0
             found.append(Route(_network(answer, parts), "", interface, table, metric))
@@ -74,10 +76,10 @@ def announced(addresses: Collection[str] | None = None, mark: int = PROTOCOL) ->
 def add(routes: Sequence[Route], mark: int = PROTOCOL, *, adopts: bool = False) -> list[Outcome]:
     """Make routes, or correct our routes to the same networks; one outcome each. `adopts`: those of others to the same
     networks, with the same table and metric, become ours."""
-    tables = {route.table for route in routes}
     singles = [str(network.network_address) for r in routes if (network := ip_network(r.to)).num_addresses == 1]
-    held = {_place(route) for route in (read(mark) if MAIN_TABLE in tables else [])}
-    if tables - {MAIN_TABLE}:
+    told = [route for route in routes if route.interface and not route.via]
+    held = {_place(route) for route in (read(mark) if len(told) < len(routes) else [])}
+    if told:
         held |= {_place(route) for route in announced(singles if len(singles) == len(routes) else None, mark)}
     held |= {_place(route) for route in routes} if adopts else set()
     flags = {_place(r): netlink.REPLACE if _place(r) in held else netlink.EXCLUSIVE for r in routes}

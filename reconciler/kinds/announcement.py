@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a routing daemon is told: a route to each VIP, in a table that the kernel itself never asks.
 
-The daemon redistributes that table, so a VIP is announced as long as its route is there, whether lbctl runs or not.
+The daemon redistributes these routes, so a VIP is announced as long as its route is there, whether lbctl runs or not.
 The route comes last, after everything that the VIP needs was read back, and goes first. Its metric becomes the MED.
 
 A route of the type `local` would be of no use: daemons don't read those. It leads to the loopback, and not into a
-black hole, since daemons may copy it to the table `main`.
+black hole, since daemons may copy it to the table `main`. There it is from the beginning if lbctl configures FRR,
+which has no good eye for other tables (see `config/bgp`); the kernel finds the VIP in the table `local` first.
 
 A VIP that must not be announced as things are (see `telling`) is an announcement without a route, so that a plan
 says why. One that leaves has a metric of its own, which the daemon turns into a community.
@@ -19,7 +20,7 @@ from ipaddress import ip_address, ip_network
 from math import inf
 from typing import ClassVar
 
-from reconciler.kernel.port import Outcome, Route
+from reconciler.kernel.port import MAIN_TABLE, Outcome, Route
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.loopback import LoopbackVip
@@ -31,7 +32,7 @@ from reconciler.telling import Form, telling_of
 from reconciler.view import Facts
 
 _INTERFACE = "lo"
-_TABLES = range(1, 253)
+_TABLES = (*range(1, 253), MAIN_TABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,9 @@ class AnnouncementKind(Kind):
         telling = telling_of(service)
         metrics = {Form.DEGRADED: told.degraded_metric, Form.LEAVING: LEAVING_METRIC, Form.WITHDRAWN: 0}
         metric = metrics.get(telling.form) if telling.form in metrics else told.metric
+        table = MAIN_TABLE if facts.node.bgp else told.table
         for vip, services in ids.items():
-            found = Announcement(vip, told.table, metric or 0, tuple(services), telling.why, telling.is_drained)
+            found = Announcement(vip, table, metric or 0, tuple(services), telling.why, telling.is_drained)
             yield found, service.span
 
     @staticmethod
@@ -148,8 +150,7 @@ class AnnouncementKind(Kind):
         return each(changes, outcomes)
 
     def _held(self, keys: Iterable[Key] | None = None) -> list[Route]:
-        """Our routes to single addresses, by the loopback; there are no others of ours in such tables. With `keys`,
-        those to these addresses."""
+        """Our routes to single addresses, by the loopback. With `keys`, those to these addresses."""
         addresses = None if keys is None else {key.id.partition(" ")[0] for key in keys}
         held = self.kernel.announced_routes(addresses)
         return [route for route in held if ip_network(route.to).num_addresses == 1]

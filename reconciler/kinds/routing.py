@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The BGP part of FRR's configuration: what manifests ask for, line by line, against what FRR runs.
 
-Ours are the instance of BGP, route maps and lists that are named `lbctl-…`, and the import of tables. They are ours if
+Ours are the instance of BGP, route maps and lists that are named `lbctl-…`, and the import of tables (which an earlier
+version asked for). They are ours if
 there is such a route map; an instance of BGP without one is somebody else's and blocks. All other parts of the
 configuration are left alone. Lines that are wanted go in before others go out, and nothing is reset for that.
 """
@@ -26,16 +27,15 @@ Path = tuple[str, ...]
 
 _OURS = re.compile(r"router bgp |route-map lbctl-|bgp community-list standard lbctl-|ip import-table ")
 _ASKED = re.compile(
-    r"(?:router bgp \d+|route-map lbctl-[a-z]+ (?:permit|deny) \d+|bgp community-list standard lbctl-[ a-z0-9-]+|"
-    r"ip import-table \d+)"
-    r"(?: / (?:bgp|neighbor|address-family|redistribute table|maximum-paths|match|set) [ .a-z0-9-]+)*"
+    r"(?:router bgp \d+|route-map lbctl-[a-z]+6? (?:permit|deny) \d+|bgp community-list standard lbctl-[ a-z0-9-]+)"
+    r"(?: / (?:bgp|neighbor|address-family|redistribute kernel|maximum-paths|match|set) [ .:a-z0-9-]+)*"
 )
 """The lines that manifests can ask for."""
 _MARK = "route-map lbctl-"
 _BETWEEN = " / "
 _SLOTS = (
     r"(neighbor \S+ (?:timers connect|timers|remote-as))\b", r"(neighbor \S+ route-map) \S+ (in|out)",
-    r"(bgp router-id|bgp graceful-restart restart-time|maximum-paths|ip import-table|redistribute table)\b",
+    r"(bgp router-id|bgp graceful-restart restart-time|maximum-paths|redistribute kernel)\b",
     r"(match \S+(?: address prefix-list)?|set \S+)\b",
 )  # fmt: skip
 _ORDER = ("bgp community-list", "route-map", "ip import-table", "router bgp")

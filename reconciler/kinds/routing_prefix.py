@@ -9,19 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.routing import ROUTING, configuration
-from reconciler.model import Role, Service
+from reconciler.model import Address, Role, Service
 from reconciler.peers import PREFIXES
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import Facts, NodeView
 
-_ENTRY = re.compile(rf"ip prefix-list {PREFIXES} seq \d+ permit ([\d.]+)/32")
+_ENTRY = re.compile(rf"(?:ip|ipv6) prefix-list {PREFIXES} seq \d+ permit ([\d.]+(?=/32)|[\da-f:.]+(?=/128))/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class RoutingPrefix(Resource):
     kind: ClassVar[str] = "routing-prefix"
     may_need: ClassVar[frozenset[str] | None] = frozenset(("routing",))
 
-    address: IPv4Address
+    address: Address
 
     @property
     def id(self) -> str:
@@ -63,10 +63,10 @@ class RoutingPrefixKind(Kind):
         text, why = configuration(self.kernel)
         if text is None:
             return Reading(impossible=dict.fromkeys(wanted, why))
-        return Reading(tuple(RoutingPrefix(IPv4Address(match[1])) for match in _ENTRY.finditer(text)))
+        return Reading(tuple(RoutingPrefix(ip_address(match[1])) for match in _ENTRY.finditer(text)))
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        entries = [f"ip prefix-list {PREFIXES} permit {change.key.id}/32" for change in changes]
+        entries = [_entry(ip_address(change.key.id)) for change in changes]
         lines = [e if c.after else f"no {e}" for c, e in zip(changes, entries, strict=True)]
         try:
             if self.kernel.routing_configuration() is not None:
@@ -77,8 +77,13 @@ class RoutingPrefixKind(Kind):
 
 
 def _of(services: Iterable[Service]) -> Iterable[Wanted]:
-    spans = {vip: s.span for s in services for vip in s.vips if isinstance(vip, IPv4Address)}
+    spans = {vip: s.span for s in services for vip in s.vips}
     return ((RoutingPrefix(vip), span) for vip, span in spans.items())
+
+
+def _entry(vip: Address) -> str:
+    word = "ip" if vip.version == 4 else "ipv6"
+    return f"{word} prefix-list {PREFIXES} permit {vip}/{vip.max_prefixlen}"
 
 
 KIND = RoutingPrefixKind

@@ -96,6 +96,7 @@ def _node(n):
     }  # fmt: skip
     if n.bgp:
         bgp = {"asn": n.bgp.asn, "bfd": n.bgp.bfd, "holdTime": f"{n.bgp.hold_time_s:.0f}s"}
+        bgp |= {"multiprotocol": n.bgp.multiprotocol}
         bgp |= {"routerId": str(n.bgp.router_id)} if n.bgp.router_id else {}
         spec["bgp"] = bgp | {"neighbors": [{"address": str(p.address), "asn": p.asn} for p in n.bgp.neighbors]}
     if n.role == "balancer":

@@ -13,9 +13,10 @@ from reconciler.compile import compile_node
 from reconciler.config.bgp import rendered
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.fake_frr import FakeDaemon
+from reconciler.kernel.port import MAIN_TABLE, Route
 from reconciler.kinds.routing import ROUTING, edits, parsed
 from reconciler.live import read_live
-from reconciler.model import Announce, Bgp, CheckType, HealthCheck, Interface, Neighbor, Node, Role, Through
+from reconciler.model import Announce, Bgp, CheckType, HealthCheck, Interface, Mode, Neighbor, Node, Role, Through
 from reconciler.plan import plan
 from reconciler.resource import Desired, Key
 from reconciler.support import unsupported
@@ -71,7 +72,7 @@ def test_a_balancer_tells_its_own_vips_and_takes_nothing(site):
     text = rendered(view(site, "lb1", ""))
     assert "router bgp 65001\n bgp router-id 10.1.0.1\n" in text
     assert " neighbor 10.1.0.254 remote-as 65000\n neighbor 10.1.0.254 bfd\n" in text
-    assert "  redistribute table 251\n" in text
+    assert "  redistribute kernel route-map lbctl-own\n" in text
     assert "  neighbor 10.1.0.254 route-map lbctl-nothing in\n  neighbor 10.1.0.254 route-map lbctl-out out" in text
     assert text.count("remote-as") == 1  # balancers don't talk to each other
 
@@ -194,3 +195,62 @@ def test_from_any_configuration_to_any_other(before, after):
     daemon.type(list(edits([], parsed(text_of(before)))))
     daemon.type(list(edits(set(daemon.paths), parsed(text_of(after)))))
     assert set(daemon.paths) == set(parsed(text_of(after)))
+
+
+@pytest.fixture
+def both(site):
+    """The same site with IPv6 in the front network, and an IPv6 VIP besides."""
+    (service,) = site.services
+    nodes = [
+        replace(n, interfaces=(replace(n.interfaces[0], addresses=(*n.interfaces[0].addresses, ip_interface(own))),
+                               *n.interfaces[1:]))
+        for n, own in zip(site.nodes, ("2001:db8:1::1/64", "2001:db8:1::2/64", "2001:db8:1::fe/64"), strict=True)
+    ]  # fmt: skip
+    service = replace(service, mode=Mode.DSR_L2, vips=(*service.vips, VIP6))
+    return replace(site, nodes=tuple(nodes), services=(service,))
+
+
+VIP6 = ip_address("2001:db8:20::1")
+
+
+def multiprotocol(fleet):
+    return replace(fleet, nodes=tuple(replace(n, bgp=replace(n.bgp, multiprotocol=True)) for n in fleet.nodes))
+
+
+def test_ipv6_vips_have_sessions_of_their_own_over_ipv6(both):
+    balancer, router = (rendered(view(both, name, "")) for name in ("lb1", "r1"))
+    assert balancer.count("remote-as") == 2
+    ipv4, ipv6 = balancer.partition(" address-family ipv6 unicast\n")[::2]
+    assert "  redistribute kernel route-map lbctl-own6\n  neighbor 2001:db8:1::fe activate\n" in ipv6
+    assert "  neighbor 2001:db8:1::fe route-map lbctl-out6 out" in ipv6
+    assert "10.1.0.254" not in ipv6
+    for way in ("in", "out"):  # nothing of IPv4 is told or taken there
+        assert f"  neighbor 2001:db8:1::fe route-map lbctl-nothing {way}\n" in ipv4
+    assert "  neighbor 2001:db8:1::2 route-map lbctl-in6 in\n" in router
+    assert router.count("  maximum-paths 2") == 2 and " set ipv6 next-hop prefer-global\n" in router
+
+
+def test_one_session_is_about_both_families_where_that_is_declared(both):
+    text = rendered(view(multiprotocol(both), "lb1", ""))
+    assert text.count("remote-as") == 1
+    ipv6 = text.partition(" address-family ipv6 unicast\n")[2]
+    assert "  neighbor 10.1.0.254 activate\n  neighbor 10.1.0.254 route-map lbctl-nothing in\n" in ipv6
+    assert "  neighbor 10.1.0.254 route-map lbctl-out6 out" in ipv6
+
+
+def test_where_frr_is_ours_vips_are_routes_of_main_which_come_last_and_go_first(both):
+    node, wanted = kernel(), desired(both, "lb1")
+    bring(node, wanted)
+    assert node.announcements == {
+        Route("20.20.20.1/32", "", "lo", MAIN_TABLE, 100), Route(f"{VIP6}/128", "", "lo", MAIN_TABLE, 100)
+    }  # fmt: skip
+    assert [name for name, _ in node.writes[-2:]] == ["add_route", "add_route"]
+    assert "ipv6 prefix-list lbctl-vips seq" in node.daemon.text()
+    for name in ("lb1", "r1"):
+        for fleet in (both, multiprotocol(both)):
+            assert desired(fleet, name).resources[ROUTING].flaw == ""
+    bring(node, desired(multiprotocol(both), "lb1"))
+    bring(node, desired(replace(both, services=()), "lb1"))
+    assert node.announcements == set() and str(VIP6) not in node.daemon.text()
+    bring(node, Desired())
+    assert node.daemon.paths == {}

@@ -4,6 +4,7 @@
 
 from reconciler.config.rules import (  # noqa: F401  importing a module registers its rules
     addresses,
+    bgp,
     capacity,
     dsr,
     echo,

@@ -16,6 +16,7 @@ from reconciler.config.rules import RULES
 from tests.config.manifests import pool
 from tests.config.rules import (
     test_addresses,
+    test_bgp,
     test_capacity,
     test_dsr,
     test_echo,
@@ -38,9 +39,9 @@ from tests.config.rules import (
 
 EXPECTED = Path(__file__).parent / "expected"
 MODULES = (
-    test_addresses, test_capacity, test_dsr, test_echo, test_fallback, test_families, test_fullnat, test_health,
-    test_health_address, test_names, test_nodes, test_pools, test_ports, test_sources, test_timeouts, test_topology,
-    test_tunnels, test_vrrp, test_ways,
+    test_addresses, test_bgp, test_capacity, test_dsr, test_echo, test_fallback, test_families, test_fullnat,
+    test_health, test_health_address, test_names, test_nodes, test_pools, test_ports, test_sources, test_timeouts,
+    test_topology, test_tunnels, test_vrrp, test_ways,
 )  # fmt: skip
 CASES = {rule: case for module in MODULES for rule, case in module.CASES.items()}
 
