@@ -13,6 +13,8 @@
  * which may turn its client away (allow.h); its mode chooses an endpoint (dsr.h, nat.h) by the ring (schedule.h), or by
  * what is remembered; and it leaves (forward.h), or its sender gets an answer (echo.h, reject.h, icmp_error.h).
  *
+ * NAT is a program of its own, a stage, made of the same text with a feature STAGE_… : see stage.h.
+ *
  * BCC 0.26 rewrites map accesses in the main file only, so the loader pastes the headers in here before BCC sees
  * the text. The headers stand in the order in which they need each other and include nothing themselves.
  */
@@ -54,6 +56,7 @@
 #include "forward.h"
 #include "dsr.h"
 #include "check.h"
+#include "stage.h"
 #include "connection.h"
 #include "nat.h"
 #include "watch.h"
@@ -125,29 +128,39 @@ static __always_inline struct ends ends_of(const struct packet *packet, enum pac
 	return ends;
 }
 
+/*
+ * Look for the service that a packet is for; its mode is 0 if that is none. Returns whether the service turns the client
+ * away.
+ */
+static __always_inline bool seek_service(const struct packet *packet, const struct ends *ends, struct service *service)
+{
+	if (!find_service(ends->vip, is_ipv6(packet), ends->port, packet->protocol, service))
+		return false;
+	return HAS(ALLOWED_SOURCES) && !is_allowed(service, &ends->client);
+}
+
 /* Find out who waits for a packet that belongs to a flow, or may: the endpoint of a service, or a client of NAT. */
 static __always_inline int choose(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind, bool is_for_vip,
 				  struct forwarding *it)
 {
 	struct ends ends = ends_of(packet, kind);
-	bool may_translate = can_translate(packet, kind);
-	struct service *service = NULL, found = {};
+	bool may_translate = can_translate(packet, kind), is_refused = false;
+	struct service service = {};
 
-	if (is_for_vip && (HAS_DSR || may_translate) &&
-	    find_service(ends.vip, is_ipv6(packet), ends.port, packet->protocol, &found))
-		service = &found;
-	if (HAS(ALLOWED_SOURCES) && service && !is_allowed(service, &ends.client)) {
+	if (is_for_vip && (HAS_DSR || may_translate))
+		is_refused = seek_service(packet, &ends, &service);
+	if (HAS(ALLOWED_SOURCES) && is_refused) {
 		it->verdict = VERDICT_NOT_ALLOWED;
-		if (is_dsr(service) || !may_translate || kind != PACKET_TRANSPORT)
+		if (is_dsr(&service) || !may_translate || kind != PACKET_TRANSPORT)
 			return TURNED_AWAY;
 	}
-	if (service && is_dsr(service))
-		return dsr_request(packet, kind, service, &ends.client, it);
+	if (is_dsr(&service))
+		return dsr_request(packet, kind, &service, &ends.client, it);
 	if (kind == PACKET_ECHO)
 		return drop(VERDICT_NO_ENDPOINT);
 	if (!may_translate)
 		return NOBODYS;
-	return nat(ctx, packet, kind, service, it);
+	return hand_over(ctx, packet, &service, is_refused);
 }
 
 /* What becomes of a packet without a tag. */
@@ -212,18 +225,72 @@ claimed:
 	return may_be_for_vip(packet) ? leftover(ctx, packet, kind, reason) : XDP_PASS;
 }
 
+/* Take a tag off and note it; false if the packet is in no VLAN of the node. */
+static __always_inline bool untag(struct xdp_md *ctx, struct packet *packet)
+{
+	if (HAS(VLAN))
+		return take_off_tag(ctx, packet);
+	take_off_priority(ctx);
+	return true;
+}
+
+/* In a stage: what becomes of a packet that the main program handed over, or that another program asks about. */
+static __always_inline int balance_handed(struct xdp_md *ctx, struct packet *packet)
+{
+	struct forwarding it = {};
+	struct service service = {};
+	u32 row = 0;
+	struct handed *handed = handed_over.lookup(&row);
+	bool is_from_main;
+	enum packet_kind kind;
+	int action = NOBODYS;
+
+	if (!handed)
+		return drop(VERDICT_STAGE_MISSING);
+	is_from_main = handed->is_from_main;
+	handed->is_from_main = 0;
+	if (is_from_main) {
+		packet->ingress = handed->ingress;
+		packet->tci = handed->tci;
+	} else if (!untag(ctx, packet)) {
+		return XDP_PASS;
+	}
+	kind = parse(ctx, packet);
+	if (kind == PACKET_NOT_IP)
+		return XDP_PASS;
+	if (can_translate(packet, kind)) {
+		if (!is_from_main) {
+			struct ends ends = ends_of(packet, kind);
+
+			handed->is_refused = seek_service(packet, &ends, &service);
+			*service_handed(handed) = service;
+		}
+		it.is_asked = !is_from_main;
+		action = nat(ctx, packet, kind, handed, &it);
+		if (action == GO_ON)
+			return forward(ctx, packet, &it);
+		if (action != NOBODYS && action != TURNED_AWAY)
+			return action;
+	}
+	if (!may_be_for_vip(packet))
+		return XDP_PASS;
+	return leftover(ctx, packet, kind, action == TURNED_AWAY ? VERDICT_NOT_ALLOWED : VERDICT_UNDEFINED);
+}
+
 /* What becomes of a packet as it came in. */
 static __always_inline int handle(struct xdp_md *ctx)
 {
 	struct packet packet = { .ingress = ctx->ingress_ifindex };
 	int action;
 
-	NOTE(bytes, ctx->data_end - ctx->data);
-	if (!HAS(VLAN))
-		take_off_priority(ctx);
-	else if (!take_off_tag(ctx, &packet))
-		return XDP_PASS;
-	action = balance(ctx, &packet);
+	if (IS_STAGE) {
+		action = balance_handed(ctx, &packet);
+	} else {
+		NOTE(bytes, ctx->data_end - ctx->data);
+		if (!untag(ctx, &packet))
+			return XDP_PASS;
+		action = balance(ctx, &packet);
+	}
 	if (HAS(VLAN) && packet.tci & TAGGED && action != XDP_DROP && !put_on_tag(ctx, packet.tci))
 		return drop(VERDICT_NO_HEADROOM);
 	return action;
@@ -234,11 +301,12 @@ int lbctl_balance(struct xdp_md *ctx)
 	int action;
 
 	if (!HAS(WATCHING)) {
-		if (HAS(NAT) || HAS_DSR)
+		if (!IS_STAGE && (HAS(NAT) || HAS_DSR))
 			watchers.call(ctx, 0);	/* comes back only if nobody watches */
 		return handle(ctx);
 	}
-	begin_watch(ctx);
+	if (!IS_STAGE)
+		begin_watch(ctx);
 	action = handle(ctx);
 	end_watch(ctx, action);
 	return action;

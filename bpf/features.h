@@ -13,6 +13,9 @@
 /* Both modes of direct server return. */
 #define HAS_DSR (HAS(DSR_L2) || HAS(DSR_L3))
 
+/* Whether this is no main program but a stage: stage.h. */
+#define IS_STAGE HAS(STAGE_NAT)
+
 /* The empty assembly keeps the compiler from knowing a value, and so from what it would make of its knowledge. */
 #define OPAQUE(value) asm volatile("" : "+r"(value))
 

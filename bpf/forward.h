@@ -17,6 +17,7 @@ struct forwarding {
 	u32 endpoint;
 	bool begins;		/* a connection, to be counted */
 	bool is_check;		/* of an endpoint, so nobody's traffic */
+	bool is_asked;		/* by the other program of a takeover, so that one isn't asked */
 	bool is_error;		/* an ICMP error about a flow; nat translates the packet that it quotes, too */
 	struct address to;	/* where the packet goes, in its tunnel if it gets one */
 	u32 hash;		/* CHANGE_TUNNEL: spreads flows over outer addresses */

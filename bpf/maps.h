@@ -338,10 +338,38 @@ struct front {
 
 BPF_ARRAY(fronts, struct front, 1);
 
+/* The stages of a main program, by number: stage.h. */
+enum stage {
+	STAGE_NAT4 = 0,
+};
+
+BPF_PROG_ARRAY(stages, 1);
+
+/* What a main program knows about a packet that it hands to a stage; nothing outlives a packet. */
+struct handed {
+	u32 index;		/* of the service that it is for, as in struct service; the mode is 0 if there is none */
+	u32 ring;
+	__be16 target_port;
+	u8 mode;
+	u8 algorithm;
+	u16 sources;
+	u16 levels;
+	u32 ingress;		/* as in struct packet */
+	u32 tci;
+	u8 is_from_main;	/* 0: another program asks the stage */
+	u8 is_refused;		/* the service turns the client away */
+	u8 pad[6];
+};
+
+BPF_PERCPU_ARRAY(handed_over, struct handed, 1);
+
 /*
  * While one program takes over from another that has its connections in another table, each finds the other one here,
- * to ask it about connections that it does not know. Empty at all other times.
+ * to ask it about connections that it does not know: first its main program, by which user space knows it, then its stages.
+ * Empty at all other times.
  */
+#define OTHER_STAGES 1
+
 BPF_PROG_ARRAY(other, 1);
 
 /* The program that gets every packet while somebody watches, see watch.h; empty at all other times. */
@@ -410,6 +438,7 @@ enum verdict {
 	VERDICT_NOT_ALLOWED = 26,	/* the client is none of those who may use the service */
 	VERDICT_NOT_ALLOWED_ANSWERED = 27,	/* the same, and the client was told */
 	VERDICT_TABLE_FULL = 28,	/* there is no place for another connection */
+	VERDICT_STAGE_MISSING = 29,	/* the program that translates is gone */
 	VERDICT_CHECK = 30,		/* a check of an endpoint through its VIP, forwarded to the endpoint */
 	VERDICT_CHECK_ANSWERED = 31,	/* a packet for the prober */
 

@@ -4,24 +4,14 @@
  * replies.
  */
 
-/* Whether a packet can belong to a connection of NAT, or be an error about one. */
-static __always_inline bool can_translate(const struct packet *packet, enum packet_kind kind)
-{
-	bool has_ports = packet->protocol == IPPROTO_TCP || is_udp(packet->protocol);
-
-	if (!HAS(NAT) || is_ipv6(packet) || !has_ports)
-		return false;
-	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
-}
-
-/* What a packet, or the one that an error quotes, says about its connection. `service` is the one it is for, NULL: none. */
+/* What a packet, or the one that an error quotes, says about its connection. `service` is the one it is for, if any. */
 static __always_inline struct sought sought_by(const struct packet *packet, enum packet_kind kind,
 					       const struct service *service)
 {
 	struct sought sought = {
 		.protocol = packet->protocol,
-		.is_request = service && service->mode == MODE_NAT,
-		.service = service ? service->index : 0,
+		.is_request = service->mode == MODE_NAT,
+		.service = service->index,
 	};
 	__be32 source, destination;
 	__be16 source_port, destination_port;
@@ -149,9 +139,10 @@ static __always_inline bool may_open(const struct service *service, const struct
  * Whether the other program, if there is one, may know better what a packet belongs to: this one knows no connection, or
  * one that is over, after which another one may have begun with the same addresses and ports.
  */
-static __always_inline bool may_be_others(const struct connection *found, const struct packet *packet)
+static __always_inline bool may_be_others(const struct connection *found, const struct packet *packet,
+					  const struct forwarding *it)
 {
-	if (packet->opens)
+	if (packet->opens || it->is_asked)
 		return false;
 	return !found->is_there || !found->lives || connection_state_of(found->who) == CONNECTION_OVER;
 }
@@ -166,10 +157,10 @@ static __always_inline bool ask_other(struct xdp_md *ctx, struct packet *packet,
 		bool has_tag = put_on_tag(ctx, packet->tci);
 
 		if (has_tag)
-			other.call(ctx, 0);
+			other.call(ctx, OTHER_STAGES + STAGE_NAT4);
 		return (!has_tag || take_off(ctx)) && parse(ctx, packet) == kind;
 	}
-	other.call(ctx, 0);
+	other.call(ctx, OTHER_STAGES + STAGE_NAT4);
 	return true;
 }
 
@@ -274,23 +265,19 @@ static __always_inline int nat_error(struct packet *packet, const struct service
 }
 
 /*
- * Find the connection that a packet belongs to, or open one. `service` is what the packet is for, NULL if that is no
- * service. A reply that is a fragment or has IP options doesn't come this far: its ports are unknown. The kernel forwards
- * it as it is, and the client, which knows no such connection, ignores it. A client that may no longer use the service,
- * as the verdict says, loses its connection.
+ * Find the connection that a packet belongs to, or open one. A reply that is a fragment or has IP options doesn't come this far: its ports are unknown. The kernel forwards
+ * it as it is, and the client, which knows no such connection, ignores it. A client that may no longer use the service
+ * loses its connection.
  */
 static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind,
-			       const struct service *service, struct forwarding *it)
+			       struct handed *handed, struct forwarding *it)
 {
+	const struct service *service = service_handed(handed);
 	struct sought sought = sought_by(packet, kind, service);
 	bool is_request = sought.is_request && kind != PACKET_ICMP_ERROR;
-	bool is_turned_away = HAS(ALLOWED_SOURCES) && it->verdict == VERDICT_NOT_ALLOWED;
-	u64 has_ipv6 = packet->has_ipv6;
+	bool is_turned_away = HAS(ALLOWED_SOURCES) && handed->is_refused;
 	struct connection found = {};
 
-	OPAQUE(has_ipv6);
-	if (has_ipv6)
-		return NOBODYS;		/* which can't be; only the verifier doesn't know */
 	is_turned_away = forgotten(is_turned_away, sought.key) & 1;
 	if (is_request && !is_turned_away) {
 		NOTE(service, service->index);
@@ -308,7 +295,7 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 			forget(&found);
 		return TURNED_AWAY;
 	}
-	if (may_be_others(&found, packet) && !ask_other(ctx, packet, kind))
+	if (may_be_others(&found, packet, it) && !ask_other(ctx, packet, kind))
 		return drop(VERDICT_MALFORMED);
 	if (is_request)
 		return nat_request(packet, service, &sought, &found, it);

@@ -178,8 +178,12 @@ CONNECTIONS = _array("connections", RowType(rows.Connections), limits.FLOWS * 5 
 LOOKS = _array("looks", RowType(rows.Looks), 1, _NAT, MapType.PERCPU_ARRAY)
 # index of a service of NAT → what its clients see of it; outlives the service as long as connections have the index
 FRONTS = _array("fronts", RowType(rows.Front), limits.SERVICES, _NAT, is_mmapable=True)
-# 0 → while one program takes over from another one: that other one
-OTHER = _array("other", NUMBER, 1, _NAT, MapType.PROG_ARRAY)
+# number of a stage → its program (stages.py); 0 → what the main program knows about a packet that it hands to one
+STAGES = _array("stages", NUMBER, 8, _NAT, MapType.PROG_ARRAY)
+HANDED_OVER = _array("handed_over", RowType(rows.Handed), 1, _NAT, MapType.PERCPU_ARRAY)
+# while one program takes over from another one: 0 → that other one, OTHER_STAGES + number → its stages
+OTHER_STAGES = 1
+OTHER = _array("other", NUMBER, OTHER_STAGES + STAGES.capacity, _NAT, MapType.PROG_ARRAY)
 SERVICE_COUNTERS = _array("service_counters", _TRAFFIC, limits.SERVICES, type_=MapType.CPU_ARRAY)
 # with a cache of the ways to endpoints, which only the program writes
 ENDPOINT_COUNTERS = _array(
@@ -216,8 +220,9 @@ MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, SERVICE_CHANGES, KNOWN_SERVICES, RINGS,
-        RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS, LOOKS, FRONTS, OTHER,
-        SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED,
+        RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS, LOOKS, FRONTS, STAGES,
+        HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER,
+        UNPACKED, EXPLAINED,
         WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
@@ -319,6 +324,7 @@ class Verdict(IntEnum):
     NOT_ALLOWED = 26, "dropped: the client is in none of the networks that may use the service"
     NOT_ALLOWED_ANSWERED = 27, "dropped: the client may not use the service, and was told"
     TABLE_FULL = 28, "dropped: the table of connections has no room for another one"
+    STAGE_MISSING = 29, "dropped: the program that translates is gone, since somebody removed its pin"
     CHECK = 30, "a check of an endpoint through its VIP, forwarded to the endpoint"
     CHECK_ANSWERED = 31, "an answer to such a check, handed to who checks"
     # On endpoints whose program unpacks tunnels: the fate of each tunnelled packet.

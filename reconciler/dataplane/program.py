@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from reconciler.dataplane.stages import stages_of
 from reconciler.paths import data_dir
 
 NAME_PREFIX = "lbctl_"
@@ -70,6 +71,7 @@ def program_name(features: Collection[str]) -> str:
     text = source(main=main_file(features))
     digest = _hashed(text).copy()
     digest.update(repr(sorted(_asked_for(text).intersection(features))).encode())
+    digest.update(repr(stages_of(features)).encode())
     return (NAME_PREFIX + digest.hexdigest())[:15]
 
 

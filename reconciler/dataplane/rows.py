@@ -152,6 +152,23 @@ class Connections(NamedTuple):
     where: Annotated[bytes, "4u8"]
 
 
+class Handed(NamedTuple):
+    """What a main program knows about a packet that it hands to a stage."""
+
+    index: U32  # type: ignore[assignment]  # tuples have a method of this name
+    ring: U32
+    target_port: Port
+    mode: U8
+    algorithm: U8
+    sources: U16
+    levels: U16
+    ingress: U32
+    tci: U32
+    is_from_main: U8
+    is_refused: U8
+    pad: Annotated[bytes, "V6"] = bytes(6)
+
+
 class Looks(NamedTuple):
     """Addresses and ports that a client must not see twice."""
 

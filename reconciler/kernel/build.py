@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from reconciler.dataplane.layout import (
     REMEMBERED,
     SERVICE_COUNTERS,
 )
+from reconciler.dataplane.stages import Stage, stages_of
 from reconciler.errors import BuildError, FilesError
 from reconciler.kernel import headers, maps
 from reconciler.kernel.cache import ENVIRONMENT, cache_dir
@@ -90,6 +92,28 @@ class Image:
             (high,) = struct.unpack_from("=I", self.code, index * 8 + 12)
             if opcode == _LOAD_64_BIT_IMMEDIATE and not registers >> 4 and low | high << 32 == value:
                 yield index
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """A main program and its stages."""
+
+    main: Image
+    stages: Mapping[Stage, Image]
+
+    @property
+    def maps(self) -> dict[str, Shape]:
+        """All maps that one of them uses."""
+        return {name: shape for image in (*self.stages.values(), self.main) for name, shape in image.maps.items()}
+
+
+def build_all(features: Sequence[str], source_dir: Path | None = None) -> Images:
+    """`build` the main program and its stages, two at a time."""
+    stages = stages_of(features)
+    wanted = [features, *(stage.features(features) for stage in stages)]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        main, *others = pool.map(lambda one: build(one, source_dir), wanted)
+    return Images(main, dict(zip(stages, others, strict=True)))
 
 
 def build(features: Sequence[str], source_dir: Path | None = None, entry: str | None = None) -> Image:

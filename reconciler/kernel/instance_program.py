@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -16,14 +17,15 @@ from reconciler.dataplane.layout import (
     MMAPABLE,
     OTHER,
     SEED,
+    STAGES,
     WATCHERS,
     MapSpec,
     MapType,
 )
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, filling, generations, handing, holders, maps, takeover, xdp
-from reconciler.kernel.build import Image, build
+from reconciler.kernel import bpf, filling, generations, handing, holders, maps, stages, takeover, xdp
+from reconciler.kernel.build import Images, build_all
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import PROGRAM, Instance
@@ -40,6 +42,8 @@ class InstanceProgram(InstanceMaps):
     def __init__(self, instance: Instance, source_dir: Path | None) -> None:
         super().__init__(instance)
         self._source_dir = source_dir
+        self._holding: tuple[int, Callable[[], object]] | None = None
+        """The program whose stages this process holds, and how it lets them go: so they stay if their pin is lost."""
 
     # --- the program -----------------------------------------------------------------------------------
     def loaded_program(self) -> LoadedProgram | None:
@@ -47,6 +51,7 @@ class InstanceProgram(InstanceMaps):
             program = holders.pinned_program(self._instance)
             if program is None:
                 return None
+            self._hold_stages(program.id)
             generation = generations.of_program(program)
             if generation is None:
                 return LoadedProgram(program.id, program.name)
@@ -58,9 +63,9 @@ class InstanceProgram(InstanceMaps):
 
     def load_program(self, name: str, features: Sequence[str], sizes: Sizes | None = None) -> None:
         self._unsettle()
-        image = build(features, self._source_dir)
+        images = build_all(features, self._source_dir)
         specs = specs_of(features)
-        _check(image, specs)
+        _check(images, specs)
         with refused(f"program {name}"), self._instance.mounted():
             live = holders.live(self._instance)
             was_cut_off = takeover.finish(self._instance)
@@ -70,11 +75,11 @@ class InstanceProgram(InstanceMaps):
                 sizes = Sizes(*live.description.sizes) if live else Sizes()
             if live:
                 takeover.keep_on(self._instance, live)
-            self._load(name, features, image, specs, sizes, live)
+            self._load(name, features, images, specs, sizes, live)
             takeover.sweep(self._instance)
 
     def _load(
-        self, name: str, features: Sequence[str], image: Image, specs: Sequence[MapSpec], sizes: Sizes,
+        self, name: str, features: Sequence[str], images: Images, specs: Sequence[MapSpec], sizes: Sizes,
         live: Generation | None,
     ) -> None:  # fmt: skip
         """Make a generation beside the live one. The last step, the pin, is the one that counts."""
@@ -87,17 +92,31 @@ class InstanceProgram(InstanceMaps):
             )  # fmt: skip
             if live and CONNECTIONS.name in descriptors:
                 handing.fill(live, lambda name: maps.describe(descriptors[name], wanted[name].type))
-            program = stack.enter_context(bpf.closing(bpf.load_program(name, image.linked(descriptors))))
-            unused = [descriptors[map_name] for map_name in descriptors.keys() - image.maps.keys()]
+            program = stages.load(name, images, descriptors, stack)
+            unused = [descriptors[map_name] for map_name in descriptors.keys() - images.main.maps.keys()]
             unused.append(stack.enter_context(bpf.closing(generations.describe(description, live))))
             for fd in unused:
                 bpf.bind_map(program, fd)
-            if OTHER.name in descriptors:
-                takeover.keep(self._instance, bpf.program_info(program).id, descriptors[OTHER.name])
+            for spec in takeover.KEPT:
+                if spec.name in descriptors:
+                    takeover.keep(self._instance, bpf.program_info(program).id, spec.name, descriptors[spec.name])
             self._instance.pin(program, PROGRAM)
+            self._hold_stages(bpf.program_info(program).id)
+
+    def _hold_stages(self, program_id: int) -> None:
+        if self._holding is None or self._holding[0] != program_id:
+            self._let_go()
+            if (fd := self._instance.open(takeover.pin_of(program_id, STAGES.name))) is not None:
+                self._holding = program_id, weakref.finalize(self, os.close, fd)
+
+    def _let_go(self) -> None:
+        if self._holding is not None:
+            self._holding[1]()
+            self._holding = None
 
     def unload_program(self) -> None:
         self._unsettle()
+        self._let_go()
         with refused(f"pins of instance {self._instance.name}"):
             if self._instance.pinned():
                 with self._instance.locked():
@@ -154,7 +173,7 @@ class InstanceProgram(InstanceMaps):
             raise KernelError(f"{interface} runs its program in {held.mode} mode; detach it before it can be {mode}")
 
 
-_OWN = (OTHER, WATCHERS, KNOWN_SERVICES)
+_OWN = (STAGES, OTHER, WATCHERS, KNOWN_SERVICES)
 """Maps that each program has for itself: they lead to other programs, or keep what the program's other maps hold."""
 
 
@@ -194,10 +213,10 @@ def _maps(program: bpf.ProgramInfo) -> str:
     return maps_of(generation.description.digest, Sizes(*generation.description.sizes)) if generation else ""
 
 
-def _check(image: Image, specs: Sequence[MapSpec]) -> None:
+def _check(images: Images, specs: Sequence[MapSpec]) -> None:
     """Raise BuildError if the C source and the layout speak of different maps; capacities are the layout's."""
     expected = {spec.name: shape_of(spec) for spec in specs}
-    for name, declared in sorted(image.maps.items()):
+    for name, declared in sorted(images.maps.items()):
         shape = expected.get(name)
         if shape and shape.type == MapType.CPU_ARRAY:
             shape = replace(shape, type=MapType.ARRAY)

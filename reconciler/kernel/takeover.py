@@ -5,8 +5,11 @@ The new maps were filled when the new program was loaded. What the former progra
 just before the interfaces change programs, and for the last time just after that. In between, one program alone may
 know a connection, so each has the other in its map `other`, and asks it about those that it does not know.
 
-That map stays pinned from its making until its program is no longer used: the kernel empties an array of programs when
-its last descriptor or pin goes, and does so at some later time, even if it has been opened again by then (commit
+What stands there first is the other main program, by which user space knows it; then come its stages, which are
+asked.
+
+These maps stay pinned from their making until their program is no longer used: the kernel empties an array of programs
+when its last descriptor or pin goes, and does so at some later time, even if it has been opened again by then (commit
 da765a2f5993). If this process is killed, the programs go on asking each other, and the next process that finds one of
 them asking ends the takeover.
 """
@@ -18,15 +21,20 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from reconciler.dataplane.layout import OTHER
+from reconciler.dataplane.layout import OTHER, OTHER_STAGES, STAGES
+from reconciler.dataplane.stages import StageNumber
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, generations, holders, maps, xdp
+from reconciler.kernel import bpf, generations, holders, maps, stages, xdp
 from reconciler.kernel.carrying import CARRIED, Carrier
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.instance import PROGRAM, Instance
+from reconciler.kernel.maps import OpenMap
 
-_PIN = re.compile(rf"{OTHER.name}-([0-9]+)")
-"""The pin of a map `other`; the number is that of its program."""
+KEPT = (STAGES, OTHER)
+"""The maps with programs in them that stay as long as their main program is used."""
+
+_PIN = re.compile(rf"({'|'.join(spec.name for spec in KEPT)})-([0-9]+)")
+"""The pin of such a map; the number is that of its program."""
 
 _ROUNDS = 4
 """How often changes are carried over before the swap, at most: each round has only those to carry that came during the
@@ -42,25 +50,28 @@ def is_unfinished(instance: Instance) -> bool:
     return any(_asked(instance, number) is not None for number in _pinned(instance))
 
 
-def keep(instance: Instance, program_id: int, other: int) -> None:
-    """Pin the map `other` of a program, of which this is a descriptor. Only within `instance.mounted()`."""
-    instance.pin(other, _pin(program_id))
+def keep(instance: Instance, program_id: int, name: str, descriptor: int) -> None:
+    """Pin a map of a program that is one of KEPT. Only within `instance.mounted()`."""
+    instance.pin(descriptor, pin_of(program_id, name))
 
 
 def keep_on(instance: Instance, generation: Generation) -> None:
-    """Pin the map `other` of a generation whose pins went with their file system. Only within `instance.mounted()`."""
-    if generation.program.id not in _pinned(instance) and (fd := generation.open(OTHER.name)) is not None:
-        with bpf.closing(fd):
-            keep(instance, generation.program.id, fd)
+    """Pin these maps of a generation whose pins went with their file system. Only within `instance.mounted()`."""
+    for spec in KEPT:
+        is_pinned = generation.program.id in _pinned(instance, spec.name)
+        if not is_pinned and (fd := generation.open(spec.name)) is not None:
+            with bpf.closing(fd):
+                keep(instance, generation.program.id, spec.name, fd)
 
 
 def sweep(instance: Instance) -> None:
-    """Remove all pins but that of the program, and those of the maps `other` of programs that are used."""
+    """Remove all pins but that of the program, and those of maps of programs that are used."""
     program = holders.pinned_program(instance)
     used = {program.id if program else None, *(held.id for held in xdp.running())}
-    kept = {PROGRAM, *(_pin(number) for number in _pinned(instance) if number in used)}
-    for name in set(instance.pinned()) - kept:
-        instance.unpin(name)
+    for name in instance.pinned():
+        found = _PIN.fullmatch(name)
+        if name != PROGRAM and not (found and int(found[2]) in used):
+            instance.unpin(name)
 
 
 @contextmanager
@@ -166,13 +177,22 @@ def _introduce(instance: Instance, new: Generation, former: Generation) -> None:
     for one, two in ((new, former), (former, new)):
         with instance.mounted():
             keep_on(instance, one)
-        array, program = instance.open(_pin(one.program.id)), bpf.open_program(two.program.id)
-        with ExitStack() as stack:
-            for fd in (array, program):
-                if fd is not None:
-                    stack.enter_context(bpf.closing(fd))
-            if array is not None and program is not None:
-                maps.update_one(maps.describe(array), _FIRST, _NUMBER.pack(program))
+        if (fd := instance.open(pin_of(one.program.id))) is not None:
+            with bpf.closing(fd):
+                _tell(maps.describe(fd), two)
+
+
+def _tell(array: OpenMap, asked: Generation) -> None:
+    """Write into a program's map `other` who is asked from now on."""
+    programs = stages.numbers(asked)
+    if array.shape.capacity <= OTHER_STAGES:  # an early version's, which asks only about NAT over IPv4
+        rows = {0: programs.get(StageNumber.NAT4, asked.program.id)}
+    else:
+        rows = {0: asked.program.id, **{OTHER_STAGES + number: program for number, program in programs.items()}}
+    for row, number in rows.items():
+        if (fd := bpf.open_program(number)) is not None:
+            with bpf.closing(fd):
+                maps.update_one(array, _NUMBER.pack(row), _NUMBER.pack(fd))
 
 
 def _noted(instance: Instance, new: Generation) -> Generation | None:
@@ -187,7 +207,7 @@ def _noted(instance: Instance, new: Generation) -> Generation | None:
 
 def _asked(instance: Instance, number: int) -> int | None:
     """The number of the program that a program asks."""
-    fd = instance.open(_pin(number))
+    fd = instance.open(pin_of(number))
     if fd is None:
         return None
     with bpf.closing(fd):
@@ -197,16 +217,21 @@ def _asked(instance: Instance, number: int) -> int | None:
 
 def _forget(instance: Instance, number: int) -> None:
     """From now on a program asks nobody."""
-    fd = instance.open(_pin(number))
+    fd = instance.open(pin_of(number))
     if fd is not None:
-        with bpf.closing(fd), suppress(FileNotFoundError):
-            maps.delete_one(maps.describe(fd), _FIRST)
+        with bpf.closing(fd):
+            array = maps.describe(fd)
+            for row in reversed(range(array.shape.capacity)):  # by the first one an unfinished takeover is known
+                with suppress(FileNotFoundError):
+                    maps.delete_one(array, _NUMBER.pack(row))
 
 
-def _pin(program_id: int) -> str:
-    return f"{OTHER.name}-{program_id}"
+def pin_of(program_id: int, name: str = OTHER.name) -> str:
+    """The name of the pin of a program's map."""
+    return f"{name}-{program_id}"
 
 
-def _pinned(instance: Instance) -> set[int]:
-    """The numbers of the programs whose maps `other` are pinned."""
-    return {int(found[1]) for name in instance.pinned() if (found := _PIN.fullmatch(name))}
+def _pinned(instance: Instance, of: str = OTHER.name) -> set[int]:
+    """The numbers of the programs whose maps `other`, or of this name, are pinned."""
+    found = (_PIN.fullmatch(name) for name in instance.pinned())
+    return {int(pin[2]) for pin in found if pin and pin[1] == of}

@@ -17,6 +17,7 @@ from reconciler.dataplane.layout import (
     EXPLAINED,
     MAPS,
     MMAPABLE,
+    STAGES,
     VERDICTS,
     MapSpec,
     MapType,
@@ -25,8 +26,8 @@ from reconciler.dataplane.layout import (
 from reconciler.dataplane.program import DECAPSULATE, is_built_of
 from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, holders, maps
-from reconciler.kernel.build import Image, build
+from reconciler.kernel import bpf, holders, maps, stages
+from reconciler.kernel.build import Images, build_all
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.instance_maps import inner_shape
@@ -70,9 +71,9 @@ class Trial:
     def __init__(self, program: bpf.ProgramInfo, features: Sequence[str], live: _Maps, stack: ExitStack) -> None:
         self.program = program
         self._live = live
-        self._image = build(features)
-        self._plain = self._rig(self._image, stack)
-        self._explaining = self._rig(build((*features, EXPLAIN)), stack)
+        self._images = build_all(features)
+        self._plain = self._rig(self._images, stack)
+        self._explaining = self._rig(build_all((*features, EXPLAIN)), stack)
 
     @property
     def is_same_code(self) -> bool:
@@ -80,9 +81,8 @@ class Trial:
 
         The kernel's tag says so of code that is linked as the node's is: a trial's calculates with other sizes.
         """
-        code = self._image.linked({name: opened.fd for name, opened in self._live.items()})
-        with bpf.closing(bpf.load_program(_NAME, code)) as program:
-            return bpf.program_info(program).tag == self.program.tag
+        descriptors = {name: opened.fd for name, opened in self._live.items()}
+        return stages.tags(self._images, descriptors) == stages.tags_of(self.program, self._live.get(STAGES.name))
 
     def rows(self, map_name: str) -> list[Row]:
         """All rows that a map has after the last run; of arrays, those that are not all zero."""
@@ -122,10 +122,10 @@ class Trial:
             for name, index in sought - held.arrays.keys():
                 held.arrays[name, index] = _read_array(self._live[name], index)
 
-    def _rig(self, image: Image, stack: ExitStack) -> _Rig:
+    def _rig(self, images: Images, stack: ExitStack) -> _Rig:
         descriptors = {name: stack.enter_context(bpf.closing(_create(MAPS[name], opened.shape)))
                        for name, opened in self._live.items()}  # fmt: skip
-        program = stack.enter_context(bpf.closing(bpf.load_program(_NAME, image.linked(descriptors, is_trial=True))))
+        program = stages.load(_NAME, images, descriptors, stack, is_trial=True)
         return _Rig(program, {name: maps.describe(fd) for name, fd in descriptors.items()})
 
 

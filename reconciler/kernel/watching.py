@@ -18,12 +18,12 @@ from ipaddress import IPv4Address, IPv6Address
 
 from reconciler import clock
 from reconciler.dataplane.description import specs_of
-from reconciler.dataplane.layout import EXPLAINED, WATCH_FILTER, WATCH_REPORTS, WATCHERS, WATCHING
+from reconciler.dataplane.layout import EXPLAINED, STAGES, WATCH_FILTER, WATCH_REPORTS, WATCHERS, WATCHING
 from reconciler.dataplane.program import DECAPSULATE, is_built_of
 from reconciler.dataplane.rows import Explained, Number, Watched, WatchFilter
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, holders, maps
-from reconciler.kernel.build import build
+from reconciler.kernel import bpf, holders, maps, stages
+from reconciler.kernel.build import build_all
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.maps import OpenMap
@@ -31,7 +31,7 @@ from reconciler.kernel.refusal import refused
 
 FEATURE = "WATCHING"
 _NAME = "lbctl_watch"
-_ONLY_HERE = (WATCH_FILTER, WATCHING, WATCH_REPORTS)
+_ONLY_HERE = (WATCH_FILTER, WATCHING, WATCH_REPORTS, STAGES)
 _FIRST = WATCHERS.key.pack(Number(0))
 _TAKEN, _LIMIT = 5, 6
 """Words of the filter's row."""
@@ -156,7 +156,7 @@ def _made(instance: Instance, match: Match, seconds: float, stack: ExitStack) ->
             hint="on a balancer `lbctl apply` swaps this version's in under traffic",
         )
     stack.callback(os.close, array)
-    image = build((*features, FEATURE))
+    images = build_all((*features, FEATURE))
     descriptors = {}
     for spec in specs_of((*features, FEATURE)):
         is_own = spec in _ONLY_HERE
@@ -166,7 +166,7 @@ def _made(instance: Instance, match: Match, seconds: float, stack: ExitStack) ->
         descriptors[spec.name] = stack.enter_context(bpf.closing(fd))
     own = {spec.name: maps.describe(descriptors[spec.name]) for spec in _ONLY_HERE}
     maps.write_array(own[WATCH_FILTER.name], WATCH_FILTER.value.pack(_row(match, seconds)))
-    fd = stack.enter_context(bpf.closing(bpf.load_program(_NAME, image.linked(descriptors))))
+    fd = stages.load(_NAME, images, descriptors, stack)
     return Watcher(instance, program.id, maps.describe(array), fd, own)
 
 

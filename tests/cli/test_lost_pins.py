@@ -56,7 +56,7 @@ def slots_that_packets_see(program, ring=1):
         return place.form.read(words.view(np.uint8)[: place.slot_bytes]).tobytes()
 
 
-EACH_ITS_OWN = ("other", "watchers", "known_services", "lbctl_layout")
+EACH_ITS_OWN = ("stages", "other", "watchers", "known_services", "lbctl_layout")
 
 
 def lasting(program):

@@ -224,7 +224,7 @@ def test_the_program_does_what_the_trial_said(balancer: Balancer, tried: Tried, 
 
 
 def test_every_common_reason_is_among_the_cases() -> None:
-    rare = {Verdict.NO_HEADROOM, Verdict.ICMP_ERROR, Verdict.CHECK, Verdict.CHECK_ANSWERED}
+    rare = {Verdict.NO_HEADROOM, Verdict.ICMP_ERROR, Verdict.STAGE_MISSING, Verdict.CHECK, Verdict.CHECK_ANSWERED}
     of_endpoints = {verdict for verdict in Verdict if verdict >= Verdict.DECAPSULATED}
     assert {verdict for *_, verdict in CASES.values()} == set(Verdict) - rare - of_endpoints | {None}
 

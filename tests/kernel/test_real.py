@@ -97,7 +97,7 @@ def test_loading_makes_the_maps_of_the_layout_and_unloading_leaves_nothing(kerne
     assert program is not None
     assert program.name == NAME
     pins = {path.name for path in (run_dir / "lbk/bpf").iterdir() if "." not in path.name}
-    assert pins == {f"other-{program.id}", "program"}
+    assert pins == {f"other-{program.id}", f"stages-{program.id}", "program"}
     assert {name for name in MAPS if kernel.capacity(name)} == {n for n, spec in MAPS.items() if spec.is_used(NAT)}
     kernel.unload_program()
     assert kernel.loaded_program() is None

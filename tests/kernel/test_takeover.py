@@ -8,7 +8,9 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -21,14 +23,18 @@ from reconciler.dataplane.layout import (
     ENDPOINTS,
     FRONTS,
     OTHER,
+    OTHER_STAGES,
     SEED,
+    STAGES,
+    VERDICTS,
     ConnectionState,
     EndpointRowState,
     MapType,
+    Verdict,
 )
 from reconciler.dataplane.program import program_name
 from reconciler.dataplane.rows import Endpoint, Front, Number
-from reconciler.kernel import bpf, connections, holders, maps
+from reconciler.kernel import bpf, connections, holders, maps, takeover
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.connections import Table
 from reconciler.kernel.maps import Shape
@@ -143,7 +149,7 @@ def test_what_one_program_knows_is_asked_by_the_other_and_stays_known(kernel: Re
         assert known(kernel) == set()
     assert known(kernel) == {facts(row)}
     assert verdict(new.id) == OURS
-    assert kernel._instance.pinned() == [f"other-{new.id}", "program"]
+    assert kernel._instance.pinned() == [f"other-{new.id}", "program", f"stages-{new.id}"]
 
 
 def test_the_former_program_asks_for_connections_that_began_at_the_new_one(kernel: RealKernel) -> None:
@@ -252,6 +258,63 @@ def test_the_kernel_never_empties_the_map_by_which_a_program_finds_the_other_one
             empties_a_map(new.id)
             assert [asked(new.id), asked(again.id)] == [again.id, new.id], "it takes over"
             kernel.attach("front", "native", new.id)
+
+
+def test_stages_stay_while_their_program_runs_though_all_who_had_them_open_are_gone(
+    kernel: RealKernel, run_dir: Path, one_cpu: None
+) -> None:
+    """And without their pins they stay as long as a process works with the instance, as the agent does."""
+    program = running(kernel)
+    connect(program)
+    with map_of(program, STAGES.name):
+        pass
+    empties_a_map(program)
+    assert verdict(program) == OURS
+    kernel.loaded_program()
+    subprocess.run(["umount", run_dir / kernel._instance.name / "bpf"], check=True, timeout=30)
+    empties_a_map(program)
+    assert verdict(program) == OURS
+
+
+def test_packets_for_a_stage_that_is_gone_are_dropped_and_counted(kernel: RealKernel) -> None:
+    program = running(kernel)
+    connect(program)
+    with map_of(program, STAGES.name) as opened:
+        maps.delete_one(opened, bytes(4))
+    assert verdict(program) == bpf.XdpVerdict.DROP
+    with map_of(program, VERDICTS.name) as opened:
+        counted = maps.lookup(opened, NUMBER.pack(Verdict.STAGE_MISSING))
+    assert counted and any(counted)
+
+
+def test_an_early_version_is_asked_as_a_whole_and_asks_a_stage(kernel: RealKernel) -> None:
+    """Its map `other` has one row, for whom it asks, and its main program does NAT itself."""
+    former = running(kernel)
+    kernel.load_program(program_name(NAT), NAT, Sizes(flows=2_000))
+    new = kernel.loaded_program()
+    assert new
+    with map_of(new.id, STAGES.name) as opened:
+        stage = maps.lookup(opened, bytes(4))
+    with bpf.closing(maps.create("other", Shape(MapType.PROG_ARRAY, 4, 4, 1))) as fd, bpf.closing(
+        bpf.open_program(new.id) or -1
+    ) as program:
+        opened = maps.describe(fd)
+        generation = holders.generations.of_program(bpf.program_info(program))
+        assert generation
+        takeover._tell(opened, generation)
+        assert maps.lookup(opened, bytes(4)) == stage
+    early = replace(generation, description=replace(generation.description, ids={}), program=program_info(former))
+    with map_of(new.id, OTHER.name) as opened:
+        takeover._tell(opened, early)
+        rows = [maps.lookup(opened, NUMBER.pack(row)) for row in range(OTHER_STAGES + 1)]
+        assert rows == [NUMBER.pack(former)] * (OTHER_STAGES + 1)
+        for row in range(OTHER_STAGES + 1):
+            maps.delete_one(opened, NUMBER.pack(row))
+
+
+def program_info(program: int) -> bpf.ProgramInfo:
+    with bpf.closing(bpf.open_program(program) or -1) as fd:
+        return bpf.program_info(fd)
 
 
 @pytest.fixture

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Stages: parts of the way of a packet that are programs of their own. So the kernel's verifier looks at each alone, and
+ * who doesn't need one pays nothing for it.
+ *
+ * A stage is this text, compiled with a feature STAGE_… and without what it has no use for
+ * (reconciler/dataplane/stages.py). The main program hands over what only a stage can tell, by a tail call with a constant
+ * index, of which the kernel makes a jump (commit 428d5df1fa4f), and the stage brings the packet to its end. What the main
+ * program knows about the packet by then is in the one row of `handed_over`.
+ *
+ * Each main program has an array `stages` of its own, filled before it is attached, so a main program and its stages are
+ * swapped as one. The other program of a takeover asks a stage, not its main program; such a stage asks nobody again.
+ */
+
+/* Whether a packet can belong to a connection of NAT, or be an error about one. */
+static __always_inline bool can_translate(const struct packet *packet, enum packet_kind kind)
+{
+	bool has_ports = packet->protocol == IPPROTO_TCP || is_udp(packet->protocol);
+
+	if (!HAS(NAT) || is_ipv6(packet) || !has_ports)
+		return false;
+	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
+}
+
+static __always_inline struct service *service_handed(struct handed *handed)
+{
+	return (void *)&handed->index;
+}
+
+/* In the main program: hand a packet to the stage. It comes back only if there is none. */
+static __always_inline int hand_over(struct xdp_md *ctx, const struct packet *packet, const struct service *service,
+				     bool is_refused)
+{
+	u32 row = 0;
+	struct handed *handed = handed_over.lookup(&row);
+
+	if (!handed)
+		return drop(VERDICT_STAGE_MISSING);
+	*service_handed(handed) = *service;
+	handed->ingress = packet->ingress;
+	handed->tci = packet->tci;
+	handed->is_refused = is_refused;
+	handed->is_from_main = 1;
+	stages.call(ctx, STAGE_NAT4);
+	handed->is_from_main = 0;
+	return drop(VERDICT_STAGE_MISSING);
+}

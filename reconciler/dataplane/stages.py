@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages of the data plane: parts of the way of a packet that are programs of their own (bpf/stage.h).
+
+A stage is made of the same source as the main program, with a feature of its own and without those that it has no use
+for. The main program finds it by its number in the map `stages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class StageNumber(IntEnum):
+    """`enum stage` of bpf/maps.h."""
+
+    NAT4 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """`name` is the kernel's for the program. The stage is there if the main program has the feature `needs`. It is
+    compiled with `own`, and without the features `without`."""
+
+    number: StageNumber
+    name: str
+    needs: str
+    own: tuple[str, ...]
+    without: tuple[str, ...]
+
+    def features(self, features: Collection[str]) -> tuple[str, ...]:
+        """What the stage is compiled with beside a main program with these features."""
+        return (*(feature for feature in features if feature not in self.without), *self.own)
+
+
+_OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO")
+STAGES = (
+    Stage(StageNumber.NAT4, "lbctl_nat4", "NAT", ("STAGE_NAT",), (*_OF_OTHER_MODES, "IPV6", "SCTP")),
+)  # fmt: skip
+
+
+def stages_of(features: Collection[str]) -> tuple[Stage, ...]:
+    """The stages of a main program with these features."""
+    return tuple(stage for stage in STAGES if stage.needs in features)
