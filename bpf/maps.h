@@ -314,6 +314,18 @@ struct connections {
 
 BPF_ARRAY(connections, struct connections, 1);
 
+/*
+ * The connections of NAT over IPv6: the same two words, with 32 bits of a hash of the client's address (fold_address) in
+ * `who`, and the addresses themselves, four words for each place.
+ */
+struct connections6 {
+	u64 who[4];
+	u64 where[4];
+	__be32 addresses[16];
+};
+
+BPF_ARRAY(connections6, struct connections6, 1);
+
 /* What the other connections of a client look like while one is opened, see connection.h; nothing outlives a packet. */
 struct looks {
 	u64 places[8];

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NAT's connections on a node, and what keeps numbers of endpoints and services from being used for others.
+"""NAT's connections on a node, a table for each version of IP, and what keeps numbers of endpoints and services from
+being used for others.
 
 A connection that is over, or was silent for too long, is none to the program, but stays in its place until the place
 is needed. Times come round after five hours, and it would seem young again: so somebody has to look through the table
@@ -9,15 +10,14 @@ more often than that (`sweep`), which takes no more than that now and then.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reconciler import clock
 from reconciler.dataplane import connections
-from reconciler.dataplane.connections import BUCKET_WORDS, BUSY, PLACES, Entries, unit_of
-from reconciler.dataplane.layout import CONNECTIONS, FRONTS
+from reconciler.dataplane.connections import BUSY, PLACES, Entries, unit_of
+from reconciler.dataplane.layout import CONNECTION_MAPS, FRONTS, MapSpec
 from reconciler.dataplane.slots import Words
 from reconciler.kernel.port import Kernel
 
@@ -32,25 +32,35 @@ def fronts(kernel: Kernel) -> NDArray[np.void]:
     return found
 
 
-def live(kernel: Kernel, known: NDArray[np.void] | None = None) -> Entries:
-    """The connections that there are for the program. `known` are the fronts, if they were read."""
-    entries = connections.entries(_table(kernel))
+def tables(kernel: Kernel) -> list[int]:
+    """The versions of IP for which the node has a table."""
+    return [version for version, spec in CONNECTION_MAPS.items() if kernel.capacity(spec.name)]
+
+
+def live(kernel: Kernel, version: int, known: NDArray[np.void] | None = None) -> Entries:
+    """The connections over a version of IP that there are for the program. `known` are the fronts, if they were
+    read."""
+    spec = CONNECTION_MAPS[version]
+    entries = connections.entries(_table(spec, np.frombuffer(kernel.joined(spec.name)[1], np.uint64)))
     if not entries.size:
         return entries
     idle = (fronts(kernel) if known is None else known)["idle"]
     return entries.part(entries.is_live(unit_of(clock.now_ns()), idle))
 
 
-def used(kernel: Kernel) -> int:
-    """How many places of the table are taken; among them are those that anybody may have now."""
-    words = kernel.words(CONNECTIONS.name)
-    return connections.used(connections.table_of(words)) if words is not None else 0
+def used(kernel: Kernel, version: int) -> int:
+    """How many places of a table are taken; among them are those that anybody may have now."""
+    words = kernel.words(CONNECTION_MAPS[version].name)
+    return connections.used(_table(CONNECTION_MAPS[version], words)) if words is not None else 0
 
 
 def numbers_in_use(kernel: Kernel) -> tuple[set[int], set[int]]:
     """The numbers of the endpoints and of the services that connections have."""
-    entries = live(kernel)
-    return _distinct(entries.endpoints), _distinct(entries.services)
+    both = [live(kernel, version) for version in CONNECTION_MAPS]
+    return (
+        set().union(*(_distinct(each.endpoints) for each in both)),
+        set().union(*(_distinct(each.services) for each in both)),
+    )
 
 
 def _distinct(numbers: NDArray[np.uint32]) -> set[int]:
@@ -59,41 +69,41 @@ def _distinct(numbers: NDArray[np.uint32]) -> set[int]:
 
 def forget(kernel: Kernel, *, endpoints: Collection[int] = (), services: Collection[int] = ()) -> None:
     """Clear the places of connections that are no more, of numbers that go to others: they would seem young again."""
-    words = kernel.words(CONNECTIONS.name)
-    if words is None or not (endpoints or services):
-        return
-    table = connections.table_of(words)
-    who, where = table[:, :PLACES].copy(), table[:, PLACES:].copy()
-    flat = Entries(who.reshape(-1), where.reshape(-1))
-    theirs = np.isin(flat.endpoints, list(endpoints)) | np.isin(flat.services, list(services))
-    _clear(kernel, flat.who, theirs & (flat.who != 0) & (flat.who != BUSY), 0)
+    for spec in CONNECTION_MAPS.values():
+        words = kernel.words(spec.name)
+        if words is None or not (endpoints or services):
+            continue
+        held = connections.places(_table(spec, words))
+        theirs = np.isin(held.endpoints, list(endpoints)) | np.isin(held.services, list(services))
+        _clear(kernel, spec, held.who, theirs & (held.who != 0) & (held.who != BUSY), 0)
 
 
-def sweep(kernel: Kernel, first: int, count: int) -> int:
-    """Clear the places of connections that are no more, in `count` buckets from the `first` on; returns how many."""
-    words = kernel.words(CONNECTIONS.name)
+def sweep(kernel: Kernel, version: int, first: int, count: int) -> int:
+    """Clear the places of connections that are no more, in `count` buckets of a table from the `first` on; returns how
+    many."""
+    spec = CONNECTION_MAPS[version]
+    words = kernel.words(spec.name)
     if words is None:
         return 0
-    table = connections.table_of(words)[first : first + count]
-    who, where = table[:, :PLACES].reshape(-1), table[:, PLACES:].reshape(-1)
-    entries = Entries(who.copy(), where.copy())
-    is_taken = (entries.who != 0) & (entries.who != BUSY)
-    if not entries.who.any():
+    table = _table(spec, words)[first : first + count]
+    held = connections.places(table)
+    is_taken = (held.who != 0) & (held.who != BUSY)
+    if not held.who.any():
         return 0
-    gone = is_taken & ~entries.is_live(unit_of(clock.now_ns()), fronts(kernel)["idle"])
-    cleared = _clear(kernel, entries.who, gone, first)
+    gone = is_taken & ~held.is_live(unit_of(clock.now_ns()), fronts(kernel)["idle"])
+    cleared = _clear(kernel, spec, held.who, gone, first)
     # Whoever was writing a place was done long before this; else it was killed while it did.
-    still = (entries.who == BUSY) & (table[:, :PLACES].reshape(-1) == BUSY)
-    return cleared + _clear(kernel, entries.who, still, first)
+    still = (held.who == BUSY) & (table[:, :PLACES].reshape(-1) == BUSY)
+    return cleared + _clear(kernel, spec, held.who, still, first)
 
 
-def _clear(kernel: Kernel, who: Words, chosen: NDArray[np.bool_], first: int) -> int:
+def _clear(kernel: Kernel, spec: MapSpec, who: Words, chosen: NDArray[np.bool_], first: int) -> int:
     """Clear these places, of those from a bucket on, unless somebody has changed them since."""
     places = np.flatnonzero(chosen)
-    words = (first + places // PLACES) * BUCKET_WORDS + places % PLACES
+    words = (first + places // PLACES) * (spec.value_size // 8) + places % PLACES
     swaps = [(word, seen, 0) for word, seen in zip(words.tolist(), who[places].tolist(), strict=True)]
-    return sum(kernel.swap_words(CONNECTIONS.name, swaps)) if swaps else 0
+    return sum(kernel.swap_words(spec.name, swaps)) if swaps else 0
 
 
-def _table(kernel: Kernel) -> NDArray[Any]:
-    return connections.table_of(np.frombuffer(kernel.joined(CONNECTIONS.name)[1], np.uint64))
+def _table(spec: MapSpec, words: Words) -> Words:
+    return connections.table_of(words, spec.value_size // 8)

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 import numpy as np
 
 from reconciler import clock
 from reconciler.dataplane.connections import Pair, entry, unit_of
-from reconciler.dataplane.layout import CONNECTIONS, ConnectionState
+from reconciler.dataplane.layout import CONNECTION_MAPS, ConnectionState
 from reconciler.dataplane.rows import Number
 from reconciler.kernel.port import Kernel
 
@@ -18,18 +19,22 @@ TCP, UDP = 6, 17
 
 def connection(
     number: int, state: ConnectionState = ConnectionState.OPEN, *, endpoint: int = 1, service: int = 0,
-    silence: int = 0, protocol: int = TCP,
+    silence: int = 0, protocol: int = TCP, version: int = 4,
 ) -> Pair:  # fmt: skip
-    """The connection of client 10.9.0.0 and so many further, port 40000; `silence` is in units of the table."""
+    """The connection of client 10.9.0.0 or 2001:db8:9:: and so many further, port 40000; `silence` is in units of the
+    table."""
     seen = (unit_of(clock.now_ns()) - silence) % 2048
-    return entry((10 << 24 | 9 << 16) + number, 40_000, protocol, state, seen, endpoint=endpoint, service=service)
+    client = ip_address({4: "10.9.0.0", 6: "2001:db8:9::"}[version]) + number
+    return entry(client, 40_000, protocol, state, seen, endpoint=endpoint, service=service)
 
 
-def put(kernel: Kernel, pairs: Sequence[Pair]) -> None:
-    """Make the table hold these connections, four in a bucket."""
+def put(kernel: Kernel, pairs: Sequence[Pair], version: int = 4) -> None:
+    """Make a table hold these connections, four in a bucket."""
+    spec = CONNECTION_MAPS[version]
     for start in range(0, len(pairs), 4):
-        words = np.zeros((2, 4), np.uint64)
-        for place, pair in enumerate(pairs[start : start + 4]):
-            words[:, place] = pair
-        key = CONNECTIONS.key.pack(Number(start // 4))
-        assert kernel.update(CONNECTIONS.name, [(key, words.tobytes())]) == [None]
+        words = np.zeros(spec.value_size // 8, np.uint64)
+        for place, (who, where, *address) in enumerate(pairs[start : start + 4]):
+            words[[place, 4 + place]] = who, where
+            words[8 + 2 * place : 8 + 2 * place + len(address)] = address
+        key = spec.key.pack(Number(start // 4))
+        assert kernel.update(spec.name, [(key, words.tobytes())]) == [None]

@@ -4,7 +4,8 @@ more, and counted, chosen and shown as they are."""
 
 import json
 import re
-from ipaddress import IPv4Address
+import struct
+from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 import pytest
@@ -12,8 +13,18 @@ import pytest
 from reconciler import clock
 from reconciler import connections as node
 from reconciler.dataplane import connections as table
-from reconciler.dataplane.connections import BUCKET_WORDS, Entries, find, homes, idle_units, of_pairs, placed, unit_of
-from reconciler.dataplane.layout import CONNECTIONS, ENDPOINTS, FRONTS, ConnectionState
+from reconciler.dataplane.connections import (
+    BUCKET_WORDS,
+    WIDE_WORDS,
+    Entries,
+    find,
+    homes,
+    idle_units,
+    of_pairs,
+    placed,
+    unit_of,
+)
+from reconciler.dataplane.layout import CONNECTION_MAPS, ENDPOINTS, FRONTS, ConnectionState
 from reconciler.dataplane.rows import Endpoint, Front, Number
 from reconciler.kernel.fake import FakeKernel
 from reconciler.limits import Sizes
@@ -35,23 +46,41 @@ def _one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "now_ns", lambda: moment)
 
 
-def strangers(count: int) -> Entries:
+BOTH = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+
+
+def strangers(count: int, version: int = 4) -> Entries:
     rng = np.random.default_rng(7)
+    addresses = rng.integers(1, 1 << 63, (count, 2), dtype=np.uint64) if version == 6 else None
     who = rng.integers(1 << 32, 1 << 63, count, dtype=np.uint64) >> np.uint64(16) << np.uint64(16)
-    return Entries(who | np.uint64(1 << 14 | OPEN << 11), rng.integers(1 << 47, 1 << 63, count, dtype=np.uint64))
+    where = rng.integers(1 << 47, 1 << 63, count, dtype=np.uint64)
+    return Entries(who | np.uint64(1 << 14 | OPEN << 11), where, addresses)
 
 
 def test_a_connection_lies_where_the_program_looks_for_it() -> None:
     """As tests/packets/table.py has it, which whole packets are held against."""
     of = strangers(1_000)
-    both = np.stack(homes(of.who, SEED, 617), axis=1).tolist()
+    both = np.stack(homes(of, SEED, 617), axis=1).tolist()
     for who, buckets in zip(of.who.tolist(), both, strict=True):
         mixed = _mix64((_mix64((who >> 14 << 14) ^ int(SEED[0])) + int(SEED[1])) % 2**64)
         assert buckets == [(mixed >> 32) * 617 >> 32, (mixed % 2**32) * 617 >> 32]
 
 
-def test_a_table_that_is_filled_at_once_has_room_for_all_that_it_is_made_for() -> None:
-    of = strangers(40_000)
+def test_a_connection_over_ipv6_lies_where_the_program_looks_for_it() -> None:
+    """Said once more, one by one: words of the address as they are loaded from a packet."""
+    of = of_pairs([connection(number, version=6) for number in range(100)])
+    both = np.stack(homes(of, SEED, 617), axis=1).tolist()
+    for number, buckets in enumerate(both):
+        words = struct.unpack("=4I", (IPv6Address("2001:db8:9::") + number).packed)
+        mixed = _mix64((40_000 << 16 | 1 << 14) ^ int(SEED[0]))
+        mixed = _mix64((mixed + (words[0] << 32 | words[1])) % 2**64) ^ int(SEED[1])
+        mixed = _mix64((mixed + (words[2] << 32 | words[3])) % 2**64)
+        assert buckets == [(mixed >> 32) * 617 >> 32, (mixed % 2**32) * 617 >> 32]
+
+
+@BOTH
+def test_a_table_that_is_filled_at_once_has_room_for_all_that_it_is_made_for(version: int) -> None:
+    of = strangers(40_000, version)
     content, lost = placed(of, SEED, 25_000)
     assert lost <= 6  # 23 in a million when this was written
     places = find(content, of, SEED)
@@ -59,7 +88,17 @@ def test_a_table_that_is_filled_at_once_has_room_for_all_that_it_is_made_for() -
     words, held = content.reshape(-1), places >= 0
     assert (words[places[held]] == of.who[held]).all() and (words[places[held] + 4] == of.where[held]).all()
     assert table.used(content) == of.size - lost == table.entries(content).size
-    assert (find(content, Entries(of.who, of.where ^ np.uint64(1 << 29)), SEED) == -1).all(), "of another service"
+    others = Entries(of.who, of.where ^ np.uint64(1 << 29), of.addresses)
+    assert (find(content, others, SEED) == -1).all(), "of another service"
+
+
+def test_clients_with_the_same_hash_are_told_apart_by_their_addresses() -> None:
+    one, other = connection(1, version=6), connection(2, version=6)
+    both = of_pairs([one, (one[0], one[1], *other[2:])])
+    content, _ = placed(both, SEED, 3)
+    places = find(content, both, SEED)
+    assert len(set(places.tolist()) - {-1}) == 2
+    assert len(table.entries(content).by_key()) == 2
 
 
 def test_in_a_table_that_is_too_small_those_that_matter_least_find_no_room() -> None:
@@ -108,7 +147,7 @@ def test_a_timeout_is_rounded_up() -> None:
 def kernel() -> FakeKernel:
     """A node with two services, whose numbers are 0 and 1, and two endpoints, 1 and 2."""
     kernel = FakeKernel()
-    kernel.load_program("lbctl", ("NAT", "UDP"), Sizes(flows=100))
+    kernel.load_program("lbctl", ("NAT", "NAT6", "UDP"), Sizes(flows=100))
     for number, (port, protocol, idle) in enumerate(((80, 6, 867), (53, 17, 2))):
         front = Front(IPv4Address("20.20.20.1").packed + bytes(12), port, 0, idle, protocol, 4)
         assert kernel.update(FRONTS.name, [FRONTS.pack(Number(number), front)]) == [None]
@@ -118,26 +157,34 @@ def kernel() -> FakeKernel:
     return kernel
 
 
-def held(kernel: FakeKernel) -> int:
-    return table.entries(table.table_of(np.frombuffer(kernel.joined(CONNECTIONS.name)[1], np.uint64))).size
+def held(kernel: FakeKernel, version: int = 4) -> int:
+    spec = CONNECTION_MAPS[version]
+    words = np.frombuffer(kernel.joined(spec.name)[1], np.uint64)
+    return table.entries(table.table_of(words, spec.value_size // 8)).size
 
 
-def test_only_live_connections_keep_numbers_from_being_used_again(kernel: FakeKernel) -> None:
-    put(kernel, [connection(1, endpoint=1, service=0), connection(2, OVER, endpoint=2, service=1, silence=4)])
+@BOTH
+def test_only_live_connections_keep_numbers_from_being_used_again(kernel: FakeKernel, version: int) -> None:
+    known = connection(1, endpoint=1, service=0, version=version)
+    put(kernel, [known, connection(2, OVER, endpoint=2, service=1, silence=4, version=version)], version)
     assert node.numbers_in_use(kernel) == ({1}, {0})
     node.forget(kernel, endpoints=[2])
-    assert held(kernel) == 1
-    put(kernel, [connection(1, endpoint=1), connection(2, endpoint=2, service=1, silence=3, protocol=UDP)])
+    assert held(kernel, version) == 1
+    silent = connection(2, endpoint=2, service=1, silence=3, protocol=UDP, version=version)
+    put(kernel, [known, silent], version)
     assert node.numbers_in_use(kernel) == ({1}, {0}), "its service lets it be silent for two units"
     node.forget(kernel, services=[1])
-    assert held(kernel) == 1
+    assert held(kernel, version) == 1
 
 
-def test_a_sweep_clears_what_is_no_more_in_its_slice_and_nothing_that_changed_since(kernel: FakeKernel) -> None:
-    old = [connection(number, silence=900) for number in range(8)]
-    put(kernel, [*old, *(connection(number) for number in range(8, 12))])
-    assert node.sweep(kernel, 1, 2) == 4
-    assert held(kernel) == 8
+@BOTH
+def test_a_sweep_clears_what_is_no_more_in_its_slice_and_nothing_that_changed_since(
+    kernel: FakeKernel, version: int
+) -> None:
+    old = [connection(number, silence=900, version=version) for number in range(8)]
+    put(kernel, [*old, *(connection(number, version=version) for number in range(8, 12))], version)
+    assert node.sweep(kernel, version, 1, 2) == 4
+    assert held(kernel, version) == 8
     seen = {"words": 0}
     swap = kernel.swap_words
 
@@ -149,15 +196,15 @@ def test_a_sweep_clears_what_is_no_more_in_its_slice_and_nothing_that_changed_si
         return swap(name, swaps)
 
     kernel.swap_words = touched  # type: ignore[method-assign]
-    assert node.sweep(kernel, 0, 1_000) == 3
-    assert (seen["words"], held(kernel)) == (4, 5)
+    assert node.sweep(kernel, version, 0, 1_000) == 3
+    assert (seen["words"], held(kernel, version)) == (4, 5)
 
 
 def test_a_place_whose_writer_was_killed_becomes_free(kernel: FakeKernel) -> None:
     put(kernel, [(table.BUSY, 7), connection(1)])
-    assert (node.used(kernel), held(kernel)) == (2, 1)
-    assert node.sweep(kernel, 0, 10) == 1
-    assert node.used(kernel) == 1
+    assert (node.used(kernel, 4), held(kernel)) == (2, 1)
+    assert node.sweep(kernel, 4, 0, 10) == 1
+    assert node.used(kernel, 4) == 1
 
 
 def test_flows_are_read_counted_and_chosen(kernel: FakeKernel) -> None:
@@ -190,6 +237,23 @@ def test_flows_are_read_counted_and_chosen(kernel: FakeKernel) -> None:
         assert all(wanted.matching()(vars_of(flow)) for flow in those)
 
 
+def test_flows_of_both_families_are_read_and_chosen_together(kernel: FakeKernel) -> None:
+    put(kernel, [connection(2), connection(1)])
+    put(kernel, [connection(10, endpoint=2, version=6), connection(9, OPENING, silence=1, version=6)], 6)
+    found = flows(kernel).in_order()
+    assert [flow.client for flow in found] == [
+        "10.9.0.1:40000", "10.9.0.2:40000", "[2001:db8:9::9]:40000", "[2001:db8:9::a]:40000",
+    ]  # fmt: skip
+    assert found.idle_s.tolist() == [0, 0, 8, 0]
+    for wanted, count in {
+        FlowFilter(client="2001:db8:9::/64"): 2, FlowFilter(client="[2001:db8:9::a]:40000"): 1,
+        FlowFilter(client="2001:db8:9::9", state="opening"): 1, FlowFilter(client="::/0"): 2,
+        FlowFilter(client="0.0.0.0/0"): 2, FlowFilter(client="2001:db8:9:0:1::/80"): 0,
+    }.items():  # fmt: skip
+        assert len(chosen(found, wanted)) == count, wanted
+    assert sum(open_counts(kernel).values()) == 3
+
+
 def vars_of(flow: object) -> dict[str, object]:
     return {name: getattr(flow, name) for name in ("client", "service", "endpoint", "state", "protocol", "idle_s")}
 
@@ -210,6 +274,6 @@ def test_many_flows_are_the_same_text_as_few(kernel: FakeKernel, monkeypatch: py
 
 
 def test_no_flow_reads_as_none(kernel: FakeKernel) -> None:
-    assert (len(flows(kernel)), len(flows(FakeKernel())), node.used(FakeKernel())) == (0, 0, 0)
+    assert (len(flows(kernel)), len(flows(FakeKernel())), node.used(FakeKernel(), 4)) == (0, 0, 0)
     assert flows(kernel).counts() == {} and list(flows(kernel).in_order()) == []
-    assert CONNECTIONS.value_size == BUCKET_WORDS * 8
+    assert [spec.value_size // 8 for spec in CONNECTION_MAPS.values()] == [BUCKET_WORDS, WIDE_WORDS]

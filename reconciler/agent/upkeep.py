@@ -21,7 +21,7 @@ from reconciler.apply import Result
 from reconciler.compile import Compiled
 from reconciler.concerns import concerns_of
 from reconciler.dataplane import slots
-from reconciler.dataplane.layout import CONNECTIONS
+from reconciler.dataplane.layout import CONNECTION_MAPS
 from reconciler.errors import ApplyError, LbctlError
 from reconciler.kernel.port import Kernel
 from reconciler.layered import folded
@@ -155,9 +155,10 @@ class Upkeep:
         if self.clock() < self._sweep_due:
             return
         self._sweep_due = self.clock() + SWEEP_S
-        for first in range(0, self.kernel.capacity(CONNECTIONS.name), SWEPT_AT_ONCE):
-            connections.sweep(self.kernel, first, SWEPT_AT_ONCE)
-            yield ()
+        for version, spec in CONNECTION_MAPS.items():
+            for first in range(0, self.kernel.capacity(spec.name), SWEPT_AT_ONCE):
+                connections.sweep(self.kernel, version, first, SWEPT_AT_ONCE)
+                yield ()
 
     def _settle(self) -> None:
         """End the transitions that are over. Only under the lock."""

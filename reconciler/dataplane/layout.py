@@ -166,7 +166,7 @@ CHUNK_LINES = 1 << 16
 RING_CHUNKS = _array_of_arrays("ring_chunks", RowType(rows.Line), CHUNK_LINES, 4_096)
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
 REMEMBERED = _array("remembered", RowType(rows.Bucket), 131_072, _DSR, is_mmapable=True)
-# 0 → the secret of the hashes of `remembered` and `connections`, made with the map
+# 0 → the secret of the hashes of `remembered` and of connections, made with the map
 SEED = _array("seed", RowType(rows.Seed), 1, (*_NAT, *_DSR))
 # index of a ring → number of turns that round-robin has taken
 RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
@@ -174,6 +174,12 @@ RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
 RING_NAMES = _hash("ring_names", RowType(rows.RingName), RowType(rows.RingNote), 16_384)
 # hash → four connections of NAT over IPv4 (bpf/connection.h)
 CONNECTIONS = _array("connections", RowType(rows.Connections), limits.FLOWS * 5 // 8, _NAT, is_mmapable=True)
+# the same of IPv6
+CONNECTIONS6 = _array(
+    "connections6", RowType(rows.Connections6), limits.FLOWS * 5 // 8, ("NAT6",), is_mmapable=True
+)
+# by version of IP
+CONNECTION_MAPS: dict[int, MapSpec] = {4: CONNECTIONS, 6: CONNECTIONS6}
 # 0 → what other connections of a client look like to it while one is opened; only the program has a use for it
 LOOKS = _array("looks", RowType(rows.Looks), 1, _NAT, MapType.PERCPU_ARRAY)
 # index of a service of NAT → what its clients see of it; outlives the service as long as connections have the index
@@ -220,10 +226,9 @@ MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, SERVICE_CHANGES, KNOWN_SERVICES, RINGS,
-        RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS, LOOKS, FRONTS, STAGES,
-        HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER,
-        UNPACKED, EXPLAINED,
-        WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
+        RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS, CONNECTIONS6, LOOKS, FRONTS,
+        STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS,
+        PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 

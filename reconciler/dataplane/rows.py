@@ -152,6 +152,14 @@ class Connections(NamedTuple):
     where: Annotated[bytes, "4u8"]
 
 
+class Connections6(NamedTuple):
+    """The same over IPv6, and behind them the clients' addresses."""
+
+    who: Annotated[bytes, "4u8"]
+    where: Annotated[bytes, "4u8"]
+    addresses: Annotated[bytes, "V64"]
+
+
 class Handed(NamedTuple):
     """What a main program knows about a packet that it hands to a stage."""
 

@@ -23,10 +23,11 @@ MOST_KNOWN = 4_096
 FEWEST_BUCKETS = 131_072
 """8 MB."""
 CONNECTIONS_A_BUCKET = 4
-"""That a bucket of `connections` has room for, one line of a processor's cache."""
+"""That a bucket of `connections` has room for, one line of a processor's cache; and one of `connections6`, two."""
 PLACES_A_CONNECTION = 2.5
-"""Of NAT, in all buckets together, so that one takes 40 bytes. Each may be in either of two buckets: when 300,000 of
-300,000 are open, 3 in a million find both full."""
+"""Of NAT, in all buckets together, so that one takes 40 bytes, and one of IPv6 80. Each family has a table of its own,
+with room for all the flows that a node is made for: which of the two its clients use is theirs to say. Each connection
+may be in either of two buckets: when 300,000 of 300,000 are open, 3 in a million find both full."""
 
 
 def _rows(sizes: Sizes) -> int:
@@ -53,7 +54,7 @@ _SIZED: Mapping[str, Callable[[Sizes], int]] = {
     **dict.fromkeys(("services", "services6", "vips", "vips6", "service_counters", "fronts"), _rows),
     **dict.fromkeys(("endpoints", "endpoints6", "endpoint_counters"), _numbers),
     "known_services": _known,
-    "connections": _connections,
+    **dict.fromkeys(("connections", "connections6"), _connections),
     "remembered": _buckets,
 }
 """The maps that a capacity sizes. All others have the size that the layout says."""

@@ -82,7 +82,8 @@ def _of_tables(node: Node, held: Mapping[Key, Resource], kernel: Kernel) -> Iter
     for what, count, room in (
         ("services", sum(key.kind == "service" for key in held), loaded.sizes.services),
         ("endpoints", sum(key.kind == "endpoint" for key in held), loaded.sizes.endpoints),
-        ("flows", connections.live(kernel).size, loaded.sizes.flows),
+        *(("flows", connections.live(kernel, version).size, loaded.sizes.flows)
+          for version in connections.tables(kernel)),
     ):
         if room and count * 100 >= room * NEARLY_FULL_PERCENT:
             yield Finding(

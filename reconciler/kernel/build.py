@@ -25,6 +25,7 @@ from reconciler import children, private, progress
 from reconciler.dataplane import program
 from reconciler.dataplane.layout import (
     CONNECTIONS,
+    CONNECTIONS6,
     ENDPOINT_COUNTERS,
     KNOWN_SERVICES,
     REMEMBERED,
@@ -52,6 +53,7 @@ def _rows_of_cpu(capacity: int, is_trial: bool) -> int:
 _SIZES: Mapping[str, tuple[int, Callable[[int, bool], int]]] = {
     REMEMBERED.name: (0x6275636B65740001, lambda capacity, _: capacity - 1),
     CONNECTIONS.name: (0x636F6E6E65637401, lambda capacity, _: capacity),
+    CONNECTIONS6.name: (0x636F6E6E65637402, lambda capacity, _: capacity),
     SERVICE_COUNTERS.name: (0x7365727669636501, _rows_of_cpu),
     ENDPOINT_COUNTERS.name: (0x656E64706F696E01, _rows_of_cpu),
     KNOWN_SERVICES.name: (0x6B6E6F776E737201, _rows_of_cpu),

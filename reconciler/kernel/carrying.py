@@ -20,6 +20,7 @@ from reconciler.dataplane.description import MapDescription
 from reconciler.dataplane.flow_memory import Buckets, homes, place_for, resized
 from reconciler.dataplane.layout import (
     CONNECTIONS,
+    CONNECTIONS6,
     ENDPOINT_COUNTERS,
     ENDPOINTS,
     FRONTS,
@@ -197,7 +198,7 @@ class Connections(Carrier):
         self, name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription, beside: Beside
     ) -> None:
         super().__init__(name, source, held, target, wanted, beside)
-        if name == CONNECTIONS.name:
+        if name != former_flows.FLOWS:
             filling.between(name, held, wanted)  # raises KernelError if the table is another version's
         self._table = connections.Table(target, connections.seed_of(beside(SEED.name)))
         self.seen: Mapping[Key, Pair] = {}
@@ -235,6 +236,7 @@ class FormerConnections(Connections):
 CARRIED: Mapping[str, tuple[str, type[Carrier]]] = {
     former_flows.FLOWS: (CONNECTIONS.name, FormerConnections),
     CONNECTIONS.name: (CONNECTIONS.name, Connections),
+    CONNECTIONS6.name: (CONNECTIONS6.name, Connections),
     SERVICE_COUNTERS.name: (SERVICE_COUNTERS.name, Counters),
     ENDPOINT_COUNTERS.name: (ENDPOINT_COUNTERS.name, Counters),
     VERDICTS.name: (VERDICTS.name, Counters),

@@ -4,7 +4,7 @@ in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -17,21 +17,26 @@ from reconciler.kernel.generations import Generation
 from reconciler.kernel.maps import OpenMap, Row
 
 
-def fill(live: Generation, opened: Callable[[str], OpenMap]) -> None:
-    """Write the connections of the live generation into the table of a new one, which nobody uses; `opened` opens maps
-    of the new one. Fronts go first, where the live one has none."""
-    table = opened(CONNECTIONS.name)
-    if table.id == live.description.ids.get(CONNECTIONS.name):
-        return
+def fill(live: Generation, names: Iterable[str], opened: Callable[[str], OpenMap]) -> None:
+    """Write the connections of the live generation into the tables of a new one, which nobody uses; `opened` opens
+    maps of the new one. Fronts go first, where the live one has none."""
     secret = connections.seed_of(opened(SEED.name))
-    with _opened(live, CONNECTIONS.name) as source:
-        if source:
-            connections.Table(table, secret).fill(connections.held(source))
-            return
+    for name in names:
+        table = opened(name)
+        if table.id == live.description.ids.get(name):
+            continue
+        with _opened(live, name) as source:
+            if source:
+                connections.Table(table, secret).fill(connections.held(source))
+            elif name == CONNECTIONS.name:
+                _fill_from_former(live, opened, connections.Table(table, secret))
+
+
+def _fill_from_former(live: Generation, opened: Callable[[str], OpenMap], table: connections.Table) -> None:
     fronts = Fronts(maps.read_joined(opened(FRONTS.name))[1])
     found = _former(live, fronts)
     fronts.write(opened(FRONTS.name))
-    connections.Table(table, secret).fill(found)
+    table.fill(found)
 
 
 def has_former(generation: Generation) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler.dataplane.description import Description, MapDescription, describe, specs_of
 from reconciler.dataplane.layout import (
-    CONNECTIONS,
+    CONNECTION_MAPS,
     KNOWN_SERVICES,
     MMAPABLE,
     OTHER,
@@ -90,8 +90,9 @@ class InstanceProgram(InstanceMaps):
                 live.description.lineage if live else generations.new_lineage(), tuple(features), wanted,
                 {name: maps.describe(fd).id for name, fd in descriptors.items()}, astuple(sizes),
             )  # fmt: skip
-            if live and CONNECTIONS.name in descriptors:
-                handing.fill(live, lambda name: maps.describe(descriptors[name], wanted[name].type))
+            tables = [spec.name for spec in CONNECTION_MAPS.values() if spec.name in descriptors]
+            if live and tables:
+                handing.fill(live, tables, lambda name: maps.describe(descriptors[name], wanted[name].type))
             program = stages.load(name, images, descriptors, stack)
             unused = [descriptors[map_name] for map_name in descriptors.keys() - images.main.maps.keys()]
             unused.append(stack.enter_context(bpf.closing(generations.describe(description, live))))

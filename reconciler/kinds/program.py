@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from reconciler import connections
 from reconciler.dataplane.description import describe, layout_digest, specs_of
-from reconciler.dataplane.layout import CONNECTIONS
 from reconciler.dataplane.program import DECAPSULATE, is_built_of, program_name
 from reconciler.dataplane.sizes import memory_bytes
 from reconciler.errors import KernelError
@@ -120,12 +119,15 @@ class ProgramKind(Kind):
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         loaded = self.kernel.loaded_program() if wanted else None
-        room = loaded.sizes.flows if loaded and self.kernel.capacity(CONNECTIONS.name) else 0
-        if not room or connections.used(self.kernel) * 100 < room * NEARLY_FULL_PERCENT:
-            return
-        if connections.live(self.kernel).size * 100 >= room * NEARLY_FULL_PERCENT:
+        room = loaded.sizes.flows if loaded else 0
+        for version in connections.tables(self.kernel) if room else ():
+            # Most places that are taken are those of open connections, or none are: so look closely only then.
+            if connections.used(self.kernel, version) * 100 < room * NEARLY_FULL_PERCENT:
+                continue
+            if connections.live(self.kernel, version).size * 100 < room * NEARLY_FULL_PERCENT:
+                continue
             yield Concern(
-                PROGRAM, f"the table of connections is nearly full: it is made for {room:,}",
+                PROGRAM, f"the table of connections over IPv{version} is nearly full: it is made for {room:,}",
                 f"a greater `capacity: {{flows: {2 * room}}}` of the Node; a full table refuses new connections",
             )  # fmt: skip
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconciler import clock, connections
-from reconciler.dataplane.connections import PROTOCOLS, UNIT_SHIFT, unit_of
-from reconciler.dataplane.layout import ConnectionState, word
+from reconciler.dataplane.connections import MAPPED, PROTOCOLS, UNIT_SHIFT, Entries, unit_of
+from reconciler.dataplane.layout import CONNECTION_MAPS, ConnectionState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import ids_of
 from reconciler.kinds.service import id_of_front
@@ -41,10 +41,10 @@ class Flow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flows:
-    """Connections. `service` and `endpoint` are places in the lists of their names, `state` and `protocol` in STATES
-    and NAMES."""
+    """Connections. `address` has the two halves of each client's address as numbers (Entries.clients). `service` and
+    `endpoint` are places in the lists of their names, `state` and `protocol` in STATES and NAMES."""
 
-    address: NDArray[np.uint32]
+    address: NDArray[np.uint64]
     port: NDArray[np.uint16]
     service: NDArray[np.intp]
     endpoint: NDArray[np.intp]
@@ -55,7 +55,7 @@ class Flows:
     endpoints: Sequence[str]
 
     def __len__(self) -> int:
-        return int(self.address.size)
+        return len(self.address)
 
     def __iter__(self) -> Iterator[Flow]:
         columns = (self.clients(), *(each.tolist() for each in self._numbers()))
@@ -63,6 +63,10 @@ class Flows:
             yield Flow(
                 client, self.services[service], self.endpoints[endpoint], STATES[state], idle_s, NAMES[protocol]
             )
+
+    @property
+    def has_ipv6(self) -> bool:
+        return bool(self.address[:, 0].any())
 
     def part(self, chosen: NDArray[Any]) -> Flows:
         """Those that are chosen, or all in another order."""
@@ -73,13 +77,25 @@ class Flows:
     def in_order(self) -> Flows:
         """By service, then by client."""
         rank = np.argsort(np.argsort(np.array(self.services, np.str_), kind="stable"))
-        return self.part(np.lexsort((self.port, self.address, rank[self.service]))) if len(self) else self
+        high, low = self.address.T
+        return self.part(np.lexsort((self.port, low, high, rank[self.service]))) if len(self) else self
 
     def clients(self) -> list[str]:
         """Address and port of each client."""
-        packed = np.frombuffer(self.address.astype(">u4").tobytes(), "V4").tolist()
-        hosts = map(socket.inet_ntoa, packed)
-        return [f"{host}:{port}" for host, port in zip(hosts, self.port.tolist(), strict=True)]
+        found = np.empty(len(self), np.object_)
+        is_ipv4 = self.address[:, 0] == 0
+        packed = self.address[is_ipv4, 1].astype(">u4").tobytes()
+        ports = self.port[is_ipv4].tolist()
+        hosts = map(socket.inet_ntoa, np.frombuffer(packed, "V4").tolist())
+        found[is_ipv4] = [f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)]
+        packed = self.address[~is_ipv4].astype(">u8").tobytes()
+        ports = self.port[~is_ipv4].tolist()
+        found[~is_ipv4] = [
+            f"[{socket.inet_ntop(socket.AF_INET6, host)}]:{port}"
+            for host, port in zip(np.frombuffer(packed, "V16").tolist(), ports, strict=True)
+        ]
+        names: list[str] = found.tolist()
+        return names
 
     def counts(self) -> Counter[tuple[str, str, str]]:
         """How many there are of each service, endpoint and state."""
@@ -118,27 +134,46 @@ def chosen(of: Flows, wanted: FlowFilter) -> Flows:
 
 def _is_of(place: Place, of: Flows) -> NDArray[np.bool_]:
     """Whose clients are there."""
-    if place.network.version != 4:
-        return np.zeros(len(of), np.bool_)
     first, last = int(place.network[0]), int(place.network[-1])
-    found: NDArray[np.bool_] = (of.address >= first) & (of.address <= last)
+    if place.network.version == 4:
+        first, last = (int(MAPPED) | each for each in (first, last))
+    high, low = of.address.T
+    is_family = (high == 0) == (place.network.version == 4)
+    found: NDArray[np.bool_] = is_family & _is_least(high, low, first) & ~_is_least(high, low, last + 1)
     return found if place.port is None else found & (of.port == place.port)
+
+
+def _is_least(high: NDArray[np.uint64], low: NDArray[np.uint64], number: int) -> NDArray[np.bool_]:
+    """Which addresses are a number or greater."""
+    if number >> 128:
+        return np.zeros(high.size, np.bool_)
+    above, below = np.uint64(number >> 64), np.uint64(number & (1 << 64) - 1)
+    found: NDArray[np.bool_] = (high > above) | ((high == above) & (low >= below))
+    return found
 
 
 def flows(kernel: Kernel) -> Flows:
     """Every connection that there is for the program, which are not all that take a place in the table."""
     fronts = connections.fronts(kernel)
-    entries = connections.live(kernel, fronts)
-    numbers, service = np.unique(entries.services, return_inverse=True)
+    both = [connections.live(kernel, version, fronts) for version in CONNECTION_MAPS]
+    columns = [_columns(each) for each in both if each.size] or [_columns(both[0])]
+    address, port, of_service, of_endpoint, state, protocol, age = (
+        np.concatenate(each) for each in zip(*columns, strict=True)
+    )
+    numbers, service = np.unique(of_service, return_inverse=True)
     services = [id_of_front(fronts, number) or f"removed service {number}" for number in numbers.tolist()]
-    numbers, endpoint = np.unique(entries.endpoints, return_inverse=True)
+    numbers, endpoint = np.unique(of_endpoint, return_inverse=True)
     known = ids_of(kernel, numbers.tolist()) if numbers.size else {}
     endpoints = [known.get(number, f"removed endpoint {number}") for number in numbers.tolist()]
-    idle_s = (entries.ages(unit_of(clock.now_ns())).astype(np.int64) << UNIT_SHIFT) // 1_000_000_000
+    idle_s = (age.astype(np.int64) << UNIT_SHIFT) // 1_000_000_000
     return Flows(
-        entries.clients, entries.ports, service.reshape(-1), endpoint.reshape(-1), entries.states, entries.protocols,
-        idle_s, services, endpoints,
-    )  # fmt: skip
+        address, port, service.reshape(-1), endpoint.reshape(-1), state, protocol, idle_s, services, endpoints
+    )
+
+
+def _columns(of: Entries) -> tuple[NDArray[Any], ...]:
+    ages = of.ages(unit_of(clock.now_ns()))
+    return of.clients, of.ports, of.services, of.endpoints, of.states, of.protocols, ages
 
 
 def open_counts(kernel: Kernel) -> dict[tuple[str, str], int]:

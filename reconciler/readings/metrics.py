@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from reconciler import connections
-from reconciler.dataplane.layout import CONNECTIONS, ConnectionState, word
+from reconciler.dataplane.layout import ConnectionState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic, verdicts
@@ -73,15 +73,20 @@ def node_families(kernel: Kernel, *, endpoints: bool) -> Iterator[Family]:
 
 
 def _connections(kernel: Kernel) -> Iterator[Family]:
-    """NAT's table."""
-    loaded = kernel.loaded_program()
-    if loaded is None or not kernel.capacity(CONNECTIONS.name):
+    """NAT's tables."""
+    loaded, tables = kernel.loaded_program(), connections.tables(kernel)
+    if loaded is None or not tables:
         return
-    counts = np.bincount(connections.live(kernel).states, minlength=len(ConnectionState)).tolist()
-    states = [((("state", word(ConnectionState, state)),), float(counts[state])) for state in ConnectionState]
+    states, most = [], []
+    for version in tables:
+        family = "family", f"ipv{version}"
+        counts = np.bincount(connections.live(kernel, version).states, minlength=len(ConnectionState)).tolist()
+        states += [
+            ((family, ("state", word(ConnectionState, state))), float(counts[state])) for state in ConnectionState
+        ]
+        most.append(((family,), float(loaded.sizes.flows)))
     yield Family("lbctl_connections", Type.GAUGE, "Connections of nat by their state", states)
-    most = [((), float(loaded.sizes.flows))]
-    yield Family("lbctl_connections_max", Type.GAUGE, "How many connections of nat the table is made for", most)
+    yield Family("lbctl_connections_max", Type.GAUGE, "How many connections of nat a table is made for", most)
 
 
 def health_families(instance_dir: Path) -> Iterator[Family]:

@@ -30,12 +30,13 @@ def as_table(flows: Flows, columns: Sequence[str], empty: str, width: int | None
     if len(flows) < _MANY:
         return table([{name: getattr(flow, name) for name in columns} for flow in flows], columns, empty, width)
     wide = max(map(len, ("ENDPOINT_CLOSED", *flows.services, *flows.endpoints))) + 2
+    clients = 47 if flows.has_ipv6 else 23
     lines = [
-        f"{client:23}{service}{endpoint}{state}{protocol}{idle_s:6}"
+        f"{client:{clients}}{service}{endpoint}{state}{protocol}{idle_s:6}"
         for client, service, endpoint, state, protocol, idle_s in _columns(flows, lambda name: name.ljust(wide))
     ]
     heads = "".join(head.ljust(wide) for head in ("SERVICE", "ENDPOINT", "STATE", "PROTOCOL"))
-    return "\n".join((f"{'CLIENT':23}{heads}IDLE S", *lines))
+    return "\n".join((f"{'CLIENT':{clients}}{heads}IDLE S", *lines))
 
 
 def _columns(flows: Flows, shown: Callable[[str], str]) -> Iterator[tuple[str, str, str, str, str, int]]:

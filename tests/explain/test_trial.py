@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,10 @@ def crowded(balancer: Balancer) -> None:
     nat(balancer)
     now = unit_of(clock.now_ns())
     for bucket in set(balancer.table.buckets_of(Ends(CLIENT))):
-        pairs = [entry(place + 1, 9, TCP, ConnectionState.OPEN, now, endpoint=1, service=1) for place in range(4)]
+        pairs = [
+            entry(IPv4Address(place + 1), 9, TCP, ConnectionState.OPEN, now, endpoint=1, service=1)
+            for place in range(4)
+        ]
         words = np.array(pairs, np.uint64).T.tobytes()
         key = CONNECTIONS.key.pack(row_types.Number(bucket))
         assert balancer.kernel.update(CONNECTIONS.name, [(key, words)]) == [None]

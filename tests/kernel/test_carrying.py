@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from reconciler import clock
-from reconciler.dataplane.connections import Entries, Pair, find, table_of
+from reconciler.dataplane.connections import Pair, find, of_pairs, table_of
 from reconciler.dataplane.description import describe
 from reconciler.dataplane.flow_memory import resized
 from reconciler.dataplane.layout import (
+    CONNECTION_MAPS,
     CONNECTIONS,
     ENDPOINT_COUNTERS,
     ENDPOINTS,
@@ -22,6 +24,7 @@ from reconciler.dataplane.layout import (
     REMEMBERED,
     SEED,
     ConnectionState,
+    MapSpec,
     MapType,
 )
 from reconciler.dataplane.row import RowType
@@ -167,42 +170,54 @@ def beside() -> Iterator[dict[str, OpenMap]]:
         yield opened
 
 
-def table(buckets: int, stack: ExitStack) -> OpenMap:
-    shape = Shape(MapType.ARRAY, 4, CONNECTIONS.value_size, buckets)
-    fd = maps.create(CONNECTIONS.name, shape, flags=CONNECTIONS.flags)
+def table(buckets: int, stack: ExitStack, spec: MapSpec = CONNECTIONS) -> OpenMap:
+    fd = maps.create(spec.name, Shape(MapType.ARRAY, 4, spec.value_size, buckets), flags=spec.flags)
     return maps.describe(stack.enter_context(bpf.closing(fd)))
 
 
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def one(version: int) -> Callable[..., Pair]:
+    """Makes connections of the family."""
+    return functools.partial(connection, version=version)
+
+
 @pytest.fixture(params=[(40, 70), (70, 40)], ids=["larger", "smaller"])
-def carried(request: pytest.FixtureRequest, beside: dict[str, OpenMap]) -> Iterator[Connections]:
+def carried(request: pytest.FixtureRequest, version: int, beside: dict[str, OpenMap]) -> Iterator[Connections]:
     """Two empty tables of connections."""
+    spec = CONNECTION_MAPS[version]
     with ExitStack() as stack:
-        source, target = (table(buckets, stack) for buckets in request.param)
-        descriptions = [describe(CONNECTIONS, buckets) for buckets in request.param]
-        yield Connections(CONNECTIONS.name, source, descriptions[0], target, descriptions[1], beside.__getitem__)
+        source, target = (table(buckets, stack, spec) for buckets in request.param)
+        descriptions = [describe(spec, buckets) for buckets in request.param]
+        yield Connections(spec.name, source, descriptions[0], target, descriptions[1], beside.__getitem__)
 
 
 def hold(opened: OpenMap, *pairs: Pair) -> None:
     """Let a table have these, as if its program had put them there."""
     seed = np.frombuffer(bytes(range(16)), np.uint64)
-    words = np.array(pairs, np.uint64).reshape(-1, 2)
-    connections.Table(opened, seed).fill(Entries(words[:, 0].copy(), words[:, 1].copy()))
+    connections.Table(opened, seed).fill(of_pairs(list(pairs)))
 
 
 def pairs_of(opened: OpenMap) -> set[Pair]:
     """What a program finds: in the buckets where it looks."""
     entries, seed = connections.held(opened), np.frombuffer(bytes(range(16)), np.uint64)
-    assert (find(table_of(maps.words(opened)), entries, seed) >= 0).all()
-    return set(zip(entries.who.tolist(), entries.where.tolist(), strict=True))
+    assert (find(table_of(maps.words(opened), opened.shape.value_size // 8), entries, seed) >= 0).all()
+    return set(entries.by_key().values())
 
 
-def test_connections_of_each_round_are_carried(carried: Connections) -> None:
-    first = [connection(number) for number in range(60)]
+def test_connections_of_each_round_are_carried(
+    carried: Connections, one: Callable[..., Pair]
+) -> None:
+    first = [one(number) for number in range(60)]
     hold(carried.source, *first)
     carried.prepare()
     assert pairs_of(carried.target) == set(first)
     assert carried.follow() == 0
-    later = [connection(1, silence=3), *first[2:50], *(connection(number) for number in range(100, 120))]
+    later = [one(1, silence=3), *first[2:50], *(one(number) for number in range(100, 120))]
     hold(carried.source, *later)
     assert carried.follow() == 1 + 11 + 20
     assert pairs_of(carried.target) == set(later)
@@ -210,23 +225,27 @@ def test_connections_of_each_round_are_carried(carried: Connections) -> None:
     assert pairs_of(carried.target) == set(later)
 
 
-def test_after_the_swap_what_the_new_program_knows_better_stays(carried: Connections) -> None:
-    old, seen, closed, gone, moved, back = (connection(number, silence=9) for number in range(6))
+def test_after_the_swap_what_the_new_program_knows_better_stays(
+    carried: Connections, one: Callable[..., Pair]
+) -> None:
+    old, seen, closed, gone, moved, back = (one(number, silence=9) for number in range(6))
     hold(carried.source, old, seen, closed, gone, moved, back)
     carried.prepare()
-    theirs = connection(1), connection(2, ConnectionState.OVER), connection(4, endpoint=3)
+    theirs = one(1), one(2, ConnectionState.OVER), one(4, endpoint=3)
     hold(carried.target, old, *theirs, gone)
-    late = connection(0, silence=5), connection(2, silence=5), connection(7), connection(5, endpoint=2)
+    late = one(0, silence=5), one(2, silence=5), one(7), one(5, endpoint=2)
     hold(carried.source, seen, *late, moved)
     carried.finish()
     assert pairs_of(carried.target) == {late[0], late[2], late[3], *theirs}
 
 
-def test_a_takeover_that_another_process_ends_adds_what_is_missing_and_touches_nothing(carried: Connections) -> None:
-    hold(carried.source, connection(1, silence=5), connection(2))
-    hold(carried.target, connection(1), connection(3))
+def test_a_takeover_that_another_process_ends_adds_what_is_missing_and_touches_nothing(
+    carried: Connections, one: Callable[..., Pair]
+) -> None:
+    hold(carried.source, one(1, silence=5), one(2))
+    hold(carried.target, one(1), one(3))
     carried.finish()
-    assert pairs_of(carried.target) == {connection(1), connection(2), connection(3)}
+    assert pairs_of(carried.target) == {one(1), one(2), one(3)}
 
 
 def test_an_open_connection_takes_the_place_of_one_that_is_over(beside: dict[str, OpenMap]) -> None:

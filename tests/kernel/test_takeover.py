@@ -111,7 +111,7 @@ def map_of(program: int, name: str) -> Iterator[maps.OpenMap]:
 def connect(program: int, vip: str = VIP, state: ConnectionState = OPEN, silence: int = 0) -> Pair:
     """Have a program know the connection that the reply belongs to, in its own table."""
     seen = (unit_of(clock.now_ns()) - silence) % 2048
-    pair = entry(int(IPv4Address(CLIENT)), 40_000, 6, state, seen, endpoint=1, service=FRONT_OF[vip])
+    pair = entry(IPv4Address(CLIENT), 40_000, 6, state, seen, endpoint=1, service=FRONT_OF[vip])
     with map_of(program, CONNECTIONS.name) as opened, map_of(program, SEED.name) as seed:
         Table(opened, connections.seed_of(seed)).carry({}, of_pairs([pair]).by_key(), is_used=True)
     return pair
@@ -128,12 +128,12 @@ def known(kernel: RealKernel) -> set[tuple[int, int, int]]:
     assert program
     with map_of(program.id, CONNECTIONS.name) as opened:
         found = connections.held(opened)
-    return set(zip(found.clients.tolist(), found.endpoints.tolist(), found.services.tolist(), strict=True))
+    return set(zip(found.clients[:, 1].tolist(), found.endpoints.tolist(), found.services.tolist(), strict=True))
 
 
 def facts(pair: Pair) -> tuple[int, int, int]:
     found = of_pairs([pair])
-    return int(found.clients[0]), int(found.endpoints[0]), int(found.services[0])
+    return int(found.clients[0, 1]), int(found.endpoints[0]), int(found.services[0])
 
 
 def test_what_one_program_knows_is_asked_by_the_other_and_stays_known(kernel: RealKernel) -> None:
