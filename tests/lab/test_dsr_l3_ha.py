@@ -5,13 +5,16 @@ connections go on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from reconciler.config.load import load
 from reconciler.kernel import bpf, echo, xdp
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
@@ -19,10 +22,13 @@ from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.topology import CLIENT, ROUTER
 from reconciler.lab.traffic import Outcome
+from reconciler.model import Fleet, Protocol
 from reconciler.readings.tables import services
 
 from .direct import applied_on, example
+from .flows import Flow, answers
 from .frr import Router, routers
+from .numbered import Echo
 from .versions import WIDER, Version
 
 pytestmark = pytest.mark.kernel
@@ -37,7 +43,22 @@ THIRD = """---
 ROUTERS_OWN = "10.71.0.254"
 ENDPOINTS = {f"{address}:{PORT}" for address in ("31.31.31.1", "32.32.32.1", "33.33.33.1")}
 WAIT_S = 60.0
-FLOWS = 2_000
+REQUESTS = 400
+FLOWS = 10_000
+UDP_PORT = 2053
+NAMES = f"""\
+apiVersion: lbctl/v1
+kind: Service
+metadata: {{name: names}}
+spec:
+  vip: {VIP}
+  protocol: udp
+  ports: [{UDP_PORT}]
+  mode: dsr-l3
+  algorithm: maglev
+  pool: app
+  nodeSelector: {{site: dsr-l3-ha}}
+"""
 PASS = bytes.fromhex("b7000000020000009500000000000000")
 """r0 = XDP_PASS; exit"""
 
@@ -54,8 +75,45 @@ def await_hops(lab: Lab, *hosts: str) -> None:
 
 
 def requests(lab: Lab, host: str) -> int:
-    """How many packets a balancer has sent to endpoints."""
-    return sum(s.traffic.request_packets for s in services(RealKernel(lab.netns(host), lab.run_dir)))
+    """How many packets of TCP a balancer has sent to endpoints."""
+    return packets(lab, host, Protocol.TCP)
+
+
+def packets(lab: Lab, host: str, protocol: Protocol) -> int:
+    found = services(RealKernel(lab.netns(host), lab.run_dir))
+    return sum(service.traffic.request_packets for service in found if service.row.protocol == protocol)
+
+
+def with_names(manifests: Path, *changes: tuple[str, str]) -> Fleet:
+    """The example with these changes, and a service of UDP besides."""
+    example("dsr-l3-ha", manifests, *changes)
+    (manifests / "names.yaml").write_text(NAMES)
+    fleet = load(manifests).fleet
+    assert fleet
+    return fleet
+
+
+@contextmanager
+def echoes(lab: Lab) -> Iterator[None]:
+    """Servers of UDP at the VIP, on all endpoints."""
+    started = [Echo(lab, address, UDP_PORT, at=VIP) for address in lab.topology.endpoints]
+    try:
+        yield
+    finally:
+        for one in started:
+            one.stop()
+
+
+def counted_flows(lab: Lab, *hosts: str) -> dict[Flow, str]:
+    """Who answers each of ten thousand flows: they pass these balancers, none twice, and each of them takes part; of
+    two to three balancers and three endpoints, the odds are below 1e-100 that chance leaves one out."""
+    before = {host: packets(lab, host, Protocol.UDP) for host in hosts}
+    found = answers(lab, VIP, UDP_PORT, FLOWS)
+    counted = [packets(lab, host, Protocol.UDP) - before[host] for host in hosts]
+    assert sum(counted) == FLOWS == len(found)
+    assert min(counted) > 0
+    assert {*found.values()} == {str(address) for address in lab.topology.endpoints}
+    return found
 
 
 def icmp(lab: Lab, host: str, counter: str) -> int:
@@ -84,7 +142,7 @@ def test_balancers_come_leave_and_die_and_connections_go_on(start_lab, tmp_path)
     manifests = tmp_path / "manifests"
     third = (r"\A(# yaml-language-server: .*/node\.v1\.json(?:.|\n)*)\Z", rf"\1{THIRD}")
     changes = ("grace: 10s", "grace: 1s"), ("multipath: 2", "multipath: 3"), third
-    lab = start_lab(example("dsr-l3-ha", manifests, *changes), node_name="ha1")
+    lab = start_lab(with_names(manifests, *changes), node_name="ha1")
     lab.serve_http()
     lab.run(CLIENT, "ip", "route", "replace", str(VIP), "via", ROUTERS_OWN)
     with routers(lab, ROUTER, *BALANCERS) as daemons:
@@ -105,10 +163,12 @@ def test_balancers_come_leave_and_die_and_connections_go_on(start_lab, tmp_path)
         await_hops(lab, *BALANCERS)
 
         # Replies are real ones, from all three, past the balancers, and all of those take part.
-        check(lab.load(VIP, PORT, count=FLOWS, concurrency=32, clients=64, timeout_s=30).wait())
+        check(lab.load(VIP, PORT, count=REQUESTS, concurrency=32, clients=64, timeout_s=30).wait())
         counted = {host: requests(lab, host) for host in BALANCERS}
         assert min(counted.values()) > 0
-        assert sum(counted.values()) >= 4 * FLOWS  # a SYN, an ACK, the request, a FIN
+        assert sum(counted.values()) >= 4 * REQUESTS  # a SYN, an ACK, the request, a FIN
+        with echoes(lab):
+            homes = counted_flows(lab, *BALANCERS)
         wait_until("the VIP answers pings", lambda: netns.inside(lab.netns(CLIENT), echo.answers, VIP, 100), WAIT_S)
         other = lab.load(VIP, PORT + 1, count=4, concurrency=4, clients=4, timeout_s=0.5).wait()
         assert all(outcome.error for outcome in other)  # no service: it is dropped, and goes round in no loop
@@ -142,6 +202,8 @@ def test_balancers_come_leave_and_die_and_connections_go_on(start_lab, tmp_path)
         await_hops(lab, "ha2", "ha3")
         wait_until("the connections go on", lambda: len(load.outcomes()) > before + 100, WAIT_S)
         check(load.stop())
+        with echoes(lab):
+            assert counted_flows(lab, "ha2", "ha3") == homes
         check(lab.load(VIP, PORT, count=200, clients=64).wait())
         for host in (ROUTER, *BALANCERS):
             assert icmp(lab, host, "OutRedirects") == icmp(lab, host, "OutTimeExcds") == 0

@@ -8,43 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.load import load
 from reconciler.lab.build import wait_until
 from reconciler.lab.topology import CLIENT, ROUTER
 
 from .conftest import LabMaker
-from .direct import applied_on, example
+from .direct import applied_on
 from .frr import routers
 from .numbered import Echo, Numbers
-from .test_dsr_l3_ha import PORT, ROUTERS_OWN, VIP, WAIT_S, await_hops
+from .test_dsr_l3_ha import PORT, ROUTERS_OWN, UDP_PORT, VIP, WAIT_S, await_hops, with_names
 
 pytestmark = pytest.mark.kernel
 
-UDP_PORT = 2053
 LARGE = 1_000_000
 NODES = {"ha1": "ha2", "ha2": "ha1"}
-NAMES = f"""\
-apiVersion: lbctl/v1
-kind: Service
-metadata: {{name: names}}
-spec:
-  vip: {VIP}
-  protocol: udp
-  ports: [{UDP_PORT}]
-  mode: dsr-l3
-  algorithm: maglev
-  pool: app
-  nodeSelector: {{site: dsr-l3-ha}}
-"""
 
 
 def test_a_rolling_restart_of_all_balancers_loses_nothing(start_lab: LabMaker, tmp_path: Path) -> None:
     manifests = tmp_path / "manifests"
-    example("dsr-l3-ha", manifests, ("grace: 10s", "grace: 1s"))
-    (manifests / "names.yaml").write_text(NAMES)
-    fleet = load(manifests).fleet
-    assert fleet
-    lab = start_lab(fleet, node_name="ha1")
+    lab = start_lab(with_names(manifests, ("grace: 10s", "grace: 1s")), node_name="ha1")
     lab.serve_http()
     lab.run(CLIENT, "ip", "route", "replace", str(VIP), "via", ROUTERS_OWN)
     with routers(lab, ROUTER, *NODES):

@@ -14,8 +14,9 @@ from reconciler.config.load import load
 from reconciler.errors import LbctlError
 from reconciler.kernel.build import build
 from reconciler.lab.lab import signals_as_exit
-from reconciler.model import Role
+from reconciler.model import Fleet, Role
 from reconciler.view import view
+from tests.lab.test_dsr_l3_ha import with_names
 from tests.packets.test_layout import SETS_OF_FEATURES
 from tests.vm.fleet import manifests
 from tests.vm.machine import CHECKOUT, STORE, release, run, say
@@ -63,11 +64,16 @@ def main(arguments: list[str]) -> int:
 
 def _compile() -> None:
     """Compile here what the guest will load: there it would take half a minute each."""
-    sets = {*SETS_OF_FEATURES, *_features_of(manifests()), *_features_of(MANIFESTS)}
+    sets = {*SETS_OF_FEATURES, *_features_of(manifests()), *_features_of(MANIFESTS), *_features_of_ha()}
     say(f"Compiling {len(sets)} sets of features of the data plane")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(build, sorted(sets)):
             pass
+
+
+def _features_of_ha() -> set[tuple[str, ...]]:
+    with tempfile.TemporaryDirectory() as directory:
+        return _features(with_names(Path(directory) / "manifests"))
 
 
 def _features_of(text: str) -> set[tuple[str, ...]]:
@@ -75,7 +81,12 @@ def _features_of(text: str) -> set[tuple[str, ...]]:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "fleet.yaml").write_text(text)
         fleet = load(Path(directory)).fleet
-        return {view(fleet, node.name, "").features for node in fleet.nodes if node.role is Role.BALANCER}
+        assert fleet
+        return _features(fleet)
+
+
+def _features(fleet: Fleet) -> set[tuple[str, ...]]:
+    return {view(fleet, node.name, "").features for node in fleet.nodes if node.role is Role.BALANCER}
 
 
 if __name__ == "__main__":
