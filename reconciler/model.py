@@ -435,13 +435,22 @@ class Bgp:
 
 
 @dataclass(frozen=True, slots=True)
+class VipRoutes:
+    """How a router spreads VIPs over balancers by routes of its own: by so many `buckets`. A balancer that comes gets
+    buckets that no packet has used for `idle_s`."""
+
+    buckets: int = 1024
+    idle_s: int = 120
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A machine. `address` is the one by which pools name an endpoint; None means: the addresses of its interfaces.
 
     `snat_addresses` are the balancer's own source addresses for fullnat, each with the ports `snat_ports`. They must
     suffice for `expected_flows` connections at once; None means: not declared. `multipath` is the number of equal
     paths that a router may use; None means: one. See `tunnel_from` for `tunnel_source`. `announce` None means: no
-    routing daemon is told; `bgp` None: none is configured.
+    routing daemon is told; `bgp` None: none is configured; `vip_routes` None: a router has no routes of lbctl's.
     `health_addresses` are those that checks through VIPs come from, one of a family at most.
     """
 
@@ -461,6 +470,7 @@ class Node:
     packet_too_big: PacketTooBig = PacketTooBig.ANSWER
     announce: Announce | None = None
     bgp: Bgp | None = None
+    vip_routes: VipRoutes | None = None
     health_addresses: tuple[Address, ...] = ()
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)

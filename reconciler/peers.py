@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who speaks BGP with whom: balancers and routers with a network in common, and what Nodes name besides.
+"""Who speaks BGP with whom: balancers and routers with a network in common, and what Nodes name besides. Which
+balancers a router reaches that does without.
 
 A session over IPv4 is about IPv4 VIPs, one over IPv6 about IPv6 VIPs: two machines with networks of both in common
 have two sessions. With `multiprotocol`, those over IPv4 are about both (RFC 4760).
@@ -23,6 +24,26 @@ class Peer:
     address: Address
     asn: int
     is_balancer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A balancer, as a router reaches it: by one of its addresses, behind an interface of the router."""
+
+    node: Node
+    address: Address
+    interface: str
+
+
+def hops_of(router: Node, fleet: Fleet) -> tuple[Hop, ...]:
+    """The balancers that a router with routes of its own has a network in common with, by family."""
+    if router.vip_routes is None:
+        return ()
+    faces = {own.network: face.name for face in router.interfaces for own in face.addresses}
+    return tuple(
+        Hop(node, address, next(name for network, name in faces.items() if address in network))
+        for node in fleet.nodes if node.role is Role.BALANCER for address in _addresses(node, router).values()
+    )  # fmt: skip
 
 
 def peers_of(node: Node, fleet: Fleet) -> tuple[Peer, ...]:

@@ -27,7 +27,7 @@ from reconciler.kinds.program import PROGRAM, Program
 from reconciler.kinds.tunnel import forms_of
 from reconciler.live import read_live, read_node
 from reconciler.lock import apply_lock
-from reconciler.model import Fleet, Node, Role
+from reconciler.model import Fleet, Role
 from reconciler.plan import Plan, plan
 from reconciler.resource import Change, Desired, Key, Live, Resource
 from reconciler.ring_store import in_transition, settle
@@ -94,7 +94,7 @@ def node_view(
             loaded = on.loaded_program()
             able = all(on.knows_tunnel(form) for form in forms)
             lossy = frozenset(name for name, is_native in on.far_ends(sending).items() if not is_native)
-            silent = silent_gateways(taken.node, on)
+            silent = silent_gateways(taken, on)
     held, asks = None, False
     if isinstance(loaded, Program | LoadedProgram) and loaded.layout:
         held = loaded.sizes
@@ -105,11 +105,13 @@ def node_view(
     )  # fmt: skip
 
 
-def silent_gateways(node: Node, kernel: Kernel) -> tuple[str, ...]:
-    """The gateways of a balancer that announces its VIPs, as far as they don't answer. Raises KernelError."""
-    if node.announce is None:
-        return ()
-    return tuple(kernel.unanswered(sorted({str(face.gateway) for face in node.interfaces if face.gateway})))
+def silent_gateways(view: NodeView, kernel: Kernel) -> tuple[str, ...]:
+    """The gateways of a balancer that announces its VIPs, and the balancers that a router has routes to, as far as
+    they don't answer. Raises KernelError."""
+    asked = {str(hop.address) for hop in view.hops}
+    if view.node.announce is not None:
+        asked |= {str(face.gateway) for face in view.node.interfaces if face.gateway}
+    return tuple(kernel.unanswered(sorted(asked))) if asked else ()
 
 
 def plan_node(desired: Desired, kernel: Kernel, instance_dir: Path) -> Plan:

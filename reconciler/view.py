@@ -31,7 +31,7 @@ from reconciler.model import (
     Undefined,
     XdpMode,
 )
-from reconciler.peers import Peer, peers_of
+from reconciler.peers import Hop, Peer, hops_of, peers_of
 from reconciler.resource import Causes, Span
 
 N = TypeVar("N", Service, Pool)
@@ -92,10 +92,10 @@ class NodeView:
     program that is there asks who may use a service; every later one does, too, since programs change before services:
     with another one, a service that is about to go would be open to everybody until then. `lossy` are the interfaces
     that would lose the packets that native XDP sends. `fallbacks` are pools that only others fall back to. `causes`
-    says why pools are other than the manifests say. `silent_gateways` don't answer ARP or neighbour discovery; asked
-    for where VIPs are announced. `peers` are its neighbours by BGP; the services of a router are those whose VIPs it
-    hears of. `held` is what the maps have room for that are there already: without a declared capacity they grow, and
-    never shrink.
+    says why pools are other than the manifests say. `silent_gateways` don't answer ARP or neighbour discovery:
+    gateways where VIPs are announced, and the balancers, `hops`, that a router has routes to. `peers` are its
+    neighbours by BGP; the services of a router are those whose VIPs it hears of, or has routes to. `held` is what the
+    maps have room for that are there already: without a declared capacity they grow, and never shrink.
     """
 
     node: Node
@@ -109,6 +109,7 @@ class NodeView:
     held: Sizes | None = None
     silent_gateways: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
+    hops: tuple[Hop, ...] = ()
 
     @property
     def runs_program(self) -> bool:
@@ -286,6 +287,7 @@ def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
         services = tuple(service for service in fleet.services if service.mode.is_dsr and service.pool in named)
     elif node.role is Role.ROUTER:
         carriers = [other for other in fleet.nodes if other.bgp and other.role is Role.BALANCER] if node.bgp else []
+        carriers += [hop.node for hop in hops_of(node, fleet)]
         services = tuple(s for s in fleet.services if any(s.runs_on(carrier) for carrier in carriers))
     else:
         # Most services run everywhere.
@@ -293,4 +295,4 @@ def view(fleet: Fleet, node_name: str | None, hostname: str) -> NodeView:
     own_pools = {service.pool: pools[service.pool] for service in services}
     others = {pool.fallback_pool for pool in own_pools.values() if pool.fallback_pool} - own_pools.keys()
     fallbacks = {name: pools[name] for name in sorted(others)} if others else {}
-    return NodeView(node, services, own_pools, fallbacks, peers=peers_of(node, fleet))
+    return NodeView(node, services, own_pools, fallbacks, peers=peers_of(node, fleet), hops=hops_of(node, fleet))

@@ -39,6 +39,7 @@ from reconciler.model import (
     Undefined,
     Verify,
     VipBinding,
+    VipRoutes,
     Vrrp,
     WhenNoneHealthy,
     XdpMode,
@@ -236,6 +237,8 @@ def any_nodes(draw):
         own["address"] = draw(st.none() | addresses)
     if role is Role.ROUTER:
         own["multipath"] = draw(st.none() | st.integers(1, 1024))
+        own["vip_routes"] = None if own["bgp"] else draw(st.none() | st.builds(
+            VipRoutes, st.integers(8, 32_768), st.integers(1, 999)))  # fmt: skip
     interfaces = st.builds(
         Interface, name=st.sampled_from(["front", "eth0.5"]), xdp=st.sampled_from(XdpMode),
         addresses=some(interface_addresses), mtu_bytes=st.sampled_from([1500, 9000]), gateway=st.none() | addresses,

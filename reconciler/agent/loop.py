@@ -287,9 +287,9 @@ class Agent:
             self.latest = former
 
     def _look_at_gateways(self) -> None:
-        """Where VIPs are announced, find out whether gateways answer. Raises LbctlError."""
+        """Where VIPs are announced or routed, find out whether gateways or balancers answer. Raises LbctlError."""
         assert self.view is not None
-        silent = silent_gateways(self.view.node, self.kernel)
+        silent = silent_gateways(self.view, self.kernel)
         if silent == self.view.silent_gateways:
             return
         view = replace(self.view, silent_gateways=silent)

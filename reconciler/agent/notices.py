@@ -18,10 +18,12 @@ from reconciler.kernel import sysctl
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.notices import Listener, LostError, Notice
 from reconciler.kinds.announcement import Announcement
+from reconciler.kinds.hop_group import HopGroup
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.tunnel import Tunnel
+from reconciler.kinds.vip_route import VipRoute
 from reconciler.model import Role
 from reconciler.resource import Key, Resource
 from reconciler.view import NodeView
@@ -32,7 +34,7 @@ LOOK_S = 0.1
 MOST = 10_000
 """As many notices are remembered; with more, the whole node is looked at."""
 _LOCAL, _MAIN = 255, 254
-_OF_ROUTES = frozenset(("gateway-route", "blackhole"))
+_OF_ROUTES = frozenset(("gateway-route", "blackhole", "vip-route"))
 _SEPARATORS = re.compile("[/ ]")
 
 
@@ -128,6 +130,9 @@ def keys_about(notice: Notice, whole: Mapping[Key, Resource]) -> Iterator[Key]:
         case "link":
             yield from (key for key in whole if notice.name in _SEPARATORS.split(key.id))
             yield from (key for key, r in whole.items() if isinstance(r, Tunnel) and r.device == notice.name)
+            # The kernel forgets next hops, and the routes by them, along with an interface.
+            if any(isinstance(r, HopGroup) and notice.name in dict(r.hops).values() for r in whole.values()):
+                yield from (key for key in whole if key.kind in (HopGroup.kind, VipRoute.kind))
         case "address":
             yield Key(LoopbackVip.kind, notice.name)
         case "route" if notice.name and notice.table == _LOCAL:

@@ -43,6 +43,7 @@ from reconciler.model import (
     Undefined,
     Verify,
     VipBinding,
+    VipRoutes,
     Vrrp,
     WhenNoneHealthy,
     XdpMode,
@@ -221,6 +222,10 @@ _BGP: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "multiprotocol": ("multiprotocol", _as_is),
     "neighbors": ("neighbors", lambda items: tuple(Neighbor(**_given(item, _NEIGHBOR)) for item in items)),
 }
+_VIP_ROUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "buckets": ("buckets", _as_is),
+    "idle": ("idle_s", lambda text: round(seconds(text))),
+}
 _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "role": ("role", Role),
     "address": ("address", address),
@@ -235,6 +240,7 @@ _NODE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "tunnelSource": ("tunnel_source", lambda given: TunnelSource(**_given(given, _TUNNEL_SOURCE))),
     "packetTooBig": ("packet_too_big", PacketTooBig),
     "bgp": ("bgp", lambda given: Bgp(**_given(given, _BGP))),
+    "vipRoutes": ("vip_routes", lambda given: VipRoutes(**_given(given, _VIP_ROUTES))),
     "healthAddress": ("health_addresses", lambda given: tuple(address(given[key]) for key in sorted(given))),
     "announce": ("announce", lambda given: Announce(**_given(given, _ANNOUNCE))),
 }

@@ -34,6 +34,8 @@ _KINDS = {
     "program": ("program-missing", "no packet is balanced, or unpacked"),
     "tunnel": ("tunnel-missing", "packets in tunnels from balancers are not unpacked, but refused"),
     "announcement": ("not-announced", "routers don't learn that the VIP is here"),
+    "hop-group": ("balancers-differ", "the router sends VIPs to other balancers than carry them"),
+    "vip-route": ("vip-unrouted", "the router has no way to the VIP, or another one than the manifests say"),
     "vrrp": ("vrrp-differs", "the shared addresses go to the wrong balancer, or to none"),
     "vrrp-state": ("not-announced", "this balancer has the shared addresses though it should not, or the reverse"),
     "neighbour-proxy": ("vip-not-answered-for", "machines of that network don't find the IPv6 VIP"),

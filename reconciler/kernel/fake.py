@@ -20,6 +20,7 @@ from reconciler.kernel.port import (
     PROBER_DEVICE,
     AttachedProgram,
     Firewall,
+    HopGroup,
     Link,
     LoadedProgram,
     LocalVip,
@@ -69,6 +70,8 @@ class FakeKernel:
     others_proxies: set[Neighbour] = field(default_factory=set)
     announced: list[list[str]] = field(default_factory=list)
     held_routes: dict[str, Route] = field(default_factory=dict)
+    held_groups: dict[int, HopGroup] = field(default_factory=dict)
+    knows_resilient: bool = True
     announcements: set[Route] = field(default_factory=set)
     daemon: FakeDaemon | None = None
     vrrp: str | None = None
@@ -474,6 +477,26 @@ class FakeKernel:
             if found:
                 self._wrote("remove_route", route)
         return [None] * len(wanted)
+
+    def hop_groups(self) -> list[HopGroup]:
+        return sorted(self.held_groups.values())
+
+    def has_resilient_groups(self) -> bool:
+        return self.knows_resilient
+
+    def put_hop_groups(self, wanted: Sequence[HopGroup]) -> list[Outcome]:
+        for group in wanted:
+            made = group if self.knows_resilient else replace(group, buckets=0, idle_s=0)
+            self.held_groups[group.number] = made
+            self._wrote("put_hop_group", made)
+        return [None] * len(wanted)
+
+    def remove_hop_groups(self, numbers: Sequence[int]) -> list[Outcome]:
+        for number in numbers:
+            if self.held_groups.pop(number, None):
+                self.held_routes = {to: route for to, route in self.held_routes.items() if route.group != number}
+                self._wrote("remove_hop_group", number)
+        return [None] * len(numbers)
 
     def unanswered(self, addresses: Collection[str]) -> list[str]:
         return [address for address in addresses if address in self.mute]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import LocalVip, Neighbour, Outcome, Route, Row, TunnelDevice
+from reconciler.kernel.port import HopGroup, LocalVip, Neighbour, Outcome, Route, Row, TunnelDevice
 from reconciler.limits import Sizes
 
 
@@ -105,6 +105,14 @@ class FaultyKernel(FakeKernel):
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         up = super().remove_routes
         return [self._row(lambda route=route: up([route])) for route in wanted]  # type: ignore[misc]
+
+    def put_hop_groups(self, wanted: Sequence[HopGroup]) -> list[Outcome]:
+        up = super().put_hop_groups
+        return [self._row(lambda group=group: up([group])) for group in wanted]  # type: ignore[misc]
+
+    def remove_hop_groups(self, numbers: Sequence[int]) -> list[Outcome]:
+        up = super().remove_hop_groups
+        return [self._row(lambda number=number: up([number])) for number in numbers]  # type: ignore[misc]
 
     def add_neighbour_proxies(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
         up = super().add_neighbour_proxies

@@ -109,14 +109,25 @@ LAST_METRIC = 0x7FFF_FFFF
 
 @dataclass(frozen=True, slots=True, order=True)
 class Route:
-    """The way to a network: a next hop on an interface, or the interface alone. Without both, packets to the network
-    end here."""
+    """The way to a network: a next hop on an interface, the interface alone, or a group of next hops. Without any,
+    packets to the network end here."""
 
     to: str
     via: str = ""
     interface: str = ""
     table: int = MAIN_TABLE
     metric: int = LAST_METRIC
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class HopGroup:
+    """Next hops that routes share, by the number of the group. Without `buckets` it is no resilient group."""
+
+    number: int
+    hops: tuple[Neighbour, ...]
+    buckets: int = 0
+    idle_s: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -429,6 +440,20 @@ class Kernel(Protocol):
         ...
 
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]: ...
+
+    def hop_groups(self) -> list[HopGroup]:
+        """The groups of next hops that carry our mark, by number."""
+        ...
+
+    def has_resilient_groups(self) -> bool:
+        """Whether this kernel can keep all other flows where they are while a member comes or goes."""
+        ...
+
+    def put_hop_groups(self, wanted: Sequence[HopGroup]) -> list[Outcome]:
+        """Make groups, or give them other members."""
+        ...
+
+    def remove_hop_groups(self, numbers: Sequence[int]) -> list[Outcome]: ...
 
     def unanswered(self, addresses: Collection[str]) -> list[str]:
         """Which of these the kernel asks for their MAC in vain; those that it never asked are not."""

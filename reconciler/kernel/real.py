@@ -19,6 +19,7 @@ from reconciler.kernel import (
     claims,
     firewall,
     frr,
+    hop_groups,
     hush,
     keepalived,
     links,
@@ -38,6 +39,7 @@ from reconciler.kernel.instance_program import InstanceProgram
 from reconciler.kernel.mark import alias_of, protocol_of
 from reconciler.kernel.port import (
     Firewall,
+    HopGroup,
     Link,
     LocalVip,
     Neighbour,
@@ -256,6 +258,21 @@ class RealKernel(InstanceProgram):
     def remove_routes(self, wanted: Sequence[Route]) -> list[Outcome]:
         with refused("routes"):
             return routes.remove(wanted, self._mark)
+
+    def hop_groups(self) -> list[HopGroup]:
+        with refused("groups of next hops"):
+            return hop_groups.read(self._mark)
+
+    def has_resilient_groups(self) -> bool:
+        return hop_groups.is_resilient()
+
+    def put_hop_groups(self, wanted: Sequence[HopGroup]) -> list[Outcome]:
+        with refused("groups of next hops"):
+            return hop_groups.put(wanted, self._mark)
+
+    def remove_hop_groups(self, numbers: Sequence[int]) -> list[Outcome]:
+        with refused("groups of next hops"):
+            return hop_groups.remove(numbers, self._mark)
 
     def unanswered(self, addresses: Collection[str]) -> list[str]:
         return [address for address in addresses if next_hop.is_silent(ip_address(address))]

@@ -25,7 +25,7 @@ _NEW, _DELETE, _GET = 24, 25, 26
 _LOCAL = 255
 _UNICAST, _BLACKHOLE = 1, 6
 _UNIVERSE, _LINK_SCOPE = 0, 253
-_DST, _OIF, _GATEWAY, _PRIORITY, _MULTIPATH, _TABLE, _VIA = 1, 4, 5, 6, 9, 15, 18
+_DST, _OIF, _GATEWAY, _PRIORITY, _MULTIPATH, _TABLE, _VIA, _HOP_GROUP = 1, 4, 5, 6, 9, 15, 18, 30
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NO_NEIGHBOURS = 0x8 | 0x80  # IFF_LOOPBACK, IFF_NOARP
 _HEADER = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
@@ -42,14 +42,17 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def read(mark: int = PROTOCOL) -> list[Route]:
-    """Our routes in the table `main` that lead to a router or into a black hole. OSError if the kernel refuses."""
+    """Our routes in the table `main` that lead to a router, to a group of them, or into a black hole. OSError if the
+    kernel refuses."""
     names = dict(socket.if_nameindex())
     found = []
     for answer in _dump(table=MAIN_TABLE, protocol=mark):
         parts = netlink.attributes(answer[_HEADER.size :])
         index, via = next(_hops(parts), (0, ""))
         to = _network(answer, parts)
-        if via or answer[_TYPE_AT] == _BLACKHOLE:
+        if _HOP_GROUP in parts:
+            found.append(Route(to, group=_NUMBER.unpack(parts[_HOP_GROUP])[0]))
+        elif via or answer[_TYPE_AT] == _BLACKHOLE:
             found.append(Route(to, via, names.get(index, "")) if via else Route(to))
     return found
 
@@ -255,12 +258,14 @@ def _outcome(type_: int, route: Route, error: OSError | None) -> Outcome:
 
 def _body(route: Route, mark: int) -> bytes:
     network = ip_network(route.to)
-    kind = _UNICAST if route.interface else _BLACKHOLE
+    kind = _UNICAST if route.interface or route.group else _BLACKHOLE
     scope = _LINK_SCOPE if route.interface and not route.via else _UNIVERSE
     family = _FAMILIES[network.version]
     body = _HEADER.pack(family, network.prefixlen, 0, 0, route.table, mark, scope, kind, 0)
     body += netlink.attribute(_DST, network.network_address.packed)
     body += netlink.attribute(_PRIORITY, _NUMBER.pack(route.metric))
+    if route.group:
+        body += netlink.attribute(_HOP_GROUP, _NUMBER.pack(route.group))
     if route.interface:
         body += netlink.attribute(_OIF, _NUMBER.pack(socket.if_nametoindex(route.interface)))
     if route.via:

@@ -57,7 +57,7 @@ class BlackholeKind(Kind):
                 yield Blackhole(str(network)), view.node.places.get("tunnelSource", view.node.span)
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        held = {route.to for route in self.kernel.routes() if not route.via}
+        held = {route.to for route in self.kernel.routes() if not route.via and not route.group}
         missing = {key.id for key in wanted} - held
         attached = [ip_network(network) for network in self.kernel.networks()] if missing else []
         needless = {network for network in missing if _is_inside(ip_network(network), attached)}

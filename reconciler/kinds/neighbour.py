@@ -17,7 +17,7 @@ from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.interface import interface_key
-from reconciler.model import Address, EndpointState, Pool
+from reconciler.model import Address, EndpointState, Pool, Role
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import Facts, NodeView, Use
 
@@ -54,11 +54,15 @@ class Neighbour(Resource):
 
 class NeighbourKind(Kind):
     phase = 25  # after the program is attached: many drivers reset the link then, and neighbours are lost
+    roles = (Role.BALANCER, Role.ROUTER)
     resource = Neighbour
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        for face in view.faces:
+        # The kernel asks them again and again, so that it is known whether they are there.
+        for hop in view.hops:
+            yield Neighbour(hop.address, hop.interface), view.node.span
+        for face in view.faces if view.node.role is Role.BALANCER else ():
             if face.gateway:
                 yield Neighbour(face.gateway, face.name), face.span
 

@@ -53,7 +53,7 @@ class RoutingPrefixKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        return _of(view.services) if view.node.role is Role.ROUTER else ()
+        return _of(view.services) if view.node.role is Role.ROUTER and view.node.bgp else ()
 
     @staticmethod
     def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:

@@ -227,7 +227,7 @@ def _of_router(view: NodeView) -> Iterable[Wanted]:
     or of a whole network behind NAT, would go to one balancer. Redirects would tell clients of a shared segment to go
     to one balancer for good."""
     redirects_off = view.node.icmp_redirects is IcmpRedirects.OFF
-    if (view.node.multipath or 1) > 1:
+    if (view.node.multipath or 1) > 1 or view.node.vip_routes:
         yield Sysctl(_HASH, "1"), view.node.places.get("multipath", view.node.span)
     if redirects_off:
         yield Sysctl("net/ipv4/conf/all/send_redirects", "0"), view.node.span

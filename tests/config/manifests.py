@@ -94,6 +94,8 @@ def _node(n):
         "role": n.role, "address": n.address and str(n.address), "interfaces": interfaces,
         "vipBinding": n.vip_binding, "icmpRedirects": n.icmp_redirects, "multipath": n.multipath,
     }  # fmt: skip
+    if n.vip_routes:
+        spec["vipRoutes"] = {"buckets": n.vip_routes.buckets, "idle": f"{n.vip_routes.idle_s}s"}
     if n.bgp:
         bgp = {"asn": n.bgp.asn, "bfd": n.bgp.bfd, "holdTime": f"{n.bgp.hold_time_s:.0f}s"}
         bgp |= {"multiprotocol": n.bgp.multiprotocol}

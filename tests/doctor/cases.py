@@ -49,6 +49,8 @@ CASES = (
     Case(("not-announced",), "routers send nothing here", "balancer with `announce`"),
     Case(("routing-differs", "vip-not-let-through"), "the router hears of no VIP, or of too many",
          "balancer, router with `bgp`"),
+    Case(("balancers-differ", "vip-unrouted"), "some balancers get nothing, or no client reaches the VIP",
+         "router with `vipRoutes`"),
     Case(("vrrp-differs",), "the wrong balancer has the shared addresses, or none", "balancer with `vrrp`"),
     Case(("neighbour-not-kept", "vip-not-answered-for", "blackhole-missing"), "see the plan", "balancer"),
     Case(("rows-differ",), "traffic goes elsewhere than the manifests say", "balancer, endpoint"),

@@ -104,13 +104,13 @@ def echoes(lab: Lab) -> Iterator[None]:
             one.stop()
 
 
-def counted_flows(lab: Lab, *hosts: str) -> dict[Flow, str]:
-    """Who answers each of ten thousand flows: they pass these balancers, none twice, and each of them takes part; of
+def counted_flows(lab: Lab, *hosts: str, flows: int = FLOWS) -> dict[Flow, str]:
+    """Who answers each of so many flows: they pass these balancers, none twice, and each of them takes part; of
     two to three balancers and three endpoints, the odds are below 1e-100 that chance leaves one out."""
     before = {host: packets(lab, host, Protocol.UDP) for host in hosts}
-    found = answers(lab, VIP, UDP_PORT, FLOWS)
+    found = answers(lab, VIP, UDP_PORT, flows)
     counted = [packets(lab, host, Protocol.UDP) - before[host] for host in hosts]
-    assert sum(counted) == FLOWS == len(found)
+    assert sum(counted) == flows == len(found)
     assert min(counted) > 0
     assert {*found.values()} == {str(address) for address in lab.topology.endpoints}
     return found

@@ -24,6 +24,20 @@ def _bgp_router_id(node: Node) -> Iterator[Finding]:
         yield Finding(node.span, ("spec", "bgp"), f"{title(node)} has no router ID", "declare one: `routerId`")
 
 
+@rule("vip-routes-and-bgp", Node)
+def _vip_routes_and_bgp(node: Node) -> Iterator[Finding]:
+    """A router has both `vipRoutes` and `bgp`.
+
+    Routes that a daemon learns go before those of lbctl, which would be of use only as long as no balancer announces
+    the VIP: and then none should get its packets.
+
+    The way out: one of them.
+    """
+    if node.bgp and node.vip_routes:
+        message = f"{title(node)} learns its routes by BGP"
+        yield Finding(node.span, ("spec", "vipRoutes"), message, "remove one of them")
+
+
 @rule("bgp-vip-as-address", Node, Severity.WARNING)
 def _bgp_vip_as_address(node: Node) -> Iterator[Finding]:
     """A balancer with `bgp` has its VIPs as addresses on the loopback (`vipBinding: address`).

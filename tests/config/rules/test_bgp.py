@@ -12,6 +12,10 @@ CASES = {
         speaking("2001:db8::1/64", "asn: 65001"),
         speaking("2001:db8::1/64", "asn: 65001, routerId: 10.0.0.1"),
     ),
+    "vip-routes-and-bgp": (
+        speaking("10.1.0.1/24", "asn: 65001", ", vipRoutes: {}, role: router"),
+        node("lb1", interfaces="{name: eth0, addresses: [10.1.0.1/24]}", more="vipRoutes: {}, role: router"),
+    ),
     "bgp-vip-as-address": (
         speaking("10.1.0.1/24", "asn: 65001", ", announce: {}, vipBinding: address"),
         speaking("10.1.0.1/24", "asn: 65001", ", announce: {}"),

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups of next hops: objects of the kernel that routes refer to, so that one change of a group is one of all routes.
+
+A resilient group has a table of buckets, each with a member; flows are spread over buckets. A member that goes gives
+up its buckets alone, and one that comes gets buckets that nobody has used for a while: all other flows stay where they
+are (Linux 5.13, Documentation/networking/nexthop-group-resilient.rst). On older kernels groups are plain ones.
+
+Members are next hops of the kernel, too; they and groups carry our protocol number. Works on the network namespace of
+the calling thread. Layouts: include/uapi/linux/nexthop.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+
+from reconciler.errors import ForeignError, KernelError
+from reconciler.kernel import netlink
+from reconciler.kernel.mark import PROTOCOL
+from reconciler.kernel.netlink import Message
+from reconciler.kernel.port import HopGroup, Neighbour, Outcome
+
+_NEW, _DELETE, _GET, _GET_BUCKET = 104, 105, 106, 118
+_ID, _GROUP, _GROUP_TYPE, _OIF, _GATEWAY, _RES_GROUP = 1, 2, 3, 5, 6, 12
+_BUCKETS, _IDLE_TIMER = 1, 2
+_RESILIENT = 1
+_HEADER = struct.Struct("=4BI")  # struct nhmsg: family, scope, protocol, reserved, flags
+_MEMBER = struct.Struct("=IBBH")  # struct nexthop_grp: id, weight - 1, reserved
+_NUMBER = struct.Struct("=I")
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_TICKS = 100  # of timers a second (USER_HZ)
+_FIRST_MEMBER = 0x20000000
+"""Members have numbers from here on, groups from twice as many on (`kinds/hop_group`); daemons count from 1."""
+
+
+def read(mark: int = PROTOCOL) -> list[HopGroup]:
+    """Our groups, by number. OSError if the kernel refuses."""
+    return _groups(_dump(), mark)
+
+
+def is_resilient() -> bool:
+    """Whether this kernel has resilient groups: older ones don't know how to list buckets."""
+    try:
+        with netlink.route() as route:
+            route.dump(_GET_BUCKET, _HEADER.pack(0, 0, 0, 0, 0))
+    except OSError as error:
+        return error.errno not in (errno.EOPNOTSUPP, errno.EINVAL)
+    return True
+
+
+def put(wanted: Sequence[HopGroup], mark: int = PROTOCOL) -> list[Outcome]:
+    """Make groups, or give them other members; one outcome each."""
+    resilient = is_resilient()
+    outcomes = [_put(group, resilient, mark) for group in wanted]
+    _forget_members(mark)
+    return outcomes
+
+
+def remove(numbers: Sequence[int], mark: int = PROTOCOL) -> list[Outcome]:
+    """Remove our groups, and members that no other one has. It is no error if there is none."""
+    held = {group.number for group in read(mark)}
+    messages = {number: _delete(number) for number in numbers if number in held}
+    with netlink.route() as route:
+        errors = dict(zip(messages, route.change(list(messages.values())), strict=True))
+    _forget_members(mark)
+    return [
+        KernelError(f"can't remove the group of next hops {number}: {error.strerror}")
+        if (error := errors.get(number)) and error.errno != errno.ENOENT else None
+        for number in numbers
+    ]  # fmt: skip
+
+
+def _put(group: HopGroup, resilient: bool, mark: int) -> Outcome:
+    members = {hop: _member_number(hop) for hop in group.hops}
+    try:
+        messages = [_member(hop, number, mark) for hop, number in members.items()]
+    except OSError:
+        return KernelError(f"a next hop of {', '.join(hop.interface for hop in group.hops)} is missing")
+    holders = {number: protocol for number, protocol, _ in _dump()}
+    if holders.get(group.number, mark) != mark or any(holders.get(n, mark) != mark for n in members.values()):
+        return ForeignError("a next hop of that number is not lbctl's", hint="ip nexthop show")
+    body = _HEADER.pack(socket.AF_UNSPEC, 0, mark, 0, 0) + netlink.attribute(_ID, _NUMBER.pack(group.number))
+    body += netlink.attribute(_GROUP, b"".join(_MEMBER.pack(number, 0, 0, 0) for number in sorted(members.values())))
+    if resilient:
+        settings = netlink.attribute(_BUCKETS, struct.pack("=H", group.buckets))
+        settings += netlink.attribute(_IDLE_TIMER, _NUMBER.pack(group.idle_s * _TICKS))
+        body += netlink.attribute(_GROUP_TYPE, struct.pack("=H", _RESILIENT))
+        body += netlink.attribute(_RES_GROUP | netlink.NESTED, settings)
+    messages.append(Message(_NEW, netlink.CREATE | netlink.REPLACE, body))
+    with netlink.route() as route:
+        error = next(filter(None, route.change(messages)), None)
+    return KernelError(f"can't make the group of next hops: {error.strerror}") if error else None
+
+
+def _forget_members(mark: int) -> None:
+    """Remove our next hops that no group has."""
+    objects = list(_dump())
+    used = {number for _, _, parts in objects for number in _members(parts)}
+    idle = [n for n, protocol, parts in objects if protocol == mark and _GROUP not in parts and n not in used]
+    with netlink.route() as route:
+        route.change([_delete(number) for number in idle if _FIRST_MEMBER <= number < 2 * _FIRST_MEMBER])
+
+
+def _groups(objects: Iterator[tuple[int, int, dict[int, bytes]]], mark: int) -> list[HopGroup]:
+    names = dict(socket.if_nameindex())
+    hops: dict[int, Neighbour] = {}
+    groups: list[tuple[int, dict[int, bytes]]] = []
+    for number, protocol, parts in objects:
+        if _GROUP in parts:
+            if protocol == mark:
+                groups.append((number, parts))
+        elif _GATEWAY in parts and _OIF in parts:
+            interface = names.get(_NUMBER.unpack(parts[_OIF])[0], "")
+            hops[number] = Neighbour(str(ip_address(parts[_GATEWAY])), interface)
+    return sorted(
+        HopGroup(number, tuple(sorted(hops[member] for member in _members(parts) if member in hops)), *_sizes(parts))
+        for number, parts in groups
+    )
+
+
+def _sizes(parts: dict[int, bytes]) -> tuple[int, int]:
+    """The buckets and the idle time of a group; none of a plain one."""
+    if _RES_GROUP not in parts:
+        return 0, 0
+    inner = netlink.attributes(parts[_RES_GROUP])
+    return struct.unpack("=H", inner[_BUCKETS])[0], _NUMBER.unpack(inner[_IDLE_TIMER])[0] // _TICKS
+
+
+def _members(parts: dict[int, bytes]) -> list[int]:
+    return [number for number, _, _, _ in _MEMBER.iter_unpack(parts.get(_GROUP, b""))]
+
+
+def _dump() -> Iterator[tuple[int, int, dict[int, bytes]]]:
+    """All next hops and groups: number, protocol, attributes."""
+    with netlink.route() as route:
+        answers = route.dump(_GET, _HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+    for answer in answers:
+        _, _, protocol, _, _ = _HEADER.unpack_from(answer)
+        parts = netlink.attributes(answer, _HEADER.size)
+        yield _NUMBER.unpack(parts[_ID])[0], protocol, parts
+
+
+def _member_number(hop: Neighbour) -> int:
+    digest = hashlib.blake2b(f"{hop.address} {hop.interface}".encode(errors="replace"), digest_size=4).digest()
+    return _FIRST_MEMBER | int.from_bytes(digest) % _FIRST_MEMBER
+
+
+def _member(hop: Neighbour, number: int, mark: int) -> Message:
+    """OSError if the interface is missing."""
+    address = ip_address(hop.address)
+    body = _HEADER.pack(_FAMILIES[address.version], 0, mark, 0, 0)
+    body += netlink.attribute(_ID, _NUMBER.pack(number))
+    body += netlink.attribute(_OIF, _NUMBER.pack(socket.if_nametoindex(hop.interface)))
+    body += netlink.attribute(_GATEWAY, address.packed)
+    return Message(_NEW, netlink.CREATE | netlink.REPLACE, body)
+
+
+def _delete(number: int) -> Message:
+    body = _HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.attribute(_ID, _NUMBER.pack(number))
+    return Message(_DELETE, 0, body)
