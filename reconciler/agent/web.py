@@ -20,8 +20,6 @@ from email.utils import formatdate
 from html import escape
 from http import HTTPStatus
 from ipaddress import ip_address
-from socketserver import StreamRequestHandler, ThreadingTCPServer
-from typing import Any
 
 from reconciler.errors import LbctlError
 from reconciler.render.page import policy
@@ -31,12 +29,15 @@ PATH, PAGE = "/metrics", "/"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 _LIVE = "live"
-MAX_LINE_BYTES, MAX_HEADERS = 8_192, 100
-MAX_CONNECTIONS = 16
+MAX_REQUEST_BYTES, MAX_HEADERS = 16_384, 100
+MAX_CONNECTIONS, BACKLOG = 8, 64
 MIN_AGE_S = 1.0
 COSTS = 30
 """A text is kept for so many times as long as it took to make."""
 PATIENCE_S = 5.0
+"""How long a peer may take to ask, and to take the answer."""
+
+_EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
 
 
 class Kept:
@@ -47,6 +48,7 @@ class Kept:
         self._clock = clock
         self._lock = threading.Lock()
         self._text = ""
+        self._content: bytes | None = None
         self._until_s = -1.0
 
     def text(self) -> str:
@@ -54,98 +56,109 @@ class Kept:
         with self._lock:
             began_s = self._clock()
             if began_s >= self._until_s or not self._text:
-                self._text = self._make()
+                self._text, self._content = self._make(), None
                 took_s = self._clock() - began_s
                 self._until_s = self._clock() + max(MIN_AGE_S, COSTS * took_s)
             return self._text
 
+    def content(self) -> bytes:
+        """The text as it is sent. Raises what `make` raises."""
+        self.text()
+        with self._lock:
+            if self._content is None:
+                self._content = self._text.encode(errors="replace")
+            return self._content
 
-class _Server(ThreadingTCPServer):
-    daemon_threads = True
-    allow_reuse_address = True
+
+class _Server:
+    """Threads that wait for connections, each with one at a time; whoever comes while all are busy waits in the
+    kernel's queue. Raises OSError if the address can't be had."""
 
     def __init__(self, address: tuple[str, int], kept: Mapping[str, Kept]) -> None:
-        self.kept = kept
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        super().__init__(address, _Page)
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._kept = kept
+        self._has_ended = threading.Event()
+        self._socket = socket.create_server(address, family=family, backlog=BACKLOG)
+        self.port = int(self._socket.getsockname()[1])
+        for _ in range(MAX_CONNECTIONS):
+            threading.Thread(target=self._work, name="http", daemon=True).start()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._slots.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
+    def close(self) -> None:
+        self._has_ended.set()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # those who wait in accept(2) get EINVAL
+        self._socket.close()
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._slots.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A peer that went away is nobody's problem."""
-
-
-class _Page(StreamRequestHandler):
-    """One request and its answer (RFC 9112); of the request only its line and its Host matter."""
-
-    timeout = PATIENCE_S
-    server: _Server
-
-    def handle(self) -> None:
-        method, target, host = self._request()
-        path, _, query = target.partition("?")
-        kept = self.server.kept.get(f"{path}?{_LIVE}" if path == PAGE and query == _LIVE else path)
-        if method != "GET":
-            self._answer(HTTPStatus.NOT_IMPLEMENTED, "nothing can be changed here: there is GET only")
-        elif kept is None:
-            self._answer(HTTPStatus.NOT_FOUND, "there is no such page")
-        elif path == PAGE and not is_own_name(host):
-            self._answer(HTTPStatus.FORBIDDEN, "ask by the address, or by the name of the host")
-        else:
+    def _work(self) -> None:
+        while not self._has_ended.is_set():
             try:
-                text = kept.text()
-            except (LbctlError, OSError) as error:
-                self._answer(HTTPStatus.SERVICE_UNAVAILABLE, line(str(error)))
-            else:
-                self._send(HTTPStatus.OK, HTML if path == PAGE else CONTENT_TYPE, text)
+                connection, _ = self._socket.accept()
+            except OSError:  # no descriptors are left; or it is over
+                self._has_ended.wait(1.0)
+                continue
+            with connection, contextlib.suppress(OSError):  # a peer that went away is nobody's problem
+                _attend(connection, self._kept)
+                connection.shutdown(socket.SHUT_WR)
 
-    def _request(self) -> tuple[str, str, str]:
-        """Method, target and Host; empty where there is none. Raises OSError if it is too long, or no request."""
-        words = self._line().split(" ")
-        host = ""
-        for _ in range(MAX_HEADERS):
-            text = self._line()
-            if not text:
-                break
-            name, _, value = text.partition(":")
-            if name.lower() == "host":
-                host = value.strip()
-        else:
-            raise OSError("too many headers")
-        if len(words) != 3:
-            raise OSError("no request")
-        return words[0], words[1], host
 
-    def _line(self) -> str:
-        content = self.rfile.readline(MAX_LINE_BYTES + 1)
-        if not content.endswith(b"\n"):
-            raise OSError("no whole line")
-        return content.decode("latin-1").rstrip("\r\n")
+def _attend(connection: socket.socket, kept: Mapping[str, Kept]) -> None:
+    """One request and its answer (RFC 9112); of the request only its line and its Host matter. Raises OSError if the
+    peer is gone or too slow, or asks for nothing."""
+    method, target, host = _request(connection)
+    path, _, query = target.partition("?")
+    page = kept.get(f"{path}?{_LIVE}" if path == PAGE and query == _LIVE else path)
+    if method != "GET":
+        answer = _refusal(HTTPStatus.NOT_IMPLEMENTED, "nothing can be changed here: there is GET only")
+    elif page is None:
+        answer = _refusal(HTTPStatus.NOT_FOUND, "there is no such page")
+    elif path == PAGE and not is_own_name(host):
+        answer = _refusal(HTTPStatus.FORBIDDEN, "ask by the address, or by the name of the host")
+    else:
+        try:
+            answer = _answer(HTTPStatus.OK, HTML if path == PAGE else CONTENT_TYPE, page.content())
+        except (LbctlError, OSError) as error:
+            answer = _refusal(HTTPStatus.SERVICE_UNAVAILABLE, line(str(error)))
+    connection.settimeout(PATIENCE_S)
+    connection.sendall(answer)
 
-    def _answer(self, status: HTTPStatus, why: str) -> None:
-        title = f"{status.value} {status.phrase}"
-        self._send(status, HTML, f"<!doctype html><title>{title}</title><h1>{title}</h1><p>{escape(why)}</p>\n")
 
-    def _send(self, status: HTTPStatus, content_type: str, text: str) -> None:
-        content = text.encode(errors="replace")
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: lbctl\r\nConnection: close\r\n"
-            f"Date: {formatdate(usegmt=True)}\r\n"
-            f"Content-Type: {content_type}\r\nContent-Length: {len(content)}\r\n"
-            f"Content-Security-Policy: {policy()}\r\nX-Content-Type-Options: nosniff\r\n"
-            "Referrer-Policy: no-referrer\r\nCache-Control: no-store\r\n\r\n"
-        )
-        self.wfile.write(head.encode() + content)
+def _request(connection: socket.socket) -> tuple[str, str, str]:
+    """Method, target and Host, which is empty if there is none. Raises OSError if it is too long or slow, or no
+    request."""
+    until_s, content = time.monotonic() + PATIENCE_S, b""
+    while not (end := _EMPTY_LINE.search(content)):
+        connection.settimeout(max(0.001, until_s - time.monotonic()))
+        chunk = connection.recv(MAX_REQUEST_BYTES)
+        content += chunk
+        if not chunk or len(content) > MAX_REQUEST_BYTES:
+            raise OSError("no whole request, or too long")
+    first, *headers = re.split("\r?\n", content[: end.start()].decode("latin-1"))
+    words = first.split(" ")
+    if len(words) != 3 or len(headers) > MAX_HEADERS:
+        raise OSError("no request, or too many headers")
+    host = ""
+    for header in headers:
+        name, _, value = header.partition(":")
+        if name.lower() == "host":
+            host = value.strip()
+    return words[0], words[1], host
+
+
+def _refusal(status: HTTPStatus, why: str) -> bytes:
+    title = f"{status.value} {status.phrase}"
+    text = f"<!doctype html><title>{title}</title><h1>{title}</h1><p>{escape(why)}</p>\n"
+    return _answer(status, HTML, text.encode(errors="replace"))
+
+
+def _answer(status: HTTPStatus, content_type: str, content: bytes) -> bytes:
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: lbctl\r\nConnection: close\r\n"
+        f"Date: {formatdate(usegmt=True)}\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(content)}\r\n"
+        f"Content-Security-Policy: {policy()}\r\nX-Content-Type-Options: nosniff\r\n"
+        "Referrer-Policy: no-referrer\r\nCache-Control: no-store\r\n\r\n"
+    )
+    return head.encode() + content
 
 
 def is_own_name(host: str) -> bool:
@@ -175,12 +188,7 @@ def serving(
     except OSError as error:
         where, what = f"{address[0]}:{address[1]}", "the page" if page else "metrics"
         raise LbctlError(f"can't serve {what} at {where}: {error.strerror or error}", hint="name another") from error
-    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-    thread.start()
     try:
-        yield int(server.server_address[1])
+        yield server.port
     finally:
-        with contextlib.suppress(OSError):
-            server.shutdown()
-            server.server_close()
-        thread.join()
+        server.close()

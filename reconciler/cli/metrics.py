@@ -87,7 +87,7 @@ def address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isdigit() or not 0 <= int(port) < 65_536:
         raise argparse.ArgumentTypeError(f"expected a port, as 9100 or 10.0.0.1:9100, got {text!r}")
-    return host or LOOPBACK, int(port)
+    return host.removeprefix("[").removesuffix("]") or LOOPBACK, int(port)
 
 
 def another_kernel(args: argparse.Namespace) -> Kernel:

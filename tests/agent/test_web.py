@@ -158,6 +158,20 @@ def test_peers_that_went_away_keep_nobody_out():
             pytest.fail("nobody is served any more")
 
 
+def test_who_comes_while_all_threads_are_busy_waits_and_one_who_asks_byte_by_byte_keeps_none(monkeypatch):
+    monkeypatch.setattr("reconciler.agent.web.PATIENCE_S", 1.0)
+    with serving(("127.0.0.1", 0), lambda: "x 1\n") as port, contextlib.ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
+            slow.sendall(b"GET")
+        assert get(port) == "x 1\n"
+
+
+def test_it_serves_at_an_ipv6_address():
+    with serving(address("[::1]:0"), lambda: "x 1\n") as port:
+        assert urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=PATIENCE_S).read() == b"x 1\n"
+
+
 def test_an_address_of_the_loopback_is_the_default():
     assert address("9100") == ("127.0.0.1", 9100) and address("10.0.0.1:9100") == ("10.0.0.1", 9100)
     for text in ("x", "70000", "", ":"):
