@@ -2,7 +2,8 @@
 """What an agent reads for those who may ask it but may not open the maps and files themselves.
 
 Each question about the node is answered by a process of its own, one at a time: however many ask, and however much the
-node holds, the agent keeps its memory, its rounds go on, and a small share of a CPU is spent on them (`budget`).
+node holds, the agent keeps its memory, its rounds go on, and a small share of a CPU is spent on them (`budget`). Those
+who wait with the same question get the same answer (`shared`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from reconciler import children, safe
 from reconciler.agent.budget import Budget
 from reconciler.agent.control import Command, Json, Peer
+from reconciler.agent.shared import Shared
 from reconciler.doctor.finding import FOUND
 from reconciler.errors import LbctlError, UsageError
 from reconciler.history import History, document
@@ -78,20 +80,26 @@ def reads(
         yield {"text": text.decode(), "code": code}
 
     def in_turn(answer: Callable[[Peer, Json], Iterator[Json]]) -> Command:
-        def answered(peer: Peer, request: Json) -> Iterator[Json]:
+        def made(peer: Peer, request: Json, begins: Callable[[], None]) -> list[Json]:
             if not turns.acquire(timeout=PATIENCE_S):
                 raise _too_many()
             try:
                 if not (peer.may_change or budget.wait(PATIENCE_S)):
                     raise _too_many()
+                begins()
                 began_s = _spent_s()
                 try:
-                    made = list(answer(peer, request))
+                    return list(answer(peer, request))
                 finally:
                     budget.spend(_spent_s() - began_s)
             finally:
                 turns.release()
-            yield from made
+
+        shared = Shared()
+
+        def answered(peer: Peer, request: Json) -> Iterator[Json]:
+            question = json.dumps([peer.may_change, request], sort_keys=True)
+            yield from shared.answer(question, lambda begins: made(peer, request, begins))
 
         return Command(answered)
 

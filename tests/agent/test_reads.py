@@ -2,6 +2,10 @@
 """Questions of those who may only ask: answered, and never for more than a small share of a CPU."""
 
 import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,9 +14,11 @@ from reconciler.agent.budget import BURST_S, SHARE, Budget
 from reconciler.agent.commands import LOOK_S, commands
 from reconciler.agent.control import Peer
 from reconciler.agent.journal import Journal
+from reconciler.agent.shared import Shared
 from reconciler.agent.wake import Doorbell
 from reconciler.errors import LbctlError
 
+PATIENCE_S = 60
 MEMBER, ROOT = Peer(1, 12345), Peer(1, os.geteuid())
 
 
@@ -70,6 +76,60 @@ def test_members_are_limited_and_root_is_not(monkeypatch, clock, tmp_path):
         for _ in range(4):
             list(get(MEMBER, {"what": "services"}))
     assert list(get(ROOT, {"what": "services"})) == [{"items": []}]
+
+
+def test_who_waits_with_the_same_question_gets_the_same_answer_and_none_of_before_he_asked(monkeypatch, tmp_path):
+    begun, go_on, asked = threading.Semaphore(0), threading.Semaphore(0), []
+
+    def told(command):
+        asked.append(command)
+        begun.release()
+        assert go_on.acquire(timeout=PATIENCE_S)
+        return {"number": len(asked)}
+
+    monkeypatch.setattr(module, "_told", told)
+    get = module.reads((), tmp_path, str)["get"].answer
+
+    def ask(what="services"):
+        return list(get(MEMBER, {"ask": "get", "what": what}))
+
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(ask)
+        assert begun.acquire(timeout=PATIENCE_S)
+        later = [pool.submit(ask) for _ in range(6)]
+        other = pool.submit(ask, "endpoints")
+        deadline = time.monotonic() + PATIENCE_S
+        while sum("result" in _names(frame) for frame in sys._current_frames().values()) < 5:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.01)
+        for _ in range(3):
+            go_on.release()
+        assert first.result(PATIENCE_S) == [{"number": 1}]
+        assert len({str(each.result(PATIENCE_S)) for each in (*later, other)}) == 2
+    assert len(asked) == 3, "the first, one for six, and the other question"
+
+
+def _names(frame):
+    """Of the functions that a thread is in."""
+    while frame is not None:
+        yield frame.f_code.co_name
+        frame = frame.f_back
+
+
+def test_a_fault_is_told_to_all_who_wait_and_the_next_asks_anew():
+    shared, release = Shared(), threading.Event()
+
+    def fails(_begins):
+        assert release.wait(PATIENCE_S)
+        raise LbctlError("the map is gone")
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(shared.answer, "x", fails) for _ in range(2)]
+        release.set()
+        for each in both:
+            with pytest.raises(LbctlError, match="the map is gone"):
+                each.result(PATIENCE_S)
+    assert shared.answer("x", lambda _begins: [{}]) == [{}]
 
 
 def test_members_can_have_the_files_looked_at_once_a_second(clock):
