@@ -40,6 +40,7 @@
 #include "vlan.h"
 #include "header.h"
 #include "vip.h"
+#include "filter.h"
 #include "schedule.h"
 #include "allow.h"
 #include "remember.h"
@@ -166,13 +167,17 @@ static __always_inline int choose(struct xdp_md *ctx, struct packet *packet, enu
 /* What becomes of a packet without a tag. */
 static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 {
-	enum packet_kind kind = parse(ctx, packet);
+	enum packet_kind kind = parse_network(ctx, packet);
 	enum verdict reason = VERDICT_UNDEFINED;
 	struct prober *prober = NULL;
 	bool is_for_vip = false;
 
-	if (kind == PACKET_NOT_IP)
+	if (kind == PACKET_NOT_IP || !may_concern_us(packet))
 		return XDP_PASS;
+	if (kind == PACKET_OTHER)
+		kind = parse_rest(ctx, packet);
+	if (kind == PACKET_NOT_IP)
+		return XDP_PASS;	/* which can't be; only the verifier doesn't know */
 	if (HAS(CHECKS) && HAS_DSR) {
 		prober = find_prober();
 		if (prober && is_for_prober(ctx, packet, prober))
@@ -192,7 +197,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 	if (HAS(DSR_L3) && kind == PACKET_ICMP_ERROR && is_about_tunnel(packet))
 		return relay_error(ctx, packet);
 	is_for_vip = may_be_for_vip(packet);
-	if (!is_for_vip && !can_translate(packet, kind))	/* which may be a reply */
+	if (!is_for_vip && !may_be_reply(packet, kind))
 		return XDP_PASS;
 
 	if (kind == PACKET_ECHO) {

@@ -153,6 +153,16 @@ BPF_ARRAY(endpoints, struct endpoint, 1);
 BPF_ARRAY(endpoints6, struct address6, 1);
 
 /*
+ * A bit for each hash of an address, in lines of a processor's cache: if the bit is 0, no endpoint has the address. Eight
+ * bits for each endpoint that there is room for. User space writes a bit before an endpoint. See filter.h.
+ */
+struct endpoint_filter {
+	u64 bits[8];
+};
+
+BPF_ARRAY(endpoint_filter, struct endpoint_filter, 1);
+
+/*
  * The order in which a pool's endpoints are chosen, made by user space: a ring of slots, each with an endpoint in its
  * lower bits and a highest bit that says whether the slot is in transition (transition.h).
  *

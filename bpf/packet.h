@@ -353,7 +353,8 @@ static __always_inline void forget_signs(struct packet *packet, u64 any)
 	packet->flags = forgotten(packet->flags, any);
 }
 
-static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet *packet)
+/* The headers up to that of IP. PACKET_OTHER if they are as they should be, and the rest is to be read. */
+static __always_inline enum packet_kind parse_network(struct xdp_md *ctx, struct packet *packet)
 {
 	void *end = (void *)(long)ctx->data_end;
 	enum packet_kind kind = PACKET_NOT_IP;
@@ -372,8 +373,21 @@ static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet 
 		kind = parse_ipv6(packet, end);
 	else if (packet->eth->h_proto == bpf_htons(ETH_P_IP))
 		kind = parse_ipv4(packet, end);
-	if (kind != PACKET_OTHER)
-		return kind;
-	kind = parse_transport(packet, packet->ip_bytes - ip_header_bytes(is_ipv6(packet)), end);
+	return kind;
+}
+
+/* What follows a header of IP that is as it should be. */
+static __always_inline enum packet_kind parse_rest(struct xdp_md *ctx, struct packet *packet)
+{
+	void *end = (void *)(long)ctx->data_end;
+	enum packet_kind kind = parse_transport(packet, packet->ip_bytes - ip_header_bytes(is_ipv6(packet)), end);
+
 	return kind == PACKET_TRANSPORT ? forget_protocol(ctx, packet) : kind;
+}
+
+static __always_inline enum packet_kind parse(struct xdp_md *ctx, struct packet *packet)
+{
+	enum packet_kind kind = parse_network(ctx, packet);
+
+	return kind == PACKET_OTHER ? parse_rest(ctx, packet) : kind;
 }

@@ -22,6 +22,18 @@ static __always_inline bool can_translate(const struct packet *packet, enum pack
 	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
 }
 
+/* Whether a packet that is for no VIP may be a reply, or an error about a request: both are about an endpoint's address. */
+static __always_inline bool may_be_reply(const struct packet *packet, enum packet_kind kind)
+{
+	const void *address = source_of(packet);
+
+	if (!can_translate(packet, kind))
+		return false;
+	if (kind == PACKET_ICMP_ERROR)
+		address = is_ipv6(packet) ? (void *)&packet->quoted6->daddr : (void *)&packet->quoted->daddr;
+	return may_be_endpoint(address, is_ipv6(packet));
+}
+
 static __always_inline struct service *service_handed(struct handed *handed)
 {
 	return (void *)&handed->index;

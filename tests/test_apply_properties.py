@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from reconciler import plan as planning
 from reconciler.apply import Result, apply
 from reconciler.compile import compile_node
+from reconciler.dataplane.endpoint_filter import let_pass as endpoints_pass
+from reconciler.dataplane.endpoint_filter import lines_of
 from reconciler.dataplane.layout import (
+    ENDPOINT_FILTER,
     ENDPOINTS,
     ENDPOINTS6,
     FRONTS,
@@ -34,7 +37,7 @@ from reconciler.errors import ApplyError, ForeignError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
 from reconciler.kernel.port import AttachedProgram, LocalVip
-from reconciler.kinds.endpoint import numbered_rows
+from reconciler.kinds.endpoint import endpoint_table, numbered_rows
 from reconciler.kinds.sources import SourceList
 from reconciler.live import read_live
 from reconciler.render.style import Style
@@ -117,9 +120,17 @@ def hidden(kernel):
     return rows - let_pass(rows, kernel.maps.get(VIP_FILTER.name, {}).get(bytes(4), bytes(VIP_FILTER.value_size)))
 
 
+def held_back(kernel):
+    """Endpoints whose replies NAT does not see, for the same reason."""
+    table = endpoint_table(kernel)
+    lines = lines_of(kernel.joined(ENDPOINT_FILTER.name), kernel.capacity(ENDPOINT_FILTER.name))
+    return table.numbers[~endpoints_pass(table.words, lines) & ~table.is_retired].tolist() if len(lines) else []
+
+
 def assert_safe(kernel):
     assert not list(dangling(kernel))
     assert not hidden(kernel)
+    assert not held_back(kernel)
 
 
 def bring_to(kernel, fleet):

@@ -149,6 +149,16 @@ def words_of(addresses: Sequence[Address], ports: Sequence[int]) -> Words:
     return words
 
 
+def addresses_of(words: Words) -> dict[int, tuple[NDArray[np.intp], bytes]]:
+    """By length in bytes: the places of the endpoints that have addresses of it, and these, joined."""
+    first = np.ascontiguousarray(words[:, 0]).view(_FIRST)["address"].copy()
+    is_wide = first.view(np.uint32) == 0
+    return {
+        4: (np.flatnonzero(~is_wide), first[~is_wide].tobytes()),
+        16: (np.flatnonzero(is_wide), words[is_wide, 1:].tobytes()),
+    }
+
+
 def values_of(words: Words, states: Sequence[int]) -> list[bytes]:
     """The rows of the map `endpoints` for endpoints in these states, in order."""
     first = np.ascontiguousarray(words[:, 0]).view(_FIRST)

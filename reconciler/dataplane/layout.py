@@ -141,6 +141,8 @@ ENDPOINTS = _array("endpoints", RowType(rows.Endpoint), limits.ENDPOINTS + 1, is
 # the same for IPv6; id → address of an endpoint whose address in `endpoints` is zero
 SERVICES6 = _hash("services6", RowType(rows.ServiceKey, vip="V16"), _SERVICE, limits.SERVICES, _IPV6)
 VIPS6 = _hash("vips6", _ADDRESS6, _VIP, limits.SERVICES, _IPV6)
+# line → a bit for each hash of an address (bpf/filter.h): if it is 0, no endpoint has the address
+ENDPOINT_FILTER = _array("endpoint_filter", RowType(rows.EndpointFilter), 2_048, _NAT, is_mmapable=True)
 ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6, is_mmapable=True)
 # 0 → how often rows of both tables of services were changed
 SERVICE_CHANGES = _array("service_changes", RowType(rows.Changes), 1, (*_NAT, *_DSR), is_mmapable=True)
@@ -225,10 +227,11 @@ INNER_IDS = {RING_CHUNKS.name: CHUNK_IDS}
 MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
-        SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, SERVICE_CHANGES, KNOWN_SERVICES, RINGS,
-        RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS, CONNECTIONS6, LOOKS, FRONTS,
-        STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS,
-        PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
+        SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, ENDPOINT_FILTER, SERVICE_CHANGES,
+        KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS,
+        CONNECTIONS6, LOOKS, FRONTS, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS,
+        SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
+        WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 

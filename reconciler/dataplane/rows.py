@@ -95,6 +95,10 @@ class VipFilter(NamedTuple):
     bits: Annotated[bytes, "V8192"]
 
 
+class EndpointFilter(NamedTuple):
+    bits: Annotated[bytes, "8u8"]
+
+
 class Endpoint(NamedTuple):
     address: IPv4
     port: Port

@@ -22,6 +22,10 @@ MOST_KNOWN = 4_096
 """Services that each CPU keeps at hand, 256 kB."""
 FEWEST_BUCKETS = 131_072
 """8 MB."""
+BITS_A_LINE = 512
+BITS_AN_ENDPOINT = 8
+"""Of the filter of their addresses: with as many endpoints as there is room for, it lets 12 of 100 other addresses
+pass."""
 CONNECTIONS_A_BUCKET = 4
 """That a bucket of `connections` has room for, one line of a processor's cache; and one of `connections6`, two."""
 PLACES_A_CONNECTION = 2.5
@@ -42,6 +46,10 @@ def _numbers(sizes: Sizes) -> int:
     return sizes.endpoints + 1  # number 0 is never used
 
 
+def _filter_lines(sizes: Sizes) -> int:
+    return max(1, _numbers(sizes) * BITS_AN_ENDPOINT // BITS_A_LINE)
+
+
 def _connections(sizes: Sizes) -> int:
     return max(1, math.ceil(sizes.flows * PLACES_A_CONNECTION / CONNECTIONS_A_BUCKET))
 
@@ -53,6 +61,7 @@ def _buckets(sizes: Sizes) -> int:
 _SIZED: Mapping[str, Callable[[Sizes], int]] = {
     **dict.fromkeys(("services", "services6", "vips", "vips6", "service_counters", "fronts"), _rows),
     **dict.fromkeys(("endpoints", "endpoints6", "endpoint_counters"), _numbers),
+    "endpoint_filter": _filter_lines,
     "known_services": _known,
     **dict.fromkeys(("connections", "connections6"), _connections),
     "remembered": _buckets,

@@ -42,12 +42,16 @@ def let_pass(addresses: Collection[bytes], content: bytes) -> set[bytes]:
 
 def _numbers(addresses: Collection[bytes], length: int) -> Words:
     """The number of the bit of each address, all of one length."""
-    joined = b"".join(addresses)
+    return hashes_of(b"".join(addresses), length) >> _SHIFT
+
+
+def hashes_of(joined: bytes, length: int) -> Words:
+    """The hash of each address; all have this length, and are joined."""
     if length == 4:
-        return _mix(np.frombuffer(joined, ">u4").astype(np.uint32)) >> _SHIFT
+        return _mix(np.frombuffer(joined, ">u4").astype(np.uint32))
     halves = np.frombuffer(joined, ">u8").astype(np.uint64).reshape(-1, 2)
     halves = (halves ^ (halves >> np.uint64(29))) * _FACTORS
-    return _mix(((halves[:, 0] ^ halves[:, 1]) >> np.uint64(32)).astype(np.uint32)) >> _SHIFT
+    return _mix(((halves[:, 0] ^ halves[:, 1]) >> np.uint64(32)).astype(np.uint32))
 
 
 def _mix(x: Words) -> Words:

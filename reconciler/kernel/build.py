@@ -27,6 +27,7 @@ from reconciler.dataplane.layout import (
     CONNECTIONS,
     CONNECTIONS6,
     ENDPOINT_COUNTERS,
+    ENDPOINT_FILTER,
     KNOWN_SERVICES,
     REMEMBERED,
     SERVICE_COUNTERS,
@@ -54,13 +55,14 @@ _SIZES: Mapping[str, tuple[int, Callable[[int, bool], int]]] = {
     REMEMBERED.name: (0x6275636B65740001, lambda capacity, _: capacity - 1),
     CONNECTIONS.name: (0x636F6E6E65637401, lambda capacity, _: capacity),
     CONNECTIONS6.name: (0x636F6E6E65637402, lambda capacity, _: capacity),
+    ENDPOINT_FILTER.name: (0x66696C7465726501, lambda capacity, _: capacity),
     SERVICE_COUNTERS.name: (0x7365727669636501, _rows_of_cpu),
     ENDPOINT_COUNTERS.name: (0x656E64706F696E01, _rows_of_cpu),
     KNOWN_SERVICES.name: (0x6B6E6F776E737201, _rows_of_cpu),
 }
 """By map: the number that stands in the program for one that depends on the map's size (BUCKET_MASK of bpf/remember.h,
-CONNECTION_BUCKETS of bpf/connection.h, KNOWN_ROWS of bpf/vip.h, SERVICE_ROWS and ENDPOINT_ROWS of bpf/count.h), and
-what it is for a number of rows, in a trial or not."""
+CONNECTION_BUCKETS of bpf/connection.h, ENDPOINT_FILTER_LINES of bpf/filter.h, KNOWN_ROWS of bpf/vip.h, SERVICE_ROWS
+and ENDPOINT_ROWS of bpf/count.h), and what it is for a number of rows, in a trial or not."""
 _LOAD_64_BIT_IMMEDIATE = 0x18
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from reconciler.dataplane import endpoint_filter, endpoint_table
 from reconciler.dataplane.description import describe, layout_digest, specs_of
-from reconciler.dataplane.layout import MAPS, NUMBER, MapType
+from reconciler.dataplane.layout import ENDPOINT_FILTER, ENDPOINTS, ENDPOINTS6, MAPS, NUMBER, MapType
 from reconciler.dataplane.rows import Number
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.dataplane.slots import Words
@@ -220,10 +221,19 @@ class FakeKernel:
         for spec in specs:
             self.maps.setdefault(spec.name, {})
         self.sizes = {spec.name: capacity_of(spec, sizes) for spec in specs}
+        self._open_filter()
         layout = layout_digest({spec.name: describe(spec) for spec in specs})
         number = (self.program.id if self.program else 0) + 1
         self.program = LoadedProgram(number, name, tuple(features), sizes, layout)
         self._wrote("load_program", name)
+
+    def _open_filter(self) -> None:
+        """A new generation's filter lets all endpoints pass that there are."""
+        lines = endpoint_filter.lines_of((b"", b""), self.capacity(ENDPOINT_FILTER.name))
+        if len(lines):
+            table = endpoint_table.table(self.joined(ENDPOINTS.name), lambda: self.joined(ENDPOINTS6.name))
+            wanted = endpoint_filter.filter_of(table.words, len(lines))
+            self.maps[ENDPOINT_FILTER.name] = dict(endpoint_filter.changed(lines, wanted))
 
     def unload_program(self) -> None:
         self.program = None

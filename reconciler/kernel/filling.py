@@ -12,7 +12,7 @@ import numpy as np
 from reconciler.dataplane.convert import Convert, converter, dtype_of
 from reconciler.dataplane.description import MapDescription, describe
 from reconciler.dataplane.flow_memory import Buckets, resized
-from reconciler.dataplane.layout import CONNECTIONS, CONNECTIONS6, MAPS, REMEMBERED, MapType
+from reconciler.dataplane.layout import CONNECTIONS, CONNECTIONS6, ENDPOINT_FILTER, MAPS, REMEMBERED, MapType
 from reconciler.errors import KernelError
 from reconciler.kernel import bpf, maps
 from reconciler.kernel.maps import OpenMap
@@ -29,8 +29,8 @@ def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, want
     if source.shape.type == MapType.ARRAY_OF_MAPS:
         _share(name, source, held, target, wanted)
         return
-    if name in (CONNECTIONS.name, CONNECTIONS6.name):
-        return  # they find their places by the generation's secret: handing.py
+    if name in (CONNECTIONS.name, CONNECTIONS6.name, ENDPOINT_FILTER.name):
+        return  # the places depend on the generation's secret, or on the map's size: handing.py
     if name == REMEMBERED.name:
         maps.overwrite(target, [(b"", resized(buckets_of(source), wanted.capacity).tobytes())])
         return

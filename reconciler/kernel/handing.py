@@ -9,8 +9,17 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
+from reconciler.dataplane import endpoint_filter, endpoint_table
 from reconciler.dataplane.connections import BUCKET_WORDS, PLACES, Entries
-from reconciler.dataplane.layout import CONNECTIONS, ENDPOINTS, FRONTS, SEED, SERVICES
+from reconciler.dataplane.layout import (
+    CONNECTIONS,
+    ENDPOINT_FILTER,
+    ENDPOINTS,
+    ENDPOINTS6,
+    FRONTS,
+    SEED,
+    SERVICES,
+)
 from reconciler.kernel import bpf, connections, filling, former_flows, maps
 from reconciler.kernel.former_flows import FLOWS, Fronts
 from reconciler.kernel.generations import Generation
@@ -37,6 +46,20 @@ def _fill_from_former(live: Generation, opened: Callable[[str], OpenMap], table:
     found = _former(live, fronts)
     fronts.write(opened(FRONTS.name))
     table.fill(found)
+
+
+def open_filter(opened: Callable[[str], OpenMap], *, has_ipv6: bool) -> None:
+    """Have the filter of a new generation let all endpoints pass that it has."""
+    lines = opened(ENDPOINT_FILTER.name)
+
+    def addresses6() -> Row:
+        return maps.read_joined(opened(ENDPOINTS6.name)) if has_ipv6 else (b"", b"")
+
+    table = endpoint_table.table(maps.read_joined(opened(ENDPOINTS.name)), addresses6)
+    held = endpoint_filter.lines_of(maps.read_joined(lines), lines.shape.capacity)
+    wanted = held | endpoint_filter.filter_of(table.words, len(held))
+    for error in filter(None, maps.update(lines, endpoint_filter.changed(held, wanted))):
+        raise error
 
 
 def has_former(generation: Generation) -> bool:

@@ -13,6 +13,8 @@ from pathlib import Path
 from reconciler.dataplane.description import Description, MapDescription, describe, specs_of
 from reconciler.dataplane.layout import (
     CONNECTION_MAPS,
+    ENDPOINT_FILTER,
+    ENDPOINTS6,
     KNOWN_SERVICES,
     MMAPABLE,
     OTHER,
@@ -30,7 +32,7 @@ from reconciler.kernel.generations import Generation
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.instance_maps import InstanceMaps, inner_shape
-from reconciler.kernel.maps import Shape
+from reconciler.kernel.maps import OpenMap, Shape
 from reconciler.kernel.port import AttachedProgram, LoadedProgram, maps_of
 from reconciler.kernel.refusal import refused
 from reconciler.limits import Sizes
@@ -90,9 +92,15 @@ class InstanceProgram(InstanceMaps):
                 live.description.lineage if live else generations.new_lineage(), tuple(features), wanted,
                 {name: maps.describe(fd).id for name, fd in descriptors.items()}, astuple(sizes),
             )  # fmt: skip
+
+            def opened(name: str) -> OpenMap:
+                return maps.describe(descriptors[name], wanted[name].type)
+
             tables = [spec.name for spec in CONNECTION_MAPS.values() if spec.name in descriptors]
             if live and tables:
-                handing.fill(live, tables, lambda name: maps.describe(descriptors[name], wanted[name].type))
+                handing.fill(live, tables, opened)
+            if live and ENDPOINT_FILTER.name in descriptors:
+                handing.open_filter(opened, has_ipv6=ENDPOINTS6.name in descriptors)
             program = stages.load(name, images, descriptors, stack)
             unused = [descriptors[map_name] for map_name in descriptors.keys() - images.main.maps.keys()]
             unused.append(stack.enter_context(bpf.closing(generations.describe(description, live))))

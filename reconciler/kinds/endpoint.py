@@ -4,6 +4,9 @@
 An endpoint keeps its number for as long as anything may point to it. A row whose endpoint no manifest names
 any more is retired, not cleared: its connections go on, and the endpoint gets its old number when it comes
 back. Only when every number is taken do new endpoints get the numbers of retired rows without connections.
+
+Where there is NAT, the program takes an address for an endpoint's only if the filter (`endpoint_filter`) lets it
+pass. So a row that is wanted and does not pass counts as absent. The filter is written before new rows.
 """
 
 from __future__ import annotations
@@ -20,10 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconciler import connections, remembered
+from reconciler.dataplane import endpoint_filter, slots
 from reconciler.dataplane import endpoint_table as endpoint_tables
-from reconciler.dataplane import slots
 from reconciler.dataplane.endpoint_table import EndpointTable, Index, Words, words_of
-from reconciler.dataplane.layout import ENDPOINT_COUNTERS, ENDPOINTS, ENDPOINTS6, EndpointRowState, word
+from reconciler.dataplane.layout import (
+    ENDPOINT_COUNTERS,
+    ENDPOINT_FILTER,
+    ENDPOINTS,
+    ENDPOINTS6,
+    EndpointRowState,
+    word,
+)
 from reconciler.dataplane.rows import Address as AddressRow
 from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
@@ -280,18 +290,20 @@ class EndpointKind(Kind):
         left = ~table.is_retired
         left[places[places >= 0]] = False
         strange = _numbered(table, np.flatnonzero(left))
+        places[~self._passes(table)[places]] = -1
         return Reading((*compress(plain, (places >= 0).tolist()), *(other.row for other in strange)))
 
     def look(self, wanted: Mapping[Key, Resource]) -> Iterator[Collection[Key]]:
         table = endpoint_table(self.kernel)
         yield ()
+        passes = self._passes(table)
         index, left = Index(table, table.is_retired), ~table.is_retired
         yield ()
         for part in in_parts(wanted, _LOOKED_AT_ONCE):
             plain = _plain(part)
             places = _matches(index, plain)
             left[places[places >= 0]] = False
-            yield [row.key for row in compress(plain, (places < 0).tolist())]
+            yield [row.key for row in compress(plain, ((places < 0) | ~passes[places]).tolist())]
         yield [other.row.key for other in _numbered(table, np.flatnonzero(left))]
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
@@ -302,7 +314,11 @@ class EndpointKind(Kind):
         free = self._free_numbers(len(new), table) if new else []
         given = {change.key.id: number for change, number in zip(new, free, strict=False)}
         numbers |= given
-        outcomes: list[tuple[Change, Outcome]] = self._write_addresses6(new, given)
+        puts = [place for place, change in enumerate(changes) if change.after]
+        refusal = self._open_filter(table, words[puts], is_reusing=bool(np.isin(free, table.numbers).any()))
+        numbered = [changes[place] for place in puts if changes[place].key.id in numbers]
+        outcomes: list[tuple[Change, Outcome]] = [(change, refusal) for change in numbered if refusal]
+        outcomes += self._write_addresses6(() if refusal else new, given)
         failed = {change.key for change, _ in outcomes}
         writes: list[int] = []
         for place, change in enumerate(changes):
@@ -322,6 +338,30 @@ class EndpointKind(Kind):
         results = self.kernel.update(ENDPOINTS.name, list(zip(keys, values, strict=True)))
         outcomes += zip(written, results, strict=True)
         return each(changes, outcomes)
+
+    def _passes(self, table: EndpointTable) -> NDArray[np.bool_]:
+        """Which rows the program finds; and True for no row, whose place is -1."""
+        passes, lines = np.ones(table.numbers.size + 1, np.bool_), self._filter()
+        if len(lines):
+            passes[:-1] = endpoint_filter.let_pass(table.words, lines)
+        return passes
+
+    def _filter(self) -> endpoint_filter.Lines:
+        """No lines if there is no NAT, which alone needs them."""
+        count = self.kernel.capacity(ENDPOINT_FILTER.name)
+        return endpoint_filter.lines_of(self.kernel.joined(ENDPOINT_FILTER.name) if count else (b"", b""), count)
+
+    def _open_filter(self, table: EndpointTable, more: Words, *, is_reusing: bool) -> Outcome:
+        """Let more endpoints pass than those that have rows. What else it lets pass does no harm, and goes once rows
+        get other endpoints."""
+        held = self._filter()
+        if not len(held) or not len(more):
+            return None
+        wanted = held | endpoint_filter.filter_of(more, len(held))
+        if is_reusing or not endpoint_filter.let_pass(table.words, held).all():
+            wanted = endpoint_filter.filter_of(np.concatenate((table.words, more)), len(held))
+        done = self.kernel.update(ENDPOINT_FILTER.name, endpoint_filter.changed(held, wanted))
+        return next(filter(None, done), None)
 
     def _write_addresses6(self, new: Sequence[Change], numbers: Mapping[str, int]) -> list[tuple[Change, Outcome]]:
         """Write IPv6 addresses before the rows that refer to them. Returns the changes that failed."""

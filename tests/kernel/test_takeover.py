@@ -20,7 +20,6 @@ from reconciler import clock
 from reconciler.dataplane.connections import Pair, entry, of_pairs, unit_of
 from reconciler.dataplane.layout import (
     CONNECTIONS,
-    ENDPOINTS,
     FRONTS,
     OTHER,
     OTHER_STAGES,
@@ -28,19 +27,20 @@ from reconciler.dataplane.layout import (
     STAGES,
     VERDICTS,
     ConnectionState,
-    EndpointRowState,
     MapType,
     Verdict,
 )
 from reconciler.dataplane.program import program_name
-from reconciler.dataplane.rows import Endpoint, Front, Number
+from reconciler.dataplane.rows import Front, Number
 from reconciler.kernel import bpf, connections, holders, maps, takeover
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.connections import Table
 from reconciler.kernel.maps import Shape
 from reconciler.kernel.real import RealKernel
+from reconciler.kinds.endpoint import EndpointKind, EndpointRow
 from reconciler.lab.build import wait_until
 from reconciler.limits import Sizes
+from reconciler.resource import Change
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("attached")]
 
@@ -74,8 +74,8 @@ def attached(inside: str, kernel: RealKernel, features: tuple[str, ...]) -> Iter
         subprocess.run(["ip", *command.split()], check=True, timeout=30)
     subprocess.run(["sysctl", "-qw", "net.ipv4.conf.all.forwarding=1"], check=True, timeout=30)
     kernel.load_program(program_name(features), features, Sizes(flows=1_000))
-    row = Endpoint(bytes(map(int, ENDPOINT.split("."))), 0, EndpointRowState.USABLE)
-    assert kernel.update(ENDPOINTS.name, [ENDPOINTS.pack(Number(1), row)]) == [None]
+    row = EndpointRow(IPv4Address(ENDPOINT))
+    assert EndpointKind(kernel).write([Change(row.key, None, row)]) == [None]
     for vip, number in FRONT_OF.items():
         front = Front(IPv4Address(vip).packed + bytes(12), 80, 8080, 867, 6, 4)
         assert kernel.update(FRONTS.name, [FRONTS.pack(Number(number), front)]) == [None]
@@ -285,6 +285,14 @@ def test_packets_for_a_stage_that_is_gone_are_dropped_and_counted(kernel: RealKe
     with map_of(program, VERDICTS.name) as opened:
         counted = maps.lookup(opened, NUMBER.pack(Verdict.STAGE_MISSING))
     assert counted and any(counted)
+
+
+def test_replies_of_endpoints_pass_the_filter_of_a_program_that_has_another_size(kernel: RealKernel) -> None:
+    connect(running(kernel))
+    kernel.load_program(program_name(NAT), NAT, Sizes(endpoints=50_000, flows=1_000))
+    new = kernel.loaded_program()
+    assert new
+    assert verdict(new.id) == OURS
 
 
 def test_an_early_version_is_asked_as_a_whole_and_asks_a_stage(kernel: RealKernel) -> None:

@@ -20,11 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reconciler.dataplane import rows
+from reconciler.dataplane import endpoint_filter, rows
+from reconciler.dataplane.endpoint_table import words_of
 from reconciler.dataplane.layout import (
     CHUNK_IDS,
     CONNECTIONS,
     ENDPOINT_COUNTERS,
+    ENDPOINT_FILTER,
     ENDPOINTS,
     ENDPOINTS6,
     FRONTS,
@@ -290,7 +292,12 @@ class Balancer:
     def endpoint(
         self, id: int, address: str = "", port: int = 0, state: EndpointRowState = EndpointRowState.USABLE
     ) -> None:
-        packed = _packed(address or (ENDPOINTS_AT | ENDPOINTS6_AT)[id])
+        place = ip_address(address or (ENDPOINTS_AT | ENDPOINTS6_AT)[id])
+        if count := self.kernel.capacity(ENDPOINT_FILTER.name):
+            held = endpoint_filter.lines_of(self.kernel.joined(ENDPOINT_FILTER.name), count)
+            wanted = held | endpoint_filter.filter_of(words_of([place], [port]), count)
+            assert not any(self.kernel.update(ENDPOINT_FILTER.name, endpoint_filter.changed(held, wanted)))
+        packed = place.packed
         if len(packed) == len(bytes(16)):
             self._write(ENDPOINTS6, ENDPOINTS6.pack(Number(id), rows.Address(packed)))
             packed = bytes(4)

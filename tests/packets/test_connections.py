@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from scapy.layers.l2 import Ether
 
-from reconciler.dataplane.layout import AlgorithmCode, ConnectionState, EndpointRowState, Verdict
+from reconciler.dataplane.layout import ENDPOINT_FILTER, AlgorithmCode, ConnectionState, EndpointRowState, Verdict
 from reconciler.kernel.bpf import XdpVerdict
 from tests.packets.balancer import CLIENT, ENDPOINTS_AT, VIP, WEB, Balancer
 from tests.packets.frames import At, tcp
@@ -61,6 +61,20 @@ def segment(source: At, to: At, flags: str, sequence: int, acknowledged: int = 0
     packet["TCP"].seq, packet["TCP"].ack = sequence % 2**32, acknowledged
     del packet["TCP"].chksum
     return bytes(packet)
+
+
+# --- whose packets are looked up ---------------------------------------------------------------------------------
+def test_only_packets_from_addresses_that_may_be_endpoints_are_looked_up(balancer: Balancer) -> None:
+    """The filter says so, before any connection is looked for."""
+    establish(balancer)
+    assert comes_from(balancer, "A", ONE) == WEB
+    lines = [key for key, _ in balancer.kernel.dump(ENDPOINT_FILTER.name)]
+    assert not any(balancer.kernel.delete(ENDPOINT_FILTER.name, lines))
+    frame = tcp(ONE, CLIENT, "A")
+    assert balancer.send(frame, "back") == (XdpVerdict.PASS, frame)
+    assert goes_to(balancer, "A") == ONE
+    balancer.endpoint(1)
+    assert comes_from(balancer, "A", ONE) == WEB
 
 
 # --- a connection stays ------------------------------------------------------------------------------------------
