@@ -135,7 +135,7 @@ def _compiled(
         sources = view.services, tuple(view.pools.values())
         others = _others(before.sources[0], sources[0])
         services, changed = _renewed(before.services, sources[0], others, {}, lambda s, _: _part_of_service(s, about))
-        uses = view.uses if changed else before.uses
+        uses = before.uses if all(_use_alike(old, new) for old, new in changed) else view.uses
         some = _others(before.sources[1], sources[1]) if uses is before.uses else sources[1]
         pools, of_pools = _renewed(before.pools, sources[1], some, uses, lambda p, use: _part_of_pool(p, use, about))
         changed += of_pools
@@ -147,6 +147,13 @@ def _compiled(
     _exchange(changed, resources, owners, {Service: services, Pool: pools, object: {whole.name: whole}})
     desired = Desired(version(resources), view.node.name, view.causes)
     return Compiled(desired, facts, sources, services, pools, whole, uses, version(owners), view.held, base, changed)
+
+
+def _use_alike(old: Part | None, new: Part | None) -> bool:
+    """Whether two versions of a service use the same pool in the same way."""
+    services = [part.source for part in (old, new) if part and isinstance(part.source, Service)]
+    ways = {(service.pool, service.algorithm, service.mode) for service in services}
+    return len(services) == 2 and len(ways) == 1
 
 
 _Source = TypeVar("_Source", Service, Pool)

@@ -33,7 +33,7 @@ from reconciler.wish.known import leaving
 from reconciler.wish.wish import Wish
 
 FIRST_WAIT_S, LAST_WAIT_S = 0.2, 10.0
-LOOK_S = 0.05
+LOOK_S = 0.025
 """How long a drain may go unheard."""
 _PIPE_BYTES = 1 << 16
 

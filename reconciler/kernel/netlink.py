@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -106,31 +106,41 @@ class Route:
                     raise _outcome(flags, payload) or OSError(errno.ENODATA, "an answer without an object")
                 return payload
 
-    def dump(self, type_: int, body: bytes) -> list[bytes]:
-        """All objects that a request of this type finds, each as the bytes after the header of an answer.
+    def dump(self, type_: int, body: bytes, having: Collection[bytes] | None = None) -> list[bytes]:
+        """All objects that a request of this type finds, each as the bytes after the header of an answer. With
+        `having`, those in which one of these occurs, and maybe some more: of very many, most are not taken apart.
 
         The kernel heeds filters in `body`. OSError if it refuses, EINTR if the objects changed during every attempt.
         """
         for _ in range(_DUMP_ATTEMPTS):
-            found = self._dump(type_, body)
+            found = self._dump(type_, body, having)
             if found is not None:
                 return found
         raise OSError(errno.EINTR, "the objects changed during every attempt to read them")
 
-    def _dump(self, type_: int, body: bytes) -> list[bytes] | None:
+    def _dump(self, type_: int, body: bytes, having: Collection[bytes] | None) -> list[bytes] | None:
         self._send([(type_, _DUMP, body)])
         found: list[bytes] = []
         whole = True
+        unpack, size = _HEADER.unpack_from, _HEADER.size
         while True:
-            for answer, flags, sequence, payload in self._receive():
+            data = self._socket.recv(_RECEIVE_BYTES)
+            is_asked = having is None or any(part in data for part in having)
+            position, end = 0, len(data)
+            while position < end:
+                length, answer, flags, sequence, _ = unpack(data, position)
+                start, last = position + size, position + length
+                position += (length + 3) & ~3
                 if sequence != self._sequence:
                     continue  # The rest of a dump that was refused half-way.
-                whole &= not flags & _DUMP_INTERRUPTED
+                if flags & _DUMP_INTERRUPTED:
+                    whole = False
                 if answer in (_ERROR, _DONE):
-                    if outcome := _outcome(flags, payload):
+                    if outcome := _outcome(flags, data[start:last]):
                         raise outcome
                     return found if whole else None
-                found.append(payload)
+                if is_asked:
+                    found.append(data[start:last])
 
     def _send(self, messages: Sequence[tuple[int, int, bytes]]) -> None:
         packed = []

@@ -36,6 +36,7 @@ _NUMBER = struct.Struct("=I")
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)  # no route; those that drop
 _WHOLE_ROUTE = 0x2000  # RTM_F_FIB_MATCH (Linux 4.14): the route itself, not where one packet would go
 _TABLE_BYTES = 8  # the attribute RTA_TABLE, the first of each answer
+_FEW = 20  # of which each is looked for in all that the kernel answers
 _TYPE_AT = 7  # of rtm_type in the header
 _ADDRESS_AT = _HEADER.size + _TABLE_BYTES + 4  # RTA_DST follows
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -63,7 +64,10 @@ def announced(addresses: Collection[str] | None = None, mark: int = PROTOCOL) ->
     names = dict(socket.if_nameindex())
     asked = None if addresses is None else {ip_address(address).packed for address in addresses}
     found = []
-    for answer in _dump(protocol=mark, type_=_UNICAST):
+    having = None if asked is None else [netlink.attribute(_DST, address) for address in asked]
+    if having is not None and len(having) > _FEW:
+        having = None
+    for answer in _dump(protocol=mark, type_=_UNICAST, having=having):
         # Where there are ten thousand, most answers are about others.
         if asked is not None and answer[_ADDRESS_AT : _ADDRESS_AT + answer[1] // 8] not in asked:
             continue
@@ -176,11 +180,13 @@ def _way_out(connection: netlink.Route, address: str) -> int | None:
     return _NUMBER.unpack(found)[0] if found else None
 
 
-def _dump(table: int = 0, protocol: int = 0, type_: int = 0) -> Iterator[bytes]:
+def _dump(
+    table: int = 0, protocol: int = 0, type_: int = 0, having: Collection[bytes] | None = None
+) -> Iterator[bytes]:
     with netlink.route() as connection:
         for family in _FAMILIES.values():
             try:
-                answers = connection.dump(_GET, _HEADER.pack(family, 0, 0, 0, table, protocol, 0, type_, 0))
+                answers = connection.dump(_GET, _HEADER.pack(family, 0, 0, 0, table, protocol, 0, type_, 0), having)
             except FileNotFoundError:
                 continue  # A namespace whose interfaces were never up has no such table yet.
             # A kernel without IPv6 answers for all other families.

@@ -159,3 +159,13 @@ def test_the_next_hops_of_a_route_are_told_all_of_them(kernel: RealKernel) -> No
         "20.20.20.1": ["10.4.0.8", "10.4.0.9"], "20.20.20.2": ["10.4.0.7", "10.4.0.8"], "10.4.0.5": [],
         "203.0.113.1": [],
     }  # fmt: skip
+
+
+def test_of_very_many_announcements_single_ones_are_found(kernel):
+    told = [Route(f"10.{100 + n // 250}.0.{n % 250 + 1}/32", "", "lo", 251, 100) for n in range(3_000)]
+    told.append(Route("2001:db8:99::1/128", "", "lo", 251, 100))
+    assert not any(kernel.add_routes(told))
+    for route in (told[0], told[1_234], told[2_999], told[3_000]):
+        assert kernel.announced_routes({route.to.partition("/")[0]}) == [route]
+    assert kernel.announced_routes({"10.9.9.9"}) == []
+    assert len(kernel.announced_routes()) == 3_001
