@@ -55,12 +55,12 @@ struct service6_key {
 
 BPF_HASH(services6, struct service6_key, struct service, 1);
 
-/* How often user space has changed rows of `services` or `services6`; one row. It counts after it has written a row. */
+/* How often user space has changed rows of services or VIPs; one row. It counts after it has written a row. */
 BPF_ARRAY(service_changes, u64, 1);
 
 /*
- * What a CPU has found in `services` and `services6`: one line of a processor's cache with all of a service, found without
- * a call (vip.h). By CPU and a hash of VIP, port and protocol, as `service_counters` below is by the service's index.
+ * What a CPU has found in the tables of services and VIPs: one line of a processor's cache with all of a service, or of a
+ * VIP, found without a call (vip.h). By CPU and a hash of VIP, port and protocol, as `service_counters` below is by the service's index.
  */
 struct known_service {
 	u64 stamp;		/* when it was found: a line is good for a moment, unless a row changes meanwhile */

@@ -144,7 +144,7 @@ VIPS6 = _hash("vips6", _ADDRESS6, _VIP, limits.SERVICES, _IPV6)
 # line → a bit for each hash of an address (bpf/filter.h): if it is 0, no endpoint has the address
 ENDPOINT_FILTER = _array("endpoint_filter", RowType(rows.EndpointFilter), 2_048, _NAT, is_mmapable=True)
 ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6, is_mmapable=True)
-# 0 → how often rows of both tables of services were changed
+# 0 → how often rows of the tables of services and VIPs were changed
 SERVICE_CHANGES = _array("service_changes", RowType(rows.Changes), 1, (*_NAT, *_DSR), is_mmapable=True)
 # what each CPU has found in these tables, which only the program writes
 KNOWN_SERVICES = _array(

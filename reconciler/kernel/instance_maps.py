@@ -22,6 +22,7 @@ from reconciler.dataplane.layout import (
     RINGS,
     SERVICE_CHANGES,
     SERVICE_MAPS,
+    VIP_MAPS,
     MapSpec,
     MapType,
 )
@@ -35,7 +36,7 @@ from reconciler.kernel.port import Outcome, Row
 from reconciler.kernel.refusal import refused
 
 _INDEX = struct.Struct("=I")
-_SERVICES = {spec.name for spec in SERVICE_MAPS.values()}
+_KEPT = {*(spec.name for spec in SERVICE_MAPS.values()), *(spec.name for spec in VIP_MAPS.values())}
 
 
 class InstanceMaps:
@@ -118,8 +119,8 @@ class InstanceMaps:
             return [outcome and _row_error(map_name, opened, outcome) for outcome in outcomes]
 
     def _changed(self, map_name: str) -> None:
-        """Have programs forget what they know of services, if it was one of their tables that was changed."""
-        if map_name not in _SERVICES:
+        """Have programs forget what they know of services and VIPs, if it was one of their tables that was changed."""
+        if map_name not in _KEPT:
             return
         with self._held(SERVICE_CHANGES.name) as held:
             if held:

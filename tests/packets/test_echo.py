@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -13,7 +14,7 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6ND_NS, 
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from reconciler.dataplane.layout import AlgorithmCode, EchoCode, EndpointRowState, ModeCode, Verdict
+from reconciler.dataplane.layout import VIPS, VIPS6, AlgorithmCode, EchoCode, EndpointRowState, ModeCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
 from tests.packets.balancer import (
     CLIENT,
@@ -253,3 +254,16 @@ def test_other_services_of_the_vip_stay_what_they_are(balancer: Balancer) -> Non
     assert balancer.send(frame(CLIENT.address, VIP, TCP(dport=80))).verdict == XdpVerdict.DROP
     assert balancer.send(frame6(CLIENT6, VIP6, IPv6())).verdict == XdpVerdict.DROP
     assert balancer.verdicts() == {Verdict.UNDEFINED: 2}
+
+
+@pytest.mark.parametrize("vip", [VIP, VIP6])
+def test_what_a_vip_does_with_pings_changes_at_once(balancer: Balancer, vip: str) -> None:
+    """Though each CPU keeps what it has found."""
+    ping = echo(CLIENT.address, vip) if vip == VIP else echo6()
+    assert balancer.send(ping).verdict == XdpVerdict.TX
+    balancer.vip(vip, echo=EchoCode.DROP)
+    assert balancer.send(ping).verdict == XdpVerdict.DROP
+    balancer.vip(vip)
+    assert balancer.send(ping).verdict == XdpVerdict.TX
+    balancer.kernel.delete((VIPS6 if vip == VIP6 else VIPS).name, [ip_address(vip).packed])
+    assert balancer.send(ping) == (XdpVerdict.PASS, ping)
