@@ -21,6 +21,9 @@
 #define QUOTED_BYTES (SUM_BYTES - 8)
 #define QUOTED_BYTES6 (MIN_MTU6 - 48)
 
+/* What an error quotes at least, beside the IP header: the eight bytes with the ports (RFC 792). */
+#define LEAST_QUOTED 8
+
 /*
  * Whether the sender may get an answer: not if its address is that of many hosts or of none (RFC 1812, section
  * 4.3.2.7; RFC 4443, section 2.4 (e)), and not if the frame was for many.
@@ -102,4 +105,15 @@ static __always_inline int too_big(struct xdp_md *ctx, const struct packet *pack
 		return drop(VERDICT_TOO_BIG);
 	return answer(ctx, packet, is_ipv6(packet) ? ICMPV6_PKT_TOOBIG : ICMP_DEST_UNREACH,
 		      is_ipv6(packet) ? 0 : ICMP_FRAG_NEEDED, bpf_htonl(mtu), quoted, VERDICT_TOO_BIG_ANSWERED);
+}
+
+/* Answer a packet whose TTL allows for no further hop: RFC 1812, section 5.3.1; RFC 4443, section 3.3. It is no error. */
+static __always_inline int expired(struct xdp_md *ctx, const struct packet *packet)
+{
+	u32 quoted = ip_header_bytes(is_ipv6(packet)) + LEAST_QUOTED;
+
+	if (!may_answer(packet) || packet->ip_bytes < quoted)
+		return drop(VERDICT_TTL_EXPIRED);
+	return answer(ctx, packet, is_ipv6(packet) ? ICMPV6_TIME_EXCEED : ICMP_TIME_EXCEEDED,
+		      is_ipv6(packet) ? ICMPV6_EXC_HOPLIMIT : ICMP_EXC_TTL, 0, quoted, VERDICT_TTL_EXPIRED_ANSWERED);
 }

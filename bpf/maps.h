@@ -463,6 +463,7 @@ enum verdict {
 	VERDICT_STAGE_MISSING = 29,	/* the program that translates is gone */
 	VERDICT_CHECK = 30,		/* a check of an endpoint through its VIP, forwarded to the endpoint */
 	VERDICT_CHECK_ANSWERED = 31,	/* a packet for the prober */
+	VERDICT_TTL_EXPIRED_ANSWERED = 32,	/* dropped, and the sender is told */
 
 	/* On endpoints whose program unpacks tunnels. All but the first and the last pass the packet on untouched. */
 	VERDICT_DECAPSULATED = 48,

@@ -286,7 +286,7 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 		if (has_impossible_source(packet))
 			return drop(VERDICT_IMPOSSIBLE_SOURCE);
 		if (ttl_of(packet) <= 1)
-			return drop(VERDICT_TTL_EXPIRED);
+			return expired(ctx, packet);
 	}
 	if (!find_connection(&sought, &found))
 		return NOBODYS;
@@ -307,8 +307,12 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 	NOTE(endpoint, connection_endpoint(found.where));
 	if (is_for_many(packet->eth))
 		return drop(VERDICT_LINK_BROADCAST);
-	if (ttl_of(packet) <= 1)
-		return drop(VERDICT_TTL_EXPIRED);
+	if (ttl_of(packet) <= 1) {
+		/* The kernel doesn't forward it either, and answers an endpoint by an address of its own. No error gets one. */
+		if (kind == PACKET_ICMP_ERROR)
+			return drop(VERDICT_TTL_EXPIRED);
+		return count(VERDICT_TTL_EXPIRED_ANSWERED, XDP_PASS);
+	}
 	if (kind == PACKET_ICMP_ERROR)
 		return nat_error(packet, service, &sought, &found, it);
 	return nat_reply(packet, &found, it);

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Answers to packets that a VIP has no service for, or whose service turns them away: those of a host with a closed port. */
 
-/* What an ICMP error quotes at least, beside the IP header: the eight bytes with the ports (RFC 792). */
-#define LEAST_QUOTED 8
-
 /* The offset of the protocol in the IPv6 header: a parameter problem points at it (RFC 8200, section 4). */
 #define NEXT_HEADER_OFFSET 6
 

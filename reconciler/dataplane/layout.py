@@ -335,6 +335,7 @@ class Verdict(IntEnum):
     STAGE_MISSING = 29, "dropped: the program that translates is gone, since somebody removed its pin"
     CHECK = 30, "a check of an endpoint through its VIP, forwarded to the endpoint"
     CHECK_ANSWERED = 31, "an answer to such a check, handed to who checks"
+    TTL_EXPIRED_ANSWERED = 32, "dropped: its TTL allows for no further hop, and the sender is told"
     # On endpoints whose program unpacks tunnels: the fate of each tunnelled packet.
     DECAPSULATED = 48, "unpacked, for a VIP of the endpoint"
     NOT_FOR_VIP = 49, "passed on untouched: the packet inside is for no VIP of the endpoint"

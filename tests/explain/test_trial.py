@@ -173,7 +173,7 @@ CASES: dict[str, Case] = {
     "nat, known": (connected, ACK, "front", Verdict.REQUEST),
     "nat, reply": (connected, tcp(SERVER, CLIENT, "SA"), "back", Verdict.REPLY),
     "nat, unknown": (nat, ACK, "front", Verdict.CONNECTION_UNKNOWN),
-    "nat, TTL": (nat, tcp(CLIENT, WEB, "S", ttl=1), "front", Verdict.TTL_EXPIRED),
+    "nat, TTL": (nat, tcp(CLIENT, WEB, "S", ttl=1), "front", Verdict.TTL_EXPIRED_ANSWERED),
     "nat, clash": (taken, SYN, "front", Verdict.ADDRESS_CLASH),
     "nat, table full": (crowded, SYN, "front", Verdict.TABLE_FULL),
     "nat, disabled": (disabled, tcp(SERVER, CLIENT, "SA"), "back", Verdict.ENDPOINT_DISABLED),

@@ -160,17 +160,19 @@ def test_padding_does_not_count_against_the_mtu(balancer: Balancer) -> None:
 
 # --- TTL ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("ttl", [0, 1])
-def test_a_request_whose_ttl_is_used_up_is_dropped_and_leaves_no_flow(balancer: Balancer, ttl: int) -> None:
-    assert balancer.send(tcp(CLIENT, WEB, ttl=ttl)).verdict == XdpVerdict.DROP
-    assert balancer.verdicts() == {Verdict.TTL_EXPIRED: 1}
+def test_a_request_whose_ttl_is_used_up_is_answered_and_leaves_no_flow(balancer: Balancer, ttl: int) -> None:
+    request = tcp(CLIENT, WEB, ttl=ttl)
+    assert balancer.send(request) == (XdpVerdict.TX, answered(request, ICMP(type=11, code=0), 28))
+    assert balancer.verdicts() == {Verdict.TTL_EXPIRED_ANSWERED: 1}
     assert balancer.connections() == {}
 
 
 @pytest.mark.parametrize("ttl", [0, 1])
-def test_a_reply_whose_ttl_is_used_up_is_dropped(balancer: Balancer, ttl: int) -> None:
+def test_a_reply_whose_ttl_is_used_up_is_left_to_the_kernel_which_answers(balancer: Balancer, ttl: int) -> None:
     balancer.send(tcp(CLIENT, WEB))
-    assert balancer.send(tcp(SERVER, CLIENT, "SA", ttl=ttl), "back").verdict == XdpVerdict.DROP
-    assert balancer.verdicts() == {Verdict.REQUEST: 1, Verdict.TTL_EXPIRED: 1}
+    reply = tcp(SERVER, CLIENT, "SA", ttl=ttl)
+    assert balancer.send(reply, "back") == (XdpVerdict.PASS, reply)
+    assert balancer.verdicts() == {Verdict.REQUEST: 1, Verdict.TTL_EXPIRED_ANSWERED: 1}
 
 
 @pytest.mark.parametrize("ttl", [2, 255])
