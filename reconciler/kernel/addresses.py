@@ -7,16 +7,13 @@ Layouts: include/uapi/linux/if_addr.h.
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_interface
 
 from reconciler.kernel import netlink
+from reconciler.kernel.rtnetlink import ADDRESS, IFA_ADDRESS, IFA_LOCAL, RTM_GETADDR
 from reconciler.safe import some
 
-_GET = 22
-_ADDRESS, _LOCAL = 1, 2
-_HEADER = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -26,11 +23,11 @@ def read() -> list[tuple[str, str]]:
     found = []
     with netlink.route() as route:
         for family in _FAMILIES:
-            for answer in route.dump(_GET, _HEADER.pack(family, 0, 0, 0, 0)):
-                held, length, _, _, index = _HEADER.unpack_from(answer)
-                marks = netlink.attributes(answer[_HEADER.size :])
+            for answer in route.dump(RTM_GETADDR, ADDRESS.pack(family, 0, 0, 0, 0)):
+                held, length, _, _, index = ADDRESS.unpack_from(answer)
+                marks = netlink.attributes(answer[ADDRESS.size :])
                 if held == family and index in names:  # a kernel without IPv6 answers for all other families
-                    address = ip_address(marks.get(_LOCAL) or marks[_ADDRESS])
+                    address = ip_address(marks.get(IFA_LOCAL) or marks[IFA_ADDRESS])
                     found.append((names[index], f"{address}/{length}"))
     return found
 

@@ -18,17 +18,14 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
 from reconciler.kernel import netlink, proxies
 from reconciler.kernel.mark import PROTOCOL
+from reconciler.kernel.rtnetlink import ADDRESS, IFA_LOCAL, IFLA_ADDRESS, IFLA_IFNAME, LINK, RTM_GETADDR, RTM_GETLINK
 
 _ROUNDS = 3
 _GAP_S = 0.1
 _READY_WAIT_S = 5.0
 """How long a link may take to come up again: drivers may reset it when a program is attached."""
 
-_GET_LINK, _GET_ADDRESS = 18, 22
-_IFLA_ADDRESS, _IFLA_NAME, _IFA_LOCAL = 1, 3, 2
 _UP, _SILENT, _RUNNING = 0x1, 0x8 | 0x80, 0x40  # IFF_UP, IFF_LOOPBACK | IFF_NOARP, IFF_RUNNING
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
-_ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 _ARP, _IPV6 = 0x0806, 0x86DD
 _BROADCAST, _ALL_NODES_MAC = b"\xff" * 6, bytes.fromhex("333300000001")
 _ALL_NODES = IPv6Address("ff02::1")
@@ -85,13 +82,13 @@ def _frames(vips: Collection[str], mark: int) -> Iterator[tuple[str, bytes]]:
     wanted = {ip_address(vip) for vip in vips}
     ipv4 = sorted(vip for vip in wanted if isinstance(vip, IPv4Address))
     with netlink.route() as route:
-        answers = route.dump(_GET_ADDRESS, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)) if ipv4 else []
+        answers = route.dump(RTM_GETADDR, ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)) if ipv4 else []
     near = set()
     for answer in answers:
-        _, bits, _, _, index = _ADDRESS.unpack_from(answer)
-        found = netlink.attributes(answer[_ADDRESS.size :])
-        if index in links and _IFA_LOCAL in found:
-            network = ip_interface((found[_IFA_LOCAL], bits)).network
+        _, bits, _, _, index = ADDRESS.unpack_from(answer)
+        found = netlink.attributes(answer[ADDRESS.size :])
+        if index in links and IFA_LOCAL in found:
+            network = ip_interface((found[IFA_LOCAL], bits)).network
             near |= {(index, vip) for vip in ipv4 if vip in network}
     yield from ((links[index].name, arp(links[index].mac, vip)) for index, vip in sorted(near))
     macs = {link.name: link.mac for link in links.values()}
@@ -105,12 +102,12 @@ def _links() -> dict[int, _Link]:
     """The Ethernet interfaces that are up, by number."""
     links = {}
     with netlink.route() as route:
-        for answer in route.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0)):
-            _, _, index, flags, _ = _LINK.unpack_from(answer)
-            found = netlink.attributes(answer[_LINK.size :])
-            mac = found.get(_IFLA_ADDRESS, b"")
+        for answer in route.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0)):
+            _, _, index, flags, _ = LINK.unpack_from(answer)
+            found = netlink.attributes(answer[LINK.size :])
+            mac = found.get(IFLA_ADDRESS, b"")
             if flags & _UP and not flags & _SILENT and len(mac) == 6:
-                links[index] = _Link(netlink.text(found[_IFLA_NAME]), mac, bool(flags & _RUNNING))
+                links[index] = _Link(netlink.text(found[IFLA_IFNAME]), mac, bool(flags & _RUNNING))
     return links
 
 

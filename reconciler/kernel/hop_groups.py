@@ -23,15 +23,26 @@ from reconciler.kernel import netlink
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message
 from reconciler.kernel.port import HopGroup, Neighbour, Outcome
+from reconciler.kernel.rtnetlink import (
+    FAMILIES,
+    MEMBER,
+    NEXT_HOP,
+    NEXTHOP_GRP_TYPE_RES,
+    NHA_GATEWAY,
+    NHA_GROUP,
+    NHA_GROUP_TYPE,
+    NHA_ID,
+    NHA_OIF,
+    NHA_RES_GROUP,
+    NHA_RES_GROUP_BUCKETS,
+    NHA_RES_GROUP_IDLE_TIMER,
+    NUMBER,
+    RTM_DELNEXTHOP,
+    RTM_GETNEXTHOP,
+    RTM_GETNEXTHOPBUCKET,
+    RTM_NEWNEXTHOP,
+)
 
-_NEW, _DELETE, _GET, _GET_BUCKET = 104, 105, 106, 118
-_ID, _GROUP, _GROUP_TYPE, _OIF, _GATEWAY, _RES_GROUP = 1, 2, 3, 5, 6, 12
-_BUCKETS, _IDLE_TIMER = 1, 2
-_RESILIENT = 1
-_HEADER = struct.Struct("=4BI")  # struct nhmsg: family, scope, protocol, reserved, flags
-_MEMBER = struct.Struct("=IBBH")  # struct nexthop_grp: id, weight - 1, reserved
-_NUMBER = struct.Struct("=I")
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _TICKS = 100  # of timers a second (USER_HZ)
 _FIRST_MEMBER = 0x20000000
 """Members have numbers from here on, groups from twice as many on (`kinds/hop_group`); daemons count from 1."""
@@ -46,7 +57,7 @@ def is_resilient() -> bool:
     """Whether this kernel has resilient groups: older ones don't know how to list buckets."""
     try:
         with netlink.route() as route:
-            route.dump(_GET_BUCKET, _HEADER.pack(0, 0, 0, 0, 0))
+            route.dump(RTM_GETNEXTHOPBUCKET, NEXT_HOP.pack(0, 0, 0, 0, 0))
     except OSError as error:
         return error.errno not in (errno.EOPNOTSUPP, errno.EINVAL)
     return True
@@ -83,14 +94,14 @@ def _put(group: HopGroup, resilient: bool, mark: int) -> Outcome:
     holders = {number: protocol for number, protocol, _ in _dump()}
     if holders.get(group.number, mark) != mark or any(holders.get(n, mark) != mark for n in members.values()):
         return ForeignError("a next hop of that number is not lbctl's", hint="ip nexthop show")
-    body = _HEADER.pack(socket.AF_UNSPEC, 0, mark, 0, 0) + netlink.attribute(_ID, _NUMBER.pack(group.number))
-    body += netlink.attribute(_GROUP, b"".join(_MEMBER.pack(number, 0, 0, 0) for number in sorted(members.values())))
+    body = NEXT_HOP.pack(socket.AF_UNSPEC, 0, mark, 0, 0) + netlink.attribute(NHA_ID, NUMBER.pack(group.number))
+    body += netlink.attribute(NHA_GROUP, b"".join(MEMBER.pack(number, 0, 0, 0) for number in sorted(members.values())))
     if resilient:
-        settings = netlink.attribute(_BUCKETS, struct.pack("=H", group.buckets))
-        settings += netlink.attribute(_IDLE_TIMER, _NUMBER.pack(group.idle_s * _TICKS))
-        body += netlink.attribute(_GROUP_TYPE, struct.pack("=H", _RESILIENT))
-        body += netlink.attribute(_RES_GROUP | netlink.NESTED, settings)
-    messages.append(Message(_NEW, netlink.CREATE | netlink.REPLACE, body))
+        settings = netlink.attribute(NHA_RES_GROUP_BUCKETS, struct.pack("=H", group.buckets))
+        settings += netlink.attribute(NHA_RES_GROUP_IDLE_TIMER, NUMBER.pack(group.idle_s * _TICKS))
+        body += netlink.attribute(NHA_GROUP_TYPE, struct.pack("=H", NEXTHOP_GRP_TYPE_RES))
+        body += netlink.attribute(NHA_RES_GROUP | netlink.NESTED, settings)
+    messages.append(Message(RTM_NEWNEXTHOP, netlink.CREATE | netlink.REPLACE, body))
     with netlink.route() as route:
         error = next(filter(None, route.change(messages)), None)
     return KernelError(f"can't make the group of next hops: {error.strerror}") if error else None
@@ -100,7 +111,7 @@ def _forget_members(mark: int) -> None:
     """Remove our next hops that no group has."""
     objects = list(_dump())
     used = {number for _, _, parts in objects for number in _members(parts)}
-    idle = [n for n, protocol, parts in objects if protocol == mark and _GROUP not in parts and n not in used]
+    idle = [n for n, protocol, parts in objects if protocol == mark and NHA_GROUP not in parts and n not in used]
     with netlink.route() as route:
         route.change([_delete(number) for number in idle if _FIRST_MEMBER <= number < 2 * _FIRST_MEMBER])
 
@@ -110,12 +121,12 @@ def _groups(objects: Iterator[tuple[int, int, dict[int, bytes]]], mark: int) -> 
     hops: dict[int, Neighbour] = {}
     groups: list[tuple[int, dict[int, bytes]]] = []
     for number, protocol, parts in objects:
-        if _GROUP in parts:
+        if NHA_GROUP in parts:
             if protocol == mark:
                 groups.append((number, parts))
-        elif _GATEWAY in parts and _OIF in parts:
-            interface = names.get(_NUMBER.unpack(parts[_OIF])[0], "")
-            hops[number] = Neighbour(str(ip_address(parts[_GATEWAY])), interface)
+        elif NHA_GATEWAY in parts and NHA_OIF in parts:
+            interface = names.get(NUMBER.unpack(parts[NHA_OIF])[0], "")
+            hops[number] = Neighbour(str(ip_address(parts[NHA_GATEWAY])), interface)
     return sorted(
         HopGroup(number, tuple(sorted(hops[member] for member in _members(parts) if member in hops)), *_sizes(parts))
         for number, parts in groups
@@ -124,24 +135,25 @@ def _groups(objects: Iterator[tuple[int, int, dict[int, bytes]]], mark: int) -> 
 
 def _sizes(parts: dict[int, bytes]) -> tuple[int, int]:
     """The buckets and the idle time of a group; none of a plain one."""
-    if _RES_GROUP not in parts:
+    if NHA_RES_GROUP not in parts:
         return 0, 0
-    inner = netlink.attributes(parts[_RES_GROUP])
-    return struct.unpack("=H", inner[_BUCKETS])[0], _NUMBER.unpack(inner[_IDLE_TIMER])[0] // _TICKS
+    inner = netlink.attributes(parts[NHA_RES_GROUP])
+    (ticks,) = NUMBER.unpack(inner[NHA_RES_GROUP_IDLE_TIMER])
+    return struct.unpack("=H", inner[NHA_RES_GROUP_BUCKETS])[0], ticks // _TICKS
 
 
 def _members(parts: dict[int, bytes]) -> list[int]:
-    return [number for number, _, _, _ in _MEMBER.iter_unpack(parts.get(_GROUP, b""))]
+    return [number for number, _, _, _ in MEMBER.iter_unpack(parts.get(NHA_GROUP, b""))]
 
 
 def _dump() -> Iterator[tuple[int, int, dict[int, bytes]]]:
     """All next hops and groups: number, protocol, attributes."""
     with netlink.route() as route:
-        answers = route.dump(_GET, _HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        answers = route.dump(RTM_GETNEXTHOP, NEXT_HOP.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
     for answer in answers:
-        _, _, protocol, _, _ = _HEADER.unpack_from(answer)
-        parts = netlink.attributes(answer, _HEADER.size)
-        yield _NUMBER.unpack(parts[_ID])[0], protocol, parts
+        _, _, protocol, _, _ = NEXT_HOP.unpack_from(answer)
+        parts = netlink.attributes(answer, NEXT_HOP.size)
+        yield NUMBER.unpack(parts[NHA_ID])[0], protocol, parts
 
 
 def _member_number(hop: Neighbour) -> int:
@@ -152,13 +164,13 @@ def _member_number(hop: Neighbour) -> int:
 def _member(hop: Neighbour, number: int, mark: int) -> Message:
     """OSError if the interface is missing."""
     address = ip_address(hop.address)
-    body = _HEADER.pack(_FAMILIES[address.version], 0, mark, 0, 0)
-    body += netlink.attribute(_ID, _NUMBER.pack(number))
-    body += netlink.attribute(_OIF, _NUMBER.pack(socket.if_nametoindex(hop.interface)))
-    body += netlink.attribute(_GATEWAY, address.packed)
-    return Message(_NEW, netlink.CREATE | netlink.REPLACE, body)
+    body = NEXT_HOP.pack(FAMILIES[address.version], 0, mark, 0, 0)
+    body += netlink.attribute(NHA_ID, NUMBER.pack(number))
+    body += netlink.attribute(NHA_OIF, NUMBER.pack(socket.if_nametoindex(hop.interface)))
+    body += netlink.attribute(NHA_GATEWAY, address.packed)
+    return Message(RTM_NEWNEXTHOP, netlink.CREATE | netlink.REPLACE, body)
 
 
 def _delete(number: int) -> Message:
-    body = _HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.attribute(_ID, _NUMBER.pack(number))
-    return Message(_DELETE, 0, body)
+    body = NEXT_HOP.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.attribute(NHA_ID, NUMBER.pack(number))
+    return Message(RTM_DELNEXTHOP, 0, body)

@@ -16,13 +16,21 @@ from dataclasses import replace
 
 from reconciler.kernel import netlink
 from reconciler.kernel.port import Link
-
-_GET = 18
-_ADDRESS, _IFNAME, _MTU, _LINK, _LINKINFO, _LINK_NETNSID = 1, 3, 4, 5, 18, 37
-_INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
-_MASTER, _UP = 10, 1 << 0
-_HEADER = struct.Struct("=BxHiII")  # family, type, index, flags, change
-
+from reconciler.kernel.rtnetlink import (
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINK,
+    IFLA_LINK_NETNSID,
+    IFLA_LINKINFO,
+    IFLA_MASTER,
+    IFLA_MTU,
+    IFLA_VLAN_ID,
+    LINK,
+    RTM_GETLINK,
+)
 
 _ETHTOOL, _GET_FLAGS, _RX_VLAN = 0x8946, 0x25, 1 << 8  # linux/sockios.h, linux/ethtool.h
 _REQUEST = struct.Struct("@16sP16x")  # struct ifreq
@@ -32,7 +40,7 @@ _FLAGS = struct.Struct("=II")  # struct ethtool_value
 def read() -> list[Link]:
     """All interfaces. OSError if the kernel refuses."""
     with netlink.route() as route:
-        links = [_with_state(_link(answer), answer) for answer in route.dump(_GET, _HEADER.pack(0, 0, 0, 0, 0))]
+        links = [_with_state(_link(answer), answer) for answer in route.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0))]
     trunks = {link.trunk for link in links}
     return [replace(link, strips_tags=_strips_tags(link.name)) if link.index in trunks else link for link in links]
 
@@ -46,19 +54,19 @@ def _strips_tags(name: str) -> bool:
 
 
 def _with_state(link: Link, answer: bytes) -> Link:
-    _, _, _, flags, _ = _HEADER.unpack_from(answer)
-    master = netlink.attributes(answer[_HEADER.size :]).get(_MASTER)
-    return replace(link, is_up=bool(flags & _UP), master=int.from_bytes(master, sys.byteorder) if master else None)
+    _, _, _, flags, _ = LINK.unpack_from(answer)
+    master = netlink.attributes(answer[LINK.size :]).get(IFLA_MASTER)
+    return replace(link, is_up=bool(flags & IFF_UP), master=int.from_bytes(master, sys.byteorder) if master else None)
 
 
 def _link(answer: bytes) -> Link:
-    _, _, index, _, _ = _HEADER.unpack_from(answer)
-    found = netlink.attributes(answer[_HEADER.size :])
-    mac, mtu = found.get(_ADDRESS, b""), int.from_bytes(found[_MTU], sys.byteorder)
-    name = netlink.text(found[_IFNAME])
-    info = netlink.attributes(found.get(_LINKINFO, b""))
-    if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"vlan" or _LINK not in found or _LINK_NETNSID in found:
+    _, _, index, _, _ = LINK.unpack_from(answer)
+    found = netlink.attributes(answer[LINK.size :])
+    mac, mtu = found.get(IFLA_ADDRESS, b""), int.from_bytes(found[IFLA_MTU], sys.byteorder)
+    name = netlink.text(found[IFLA_IFNAME])
+    info = netlink.attributes(found.get(IFLA_LINKINFO, b""))
+    if info.get(IFLA_INFO_KIND, b"").rstrip(b"\0") != b"vlan" or IFLA_LINK not in found or IFLA_LINK_NETNSID in found:
         return Link(name, index, mac=mac, mtu_bytes=mtu)
-    tag = netlink.attributes(info[_INFO_DATA])[_VLAN_ID]
-    trunk = int.from_bytes(found[_LINK], sys.byteorder)
+    tag = netlink.attributes(info[IFLA_INFO_DATA])[IFLA_VLAN_ID]
+    trunk = int.from_bytes(found[IFLA_LINK], sys.byteorder)
     return Link(name, index, trunk, int.from_bytes(tag, sys.byteorder), mac=mac, mtu_bytes=mtu)

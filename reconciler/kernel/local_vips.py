@@ -21,22 +21,33 @@ from reconciler.kernel import netlink
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import LocalVip, Outcome
+from reconciler.kernel.rtnetlink import (
+    ADDRESS,
+    BITS,
+    FAMILIES,
+    IFA_ADDRESS,
+    IFA_F_NODAD,
+    IFA_LOCAL,
+    IFA_PROTO,
+    ROUTE,
+    RT_SCOPE_HOST,
+    RT_TABLE_LOCAL,
+    RTA_DST,
+    RTA_OIF,
+    RTM_DELADDR,
+    RTM_DELROUTE,
+    RTM_GETADDR,
+    RTM_GETROUTE,
+    RTM_NEWADDR,
+    RTM_NEWROUTE,
+    RTN_LOCAL,
+    RTPROT_KERNEL,
+)
 
-_NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
-_NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
 _LOOPBACK = 1  # The loopback is the first interface of every network namespace.
-_KERNEL = 2
-_TABLE_LOCAL, _TYPE_LOCAL, _SCOPE_HOST = 255, 2, 254
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_BITS = {socket.AF_INET: 32, socket.AF_INET6: 128}
-_NO_DETECTION = 0x02  # IFA_F_NODAD: nobody else on the loopback could have the address
-_RTA_DST, _RTA_OIF = 1, 4
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_PROTO = 1, 2, 11
 _PROTOCOL_NAMES = {0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 186: "bgp", 188: "ospf"}
 
-_ROUTE = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
-_ADDRESS_AT = _ROUTE.size + 8 + 4  # of the network in an answer, behind the attribute of the table
-_ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
+_ADDRESS_AT = ROUTE.size + 8 + 4  # of the network in an answer, behind the attribute of the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,7 @@ def foreign(addresses: Collection[str], mark: int = PROTOCOL) -> dict[str, str]:
     made_by_kernel = {address for address, _ in held}
     owners = {
         address: str(holder) for address, holder in others
-        if address in wanted and not (holder.protocol == _KERNEL and address in made_by_kernel)
+        if address in wanted and not (holder.protocol == RTPROT_KERNEL and address in made_by_kernel)
     }  # fmt: skip
     return owners | {address: str(holder) for address, holder in held if not holder.is_marked(mark)}
 
@@ -112,10 +123,10 @@ def take_over(vips: Sequence[LocalVip], mark: int = PROTOCOL) -> list[Outcome]:
         held = [(_text(a), h) for a, h in (*_addresses(route), *_routes(route)) if not h.is_marked(mark)]
         elsewhere = {address for address, holder in held if holder.interface != _LOOPBACK}
         asked = {vip.address: vip for vip in vips if vip.address not in elsewhere}
-        theirs = [(asked[a], h) for a, h in held if a in asked and h.protocol != _KERNEL]
+        theirs = [(asked[a], h) for a, h in held if a in asked and h.protocol != RTPROT_KERNEL]
         # An address that stays an address is another one only by its mark; all else is made beside what goes.
         same = [vip for vip, holder in theirs if vip.form == holder.form == "address"]
-        marked = route.change([Message(_NEW_ADDRESS, netlink.REPLACE, _address_body(vip, mark)) for vip in same])
+        marked = route.change([Message(RTM_NEWADDR, netlink.REPLACE, _address_body(vip, mark)) for vip in same])
         others = [vip for vip in asked.values() if vip not in same]
         made = route.change([_add_message(vip, mark) for vip in others])
         failed = {vip for vip, error in zip(same, marked, strict=True) if error}
@@ -143,36 +154,36 @@ def _outcome(verb: str, vip: LocalVip, error: OSError | None, *harmless: int) ->
 
 def _add_message(vip: LocalVip, mark: int) -> Message:
     if vip.form == "address":
-        return Message(_NEW_ADDRESS, netlink.CREATE | netlink.EXCLUSIVE, _address_body(vip, mark))
+        return Message(RTM_NEWADDR, netlink.CREATE | netlink.EXCLUSIVE, _address_body(vip, mark))
     # Not exclusive: while a VIP changes its form, the kernel's route for its address is there for a moment. For IPv6
     # our route is another one anyhow, by its metric: 1024, while the kernel's is 0.
-    return Message(_NEW_ROUTE, netlink.CREATE | netlink.APPEND, _route_body(vip, mark))
+    return Message(RTM_NEWROUTE, netlink.CREATE | netlink.APPEND, _route_body(vip, mark))
 
 
 def _remove_message(vip: LocalVip, mark: int) -> Message:
     if vip.form == "address":
-        return Message(_DELETE_ADDRESS, 0, _address_body(vip, mark))
-    return Message(_DELETE_ROUTE, 0, _route_body(vip, mark))
+        return Message(RTM_DELADDR, 0, _address_body(vip, mark))
+    return Message(RTM_DELROUTE, 0, _route_body(vip, mark))
 
 
 def _route_body(vip: LocalVip, mark: int) -> bytes:
     address = ip_address(vip.address)
-    family = _FAMILIES[address.version]
+    family = FAMILIES[address.version]
     return (
-        _ROUTE.pack(family, _BITS[family], 0, 0, _TABLE_LOCAL, mark, _SCOPE_HOST, _TYPE_LOCAL, 0)
-        + netlink.attribute(_RTA_DST, address.packed)
-        + netlink.attribute(_RTA_OIF, struct.pack("=I", _LOOPBACK))
+        ROUTE.pack(family, BITS[family], 0, 0, RT_TABLE_LOCAL, mark, RT_SCOPE_HOST, RTN_LOCAL, 0)
+        + netlink.attribute(RTA_DST, address.packed)
+        + netlink.attribute(RTA_OIF, struct.pack("=I", _LOOPBACK))
     )
 
 
 def _address_body(vip: LocalVip, mark: int) -> bytes:
     address = ip_address(vip.address)
-    family = _FAMILIES[address.version]
+    family = FAMILIES[address.version]
     return (
-        _ADDRESS.pack(family, _BITS[family], _NO_DETECTION, _SCOPE_HOST, _LOOPBACK)
-        + netlink.attribute(_IFA_LOCAL, address.packed)
-        + netlink.attribute(_IFA_ADDRESS, address.packed)
-        + netlink.attribute(_IFA_PROTO, bytes([mark]))
+        ADDRESS.pack(family, BITS[family], IFA_F_NODAD, RT_SCOPE_HOST, _LOOPBACK)
+        + netlink.attribute(IFA_LOCAL, address.packed)
+        + netlink.attribute(IFA_ADDRESS, address.packed)
+        + netlink.attribute(IFA_PROTO, bytes([mark]))
     )
 
 
@@ -181,30 +192,30 @@ def _routes(
 ) -> Iterator[tuple[bytes, _Holder]]:
     """Single addresses in the table `local`; `protocol` 0 means any, and so does `only` None."""
     chosen = None if only is None else {ip_address(address).packed for address in only}
-    for family, bits in _BITS.items():
-        asked = _ROUTE.pack(family, 0, 0, 0, _TABLE_LOCAL, protocol, 0, _TYPE_LOCAL, 0)
+    for family, bits in BITS.items():
+        asked = ROUTE.pack(family, 0, 0, 0, RT_TABLE_LOCAL, protocol, 0, RTN_LOCAL, 0)
         try:
-            answers = route.dump(_GET_ROUTE, asked)
+            answers = route.dump(RTM_GETROUTE, asked)
         except FileNotFoundError:
             continue  # A namespace whose interfaces were never up has no such table yet.
         for answer in answers:
             # Where there are ten thousand, most are not asked for.
             if chosen is not None and answer[_ADDRESS_AT : _ADDRESS_AT + answer[1] // 8] not in chosen:
                 continue
-            family_held, bits_held, _, _, _, protocol_held, *_ = _ROUTE.unpack_from(answer)
-            found = netlink.attributes(answer, _ROUTE.size)
+            family_held, bits_held, _, _, _, protocol_held, *_ = ROUTE.unpack_from(answer)
+            found = netlink.attributes(answer, ROUTE.size)
             # A kernel without IPv6 answers for all other families.
-            if (family_held, bits_held) == (family, bits) and _RTA_OIF in found:
-                holder = _holder("route", int.from_bytes(found[_RTA_OIF], sys.byteorder), protocol_held)
-                yield found[_RTA_DST], holder
+            if (family_held, bits_held) == (family, bits) and RTA_OIF in found:
+                holder = _holder("route", int.from_bytes(found[RTA_OIF], sys.byteorder), protocol_held)
+                yield found[RTA_DST], holder
 
 
 def _addresses(route: Route, interface: int = 0) -> Iterator[tuple[bytes, _Holder]]:
     """Addresses of an interface; 0 means of all."""
-    for family in _BITS:
-        for answer in route.dump(_GET_ADDRESS, _ADDRESS.pack(family, 0, 0, 0, interface)):
-            family_held, *_, index = _ADDRESS.unpack_from(answer)
-            found = netlink.attributes(answer, _ADDRESS.size)
+    for family in BITS:
+        for answer in route.dump(RTM_GETADDR, ADDRESS.pack(family, 0, 0, 0, interface)):
+            family_held, *_, index = ADDRESS.unpack_from(answer)
+            found = netlink.attributes(answer, ADDRESS.size)
             if family_held == family:
-                address = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
-                yield address, _holder("address", index, found.get(_IFA_PROTO, b"\0")[0])
+                address = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+                yield address, _holder("address", index, found.get(IFA_PROTO, b"\0")[0])

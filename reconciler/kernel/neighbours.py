@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 
 from reconciler.errors import KernelError
@@ -25,16 +24,23 @@ from reconciler.kernel import netlink
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import Neighbour, Outcome
+from reconciler.kernel.rtnetlink import (
+    FAMILIES,
+    NDA_DST,
+    NDA_FLAGS_EXT,
+    NDA_PROTOCOL,
+    NEIGHBOUR,
+    NTF_EXT_LEARNED,
+    NTF_EXT_MANAGED,
+    NUD_PERMANENT,
+    NUMBER,
+    RTM_DELNEIGH,
+    RTM_GETNEIGH,
+    RTM_NEWNEIGH,
+)
 
-_NEW, _DELETE, _GET = 28, 29, 30
-_NDA_DST, _NDA_PROTOCOL, _NDA_FLAGS_EXT = 1, 12, 15
-_EXT_LEARNED = 0x10
-_MANAGED, _RESERVED = 0x1, 0x8000_0000
-_PERMANENT = 0x80
+_RESERVED = 0x8000_0000
 _NOBODY = 0x7FFF_FFFF  # no interface has this index
-_HEADER = struct.Struct("=BxxxiHBB")  # family, padding, interface, state, flags, type
-_EXTENDED = struct.Struct("=I")
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def can_keep() -> bool:
@@ -43,10 +49,10 @@ def can_keep() -> bool:
     The request has a reserved extended flag and names an interface that doesn't exist, so nothing is ever written. A
     kernel that reads extended flags complains of the flag, any other of the interface.
     """
-    body = _HEADER.pack(socket.AF_INET, _NOBODY, 0, 0, 0) + netlink.attribute(_NDA_DST, bytes(4))
-    body += netlink.attribute(_NDA_FLAGS_EXT, _EXTENDED.pack(_RESERVED | _MANAGED))
+    body = NEIGHBOUR.pack(socket.AF_INET, _NOBODY, 0, 0, 0) + netlink.attribute(NDA_DST, bytes(4))
+    body += netlink.attribute(NDA_FLAGS_EXT, NUMBER.pack(_RESERVED | NTF_EXT_MANAGED))
     with netlink.route() as route:
-        (outcome,) = route.change([Message(_NEW, netlink.CREATE, body)])
+        (outcome,) = route.change([Message(RTM_NEWNEIGH, netlink.CREATE, body)])
     if outcome is not None and outcome.errno == errno.EPERM:
         raise outcome
     return outcome is not None and outcome.errno not in (errno.ENODEV, errno.ENXIO)
@@ -67,60 +73,73 @@ def read(mark: int = PROTOCOL) -> tuple[list[Neighbour], list[Neighbour]]:
 def keep(neighbours: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Have the kernel keep these; one outcome each. Entries of others are left alone, without an error."""
     _, others = read(mark)
-    return _change(_NEW, netlink.CREATE | netlink.REPLACE, neighbours, set(neighbours) - set(others), mark)
+    return _change(RTM_NEWNEIGH, netlink.CREATE | netlink.REPLACE, neighbours, set(neighbours) - set(others), mark)
 
 
 def forget(neighbours: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
     ours, _ = read(mark)
-    return _change(_DELETE, 0, neighbours, set(neighbours) & set(ours), mark)
+    return _change(RTM_DELNEIGH, 0, neighbours, set(neighbours) & set(ours), mark)
+
+
+def change(
+    type_: int, flags: int, entries: Sequence[Neighbour], body: Callable[[Neighbour], bytes],
+    refusal: Callable[[Neighbour, OSError], KernelError],
+) -> list[Outcome]:  # fmt: skip
+    """Send a request for each entry, with this `body` (OSError if there is no such interface); one outcome each. It is
+    no error if one that is to go is not there."""
+    outcomes: dict[Neighbour, Outcome] = {}
+    messages: dict[Neighbour, Message] = {}
+    for entry in entries:
+        try:
+            messages[entry] = Message(type_, flags, body(entry))
+        except OSError:
+            outcomes[entry] = KernelError(f"there is no interface {entry.interface}")
+    with netlink.route() as route:
+        for entry, error in zip(messages, route.change(list(messages.values())), strict=True):
+            if error and not (type_ == RTM_DELNEIGH and error.errno == errno.ENOENT):
+                outcomes[entry] = refusal(entry, error)
+    return [outcomes.get(entry) for entry in entries]
 
 
 def _change(
     type_: int, flags: int, neighbours: Sequence[Neighbour], chosen: set[Neighbour], mark: int
 ) -> list[Outcome]:
-    outcomes: dict[Neighbour, Outcome] = {}
-    messages: dict[Neighbour, Message] = {}
-    for neighbour in neighbours:
-        if neighbour not in chosen:
-            continue
-        try:
-            messages[neighbour] = Message(type_, flags, _body(neighbour, mark))
-        except OSError:
-            outcomes[neighbour] = KernelError(f"there is no interface {neighbour.interface}")
-    with netlink.route() as route:
-        for neighbour, error in zip(messages, route.change(list(messages.values())), strict=True):
-            if error and not (type_ == _DELETE and error.errno == errno.ENOENT):
-                full = error.errno == errno.ENOBUFS
-                outcomes[neighbour] = KernelError(
-                    f"the kernel can't keep {neighbour.address} on {neighbour.interface}: "
-                    + ("its table of neighbours is full" if full else error.strerror or str(error)),
-                    hint="raise net.ipv4.neigh.default.gc_thresh3 (or ipv6)" if full else "",
-                )
+    wanted = [neighbour for neighbour in neighbours if neighbour in chosen]
+    outcomes = dict(zip(wanted, change(type_, flags, wanted, lambda n: _body(n, mark), _refusal), strict=True))
     return [outcomes.get(neighbour) for neighbour in neighbours]
+
+
+def _refusal(neighbour: Neighbour, error: OSError) -> KernelError:
+    full = error.errno == errno.ENOBUFS
+    return KernelError(
+        f"the kernel can't keep {neighbour.address} on {neighbour.interface}: "
+        + ("its table of neighbours is full" if full else error.strerror or str(error)),
+        hint="raise net.ipv4.neigh.default.gc_thresh3 (or ipv6)" if full else "",
+    )
 
 
 def _body(neighbour: Neighbour, mark: int) -> bytes:
     address = ip_address(neighbour.address)
     index = socket.if_nametoindex(neighbour.interface)
     return (
-        _HEADER.pack(_FAMILIES[address.version], index, 0, _EXT_LEARNED, 0)
-        + netlink.attribute(_NDA_DST, address.packed)
-        + netlink.attribute(_NDA_PROTOCOL, bytes([mark]))
-        + netlink.attribute(_NDA_FLAGS_EXT, _EXTENDED.pack(_MANAGED))
+        NEIGHBOUR.pack(FAMILIES[address.version], index, 0, NTF_EXT_LEARNED, 0)
+        + netlink.attribute(NDA_DST, address.packed)
+        + netlink.attribute(NDA_PROTOCOL, bytes([mark]))
+        + netlink.attribute(NDA_FLAGS_EXT, NUMBER.pack(NTF_EXT_MANAGED))
     )
 
 
 def _entries(route: Route) -> Iterator[tuple[Neighbour, int, bool, bool]]:
     """All entries, each with the number of its protocol, whether it is managed, and whether it is permanent."""
     names = dict(socket.if_nameindex())
-    for family in _FAMILIES.values():
-        for answer in route.dump(_GET, _HEADER.pack(family, 0, 0, 0, 0)):
-            _, index, state, flags, _ = _HEADER.unpack_from(answer)
-            found = netlink.attributes(answer[_HEADER.size :])
-            if index in names and _NDA_DST in found:
-                is_lasting = bool(flags & _EXT_LEARNED)
-                flags = _EXTENDED.unpack(found[_NDA_FLAGS_EXT])[0] if _NDA_FLAGS_EXT in found else 0
-                neighbour = Neighbour(str(ip_address(found[_NDA_DST])), names[index], is_lasting)
-                protocol = found.get(_NDA_PROTOCOL, b"\0")[0]
-                yield neighbour, protocol, bool(flags & _MANAGED), bool(state & _PERMANENT)
+    for family in FAMILIES.values():
+        for answer in route.dump(RTM_GETNEIGH, NEIGHBOUR.pack(family, 0, 0, 0, 0)):
+            _, index, state, flags, _ = NEIGHBOUR.unpack_from(answer)
+            found = netlink.attributes(answer[NEIGHBOUR.size :])
+            if index in names and NDA_DST in found:
+                is_lasting = bool(flags & NTF_EXT_LEARNED)
+                flags = NUMBER.unpack(found[NDA_FLAGS_EXT])[0] if NDA_FLAGS_EXT in found else 0
+                neighbour = Neighbour(str(ip_address(found[NDA_DST])), names[index], is_lasting)
+                protocol = found.get(NDA_PROTOCOL, b"\0")[0]
+                yield neighbour, protocol, bool(flags & NTF_EXT_MANAGED), bool(state & NUD_PERMANENT)

@@ -21,20 +21,29 @@ from typing import NamedTuple
 
 from reconciler.kernel import netlink
 from reconciler.kernel.mark import PROTOCOL
+from reconciler.kernel.rtnetlink import (
+    ADDRESS,
+    BITS,
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFLA_IFNAME,
+    LINK,
+    NDA_DST,
+    NDA_PROTOCOL,
+    NEIGHBOUR,
+    ROUTE,
+    RT_TABLE_LOCAL,
+    RTA_DST,
+    RTA_TABLE,
+    RTM_DELNEIGH,
+    RTM_NEWNEIGH,
+)
 
 _GROUPS = (1, 3, 5, 7, 9, 11)  # links; neighbours; addresses and routes of IPv4; those of IPv6
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _BUFFER_BYTES = 4 << 20
 _MESSAGE = struct.Struct("=IHHII")
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
-_ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
-_ROUTE = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
-_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, interface, state, flags, type
 _LINKS, _ADDRESSES, _ROUTES = (16, 17), (20, 21), (24, 25)
-_NEW_NEIGHBOUR, _DELETE_NEIGHBOUR = 28, 29
-_IFLA_IFNAME, _IFA_ADDRESS, _IFA_LOCAL, _RTA_DST, _RTA_TABLE, _NDA_DST, _NDA_PROTOCOL = 3, 1, 2, 1, 15, 1, 12
-_LOCAL = 255
-_BITS = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
 
 class Notice(NamedTuple):
@@ -100,43 +109,43 @@ class Listener:
 
 def _notice(type_: int, body: bytes, gateways: Collection[str], mark: int) -> Iterator[Notice]:
     if type_ in _LINKS:
-        name = netlink.attributes(body, _LINK.size).get(_IFLA_IFNAME)
+        name = netlink.attributes(body, LINK.size).get(IFLA_IFNAME)
         if name:
             yield Notice("link", netlink.text(name))
     elif type_ in _ADDRESSES:
-        found = netlink.attributes(body, _ADDRESS.size)
-        if address := found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS):
+        found = netlink.attributes(body, ADDRESS.size)
+        if address := found.get(IFA_LOCAL) or found.get(IFA_ADDRESS):
             yield Notice("address", str(ip_address(address)))
     elif type_ in _ROUTES:
         yield from _route(body, mark)
-    elif type_ in (_NEW_NEIGHBOUR, _DELETE_NEIGHBOUR):
+    elif type_ in (RTM_NEWNEIGH, RTM_DELNEIGH):
         yield from _neighbour(type_, body, gateways, mark)
 
 
 def _route(body: bytes, mark: int) -> Iterator[Notice]:
-    family, bits, _, _, table, protocol, *_ = _ROUTE.unpack_from(body)
-    if protocol != mark and table != _LOCAL:
+    family, bits, _, _, table, protocol, *_ = ROUTE.unpack_from(body)
+    if protocol != mark and table != RT_TABLE_LOCAL:
         return  # a routing daemon may change thousands a second
-    found = netlink.attributes(body, _ROUTE.size)
-    if bits == _BITS.get(family) and _RTA_DST in found:
-        table = int.from_bytes(found[_RTA_TABLE], sys.byteorder) if _RTA_TABLE in found else table
-        yield Notice("route", str(ip_address(found[_RTA_DST])), table)
+    found = netlink.attributes(body, ROUTE.size)
+    if bits == BITS.get(family) and RTA_DST in found:
+        table = int.from_bytes(found[RTA_TABLE], sys.byteorder) if RTA_TABLE in found else table
+        yield Notice("route", str(ip_address(found[RTA_DST])), table)
     elif protocol == mark:
         yield Notice("route", "", table)
 
 
 def _neighbour(type_: int, body: bytes, gateways: Collection[str], mark: int) -> Iterator[Notice]:
-    if type_ == _NEW_NEIGHBOUR and not gateways:
+    if type_ == RTM_NEWNEIGH and not gateways:
         return
-    family, index, *_ = _NEIGHBOUR.unpack_from(body)
-    if family not in _BITS:
+    family, index, *_ = NEIGHBOUR.unpack_from(body)
+    if family not in BITS:
         return
-    found = netlink.attributes(body, _NEIGHBOUR.size)
-    is_ours = found.get(_NDA_PROTOCOL, b"\0")[0] == mark
-    if _NDA_DST not in found or (type_ == _DELETE_NEIGHBOUR and not is_ours):
+    found = netlink.attributes(body, NEIGHBOUR.size)
+    is_ours = found.get(NDA_PROTOCOL, b"\0")[0] == mark
+    if NDA_DST not in found or (type_ == RTM_DELNEIGH and not is_ours):
         return
-    address = str(ip_address(found[_NDA_DST]))
-    if type_ == _NEW_NEIGHBOUR and address not in gateways:
+    address = str(ip_address(found[NDA_DST]))
+    if type_ == RTM_NEWNEIGH and address not in gateways:
         return
     with suppress(OSError):  # the interface is gone, of which another notice tells
         yield Notice("neighbour", address, interface=socket.if_indextoname(index))

@@ -14,7 +14,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ipaddress import ip_address
@@ -27,6 +27,44 @@ from reconciler.kernel import bpf, netlink, netns, sysctl
 from reconciler.kernel.build import build
 from reconciler.kernel.netlink import Message
 from reconciler.kernel.port import PROBER_DEVICE, Prober
+from reconciler.kernel.rtnetlink import (
+    ADDRESS,
+    FILTER,
+    IFA_ADDRESS,
+    IFA_F_NODAD,
+    IFA_LOCAL,
+    IFF_NOARP,
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_IFALIAS,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MTU,
+    IFLA_NET_NS_FD,
+    LINK,
+    NUMBER,
+    ROUTE,
+    RT_SCOPE_LINK,
+    RT_TABLE_MAIN,
+    RTA_DST,
+    RTA_OIF,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELROUTE,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    RTM_GETTFILTER,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWQDISC,
+    RTM_NEWROUTE,
+    RTM_NEWTFILTER,
+    RTN_UNICAST,
+    VETH_INFO_PEER,
+)
 
 T = TypeVar("T")
 
@@ -35,42 +73,28 @@ FILE = "prober"
 INNER = "checks"
 MAC = bytes.fromhex("026c6263746c")
 """Of both ends, so that frames without ARP are for the other one."""
-ALIAS = b"lbctl"
 
-_NEW_LINK, _DELETE_LINK, _GET_LINK, _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 16, 17, 18, 20, 21, 22
-_NEW_QDISC, _NEW_FILTER, _GET_FILTER = 36, 44, 46
-_ADDRESS, _IFNAME, _MTU, _IFALIAS, _LINKINFO, _NET_NS_FD = 1, 3, 4, 20, 18, 28
-_INFO_KIND, _INFO_DATA, _PEER = 1, 2, 1
-_IFA_ADDRESS, _IFA_LOCAL, _NO_DAD = 1, 2, 0x02
 _TCA_KIND, _TCA_OPTIONS, _BPF_FD, _BPF_NAME, _BPF_FLAGS, _DIRECT = 1, 2, 6, 7, 8, 1
 _CLSACT, _HANDLE, _EGRESS = 0xFFFF_FFF1, 0xFFFF_0000, 0xFFFF_FFF3
 _FIRST_OF_ALL = 1 << 16 | socket.htons(0x0003)  # priority 1, ETH_P_ALL
-_UP, _NO_ARP = 0x1, 0x80
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
-_HELD = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
-_TC = struct.Struct("=BxxxiIII")  # family, interface, handle, parent, info
-_NUMBER = struct.Struct("=I")
 _SIOCETHTOOL, _SET_CHECKSUMS, _SET_GRO = 0x8946, 0x17, 0x2C
 _NSFS_MAGIC = 0x6E736673
 _CLONE_NEWNET, _BIND, _DETACH = 0x4000_0000, 1 << 12, 2
 _ANYWHERE = {4: "0.0.0.0", 6: "::"}
-_NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
 _REPLACED = netlink.CREATE | netlink.REPLACE
-_DST, _OIF = 1, 4
-_MAIN, _LINK_SCOPE, _UNICAST = 254, 253, 1
 _BOOT = 3
 """Not lbctl's own protocol number: these routes are part of the interface, and go with it."""
-_ROUTE = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def read(directory: Path) -> Prober | None:
-    """What there is; None if neither the interface nor the namespace is. OSError if the kernel refuses."""
+def read(directory: Path, alias: str) -> Prober | None:
+    """What there is; None if neither the interface nor the namespace is. `alias` is the mark of the instance's links.
+    ForeignError, OSError if the kernel refuses."""
     outer = _links().get(PROBER_DEVICE)
     if outer is None:
         return Prober((), wrong="it has no interface") if is_namespace(directory / FILE) else None
     index, held = outer
-    if held.get(_IFALIAS, b"").rstrip(b"\0") != ALIAS:
+    if not _is_ours(held, alias):
         raise ForeignError(f"{PROBER_DEVICE} is there and not lbctl's", hint=f"ip link del {PROBER_DEVICE}")
     if not is_namespace(directory / FILE):
         return Prober((), index, MAC, wrong="its namespace is gone")
@@ -83,34 +107,34 @@ def read(directory: Path) -> Prober | None:
     return Prober(addresses, index, MAC, wrong=wrong)
 
 
-def add(directory: Path, addresses: Sequence[str]) -> None:
+def add(directory: Path, addresses: Sequence[str], alias: str) -> None:
     """Make it, or bring what there is to what it should be. Raises KernelError, OSError."""
     image = build((MARK,))
     make_namespace(directory / FILE)
     here = _links().get(PROBER_DEVICE)
     inner = _inside(directory / FILE, _links)
-    if here and here[1].get(_IFALIAS, b"").rstrip(b"\0") != ALIAS:
+    if here and not _is_ours(here[1], alias):
         raise ForeignError(f"{PROBER_DEVICE} is there and not lbctl's", hint=f"ip link del {PROBER_DEVICE}")
     if here and INNER not in inner:
-        remove_link()
+        remove_link(alias)
         here = None
     if here is None:
-        _make_pair(directory / FILE)
+        _make_pair(directory / FILE, alias)
     with bpf.closing(bpf.load_program(program_name((MARK,)), image.code, bpf.SCHED_CLS)) as program:
         _inside(directory / FILE, _set_up_inner, addresses, program)
     for name, value in _settings(addresses):
         sysctl.write(name, value)
-    _require(_change(_link(PROBER_DEVICE, _UP | _NO_ARP)), f"take {PROBER_DEVICE} up")
+    _require(_change(_link(PROBER_DEVICE, IFF_UP | IFF_NOARP)), f"take {PROBER_DEVICE} up")
     index = _links()[PROBER_DEVICE][0]
     for address in _routed(index) - set(addresses):
-        _change(_route(_DELETE_ROUTE, 0, address, index))
+        _change(_route(RTM_DELROUTE, 0, address, index))
     for address in addresses:
-        _require(_change(_route(_NEW_ROUTE, _REPLACED, address, index)), f"make a route to {address}")
+        _require(_change(_route(RTM_NEWROUTE, _REPLACED, address, index)), f"make a route to {address}")
 
 
-def remove(directory: Path) -> None:
+def remove(directory: Path, alias: str) -> None:
     """Remove what there is of it. KernelError, OSError."""
-    remove_link()
+    remove_link(alias)
     path = directory / FILE
     if is_namespace(path) and _libc.umount2(os.fsencode(path), _DETACH) < 0:
         number = ctypes.get_errno()
@@ -120,10 +144,10 @@ def remove(directory: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def remove_link() -> None:
+def remove_link(alias: str) -> None:
     held = _links().get(PROBER_DEVICE)
-    if held and held[1].get(_IFALIAS, b"").rstrip(b"\0") == ALIAS:
-        _require(_change(Message(_DELETE_LINK, 0, _LINK.pack(0, 0, held[0], 0, 0))), f"remove {PROBER_DEVICE}")
+    if held and _is_ours(held[1], alias):
+        _require(_change(Message(RTM_DELLINK, 0, LINK.pack(0, 0, held[0], 0, 0))), f"remove {PROBER_DEVICE}")
 
 
 def is_namespace(path: Path) -> bool:
@@ -170,28 +194,34 @@ def _links() -> dict[str, tuple[int, dict[int, bytes]]]:
     """Number and attributes of each interface, by its name."""
     found = {}
     with netlink.route() as route:
-        for answer in route.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0)):
-            held = netlink.attributes(answer[_LINK.size :])
-            found[netlink.text(held[_IFNAME])] = _LINK.unpack_from(answer)[2], held
+        for answer in route.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0)):
+            held = netlink.attributes(answer[LINK.size :])
+            found[netlink.text(held[IFLA_IFNAME])] = LINK.unpack_from(answer)[2], held
     return found
 
 
-def _make_pair(path: Path) -> None:
-    mac = netlink.attribute(_ADDRESS, MAC) + netlink.attribute(_MTU, _NUMBER.pack(1500))
+def _is_ours(held: Mapping[int, bytes], alias: str) -> bool:
+    return held.get(IFLA_IFALIAS, b"").rstrip(b"\0") == alias.encode()
+
+
+def _make_pair(path: Path, alias: str) -> None:
+    mac = netlink.attribute(IFLA_ADDRESS, MAC) + netlink.attribute(IFLA_MTU, NUMBER.pack(1500))
     with bpf.closing(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as there:
-        peer = _LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(_IFNAME, netlink.content(INNER)) + mac
-        peer += netlink.attribute(_NET_NS_FD, _NUMBER.pack(there))
-        info = netlink.attribute(_INFO_KIND, b"veth\0")
-        info += netlink.attribute(_INFO_DATA | netlink.NESTED, netlink.attribute(_PEER | netlink.NESTED, peer))
-        body = _LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(_IFNAME, netlink.content(PROBER_DEVICE)) + mac
-        body += netlink.attribute(_LINKINFO | netlink.NESTED, info)
-        refusal = _change(Message(_NEW_LINK, netlink.CREATE | netlink.EXCLUSIVE, body))
+        peer = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_IFNAME, netlink.content(INNER)) + mac
+        peer += netlink.attribute(IFLA_NET_NS_FD, NUMBER.pack(there))
+        info = netlink.attribute(IFLA_INFO_KIND, b"veth\0")
+        ends = netlink.attribute(VETH_INFO_PEER | netlink.NESTED, peer)
+        info += netlink.attribute(IFLA_INFO_DATA | netlink.NESTED, ends)
+        body = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_IFNAME, netlink.content(PROBER_DEVICE)) + mac
+        body += netlink.attribute(IFLA_LINKINFO | netlink.NESTED, info)
+        refusal = _change(Message(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, body))
     _require(refusal, f"make {PROBER_DEVICE}")
     try:
-        marked = _LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(_IFNAME, netlink.content(PROBER_DEVICE))
-        _require(_change(Message(_NEW_LINK, 0, marked + netlink.attribute(_IFALIAS, ALIAS))), f"mark {PROBER_DEVICE}")
+        marked = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_IFNAME, netlink.content(PROBER_DEVICE))
+        named = netlink.attribute(IFLA_IFALIAS, alias.encode())
+        _require(_change(Message(RTM_NEWLINK, 0, marked + named)), f"mark {PROBER_DEVICE}")
     except KernelError:
-        _change(Message(_DELETE_LINK, 0, marked))
+        _change(Message(RTM_DELLINK, 0, marked))
         raise
 
 
@@ -202,8 +232,8 @@ def _read_inner() -> tuple[tuple[str, ...], str]:
         return (), ""
     index, program = links[INNER][0], ""
     with netlink.route() as route:
-        for answer in route.dump(_GET_FILTER, _TC.pack(0, index, 0, _EGRESS, 0)):
-            held = netlink.attributes(answer[_TC.size :])
+        for answer in route.dump(RTM_GETTFILTER, FILTER.pack(0, index, 0, _EGRESS, 0)):
+            held = netlink.attributes(answer[FILTER.size :])
             options = netlink.attributes(held.get(_TCA_OPTIONS, b""))
             program = netlink.text(options.get(_BPF_NAME, b"")) or program
     return tuple(sorted(_addresses(index))), program
@@ -213,11 +243,11 @@ def _addresses(index: int) -> list[str]:
     found = []
     with netlink.route() as route:
         for family in (socket.AF_INET, socket.AF_INET6):
-            for answer in route.dump(_GET_ADDRESS, _HELD.pack(family, 0, 0, 0, 0)):
-                held, bits, _, scope, of = _HELD.unpack_from(answer)
-                parts = netlink.attributes(answer[_HELD.size :])
+            for answer in route.dump(RTM_GETADDR, ADDRESS.pack(family, 0, 0, 0, 0)):
+                held, bits, _, scope, of = ADDRESS.unpack_from(answer)
+                parts = netlink.attributes(answer[ADDRESS.size :])
                 if held == family and of == index and scope == 0 and bits in (32, 128):
-                    found.append(str(ip_address(parts.get(_IFA_LOCAL) or parts[_IFA_ADDRESS])))
+                    found.append(str(ip_address(parts.get(IFA_LOCAL) or parts[IFA_ADDRESS])))
     return found
 
 
@@ -232,27 +262,28 @@ def _set_up_inner(addresses: Sequence[str], program: int) -> None:
     for address in (*held, *addresses):
         packed = ip_address(address).packed
         family = socket.AF_INET if len(packed) == len(bytes(4)) else socket.AF_INET6
-        body = _HELD.pack(family, 8 * len(packed), _NO_DAD, 0, index)
-        body += netlink.attribute(_IFA_LOCAL, packed) + netlink.attribute(_IFA_ADDRESS, packed)
+        body = ADDRESS.pack(family, 8 * len(packed), IFA_F_NODAD, 0, index)
+        body += netlink.attribute(IFA_LOCAL, packed) + netlink.attribute(IFA_ADDRESS, packed)
         if address not in addresses:
-            _change(Message(_DELETE_ADDRESS, 0, body))
+            _change(Message(RTM_DELADDR, 0, body))
         elif address not in held:
-            _require(_change(Message(_NEW_ADDRESS, netlink.CREATE | netlink.EXCLUSIVE, body)), f"add {address}")
-    _require(_change(_link("lo", _UP)), "take lo up")
-    _require(_change(_link(INNER, _UP | _NO_ARP)), f"take {INNER} up")
+            _require(_change(Message(RTM_NEWADDR, netlink.CREATE | netlink.EXCLUSIVE, body)), f"add {address}")
+    _require(_change(_link("lo", IFF_UP)), "take lo up")
+    _require(_change(_link(INNER, IFF_UP | IFF_NOARP)), f"take {INNER} up")
     versions = sorted({ip_address(address).version for address in addresses})
     for version in versions:
-        _require(_change(_route(_NEW_ROUTE, _REPLACED, _ANYWHERE[version], index, 0)), "make a default route")
+        _require(_change(_route(RTM_NEWROUTE, _REPLACED, _ANYWHERE[version], index, 0)), "make a default route")
     kind = netlink.attribute(_TCA_KIND, b"clsact\0")
-    qdisc = Message(_NEW_QDISC, netlink.CREATE | netlink.EXCLUSIVE, _TC.pack(0, index, _HANDLE, _CLSACT, 0) + kind)
+    place = FILTER.pack(0, index, _HANDLE, _CLSACT, 0)
+    qdisc = Message(RTM_NEWQDISC, netlink.CREATE | netlink.EXCLUSIVE, place + kind)
     if (refusal := _change(qdisc)) and refusal.errno != errno.EEXIST:
         _require(refusal, "make a place for the program that marks packets (clsact)")
-    options = netlink.attribute(_BPF_FD, _NUMBER.pack(program))
+    options = netlink.attribute(_BPF_FD, NUMBER.pack(program))
     options += netlink.attribute(_BPF_NAME, program_name((MARK,)).encode() + b"\0")
-    options += netlink.attribute(_BPF_FLAGS, _NUMBER.pack(_DIRECT))
-    body = _TC.pack(0, index, 1, _EGRESS, _FIRST_OF_ALL) + netlink.attribute(_TCA_KIND, b"bpf\0")
+    options += netlink.attribute(_BPF_FLAGS, NUMBER.pack(_DIRECT))
+    body = FILTER.pack(0, index, 1, _EGRESS, _FIRST_OF_ALL) + netlink.attribute(_TCA_KIND, b"bpf\0")
     body += netlink.attribute(_TCA_OPTIONS | netlink.NESTED, options)
-    refusal = _change(Message(_NEW_FILTER, netlink.CREATE | netlink.REPLACE, body))
+    refusal = _change(Message(RTM_NEWTFILTER, netlink.CREATE | netlink.REPLACE, body))
     _require(refusal, "attach the program that marks packets (cls_bpf)")
 
 
@@ -277,10 +308,11 @@ def _routed(index: int) -> set[str]:
     found = set()
     with netlink.route() as route:
         for family in (socket.AF_INET, socket.AF_INET6):
-            for answer in route.dump(_GET_ROUTE, _ROUTE.pack(family, 0, 0, 0, _MAIN, _BOOT, 0, _UNICAST, 0)):
-                parts = netlink.attributes(answer[_ROUTE.size :])
-                if answer[0] == family and parts.get(_OIF) == _NUMBER.pack(index) and _DST in parts:
-                    found.add(str(ip_address(parts[_DST])))
+            asked = ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, _BOOT, 0, RTN_UNICAST, 0)
+            for answer in route.dump(RTM_GETROUTE, asked):
+                parts = netlink.attributes(answer[ROUTE.size :])
+                if answer[0] == family and parts.get(RTA_OIF) == NUMBER.pack(index) and RTA_DST in parts:
+                    found.add(str(ip_address(parts[RTA_DST])))
     return found
 
 
@@ -288,14 +320,15 @@ def _route(type_: int, flags: int, to: str, index: int, bits: int | None = None)
     """A request about the route to a single address, or to a network, by an interface alone."""
     packed = ip_address(to).packed
     family, bits = (socket.AF_INET if ":" not in to else socket.AF_INET6), 8 * len(packed) if bits is None else bits
-    scope = _LINK_SCOPE if family == socket.AF_INET else 0
-    body = _ROUTE.pack(family, bits, 0, 0, _MAIN, _BOOT, scope, _UNICAST, 0)
-    body += netlink.attribute(_DST, packed) if bits else b""
-    return Message(type_, flags, body + netlink.attribute(_OIF, _NUMBER.pack(index)))
+    scope = RT_SCOPE_LINK if family == socket.AF_INET else 0
+    body = ROUTE.pack(family, bits, 0, 0, RT_TABLE_MAIN, _BOOT, scope, RTN_UNICAST, 0)
+    body += netlink.attribute(RTA_DST, packed) if bits else b""
+    return Message(type_, flags, body + netlink.attribute(RTA_OIF, NUMBER.pack(index)))
 
 
 def _link(name: str, flags: int) -> Message:
-    return Message(_NEW_LINK, 0, _LINK.pack(0, 0, 0, flags, flags) + netlink.attribute(_IFNAME, netlink.content(name)))
+    named = netlink.attribute(IFLA_IFNAME, netlink.content(name))
+    return Message(RTM_NEWLINK, 0, LINK.pack(0, 0, 0, flags, flags) + named)
 
 
 def _change(message: Message) -> OSError | None:

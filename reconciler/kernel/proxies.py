@@ -9,23 +9,25 @@ IPv6: ndisc_recv_ns() in net/ipv6/ndisc.c.
 
 from __future__ import annotations
 
-import errno
 import socket
-import struct
 from collections.abc import Sequence
 from ipaddress import ip_address
 
 from reconciler.errors import KernelError
 from reconciler.kernel import netlink
 from reconciler.kernel.mark import PROTOCOL
-from reconciler.kernel.netlink import Message
+from reconciler.kernel.neighbours import change
 from reconciler.kernel.port import Neighbour, Outcome
-
-_NEW, _DELETE, _GET = 28, 29, 30
-_DST, _PROTOCOL = 1, 12
-_PROXY = 0x8
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_HEADER = struct.Struct("=BxxxiHBB")  # family, padding, interface, state, flags, type
+from reconciler.kernel.rtnetlink import (
+    FAMILIES,
+    NDA_DST,
+    NDA_PROTOCOL,
+    NEIGHBOUR,
+    NTF_PROXY,
+    RTM_DELNEIGH,
+    RTM_GETNEIGH,
+    RTM_NEWNEIGH,
+)
 
 
 def read(mark: int = PROTOCOL) -> tuple[list[Neighbour], list[Neighbour]]:
@@ -34,46 +36,41 @@ def read(mark: int = PROTOCOL) -> tuple[list[Neighbour], list[Neighbour]]:
     ours: list[Neighbour] = []
     others: list[Neighbour] = []
     with netlink.route() as route:
-        for answer in (a for f in _FAMILIES.values() for a in route.dump(_GET, _HEADER.pack(f, 0, 0, _PROXY, 0))):
-            family, index, _, flags, _ = _HEADER.unpack_from(answer)
-            found = netlink.attributes(answer[_HEADER.size :])
-            if family in _FAMILIES.values() and flags & _PROXY and index in names:
-                proxy = Neighbour(str(ip_address(found[_DST])), names[index])
-                (ours if found.get(_PROTOCOL, b"\0")[0] == mark else others).append(proxy)
+        asked = [NEIGHBOUR.pack(family, 0, 0, NTF_PROXY, 0) for family in FAMILIES.values()]
+        for answer in (answer for body in asked for answer in route.dump(RTM_GETNEIGH, body)):
+            family, index, _, flags, _ = NEIGHBOUR.unpack_from(answer)
+            found = netlink.attributes(answer[NEIGHBOUR.size :])
+            if family in FAMILIES.values() and flags & NTF_PROXY and index in names:
+                proxy = Neighbour(str(ip_address(found[NDA_DST])), names[index])
+                (ours if found.get(NDA_PROTOCOL, b"\0")[0] == mark else others).append(proxy)
     return ours, others
 
 
 def add(proxies: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Have the kernel answer for these; one outcome each. Entries of others are left alone, without an error."""
     _, others = read(mark)
-    return _change(_NEW, netlink.CREATE | netlink.REPLACE, proxies, set(proxies) - set(others), mark)
+    return _change(RTM_NEWNEIGH, netlink.CREATE | netlink.REPLACE, proxies, set(proxies) - set(others), mark)
 
 
 def remove(proxies: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
     ours, _ = read(mark)
-    return _change(_DELETE, 0, proxies, set(proxies) & set(ours), mark)
+    return _change(RTM_DELNEIGH, 0, proxies, set(proxies) & set(ours), mark)
 
 
 def _change(
     type_: int, flags: int, proxies: Sequence[Neighbour], chosen: set[Neighbour], mark: int
 ) -> list[Outcome]:
-    outcomes: dict[Neighbour, Outcome] = {}
-    messages: dict[Neighbour, Message] = {}
-    for proxy in chosen:
-        try:
-            index = socket.if_nametoindex(proxy.interface)
-        except OSError:
-            outcomes[proxy] = KernelError(f"there is no interface {proxy.interface}")
-            continue
-        address = ip_address(proxy.address)
-        body = _HEADER.pack(_FAMILIES[address.version], index, 0, _PROXY, 0)
-        body += netlink.attribute(_DST, address.packed)
-        messages[proxy] = Message(type_, flags, body + netlink.attribute(_PROTOCOL, bytes([mark])))
-    with netlink.route() as route:
-        for proxy, error in zip(messages, route.change(list(messages.values())), strict=True):
-            if error and not (type_ == _DELETE and error.errno == errno.ENOENT):
-                outcomes[proxy] = KernelError(
-                    f"the kernel can't answer for {proxy.address} on {proxy.interface}: {error.strerror}"
-                )
+    wanted = [proxy for proxy in proxies if proxy in chosen]
+    outcomes = dict(zip(wanted, change(type_, flags, wanted, lambda p: _body(p, mark), _refusal), strict=True))
     return [outcomes.get(proxy) for proxy in proxies]
+
+
+def _body(proxy: Neighbour, mark: int) -> bytes:
+    address, index = ip_address(proxy.address), socket.if_nametoindex(proxy.interface)
+    body = NEIGHBOUR.pack(FAMILIES[address.version], index, 0, NTF_PROXY, 0)
+    return body + netlink.attribute(NDA_DST, address.packed) + netlink.attribute(NDA_PROTOCOL, bytes([mark]))
+
+
+def _refusal(proxy: Neighbour, error: OSError) -> KernelError:
+    return KernelError(f"the kernel can't answer for {proxy.address} on {proxy.interface}: {error.strerror}")

@@ -92,7 +92,7 @@ class RealKernel(InstanceProgram):
             raise KernelError(f"settings are not restored yet: {some(sorted(left))}", hint="lbctl delete")
         with refused(f"directory {self._instance.directory}"):
             if self._instance.directory.exists():
-                prober.remove(self._instance.directory)
+                prober.remove(self._instance.directory, self._alias)
             self._instance.remove()
             ownership.forget(self._instance)
 
@@ -125,15 +125,15 @@ class RealKernel(InstanceProgram):
     # --- checks through VIPs ---------------------------------------------------------------------------
     def prober(self) -> Prober | None:
         with refused("the interface of checks through VIPs"):
-            return prober.read(self._instance.directory)
+            return prober.read(self._instance.directory, self._alias)
 
     def add_prober(self, addresses: Sequence[str]) -> None:
         with refused("the interface of checks through VIPs"):
-            prober.add(self._instance.directory, addresses)
+            prober.add(self._instance.directory, addresses, self._alias)
 
     def remove_prober(self) -> None:
         with refused("the interface of checks through VIPs"):
-            prober.remove(self._instance.directory)
+            prober.remove(self._instance.directory, self._alias)
 
     # --- tunnels ---------------------------------------------------------------------------------------
     def knows_tunnel(self, form: str) -> bool:

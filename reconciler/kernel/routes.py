@@ -19,27 +19,42 @@ from reconciler.kernel import netlink
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message
 from reconciler.kernel.port import MAIN_TABLE, Neighbour, Outcome, Route
+from reconciler.kernel.rtnetlink import (
+    ADDRESS,
+    FAMILIES,
+    HOP,
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    LINK,
+    NUMBER,
+    ROUTE,
+    RT_SCOPE_LINK,
+    RT_SCOPE_UNIVERSE,
+    RT_TABLE_LOCAL,
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_MULTIPATH,
+    RTA_NH_ID,
+    RTA_OIF,
+    RTA_PRIORITY,
+    RTA_TABLE,
+    RTA_VIA,
+    RTM_DELROUTE,
+    RTM_F_FIB_MATCH,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    RTM_NEWROUTE,
+    RTN_BLACKHOLE,
+    RTN_UNICAST,
+)
 
-_GET_ADDRESS, _GET_LINK = 22, 18
-_NEW, _DELETE, _GET = 24, 25, 26
-_LOCAL = 255
-_UNICAST, _BLACKHOLE = 1, 6
-_UNIVERSE, _LINK_SCOPE = 0, 253
-_DST, _OIF, _GATEWAY, _PRIORITY, _MULTIPATH, _TABLE, _VIA, _HOP_GROUP = 1, 4, 5, 6, 9, 15, 18, 30
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NO_NEIGHBOURS = 0x8 | 0x80  # IFF_LOOPBACK, IFF_NOARP
-_HEADER = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
-_ADDRESS = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
-_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, interface
-_NUMBER = struct.Struct("=I")
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)  # no route; those that drop
-_WHOLE_ROUTE = 0x2000  # RTM_F_FIB_MATCH (Linux 4.14): the route itself, not where one packet would go
 _TABLE_BYTES = 8  # the attribute RTA_TABLE, the first of each answer
 _FEW = 20  # of which each is looked for in all that the kernel answers
 _TYPE_AT = 7  # of rtm_type in the header
-_ADDRESS_AT = _HEADER.size + _TABLE_BYTES + 4  # RTA_DST follows
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ADDRESS_AT = ROUTE.size + _TABLE_BYTES + 4  # RTA_DST follows
 
 
 def read(mark: int = PROTOCOL) -> list[Route]:
@@ -48,12 +63,12 @@ def read(mark: int = PROTOCOL) -> list[Route]:
     names = dict(socket.if_nameindex())
     found = []
     for answer in _dump(table=MAIN_TABLE, protocol=mark):
-        parts = netlink.attributes(answer[_HEADER.size :])
+        parts = netlink.attributes(answer[ROUTE.size :])
         index, via = next(_hops(parts), (0, ""))
         to = _network(answer, parts)
-        if _HOP_GROUP in parts:
-            found.append(Route(to, group=_NUMBER.unpack(parts[_HOP_GROUP])[0]))
-        elif via or answer[_TYPE_AT] == _BLACKHOLE:
+        if RTA_NH_ID in parts:
+            found.append(Route(to, group=NUMBER.unpack(parts[RTA_NH_ID])[0]))
+        elif via or answer[_TYPE_AT] == RTN_BLACKHOLE:
             found.append(Route(to, via, names.get(index, "")) if via else Route(to))
     return found
 
@@ -64,18 +79,18 @@ def announced(addresses: Collection[str] | None = None, mark: int = PROTOCOL) ->
     names = dict(socket.if_nameindex())
     asked = None if addresses is None else {ip_address(address).packed for address in addresses}
     found = []
-    having = None if asked is None else [netlink.attribute(_DST, address) for address in asked]
+    having = None if asked is None else [netlink.attribute(RTA_DST, address) for address in asked]
     if having is not None and len(having) > _FEW:
         having = None
-    for answer in _dump(protocol=mark, type_=_UNICAST, having=having):
+    for answer in _dump(protocol=mark, type_=RTN_UNICAST, having=having):
         # Where there are ten thousand, most answers are about others.
         if asked is not None and answer[_ADDRESS_AT : _ADDRESS_AT + answer[1] // 8] not in asked:
             continue
-        parts = netlink.attributes(answer[_HEADER.size :])
-        table = _NUMBER.unpack(parts[_TABLE])[0] if _TABLE in parts else answer[4]
-        if table != _LOCAL and _OIF in parts and not _gateway(parts):
-            interface = names.get(_NUMBER.unpack(parts[_OIF])[0], "")
-            metric = _NUMBER.unpack(parts[_PRIORITY])[0] if _PRIORITY in parts else 0
+        parts = netlink.attributes(answer[ROUTE.size :])
+        table = NUMBER.unpack(parts[RTA_TABLE])[0] if RTA_TABLE in parts else answer[4]
+        if table != RT_TABLE_LOCAL and RTA_OIF in parts and not _gateway(parts):
+            interface = names.get(NUMBER.unpack(parts[RTA_OIF])[0], "")
+            metric = NUMBER.unpack(parts[RTA_PRIORITY])[0] if RTA_PRIORITY in parts else 0
             found.append(Route(_network(answer, parts), "", interface, table, metric))
     return found
 
@@ -90,29 +105,29 @@ def add(routes: Sequence[Route], mark: int = PROTOCOL, *, adopts: bool = False) 
         held |= {_place(route) for route in announced(singles if len(singles) == len(routes) else None, mark)}
     held |= {_place(route) for route in routes} if adopts else set()
     flags = {_place(r): netlink.REPLACE if _place(r) in held else netlink.EXCLUSIVE for r in routes}
-    return _change(_NEW, routes, flags, mark)
+    return _change(RTM_NEWROUTE, routes, flags, mark)
 
 
 def remove(routes: Sequence[Route], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove our routes to these networks; one outcome each. It is no error if there is none."""
-    return _change(_DELETE, routes, {}, mark)
+    return _change(RTM_DELROUTE, routes, {}, mark)
 
 
 def next_hops(mark: int = PROTOCOL) -> list[Neighbour]:
     """The next hops of others' routes in all tables, on links that have neighbours."""
     with netlink.route() as connection:
-        links = [_LINK.unpack_from(answer) for answer in connection.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0))]
+        links = [LINK.unpack_from(answer) for answer in connection.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0))]
     able = {index for _, _, index, flags, _ in links if not flags & _NO_NEIGHBOURS}
     names = {index: name for index, name in socket.if_nameindex() if index in able}
     found: set[tuple[int, str]] = set()
     seen: set[bytes] = set()
-    for answer in _dump(type_=_UNICAST):
+    for answer in _dump(type_=RTN_UNICAST):
         # A routing daemon may hold a million routes by a few routers: apart from their networks, they are equal.
-        _, bits, _, _, _, protocol, *_ = _HEADER.unpack_from(answer)
+        _, bits, _, _, _, protocol, *_ = ROUTE.unpack_from(answer)
         rest = _without_network(answer, bits)
         if protocol != mark and rest not in seen:
             seen.add(rest)
-            found.update(_hops(netlink.attributes(answer[_HEADER.size :])))
+            found.update(_hops(netlink.attributes(answer[ROUTE.size :])))
     return sorted(Neighbour(via, names[index]) for index, via in found if index in names)
 
 
@@ -120,12 +135,12 @@ def networks() -> list[str]:
     """The networks that the node is attached to by an address, and its own single addresses."""
     found = set()
     with netlink.route() as connection:
-        for family in _FAMILIES.values():
-            for answer in connection.dump(_GET_ADDRESS, _ADDRESS.pack(family, 0, 0, 0, 0)):
-                held, bits, *_ = _ADDRESS.unpack_from(answer)
-                parts = netlink.attributes(answer[_ADDRESS.size :])
+        for family in FAMILIES.values():
+            for answer in connection.dump(RTM_GETADDR, ADDRESS.pack(family, 0, 0, 0, 0)):
+                held, bits, *_ = ADDRESS.unpack_from(answer)
+                parts = netlink.attributes(answer[ADDRESS.size :])
                 if held == family:
-                    found.add(str(ip_interface((parts.get(_IFA_LOCAL) or parts[_IFA_ADDRESS], bits)).network))
+                    found.add(str(ip_interface((parts.get(IFA_LOCAL) or parts[IFA_ADDRESS], bits)).network))
     return sorted(found)
 
 
@@ -160,33 +175,34 @@ def hops_to(addresses: Collection[str]) -> dict[str, list[str]]:
     with netlink.route() as connection:
         for address in addresses:
             target = ip_address(address)
-            header = _HEADER.pack(_FAMILIES[target.version], target.max_prefixlen, 0, 0, 0, 0, 0, 0, _WHOLE_ROUTE)
+            header = ROUTE.pack(FAMILIES[target.version], target.max_prefixlen, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
             try:
-                answer = connection.get(_GET, header + netlink.attribute(_DST, target.packed))
+                answer = connection.get(RTM_GETROUTE, header + netlink.attribute(RTA_DST, target.packed))
             except OSError as error:
                 if error.errno not in _NO_WAY:
                     raise
                 found[address] = []
                 continue
-            found[address] = sorted(via for _, via in _hops(netlink.attributes(answer[_HEADER.size :])))
+            found[address] = sorted(via for _, via in _hops(netlink.attributes(answer[ROUTE.size :])))
     return found
 
 
 def _way_out(connection: netlink.Route, address: str) -> int | None:
     target = ip_address(address)
-    header = _HEADER.pack(_FAMILIES[target.version], target.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
-    answer = connection.get(_GET, header + netlink.attribute(_DST, target.packed))
-    found = netlink.attributes(answer[_HEADER.size :]).get(_OIF)
-    return _NUMBER.unpack(found)[0] if found else None
+    header = ROUTE.pack(FAMILIES[target.version], target.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    answer = connection.get(RTM_GETROUTE, header + netlink.attribute(RTA_DST, target.packed))
+    found = netlink.attributes(answer[ROUTE.size :]).get(RTA_OIF)
+    return NUMBER.unpack(found)[0] if found else None
 
 
 def _dump(
     table: int = 0, protocol: int = 0, type_: int = 0, having: Collection[bytes] | None = None
 ) -> Iterator[bytes]:
     with netlink.route() as connection:
-        for family in _FAMILIES.values():
+        for family in FAMILIES.values():
             try:
-                answers = connection.dump(_GET, _HEADER.pack(family, 0, 0, 0, table, protocol, 0, type_, 0), having)
+                asked = ROUTE.pack(family, 0, 0, 0, table, protocol, 0, type_, 0)
+                answers = connection.dump(RTM_GETROUTE, asked, having)
             except FileNotFoundError:
                 continue  # A namespace whose interfaces were never up has no such table yet.
             # A kernel without IPv6 answers for all other families.
@@ -195,37 +211,37 @@ def _dump(
 
 def _without_network(answer: bytes, bits: int) -> bytes:
     """The attributes of a route without its network, which follows the table in the kernel's answer."""
-    start = _HEADER.size + _TABLE_BYTES
+    start = ROUTE.size + _TABLE_BYTES
     length, number = struct.unpack_from("=HH", answer, start) if bits else (0, 0)
-    end = start + (length + 3 & ~3) if number == _DST else start
-    return answer[_HEADER.size : start] + answer[end:]
+    end = start + (length + 3 & ~3) if number == RTA_DST else start
+    return answer[ROUTE.size : start] + answer[end:]
 
 
 def _hops(parts: Mapping[int, bytes]) -> Iterator[tuple[int, str]]:
     """The next hops in the attributes of a route: interface and address of each."""
-    if _MULTIPATH in parts:
-        left = parts[_MULTIPATH]
-        while len(left) >= _HOP.size:
-            length, _, _, index = _HOP.unpack_from(left)
-            via = _gateway(netlink.attributes(left[_HOP.size : length]))
+    if RTA_MULTIPATH in parts:
+        left = parts[RTA_MULTIPATH]
+        while len(left) >= HOP.size:
+            length, _, _, index = HOP.unpack_from(left)
+            via = _gateway(netlink.attributes(left[HOP.size : length]))
             if via:
                 yield index, via
-            left = left[max((length + 3) & ~3, _HOP.size) :]
-    elif (via := _gateway(parts)) and _OIF in parts:
-        yield _NUMBER.unpack(parts[_OIF])[0], via
+            left = left[max((length + 3) & ~3, HOP.size) :]
+    elif (via := _gateway(parts)) and RTA_OIF in parts:
+        yield NUMBER.unpack(parts[RTA_OIF])[0], via
 
 
 def _gateway(parts: Mapping[int, bytes]) -> str:
     """The address of a next hop, which may be of another family than the route; empty without one."""
-    if _GATEWAY in parts:
-        return str(ip_address(parts[_GATEWAY]))
-    return str(ip_address(parts[_VIA][2:])) if _VIA in parts else ""
+    if RTA_GATEWAY in parts:
+        return str(ip_address(parts[RTA_GATEWAY]))
+    return str(ip_address(parts[RTA_VIA][2:])) if RTA_VIA in parts else ""
 
 
 def _network(answer: bytes, parts: Mapping[int, bytes]) -> str:
     """The network that a route leads to; the default route has none in its attributes."""
-    family, bits, *_ = _HEADER.unpack_from(answer)
-    return str(ip_network((parts.get(_DST, bytes(4 if family == socket.AF_INET else 16)), bits)))
+    family, bits, *_ = ROUTE.unpack_from(answer)
+    return str(ip_network((parts.get(RTA_DST, bytes(4 if family == socket.AF_INET else 16)), bits)))
 
 
 def _place(route: Route) -> tuple[str, int, int]:
@@ -240,10 +256,11 @@ def _change(
     messages: dict[Route, Message] = {}
     for route in routes:
         try:
-            create = netlink.CREATE if type_ == _NEW else 0
+            create = netlink.CREATE if type_ == RTM_NEWROUTE else 0
             messages[route] = Message(type_, create | flags.get(_place(route), 0), _body(route, mark))
         except OSError:
-            outcomes[route] = KernelError(f"there is no interface {route.interface}") if type_ == _NEW else None
+            is_new = type_ == RTM_NEWROUTE
+            outcomes[route] = KernelError(f"there is no interface {route.interface}") if is_new else None
     with netlink.route() as connection:
         for route, error in zip(messages, connection.change(list(messages.values())), strict=True):
             outcomes[route] = _outcome(type_, route, error)
@@ -251,29 +268,29 @@ def _change(
 
 
 def _outcome(type_: int, route: Route, error: OSError | None) -> Outcome:
-    if error is None or (type_ == _DELETE and error.errno in (errno.ESRCH, errno.ENOENT, errno.ENODEV)):
+    if error is None or (type_ == RTM_DELROUTE and error.errno in (errno.ESRCH, errno.ENOENT, errno.ENODEV)):
         return None
     if error.errno == errno.EEXIST:
         table = "" if route.table == MAIN_TABLE else f" table {route.table}"
         family = "-6 " if ":" in route.to else ""
         hint = f"ip {family}route show{table} {route.to}"
         return ForeignError(f"the route to {route.to}{table and f' in{table}'} is not lbctl's", hint=hint)
-    verb = "remove" if type_ == _DELETE else "make"
+    verb = "remove" if type_ == RTM_DELROUTE else "make"
     return KernelError(f"can't {verb} the route to {route.to}: {error.strerror}")
 
 
 def _body(route: Route, mark: int) -> bytes:
     network = ip_network(route.to)
-    kind = _UNICAST if route.interface or route.group else _BLACKHOLE
-    scope = _LINK_SCOPE if route.interface and not route.via else _UNIVERSE
-    family = _FAMILIES[network.version]
-    body = _HEADER.pack(family, network.prefixlen, 0, 0, route.table, mark, scope, kind, 0)
-    body += netlink.attribute(_DST, network.network_address.packed)
-    body += netlink.attribute(_PRIORITY, _NUMBER.pack(route.metric))
+    kind = RTN_UNICAST if route.interface or route.group else RTN_BLACKHOLE
+    scope = RT_SCOPE_LINK if route.interface and not route.via else RT_SCOPE_UNIVERSE
+    family = FAMILIES[network.version]
+    body = ROUTE.pack(family, network.prefixlen, 0, 0, route.table, mark, scope, kind, 0)
+    body += netlink.attribute(RTA_DST, network.network_address.packed)
+    body += netlink.attribute(RTA_PRIORITY, NUMBER.pack(route.metric))
     if route.group:
-        body += netlink.attribute(_HOP_GROUP, _NUMBER.pack(route.group))
+        body += netlink.attribute(RTA_NH_ID, NUMBER.pack(route.group))
     if route.interface:
-        body += netlink.attribute(_OIF, _NUMBER.pack(socket.if_nametoindex(route.interface)))
+        body += netlink.attribute(RTA_OIF, NUMBER.pack(socket.if_nametoindex(route.interface)))
     if route.via:
-        body += netlink.attribute(_GATEWAY, ip_address(route.via).packed)
+        body += netlink.attribute(RTA_GATEWAY, ip_address(route.via).packed)
     return body

@@ -18,16 +18,27 @@ from reconciler.kernel import netlink, sysctl
 from reconciler.kernel.mark import ALIAS
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import TunnelDevice
+from reconciler.kernel.rtnetlink import (
+    IFF_UP,
+    IFLA_EXT_MASK,
+    IFLA_IFALIAS,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_IPTUN_LOCAL,
+    IFLA_IPTUN_PROTO,
+    IFLA_IPTUN_REMOTE,
+    IFLA_LINKINFO,
+    IFLA_MTU,
+    LINK,
+    RTM_DELLINK,
+    RTM_GETLINK,
+    RTM_NEWLINK,
+)
 
-_NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_EXT_MASK = 3, 4, 18, 20, 29
-_INFO_KIND, _INFO_DATA = 1, 2
-_LOCAL, _REMOTE, _PROTOCOL = 2, 3, 9  # IFLA_IPTUN_…
-_UP = 1
 _SKIP_STATISTICS = struct.pack("=I", 1 << 3)
 _PROTOCOLS = {"ipip": 4, "ip6tnl": 0}  # the inner packets: IPv4, either
 _NO_PROTOCOL = 255
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 
 
 def known(form: str) -> bool:
@@ -36,7 +47,7 @@ def known(form: str) -> bool:
     The request is for a device that is impossible: the kernel refuses it with EINVAL if it knows the form, else with
     EOPNOTSUPP. OSError for anything else.
     """
-    impossible = netlink.attribute(_PROTOCOL, bytes([_NO_PROTOCOL]))
+    impossible = netlink.attribute(IFLA_IPTUN_PROTO, bytes([_NO_PROTOCOL]))
     with netlink.route() as route:
         (refusal,) = route.change([_new(form, impossible, b"")])
     match refusal:
@@ -66,29 +77,29 @@ def add(wanted: TunnelDevice, alias: str = ALIAS, *, adopts: bool = False) -> No
         held = {device.name: device for device in _devices(route, alias)}
         for other in held.values() if adopts else ():
             if not other.is_ours and (other.form, other.local) == (wanted.form, wanted.local):
-                _change(route, Message(_DELETE_LINK, 0, _named(other.name)), f"remove {other.name}", errno.ENODEV)
+                _change(route, Message(RTM_DELLINK, 0, _named(other.name)), f"remove {other.name}", errno.ENODEV)
         held = {device.name: device for device in _devices(route, alias)} if adopts else held
         former = held.get(wanted.name)
         if former and not former.is_ours:
             raise ForeignError(f"{wanted.name} is there and not lbctl's", hint=f"ip link del {wanted.name}")
         if former and (former.form, former.local) != (wanted.form, wanted.local):
-            _change(route, Message(_DELETE_LINK, 0, _named(former.name)), f"remove {former.name}")
+            _change(route, Message(RTM_DELLINK, 0, _named(former.name)), f"remove {former.name}")
             former = None
         if former is None:
-            parts = netlink.attribute(_LOCAL, ip_address(wanted.local).packed)
-            parts += netlink.attribute(_PROTOCOL, bytes([_PROTOCOLS[wanted.form]]))
-            named = netlink.attribute(_IFLA_IFNAME, netlink.content(wanted.name))
+            parts = netlink.attribute(IFLA_IPTUN_LOCAL, ip_address(wanted.local).packed)
+            parts += netlink.attribute(IFLA_IPTUN_PROTO, bytes([_PROTOCOLS[wanted.form]]))
+            named = netlink.attribute(IFLA_IFNAME, netlink.content(wanted.name))
             _change(route, _new(wanted.form, parts, named), f"make the {wanted.form} device {wanted.name}")
         try:
-            marks = netlink.attribute(_IFLA_IFALIAS, alias.encode())
-            marks += netlink.attribute(_IFLA_MTU, struct.pack("=I", wanted.mtu_bytes))
-            _change(route, Message(_NEW_LINK, 0, _named(wanted.name) + marks), f"set up {wanted.name}")
+            marks = netlink.attribute(IFLA_IFALIAS, alias.encode())
+            marks += netlink.attribute(IFLA_MTU, struct.pack("=I", wanted.mtu_bytes))
+            _change(route, Message(RTM_NEWLINK, 0, _named(wanted.name) + marks), f"set up {wanted.name}")
             for name, value in wanted.settings:
                 sysctl.write(name, value)
-            _change(route, Message(_NEW_LINK, 0, _named(wanted.name, _UP, _UP)), f"take {wanted.name} up")
+            _change(route, Message(RTM_NEWLINK, 0, _named(wanted.name, IFF_UP, IFF_UP)), f"take {wanted.name} up")
         except (KernelError, OSError):
             if former is None:
-                route.change([Message(_DELETE_LINK, 0, _named(wanted.name))])
+                route.change([Message(RTM_DELLINK, 0, _named(wanted.name))])
             raise
 
 
@@ -96,7 +107,7 @@ def remove(name: str, alias: str = ALIAS) -> None:
     """Remove a device; an absent one or another's is left alone, without an error. KernelError, OSError."""
     with netlink.route() as route:
         if any(device.name == name and device.is_ours for device in _devices(route, alias)):
-            _change(route, Message(_DELETE_LINK, 0, _named(name)), f"remove {name}", errno.ENODEV)
+            _change(route, Message(RTM_DELLINK, 0, _named(name)), f"remove {name}", errno.ENODEV)
 
 
 def _change(route: Route, message: Message, what: str, *harmless: int) -> None:
@@ -106,29 +117,29 @@ def _change(route: Route, message: Message, what: str, *harmless: int) -> None:
 
 
 def _new(form: str, parts: bytes, more: bytes) -> Message:
-    info = netlink.attribute(_INFO_KIND, form.encode() + b"\0")
-    info += netlink.attribute(_INFO_DATA | netlink.NESTED, parts)
-    body = _LINK.pack(0, 0, 0, 0, 0) + more + netlink.attribute(_IFLA_LINKINFO | netlink.NESTED, info)
-    return Message(_NEW_LINK, netlink.CREATE | netlink.EXCLUSIVE, body)
+    info = netlink.attribute(IFLA_INFO_KIND, form.encode() + b"\0")
+    info += netlink.attribute(IFLA_INFO_DATA | netlink.NESTED, parts)
+    body = LINK.pack(0, 0, 0, 0, 0) + more + netlink.attribute(IFLA_LINKINFO | netlink.NESTED, info)
+    return Message(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, body)
 
 
 def _named(name: str, flags: int = 0, change: int = 0) -> bytes:
-    return _LINK.pack(0, 0, 0, flags, change) + netlink.attribute(_IFLA_IFNAME, netlink.content(name))
+    return LINK.pack(0, 0, 0, flags, change) + netlink.attribute(IFLA_IFNAME, netlink.content(name))
 
 
 def _devices(route: Route, alias: str) -> Iterator[TunnelDevice]:
-    asked = _LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(_IFLA_EXT_MASK, _SKIP_STATISTICS)
-    for link in route.dump(_GET_LINK, asked):
-        _family, _type, _index, flags, _changed = _LINK.unpack_from(link)
-        found = netlink.attributes(link[_LINK.size :])
-        info = netlink.attributes(found.get(_IFLA_LINKINFO, b""))
-        form = netlink.text(info.get(_INFO_KIND, b""))
-        data = netlink.attributes(info.get(_INFO_DATA, b""))
-        local = data.get(_LOCAL)
-        if form not in _PROTOCOLS or local is None or any(data.get(_REMOTE, b"")):
+    asked = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_EXT_MASK, _SKIP_STATISTICS)
+    for link in route.dump(RTM_GETLINK, asked):
+        _family, _type, _index, flags, _changed = LINK.unpack_from(link)
+        found = netlink.attributes(link[LINK.size :])
+        info = netlink.attributes(found.get(IFLA_LINKINFO, b""))
+        form = netlink.text(info.get(IFLA_INFO_KIND, b""))
+        data = netlink.attributes(info.get(IFLA_INFO_DATA, b""))
+        local = data.get(IFLA_IPTUN_LOCAL)
+        if form not in _PROTOCOLS or local is None or any(data.get(IFLA_IPTUN_REMOTE, b"")):
             continue
-        name = netlink.text(found[_IFLA_IFNAME])
+        name = netlink.text(found[IFLA_IFNAME])
         yield TunnelDevice(
-            name, form, str(ip_address(local)), int.from_bytes(found[_IFLA_MTU], sys.byteorder),
-            is_up=bool(flags & _UP), is_ours=found.get(_IFLA_IFALIAS, b"").rstrip(b"\0") == alias.encode(),
+            name, form, str(ip_address(local)), int.from_bytes(found[IFLA_MTU], sys.byteorder),
+            is_up=bool(flags & IFF_UP), is_ours=found.get(IFLA_IFALIAS, b"").rstrip(b"\0") == alias.encode(),
         )  # fmt: skip

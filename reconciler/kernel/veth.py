@@ -8,17 +8,24 @@ Works on the network namespace of the calling thread. Layouts: include/uapi/linu
 from __future__ import annotations
 
 import errno
-import struct
 import sys
 from collections.abc import Collection
 
 from reconciler.kernel import netlink
 from reconciler.kernel.netlink import Route
+from reconciler.kernel.rtnetlink import (
+    IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINK,
+    IFLA_LINK_NETNSID,
+    IFLA_LINKINFO,
+    IFLA_TARGET_NETNSID,
+    IFLA_XDP,
+    LINK,
+    RTM_GETLINK,
+)
 
-_GET = 18
-_IFNAME, _LINK, _LINKINFO, _LINK_NETNSID, _XDP, _TARGET_NETNSID = 3, 5, 18, 37, 43, 46
-_INFO_KIND, _NATIVE_PROGRAM = 1, 5
-_HEADER = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_NATIVE_PROGRAM = 5
 _UNSEEN = (errno.EPERM, errno.EACCES, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP)
 
 
@@ -30,27 +37,27 @@ def far_ends(interfaces: Collection[str]) -> dict[str, bool]:
     """
     found = {}
     with netlink.route() as route:
-        for answer in route.dump(_GET, _HEADER.pack(0, 0, 0, 0, 0)):
-            held = netlink.attributes(answer[_HEADER.size :])
-            name = netlink.text(held[_IFNAME])
+        for answer in route.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0)):
+            held = netlink.attributes(answer[LINK.size :])
+            name = netlink.text(held[IFLA_IFNAME])
             if name in interfaces and _kind(held) == b"veth":
                 found[name] = _runs_native(_far_end(route, held))
     return found
 
 
 def _kind(held: dict[int, bytes]) -> bytes:
-    return netlink.attributes(held.get(_LINKINFO, b"")).get(_INFO_KIND, b"").rstrip(b"\0")
+    return netlink.attributes(held.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"").rstrip(b"\0")
 
 
 def _far_end(route: Route, held: dict[int, bytes]) -> dict[int, bytes]:
     """The attributes of the far end; none if it is in a namespace that we can't look into."""
-    if _LINK not in held:
+    if IFLA_LINK not in held:
         return {}
-    body = _HEADER.pack(0, 0, int.from_bytes(held[_LINK], sys.byteorder), 0, 0)
-    if _LINK_NETNSID in held:
-        body += netlink.attribute(_TARGET_NETNSID, held[_LINK_NETNSID])
+    body = LINK.pack(0, 0, int.from_bytes(held[IFLA_LINK], sys.byteorder), 0, 0)
+    if IFLA_LINK_NETNSID in held:
+        body += netlink.attribute(IFLA_TARGET_NETNSID, held[IFLA_LINK_NETNSID])
     try:
-        return netlink.attributes(route.get(_GET, body)[_HEADER.size :])
+        return netlink.attributes(route.get(RTM_GETLINK, body)[LINK.size :])
     except OSError as error:
         if error.errno in _UNSEEN:
             return {}
@@ -58,4 +65,4 @@ def _far_end(route: Route, held: dict[int, bytes]) -> dict[int, bytes]:
 
 
 def _runs_native(held: dict[int, bytes]) -> bool:
-    return _NATIVE_PROGRAM in netlink.attributes(held.get(_XDP, b""))
+    return _NATIVE_PROGRAM in netlink.attributes(held.get(IFLA_XDP, b""))

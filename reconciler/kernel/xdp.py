@@ -16,18 +16,27 @@ from dataclasses import dataclass
 
 from reconciler.errors import KernelError
 from reconciler.kernel import bpf, netlink
+from reconciler.kernel.rtnetlink import (
+    IFLA_EXT_MASK,
+    IFLA_IFNAME,
+    IFLA_XDP,
+    IFLA_XDP_ATTACHED,
+    IFLA_XDP_EXPECTED_FD,
+    IFLA_XDP_FD,
+    IFLA_XDP_FLAGS,
+    IFLA_XDP_PROG_ID,
+    LINK,
+    RTM_GETLINK,
+    RTM_SETLINK,
+)
 from reconciler.safe import some
 
-_GET_LINK, _SET_LINK = 18, 19
-_IFLA_IFNAME, _IFLA_EXT_MASK, _IFLA_XDP = 3, 29, 43
 _SKIP_STATISTICS = struct.pack("=I", 1 << 3)
-_XDP_FD, _XDP_ATTACHED, _XDP_FLAGS, _XDP_PROGRAM, _XDP_EXPECTED_FD = 1, 2, 3, 4, 8
 _ONLY_IF_NONE, _REPLACE = 1 << 0, 1 << 4
 _MODE_FLAGS = {"native": 1 << 2, "generic": 1 << 1}
 _MODES = {1: "native", 2: "generic", 3: "offloaded"}
 _DETACH = -1
 
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +59,14 @@ class Running:
 def running() -> Iterator[Running]:
     """The programs on the interfaces of this network namespace. OSError if the kernel refuses."""
     with netlink.route() as route:
-        links = route.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(_IFLA_EXT_MASK, _SKIP_STATISTICS))
+        links = route.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_EXT_MASK, _SKIP_STATISTICS))
     for link in links:
-        found = netlink.attributes(link[_LINK.size :])
-        xdp = netlink.attributes(found.get(_IFLA_XDP, b""))
-        mode = _MODES.get(xdp.get(_XDP_ATTACHED, b"\0")[0])
-        if mode and _XDP_PROGRAM in xdp:
-            program_id = int.from_bytes(xdp[_XDP_PROGRAM], sys.byteorder)
-            name = netlink.text(found[_IFLA_IFNAME])
+        found = netlink.attributes(link[LINK.size :])
+        xdp = netlink.attributes(found.get(IFLA_XDP, b""))
+        mode = _MODES.get(xdp.get(IFLA_XDP_ATTACHED, b"\0")[0])
+        if mode and IFLA_XDP_PROG_ID in xdp:
+            program_id = int.from_bytes(xdp[IFLA_XDP_PROG_ID], sys.byteorder)
+            name = netlink.text(found[IFLA_IFNAME])
             yield Running(name, mode, program_id, _describe(program_id))
 
 
@@ -76,13 +85,13 @@ def swap(interface: str, mode: str, program: int | None, expected: int | None) -
     mode.
     """
     flags = _MODE_FLAGS[mode] | (_ONLY_IF_NONE if expected is None else _REPLACE)
-    nested = netlink.attribute(_XDP_FD, struct.pack("=i", _DETACH if program is None else program))
-    nested += netlink.attribute(_XDP_FLAGS, struct.pack("=I", flags))
+    nested = netlink.attribute(IFLA_XDP_FD, struct.pack("=i", _DETACH if program is None else program))
+    nested += netlink.attribute(IFLA_XDP_FLAGS, struct.pack("=I", flags))
     if expected is not None:
-        nested += netlink.attribute(_XDP_EXPECTED_FD, struct.pack("=i", expected))
-    body = _LINK.pack(0, 0, index(interface), 0, 0) + netlink.attribute(_IFLA_XDP | netlink.NESTED, nested)
+        nested += netlink.attribute(IFLA_XDP_EXPECTED_FD, struct.pack("=i", expected))
+    body = LINK.pack(0, 0, index(interface), 0, 0) + netlink.attribute(IFLA_XDP | netlink.NESTED, nested)
     with netlink.route() as route:
-        (refusal,) = route.change([netlink.Message(_SET_LINK, 0, body)])
+        (refusal,) = route.change([netlink.Message(RTM_SETLINK, 0, body)])
     if refusal:
         verb = "detach from" if program is None else "attach to"
         raise KernelError(

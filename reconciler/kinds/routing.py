@@ -18,6 +18,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
+from reconciler.kinds.lines import strange
 from reconciler.model import Role
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -60,8 +61,7 @@ class Routing(Resource):
 
     @property
     def flaw(self) -> str:
-        wrong = [line for line in self.lines if not _ASKED.fullmatch(line)]
-        return f"not a line of ours: {wrong[0]}" if wrong else ""
+        return strange(self.lines, _ASKED)
 
     def describe(self) -> dict[str, str]:
         return dict.fromkeys(self.lines, "there")

@@ -17,6 +17,7 @@ from reconciler.kernel.keepalived import PLACE
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
+from reconciler.kinds.lines import strange
 from reconciler.model import Interface, InterfaceAddress, Node
 from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -51,8 +52,7 @@ class VrrpConfiguration(Resource):
 
     @property
     def flaw(self) -> str:
-        wrong = [line for line in self.lines if not _ASKED.fullmatch(line)]
-        return f"not a line of ours: {wrong[0]}" if wrong else ""
+        return strange(self.lines, _ASKED)
 
     def describe(self) -> dict[str, str]:
         shown = (line for line in self.lines if " dev " in line or line.startswith(("virtual_router_id", "priority")))
