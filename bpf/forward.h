@@ -135,16 +135,16 @@ static __always_inline enum way find_way_translated(struct xdp_md *ctx, const st
 						    const struct forwarding *it, struct next_hop *hop)
 {
 	bool is_reply = it->change == CHANGE_SOURCE;
-	struct bpf_fib_lookup route = {
-		.tos = packet->ip->tos,
-		.l4_protocol = packet->ip->protocol,
-		.sport = it->is_error ? 0 : is_reply ? it->port : packet->ports->source,
-		.dport = it->is_error ? 0 : is_reply ? packet->ports->destination : it->port,
-		.tot_len = packet->ip_bytes,	/* makes the lookup check the route's MTU */
-		.ipv4_src = is_reply ? it->address : packet->ip->saddr,
-	};
+	struct bpf_fib_lookup route = {};
+	struct gateway *gateway = find_gateway(ctx, packet, &it->to, &route);
 
-	return ask_for_way(ctx, packet, &route, &it->to, hop);
+	route.tos = packet->ip->tos;
+	route.l4_protocol = packet->ip->protocol;
+	route.sport = it->is_error ? 0 : is_reply ? it->port : packet->ports->source;
+	route.dport = it->is_error ? 0 : is_reply ? packet->ports->destination : it->port;
+	route.tot_len = packet->ip_bytes;	/* makes the lookup check the route's MTU */
+	route.ipv4_src = is_reply ? it->address : packet->ip->saddr;
+	return ask_for_way(ctx, packet, &route, gateway, &it->to, hop);
 }
 
 /*

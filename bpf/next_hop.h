@@ -45,12 +45,13 @@ static __always_inline struct macs macs_of(const struct bpf_fib_lookup *route)
 
 /*
  * Ask the kernel for the way to an address. `route` has all the rest of the question: where the packet comes from and
- * how long it is. `hop` gets the interface and, if the way is known, the MACs; if it is too narrow, its MTU.
+ * how long it is; `gateway` is that for the address, NULL if the kernel's routes decide. `hop` gets the interface and, if
+ * the way is known, the MACs; if it is too narrow, its MTU.
  */
 static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct packet *packet,
-					    struct bpf_fib_lookup *route, const struct address *to, struct next_hop *hop)
+					    struct bpf_fib_lookup *route, const struct gateway *gateway,
+					    const struct address *to, struct next_hop *hop)
 {
-	struct gateway *gateway = find_gateway(ctx, packet, to);
 	u32 flags = 0;
 	int answer;
 
@@ -81,11 +82,12 @@ static __always_inline enum way ask_for_way(struct xdp_md *ctx, const struct pac
 static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet *packet, u32 endpoint,
 					 const struct address *to, u32 bytes, struct next_hop *hop)
 {
-	struct bpf_fib_lookup route = { .tot_len = bytes };
+	struct bpf_fib_lookup route = {};
 	u32 moment = bpf_jiffies64() >> MOMENT_SHIFT | ANSWERED;
 	u32 who = to->words[0] ^ to->words[3];	/* an id may pass to another address */
 	u16 asked = packet->ingress * 97 + who + (who >> 16);
 	struct endpoint_line *line = find_endpoint_line(endpoint);
+	struct gateway *gateway;
 	struct settings *set;
 	u32 row = 0;
 	enum way way;
@@ -99,12 +101,14 @@ static __always_inline enum way find_way(struct xdp_md *ctx, const struct packet
 		return bytes > hop->mtu ? WAY_TOO_NARROW : WAY_KNOWN;
 	}
 
+	gateway = find_gateway(ctx, packet, to, &route);
+	route.tot_len = bytes;
 	set = settings.lookup(&row);
 	if (set && to->is_ipv6)
 		__builtin_memcpy(route.ipv6_src, set->tunnel_source6, sizeof(route.ipv6_src));
 	else if (set)
 		route.ipv4_src = set->tunnel_source;
-	way = ask_for_way(ctx, packet, &route, to, hop);
+	way = ask_for_way(ctx, packet, &route, gateway, to, hop);
 	if (way == WAY_KNOWN) {
 		line->moment = moment;
 		line->ifindex = hop->ifindex;

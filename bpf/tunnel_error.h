@@ -63,8 +63,9 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 	struct next_hop hop = {};
 	u32 row = 0, mtu = complained_mtu(packet), bytes, sum;
 	struct settings *set = settings.lookup(&row);
+	struct gateway *gateway;
 	struct service *service;
-	struct address router, vip, client;
+	struct address vip, client;
 	struct ethhdr *eth = packet->eth, former;
 	enum way way;
 
@@ -86,7 +87,6 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 	if (is_inner6 ? ip6->version != 6 : ip->version != 4 || ip->ihl != 5)
 		return XDP_PASS;
 
-	router = read_address(source_of(packet), is_outer6);
 	vip = read_address(is_inner6 ? (void *)&ip6->daddr : (void *)&ip->daddr, is_inner6);
 	client = read_address(is_inner6 ? (void *)&ip6->saddr : (void *)&ip->saddr, is_inner6);
 	service = look_up_service(vip.words, is_inner6, ports->destination, is_inner6 ? ip6->nexthdr : ip->protocol);
@@ -104,16 +104,17 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
 	sum = fold_sum(sum) + (u16)~*(__be16 *)&icmp->type + bpf_htons(mtu);
 	sum += is_inner6 ? bpf_htons(ICMPV6_PKT_TOOBIG << 8) : bpf_htons(ICMP_DEST_UNREACH << 8 | ICMP_FRAG_NEEDED);
 
+	gateway = find_gateway(ctx, packet, &client, &route);
 	route.tot_len = bytes;
 	__builtin_memcpy(route.ipv6_src, vip.words, sizeof(route.ipv6_src));
-	way = ask_for_way(ctx, packet, &route, &client, &hop);
+	way = ask_for_way(ctx, packet, &route, gateway, &client, &hop);
 	if (way == WAY_UNRESOLVED) {
 		/* An IPv6 router has no address that could be the source of an IPv4 packet. */
 		if (is_outer6 != is_inner6)
 			return drop(VERDICT_NO_ROUTE);
 		if (HAS(GATEWAY) && hop.ifindex & BY_GATEWAY)
 			return ask_for_gateway(ctx, packet);
-		vip = router;
+		vip = read_address(source_of(packet), is_outer6);	/* the router */
 	} else if (way != WAY_KNOWN) {
 		return drop(VERDICT_NO_ROUTE);
 	}
