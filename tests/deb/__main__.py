@@ -22,8 +22,10 @@ from pathlib import Path
 from reconciler.config.load import load
 from reconciler.lab.lab import Lab
 from tests.deb.system import CHECKOUT, System, Timer, base, own_mounts, say
+from tests.packets.balancer import FEATURES
 
 CODENAMES = {"12": "bookworm", "13": "trixie"}
+MODES = ("NAT", "DSR_L2", "DSR_L3")
 EXAMPLE = CHECKOUT / "examples" / "configs" / "nat-tcp"
 VIP, PORT = IPv4Address("20.20.20.1"), 80
 REQUESTS = 60
@@ -48,6 +50,7 @@ def main(package: Path) -> int:
         with Lab(fleet, prefix=f"lbdeb-{os.getpid()}", run_dir=work / "lab") as lab:
             lab.serve_http()
             first_node(system, lab, package)
+            data_planes(system)
             as_a_service(system, lab, work)
             removed(system, lab)
     finally:
@@ -82,6 +85,15 @@ def first_node(system: System, lab: Lab, package: Path) -> None:
     say(f"From the package to steered packets: {timer}; {dict(served)}")
     assert (system.root / "usr/share/man/man8/lbctl.8.gz").stat().st_size > 5_000
     system.run("bash", "-n", "/usr/share/bash-completion/completions/lbctl")
+
+
+def data_planes(system: System) -> None:
+    """What this system's compiler makes of every feature passes the verifier."""
+    say("Compiling the data plane with all features")
+    shutil.copyfile(Path(__file__).with_name("loads.py"), system.root / "tmp/loads.py")
+    sets = [list(FEATURES), [*FEATURES, "EXPLAIN"], [*FEATURES, "WATCHING"]]
+    sets += [[mode, *(name for name in FEATURES if name not in MODES)] for mode in MODES]
+    system.run("python3", "-I", "/tmp/loads.py", json.dumps(sets))
 
 
 def as_a_service(system: System, lab: Lab, work: Path) -> None:
