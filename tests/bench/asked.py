@@ -123,7 +123,8 @@ def _mac(netns: str) -> str:
 
 def _medians_ns(packets: Subject, for_s: float, goes_on: Callable[[], bool]) -> float:
     """What a packet takes, the median of many runs. The kernel's clock stands still while others have the CPU."""
-    until_s, found = time.monotonic() + for_s, []
+    until_s = time.monotonic() + for_s
+    found: list[int] = []
     while not found or (time.monotonic() < until_s and goes_on()):
         found.append(packets.run(PACKETS))
         time.sleep(PAUSE_S)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, "/usr/lib/lbctl")
 
-from lbctl.dataplane.program import program_name
-from lbctl.errors import LbctlError
-from lbctl.kernel.real import RealKernel
+from lbctl.dataplane.program import program_name  # type: ignore[import-not-found]
+from lbctl.errors import LbctlError  # type: ignore[import-not-found]
+from lbctl.kernel.real import RealKernel  # type: ignore[import-not-found]
 
 refused = 0
 for features in json.loads(sys.argv[1]):
