@@ -44,6 +44,15 @@ static __always_inline struct endpoint_line *find_endpoint_line(u32 endpoint)
 	return endpoint_counters.lookup(&row);
 }
 
+/* Count a SYN of a connection that a SYN has opened before. */
+static __always_inline void count_unanswered(u32 endpoint)
+{
+	u64 *syns = unanswered.lookup(&endpoint);
+
+	if (syns)
+		__sync_fetch_and_add(syns, 1);
+}
+
 static __always_inline void count_connection(u32 service, u32 endpoint)
 {
 	struct endpoint_line *of_endpoint = find_endpoint_line(endpoint);

@@ -137,6 +137,7 @@ enum endpoint_state {
 	ENDPOINT_USABLE = 1,
 	ENDPOINT_RETIRED = 2,	/* gets no new connections; its open ones go on */
 	ENDPOINT_DISABLED = 3,	/* its connections end */
+	ENDPOINT_DEAD = 4,	/* gets no new connections; its open ones go on, but datagrams of NAT go elsewhere */
 };
 
 struct endpoint {
@@ -359,6 +360,12 @@ struct front {
 };
 
 BPF_ARRAY(fronts, struct front, 1);
+
+/*
+ * By endpoint id: how many SYNs were sent again by clients of NAT, since nobody had answered. User space compares it with
+ * what it was a moment ago, and may start at any number.
+ */
+BPF_ARRAY(unanswered, u64, 1);
 
 /* The stages of a main program, by number: stage.h. */
 enum stage {

@@ -53,6 +53,9 @@ static __always_inline bool go_to_endpoint(const struct sought *sought, u64 wher
 	NOTE(endpoint, id);
 	if (!endpoint)
 		return false;
+	/* A client of UDP doesn't notice that nobody is there, and would send there for ever. */
+	if (endpoint->state == ENDPOINT_DEAD && is_udp(sought->protocol))
+		return false;
 	it->service = index;
 	it->endpoint = id;
 	it->to.words[0] = it->address = endpoint->address;
@@ -178,7 +181,7 @@ static __always_inline bool starts_afresh(const struct packet *packet, const str
 	if (state == CONNECTION_OVER)
 		return true;
 	endpoint = endpoints.lookup(&id);
-	return endpoint && endpoint->state == ENDPOINT_RETIRED;
+	return endpoint && (endpoint->state == ENDPOINT_RETIRED || endpoint->state == ENDPOINT_DEAD);
 }
 
 /* A client's packet, which belongs to the connection that is found or, if there is none, may open one. */
@@ -192,6 +195,8 @@ static __always_inline int nat_request(struct packet *packet, const struct servi
 	if (found->is_there && !starts_afresh(packet, found)) {
 		NOTE(flow, connection_state_of(found->who));
 		if (go_to_endpoint(sought, found->where, service, it)) {
+			if (packet->opens && connection_state_of(found->who) == CONNECTION_OPENING)
+				count_unanswered(it->endpoint);
 			follow(packet, true, found);
 			return GO_ON;
 		}

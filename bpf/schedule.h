@@ -106,7 +106,8 @@ static __always_inline struct endpoint *find_alive(u32 id)
 {
 	struct endpoint *endpoint = endpoints.lookup(&id);
 
-	if (!endpoint || (endpoint->state != ENDPOINT_USABLE && endpoint->state != ENDPOINT_RETIRED))
+	if (!endpoint || (endpoint->state != ENDPOINT_USABLE && endpoint->state != ENDPOINT_RETIRED &&
+			  endpoint->state != ENDPOINT_DEAD))
 		return NULL;
 	return endpoint;
 }

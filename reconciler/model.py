@@ -239,7 +239,9 @@ class Endpoint(_WithRow):
 @dataclass(frozen=True, slots=True)
 class DeadEndpoint(Endpoint):
     """An endpoint that checks found dead. Connections that are open on it may still live, since a check may be wrong,
-    but nobody waits for a datagram from it."""
+    but nobody waits for a datagram from it. `sends_on`: NAT gives datagrams of open flows to others."""
+
+    sends_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

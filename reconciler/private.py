@@ -87,6 +87,15 @@ def write(path: Path, content: bytes) -> None:
         raise _unusable("write", path, error) from error
 
 
+def mark(path: Path) -> tuple[int, ...]:
+    """Differs after each time that a file was written by `write`, or added to; () if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def append(path: Path, content: bytes) -> int:
     """Add to the end of a file, which is made if it is missing; returns its size. Raises FilesError."""
     with opened(path) as handle:

@@ -67,15 +67,6 @@ class Prints(Mapping[Key, str]):
         return bool(self._resources) or any(key in self for key in self._open)
 
 
-def mark(path: Path) -> tuple[int, ...]:
-    """Differs after each time that something was written down."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def load(path: Path) -> Record:
     """The fingerprints of the resources that were last applied; empty if there are none, or the file is damaged."""
     return Record(path)

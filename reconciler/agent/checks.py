@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
-from reconciler import children, notes
+from reconciler import children, notes, private
 from reconciler.errors import FilesError
 from reconciler.health import roster, store
 from reconciler.health.state import State
@@ -65,8 +65,8 @@ class Checks:
         self._targets: dict[Use, Target] = {}
         self._states: dict[bytes, State] = {}
         self._found = Found()
-        self._mark = _mark(instance_dir / DRAINS)
-        self._leaving_mark = _mark(notes.path_of(instance_dir, notes.Leaving))
+        self._mark = private.mark(instance_dir / DRAINS)
+        self._leaving_mark = private.mark(notes.path_of(instance_dir, notes.Leaving))
         self._process: subprocess.Popen[bytes] | None = None
         self._edits: SimpleQueue[bytes | None] = SimpleQueue()
         self._ends = threading.Event()
@@ -184,7 +184,7 @@ class Checks:
 
     def _look_at_drains(self) -> None:
         path = self._directory / DRAINS
-        mark = _mark(path)
+        mark = private.mark(path)
         if mark == self._mark:
             return
         self._mark = mark
@@ -201,7 +201,7 @@ class Checks:
         self._ring()
 
     def _look_at_leaving(self) -> None:
-        mark = _mark(notes.path_of(self._directory, notes.Leaving))
+        mark = private.mark(notes.path_of(self._directory, notes.Leaving))
         if mark == self._leaving_mark:
             return
         self._leaving_mark = mark
@@ -227,11 +227,3 @@ def _write(stream: IO[bytes], edits: SimpleQueue[bytes | None]) -> None:
     finally:
         with suppress(OSError):
             stream.close()
-
-
-def _mark(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_ino, status.st_size, status.st_mtime_ns

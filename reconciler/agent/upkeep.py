@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler import connections, record, safe
+from reconciler import connections, private, record, safe
 from reconciler.agent.fights import FIGHT, PAUSE_S, WINDOW_S, Fights
 from reconciler.agent.report import Report
 from reconciler.apply import Result
@@ -171,7 +171,7 @@ class Upkeep:
     def _round(self, named: Collection[Key], *, may_delete: bool) -> bool:
         """Compare and carry out. Returns whether that was about all keys. Raises LbctlError."""
         with apply_lock(self.instance_dir), self.kernel.steady():
-            if self._mark != record.mark(self.instance_dir / RECORD):
+            if self._mark != private.mark(self.instance_dir / RECORD):
                 self.known = None  # another process has been at work here
             offered = self.offered
             applied = self._applied(self.desired) if self.desired and self.known is not None else None
@@ -258,7 +258,7 @@ class Upkeep:
             done = [change for change in result.done if change.key not in result.failed]
         finally:
             self.report.applied(done, planned.effects, self.clock() - started, self.revision)
-        self._mark = record.mark(self.instance_dir / RECORD)
+        self._mark = private.mark(self.instance_dir / RECORD)
         self._heed_fights(planned, done)
         if not result.failed:  # a restart mends nothing that is blocked
             self._remember(result.held, open_keys(planned, result) | self.late | self.resting, applied)

@@ -186,6 +186,8 @@ CONNECTION_MAPS: dict[int, MapSpec] = {4: CONNECTIONS, 6: CONNECTIONS6}
 LOOKS = _array("looks", RowType(rows.Looks), 1, _NAT, MapType.PERCPU_ARRAY)
 # index of a service of NAT → what its clients see of it; outlives the service as long as connections have the index
 FRONTS = _array("fronts", RowType(rows.Front), limits.SERVICES, _NAT, is_mmapable=True)
+# id of an endpoint → how many SYNs clients of NAT sent again, since nobody had answered (health/unanswered.py)
+UNANSWERED = _array("unanswered", RowType(rows.Packets), limits.ENDPOINTS + 1, _NAT, is_mmapable=True)
 # number of a stage → its program (stages.py); 0 → what the main program knows about a packet that it hands to one
 STAGES = _array("stages", NUMBER, 8, _NAT, MapType.PROG_ARRAY)
 HANDED_OVER = _array("handed_over", RowType(rows.Handed), 1, _NAT, MapType.PERCPU_ARRAY)
@@ -229,8 +231,8 @@ MAPS: dict[str, MapSpec] = {
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, ENDPOINT_FILTER, SERVICE_CHANGES,
         KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS,
-        CONNECTIONS6, LOOKS, FRONTS, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS,
-        SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
+        CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS,
+        VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
         WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
@@ -257,6 +259,7 @@ class EndpointRowState(IntEnum):
     USABLE = 1
     RETIRED = 2      # no manifest names the endpoint any more; its connections go on
     DISABLED = 3     # its connections end
+    DEAD = 4         # its connections go on, but datagrams of NAT go elsewhere
 
 
 class UndefinedCode(IntEnum):

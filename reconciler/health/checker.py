@@ -29,6 +29,7 @@ from reconciler.health.state import Health
 from reconciler.health.store import Progress, Store, clocks
 from reconciler.health.target import Target
 from reconciler.health.through import Through
+from reconciler.health.unanswered import Unanswered
 from reconciler.health.wire import Edit, Messages, News, packed
 from reconciler.kernel import next_hop
 
@@ -53,6 +54,7 @@ class Checker:
         self._schedule = Schedule(socket.gethostname().encode(), random.Random())
         self._prober = Prober()
         self._through = Through(path.parent, record)
+        self._unanswered = Unanswered(path.parent, record)
         self._monitor = Monitor(self._prober, self._schedule, way_of=self._through.way, lack_of_way=_lack_of_way)
         self._store: Store | None = None
         self._told_s = self._suspect_s = 0.0
@@ -68,6 +70,8 @@ class Checker:
     def run(self) -> None:
         """Check until the agent is gone."""
         while self._listen():
+            if servers := self._unanswered.look():
+                self._monitor.hurry(servers)
             transitions = self._monitor.run(LISTEN_S)
             learned = self._monitor.take_learned()
             self._checks += len(learned)

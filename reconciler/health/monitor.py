@@ -7,7 +7,7 @@ the same use, because its check was edited, takes over its state. """
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -143,10 +143,11 @@ class Monitor:
                 changed.append(transition)
         return changed
 
-    def hurry(self, targets: Iterable[Target]) -> None:
-        """Check these at once: somebody has seen them fail."""
-        for target in targets:
-            self._schedule.hurry(target, self._clock())
+    def hurry(self, servers: Container[Address]) -> None:
+        """Check these at once, unless they are down: somebody has seen them fail."""
+        for target, state in self._states.items():
+            if target.address in servers and state.health is not Health.DOWN:
+                self._schedule.hurry(target, self._clock())
 
     def next_check_s(self, target: Target) -> float | None:
         """When a target is checked next; None while it is being checked."""

@@ -87,9 +87,9 @@ class Schedule:
     def hurry(self, target: Target, now_s: float) -> None:
         """Check a target at once, unless that is being done: somebody has seen it fail."""
         slot = self._slots.get(target)
-        if slot is not None and not slot.is_flying:
+        if slot is not None and not slot.is_flying and not (slot.is_urgent and slot.due_s <= now_s):
             slot.is_urgent = True
-            self._enter(slot, now_s)
+            self._enter(slot, min(slot.due_s, now_s))
 
     def due(self, now_s: float, room: int) -> list[Target]:
         """The targets whose check begins now, `room` at most."""

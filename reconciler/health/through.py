@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from reconciler import private
 from reconciler.errors import KernelError
 from reconciler.health.place import Place
 from reconciler.health.target import Target
@@ -19,8 +20,6 @@ from reconciler.health.way import DIRECT, Way
 from reconciler.model import Address, Mode
 
 LOOK_S = 1.0
-
-_Mark = tuple[int, ...]
 
 
 class Through:
@@ -31,7 +30,7 @@ class Through:
         self._directory, self._record, self._clock = directory, directory / record, clock
         self._looked_s = float("-inf")
         self._place: Place | None = None
-        self._mark: _Mark | None = None
+        self._mark: tuple[int, ...] | None = None
         self._numbers: dict[Address, int] = {}
         self._is_doubtful = False
         self._lack = ""
@@ -62,7 +61,7 @@ class Through:
 
     def _look(self) -> None:
         self._lack = self._find_place()
-        mark = _mark(self._record)
+        mark = private.mark(self._record)
         if self._lack or (mark == self._mark and not self._is_doubtful):
             return
         self._is_doubtful = False
@@ -111,11 +110,3 @@ def _numbers(directory: Path) -> dict[Address, int]:
         address = IPv4Address(packed) if len(packed) == len(bytes(4)) else IPv6Address(packed)
         found.setdefault(address, number)
     return found
-
-
-def _mark(path: Path) -> _Mark:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_ino, status.st_size, status.st_mtime_ns

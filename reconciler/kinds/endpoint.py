@@ -40,7 +40,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted, each, in_parts, once
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Address, Endpoint, EndpointState, Pool, place_of
+from reconciler.model import Address, DeadEndpoint, Endpoint, EndpointState, Pool, place_of
 from reconciler.resource import ANY_POOL, Cause, Causes, Change, Context, Key, Reading, Resource
 from reconciler.ring_store import former_endpoints
 from reconciler.view import Facts, Use
@@ -52,7 +52,6 @@ _FEW = 64
 _LOOKED_AT_ONCE = 10_000
 _IPV4_BYTES = 4
 _STATES = frozenset(EndpointRowState)
-_STATES_OF_WANTED = EndpointRowState.DISABLED, EndpointRowState.USABLE
 _ID = re.compile(r"(?:(?:\[(.+)\]|([0-9.]+)):([0-9]+)|([^ \[]+))(?: \(row [0-9]+\))?")
 
 
@@ -60,6 +59,7 @@ _ID = re.compile(r"(?:(?:\[(.+)\]|([0-9.]+)):([0-9]+)|([^ \[]+))(?: \(row [0-9]+
 class EndpointRow(Resource):
     """A server. `port` 0 stands for the port that the client asked for.
 
+    `dead`: checks found it so; its connections of TCP go on, but datagrams go elsewhere.
     `damage` says what is wrong with a row that was written by somebody else. `copy` is the number of a second row
     of the same endpoint: it counts as an endpoint of its own, which no manifest asks for.
     """
@@ -72,6 +72,7 @@ class EndpointRow(Resource):
     disabled: bool = False
     damage: str = ""
     copy: int = 0
+    dead: bool = False
 
     @property
     def id(self) -> str:
@@ -91,13 +92,13 @@ class EndpointRow(Resource):
 
     @property
     def state(self) -> str:
-        return self.damage or ("disabled" if self.disabled else "usable")
+        return self.damage or ("disabled" if self.disabled else "dead" if self.dead else "usable")
 
     def describe(self) -> dict[str, str]:
         return {"state": self.state}
 
     def caused(self, before: Resource, causes: Causes) -> Cause | None:
-        if not isinstance(before, EndpointRow) or before.disabled == self.disabled or before.flaw:
+        if not isinstance(before, EndpointRow) or before.state == self.state or before.flaw:
             return None
         return causes.get(ANY_POOL, {}).get(self.id)
 
@@ -161,7 +162,9 @@ def row_of(endpoint: Endpoint) -> EndpointRow:
     known = endpoint.row
     if isinstance(known, EndpointRow):
         return known
-    row = EndpointRow(endpoint.address, endpoint.port or 0, endpoint.state is EndpointState.DISABLED)
+    is_disabled = endpoint.state is EndpointState.DISABLED
+    is_dead = isinstance(endpoint, DeadEndpoint) and endpoint.sends_on and not is_disabled
+    row = EndpointRow(endpoint.address, endpoint.port or 0, is_disabled, dead=is_dead)
     endpoint.keep(row)
     return row
 
@@ -242,7 +245,8 @@ def _numbered(table: EndpointTable, places: NDArray[np.intp]) -> list[NumberedRo
     for number, state, (packed, port) in zip(numbers, states, table.endpoints(places), strict=True):
         damage = "" if state in _STATES else word(EndpointRowState, state)
         address = IPv4Address(packed) if len(packed) == _IPV4_BYTES else ip_address(packed)
-        row = EndpointRow(address, port, state == EndpointRowState.DISABLED, damage)
+        is_dead = state == EndpointRowState.DEAD
+        row = EndpointRow(address, port, state == EndpointRowState.DISABLED, damage, dead=is_dead)
         found.append(NumberedRow(number, row, state == EndpointRowState.RETIRED))
     if np.unique(table.hashes[places]).size == places.size:
         return found  # no endpoint has two rows, as hardly one ever has
@@ -274,9 +278,8 @@ class EndpointKind(Kind):
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:
-        # A server in several pools is one row: it is disabled only if all of them say so.
-        usable = (claim for claim in claims if isinstance(claim[0], EndpointRow) and not claim[0].disabled)
-        return next(usable, claims[0])
+        # A server in several pools is one row: it is disabled, or dead, only if all of them say so.
+        return min(claims, key=lambda claim: isinstance(claim[0], EndpointRow) and (claim[0].disabled, claim[0].dead))
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         table = endpoint_table(self.kernel)
@@ -395,8 +398,14 @@ def _plain(wanted: Mapping[Key, Resource]) -> list[EndpointRow]:
 
 def _matches(index: Index, plain: Sequence[EndpointRow]) -> NDArray[np.intp]:
     """For each row the place where the kernel holds it, -1 if it doesn't."""
-    states = np.where([row.disabled for row in plain], *_STATES_OF_WANTED).astype(np.uint8)
+    states = np.array([_state_of(row) for row in plain], np.uint8)
     return index.matches(_words(plain), states)
+
+
+def _state_of(row: EndpointRow) -> EndpointRowState:
+    if row.disabled:
+        return EndpointRowState.DISABLED
+    return EndpointRowState.DEAD if row.dead else EndpointRowState.USABLE
 
 
 def _words(rows: Sequence[EndpointRow]) -> Words:
@@ -413,7 +422,7 @@ def _row(change: Change) -> EndpointRow:
 def _state(change: Change) -> EndpointRowState:
     if change.after is None:
         return EndpointRowState.RETIRED
-    return EndpointRowState.DISABLED if _row(change).disabled else EndpointRowState.USABLE
+    return _state_of(_row(change))
 
 
 KIND = EndpointKind

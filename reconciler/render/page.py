@@ -95,7 +95,7 @@ _TEMPLATE = """\
 """
 
 GOOD = ("Synced", "Healthy", "usable", "up")
-BAD = ("OutOfSync", "Unknown", "Degraded", "down", "disabled", "error")
+BAD = ("OutOfSync", "Unknown", "Degraded", "down", "dead", "disabled", "error")
 
 
 @functools.cache

@@ -42,18 +42,20 @@ class Judged:
 def judged(
     pool: Pool, states: Sequence[tuple[State, ...]], drains: Sequence[Drain | None], at: Moment,
     fallback: Judged | None = None, *, only_datagrams: bool = False,
+    translates_datagrams: bool = False,
 ) -> Judged:  # fmt: skip
     """The judgement of a pool. The endpoints of its fallback are part of what is wanted also while they are not
     needed, with no share of new connections: so all that they need is there when their time comes.
 
     `only_datagrams`: nobody but services of UDP uses the pool. A client of UDP doesn't notice that its endpoint is
-    dead, and would send there for ever if that were a connection worth keeping.
+    dead, and would send there for ever if that were a connection worth keeping. `translates_datagrams`: a service of
+    UDP with mode nat is among those that use it; the program then tells datagrams from what goes on.
     """
     ends = only_datagrams or pool.on_unhealthy is OnUnhealthy.RESET
     asked = tuple([_drained(endpoint, drain, at) for endpoint, drain in zip(pool.endpoints, drains, strict=True)])
     found = members(pool if asked == pool.endpoints else replace(pool, endpoints=asked), states, at.now_s)
     serving = [
-        _dead(e, ends=ends) if _is_dead(e, why, of_endpoint) else _weighed(e, weight)
+        _dead(e, ends=ends, sends_on=translates_datagrams) if _is_dead(e, why, of_endpoint) else _weighed(e, weight)
         for e, weight, why, of_endpoint in zip(asked, found.weights, found.reasons, states, strict=True)
     ]
     if fallback is not None:
@@ -105,9 +107,9 @@ def _is_dead(endpoint: Endpoint, why: Why, states: Sequence[State]) -> bool:
     return any(state.health is Health.DOWN for state in states)
 
 
-def _dead(endpoint: Endpoint, *, ends: bool) -> Endpoint:
+def _dead(endpoint: Endpoint, *, ends: bool, sends_on: bool) -> Endpoint:
     state = EndpointState.DISABLED if ends else endpoint.state
-    return DeadEndpoint(endpoint.address, endpoint.port, 0, state, endpoint.span)
+    return DeadEndpoint(endpoint.address, endpoint.port, 0, state, endpoint.span, sends_on)
 
 
 def _with_fallback(serving: Sequence[Endpoint], fallback: Judged, *, serves: bool) -> list[Endpoint]:

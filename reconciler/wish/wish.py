@@ -148,8 +148,12 @@ class Wish:
             return found
         of_endpoints = [tuple(self.states[target.digest] for _, target in pairs) for pairs in watched.asked]
         drains = of_pool(self._drains, watched.pool)
-        only_datagrams = bool(watched.users) and all(user.protocol is Protocol.UDP for user in watched.users)
-        fresh = judged(watched.pool, of_endpoints, drains, at, fallback, only_datagrams=only_datagrams)
+        of_datagrams = [user for user in watched.users if user.protocol is Protocol.UDP]
+        fresh = judged(
+            watched.pool, of_endpoints, drains, at, fallback,
+            only_datagrams=0 < len(of_datagrams) == len(watched.users),
+            translates_datagrams=any(not user.mode.is_dsr for user in of_datagrams),
+        )  # fmt: skip
         if found is not None and found.wanted == fresh.wanted:
             fresh = replace(fresh, wanted=found.wanted)
         watched.judged, watched.is_stale = fresh, False

@@ -154,6 +154,16 @@ def test_hurry():
     assert plan.due(1.4, ROOM) == []
 
 
+def test_who_is_hurried_again_and_again_while_there_is_no_room_keeps_its_place():
+    plan = schedule_of(10, interval_s=60.0)
+    first, second = target(3, 60.0), target(4, 60.0)
+    plan.due(1.0, ROOM)
+    for now_s, item in ((1.0, first), (1.1, second), (2.0, first)):
+        plan.hurry(item, now_s)
+    assert plan.due(2.0, 1) == [first]
+    assert plan.due(2.0, 1) == [second]
+
+
 def test_removed_and_added_again_during_its_check():
     """It is not checked twice at once, and the answer that comes is still of use."""
     plan = schedule_of(1)

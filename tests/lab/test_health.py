@@ -16,9 +16,11 @@ from reconciler.config.load import load
 from reconciler.health import store
 from reconciler.kernel.real import RealKernel
 from reconciler.kinds.rings import RingKind
+from reconciler.lab import netns
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.topology import host_of
+from tests.nft import DROP, INPUT, IP, chain, nft
 
 from .conftest import LabMaker
 
@@ -115,7 +117,7 @@ def start_site(start_lab: LabMaker, tmp_path):
             lab.apply(directory)
         site = Site(lab, directory, tmp_path / "log")
         site.await_members(FIRST, SECOND, THIRD)
-        if check:
+        if check == CHECK:
             site.await_states(3)
         return site
 
@@ -170,6 +172,16 @@ def test_open_connections_of_an_endpoint_that_is_unplugged_end_where_the_pool_sa
     assert {outcome.source for outcome in errors} == firsts
     assert {outcome.error.partition(":")[0] for outcome in errors} == {"ConnectionResetError"}
     assert site.answering() == {SECOND, THIRD}
+
+
+def test_a_server_that_falls_silent_is_found_by_its_clients_long_before_its_next_check(start_site):
+    site = start_site("nat", "healthCheck: {type: tcp, interval: 1h}")
+    netns.inside(site.lab.netns(host_of(FIRST)), nft, *chain(IP, b"wall", b"input", INPUT, DROP))
+    clients = site.lab.load(VIP, 80, concurrency=6, rate=20, clients=16, timeout_s=10)
+    site.await_members(SECOND, THIRD)
+    clients.stop()
+    assert site.answering() == {SECOND, THIRD}
+    site.await_said(f"because: {FIRST} is down: tcp check: no answer within 1 s")
 
 
 def test_a_dead_endpoint_stays_out_while_nobody_checks_and_when_somebody_does_again(start_site):

@@ -6,7 +6,15 @@ from __future__ import annotations
 import pytest
 from scapy.layers.l2 import Ether
 
-from reconciler.dataplane.layout import ENDPOINT_FILTER, AlgorithmCode, ConnectionState, EndpointRowState, Verdict
+from reconciler.dataplane.layout import (
+    ENDPOINT_FILTER,
+    UNANSWERED,
+    AlgorithmCode,
+    ConnectionState,
+    EndpointRowState,
+    Verdict,
+)
+from reconciler.dataplane.rows import Number
 from reconciler.kernel.bpf import XdpVerdict
 from tests.packets.balancer import CLIENT, ENDPOINTS_AT, VIP, WEB, Balancer
 from tests.packets.frames import At, tcp
@@ -423,3 +431,34 @@ def test_replies_of_a_clients_connections_from_one_port_are_told_apart_by_their_
         server = At(ENDPOINTS_AT[index % 2 + 1], 1000 + index)
         assert comes_from(balancer, "SA", server) == At(VIP, 1000 + index)
     assert len(balancer.connections()) == 4
+
+
+# --- endpoints that don't answer ----------------------------------------------------------------------------------
+def unanswered(balancer: Balancer, endpoint: int) -> int:
+    """How many SYNs for an endpoint were sent again."""
+    (value,) = balancer.kernel.lookup(UNANSWERED.name, [UNANSWERED.key.pack(Number(endpoint))])
+    return 0 if value is None else UNANSWERED.value.unpack(value)[0]
+
+
+def test_a_syn_that_is_sent_again_counts_as_unanswered(balancer: Balancer) -> None:
+    assert goes_to(balancer, "S") == ONE
+    assert unanswered(balancer, 1) == 0
+    assert [goes_to(balancer, "S") for _ in range(3)] == [ONE] * 3
+    assert (unanswered(balancer, 1), unanswered(balancer, 2)) == (3, 0)
+
+
+def test_a_connection_that_was_answered_counts_no_syn(balancer: Balancer) -> None:
+    establish(balancer)
+    assert [goes_to(balancer, flags) for flags in ("S", "A", "FA", "S")] == [ONE] * 4
+    assert unanswered(balancer, 1) == 0
+
+
+def test_a_dead_endpoint_keeps_open_connections_and_gets_no_other_ones(balancer: Balancer) -> None:
+    establish(balancer)
+    another = At(CLIENT.address, CLIENT.port + 1)
+    balancer.ring(1, [1])
+    assert goes_to(balancer, "S", another) == ONE
+    balancer.ring(1, [2])
+    balancer.endpoint(1, state=EndpointRowState.DEAD)
+    assert goes_to(balancer, "S", another) == TWO, "nobody has answered it"
+    assert (goes_to(balancer, "A"), comes_from(balancer, "A", ONE)) == (ONE, WEB)

@@ -165,6 +165,14 @@ def test_a_flow_survives_edits_of_its_pool_but_not_a_disabled_endpoint(
     assert goes_to(balancer) == TWO.address
 
 
+def test_a_flow_leaves_a_dead_endpoint_whose_late_answers_still_reach_the_client(balancer: Balancer) -> None:
+    goes_to(balancer)
+    balancer.endpoint(1, state=EndpointRowState.DEAD)
+    assert balancer.send(udp(ONE, CLIENT), "back").frame == to_client(udp(ONE, CLIENT), NAMES)
+    assert goes_to(balancer) == TWO.address
+    assert goes_to(balancer) == TWO.address
+
+
 def test_tcp_and_udp_of_the_same_addresses_and_ports_are_apart(balancer: Balancer) -> None:
     balancer.serve(NAMES, ring=[2], target_port=ONE.port, index=2)
     segment, answer = tcp(CLIENT, NAMES), tcp(TWO, CLIENT, "SA")

@@ -24,6 +24,7 @@ from reconciler.model import (
     EndpointState,
     HealthCheck,
     Interface,
+    Mode,
     Node,
     OnUnhealthy,
     Pool,
@@ -379,6 +380,30 @@ def test_a_server_that_another_pool_keeps_keeps_its_connections(wish):
     wish.of(asked)
     down(wish, 2)
     assert rows(wish.of(asked)) == set()
+
+
+@pytest.mark.parametrize(("mode", "dead"), [(Mode.NAT, {2}), (Mode.DSR_L3, set())])
+def test_datagrams_leave_a_dead_endpoint_of_a_pool_of_tcp_and_udp_by_nat(wish, mode, dead):
+    both = [replace(service(), mode=mode), replace(service("names"), mode=mode, protocol=Protocol.UDP)]
+    asked = view(pool(), services=both)
+    assert dead_rows(wish.of(asked)) == set()
+    down(wish, 2)
+    found = wish.of(asked)
+    assert (dead_rows(found), rows(found)) == (dead, set())
+
+
+def test_datagrams_stay_where_another_pool_keeps_the_server(wish):
+    both = [replace(service(), protocol=Protocol.UDP), service(), service("mail", "mail", 25)]
+    asked = view(pool(), pool("mail", health_check=HealthCheck()), services=both)
+    wish.of(asked)
+    down(wish, 2)
+    assert dead_rows(wish.of(asked)) == set()
+
+
+def dead_rows(found):
+    """Which endpoints' datagrams go elsewhere."""
+    of_endpoints = [EndpointKind.joined(list(claims)) for claims in _claims(found).values()]
+    return {row.address.packed[3] for row, _ in of_endpoints if row.dead}
 
 
 def test_a_draining_endpoint_that_dies_is_dead(wish, clock):
