@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import select
+import socket
 import time
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -16,11 +17,13 @@ from heapq import heappop, heappush
 from reconciler.health.checks import CHECKS
 from reconciler.health.checks.wait import Check, Late, in_words
 from reconciler.health.outcome import Outcome, failed, not_checked, of_errno, unreached
+from reconciler.health.place import HERE, Lent
 from reconciler.health.target import Target
 from reconciler.health.way import DIRECT, Way
 
 Result = tuple[Target, Outcome]
 _MAX_EVENTS = 1024
+_ALL_OF_LENT = select.EPOLLOUT | select.EPOLLET
 _AWAY_S = 0.05
 _OWN_TROUBLE = (errno.ENETUNREACH, errno.ENETDOWN)
 """In the prober's namespace there is but one way, which lbctl makes; these say nothing about an endpoint."""
@@ -90,9 +93,9 @@ class Prober:
         while True:
             events = self._epoll.poll(timeout_s, _MAX_EVENTS)
             now_s = self._clock()
-            for fd, _ in events:
+            for fd, happened in events:
                 if run := self._waiting.get(fd):
-                    self._step(run, now_s)
+                    self._step(run, now_s, happened)
             if len(events) < _MAX_EVENTS:
                 break
             timeout_s = 0.0
@@ -111,6 +114,7 @@ class Prober:
         self._waiting.clear()
         self._deadlines.clear()
         self._epoll.close()
+        HERE.close()
 
     def _forgive(self) -> None:
         """Put all deadlines off by the time for which nobody was here: a server can't answer what it wasn't asked."""
@@ -118,9 +122,9 @@ class Prober:
         if away_s > _AWAY_S and self._deadlines:
             self._deadlines = [(deadline_s + away_s, number, run) for deadline_s, number, run in self._deadlines]
 
-    def _step(self, run: _Run, now_s: float, is_late: bool = False) -> None:
+    def _step(self, run: _Run, now_s: float, happened: int | None = None, is_late: bool = False) -> None:
         try:
-            sock, events = run.check.throw(Late()) if is_late else next(run.check)
+            sock, events = run.check.throw(Late()) if is_late else run.check.send(happened)
         except StopIteration as end:
             outcome: Outcome = end.value
         except Late:
@@ -133,7 +137,7 @@ class Prober:
             outcome = failed(f"its answer can't be understood ({type(error).__name__})")
         else:
             if not is_late:
-                self._await(run, sock.fileno(), events)
+                self._await(run, sock, events)
                 return
             run.check.close()  # It waits on beyond its deadline.
             outcome = unreached(f"no answer within {in_words(run.target.check.timeout_s)}")
@@ -141,7 +145,15 @@ class Prober:
         self._waiting.pop(run.fd, None)
         self._results.append((run.target, outcome._replace(latency_s=max(0.0, now_s - run.began_s))))
 
-    def _await(self, run: _Run, fd: int, events: int) -> None:
+    def _await(self, run: _Run, sock: socket.socket, events: int) -> None:
+        fd = sock.fileno()
+        if type(sock) is Lent:
+            if sock.watcher is not self._epoll:
+                self._epoll.register(fd, _ALL_OF_LENT)
+                sock.watcher = self._epoll
+            run.fd = fd
+            self._waiting[fd] = run
+            return
         if fd == run.fd:
             try:
                 self._epoll.modify(fd, events | select.EPOLLONESHOT)

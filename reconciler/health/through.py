@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reconciler import private
 from reconciler.errors import KernelError
-from reconciler.health.place import Place
+from reconciler.health.place import HERE, Place
 from reconciler.health.target import Target
 from reconciler.health.way import DIRECT, Way
 from reconciler.model import Address, Mode
@@ -48,7 +48,7 @@ class Through:
         self._is_doubtful |= not number
         lack = self._lack or ("" if number else "the endpoint is not in the data plane yet")
         tunnel = MARK_TUNNEL if target.mode is Mode.DSR_L3 else 0
-        return Way(mark=number | tunnel, place=self._place, lack=lack)
+        return Way(number | tunnel, self._place or HERE, lack)
 
     def doubt(self) -> None:
         """Somebody who was well has not answered: who mended a damaged row may have given it another number."""

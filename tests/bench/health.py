@@ -36,7 +36,8 @@ from reconciler.model import CheckType, HealthCheck
 
 TCP_PORT, HTTP_PORT, UDP_PORT, CLOSED_PORT = 8000, 8001, 8002, 8009
 AT_ONCE = 64
-BAR_A_SECOND = 20_000
+BAR_A_SECOND, BAR_OF_BARE = 20_000, 20_000 / 52_800
+"""The machine that the bar was set on did 52,800 by a bare loop; what a slower one does is compared with its own."""
 BAR_SHARE, BAR_MB, BAR_LATE_S = 0.35, 120, 0.05
 _RESET = struct.pack("ii", 1, 0)
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n"
@@ -240,14 +241,14 @@ def measure(checks: int, targets: int, for_s: float) -> Iterator[Figure]:
     )
     with server():
         base = streams_a_second(checks // 4)
-        yield Figure("TCP by asyncio's streams (baseline)", base, "checks/CPU-second")
+        yield Figure("TCP by asyncio's streams", base, "checks/CPU-second")
         bare = bare_a_second(checks)
-        yield Figure(f"TCP by a bare loop ({bare / base:.1f} × the baseline)", bare, "checks/CPU-second")
+        yield Figure(f"TCP by a bare loop ({bare / base:.1f} of the streams)", bare, "checks/CPU-second")
         for name, check, port, good, has_bar in kinds:
             found = a_second(check, port, checks, good)
-            bar = f"≥ {BAR_A_SECOND:,}" if has_bar else ""
-            yield Figure(f"{name} ({found / base:.1f} × the baseline)", found, "checks/CPU-second", bar,
-                         not has_bar or found >= BAR_A_SECOND)  # fmt: skip
+            bar = f"≥ {BAR_A_SECOND:,}, or {BAR_OF_BARE:.2f} of the bare loop" if has_bar else ""
+            is_met = not has_bar or found >= min(BAR_A_SECOND, BAR_OF_BARE * bare)
+            yield Figure(f"{name} ({found / bare:.2f} of the bare loop)", found, "checks/CPU-second", bar, is_met)
         for name, check, port in (("TCP", usual, TCP_PORT), ("HTTP", HealthCheck(CheckType.HTTP), HTTP_PORT)):
             share, mb, late_s, latest_s, begun = fleet(targets, for_s, check, port)
             what = f"{targets:,} targets every 2 s, {name}"

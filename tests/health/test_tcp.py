@@ -3,12 +3,10 @@ import os
 import resource
 import socket
 from contextlib import closing
-from ipaddress import ip_address
 from pathlib import Path
 
 from reconciler.health.outcome import Verdict
 from reconciler.health.prober import Prober
-from reconciler.health.way import Way
 from tests.health.run import LATE_S, outcome, outcomes, said, target, until
 
 
@@ -70,18 +68,46 @@ def test_descriptors_are_given_back(frozen_port, closed_port):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_source_address(serve):
-    port = serve(lambda connection: None)
-    for address in ("127.0.0.7", "127.0.0.8"):
-        assert outcome("tcp", port, way=Way(source=ip_address(address))).error == ""
-    until(lambda: len(serve.peers) == 2)
-    assert [host for host, _ in serve.peers] == ["127.0.0.7", "127.0.0.8"]
+def test_check_after_check_takes_the_same_socket_and_each_ends_by_a_reset(serve, closed_port):
+    ends = []
+
+    def wait_for_the_end(connection):
+        try:
+            ends.append(connection.recv(1))
+        except ConnectionResetError:
+            ends.append("reset")
+
+    port = serve(wait_for_the_end)
+    numbers, found = set(), []
+    with closing(Prober()) as prober:
+        for item in [target("tcp", (port, closed_port)[i % 2]) for i in range(6)]:
+            prober.start(item)
+            numbers |= {run.fd for run in prober._waiting.values()}
+            results = []
+            until(lambda results=results: results.extend(prober.poll(0.1)) or results)
+            found += [outcome.error for _, outcome in results]
+        assert found == ["", "refused"] * 3
+        until(lambda: len(ends) == 3)
+    assert (len(numbers), ends) == (1, ["reset"] * 3)
 
 
-def test_a_source_that_the_node_does_not_have_says_nothing_about_the_target(frozen_port):
-    found = outcome("tcp", frozen_port, way=Way(source=ip_address("192.0.2.1")))
-    assert found.verdict is Verdict.NOT_CHECKED
-    assert found.error == "this node has no address or port to check from"
+def test_a_check_that_ran_out_of_time_leaves_nothing_to_the_next_one(frozen_port):
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        fill = [socket.socket() for _ in range(8)]
+        for sock in fill:
+            sock.setblocking(False)
+            sock.connect_ex(address)
+        with closing(Prober()) as prober:
+            for port, expected in ((address[1], "no answer within 200 ms"), (frozen_port, "")):
+                prober.start(target("tcp", port, timeout_s=LATE_S if expected else 10.0))
+                results = []
+                until(lambda results=results: results.extend(prober.poll(0.1)) or results)
+                assert [outcome.error for _, outcome in results] == [expected]
+        for sock in fill:
+            sock.close()
 
 
 def test_out_of_descriptors_says_nothing_about_the_target(frozen_port):

@@ -7,15 +7,15 @@ import errno
 import socket
 import struct
 from collections.abc import Generator
-from select import EPOLLIN, EPOLLOUT
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
 from typing import Protocol, TypeVar
 
 from reconciler.health.outcome import Outcome
 from reconciler.health.target import Target
 
 T = TypeVar("T")
-Waiting = Generator[tuple[socket.socket, int], None, T]
-"""Yields a socket and the events that it waits for; gives a T."""
+Waiting = Generator[tuple[socket.socket, int], int | None, T]
+"""Yields a socket and the events that it waits for, and may be told what has happened; gives a T."""
 Check = Waiting[Outcome]
 
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
@@ -32,8 +32,9 @@ def connect(sock: socket.socket, target: Target) -> Waiting[None]:
     """Connect a TCP socket to the target. Raises OSError."""
     code = sock.connect_ex(target.place)
     if code == errno.EINPROGRESS:
-        yield sock, EPOLLOUT
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        happened = yield sock, EPOLLOUT
+        is_well = happened is not None and not happened & (EPOLLERR | EPOLLHUP)
+        code = 0 if is_well else sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, "connect")
 
