@@ -10,6 +10,7 @@ more often than that (`sweep`), which takes no more than that now and then.
 from __future__ import annotations
 
 from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,13 @@ from numpy.typing import NDArray
 from reconciler import clock
 from reconciler.dataplane import connections
 from reconciler.dataplane.connections import BUSY, PLACES, Entries, unit_of
-from reconciler.dataplane.layout import CONNECTION_MAPS, FRONTS, MapSpec
+from reconciler.dataplane.layout import CONNECTION_MAPS, FRONTS, ConnectionState, MapSpec
 from reconciler.dataplane.slots import Words
-from reconciler.kernel.port import Kernel
+from reconciler.kernel.port import Client, Kernel
+
+_TCP = 1
+"""As the table numbers protocols."""
+_LOWEST_HALF = 0xFFFF_FFFF
 
 
 def fronts(kernel: Kernel) -> NDArray[np.void]:
@@ -61,6 +66,33 @@ def numbers_in_use(kernel: Kernel) -> tuple[set[int], set[int]]:
         set().union(*(_distinct(each.endpoints) for each in both)),
         set().union(*(_distinct(each.services) for each in both)),
     )
+
+
+MOST_CLIENTS = 50_000
+"""They take half a second; others learn with their next packet that their endpoint is gone."""
+_GOES_ON = ConnectionState.OPEN, ConnectionState.CLIENT_CLOSED
+
+
+def clients_of(kernel: Kernel, endpoints: Collection[int]) -> list[Client]:
+    """Who has connections of TCP to endpoints with these numbers, and may be waiting for an answer; MOST_CLIENTS at
+    most."""
+    if not tables(kernel):
+        return []
+    known = fronts(kernel)
+    found: list[Client] = []
+    for version in CONNECTION_MAPS:
+        held = live(kernel, version, known)
+        is_theirs = np.isin(held.endpoints, list(endpoints)) & np.isin(held.states, _GOES_ON)
+        is_theirs &= (held.protocols == _TCP) & (held.services < known.size)
+        part = held.part(np.flatnonzero(is_theirs)[: MOST_CLIENTS - len(found)])
+        rows = zip(part.clients.tolist(), part.ports.tolist(), part.services.tolist(), part.acknowledged.tolist(),
+                   strict=True)  # fmt: skip
+        for (high, low), port, service, expects in rows:
+            front = FRONTS.value.unpack(known[service].tobytes())
+            address, vip = ((IPv4Address(low & _LOWEST_HALF), IPv4Address(front.vip[:4])) if version == 4
+                            else (IPv6Address(high << 64 | low), IPv6Address(front.vip)))  # fmt: skip
+            found.append(Client(address, port, vip, front.port, expects))
+    return found
 
 
 def _distinct(numbers: NDArray[np.uint32]) -> set[int]:

@@ -15,12 +15,14 @@ from reconciler.apply import Notify, Result, apply
 from reconciler.compile import Compiled, compiled
 from reconciler.concerns import concerns_of
 from reconciler.config.load import no_garbage_collection
+from reconciler.connections import clients_of
 from reconciler.dataplane import slots
 from reconciler.dataplane.program import ALLOWED_SOURCES
 from reconciler.errors import FilesError, KernelError
 from reconciler.kernel.port import Kernel, LoadedProgram
 from reconciler.kinds import KINDS
 from reconciler.kinds.attachment import generic_interfaces
+from reconciler.kinds.endpoint import EndpointRow, numbers_of
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour_proxy import NeighbourProxy
 from reconciler.kinds.program import PROGRAM, Program
@@ -175,7 +177,16 @@ def carry_out(
         # Not a failure: machines that miss the announcement ask for the VIP's MAC again some time later.
         with contextlib.suppress(KernelError):
             kernel.announce(came)
+    if ended := [change.after for change in result.done if _is_ended(change)]:
+        with contextlib.suppress(KernelError):  # not a failure, either: they learn it with their next packet
+            numbers = numbers_of(kernel, [row for row in ended if isinstance(row, EndpointRow)])
+            kernel.rouse(clients_of(kernel, numbers.tolist()))
     return result
+
+
+def _is_ended(change: Change) -> bool:
+    """Whether connections of an endpoint have ended that were there."""
+    return change.before is not None and isinstance(change.after, EndpointRow) and change.after.disabled
 
 
 def open_keys(planned: Plan, result: Result) -> frozenset[Key]:

@@ -17,6 +17,7 @@ from reconciler.dataplane.connections import (
     BUCKET_WORDS,
     WIDE_WORDS,
     Entries,
+    entry,
     find,
     homes,
     idle_units,
@@ -277,3 +278,25 @@ def test_no_flow_reads_as_none(kernel: FakeKernel) -> None:
     assert (len(flows(kernel)), len(flows(FakeKernel())), node.used(FakeKernel(), 4)) == (0, 0, 0)
     assert flows(kernel).counts() == {} and list(flows(kernel).in_order()) == []
     assert [spec.value_size // 8 for spec in CONNECTION_MAPS.values()] == [BUCKET_WORDS, WIDE_WORDS]
+
+
+def test_clients_that_may_wait_for_an_answer_are_found_with_what_they_expect(kernel: FakeKernel) -> None:
+    states = ConnectionState.CLIENT_CLOSED, ConnectionState.ENDPOINT_CLOSED, OPENING, OVER
+    put(kernel, [
+        entry(IPv4Address("10.9.0.1"), 40_001, TCP, OPEN, unit_of(clock.now_ns()), endpoint=1, service=0,
+              acknowledged=(0x1237_FFFF, 0x7777_7777)),
+        *(connection(number, state) for number, state in enumerate(states, 2)),
+        connection(7, endpoint=2), connection(8, protocol=UDP, service=1),
+    ])  # fmt: skip
+    vip = IPv4Address("20.20.20.1")
+    assert sorted(node.clients_of(kernel, [1])) == [
+        (IPv4Address("10.9.0.1"), 40_001, vip, 80, 0x1234_0000), (IPv4Address("10.9.0.2"), 40_000, vip, 80, 0),
+    ]  # fmt: skip
+    assert node.clients_of(FakeKernel(), [1]) == []
+
+
+def test_clients_over_ipv6_are_found_too(kernel: FakeKernel) -> None:
+    vip = IPv6Address("2001:db8::1")
+    assert kernel.update(FRONTS.name, [FRONTS.pack(Number(1), Front(vip.packed, 443, 0, 0, 6, 6))]) == [None]
+    put(kernel, [connection(1, service=1, version=6)], 6)
+    assert node.clients_of(kernel, [1]) == [(IPv6Address("2001:db8:9::1"), 40_000, vip, 443, 0)]

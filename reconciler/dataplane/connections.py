@@ -45,6 +45,7 @@ _CODES = {number: code for code, number in PROTOCOLS.items()}
 _UDP = 2
 _CLIENT, _PORT, _PROTOCOL, _STATE = np.uint64(32), np.uint64(16), np.uint64(14), np.uint64(11)
 _ENDPOINT, _SERVICE, _SERVICE_MASK = np.uint64(47), np.uint64(29), np.uint64((1 << 18) - 1)
+_ACKNOWLEDGED, _ACKNOWLEDGED_MASK = np.uint64(14), np.uint64(0x3FFF)
 _SEEN_MASK = np.uint64(UNITS - 1)
 _HALF, _HALF_MASK = np.uint64(32), np.uint64(0xFFFF_FFFF)
 
@@ -120,6 +121,11 @@ class Entries:
     def services(self) -> NDArray[np.uint32]:
         """Numbers of fronts, which are those of the services' counters."""
         return (self.where >> _SERVICE & _SERVICE_MASK).astype(np.uint32)
+
+    @property
+    def acknowledged(self) -> NDArray[np.uint32]:
+        """The last acknowledgement numbers of clients, of which the lower bits are zeros."""
+        return (self.where >> _ACKNOWLEDGED & _ACKNOWLEDGED_MASK).astype(np.uint32) << np.uint32(18)
 
     def ages(self, now: int) -> NDArray[np.uint16]:
         """For how many units each was silent, at `now`. One that was seen by a faster clock is as old as one seen just

@@ -20,6 +20,7 @@ from reconciler.kernel.fake_frr import FakeDaemon
 from reconciler.kernel.port import (
     PROBER_DEVICE,
     AttachedProgram,
+    Client,
     Firewall,
     HopGroup,
     Link,
@@ -70,6 +71,7 @@ class FakeKernel:
     proxies: set[Neighbour] = field(default_factory=set)
     others_proxies: set[Neighbour] = field(default_factory=set)
     announced: list[list[str]] = field(default_factory=list)
+    roused: list[Client] = field(default_factory=list)
     held_routes: dict[str, Route] = field(default_factory=dict)
     held_groups: dict[int, HopGroup] = field(default_factory=dict)
     knows_resilient: bool = True
@@ -425,6 +427,9 @@ class FakeKernel:
 
     def announce(self, vips: Collection[str]) -> None:
         self.announced.append(sorted(vips))
+
+    def rouse(self, clients: Sequence[Client]) -> None:
+        self.roused.extend(clients)
 
     # --- the routing daemon ----------------------------------------------------------------------------
     def routing_configuration(self) -> str | None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from reconciler.limits import Sizes
 
@@ -85,6 +86,17 @@ class Neighbour:
     address: str
     interface: str
     is_lasting: bool = field(default=True, compare=False)
+
+
+class Client(NamedTuple):
+    """The client's end of a connection of TCP, and the VIP's. `expects` is about the number of the next byte that it
+    waits for; it is no less than that."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+    vip: IPv4Address | IPv6Address
+    vip_port: int
+    expects: int
 
 
 PROBER_DEVICE = "lbctl-checks"
@@ -395,6 +407,10 @@ class Kernel(Protocol):
 
     def announce(self, vips: Collection[str]) -> None:
         """Tell the machines of each attached network which of these VIPs are in that network, and here now."""
+        ...
+
+    def rouse(self, clients: Sequence[Client]) -> None:
+        """Have clients of TCP send a packet of their connection, which the program then knows what to do with."""
         ...
 
     # --- the routing daemon ----------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from reconciler.kernel import (
     ownership,
     prober,
     proxies,
+    rouse,
     routes,
     sysctl,
     tunnels,
@@ -38,6 +39,7 @@ from reconciler.kernel.instance import Instance
 from reconciler.kernel.instance_program import InstanceProgram
 from reconciler.kernel.mark import alias_of, protocol_of
 from reconciler.kernel.port import (
+    Client,
     Firewall,
     HopGroup,
     Link,
@@ -217,6 +219,10 @@ class RealKernel(InstanceProgram):
     def announce(self, vips: Collection[str]) -> None:
         with refused("announcements of VIPs"):
             announce.announce(vips, self._mark)
+
+    def rouse(self, clients: Sequence[Client]) -> None:
+        with refused("packets for clients"):
+            rouse.rouse(clients)
 
     # --- the routing daemon ----------------------------------------------------------------------------
     def routing_configuration(self) -> str | None:

@@ -2,9 +2,12 @@
 """Endpoints that die under load, with an agent that checks them: new connections go elsewhere, open ones stay, and
 nobody brings a dead endpoint back."""
 
+import json
 import os
 import random
+import select
 import signal
+import socket
 import time
 from collections import Counter
 from ipaddress import IPv4Address
@@ -19,7 +22,7 @@ from reconciler.kinds.rings import RingKind
 from reconciler.lab import netns
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
-from reconciler.lab.topology import host_of
+from reconciler.lab.topology import CLIENT, host_of
 from tests.nft import DROP, INPUT, IP, chain, nft
 
 from .conftest import LabMaker
@@ -172,6 +175,34 @@ def test_open_connections_of_an_endpoint_that_is_unplugged_end_where_the_pool_sa
     assert {outcome.source for outcome in errors} == firsts
     assert {outcome.error.partition(":")[0] for outcome in errors} == {"ConnectionResetError"}
     assert site.answering() == {SECOND, THIRD}
+
+
+def test_clients_that_wait_in_silence_for_a_dead_endpoint_learn_it_too(start_site):
+    """They have sent half a request, which the server's kernel has acknowledged, and nothing would ever come."""
+    site = start_site("nat, algorithm: maglev", CHECK + "\n  onUnhealthy: reset")
+    clients = [netns.inside(site.lab.netns(CLIENT), half_a_request) for _ in range(36)]
+    try:
+        flows = json.loads(site.lbctl("get", "flows", "-o", "json"))["items"]
+        dead = sum(flow["endpoint"] == str(FIRST) for flow in flows)
+        assert dead  # 36 ports leave out a third of the ring with odds of 5e-7
+        site.lab.servers[FIRST].send_signal(signal.SIGSTOP)
+        site.await_members(SECOND, THIRD)
+        wait_until("clients know", lambda: sum(map(is_reset, clients)) == dead, PATIENCE_S)
+    finally:
+        for client in clients:
+            client.close()
+
+
+def half_a_request() -> socket.socket:
+    client = socket.create_connection((str(VIP), 80), PATIENCE_S)
+    client.sendall(b"GET / HTTP/1.1\r\n")
+    return client
+
+
+def is_reset(client: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(client, select.POLLIN)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def test_a_server_that_falls_silent_is_found_by_its_clients_long_before_its_next_check(start_site):
