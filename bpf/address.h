@@ -24,6 +24,19 @@ static __always_inline bool is_same_words(const __be32 *one, const __be32 *two)
 	return one[0] == two[0] && one[1] == two[1] && one[2] == two[2] && one[3] == two[3];
 }
 
+/* Copy an address of the version that a stage of NAT is for. */
+static __always_inline void copy_address(__be32 *into, const void *from)
+{
+	const __be32 *words = from;
+
+	into[0] = words[0];
+	if (!HAS(AS_NAT6))
+		return;
+	into[1] = words[1];
+	into[2] = words[2];
+	into[3] = words[3];
+}
+
 /* An address as one number in host byte order, to be hashed. A processor multiplies both halves at the same time. */
 static __always_inline u32 fold_address(const void *place, bool is_ipv6)
 {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The table of NAT's connections. One entry serves both directions: requests and replies alike know the client's address
+ * The tables of NAT's connections, one for each version of IP; a stage knows one. One entry serves both directions: requests and replies alike know the client's address
  * and port, so these are what an entry is found by. A client may have several connections from one port; a request then
  * tells them apart by its service, a reply by its endpoint.
  *
- * An entry is two words (maps.h) in any place of either of two buckets. Words are changed by compare-and-swap only, so
+ * An entry is two words (maps.h), over IPv6 with the client's address beside them, in any place of either of two buckets. Words are changed by compare-and-swap only, so
  * there is no lock; if somebody else changed a word meanwhile, the next packet tries again. Who wants a place claims it
- * by its `who`, and fills in `where` before `who` says whose it is.
+ * by its `who`, and fills in the rest before `who` says whose it is.
  *
  * Once an entry was silent for longer than its state allows, it does not exist any more, and its place is free. A
  * connection that is open is never given up for a new one.
@@ -14,6 +14,7 @@
 
 /* The loader puts the number of buckets in the place of this number: reconciler/kernel/build.py. */
 #define CONNECTION_BUCKETS 0x636f6e6e65637401ULL
+#define CONNECTION6_BUCKETS 0x636f6e6e65637402ULL
 #define BUCKET_PLACES 4
 #define ALL_PLACES (2 * BUCKET_PLACES)
 
@@ -140,7 +141,8 @@ static __always_inline bool is_live(u64 who, u64 where, u32 now)
 /* What a packet says about the connection that it belongs to. */
 struct sought {
 	u64 key;		/* its client, as `who` begins; the lower bits are zero */
-	__be32 address;		/* the other end: the VIP of a request, the endpoint of a reply */
+	const __be32 *client;	/* its address, of which the key has only a hash over IPv6 */
+	const __be32 *address;	/* the other end: the VIP of a request, the endpoint of a reply */
 	__be16 port;
 	u8 protocol;
 	bool is_request;
@@ -155,22 +157,57 @@ static __always_inline u64 connection_key(u32 address, u16 port, bool is_datagra
 }
 
 /* Both halves of the hash say a bucket each. */
-static __always_inline u64 hash_connection(u64 key)
+static __always_inline u64 hash_connection(const struct sought *sought)
 {
+	const __be32 *words = sought->client;
 	u32 row = 0;
 	struct seed *secret = seed.lookup(&row);
+	u64 hash;
 
-	return secret ? mix64(mix64(key ^ secret->words[0]) + secret->words[1]) : 0;
+	if (!secret)
+		return 0;
+	if (!HAS(AS_NAT6))
+		return mix64(mix64(sought->key ^ secret->words[0]) + secret->words[1]);
+	hash = mix64((u32)sought->key ^ secret->words[0]);
+	hash = mix64(hash + ((u64)words[0] << 32 | words[1])) ^ secret->words[1];
+	return mix64(hash + ((u64)words[2] << 32 | words[3]));
+}
+
+/* A bucket of either table: both begin alike. */
+static __always_inline struct connections *find_bucket_of_connections(u32 index)
+{
+	if (HAS(AS_NAT6))
+		return (struct connections *)connections6.lookup(&index);
+	return connections.lookup(&index);
 }
 
 static __always_inline struct connections *find_connections(u32 half)
 {
-	u64 buckets = CONNECTION_BUCKETS;
+	u64 buckets = HAS(AS_NAT6) ? CONNECTION6_BUCKETS : CONNECTION_BUCKETS;
 	u32 index;
 
 	OPAQUE(buckets);
 	index = half * buckets >> 32;
-	return connections.lookup(&index);
+	return find_bucket_of_connections(index);
+}
+
+/* The client's address of a place. */
+static __always_inline __be32 *client_at(const struct connections *bucket, u32 place)
+{
+	return ((struct connections6 *)bucket)->addresses + 4 * place;
+}
+
+/* Zero if a place is of this client: `who` agrees with the key, and the address, of which the key may have a hash only. */
+static __always_inline u64 differs_at(const struct connections *bucket, u32 place, u64 who, const struct sought *sought)
+{
+	u64 differs = (who ^ sought->key) >> WHO_KEY_SHIFT;
+
+	if (HAS(AS_NAT6)) {
+		const __be32 *words = client_at(bucket, place), *client = sought->client;
+
+		differs |= (words[0] ^ client[0]) | (words[1] ^ client[1]) | (words[2] ^ client[2]) | (words[3] ^ client[3]);
+	}
+	return differs;
 }
 
 /* Both buckets of a client, and the entry that was found in one of them, its words as they were read. */
@@ -182,6 +219,23 @@ struct connection {
 	u64 who;
 	u64 where;
 };
+
+/* The address of an endpoint in the version of IP that the stage is for; NULL if it has none. */
+static __always_inline const __be32 *address_of(u32 id, const struct endpoint *endpoint)
+{
+	struct address6 *found;
+
+	if (!HAS(AS_NAT6))
+		return endpoint->address ? &endpoint->address : NULL;
+	found = endpoints6.lookup(&id);
+	return found && !endpoint->address ? found->words : NULL;
+}
+
+/* Whether two addresses of this version are the same. */
+static __always_inline bool is_same_address(const __be32 *one, const __be32 *two)
+{
+	return HAS(AS_NAT6) ? is_same_words(one, two) : one[0] == two[0];
+}
 
 /* The port by which an endpoint is known to clients of a service. */
 static __always_inline __be16 port_behind(const struct endpoint *endpoint, const struct front *front)
@@ -197,6 +251,7 @@ static __always_inline u64 is_sought(const struct sought *sought, u64 who, u64 w
 {
 	u32 service = connection_service(where), id = connection_endpoint(where);
 	struct endpoint *endpoint;
+	const __be32 *address;
 	struct front *front;
 
 	if (sought->is_request && service == sought->service)
@@ -206,21 +261,22 @@ static __always_inline u64 is_sought(const struct sought *sought, u64 who, u64 w
 		return 0;
 	/* The service has another index now, since its target port is another one. */
 	if (sought->is_request)
-		return front->vip[0] == sought->address && front->port == sought->port ? 2 : 0;
+		return is_same_address(sought->address, front->vip) && front->port == sought->port ? 2 : 0;
 	endpoint = endpoints.lookup(&id);
-	if (!endpoint || endpoint->address != sought->address || port_behind(endpoint, front) != sought->port)
+	address = endpoint ? address_of(id, endpoint) : NULL;
+	if (!address || !is_same_address(sought->address, address) || port_behind(endpoint, front) != sought->port)
 		return 0;
 	return 1 + is_some(connection_state_of(who) ^ CONNECTION_OVER);
 }
 
 /* Which places of a bucket a client has, a bit each. */
-static __always_inline u64 places_of(const struct connections *bucket, u64 key)
+static __always_inline u64 places_of(const struct connections *bucket, const struct sought *sought)
 {
 	u64 found = 0, place;
 
 #pragma unroll
 	for (place = 0; place < BUCKET_PLACES; place++)
-		found |= (is_some((bucket->who[place] ^ key) >> WHO_KEY_SHIFT) ^ 1) << place;
+		found |= (is_some(differs_at(bucket, place, bucket->who[place], sought)) ^ 1) << place;
 	return found;
 }
 
@@ -228,7 +284,7 @@ static __always_inline u64 places_of(const struct connections *bucket, u64 key)
 static __always_inline u64 find_in(struct connections *bucket, u32 number, const struct sought *sought,
 				   struct connection *found)
 {
-	u64 held = places_of(bucket, sought->key), best = 0, at;
+	u64 held = places_of(bucket, sought), best = 0, at;
 	u32 place;
 
 	if (!held)
@@ -250,14 +306,14 @@ static __always_inline u64 find_in(struct connections *bucket, u32 number, const
 	found->who = *(volatile u64 *)&bucket->who[at];
 	found->place = forgotten(number * BUCKET_PLACES + at, found->who);
 	/* Another connection may have got the place just now. */
-	found->is_there = !is_some((found->who ^ sought->key) >> WHO_KEY_SHIFT);
+	found->is_there = !is_some(differs_at(bucket, at, found->who, sought));
 	return best;
 }
 
 /* Find the entry that a packet belongs to; it may be one that doesn't exist any more. False if there is no table. */
 static __always_inline bool find_connection(struct sought *sought, struct connection *found)
 {
-	u64 hash = hash_connection(sought->key);
+	u64 hash = hash_connection(sought);
 
 	/* Whatever protocol it is: the verifier needn't follow each. */
 	sought->key = forgotten(sought->key, hash);
@@ -379,9 +435,14 @@ static __always_inline bool is_no_reply(const struct packet *packet, const struc
  * What a client's connections look like in replies, 0 for none: the endpoint's address and port. Two that look alike could
  * not be told apart.
  */
-static __always_inline u64 look_of(__be32 address, __be16 port)
+static __always_inline u64 look_of(const __be32 *words, __be16 port)
 {
-	return (u64)address << 16 | port;
+	u64 look = words[0];
+
+	/* A number for it: should two endpoints of a client have the same, it is as if they looked alike. */
+	if (HAS(AS_NAT6))
+		look = mix64(mix64((u64)words[0] << 32 | words[1]) + ((u64)words[2] << 32 | words[3])) >> 17;
+	return look << 16 | port;
 }
 
 /* Marks the look of an entry that is over, or doesn't exist any more. */
@@ -393,12 +454,13 @@ static __always_inline u64 look_of_entry(u64 who, u64 where, u32 now)
 	u32 service = connection_service(where), id = connection_endpoint(where);
 	struct endpoint *endpoint = endpoints.lookup(&id);
 	struct front *front = fronts.lookup(&service);
+	const __be32 *address = endpoint ? address_of(id, endpoint) : NULL;
 	u64 is_gone;
 
-	if (!front || !endpoint)
+	if (!front || !address)
 		return 0;
 	is_gone = (is_due_at(who, front, now) & 1) | (is_some(connection_state_of(who) ^ CONNECTION_OVER) ^ 1);
-	return look_of(endpoint->address, port_behind(endpoint, front)) | is_gone * GONE;
+	return look_of(address, port_behind(endpoint, front)) | is_gone * GONE;
 }
 
 static __always_inline void note_looks(const struct connections *bucket, u64 held, u32 now, u64 *places)
@@ -416,9 +478,9 @@ static __always_inline void note_looks(const struct connections *bucket, u64 hel
 }
 
 /* Note them of all connections of the client but this one; mostly there are none. */
-static __always_inline struct looks *note_all_looks(u64 key, const struct connection *own, u32 now)
+static __always_inline struct looks *note_all_looks(const struct sought *sought, const struct connection *own, u32 now)
 {
-	u64 others = places_of(own->first, key) | places_of(own->second, key) << BUCKET_PLACES;
+	u64 others = places_of(own->first, sought) | places_of(own->second, sought) << BUCKET_PLACES;
 	u32 row = 0;
 	struct looks *found = looks.lookup(&row);
 
@@ -442,7 +504,8 @@ static __always_inline bool is_among(const struct looks *looks, u64 look)
 }
 
 /* Take away what replies of a new connection could be taken for: entries that are gone and look alike. */
-static __always_inline void take_away(const struct connection *found, const struct looks *looks, u64 look)
+static __always_inline void take_away(const struct connection *found, const struct sought *sought,
+				      const struct looks *looks, u64 look)
 {
 	u64 place;
 
@@ -451,7 +514,8 @@ static __always_inline void take_away(const struct connection *found, const stru
 		struct connections *bucket = place < BUCKET_PLACES ? found->first : found->second;
 		u64 who = bucket->who[place % BUCKET_PLACES];
 
-		if (looks->places[place] == (look | GONE))
+		/* Somebody may have got the place meanwhile. */
+		if (looks->places[place] == (look | GONE) && !(who >> WHO_KEY_SHIFT ^ sought->key >> WHO_KEY_SHIFT))
 			__sync_val_compare_and_swap(&bucket->who[place % BUCKET_PLACES], who, 0);
 	}
 }
@@ -506,11 +570,14 @@ static __always_inline u64 choose_place(const struct connections *first, const s
 }
 
 /* Claim a place whose entry was `held`, and have it say what a new entry is. False if somebody else was faster. */
-static __always_inline bool fill_place(struct connections *bucket, u32 place, u64 held, u64 who, u64 where)
+static __always_inline bool fill_place(struct connections *bucket, u32 place, u64 held, const __be32 *client,
+				       u64 who, u64 where)
 {
 	place %= BUCKET_PLACES;
 	if (__sync_val_compare_and_swap(&bucket->who[place], held, CLAIMED) != held)
 		return false;
+	if (HAS(AS_NAT6))
+		copy_address(client_at(bucket, place), client);
 	*(volatile u64 *)&bucket->where[place] = where;
 	__sync_val_compare_and_swap(&bucket->who[place], CLAIMED, who);
 	return true;
@@ -536,7 +603,8 @@ static __always_inline u32 find_idle(const struct connections *first, const stru
  * Make an entry, in the place of one with the same addresses that doesn't exist any more, if there is one. False if there
  * is no place for it.
  */
-static __always_inline bool store_connection(struct connection *former, u64 who, u64 where, u32 now)
+static __always_inline bool store_connection(struct connection *former, const __be32 *client, u64 who, u64 where,
+					     u32 now)
 {
 	struct connections *bucket;
 	u64 chosen, held;
@@ -557,5 +625,5 @@ static __always_inline bool store_connection(struct connection *former, u64 who,
 					is_live(held, bucket->where[former->place % BUCKET_PLACES], now)))
 			return false;
 	}
-	return fill_place(bucket_of(former), former->place, former->who, who, where);
+	return fill_place(bucket_of(former), former->place, former->who, client, who, where);
 }

@@ -14,7 +14,7 @@
 #define HAS_DSR (HAS(DSR_L2) || HAS(DSR_L3))
 
 /* Whether this is no main program but a stage: stage.h. */
-#define IS_STAGE HAS(STAGE_NAT)
+#define IS_STAGE HAS(AS_NAT)	/* AS_NAT6 beside it: over IPv6 */
 
 /* The empty assembly keeps the compiler from knowing a value, and so from what it would make of its knowledge. */
 #define OPAQUE(value) asm volatile("" : "+r"(value))

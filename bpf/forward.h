@@ -21,7 +21,7 @@ struct forwarding {
 	bool is_error;		/* an ICMP error about a flow; nat translates the packet that it quotes, too */
 	struct address to;	/* where the packet goes, in its tunnel if it gets one */
 	u32 hash;		/* CHANGE_TUNNEL: spreads flows over outer addresses */
-	__be32 address;		/* CHANGE_DESTINATION, CHANGE_SOURCE: the new one, and its port */
+	struct handed *handed;	/* CHANGE_DESTINATION, CHANGE_SOURCE: has the new address; and its port */
 	__be16 port;
 };
 
@@ -29,11 +29,6 @@ struct forwarding {
 #define GO_ON -1	/* forward() says what becomes of the packet */
 #define NOBODYS -2	/* no service and no connection claims the packet */
 #define TURNED_AWAY -3	/* its service doesn't want it, for the reason in `verdict` */
-
-static __always_inline bool is_translated(const struct forwarding *it)
-{
-	return HAS(NAT) && (!HAS_DSR || it->change == CHANGE_DESTINATION || it->change == CHANGE_SOURCE);
-}
 
 static __always_inline bool is_tunnelled(const struct forwarding *it)
 {
@@ -57,77 +52,106 @@ static __always_inline u32 update_sum(__sum16 *place, u32 changes, bool may_be_m
 	return checksum_change16(before, after);
 }
 
-/*
- * Write the new address and port of a packet of TCP or UDP over IPv4, or of the packet that an error quotes. Returns what
- * that changes in the sum of the words from the ports on. A checksum of TCP that is cut off, `has_sum` false, is left out.
- */
-static __always_inline u32 translate_segment(struct xdp_md *ctx, struct iphdr *ip, __be32 *address, struct ports *ports,
-					     __be16 *port, bool has_sum, const struct forwarding *it)
+/* Write a new address where there is another one. Returns what that changes in a sum over it. */
+static __always_inline u32 write_address(__be32 *place, const __be32 *address, bool is_ipv6)
 {
+	u32 changes = checksum_change32(place[0], address[0]);
+
+	place[0] = address[0];
+	if (is_ipv6) {
+		changes += checksum_change32(place[1], address[1]) + checksum_change32(place[2], address[2]) +
+			   checksum_change32(place[3], address[3]);
+		place[1] = address[1];
+		place[2] = address[2];
+		place[3] = address[3];
+	}
+	return changes;
+}
+
+/* The same in an IP header, whose own checksum, which only IPv4 has, is brought up to date. */
+static __always_inline u32 translate_address(const struct packet *packet, void *ip, void *place,
+					     const struct forwarding *it)
+{
+	u32 changes = write_address(place, it->handed->translated, is_ipv6(packet));
+	__sum16 *check = &((struct iphdr *)ip)->check;
+
+	if (!is_ipv6(packet))
+		*check = checksum_update(*check, changes);
+	return changes;
+}
+
+/*
+ * Write the new address and port of a packet of TCP or UDP, or of the packet that an error quotes. Returns what that
+ * changes in the sum of the words from the ports on. A checksum of TCP that is cut off, `has_sum` false, is left out.
+ */
+static __always_inline u32 translate_segment(struct xdp_md *ctx, const struct packet *packet, u32 of_address, __be16 *port,
+					     bool has_sum, const struct forwarding *it)
+{
+	struct ports *ports = packet->ports;
 	__sum16 *sum = &((struct tcphdr *)ports)->check;
-	u32 of_address = checksum_change32(*address, it->address);
 	u32 of_port = checksum_change16(*port, it->port), of_sum = 0;
 
-	ip->check = checksum_update(ip->check, of_address);
-	if (is_udp(ip->protocol)) {
+	if (is_udp(packet->protocol)) {
 		of_sum = update_sum(&((struct udphdr *)ports)->check, of_address + of_port, true);
 		APART;
 	} else if (has_sum && (void *)(sum + 1) <= (void *)(long)ctx->data_end) {
 		of_sum = update_sum(sum, of_address + of_port, false);
 		APART;
 	}
-	*address = it->address;
 	*port = it->port;
 	return of_port + of_sum;
 }
 
-/* The packet that an error quotes went the other way than the error goes. */
-static __always_inline void translate_error(struct xdp_md *ctx, const struct packet *packet, const struct forwarding *it)
+/*
+ * The packet that an error quotes went the other way than the error goes. `of_address` is what the error's own new address
+ * changes in its sum, which over IPv6 has the addresses in it.
+ */
+static __always_inline void translate_error(struct xdp_md *ctx, const struct packet *packet, const struct forwarding *it,
+					    u32 of_address)
 {
-	struct iphdr *quoted = packet->quoted;
 	struct ports *ports = packet->ports;
-	u32 before_ports = 2 * sizeof(*quoted) + sizeof(*packet->icmp);
+	u32 before_ports = (void *)ports - (void *)packet->ip;
 	bool has_sum = packet->ip_bytes >= before_ports + offsetof(struct tcphdr, check) + sizeof(__sum16);
-	u32 changes;
+	u32 changes, of_quoted;
+	void *place;
 
 	if (it->change == CHANGE_SOURCE) {
-		changes = translate_segment(ctx, quoted, &quoted->daddr, ports, &ports->destination, has_sum, it);
+		place = is_ipv6(packet) ? (void *)&packet->quoted6->daddr : (void *)&packet->quoted->daddr;
+		of_quoted = translate_address(packet, packet->quoted, place, it);
+		changes = translate_segment(ctx, packet, of_quoted, &ports->destination, has_sum, it);
 		APART;
 	} else {
-		changes = translate_segment(ctx, quoted, &quoted->saddr, ports, &ports->source, has_sum, it);
+		place = is_ipv6(packet) ? (void *)&packet->quoted6->saddr : (void *)&packet->quoted->saddr;
+		of_quoted = translate_address(packet, packet->quoted, place, it);
+		changes = translate_segment(ctx, packet, of_quoted, &ports->source, has_sum, it);
 	}
-	/* The address changes the error's sum by nothing, since the checksum of its header makes up for it. */
+	/* In IPv4 the quoted address changes the error's sum by nothing, since the checksum of its header makes up for it. */
+	if (is_ipv6(packet))
+		changes += of_quoted + of_address;
 	packet->icmp->checksum = checksum_update(packet->icmp->checksum, changes);
-}
-
-/* Write the new address of an error. */
-static __always_inline void translate_address(struct iphdr *ip, __be32 *address, const struct forwarding *it)
-{
-	ip->check = checksum_update(ip->check, checksum_change32(*address, it->address));
-	*address = it->address;
 }
 
 static __always_inline void translate(struct xdp_md *ctx, const struct packet *packet, const struct forwarding *it,
 				      bool via_kernel)
 {
-	struct iphdr *ip = packet->ip;
+	u32 of_address = 0;
 
-	if (it->is_error)
-		translate_error(ctx, packet, it);
 	if (it->change == CHANGE_DESTINATION) {
-		if (it->is_error)
-			translate_address(ip, &ip->daddr, it);
-		else
-			translate_segment(ctx, ip, &ip->daddr, packet->ports, &packet->ports->destination, true, it);
+		of_address = translate_address(packet, packet->ip, destination_of(packet), it);
+		if (!it->is_error)
+			translate_segment(ctx, packet, of_address, &packet->ports->destination, true, it);
 		APART;
 	} else if (!it->is_error) {
-		translate_segment(ctx, ip, &ip->saddr, packet->ports, &packet->ports->source, true, it);
+		of_address = translate_address(packet, packet->ip, source_of(packet), it);
+		translate_segment(ctx, packet, of_address, &packet->ports->source, true, it);
 		APART;
-	} else if (!via_kernel) {
-		/* The kernel forwards no packet whose source is one of its own addresses: it gets that of who complained. */
-		translate_address(ip, &ip->saddr, it);
+	} else if (!via_kernel || is_ipv6(packet)) {
+		/* The kernel forwards no packet of IPv4 whose source is one of its own: it gets that of who complained. */
+		of_address = translate_address(packet, packet->ip, source_of(packet), it);
 		APART;
 	}
+	if (it->is_error)
+		translate_error(ctx, packet, it, of_address);
 }
 
 /* The way of a packet with its new addresses: the kernel is asked anew each time, and its rules see all of the packet. */
@@ -135,16 +159,23 @@ static __always_inline enum way find_way_translated(struct xdp_md *ctx, const st
 						    const struct forwarding *it, struct next_hop *hop)
 {
 	bool is_reply = it->change == CHANGE_SOURCE;
-	struct bpf_fib_lookup route = {};
-	struct gateway *gateway = find_gateway(ctx, packet, &it->to, &route);
+	const void *source = is_reply ? it->handed->translated : source_of(packet);
+	struct bpf_fib_lookup *route = (void *)it->handed->route;	/* the stack has no room for it */
+	struct gateway *gateway;
 
-	route.tos = packet->ip->tos;
-	route.l4_protocol = packet->ip->protocol;
-	route.sport = it->is_error ? 0 : is_reply ? it->port : packet->ports->source;
-	route.dport = it->is_error ? 0 : is_reply ? packet->ports->destination : it->port;
-	route.tot_len = packet->ip_bytes;	/* makes the lookup check the route's MTU */
-	route.ipv4_src = is_reply ? it->address : packet->ip->saddr;
-	return ask_for_way(ctx, packet, &route, gateway, &it->to, hop);
+	__builtin_memset(route, 0, sizeof(*route));
+	gateway = find_gateway(ctx, packet, &it->to, route);
+	route->l4_protocol = it->is_error ? is_ipv6(packet) ? IPPROTO_ICMPV6 : IPPROTO_ICMP : packet->protocol;
+	route->sport = it->is_error ? 0 : is_reply ? it->port : packet->ports->source;
+	route->dport = it->is_error ? 0 : is_reply ? packet->ports->destination : it->port;
+	route->tot_len = packet->ip_bytes;	/* makes the lookup check the route's MTU */
+	if (is_ipv6(packet)) {
+		__builtin_memcpy(route->ipv6_src, source, sizeof(route->ipv6_src));
+	} else {
+		route->tos = packet->ip->tos;
+		route->ipv4_src = *(const __be32 *)source;
+	}
+	return ask_for_way(ctx, packet, route, gateway, &it->to, hop);
 }
 
 /*
@@ -165,7 +196,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 
 	if (bytes > 0xffff)
 		return drop(VERDICT_TOO_BIG);
-	if (is_translated(it))
+	if (HAS(AS_NAT))
 		way = find_way_translated(ctx, packet, it, &hop);
 	else
 		way = find_way(ctx, packet, it->endpoint, &it->to, bytes, &hop);
@@ -203,7 +234,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 	/* The kernel would take its own route, not the gateway, so it gets a packet for the gateway instead. */
 	if (HAS(GATEWAY) && via_kernel && hop.ifindex & BY_GATEWAY)
 		return ask_for_gateway(ctx, packet);
-	if (is_translated(it))
+	if (HAS(AS_NAT))
 		translate(ctx, packet, it, via_kernel);
 
 	if (it->begins)

@@ -370,11 +370,15 @@ BPF_ARRAY(unanswered, u64, 1);
 /* The stages of a main program, by number: stage.h. */
 enum stage {
 	STAGE_NAT4 = 0,
+	STAGE_NAT6 = 1,
 };
 
 BPF_PROG_ARRAY(stages, 1);
 
-/* What a main program knows about a packet that it hands to a stage; nothing outlives a packet. */
+/*
+ * What a main program knows about a packet that it hands to a stage, and what the stage has no room for on its stack;
+ * nothing outlives a packet.
+ */
 struct handed {
 	u32 index;		/* of the service that it is for, as in struct service; the mode is 0 if there is none */
 	u32 ring;
@@ -388,6 +392,10 @@ struct handed {
 	u8 is_from_main;	/* 0: another program asks the stage */
 	u8 is_refused;		/* the service turns the client away */
 	u8 pad[6];
+	__be32 client[4];	/* its address */
+	__be32 peer[4];		/* the other end: the VIP of a request, the endpoint of a reply */
+	__be32 translated[4];	/* what takes the peer's place */
+	__be32 route[16];	/* struct bpf_fib_lookup */
 };
 
 BPF_PERCPU_ARRAY(handed_over, struct handed, 1);

@@ -1,45 +1,61 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * NAT of TCP and UDP over IPv4: the endpoint's address and port become the destination of requests, the VIP's the source of
+ * NAT of TCP and UDP, over IPv4 or over IPv6: each is a stage of its own. The endpoint's address and port become the destination of requests, the VIP's the source of
  * replies.
  */
 
-/* What a packet, or the one that an error quotes, says about its connection. `service` is the one it is for, if any. */
+#define OWN_STAGE (HAS(AS_NAT6) ? STAGE_NAT6 : STAGE_NAT4)
+
+/* What a packet, or the one that an error quotes, says about its connection. */
 static __always_inline struct sought sought_by(const struct packet *packet, enum packet_kind kind,
-					       const struct service *service)
+					       struct handed *handed)
 {
+	const struct service *service = service_handed(handed);
 	struct sought sought = {
+		.client = handed->client,
+		.address = handed->peer,
 		.protocol = packet->protocol,
 		.is_request = service->mode == MODE_NAT,
 		.service = service->index,
 	};
-	__be32 source, destination;
-	__be16 source_port, destination_port;
+	const void *source, *destination;
+	__be16 source_port, destination_port, client_port;
 
 	if (kind == PACKET_ICMP_ERROR) {
 		/* The quoted packet has the addresses of those that its receiver gets, the other way round. */
-		source = packet->quoted->daddr;
-		destination = packet->quoted->saddr;
+		source = is_ipv6(packet) ? (void *)&packet->quoted6->daddr : (void *)&packet->quoted->daddr;
+		destination = is_ipv6(packet) ? (void *)&packet->quoted6->saddr : (void *)&packet->quoted->saddr;
 		source_port = packet->ports->destination;
 		destination_port = packet->ports->source;
 		APART;
 	} else {
-		source = packet->ip->saddr;
-		destination = packet->ip->daddr;
+		source = source_of(packet);
+		destination = destination_of(packet);
 		source_port = packet->ports->source;
 		destination_port = packet->ports->destination;
 	}
 	if (sought.is_request) {
-		sought.key = connection_key(bpf_ntohl(source), bpf_ntohs(source_port), is_udp(sought.protocol));
-		sought.address = destination;
+		copy_address(handed->client, source);
+		copy_address(handed->peer, destination);
+		client_port = source_port;
 		sought.port = destination_port;
 		APART;
 	} else {
-		sought.key = connection_key(bpf_ntohl(destination), bpf_ntohs(destination_port), is_udp(sought.protocol));
-		sought.address = source;
+		copy_address(handed->client, destination);
+		copy_address(handed->peer, source);
+		client_port = destination_port;
 		sought.port = source_port;
 	}
+	sought.key = connection_key(fold_address(handed->client, is_ipv6(packet)), bpf_ntohs(client_port),
+				    is_udp(sought.protocol));
 	return sought;
+}
+
+/* Have a client's packet go to an endpoint with this address. */
+static __always_inline void go_to(const __be32 *address, struct forwarding *it)
+{
+	it->to = read_address(address, HAS(AS_NAT6));
+	copy_address(it->handed->translated, address);
 }
 
 /* Have a client's packet go to the endpoint of an entry. False if the endpoint may get no more packets. */
@@ -48,6 +64,7 @@ static __always_inline bool go_to_endpoint(const struct sought *sought, u64 wher
 {
 	u32 index = connection_service(where), id = connection_endpoint(where);
 	struct endpoint *endpoint = find_alive(id);
+	const __be32 *address;
 	struct front *front;
 
 	NOTE(endpoint, id);
@@ -58,7 +75,10 @@ static __always_inline bool go_to_endpoint(const struct sought *sought, u64 wher
 		return false;
 	it->service = index;
 	it->endpoint = id;
-	it->to.words[0] = it->address = endpoint->address;
+	address = address_of(id, endpoint);
+	if (!address)
+		return false;
+	go_to(address, it);
 	it->port = endpoint->port ?: service->target_port ?: sought->port;
 	if (index != service->index) {
 		front = fronts.lookup(&index);
@@ -81,8 +101,10 @@ static __always_inline enum verdict find_server(const struct service *service, c
 		.address = sought->key >> WHO_CLIENT_SHIFT,
 		.port = sought->key >> WHO_PORT_SHIFT,
 		.protocol = sought->protocol,
+		.is_ipv6 = HAS(AS_NAT6),
+		.words = sought->client,
 	};
-	struct looks *looks = note_all_looks(sought->key, former, connection_now());
+	struct looks *looks = note_all_looks(sought, former, connection_now());
 	u64 look;
 	u32 try;
 
@@ -91,17 +113,18 @@ static __always_inline enum verdict find_server(const struct service *service, c
 	for (try = 0; try < MAX_TRIES; try++) {
 		u32 id = choose_endpoint(service, &client, try);
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
+		const __be32 *address = endpoint ? address_of(id, endpoint) : NULL;
 
 		NOTE(endpoint, id);
-		/* An endpoint without an IPv4 address has an IPv6 one; NAT has no use for it. */
-		if (!endpoint || endpoint->state != ENDPOINT_USABLE || !endpoint->address)
+		/* NAT has no use for an endpoint of the other version of IP. */
+		if (!address || endpoint->state != ENDPOINT_USABLE)
 			continue;
 		it->endpoint = id;
-		it->to.words[0] = it->address = endpoint->address;
+		go_to(address, it);
 		it->port = endpoint->port ?: service->target_port ?: sought->port;
-		look = look_of(it->address, it->port);
+		look = look_of(it->handed->translated, it->port);
 		if (!is_among(looks, look)) {
-			take_away(former, looks, look);
+			take_away(former, sought, looks, look);
 			return VERDICT_REQUEST;
 		}
 		failure = VERDICT_ADDRESS_CLASH;
@@ -126,7 +149,7 @@ static __always_inline bool open_connection(const struct service *service, const
 
 	if (packet->flags & TCP_ACK)
 		where |= (u64)numbers_of(packet->acknowledged) << WHERE_CLIENT_SHIFT;
-	return store_connection(former, who, where, now);
+	return store_connection(former, sought->client, who, where, now);
 }
 
 /*
@@ -160,10 +183,10 @@ static __always_inline bool ask_other(struct xdp_md *ctx, struct packet *packet,
 		bool has_tag = put_on_tag(ctx, packet->tci);
 
 		if (has_tag)
-			other.call(ctx, OTHER_STAGES + STAGE_NAT4);
+			other.call(ctx, OTHER_STAGES + OWN_STAGE);
 		return (!has_tag || take_off(ctx)) && parse(ctx, packet) == kind;
 	}
-	other.call(ctx, OTHER_STAGES + STAGE_NAT4);
+	other.call(ctx, OTHER_STAGES + OWN_STAGE);
 	return true;
 }
 
@@ -228,8 +251,8 @@ static __always_inline bool go_to_client(const struct packet *packet, u64 where,
 	it->change = CHANGE_SOURCE;
 	it->service = index;
 	it->endpoint = connection_endpoint(where);
-	it->to.words[0] = packet->ip->daddr;
-	it->address = front->vip[0];
+	it->to = read_address(destination_of(packet), is_ipv6(packet));
+	copy_address(it->handed->translated, front->vip);
 	it->port = front->port;
 	return true;
 }
@@ -278,11 +301,12 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 			       struct handed *handed, struct forwarding *it)
 {
 	const struct service *service = service_handed(handed);
-	struct sought sought = sought_by(packet, kind, service);
+	struct sought sought = sought_by(packet, kind, handed);
 	bool is_request = sought.is_request && kind != PACKET_ICMP_ERROR;
 	bool is_turned_away = HAS(ALLOWED_SOURCES) && handed->is_refused;
 	struct connection found = {};
 
+	it->handed = handed;
 	is_turned_away = forgotten(is_turned_away, sought.key) & 1;
 	if (is_request && !is_turned_away) {
 		NOTE(service, service->index);

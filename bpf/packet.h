@@ -87,7 +87,7 @@ struct packet {
 
 static __always_inline bool is_ipv6(const struct packet *packet)
 {
-	return HAS(IPV6) && packet->has_ipv6;
+	return HAS(AS_NAT6) || (HAS(IPV6) && packet->has_ipv6);
 }
 
 static __always_inline u32 ip_header_bytes(bool is_ipv6)
@@ -366,6 +366,8 @@ static __always_inline enum packet_kind parse_network(struct xdp_md *ctx, struct
 		return PACKET_NOT_IP;
 	if (HAS(VLAN))
 		packet->tci = forgotten(packet->tci, *(u64 *)packet->eth);
+	if (HAS(AS_NAT6) && packet->eth->h_proto != bpf_htons(ETH_P_IPV6))
+		return PACKET_NOT_IP;
 	has_ipv6 = packet->eth->h_proto == bpf_htons(ETH_P_IPV6);
 	OPAQUE(has_ipv6);	/* else the compiler tests h_proto again and again, and the verifier can't follow */
 	packet->has_ipv6 = has_ipv6;

@@ -3,7 +3,7 @@
  * Stages: parts of the way of a packet that are programs of their own. So the kernel's verifier looks at each alone, and
  * who doesn't need one pays nothing for it.
  *
- * A stage is this text, compiled with a feature STAGE_… and without what it has no use for
+ * A stage is this text, compiled with a feature AS_… and without what it has no use for
  * (reconciler/dataplane/stages.py). The main program hands over what only a stage can tell, by a tail call with a constant
  * index, of which the kernel makes a jump (commit 428d5df1fa4f), and the stage brings the packet to its end. What the main
  * program knows about the packet by then is in the one row of `handed_over`.
@@ -17,7 +17,7 @@ static __always_inline bool can_translate(const struct packet *packet, enum pack
 {
 	bool has_ports = packet->protocol == IPPROTO_TCP || is_udp(packet->protocol);
 
-	if (!HAS(NAT) || is_ipv6(packet) || !has_ports)
+	if (!HAS(NAT) || !has_ports || (is_ipv6(packet) && !HAS(NAT6)))
 		return false;
 	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
 }
@@ -53,7 +53,12 @@ static __always_inline int hand_over(struct xdp_md *ctx, const struct packet *pa
 	handed->tci = packet->tci;
 	handed->is_refused = is_refused;
 	handed->is_from_main = 1;
-	stages.call(ctx, STAGE_NAT4);
+	if (HAS(NAT6) && is_ipv6(packet)) {
+		stages.call(ctx, STAGE_NAT6);
+		APART;
+	} else {
+		stages.call(ctx, STAGE_NAT4);
+	}
 	handed->is_from_main = 0;
 	return drop(VERDICT_STAGE_MISSING);
 }

@@ -257,7 +257,7 @@ def _part_of_service(service: Service, facts: Facts) -> Part:
 def _part_of_pool(pool: Pool, use: Use, facts: Facts) -> Part:
     wanted = _collected(wanted for kind in _OF_POOL for wanted in kind.of_pool(pool, use, facts))
     versions = _versions(frozenset([type(endpoint.address) for endpoint in pool.endpoints]))
-    unsupported = tuple(support.of_pool(pool, use, facts.node))
+    unsupported = tuple(support.of_check(pool, facts.node))
     return Part(pool.name, pool, wanted, use, versions, len(pool.endpoints), unsupported)
 
 
@@ -267,7 +267,8 @@ def _traits(
     on_link: frozenset[tuple[int, str]],
 ) -> frozenset[object]:
     """The traits of a service; thousands have the same ones."""
-    return on_link | {mode, algorithm, protocol, ("pings", pings), ("for some", is_for_some)}
+    families = frozenset([(mode, version) for version, _ in on_link])
+    return on_link | families | {mode, algorithm, protocol, ("pings", pings), ("for some", is_for_some)}
 
 
 @lru_cache(maxsize=16)

@@ -7,14 +7,13 @@ node, so no written setting is silently ignored.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.errors import UnsupportedError
 from reconciler.model import (
     SNAT_PORTS,
-    Address,
     Algorithm,
     CheckType,
     Mode,
@@ -28,7 +27,7 @@ from reconciler.model import (
 )
 from reconciler.resource import Span
 from reconciler.safe import SHOWN
-from reconciler.view import NodeView, Use
+from reconciler.view import NodeView
 
 ROLES = tuple(Role)
 MODES = (Mode.NAT, Mode.DSR_L2, Mode.DSR_L3)
@@ -63,7 +62,7 @@ def unsupported(view: NodeView) -> list[Unsupported]:
         found += _of_endpoint(view)
     elif view.node.role is Role.BALANCER:
         found += (item for service in view.services for item in of_service(service))
-        found += (item for name, pool in view.pools.items() for item in of_pool(pool, view.uses[name], view.node))
+        found += (item for pool in view.pools.values() for item in of_check(pool, view.node))
         found += of_fallbacks(view)
     return sorted(set(found))
 
@@ -126,19 +125,10 @@ def of_service(service: Service) -> Iterator[Unsupported]:
     # The default algorithm of an unsupported mode is not reported as well.
     if service.algorithm not in ALGORITHMS and (service.mode in MODES or "algorithm" in service.places):
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
-    if service.mode is Mode.NAT:
-        key = "vips" if "vips" in service.places else "vip"
-        yield from _ipv6(service.vips, service.places.get(key, service.span))
     if service.affinity is not None:
         yield _key(service, "affinity")
     if service.idle_timeout_s is not None:
         yield from _idle_timeout(service, service.idle_timeout_s)
-
-
-def of_pool(pool: Pool, use: Use, node: Node) -> Iterator[Unsupported]:
-    for endpoint in pool.endpoints if use.is_translated else ():
-        yield from _ipv6((endpoint.address,), endpoint.span)
-    yield from of_check(pool, node)
 
 
 def of_check(pool: Pool, node: Node) -> Iterator[Unsupported]:
@@ -148,12 +138,6 @@ def of_check(pool: Pool, node: Node) -> Iterator[Unsupported]:
         hint = "give the Node one, like `healthAddress: {ipv4: 10.1.0.9}`; or leave `through` out"
         what = f"healthCheck through vip needs an address that node {node.name} checks from"
         yield Unsupported(_place(pool, "healthCheck"), what, hint)
-
-
-def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:
-    for address in addresses:
-        if address.version == 6:
-            yield Unsupported(span, f"the IPv6 address {address} is not supported in mode nat yet; supported: IPv4")
 
 
 def _idle_timeout(service: Service, idle_s: float) -> Iterator[Unsupported]:

@@ -72,15 +72,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How the services of a balancer use a pool. `is_translated`: one of them is of mode nat."""
+    """How the services of a balancer use a pool."""
 
     algorithms: frozenset[Algorithm] = frozenset()
-    is_translated: bool = False
 
 
 @cache
-def _use(algorithm: Algorithm, is_translated: bool) -> Use:
-    return Use(frozenset((algorithm,)), is_translated)
+def _use(algorithm: Algorithm) -> Use:
+    return Use(frozenset((algorithm,)))
 
 
 @dataclass(frozen=True)
@@ -138,10 +137,10 @@ class NodeView:
         """How the services use each pool, by its name."""
         found: dict[str, Use] = {}
         for service in self.services:
-            one = _use(service.algorithm, service.mode is Mode.NAT)
+            one = _use(service.algorithm)
             former = found.get(service.pool)
             if former is not one and former is not None:
-                one = Use(former.algorithms | one.algorithms, former.is_translated or one.is_translated)
+                one = Use(former.algorithms | one.algorithms)
             found[service.pool] = one
         return found
 
@@ -192,6 +191,8 @@ class NodeView:
         if any(service.takes_pings for service in self.services):
             echo.add("FORWARD_ECHO")
         ipv6 = {"IPV6"} if self.has_ipv6 else set()
+        if any(vip.version == 6 for service in self.services if service.mode is Mode.NAT for vip in service.vips):
+            ipv6.add("NAT6")
         ways = {"GATEWAY" for face in self.faces if face.gateway} | {"VLAN" for face in self.faces if face.trunk}
         checks = {"CHECKS"} if self.has_prober else set()
         allowed = {ALLOWED_SOURCES} if self._has_sources else set()

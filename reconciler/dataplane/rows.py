@@ -179,6 +179,10 @@ class Handed(NamedTuple):
     is_from_main: U8
     is_refused: U8
     pad: Annotated[bytes, "V6"] = bytes(6)
+    client: Annotated[bytes, "V16"] = bytes(16)
+    peer: Annotated[bytes, "V16"] = bytes(16)
+    translated: Annotated[bytes, "V16"] = bytes(16)
+    route: Annotated[bytes, "V64"] = bytes(64)
 
 
 class Looks(NamedTuple):

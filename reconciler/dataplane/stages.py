@@ -16,16 +16,17 @@ class StageNumber(IntEnum):
     """`enum stage` of bpf/maps.h."""
 
     NAT4 = 0
+    NAT6 = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`name` is the kernel's for the program. The stage is there if the main program has the feature `needs`. It is
-    compiled with `own`, and without the features `without`."""
+    """`name` is the kernel's for the program. The stage is there if the main program has all features of `needs`. It
+    is compiled with `own`, and without the features `without`."""
 
     number: StageNumber
     name: str
-    needs: str
+    needs: tuple[str, ...]
     own: tuple[str, ...]
     without: tuple[str, ...]
 
@@ -36,10 +37,11 @@ class Stage:
 
 _OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO")
 STAGES = (
-    Stage(StageNumber.NAT4, "lbctl_nat4", "NAT", ("STAGE_NAT",), (*_OF_OTHER_MODES, "IPV6", "SCTP")),
+    Stage(StageNumber.NAT4, "lbctl_nat4", ("NAT",), ("AS_NAT",), (*_OF_OTHER_MODES, "IPV6", "NAT6", "SCTP")),
+    Stage(StageNumber.NAT6, "lbctl_nat6", ("NAT", "NAT6", "IPV6"), ("AS_NAT", "AS_NAT6"), (*_OF_OTHER_MODES, "SCTP")),
 )  # fmt: skip
 
 
 def stages_of(features: Collection[str]) -> tuple[Stage, ...]:
     """The stages of a main program with these features."""
-    return tuple(stage for stage in STAGES if stage.needs in features)
+    return tuple(stage for stage in STAGES if set(stage.needs) <= set(features))

@@ -25,6 +25,7 @@ from reconciler.dataplane.endpoint_table import words_of
 from reconciler.dataplane.layout import (
     CHUNK_IDS,
     CONNECTIONS,
+    CONNECTIONS6,
     ENDPOINT_COUNTERS,
     ENDPOINT_FILTER,
     ENDPOINTS,
@@ -76,7 +77,7 @@ from tests.rings import write_rings
 
 FEATURES = (
     "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT", "ECHO",
-    "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES",
+    "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES", "NAT6",
 )  # fmt: skip
 """All that the program has."""
 
@@ -234,13 +235,14 @@ class Balancer:
         """A service whose ring, until told otherwise, has its own index. `sources` are the networks of its clients."""
         allowed = self._sources(6 if ":" in at.address else 4, sources)
         value = SERVICES.value.pack(rows.Service(index, ring or index, target_port, mode, algorithm, *allowed))
-        if mode is ModeCode.NAT and ":" not in at.address:
+        if mode is ModeCode.NAT:
             self.front(index, at, target_port, protocol)
         self._write(SERVICES6 if ":" in at.address else SERVICES, (_service_key(at, protocol), value))
 
     def front(self, index: int, at: At, target_port: int = 0, protocol: int = TCP, idle: int = 0) -> None:
         """What clients see of a service of NAT; `idle` is how long a connection may be silent, in units."""
-        row = rows.Front(_packed(at.address) + bytes(12), at.port, target_port, idle, protocol, 4)
+        version = ip_address(at.address).version
+        row = rows.Front(_packed(at.address).ljust(16, b"\0"), at.port, target_port, idle, protocol, version)
         self._write(FRONTS, FRONTS.pack(Number(index), row))
 
     def _sources(self, version: int, networks: Sequence[str]) -> tuple[int, int]:
@@ -315,7 +317,7 @@ class Balancer:
         for spec in MAPS.values():
             if spec in (CHUNK_IDS, SERVICE_CHANGES):
                 continue  # chunks stay, and what is in them; and nobody counts back
-            if spec in (SEED, CONNECTIONS):
+            if spec in (SEED, CONNECTIONS, CONNECTIONS6):
                 continue
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY):
                 used = range(min(ROWS_USED, spec.capacity))

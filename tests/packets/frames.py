@@ -62,6 +62,12 @@ def frame6(source: str, destination: str, transport: Packet, **ip: object) -> by
     return bytes(ether() / IPv6(**({"src": source, "dst": destination} | ip)) / transport)
 
 
+def udp6(source: At, destination: At, payload: bytes = b"hello", **ip: object) -> bytes:
+    """As `udp`, for IPv6."""
+    segment = UDP(sport=source.port, dport=destination.port) / Raw(payload)
+    return frame6(source.address, destination.address, segment, **ip)
+
+
 def tcp6(source: At, destination: At, flags: str = "S", payload: bytes = b"", /, **ip: object) -> bytes:
     """As `tcp`, for IPv6."""
     return frame6(source.address, destination.address, TCP(
@@ -87,10 +93,11 @@ def translated(content: bytes, *, source: At | None = None, destination: At | No
     """What the frame is with another source or destination. Everything else stays, padding included."""
     packet = Ether(content)
     ports = packet[UDP] if UDP in packet else packet[TCP]
+    ip = packet[IPv6] if IPv6 in packet else packet[IP]
     if source:
-        packet[IP].src, ports.sport = source.address, source.port
+        ip.src, ports.sport = source.address, source.port
     if destination:
-        packet[IP].dst, ports.dport = destination.address, destination.port
+        ip.dst, ports.dport = destination.address, destination.port
     return _summed(packet)
 
 
@@ -164,7 +171,8 @@ def answered(content: bytes, icmp: Packet, quoted: int) -> bytes:
 
 def _summed(packet: Packet) -> bytes:
     """The frame with its checksums computed anew by scapy. A datagram whose sender computed none gets none."""
-    del packet[IP].chksum
+    if IPv6 not in packet:
+        del packet[IP].chksum
     if UDP not in packet:
         del packet[TCP].chksum
     elif packet[UDP].chksum:
