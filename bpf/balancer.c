@@ -7,7 +7,7 @@
  * DSR_L2 and DSR_L3, the protocols UDP and SCTP (TCP always is there), IPV6, the algorithms ROUND_ROBIN, SOURCE_HASH
  * and MAGLEV, REJECT for undefined traffic, ECHO for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints
  * answer, GATEWAY for interfaces with a next hop of their own, VLAN for trunks, CHECKS of endpoints through VIPs, and
- * ALLOWED_SOURCES for services that not everybody may use.
+ * ALLOWED_SOURCES for services that not everybody may use, and STATELESS for services of NAT that remember nothing.
  *
  * The way of a packet: its headers are read (packet.h); its destination is found among the VIPs and services (vip.h),
  * which may turn its client away (allow.h); its mode chooses an endpoint (dsr.h, nat.h) by the ring (schedule.h), or by
@@ -59,6 +59,7 @@
 #include "check.h"
 #include "stage.h"
 #include "connection.h"
+#include "stateless.h"
 #include "nat.h"
 #include "watch.h"
 

@@ -17,6 +17,7 @@ struct forwarding {
 	u32 endpoint;
 	bool begins;		/* a connection, to be counted */
 	bool is_check;		/* of an endpoint, so nobody's traffic */
+	bool is_unsure;		/* whether it is a flow's at all: if there is no way, the kernel has a look */
 	bool is_asked;		/* by the other program of a takeover, so that one isn't asked */
 	bool is_error;		/* an ICMP error about a flow; nat translates the packet that it quotes, too */
 	struct address to;	/* where the packet goes, in its tunnel if it gets one */
@@ -201,7 +202,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 	else
 		way = find_way(ctx, packet, it->endpoint, &it->to, bytes, &hop);
 	if (way == WAY_NONE)
-		return drop(VERDICT_NO_ROUTE);
+		return HAS(STATELESS) && it->is_unsure ? XDP_PASS : drop(VERDICT_NO_ROUTE);
 	if (way == WAY_TOO_NARROW && it->is_error)
 		return drop(VERDICT_TOO_BIG);	/* no error answers an error */
 	if (way == WAY_TOO_NARROW)

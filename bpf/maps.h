@@ -14,6 +14,9 @@ enum mode {
 	MODE_NAT = 1,
 	MODE_DSR_L2 = 2,
 	MODE_DSR_L3 = 3,
+	MODE_NAT_STATELESS = 5,	/* stateless.h */
+	MODE_NAT_SETTLING = 6,	/* on the way there */
+	MODE_NAT_LEAVING = 7,	/* and back */
 };
 
 enum algorithm {
@@ -366,6 +369,21 @@ BPF_ARRAY(fronts, struct front, 1);
  * what it was a moment ago, and may start at any number.
  */
 BPF_ARRAY(unanswered, u64, 1);
+
+/*
+ * The services of NAT that remember nothing, by the address, port and protocol that their replies come from: see
+ * stateless.h. `until` is 0 while a service has the endpoint; else it was given up, and the row lasts until then, in units
+ * of connection.h since the machine started: its connections may go on.
+ */
+struct served {
+	__be32 vip;
+	__be16 port;
+	u8 pad[2];
+	u32 endpoint;		/* its id */
+	u32 until;
+};
+
+BPF_HASH(served, struct service_key, struct served, 1);
 
 /* The stages of a main program, by number: stage.h. */
 enum stage {

@@ -15,7 +15,7 @@ static __always_inline struct sought sought_by(const struct packet *packet, enum
 		.client = handed->client,
 		.address = handed->peer,
 		.protocol = packet->protocol,
-		.is_request = service->mode == MODE_NAT,
+		.is_request = is_nat(service),
 		.service = service->index,
 	};
 	const void *source, *destination;
@@ -293,9 +293,9 @@ static __always_inline int nat_error(struct packet *packet, const struct service
 }
 
 /*
- * Find the connection that a packet belongs to, or open one. A reply that is a fragment or has IP options doesn't come this far: its ports are unknown. The kernel forwards
- * it as it is, and the client, which knows no such connection, ignores it. A client that may no longer use the service
- * loses its connection.
+ * Find the connection that a packet belongs to, or open one. A reply that is a fragment or has IP options doesn't come this
+ * far: its ports are unknown. The kernel forwards it as it is, and the client, which knows no such connection, ignores it.
+ * A client that may no longer use the service loses its connection.
  */
 static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum packet_kind kind,
 			       struct handed *handed, struct forwarding *it)
@@ -305,6 +305,7 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 	bool is_request = sought.is_request && kind != PACKET_ICMP_ERROR;
 	bool is_turned_away = HAS(ALLOWED_SOURCES) && handed->is_refused;
 	struct connection found = {};
+	struct source source = {};
 
 	it->handed = handed;
 	is_turned_away = forgotten(is_turned_away, sought.key) & 1;
@@ -317,6 +318,13 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 		if (ttl_of(packet) <= 1)
 			return expired(ctx, packet);
 	}
+	if (HAS(STATELESS) && !sought.is_request)
+		find_source(&sought, &source);
+	if (is_stateless(service) || source.is_enough) {
+		if (is_turned_away)
+			return TURNED_AWAY;
+		goto unknown;
+	}
 	if (!find_connection(&sought, &found))
 		return NOBODYS;
 	if (is_turned_away) {
@@ -326,10 +334,10 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 	}
 	if (may_be_others(&found, packet, it) && !ask_other(ctx, packet, kind))
 		return drop(VERDICT_MALFORMED);
-	if (is_request)
+	if (is_request && (!goes_by_ring(packet, service) || (found.is_there && !starts_afresh(packet, &found))))
 		return nat_request(packet, service, &sought, &found, it);
-	if (!found.is_there || !found.lives)
-		return NOBODYS;
+	if (is_request || !found.is_there || !found.lives)
+		goto unknown;
 
 	NOTE(service, connection_service(found.where));
 	NOTE(flow, connection_state_of(found.who));
@@ -345,4 +353,10 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 	if (kind == PACKET_ICMP_ERROR)
 		return nat_error(packet, service, &sought, &found, it);
 	return nat_reply(packet, &found, it);
+unknown:
+	if (!HAS(STATELESS))
+		return NOBODYS;
+	if (sought.is_request)
+		return goes_by_ring(packet, service) ? request_by_ring(packet, kind, service, &sought, it) : NOBODYS;
+	return source.row ? reply_by_source(packet, kind, &source, it) : NOBODYS;
 }

@@ -53,7 +53,7 @@ class Part:
         return self.name, next((type_ for type_ in (Service, Pool) if isinstance(self.source, type_)), object)
 
 
-NodeFacts = tuple[Node, bool, frozenset[str], tuple[Peer, ...], bool]
+NodeFacts = tuple[Node, bool, frozenset[str], tuple[Peer, ...], bool, bool]
 """All of a view but services and pools."""
 
 Pairs = list[tuple[Part | None, Part | None]]
@@ -118,7 +118,7 @@ def compile_node(view: NodeView) -> Desired:
 def compiled(view: NodeView, before: Compiled | None = None) -> Compiled:
     """As `compile_node`. What was made for `before` from the same objects is not made again. Raises UnsupportedError.
     """
-    facts = view.node, view.decapsulates, view.lossy, view.peers, view.asks_for_sources
+    facts = view.node, view.decapsulates, view.lossy, view.peers, view.asks_for_sources, view.was_stateless
     if before is None or before.facts != facts:
         with no_garbage_collection():
             return _compiled(view, facts, Compiled(), None)
@@ -143,6 +143,8 @@ def _compiled(
     if whole is not before.whole:
         changed.append((before.whole, whole))
     support.refuse(view.node.name, [item for _, part in changed if part for item in part.unsupported])
+    if changed and view.node.role is Role.BALANCER:
+        support.refuse(view.node.name, support.of_sources(view))
     resources, owners = layer(before.desired.resources), layer(before.owners)
     _exchange(changed, resources, owners, {Service: services, Pool: pools, object: {whole.name: whole}})
     desired = Desired(version(resources), view.node.name, view.causes)
@@ -249,7 +251,9 @@ def _part_of_service(service: Service, facts: Facts) -> Part:
     wanted = _collected(wanted for kind in _OF_SERVICE for wanted in kind.of_service(service, facts))
     on_link = frozenset([(vip.version, face) for vip in service.vips for face in ("", *facts.on_link(vip))])
     is_for_some = bool(service.allowed_sources)
-    traits = _traits(service.mode, service.algorithm, service.protocol, service.takes_pings, is_for_some, on_link)
+    traits = _traits(
+        service.mode, service.algorithm, service.protocol, service.takes_pings, is_for_some, service.stateless, on_link
+    )
     size = len(service.vips) * (len(service.ports) + service.takes_pings)
     return Part(service.name, service, wanted, NO_USE, traits, size, tuple(support.of_service(service)))
 
@@ -264,11 +268,12 @@ def _part_of_pool(pool: Pool, use: Use, facts: Facts) -> Part:
 @lru_cache(maxsize=1024)
 def _traits(
     mode: Mode, algorithm: Algorithm, protocol: Protocol, pings: bool, is_for_some: bool,
-    on_link: frozenset[tuple[int, str]],
+    stateless: bool, on_link: frozenset[tuple[int, str]],
 ) -> frozenset[object]:
     """The traits of a service; thousands have the same ones."""
     families = frozenset([(mode, version) for version, _ in on_link])
-    return on_link | families | {mode, algorithm, protocol, ("pings", pings), ("for some", is_for_some)}
+    ways = {("pings", pings), ("for some", is_for_some), ("stateless", stateless)}
+    return on_link | families | ways | {mode, algorithm, protocol}
 
 
 @lru_cache(maxsize=16)

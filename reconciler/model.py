@@ -334,6 +334,7 @@ class Service:
     target_port: int | None = None
     affinity: Affinity | None = None
     idle_timeout_s: float | None = None
+    stateless: bool = False
     allowed_sources: tuple[Prefix, ...] = ()
     echo: Echo | None = None
     node_selector: Labels = ()

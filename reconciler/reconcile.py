@@ -17,7 +17,7 @@ from reconciler.concerns import concerns_of
 from reconciler.config.load import no_garbage_collection
 from reconciler.connections import clients_of
 from reconciler.dataplane import slots
-from reconciler.dataplane.program import ALLOWED_SOURCES
+from reconciler.dataplane.program import ALLOWED_SOURCES, STATELESS
 from reconciler.errors import FilesError, KernelError
 from reconciler.kernel.port import Kernel, LoadedProgram
 from reconciler.kinds import KINDS
@@ -97,13 +97,14 @@ def node_view(
             able = all(on.knows_tunnel(form) for form in forms)
             lossy = frozenset(name for name, is_native in on.far_ends(sending).items() if not is_native)
             silent = silent_gateways(taken, on)
-    held, asks = None, False
+    held, asks, was_stateless = None, False, False
     if isinstance(loaded, Program | LoadedProgram) and loaded.layout:
         held = loaded.sizes
         asks = taken.node.role is Role.BALANCER and ALLOWED_SOURCES in (loaded.features or ())
+        was_stateless = taken.node.role is Role.BALANCER and STATELESS in (loaded.features or ())
     return replace(
         taken, decapsulates=bool(forms) and not able, lossy=lossy, held=held, silent_gateways=silent,
-        asks_for_sources=asks,
+        asks_for_sources=asks, was_stateless=was_stateless,
     )  # fmt: skip
 
 

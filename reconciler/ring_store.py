@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from reconciler.dataplane import chunks, slots
 from reconciler.dataplane.chunks import LINE_BYTES, SLOTS_OF_SHARED, Form, FreeLines, Place
-from reconciler.dataplane.layout import CHUNK_LINES, RING_CHUNKS, RINGS, SERVICE_MAPS, ModeCode
+from reconciler.dataplane.layout import CHUNK_LINES, RING_CHUNKS, RINGS, SERVICE_MAPS, STATELESS_MODES, ModeCode
 from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.rows import Head, Number
 from reconciler.dataplane.slots import Held, Words
@@ -371,8 +371,8 @@ def indexes_in_use(kernel: Kernel) -> set[int]:
 
 
 def protocols(kernel: Kernel, of: Collection[int] | None = None) -> dict[int, set[int]]:
-    """The IP protocols of the services that use a ring in a mode of direct server return, by the ring's index; None:
-    of all rings.
+    """The IP protocols of the services that use a ring in a mode of direct server return, or in nat without memory, by
+    the ring's index; None: of all rings.
 
     Connections of other modes are remembered one by one, and need no help when a slot changes hands. Pings are no
     connections at all.
@@ -382,7 +382,7 @@ def protocols(kernel: Kernel, of: Collection[int] | None = None) -> dict[int, se
         keys, values = kernel.joined(spec.name)
         rings, modes = (spec.value.array(values)[name] for name in ("ring", "mode"))
         numbers = spec.key.array(keys)["protocol"]
-        asked = np.isin(modes, [ModeCode.DSR_L2, ModeCode.DSR_L3]) & ~np.isin(numbers, PINGS)
+        asked = np.isin(modes, [ModeCode.DSR_L2, ModeCode.DSR_L3, *STATELESS_MODES]) & ~np.isin(numbers, PINGS)
         if of is not None:
             asked &= np.isin(rings, list(of))
         for ring, number in zip(rings[asked].tolist(), numbers[asked].tolist(), strict=True):

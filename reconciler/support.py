@@ -24,6 +24,7 @@ from reconciler.model import (
     Service,
     Through,
     Undefined,
+    place_of,
 )
 from reconciler.resource import Span
 from reconciler.safe import SHOWN
@@ -64,6 +65,7 @@ def unsupported(view: NodeView) -> list[Unsupported]:
         found += (item for service in view.services for item in of_service(service))
         found += (item for pool in view.pools.values() for item in of_check(pool, view.node))
         found += of_fallbacks(view)
+        found += of_sources(view)
     return sorted(set(found))
 
 
@@ -75,6 +77,35 @@ def of_node(view: NodeView) -> list[Unsupported]:
 def of_fallbacks(view: NodeView) -> list[Unsupported]:
     """The settings of pools that only others fall back to. Their endpoints are part of those pools."""
     return [item for pool in view.fallbacks.values() for item in of_check(pool, view.node)]
+
+
+def of_sources(view: NodeView) -> list[Unsupported]:
+    """Services of nat without memory whose replies can't be told from those of another service by their source."""
+    if not any(use.stateless for use in view.uses.values()):
+        return []
+    translated = [service for service in view.services if service.mode is Mode.NAT and service.ports]
+    addresses = {e.address for s in translated if s.stateless for e in view.pools[s.pool].endpoints}
+    found: list[Unsupported] = []
+    first: dict[tuple[Address, int, Protocol], tuple[Service, Address, int]] = {}
+    for service in sorted(translated, key=lambda service: not service.stateless):
+        for endpoint in view.pools[service.pool].endpoints:
+            if endpoint.address not in addresses:
+                continue
+            for vip in service.vips:
+                for port in service.ports:
+                    source = endpoint.address, endpoint.port or service.target_port or port, service.protocol
+                    other = first.setdefault(source, (service, vip, port))
+                    if other[1:] == (vip, port) or not other[0].stateless:
+                        continue
+                    where = f"{place_of(*source[:2])}/{service.protocol}"
+                    what = f"{where} serves {place_of(*other[1:])} without memory, so nothing can come from it for "
+                    what += place_of(vip, port)
+                    found.append(Unsupported(_place(other[0], "stateless"), what, _SHARED))
+                    break
+    return found
+
+
+_SHARED = "leave `stateless` out, or have the endpoint listen on a port of its own for each"
 
 
 def require_supported(view: NodeView) -> None:
@@ -127,6 +158,8 @@ def of_service(service: Service) -> Iterator[Unsupported]:
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
     if service.affinity is not None:
         yield _key(service, "affinity")
+    if service.stateless:
+        yield from _stateless(service)
     if service.idle_timeout_s is not None:
         yield from _idle_timeout(service, service.idle_timeout_s)
 
@@ -150,6 +183,22 @@ def _idle_timeout(service: Service, idle_s: float) -> Iterator[Unsupported]:
     elif idle_s > LONGEST_IDLE_S:
         what = "an idleTimeout longer than 4h is not supported: times of the table come round after five hours"
         yield Unsupported(place, what, "write 4h at most; keepalives keep connections open for longer")
+
+
+def _stateless(service: Service) -> Iterator[Unsupported]:
+    place, hint = _place(service, "stateless"), "leave `stateless` out"
+    if service.mode is not Mode.NAT:
+        yield Unsupported(place, f"stateless does nothing in mode {service.mode}", hint)
+    elif service.algorithm not in (Algorithm.MAGLEV, Algorithm.SOURCE_HASH):
+        what = f"a stateless service finds endpoints by a hash of the client, not by {service.algorithm}"
+        yield Unsupported(place, what, "write `algorithm: maglev` or source-hash, or leave `stateless` out")
+    elif any(vip.version == 6 for vip in service.vips):
+        yield Unsupported(place, "stateless is for VIPs of IPv4", hint)
+    elif service.protocol not in (Protocol.TCP, Protocol.UDP):
+        yield Unsupported(place, f"stateless is for tcp and udp, not for {service.protocol}", hint)
+    elif service.idle_timeout_s is not None:
+        what = "a stateless service remembers no connection that could be idle"
+        yield Unsupported(_place(service, "idleTimeout"), what, "leave `idleTimeout` or `stateless` out")
 
 
 def _value(

@@ -13,7 +13,7 @@ from operator import is_, is_not
 from typing import TypeVar
 
 from reconciler import limits
-from reconciler.dataplane.program import ALLOWED_SOURCES, DECAPSULATE
+from reconciler.dataplane.program import ALLOWED_SOURCES, DECAPSULATE, STATELESS
 from reconciler.errors import UsageError
 from reconciler.limits import Sizes, grown
 from reconciler.model import (
@@ -72,14 +72,29 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How the services of a balancer use a pool."""
+    """How the services of a balancer use a pool. `stateless` are those of nat that remember nothing: VIP, port, port
+    of endpoints or 0, and protocol."""
 
     algorithms: frozenset[Algorithm] = frozenset()
+    stateless: frozenset[tuple[Address, int, int, str]] = frozenset()
+
+    def __or__(self, other: Use) -> Use:
+        return Use(self.algorithms | other.algorithms, self.stateless | other.stateless)
 
 
 @cache
 def _use(algorithm: Algorithm) -> Use:
     return Use(frozenset((algorithm,)))
+
+
+def _use_of(service: Service) -> Use:
+    """Thousands of services have the same one."""
+    one = _use(service.algorithm)
+    if not service.stateless:
+        return one
+    target, protocol = service.target_port or 0, service.protocol.value
+    fronts = frozenset((vip, port, target, protocol) for vip in service.vips for port in service.ports)
+    return replace(one, stateless=fronts)
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,8 @@ class NodeView:
     A balancer carries services; an endpoint serves those that reach it by direct server return. `decapsulates`:
     the kernel of an endpoint can't unpack the tunnels that it gets, so our program does. `asks_for_sources`: the
     program that is there asks who may use a service; every later one does, too, since programs change before services:
-    with another one, a service that is about to go would be open to everybody until then. `lossy` are the interfaces
+    with another one, a service that is about to go would be open to everybody until then. `was_stateless`: in the same
+    way it knows nat without memory, which connections may still depend on. `lossy` are the interfaces
     that would lose the packets that native XDP sends. `fallbacks` are pools that only others fall back to. `causes`
     says why pools are other than the manifests say. `silent_gateways` don't answer ARP or neighbour discovery:
     gateways where VIPs are announced, and the balancers, `hops`, that a router has routes to. `peers` are its
@@ -104,6 +120,7 @@ class NodeView:
     causes: Causes = field(default_factory=dict)
     decapsulates: bool = False
     asks_for_sources: bool = False
+    was_stateless: bool = False
     lossy: frozenset[str] = frozenset()
     held: Sizes | None = None
     silent_gateways: tuple[str, ...] = ()
@@ -137,11 +154,8 @@ class NodeView:
         """How the services use each pool, by its name."""
         found: dict[str, Use] = {}
         for service in self.services:
-            one = _use(service.algorithm)
-            former = found.get(service.pool)
-            if former is not one and former is not None:
-                one = Use(former.algorithms | one.algorithms)
-            found[service.pool] = one
+            one, former = _use_of(service), found.get(service.pool)
+            found[service.pool] = one if former is None or former is one else former | one
         return found
 
     @cached_property
@@ -196,7 +210,9 @@ class NodeView:
         ways = {"GATEWAY" for face in self.faces if face.gateway} | {"VLAN" for face in self.faces if face.trunk}
         checks = {"CHECKS"} if self.has_prober else set()
         allowed = {ALLOWED_SOURCES} if self._has_sources else set()
-        return tuple(sorted(modes | algorithms | undefined | protocols | echo | ipv6 | ways | checks | allowed))
+        stateless = {STATELESS} if self.was_stateless or any(s.stateless for s in self.services) else set()
+        features = modes | algorithms | undefined | protocols | echo | ipv6 | ways | checks | allowed | stateless
+        return tuple(sorted(features))
 
     @property
     def _has_sources(self) -> bool:

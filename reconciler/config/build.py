@@ -79,6 +79,7 @@ def _service(document: Document) -> Service:
         target_port=spec.get("targetPort"),
         affinity=Affinity(**_given(spec["affinity"], _AFFINITY)) if "affinity" in spec else None,
         idle_timeout_s=seconds(spec["idleTimeout"]) if "idleTimeout" in spec else None,
+        stateless=spec.get("stateless", False),
         allowed_sources=tuple(map(ip_network, spec.get("allowedSources", ()))),
         echo=Echo(spec["echo"]) if "echo" in spec else None,
         node_selector=_labels(spec.get("nodeSelector", {})),

@@ -167,7 +167,7 @@ RINGS = replace(_array("rings", RowType(rows.Head), 16_384, is_mmapable=True), m
 CHUNK_LINES = 1 << 16
 RING_CHUNKS = _array_of_arrays("ring_chunks", RowType(rows.Line), CHUNK_LINES, 4_096)
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
-REMEMBERED = _array("remembered", RowType(rows.Bucket), 131_072, _DSR, is_mmapable=True)
+REMEMBERED = _array("remembered", RowType(rows.Bucket), 131_072, (*_DSR, "STATELESS"), is_mmapable=True)
 # 0 → the secret of the hashes of `remembered` and of connections, made with the map
 SEED = _array("seed", RowType(rows.Seed), 1, (*_NAT, *_DSR))
 # index of a ring → number of turns that round-robin has taken
@@ -188,6 +188,8 @@ LOOKS = _array("looks", RowType(rows.Looks), 1, _NAT, MapType.PERCPU_ARRAY)
 FRONTS = _array("fronts", RowType(rows.Front), limits.SERVICES, _NAT, is_mmapable=True)
 # id of an endpoint → how many SYNs clients of NAT sent again, since nobody had answered (health/unanswered.py)
 UNANSWERED = _array("unanswered", RowType(rows.Packets), limits.ENDPOINTS + 1, _NAT, is_mmapable=True)
+# address, port and protocol of an endpoint → the service of NAT without memory that it is of (bpf/stateless.h)
+SERVED = _hash("served", RowType(rows.ServiceKey), RowType(rows.Served), limits.ENDPOINTS, ("STATELESS",))
 # number of a stage → its program (stages.py); 0 → what the main program knows about a packet that it hands to one
 STAGES = _array("stages", NUMBER, 8, _NAT, MapType.PROG_ARRAY)
 HANDED_OVER = _array("handed_over", RowType(rows.Handed), 1, _NAT, MapType.PERCPU_ARRAY)
@@ -231,9 +233,9 @@ MAPS: dict[str, MapSpec] = {
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, ENDPOINT_FILTER, SERVICE_CHANGES,
         KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS,
-        CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS,
-        VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
-        WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
+        CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, SERVED, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS,
+        ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS,
+        WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 
@@ -246,6 +248,13 @@ class ModeCode(IntEnum):
     NAT = 1
     DSR_L2 = 2
     DSR_L3 = 3
+    NAT_STATELESS = 5
+    NAT_SETTLING = 6
+    NAT_LEAVING = 7
+
+
+STATELESS_MODES = ModeCode.NAT_STATELESS, ModeCode.NAT_SETTLING, ModeCode.NAT_LEAVING
+"""Those in which some connections of NAT are not remembered one by one: bpf/stateless.h."""
 
 
 class AlgorithmCode(IntEnum):

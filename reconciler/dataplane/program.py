@@ -23,6 +23,8 @@ MARK = "MARK"
 """The feature that selects the program at the prober's side of its veth, for TC."""
 ALLOWED_SOURCES = "ALLOWED_SOURCES"
 """The feature of programs that ask who may use a service."""
+STATELESS = "STATELESS"
+"""The feature of programs that know nat without memory."""
 MAIN_FILE = "balancer.c"
 
 _ENTRY = "lbctl_balance"

@@ -164,6 +164,16 @@ class Connections6(NamedTuple):
     addresses: Annotated[bytes, "V64"]
 
 
+class Served(NamedTuple):
+    """The service that an endpoint's address and port belong to, and the endpoint's number."""
+
+    vip: IPv4
+    port: Port
+    pad: Annotated[bytes, "V2"] = bytes(2)
+    endpoint: U32 = 0
+    until: U32 = 0
+
+
 class Handed(NamedTuple):
     """What a main program knows about a packet that it hands to a stage."""
 

@@ -22,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from reconciler import connections, remembered
+from reconciler import connections, remembered, served
 from reconciler.dataplane import endpoint_filter, slots
 from reconciler.dataplane import endpoint_table as endpoint_tables
 from reconciler.dataplane.endpoint_table import EndpointTable, Index, Words, words_of
@@ -383,6 +383,7 @@ class EndpointKind(Kind):
             return free
         used = connections.numbers_in_use(self.kernel)[0]
         used |= former_endpoints(self.kernel) | remembered.endpoints_in_use(self.kernel, slots.now())
+        used |= served.endpoints_in_use(self.kernel)
         retired = table.numbers[table.states == EndpointRowState.RETIRED].tolist()
         reusable = [number for number in retired if number not in used][: count - len(free)]
         remembered.forget(self.kernel, reusable)

@@ -22,6 +22,7 @@ from reconciler.dataplane.layout import (
     SERVICE_COUNTERS,
     SERVICE_MAPS,
     SERVICES,
+    STATELESS_MODES,
     AlgorithmCode,
     ModeCode,
     code,
@@ -40,6 +41,7 @@ from reconciler.kinds.sources import SourceList, SourceNames, is_name, sources_o
 from reconciler.model import Address, Mode, Protocol, text_of
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.ring_names import RingNames
+from reconciler.served import Place, Sources
 from reconciler.view import Facts
 
 _PROTOCOLS = {  # RFC 5237, IANA protocol numbers; that of pings differs between the families
@@ -55,7 +57,9 @@ class ServiceRow(Resource):
     """One VIP, protocol and port; pings have port 0. `target_port` 0 stands for the port that the client asked for.
 
     `sources` names the list of those who may use it, empty for everybody. `idle_timeout_s`, of nat, 0: as the protocol
-    has it. `damage` says what is wrong with a row that was written by somebody else.
+    has it. `is_stateless`: connections of nat are remembered nowhere. `is_on_its_way`: it was not so before, or is no
+    longer, and no connection needs to be told any more by what was. `damage` says what is wrong with a row that was
+    written by somebody else.
     """
 
     kind: ClassVar[str] = "service"
@@ -71,6 +75,8 @@ class ServiceRow(Resource):
     damage: str = ""
     sources: str = ""
     idle_timeout_s: int = 0
+    is_stateless: bool = False
+    is_on_its_way: bool = False
 
     @property
     def id(self) -> str:
@@ -105,21 +111,28 @@ class ServiceRow(Resource):
         shown |= {"target port": str(self.target_port)} if self.target_port else {}
         shown |= {"allowed sources": self.sources} if self.sources else {}
         shown |= {"idle timeout": f"{self.idle_timeout_s:,} s"} if self.idle_timeout_s else {}
+        shown |= {"stateless": "yes"} if self.is_stateless else {}
+        shown |= {"on its way": "done"} if self.is_on_its_way else {}
         return shown | ({"damage": self.damage} if self.damage else {})
 
     @property
     def remembers(self) -> bool:
-        return not Mode(self.mode).is_dsr if self.mode in list(Mode) else True
+        return not self.is_stateless and (not Mode(self.mode).is_dsr if self.mode in list(Mode) else True)
 
     def effect(self, after: Resource | None, context: Context) -> str:
         if isinstance(after, ServiceRow) and self.remembers == after.remembers:
-            if replace(self, sources=after.sources, idle_timeout_s=after.idle_timeout_s) == after:
+            alike = replace(self, sources=after.sources, idle_timeout_s=after.idle_timeout_s, is_on_its_way=False)
+            if alike == after:
                 said = "open connections stay"
             elif self.remembers:
                 said = "open connections stay, new ones follow the new row"
             else:
                 said = self._moves(after, context)
             return "; ".join(filter(None, (said, self._turned_away(after, context))))
+        if isinstance(after, ServiceRow) and self.mode == after.mode == Mode.NAT:
+            said = "new connections are remembered" if after.remembers else "new connections are no longer remembered"
+            same = (self.ring, self.target_port) == (after.ring, after.target_port)
+            return f"{said}; open ones {'stay' if same or self.remembers else 'break'}"
         counts = context.live.connections
         if counts is None or not self.remembers:
             return connections_end(None)
@@ -128,6 +141,8 @@ class ServiceRow(Resource):
     def _moves(self, after: ServiceRow, context: Context) -> str:
         """The effect on connections without a flow entry: all of them follow the ring, open ones too."""
         before, now = context.live.resources.get(self._ring), context.desired.get(after._ring)
+        if self.is_stateless and self.target_port != after.target_port:
+            return "connections go to another port of their endpoints, and open ones break"
         if self.algorithm != after.algorithm or not isinstance(before, Ring) or not isinstance(now, Ring):
             return "" if self.ring == after.ring else "connections go where another ring says, and open ones break"
         moved = before.moved(now) if self.ring != after.ring else 0.0
@@ -169,6 +184,7 @@ class _Table:
     bare: Sequence[bytes]
     is_sound: NDArray[np.bool_]
     fronts: NDArray[np.void]
+    served: Sources
 
     def row(self, place: int, rings: RingNames, sources: SourceNames) -> IndexedRow:
         value = SERVICES.value.unpack(self.values[place].tobytes())
@@ -177,9 +193,17 @@ class _Table:
             return IndexedRow(value.index, replace(row, damage="no counters of its own"))
         if row.mode == Mode.NAT:
             row = replace(row, idle_timeout_s=self._idle_timeout_s(value.index))
+            if self.mode(row, value.index) != value.mode:
+                row = replace(row, is_on_its_way=True)
             if not self.has_front(place, row):
                 row = replace(row, damage="no front, or another one's")
         return IndexedRow(value.index, row)
+
+    def mode(self, row: ServiceRow, index: int) -> int:
+        """What a row with this index has to say of its mode."""
+        if row.mode != Mode.NAT or not (row.is_stateless or self.served.rows) or row.vip.version != SERVED_VERSION:
+            return code(ModeCode, row.mode)
+        return self.served.mode(front_of(row), index, is_stateless=row.is_stateless)
 
     def has_front(self, place: int, row: ServiceRow) -> bool:
         """Whether a row's connections find what their clients see of it."""
@@ -207,7 +231,8 @@ def _table(kernel: Kernel) -> _Table:
     is_sound &= rows["index"] < kernel.capacity(SERVICE_COUNTERS.name)
     bare = rows.copy()
     bare["index"] = 0
-    return _Table(keys, rows, SERVICES.value.split(bare.tobytes()), is_sound, connections.fronts(kernel))
+    fronts = connections.fronts(kernel)
+    return _Table(keys, rows, SERVICES.value.split(bare.tobytes()), is_sound, fronts, Sources(kernel))
 
 
 def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
@@ -227,8 +252,10 @@ def rows_of(service: model.Service) -> tuple[ServiceRow, ...]:
     rows: list[ServiceRow] = []
     for vip in service.vips:
         rows += [
-            ServiceRow(vip, protocol, port, mode, algorithm, ring, target, sources=sources, idle_timeout_s=idle_s)
-            for port in service.ports
+            ServiceRow(
+                vip, protocol, port, mode, algorithm, ring, target, sources=sources, idle_timeout_s=idle_s,
+                is_stateless=service.stateless,
+            ) for port in service.ports
         ]
         if service.takes_pings:
             rows.append(ServiceRow(vip, Protocol.ICMP.value, 0, mode, algorithm, ring, sources=sources))
@@ -299,7 +326,10 @@ class ServiceKind(Kind):
                     outcomes.append((change, error))
                     continue
                 taken.append(SERVICE_COUNTERS.key.pack(Number(index)))
-            row = key, _encode(change.after, index, ring, *known)
+            mode = table.mode(change.after, index)
+            if mode == ModeCode.NAT and place is not None and table.values["mode"][place] in _STATELESS:
+                mode = ModeCode.NAT_LEAVING  # its sources are given up only after this
+            row = key, _encode(change.after, index, ring, *known, mode)
             rows[change.after.vip.version].append((change, row))
             if change.after.mode == Mode.NAT:
                 fronts.append((change, (FRONTS.key.pack(Number(index)), _front(change.after))))
@@ -339,6 +369,10 @@ class ServiceKind(Kind):
 
 
 _MOST_IDLE = 0xFFFF
+SERVED_VERSION = 4
+"""Of IP, whose services may be stateless."""
+_STATELESS = ModeCode.NAT_STATELESS, ModeCode.NAT_SETTLING
+_MODES: dict[int, str] = dict.fromkeys(STATELESS_MODES, Mode.NAT.value)
 
 
 def _front(row: ServiceRow) -> bytes:
@@ -374,7 +408,8 @@ def _right(
         known = sources.found(row.vip.version, row.sources)
         if not note or not known or place not in left or not table.is_sound[place]:
             continue
-        if table.bare[place] == _encode(row, 0, note.number, *known) and table.has_front(place, row):
+        mode = table.mode(row, int(table.values["index"][place]))
+        if table.bare[place] == _encode(row, 0, note.number, *known, mode) and table.has_front(place, row):
             right.append(row)
             del left[place]
     return right
@@ -394,8 +429,13 @@ def _protocol(version: int, number: int, padding: int) -> str:
     return f"{name}+{padding}" if padding else name
 
 
-def _encode(row: ServiceRow, index: int, ring: int, sources: int, levels: int) -> bytes:
-    mode, algorithm = code(ModeCode, row.mode), code(AlgorithmCode, row.algorithm)
+def front_of(row: ServiceRow) -> Place:
+    """The service as rows of sources name it."""
+    return row.vip.packed, row.port, _PROTOCOLS[row.vip.version].get(row.protocol, 0)
+
+
+def _encode(row: ServiceRow, index: int, ring: int, sources: int, levels: int, mode: int) -> bytes:
+    algorithm = code(AlgorithmCode, row.algorithm)
     return SERVICES.value.pack(Service(index, ring, row.target_port, mode, algorithm, sources, levels))
 
 
@@ -406,11 +446,12 @@ def _decode(packed: bytes, row: Service, rings: RingNames, sources: SourceNames)
         ip_address(key.vip),
         _protocol(version, key.protocol, key.pad),
         key.port,
-        word(ModeCode, row.mode),
+        _MODES.get(row.mode) or word(ModeCode, row.mode),
         word(AlgorithmCode, row.algorithm),
         rings.name(row.ring) or f"lost ring {row.ring}",
         row.target_port,
         sources=sources.name(version, row.sources, row.levels),
+        is_stateless=row.mode in _STATELESS,
     )
 
 

@@ -38,11 +38,13 @@ from reconciler.dataplane.layout import (
     RING_CHUNKS,
     RING_TURNS,
     SEED,
+    SERVED,
     SERVICE_CHANGES,
     SERVICE_COUNTERS,
     SERVICES,
     SERVICES6,
     SETTINGS,
+    STATELESS_MODES,
     TRUNKS,
     VERDICTS,
     VIP_FILTER,
@@ -77,7 +79,7 @@ from tests.rings import write_rings
 
 FEATURES = (
     "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT", "ECHO",
-    "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES", "NAT6",
+    "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES", "NAT6", "STATELESS",
 )  # fmt: skip
 """All that the program has."""
 
@@ -235,7 +237,7 @@ class Balancer:
         """A service whose ring, until told otherwise, has its own index. `sources` are the networks of its clients."""
         allowed = self._sources(6 if ":" in at.address else 4, sources)
         value = SERVICES.value.pack(rows.Service(index, ring or index, target_port, mode, algorithm, *allowed))
-        if mode is ModeCode.NAT:
+        if mode in (ModeCode.NAT, *STATELESS_MODES):
             self.front(index, at, target_port, protocol)
         self._write(SERVICES6 if ":" in at.address else SERVICES, (_service_key(at, protocol), value))
 
@@ -244,6 +246,11 @@ class Balancer:
         version = ip_address(at.address).version
         row = rows.Front(_packed(at.address).ljust(16, b"\0"), at.port, target_port, idle, protocol, version)
         self._write(FRONTS, FRONTS.pack(Number(index), row))
+
+    def serves(self, at: At, service: At, endpoint: int, protocol: int = TCP, until: int = 0) -> None:
+        """What comes from there is this service's, whether the table knows it or not."""
+        row = rows.Served(_packed(service.address), service.port, endpoint=endpoint, until=until)
+        self._write(SERVED, (_service_key(at, protocol), SERVED.value.pack(row)))
 
     def _sources(self, version: int, networks: Sequence[str]) -> tuple[int, int]:
         """What a service's row says of these networks, which have a list of their own."""
