@@ -14,6 +14,7 @@ from enum import StrEnum
 from reconciler.errors import UnsupportedError
 from reconciler.model import (
     SNAT_PORTS,
+    Address,
     Algorithm,
     CheckType,
     Mode,

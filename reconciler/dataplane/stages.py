@@ -11,8 +11,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
-from reconciler.dataplane.program import STATELESS
-
 
 class StageNumber(IntEnum):
     """`enum stage` of bpf/maps.h."""
@@ -40,7 +38,10 @@ class Stage:
 _OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO")
 STAGES = (
     Stage(StageNumber.NAT4, "lbctl_nat4", ("NAT",), ("AS_NAT",), (*_OF_OTHER_MODES, "IPV6", "NAT6", "SCTP")),
-    Stage(StageNumber.NAT6, "lbctl_nat6", ("NAT", "NAT6", "IPV6"), ("AS_NAT", "AS_NAT6"), (*_OF_OTHER_MODES, "SCTP", STATELESS)),
+    Stage(
+        StageNumber.NAT6, "lbctl_nat6", ("NAT", "NAT6", "IPV6"), ("AS_NAT", "AS_NAT6"),
+        (*_OF_OTHER_MODES, "SCTP", "STATELESS"),
+    ),
 )  # fmt: skip
 
 
