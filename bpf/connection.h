@@ -324,7 +324,13 @@ static __always_inline bool find_connection(struct sought *sought, struct connec
 	if (find_in(found->first, 0, sought, found) < 2)
 		find_in(found->second, 1, sought, found);
 	if (found->is_there)
-		found->lives = forgotten(is_live(found->who, found->where, connection_now()), found->who) & 1;
+		found->lives = is_live(found->who, found->where, connection_now());
+	/* Whatever was found: the verifier needn't follow each. */
+	found->is_there = forgotten(found->is_there, hash) & 1;
+	found->lives = forgotten(found->lives, hash) & 1;
+	found->place = forgotten(found->place, hash);
+	found->who = forgotten(found->who, hash);
+	found->where = forgotten(found->where, hash);
 	return true;
 }
 

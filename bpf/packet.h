@@ -207,6 +207,7 @@ static __always_inline enum packet_kind parse_icmp(struct packet *packet, u32 by
 	void *quoted = icmp + 1;
 	struct ports *ports = quoted + quoted_bytes;
 	struct fragment *fragment = (void *)ports;
+	u64 skipped = 0;
 
 	if ((void *)(icmp + 1) > end || bytes < sizeof(*icmp))
 		return PACKET_OTHER;
@@ -230,12 +231,18 @@ static __always_inline enum packet_kind parse_icmp(struct packet *packet, u32 by
 	/* Only a first fragment has ports. Other extension headers count as a protocol, and no service has it. */
 	packet->protocol = packet->quoted6->nexthdr;
 	if (packet->protocol == IPPROTO_FRAGMENT) {
-		packet->ports = (void *)(fragment + 1);
-		if ((void *)(packet->ports + 2) > end || bytes < sizeof(*icmp) + quoted_bytes + sizeof(*fragment) + 8 ||
+		if ((void *)(fragment + 1) > end || bytes < sizeof(*icmp) + quoted_bytes + sizeof(*fragment) + 8 ||
 		    fragment->offset & bpf_htons(FRAGMENT_OFFSET))
 			return PACKET_OTHER;
 		packet->protocol = fragment->next;
+		skipped = sizeof(*fragment);
 	}
+	/* With and without: the verifier needn't follow both. */
+	packet->protocol = forgotten(packet->protocol, *(u64 *)ports);
+	skipped = forgotten(skipped, *(u64 *)ports) & sizeof(*fragment);
+	packet->ports = (void *)ports + skipped;
+	if ((void *)(packet->ports + 2) > end)
+		return PACKET_OTHER;
 	if (packet->quoted6->version != 6 ||
 	    !is_same_words(packet->quoted6->saddr.s6_addr32, packet->ip6->daddr.s6_addr32))
 		return PACKET_OTHER;

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler.config.load import load
 from reconciler.errors import LbctlError
-from reconciler.kernel.build import build
+from reconciler.kernel.build import build_all
 from reconciler.lab.lab import signals_as_exit
 from reconciler.model import Fleet, Role
 from reconciler.view import view
@@ -67,7 +67,7 @@ def _compile() -> None:
     sets = {*SETS_OF_FEATURES, *_features_of(manifests()), *_features_of(MANIFESTS), *_features_of_ha()}
     say(f"Compiling {len(sets)} sets of features of the data plane")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(build, sorted(sets)):
+        for _ in pool.map(build_all, sorted(sets)):
             pass
 
 
