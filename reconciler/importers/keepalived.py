@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from reconciler.config.diagnostic import quote
-from reconciler.importers import keepalived_checks, keepalived_source, keepalived_syntax, lvs, values
+from reconciler.importers import (
+    keepalived_checks,
+    keepalived_source,
+    keepalived_syntax,
+    keepalived_vrrp,
+    lvs,
+    values,
+)
 from reconciler.importers.assemble import assemble
 from reconciler.importers.draft import Address, Endpoint, Imported, InputError, Notices, Service, TooMuch, bare
 from reconciler.importers.keepalived_source import Include
@@ -60,11 +67,14 @@ def parse(text: str, include: Include | None = None) -> Imported:
     statements = keepalived_syntax.parse(lines, notices)
     groups: dict[str, Statement] = {}
     servers: list[Statement] = []
+    instances: list[Statement] = []
     for statement in statements:
         if statement.keyword == "virtual_server":
             servers.append(statement)
         elif statement.keyword == "virtual_server_group":
             groups[statement.value] = statement
+        elif statement.keyword == keepalived_vrrp.INSTANCE:
+            instances.append(statement)
         elif statement.keyword == "real_server":
             notices.add(statement.line, "a real_server outside of any virtual_server belongs to none: it is left out")
         else:
@@ -73,7 +83,9 @@ def parse(text: str, include: Include | None = None) -> Imported:
     if not servers:
         missing = InputError(0, "there is no virtual_server in the input", hint="give the whole of keepalived.conf")
         raise notices.error or missing
-    return assemble(_all_services(servers, groups, notices), notices)
+    services = list(_all_services(servers, groups, notices))
+    keepalived_vrrp.note(instances, {vip for service in services for vip in service.vips}, notices)
+    return assemble(services, notices)
 
 
 def _all_services(servers: Sequence[Statement], groups: dict[str, Statement], notices: Notices) -> Iterator[Service]:
