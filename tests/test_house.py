@@ -2,9 +2,12 @@
 """The structure of the house: rooms in an order, imports downhill only, and few doors to the outside."""
 
 import ast
+import struct
 from pathlib import Path
 
 import pytest
+
+from reconciler.kernel import rtnetlink
 
 PACKAGE = Path(__file__).parents[1] / "reconciler"
 
@@ -70,6 +73,14 @@ def test_rows_of_maps_are_packed_and_read_as_named_types_only(path):
                 formats = [part.attr for argument in node.args for part in ast.walk(argument)
                            if isinstance(part, ast.Attribute)]  # fmt: skip
                 assert not {"key", "value", "inner"} & set(formats), f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_layouts_of_rtnetlink_are_written_down_once(path):
+    if path.name != "rtnetlink.py":
+        layouts = {layout.format for layout in vars(rtnetlink).values() if isinstance(layout, struct.Struct)}
+        text = path.read_text(encoding="utf-8")
+        assert not [layout for layout in layouts - {"=I"} if f'Struct("{layout}")' in text]
 
 
 def test_every_room_is_there():

@@ -19,10 +19,15 @@ from typing import NamedTuple
 from reconciler.kernel import netlink
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.netlink import Message
+from reconciler.kernel.rtnetlink import (
+    IFLA_ALT_IFNAME,
+    IFLA_PROP_LIST,
+    LINK,
+    RTM_DELLINKPROP,
+    RTM_GETLINK,
+    RTM_NEWLINKPROP,
+)
 
-_GET, _NEW_PROPERTY, _DELETE_PROPERTY = 18, 108, 109
-_PROPERTIES, _OTHER_NAME = 52, 53
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _LOOPBACK = 1
 _PREFIX = "lbctl:"
 _MOST_BYTES = 127  # ALTIFNAMSIZ, with the zero at its end
@@ -39,13 +44,13 @@ class Owner(NamedTuple):
 def note(instance: Instance) -> None:
     """Say that the namespace is the instance's. OSError if the kernel refuses; a kernel that knows no other names is
     no error."""
-    _change(_NEW_PROPERTY, _text(instance), errno.EEXIST, errno.EOPNOTSUPP)
+    _change(RTM_NEWLINKPROP, _text(instance), errno.EEXIST, errno.EOPNOTSUPP)
 
 
 def forget(instance: Instance) -> None:
     """Take the note of an instance away; no error if there is none. OSError if the kernel refuses."""
     if _text(instance) in _notes():
-        _change(_DELETE_PROPERTY, _text(instance), errno.ENOENT)
+        _change(RTM_DELLINKPROP, _text(instance), errno.ENOENT)
 
 
 def others(instance: Instance) -> list[Owner]:
@@ -65,8 +70,8 @@ def _text(instance: Instance) -> str:
 
 def _notes() -> list[str]:
     with netlink.route() as route:
-        answer = route.get(_GET, _LINK.pack(0, 0, _LOOPBACK, 0, 0))
-    names = _all(netlink.attributes(answer[_LINK.size :]).get(_PROPERTIES, b""), _OTHER_NAME)
+        answer = route.get(RTM_GETLINK, LINK.pack(0, 0, _LOOPBACK, 0, 0))
+    names = _all(netlink.attributes(answer[LINK.size :]).get(IFLA_PROP_LIST, b""), IFLA_ALT_IFNAME)
     return sorted(name for name in map(netlink.text, names) if name.startswith(_PREFIX))
 
 
@@ -82,9 +87,9 @@ def _all(content: bytes, wanted: int) -> list[bytes]:
 
 
 def _change(type_: int, name: str, *harmless: int) -> None:
-    names = netlink.attribute(_OTHER_NAME, netlink.content(name))
-    body = _LINK.pack(0, 0, _LOOPBACK, 0, 0) + netlink.attribute(_PROPERTIES | netlink.NESTED, names)
-    flags = netlink.CREATE | netlink.EXCLUSIVE | netlink.APPEND if type_ == _NEW_PROPERTY else 0
+    names = netlink.attribute(IFLA_ALT_IFNAME, netlink.content(name))
+    body = LINK.pack(0, 0, _LOOPBACK, 0, 0) + netlink.attribute(IFLA_PROP_LIST | netlink.NESTED, names)
+    flags = netlink.CREATE | netlink.EXCLUSIVE | netlink.APPEND if type_ == RTM_NEWLINKPROP else 0
     with netlink.route() as route:
         (refusal,) = route.change([Message(type_, flags, body)])
     if refusal and refusal.errno not in harmless:
