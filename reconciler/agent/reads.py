@@ -9,6 +9,7 @@ who wait with the same question get the same answer (`shared`).
 from __future__ import annotations
 
 import json
+import math
 import re
 import resource
 import subprocess
@@ -29,6 +30,10 @@ from reconciler.readings.rows import ROWS
 
 PATIENCE_S = 20.0
 """How long somebody waits for others who ask."""
+BUDGET_PATIENCE_S = 45.0
+"""How long somebody waits until a share of a CPU has paid for the question before."""
+EXPLAINED_S = 1.0
+"""The most that an explanation counts: the first one compiles a program, and those after it don't."""
 TIMEOUT_S = 50.0
 _OF_PACKETS = ("proto", "flags", "bytes", "interface", "format")
 MAX_ANSWER_BYTES = 16 << 20
@@ -79,19 +84,19 @@ def reads(
         code, text = _ended(children.module("reconciler.cli.main", *where, "doctor", *manifests, *words), (0, FOUND))
         yield {"text": text.decode(), "code": code}
 
-    def in_turn(answer: Callable[[Peer, Json], Iterator[Json]]) -> Command:
+    def in_turn(answer: Callable[[Peer, Json], Iterator[Json]], most_s: float) -> Command:
         def made(peer: Peer, request: Json, begins: Callable[[], None]) -> list[Json]:
             if not turns.acquire(timeout=PATIENCE_S):
                 raise _too_many()
             try:
-                if not (peer.may_change or budget.wait(PATIENCE_S)):
+                if not (peer.may_change or budget.wait(BUDGET_PATIENCE_S)):
                     raise _too_many()
                 begins()
                 began_s = _spent_s()
                 try:
                     return list(answer(peer, request))
                 finally:
-                    budget.spend(_spent_s() - began_s)
+                    budget.spend(min(most_s, _spent_s() - began_s))
             finally:
                 turns.release()
 
@@ -104,7 +109,7 @@ def reads(
         return Command(answered)
 
     answers = {"get": get, "history": history, "metrics": text, "explain": explain, "export": export, "doctor": doctor}
-    return {name: in_turn(answer) for name, answer in answers.items()}
+    return {name: in_turn(answer, EXPLAINED_S if answer is explain else math.inf) for name, answer in answers.items()}
 
 
 def _word(value: object) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from reconciler.plan import Plan
 
 RUN_DIR, STATE_DIR = "/run/lbctl", "/var/lib/lbctl"
-AGENT_PATIENCE_S = 60.0
+AGENT_PATIENCE_S = 120.0
 """How long an answer may take for which the agent reads maps."""
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage"
 

@@ -65,16 +65,20 @@ def test_members_are_limited_and_root_is_not(monkeypatch, clock, tmp_path):
         return {"items": []}
 
     monkeypatch.setattr(module, "_told", told)
-    monkeypatch.setattr(module, "Budget", lambda: Budget(clock, clock.pause))
+    budget = Budget(clock, clock.pause)
+    monkeypatch.setattr(module, "Budget", lambda: budget)
     monkeypatch.setattr(module, "_spent_s", clock)
     get = module.reads(["--instance", "x"], tmp_path, str)["get"].answer
     began = clock.now
     for _ in range(2):
         assert list(get(MEMBER, {"what": "services"})) == [{"items": []}]
     assert clock.now - began == 3.0
+    began = clock.now
+    list(get(MEMBER, {"what": "services"}))
+    assert clock.now - began > 15, "it waited until what was spent before was paid for"
+    budget.spend(module.BUDGET_PATIENCE_S)
     with pytest.raises(LbctlError, match="too many others are asking"):
-        for _ in range(4):
-            list(get(MEMBER, {"what": "services"}))
+        list(get(MEMBER, {"what": "services"}))
     assert list(get(ROOT, {"what": "services"})) == [{"items": []}]
 
 
@@ -140,6 +144,21 @@ def test_members_can_have_the_files_looked_at_once_a_second(clock):
     for peer in (MEMBER, MEMBER, MEMBER, ROOT, ROOT):
         assert list(look(peer, {})) == [{"now_s": clock.now}]
     assert [at - rung[0] for at in rung] == [0, LOOK_S, 2 * LOOK_S, 2 * LOOK_S, 2 * LOOK_S]
+
+
+def test_what_an_explanation_compiles_once_is_not_paid_for_by_the_questions_after_it(monkeypatch, clock, tmp_path):
+    def said(_command):
+        clock.now += 30
+        return b"forwarded"
+
+    monkeypatch.setattr(module, "said", said)
+    monkeypatch.setattr(module, "Budget", lambda: Budget(clock, clock.pause))
+    monkeypatch.setattr(module, "_spent_s", clock)
+    explain = module.reads((), tmp_path, str)["explain"].answer
+    began = clock.now
+    for _ in range(4):
+        assert list(explain(MEMBER, {"packet": ["10.1.0.9:4000", "20.20.20.1:80"]}))
+    assert clock.now - began == 4 * 30
 
 
 @pytest.fixture
