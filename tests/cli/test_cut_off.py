@@ -99,7 +99,8 @@ def test_a_killed_change_of_sizes_goes_on_and_leaves_no_second_set_of_maps(verb,
         assert kernel.capacity(CONNECTIONS.name) == (9_000, 20_000)[turn % 2] * 5 // 8
         program = kernel.loaded_program()
         assert program
-        assert Instance(netns, tmp_path / "run").pinned() == [f"other-{program.id}", "program"]
+        pins = [f"other-{program.id}", "program", f"stages-{program.id}"]
+        assert Instance(netns, tmp_path / "run").pinned() == pins
         with entered(netns):
             assert len({held.id for held in xdp.running()}) == 1
     verb("delete", "--auto-approve")
