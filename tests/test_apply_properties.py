@@ -139,9 +139,9 @@ def bring_to(kernel, fleet):
 
 
 def writes_of_changes(kernel):
-    """All writes but those of chunks for rings, nodes of lists of sources, and what clients see of services, which are
-    as many as they are."""
-    others = {RING_CHUNKS.name, FRONTS.name, *(spec.name for spec in SOURCE_MAPS.values())}
+    """All writes but those of chunks for rings, nodes of lists of sources, what clients see of services, and lines of
+    the filter of endpoints, which are as many as they are."""
+    others = {RING_CHUNKS.name, FRONTS.name, ENDPOINT_FILTER.name, *(spec.name for spec in SOURCE_MAPS.values())}
     return [what for _, what in kernel.writes if not isinstance(what, tuple) or what[0] not in others]
 
 
