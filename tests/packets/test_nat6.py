@@ -160,6 +160,17 @@ def test_what_is_too_big_is_answered_both_ways(balancer: Balancer) -> None:
     assert balancer.send(reply, "back") == (XdpVerdict.TX, answered6(reply, told, 1232))
 
 
+@pytest.mark.parametrize("hlim", [0, 1])
+def test_what_must_go_no_further_is_answered_and_a_reply_left_to_the_kernel(balancer: Balancer, hlim: int) -> None:
+    serve(balancer)
+    request, reply = tcp6(CLIENT, WEB6, hlim=hlim), tcp6(SERVER, CLIENT, "SA", hlim=hlim)
+    assert balancer.send(request) == (XdpVerdict.TX, answered6(request, ICMPv6TimeExceeded(code=0), 48))
+    assert balancer.verdicts() == {Verdict.TTL_EXPIRED_ANSWERED: 1}
+    balancer.send(tcp6(CLIENT, WEB6))
+    assert balancer.send(reply, "back") == (XdpVerdict.PASS, reply)
+    assert balancer.verdicts() == {Verdict.REQUEST: 1, Verdict.TTL_EXPIRED_ANSWERED: 2}
+
+
 def test_for_a_neighbour_without_a_known_mac_the_kernel_gets_what_it_forwards(balancer: Balancer) -> None:
     balancer.endpoint(5, STRANGER6, port=SERVER.port)
     balancer.serve(WEB6, ring=[5])
