@@ -68,7 +68,7 @@ class VipRouteKind(Kind):
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         puts = [(c, _route(c.key, c.after.number)) for c in changes if isinstance(c.after, VipRoute)]
-        gone = [(c, _route(c.key, 0)) for c in changes if c.after is None]
+        gone = [(c, _route(c.key, c.before.number)) for c in changes if not c.after and isinstance(c.before, VipRoute)]
         outcomes = list(zip((c for c, _ in puts), self.kernel.add_routes([r for _, r in puts]), strict=True))
         outcomes += zip((c for c, _ in gone), self.kernel.remove_routes([r for _, r in gone]), strict=True)
         return each(changes, outcomes)

@@ -9,7 +9,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
@@ -64,7 +64,10 @@ def test_what_was_written_reads_back_and_goes_without_a_trace(kernel: RealKernel
     assert kernel.routes() == ROUTES
     assert len(others()) == 2
     assert kernel.put_hop_groups([GROUP]) == [None]  # once more is no error
-    assert kernel.remove_routes([Route(route.to) for route in ROUTES]) == [None, None]
+    assert kernel.remove_routes(ROUTES[:1]) == [None]
+    assert kernel.routes() == ROUTES[1:]
+    assert kernel.remove_routes(ROUTES) == [None, None]
+    assert kernel.routes() == []
     assert kernel.remove_hop_groups([GROUP.number, GROUP.number, 8]) == [None] * 3
     assert kernel.hop_groups() == []
     assert others() == json.loads(subprocess.run(["ip", "-json", "nexthop"], capture_output=True, check=True).stdout)
@@ -119,6 +122,13 @@ def test_a_router_gets_its_routes_from_manifests_and_again_when_an_interface_com
 
     bring()  # what the fixture made is in no manifest, and goes
     assert len(kernel.hop_groups()) == 1 and len(kernel.routes()) == 1
+    other = replace(service, name="other", vips=(ip_address("20.20.20.2"),))
+    fleet = replace(fleet, services=(service, other))
+    bring()
+    assert len(kernel.routes()) == 2
+    fleet = replace(fleet, services=(service,))
+    bring()  # one VIP goes, and its group stays
+    assert [route.to for route in kernel.routes()] == ["20.20.20.1/32"]
     ip("link set eth0 down", "link set eth0 up")
     assert kernel.routes() == []
     bring()
