@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 YOUNG = tests/agent tests/test_clock.py $(addprefix tests/health/test_,monitor.py row.py schedule.py state.py)
 
-.PHONY: help setup demo test test-young test-vm test-deb test-systemd check deb fuzz soak bench clean
+.PHONY: help setup demo test test-young test-vm test-deb test-image test-systemd check deb fuzz soak bench clean
 
 help:           ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -37,6 +37,11 @@ deb: setup      ## a Debian package in dist/, for Debian 12; DEBIAN=13 for that
 test-deb: deb   ## install that package in a bare Debian 12 below /tmp, and steer packets with it
 	@command -v mmdebstrap > /dev/null || apt-get install -y -q --no-install-recommends mmdebstrap
 	@.venv/bin/python -m tests.deb dist/lbctl_*~deb$(or $(DEBIAN),12)_*.deb
+
+test-image: deb ## build the container image by its recipe, without a registry, and apply with it
+	@for tool in mmdebstrap buildah; do command -v $$tool > /dev/null || \
+		apt-get install -y -q --no-install-recommends $$tool; done
+	@.venv/bin/python -m tests.deb.image
 
 test-systemd: deb ## the same under real systemd: restrictions, hangs, upgrades, fetching; VM=--vm on Debian's kernel
 	@[ -z "$(VM)" ] || tools/setup-vm
