@@ -61,6 +61,9 @@
 #include "connection.h"
 #include "stateless.h"
 #include "nat.h"
+#include "ports.h"
+#include "returns.h"
+#include "fullnat.h"
 #include "watch.h"
 
 /*
@@ -162,7 +165,11 @@ static __always_inline int choose(struct xdp_md *ctx, struct packet *packet, enu
 		return drop(VERDICT_NO_ENDPOINT);
 	if (!may_translate)
 		return NOBODYS;
-	return hand_over(ctx, packet, &service, is_refused);
+	if (HAS(FULLNAT) && (service.mode == MODE_FULLNAT || (!service.mode && is_for_source(packet, is_for_vip))))
+		return hand_over(ctx, packet, &service, is_refused, true);
+	if (!HAS(NAT))
+		return NOBODYS;
+	return hand_over(ctx, packet, &service, is_refused, false);
 }
 
 /* What becomes of a packet without a tag. */
@@ -272,7 +279,10 @@ static __always_inline int balance_handed(struct xdp_md *ctx, struct packet *pac
 			*service_handed(handed) = service;
 		}
 		it.is_asked = !is_from_main;
-		action = nat(ctx, packet, kind, handed, &it);
+		if (HAS(AS_FULLNAT))
+			action = fullnat(ctx, packet, kind, handed, &it);
+		else
+			action = nat(ctx, packet, kind, handed, &it);
 		if (action == GO_ON)
 			return forward(ctx, packet, &it);
 		if (action != NOBODYS && action != TURNED_AWAY)
@@ -289,6 +299,10 @@ static __always_inline int handle(struct xdp_md *ctx)
 	struct packet packet = { .ingress = ctx->ingress_ifindex };
 	int action;
 
+	if (HAS(AS_LENDER))
+		return lend_port(ctx);
+	if (HAS(AS_SWEEPER))
+		return sweep_translated();
 	if (IS_STAGE) {
 		action = balance_handed(ctx, &packet);
 	} else {
@@ -307,7 +321,7 @@ int lbctl_balance(struct xdp_md *ctx)
 	int action;
 
 	if (!HAS(WATCHING)) {
-		if (!IS_STAGE && (HAS(NAT) || HAS_DSR))
+		if (!IS_STAGE && (HAS_TRANSLATION || HAS_DSR))
 			watchers.call(ctx, 0);	/* comes back only if nobody watches */
 		return handle(ctx);
 	}

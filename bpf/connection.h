@@ -178,6 +178,8 @@ static __always_inline struct connections *find_bucket_of_connections(u32 index)
 {
 	if (HAS(AS_NAT6))
 		return (struct connections *)connections6.lookup(&index);
+	if (HAS(AS_FULLNAT))
+		return (struct connections *)translated.lookup(&index);
 	return connections.lookup(&index);
 }
 

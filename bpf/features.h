@@ -14,7 +14,10 @@
 #define HAS_DSR (HAS(DSR_L2) || HAS(DSR_L3))
 
 /* Whether this is no main program but a stage: stage.h. */
-#define IS_STAGE HAS(AS_NAT)	/* AS_NAT6 beside it: over IPv6 */
+#define IS_STAGE (HAS(AS_NAT) || HAS(AS_FULLNAT) || HAS(AS_LENDER) || HAS(AS_SWEEPER))	/* AS_NAT6 beside AS_NAT: over IPv6 */
+
+/* The modes that translate addresses. */
+#define HAS_TRANSLATION (HAS(NAT) || HAS(FULLNAT))
 
 /* The empty assembly keeps the compiler from knowing a value, and so from what it would make of its knowledge. */
 #define OPAQUE(value) asm volatile("" : "+r"(value))

@@ -7,6 +7,7 @@ enum change {
 	CHANGE_TUNNEL,		/* dsr-l3: the packet gets an outer header */
 	CHANGE_DESTINATION,	/* nat, a request */
 	CHANGE_SOURCE,		/* nat, a reply */
+	CHANGE_BOTH,		/* fullnat */
 };
 
 /* What is to become of a packet that somebody waits for. */
@@ -22,8 +23,11 @@ struct forwarding {
 	bool is_error;		/* an ICMP error about a flow; nat translates the packet that it quotes, too */
 	struct address to;	/* where the packet goes, in its tunnel if it gets one */
 	u32 hash;		/* CHANGE_TUNNEL: spreads flows over outer addresses */
-	struct handed *handed;	/* CHANGE_DESTINATION, CHANGE_SOURCE: has the new address; and its port */
+	struct handed *handed;	/* the modes that translate: has the new address, of CHANGE_BOTH the destination; and its port */
 	__be16 port;
+	bool is_reply;		/* CHANGE_BOTH: the packet goes to a client */
+	__be32 source;		/* CHANGE_BOTH: the new source, and its port */
+	__be16 source_port;
 };
 
 /* What the modes return beside actions of XDP. */
@@ -132,11 +136,47 @@ static __always_inline void translate_error(struct xdp_md *ctx, const struct pac
 	packet->icmp->checksum = checksum_update(packet->icmp->checksum, changes);
 }
 
+/* Write a new address and port at one end of a packet of fullnat, or of the packet that an error quotes. */
+static __always_inline u32 translate_end(struct xdp_md *ctx, const struct packet *packet, struct iphdr *ip, __be32 *address,
+					 __be32 new_address, __be16 *port, __be16 new_port, bool has_sum)
+{
+	struct forwarding end = { .port = new_port };
+	u32 of_address = write_address(address, &new_address, false);
+
+	ip->check = checksum_update(ip->check, of_address);
+	return translate_segment(ctx, packet, of_address, port, has_sum, &end);
+}
+
+/* Both ends. The packet that an error quotes went the other way: its source is where the error goes. */
+static __always_inline void translate_both(struct xdp_md *ctx, const struct packet *packet, const struct forwarding *it)
+{
+	struct ports *ports = packet->ports;
+	struct iphdr *ip = packet->ip, *quoted = packet->quoted;
+	__be32 address = it->handed->translated[0];
+	u32 before_ports = 2 * sizeof(*ip) + sizeof(*packet->icmp), changes;
+	bool has_sum = packet->ip_bytes >= before_ports + offsetof(struct tcphdr, check) + sizeof(__sum16);
+
+	if (!it->is_error) {
+		translate_end(ctx, packet, ip, &ip->daddr, address, &ports->destination, it->port, true);
+		translate_end(ctx, packet, ip, &ip->saddr, it->source, &ports->source, it->source_port, true);
+		return;
+	}
+	changes = translate_end(ctx, packet, quoted, &quoted->saddr, address, &ports->source, it->port, has_sum);
+	changes += translate_end(ctx, packet, quoted, &quoted->daddr, it->source, &ports->destination, it->source_port,
+				 has_sum);
+	packet->icmp->checksum = checksum_update(packet->icmp->checksum, changes);
+	translate_address(packet, ip, &ip->daddr, it);
+}
+
 static __always_inline void translate(struct xdp_md *ctx, const struct packet *packet, const struct forwarding *it,
 				      bool via_kernel)
 {
 	u32 of_address = 0;
 
+	if (HAS(AS_FULLNAT)) {
+		translate_both(ctx, packet, it);
+		return;
+	}
 	if (it->change == CHANGE_DESTINATION) {
 		of_address = translate_address(packet, packet->ip, destination_of(packet), it);
 		if (!it->is_error)
@@ -160,14 +200,15 @@ static __always_inline enum way find_way_translated(struct xdp_md *ctx, const st
 						    const struct forwarding *it, struct next_hop *hop)
 {
 	bool is_reply = it->change == CHANGE_SOURCE;
-	const void *source = is_reply ? it->handed->translated : source_of(packet);
+	bool is_both = HAS(AS_FULLNAT) && !it->is_error;
+	const void *source = is_both ? (void *)&it->source : is_reply ? it->handed->translated : source_of(packet);
 	struct bpf_fib_lookup *route = (void *)it->handed->route;	/* the stack has no room for it */
 	struct gateway *gateway;
 
 	__builtin_memset(route, 0, sizeof(*route));
 	gateway = find_gateway(ctx, packet, &it->to, route);
 	route->l4_protocol = it->is_error ? is_ipv6(packet) ? IPPROTO_ICMPV6 : IPPROTO_ICMP : packet->protocol;
-	route->sport = it->is_error ? 0 : is_reply ? it->port : packet->ports->source;
+	route->sport = it->is_error ? 0 : is_both ? it->source_port : is_reply ? it->port : packet->ports->source;
 	route->dport = it->is_error ? 0 : is_reply ? packet->ports->destination : it->port;
 	route->tot_len = packet->ip_bytes;	/* makes the lookup check the route's MTU */
 	if (is_ipv6(packet)) {
@@ -197,7 +238,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 
 	if (bytes > 0xffff)
 		return drop(VERDICT_TOO_BIG);
-	if (HAS(AS_NAT))
+	if (IS_STAGE)
 		way = find_way_translated(ctx, packet, it, &hop);
 	else
 		way = find_way(ctx, packet, it->endpoint, &it->to, bytes, &hop);
@@ -235,12 +276,12 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 	/* The kernel would take its own route, not the gateway, so it gets a packet for the gateway instead. */
 	if (HAS(GATEWAY) && via_kernel && hop.ifindex & BY_GATEWAY)
 		return ask_for_gateway(ctx, packet);
-	if (HAS(AS_NAT))
+	if (IS_STAGE)
 		translate(ctx, packet, it, via_kernel);
 
 	if (it->begins)
 		count_connection(it->service, it->endpoint);
-	if (it->change == CHANGE_SOURCE)
+	if (it->change == CHANGE_SOURCE || (HAS(FULLNAT) && it->is_reply))
 		count_reply(it->service, it->endpoint, packet->ip_bytes);
 	else if (!HAS(CHECKS) || !it->is_check)
 		count_request(it->service, it->endpoint, packet->ip_bytes);

@@ -14,6 +14,7 @@ enum mode {
 	MODE_NAT = 1,
 	MODE_DSR_L2 = 2,
 	MODE_DSR_L3 = 3,
+	MODE_FULLNAT = 4,
 	MODE_NAT_STATELESS = 5,	/* stateless.h */
 	MODE_NAT_SETTLING = 6,	/* on the way there */
 	MODE_NAT_LEAVING = 7,	/* and back */
@@ -340,6 +341,114 @@ struct connections6 {
 
 BPF_ARRAY(connections6, struct connections6, 1);
 
+/*
+ * The connections of fullnat over IPv4, see fullnat.h: `who` and `where` as above, and the way of each to its endpoint:
+ *
+ *         63                32 31         16  15   14        0
+ *   way   | source's address  | source's port | ends | pool    |
+ *
+ * "Source" is what the endpoint takes for the client: an address of the balancer. `ends`: the endpoint closed the
+ * connection before the client did. `pool` is the number of the pool that the port is from, in `pool_ports`.
+ */
+struct translated {
+	u64 who[4];
+	u64 where[4];
+	u64 way[4];
+	u64 spare[4];
+};
+
+BPF_ARRAY(translated, struct translated, 1);
+
+/*
+ * Where replies find their connections in `translated`. A bucket is a line of a processor's cache and has eight words, each
+ * in either of two buckets; 0 is an empty one:
+ *
+ *       57     43 42            27 26          0
+ *       | pool   | source's port  | place + 1   |
+ */
+struct returns {
+	u64 words[8];
+};
+
+BPF_ARRAY(returns, struct returns, 1);
+
+/*
+ * The ports of one source address towards one server: its address, port and protocol. No two connections of a pool have
+ * the same port. Two endpoints may be the same server, so this is not by the endpoint's id.
+ */
+struct port_pool {
+	__be32 source;
+	__be32 address;
+	__be16 port;
+	u8 protocol;
+	u8 pad;
+};
+
+/* From pools to their numbers. The program makes a pool when the first connection needs it. */
+BPF_HASH(port_pools, struct port_pool, u32, 1);
+
+/* A pool by its number: see ports.h. */
+struct pool_ports {
+	__be32 source;		/* as in struct port_pool */
+	__be32 address;
+	__be16 port;
+	u8 protocol;
+	u8 pad;
+	u32 cursor;		/* the port after the one that was taken last */
+	u64 used;		/* how many are taken */
+	u64 unrested;		/* how many were taken although they were tired */
+	u64 refused;		/* how often there was none */
+	u64 hand;		/* the port that is looked at next for one whose connection is no more */
+	u64 full[16];		/* a bit for each word that has no port left */
+	u64 words[4096];	/* a struct port_word for each 64 ports */
+};
+
+BPF_ARRAY(pool_ports, struct pool_ports, 1);
+
+/* The numbers of pools that are in use, a bit each; one row. */
+struct pool_numbers {
+	u64 words[512];
+	u64 full[8];		/* a bit for each word all of whose numbers are in use */
+};
+
+BPF_ARRAY(pool_numbers, struct pool_numbers, 1);
+
+#define MOST_SOURCES 8
+
+/* What fullnat has for sources; one row. */
+struct snat {
+	__be32 sources[8];
+	u32 used;		/* how many of these there are */
+	u16 first_port;
+	u16 ports;		/* how many from that one on */
+};
+
+BPF_ARRAY(snat, struct snat, 1);
+
+/* What a connection of fullnat that is about to open asks of the stage that takes ports, and its answer (fullnat.h). */
+struct lease {
+	u32 client;		/* the client's address and port, as numbers */
+	u16 client_port;
+	u8 protocol;
+	u8 is_answered;
+	__be32 address;		/* the endpoint's */
+	__be16 port;
+	u16 verdict;
+	u32 endpoint;
+	u32 pool;
+	u64 way;
+};
+
+BPF_PERCPU_ARRAY(lease, struct lease, 1);
+
+/* From which bucket of `translated` the sweep goes on, and how many places it has cleared; one row. */
+struct swept {
+	u64 next;
+	u64 cleared;
+};
+
+BPF_ARRAY(swept, struct swept, 1);
+
 /* What the other connections of a client look like while one is opened, see connection.h; nothing outlives a packet. */
 struct looks {
 	u64 places[8];
@@ -348,7 +457,7 @@ struct looks {
 BPF_PERCPU_ARRAY(looks, struct looks, 1);
 
 /*
- * What clients of NAT see of a service, by index of the service. User space writes it before the service, and it outlives
+ * What clients of nat and fullnat see of a service, by index of the service. User space writes it before the service, and it outlives
  * the service as long as connections have its index. All zeros: none.
  */
 struct front {
@@ -389,6 +498,9 @@ BPF_HASH(served, struct service_key, struct served, 1);
 enum stage {
 	STAGE_NAT4 = 0,
 	STAGE_NAT6 = 1,
+	STAGE_FULLNAT4 = 2,
+	STAGE_PORTS = 3,
+	STAGE_SWEEP = 4,
 };
 
 BPF_PROG_ARRAY(stages, 1);
@@ -497,6 +609,7 @@ enum verdict {
 	VERDICT_CHECK = 30,		/* a check of an endpoint through its VIP, forwarded to the endpoint */
 	VERDICT_CHECK_ANSWERED = 31,	/* a packet for the prober */
 	VERDICT_TTL_EXPIRED_ANSWERED = 32,	/* dropped, and the sender is told */
+	VERDICT_NO_PORT = 33,		/* no source of fullnat has a port left towards the endpoint */
 
 	/* On endpoints whose program unpacks tunnels. All but the first and the last pass the packet on untouched. */
 	VERDICT_DECAPSULATED = 48,

@@ -15,7 +15,7 @@ static __always_inline struct sought sought_by(const struct packet *packet, enum
 		.client = handed->client,
 		.address = handed->peer,
 		.protocol = packet->protocol,
-		.is_request = is_nat(service),
+		.is_request = HAS(AS_FULLNAT) ? service->mode == MODE_FULLNAT : is_nat(service),
 		.service = service->index,
 	};
 	const void *source, *destination;

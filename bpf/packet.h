@@ -214,7 +214,7 @@ static __always_inline enum packet_kind parse_icmp(struct packet *packet, u32 by
 	/* The code may be any: the kernel answers all, too. */
 	if (HAS(ECHO) && icmp->type == (is_ipv6(packet) ? ICMPV6_ECHO_REQUEST : ICMP_ECHO))
 		return PACKET_ECHO;
-	if ((!HAS_DSR && !HAS(NAT)) || !is_error(icmp->type, is_ipv6(packet)))
+	if ((!HAS_DSR && !HAS_TRANSLATION) || !is_error(icmp->type, is_ipv6(packet)))
 		return PACKET_OTHER;
 	if ((void *)(ports + 2) > end || bytes < sizeof(*icmp) + quoted_bytes + 8)
 		return PACKET_OTHER;

@@ -17,7 +17,7 @@ static __always_inline bool can_translate(const struct packet *packet, enum pack
 {
 	bool has_ports = packet->protocol == IPPROTO_TCP || is_udp(packet->protocol);
 
-	if (!HAS(NAT) || !has_ports || (is_ipv6(packet) && !HAS(NAT6)))
+	if (!HAS_TRANSLATION || !has_ports || (is_ipv6(packet) && !HAS(NAT6)))
 		return false;
 	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
 }
@@ -27,11 +27,29 @@ static __always_inline bool may_be_reply(const struct packet *packet, enum packe
 {
 	const void *address = source_of(packet);
 
-	if (!can_translate(packet, kind))
+	if (!HAS(NAT) || !can_translate(packet, kind))
 		return false;
 	if (kind == PACKET_ICMP_ERROR)
 		address = is_ipv6(packet) ? (void *)&packet->quoted6->daddr : (void *)&packet->quoted->daddr;
 	return may_be_endpoint(address, is_ipv6(packet));
+}
+
+/* Whether a packet is for a source of fullnat, so that it may be a reply, or an error about a request. */
+static __always_inline bool is_for_source(const struct packet *packet, bool is_for_vip)
+{
+	u32 row = 0, place;
+	u64 differs = 1;
+	struct snat *set;
+
+	if (!is_for_vip || is_ipv6(packet))
+		return false;
+	set = snat.lookup(&row);
+	if (!set)
+		return false;
+#pragma unroll
+	for (place = 0; place < MOST_SOURCES; place++)
+		differs &= is_some(set->sources[place] ^ packet->ip->daddr);
+	return !differs;
 }
 
 static __always_inline struct service *service_handed(struct handed *handed)
@@ -41,7 +59,7 @@ static __always_inline struct service *service_handed(struct handed *handed)
 
 /* In the main program: hand a packet to the stage. It comes back only if there is none. */
 static __always_inline int hand_over(struct xdp_md *ctx, const struct packet *packet, const struct service *service,
-				     bool is_refused)
+				     bool is_refused, bool is_full)
 {
 	u32 row = 0;
 	struct handed *handed = handed_over.lookup(&row);
@@ -53,10 +71,13 @@ static __always_inline int hand_over(struct xdp_md *ctx, const struct packet *pa
 	handed->tci = packet->tci;
 	handed->is_refused = is_refused;
 	handed->is_from_main = 1;
-	if (HAS(NAT6) && is_ipv6(packet)) {
+	if (HAS(FULLNAT) && is_full) {
+		stages.call(ctx, STAGE_FULLNAT4);
+		APART;
+	} else if (HAS(NAT6) && is_ipv6(packet)) {
 		stages.call(ctx, STAGE_NAT6);
 		APART;
-	} else {
+	} else if (HAS(NAT)) {
 		stages.call(ctx, STAGE_NAT4);
 	}
 	handed->is_from_main = 0;

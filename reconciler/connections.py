@@ -9,7 +9,7 @@ more often than that (`sweep`), which takes no more than that now and then.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from reconciler import clock
 from reconciler.dataplane import connections
 from reconciler.dataplane.connections import BUSY, PLACES, Entries, unit_of
-from reconciler.dataplane.layout import CONNECTION_MAPS, FRONTS, ConnectionState, MapSpec
+from reconciler.dataplane.layout import CONNECTION_MAPS, FRONTS, TRANSLATED, ConnectionState, MapSpec
 from reconciler.dataplane.slots import Words
 from reconciler.kernel.port import Client, Kernel
 
 _TCP = 1
 """As the table numbers protocols."""
 _LOWEST_HALF = 0xFFFF_FFFF
+
+_TABLES: Mapping[int, Sequence[MapSpec]] = {4: (CONNECTION_MAPS[4], TRANSLATED), 6: (CONNECTION_MAPS[6],)}
+"""By version of IP: that of nat and, where there is one, that of fullnat, whose places only programs write."""
 
 
 def fronts(kernel: Kernel) -> NDArray[np.void]:
@@ -39,14 +42,17 @@ def fronts(kernel: Kernel) -> NDArray[np.void]:
 
 def tables(kernel: Kernel) -> list[int]:
     """The versions of IP for which the node has a table."""
-    return [version for version, spec in CONNECTION_MAPS.items() if kernel.capacity(spec.name)]
+    return [version for version, specs in _TABLES.items() if any(kernel.capacity(spec.name) for spec in specs)]
 
 
 def live(kernel: Kernel, version: int, known: NDArray[np.void] | None = None) -> Entries:
     """The connections over a version of IP that there are for the program. `known` are the fronts, if they were
     read."""
-    spec = CONNECTION_MAPS[version]
-    entries = connections.entries(_table(spec, np.frombuffer(kernel.joined(spec.name)[1], np.uint64)))
+    read = [
+        connections.entries(_table(spec, np.frombuffer(kernel.joined(spec.name)[1], np.uint64)))
+        for spec in _TABLES[version]
+    ]
+    entries = connections.together(read)
     if not entries.size:
         return entries
     idle = (fronts(kernel) if known is None else known)["idle"]
@@ -55,8 +61,8 @@ def live(kernel: Kernel, version: int, known: NDArray[np.void] | None = None) ->
 
 def used(kernel: Kernel, version: int) -> int:
     """How many places of a table are taken; among them are those that anybody may have now."""
-    words = kernel.words(CONNECTION_MAPS[version].name)
-    return connections.used(_table(CONNECTION_MAPS[version], words)) if words is not None else 0
+    read = [(spec, kernel.words(spec.name)) for spec in _TABLES[version]]
+    return sum(connections.used(_table(spec, words)) for spec, words in read if words is not None)
 
 
 def numbers_in_use(kernel: Kernel) -> tuple[set[int], set[int]]:
@@ -101,9 +107,13 @@ def _distinct(numbers: NDArray[np.uint32]) -> set[int]:
 
 def forget(kernel: Kernel, *, endpoints: Collection[int] = (), services: Collection[int] = ()) -> None:
     """Clear the places of connections that are no more, of numbers that go to others: they would seem young again."""
+    if not (endpoints or services):
+        return
+    if buckets := kernel.capacity(TRANSLATED.name):
+        kernel.sweep_translated(buckets)
     for spec in CONNECTION_MAPS.values():
         words = kernel.words(spec.name)
-        if words is None or not (endpoints or services):
+        if words is None:
             continue
         held = connections.places(_table(spec, words))
         theirs = np.isin(held.endpoints, list(endpoints)) | np.isin(held.services, list(services))
@@ -138,4 +148,5 @@ def _clear(kernel: Kernel, spec: MapSpec, who: Words, chosen: NDArray[np.bool_],
 
 
 def _table(spec: MapSpec, words: Words) -> Words:
-    return connections.table_of(words, spec.value_size // 8)
+    table = connections.table_of(words, spec.value_size // 8)
+    return table[:, : connections.BUCKET_WORDS] if spec is TRANSLATED else table

@@ -7,13 +7,12 @@ node, so no written setting is silently ignored.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.errors import UnsupportedError
 from reconciler.model import (
-    SNAT_PORTS,
     Address,
     Algorithm,
     CheckType,
@@ -32,13 +31,16 @@ from reconciler.safe import SHOWN
 from reconciler.view import NodeView
 
 ROLES = tuple(Role)
-MODES = (Mode.NAT, Mode.DSR_L2, Mode.DSR_L3)
+MODES = (Mode.NAT, Mode.FULLNAT, Mode.DSR_L2, Mode.DSR_L3)
 PROTOCOLS = {
     Mode.NAT: (Protocol.TCP, Protocol.UDP),
+    Mode.FULLNAT: (Protocol.TCP, Protocol.UDP),
     Mode.DSR_L2: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
     Mode.DSR_L3: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
 }
 LONGEST_IDLE_S = 4 * 3600
+MOST_SOURCES = 8
+"""Source addresses of fullnat."""
 ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH, Algorithm.MAGLEV)
 UNDEFINED_TRAFFIC = tuple(Undefined)
 
@@ -135,10 +137,11 @@ def _of_node(node: Node) -> Iterator[Unsupported]:
         return
     if node.undefined_traffic not in UNDEFINED_TRAFFIC:
         yield _value(node, "undefinedTraffic", node.undefined_traffic, UNDEFINED_TRAFFIC)
-    if node.snat_addresses:
-        yield _key(node, "snatAddresses")
-    if node.snat_ports != SNAT_PORTS:
-        yield _key(node, "snatPorts")
+    sources = [address for address in node.snat_addresses if address.version == 4]
+    if len(sources) > MOST_SOURCES:
+        what = f"{len(sources)} IPv4 source addresses are not supported; supported: {MOST_SOURCES} at most"
+        hint = "write fewer snatAddresses; each has ports for 64,512 connections to each endpoint"
+        yield Unsupported(_place(node, "snatAddresses"), what, hint)
 
 
 def _of_endpoint(view: NodeView) -> Iterator[Unsupported]:
@@ -157,6 +160,9 @@ def of_service(service: Service) -> Iterator[Unsupported]:
     # The default algorithm of an unsupported mode is not reported as well.
     if service.algorithm not in ALGORITHMS and (service.mode in MODES or "algorithm" in service.places):
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
+    if service.mode is Mode.FULLNAT:
+        key = "vips" if "vips" in service.places else "vip"
+        yield from _ipv6(service.vips, service.places.get(key, service.span))
     if service.affinity is not None:
         yield _key(service, "affinity")
     if service.stateless:
@@ -174,11 +180,14 @@ def of_check(pool: Pool, node: Node) -> Iterator[Unsupported]:
         yield Unsupported(_place(pool, "healthCheck"), what, hint)
 
 
+def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:
+    what = "is not supported in mode fullnat yet; supported: IPv4"
+    yield from (Unsupported(span, f"the IPv6 address {each} {what}") for each in addresses if each.version == 6)
+
+
 def _idle_timeout(service: Service, idle_s: float) -> Iterator[Unsupported]:
     place = _place(service, "idleTimeout")
-    if service.mode is Mode.FULLNAT:
-        yield _key(service, "idleTimeout")
-    elif service.mode.is_dsr:
+    if service.mode.is_dsr:
         what = f"idleTimeout does nothing in mode {service.mode}, which remembers no idle connections"
         yield Unsupported(place, what, "leave it out, or choose mode nat")
     elif idle_s > LONGEST_IDLE_S:

@@ -40,7 +40,7 @@ def about_ways(kernel: Kernel, desired: Desired) -> Iterator[Concern]:
     served = {r.id for r in (*wanted(Attachment), *wanted(Vlan))}
     if any(links[name].master is not None for name in served & links.keys()):
         return  # a VRF has its own routes; for a port, the kernel names its bond or bridge
-    rings = {service.ring for service in wanted(ServiceRow) if service.mode == Mode.NAT}
+    rings = {service.ring for service in wanted(ServiceRow) if service.mode in (Mode.NAT, Mode.FULLNAT)}
     translated = {member for ring in wanted(Ring) if ring.name in rings for member in ring.members}
     usable = [r for r in wanted(EndpointRow) if not r.disabled]
     asked = _one_of_each_network(sorted(usable, key=lambda endpoint: endpoint.id not in translated))

@@ -129,13 +129,15 @@ def fleets(draw):
         "lb1", (Interface("front", draw(st.sampled_from(XdpMode)), gateway=draw(gateways)), back),
         draw(st.sampled_from(UNDEFINED_TRAFFIC)), draw(st.sampled_from(VipBinding)),
         tunnel_source=draw(tunnel_sources), packet_too_big=draw(st.sampled_from(PacketTooBig)),
-        announce=draw(announces),
+        announce=draw(announces), snat_addresses=draw(st.sampled_from(((), _SOURCES[:1], _SOURCES))),
     )  # fmt: skip
     return Fleet(tuple(services), tuple(pools.values()), (node,))
 
 
+_SOURCES = (ip_address("10.2.0.201"), ip_address("10.2.0.202"))
 _POOLS = {
     Mode.NAT: [("red", (4,)), ("blue", (4,))],
+    Mode.FULLNAT: [("red", (4,)), ("blue", (4,))],
     Mode.DSR_L2: [("direct", (4,)), ("direct6", (6,))],
     Mode.DSR_L3: [("direct", (4,)), ("direct6", (6,)), ("direct6", (4, 6)), ("mixed", (4,))],
 }

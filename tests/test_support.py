@@ -65,6 +65,8 @@ BESIDES = {
     "Node.spec.announce.vrrp.priority": ("Node.spec.announce.vrrp", VRRP),
     "Node.spec.address": ("Node.spec.role", "endpoint"),
     "Node.spec.multipath": ("Node.spec.role", "router"),
+    "Node.spec.snatAddresses": ("Service.spec.mode", "fullnat"),
+    "Node.spec.snatPorts": ("Service.spec.mode", "fullnat"),
     "Node.spec.vipRoutes.buckets": ("Node.spec.role", "router"),
     "Node.spec.vipRoutes.idle": ("Node.spec.role", "router"),
     "Node.spec.bgp.multiprotocol": ("Node.spec.bgp", {"asn": 65001, "neighbors": [NEIGHBOR]}),
@@ -93,7 +95,7 @@ DECLARATIVE = {
     "Pool.metadata.labels": "for people and other programs",
     "Node.metadata.name": "it chooses which node this is",
     "Node.spec.interfaces.0.xdp=native": "it is what is left out, but for veths (test_concerns)",
-    "Node.spec.expectedFlows": "what rules check the source ports by, which are refused",
+    "Node.spec.expectedFlows": "what rules check the source ports by, and the table is made for",
 }
 
 
@@ -260,8 +262,8 @@ def test_what_is_supported_reaches_the_node(path):
 
 V6 = "2001:db8::1"
 CASES = [
-    (service(more="mode: fullnat"), pool(), node(),
-     "a.yaml:5: mode fullnat is not supported yet; supported: nat, dsr-l2, dsr-l3"),
+    (service(more="mode: fullnat, protocol: sctp"), pool(), node(),
+     "a.yaml:5: protocol sctp is not supported in mode fullnat yet; supported: tcp, udp"),
     (service(more="protocol: sctp"), pool(), node(),
      "a.yaml:5: protocol sctp is not supported in mode nat yet; supported: tcp, udp"),
     (service(ports="[]", more="protocol: icmp"), pool(), node(),
@@ -275,9 +277,10 @@ CASES = [
      "a.yaml:5: an idleTimeout longer than 4h is not supported: times of the table come round after five hours"),
     (service(), pool(more="healthCheck: {type: tcp, through: vip}"), node(),
      "b.yaml:5: healthCheck through vip needs an address that node lb1 checks from"),
-    (service(), pool(), node(more="snatPorts: 2000-3000"), "c.yaml:5: snatPorts is not supported yet"),
-    (service(), pool(), node(more="snatAddresses: [10.1.0.9]"), "c.yaml:5: snatAddresses is not supported yet"),
-    (service(), pool(), node(more="snatPorts: 40000-50000"), "c.yaml:5: snatPorts is not supported yet"),
+    (service(vip=V6, more="mode: fullnat"), pool(), node(),
+     f"a.yaml:5: the IPv6 address {V6} is not supported in mode fullnat yet; supported: IPv4"),
+    (service(), pool(), node(more=f"snatAddresses: [{', '.join(f'10.1.0.{n}' for n in range(10, 19))}]"),
+     "c.yaml:5: 9 IPv4 source addresses are not supported; supported: 8 at most"),
 ]  # fmt: skip
 
 
@@ -296,16 +299,15 @@ def test_it_is_said_what_is_missing_and_where(case):
 
 
 def test_all_that_is_missing_is_said_at_once_in_the_order_of_lines():
-    web = service(more="mode: fullnat, protocol: sctp, idleTimeout: 15m")
+    web = service(more="mode: fullnat, protocol: sctp, affinity: {}")
     checked = pool(more="healthCheck: {type: tcp, through: vip}")
     with pytest.raises(UnsupportedError) as raised:
-        desired_of(fleet_of(web, checked, node(more="snatPorts: 2000-3000")), None)
+        desired_of(fleet_of(web, checked, node()), None)
     assert raised.value.message.splitlines() == [
         "node lb1 is asked for what this version can't do:",
-        "  a.yaml:5: mode fullnat is not supported yet; supported: nat, dsr-l2, dsr-l3",
-        "  a.yaml:5: idleTimeout is not supported yet",
+        "  a.yaml:5: protocol sctp is not supported in mode fullnat yet; supported: tcp, udp",
+        "  a.yaml:5: affinity is not supported yet",
         "  b.yaml:5: healthCheck through vip needs an address that node lb1 checks from",
-        "  c.yaml:5: snatPorts is not supported yet",
     ]
 
 
@@ -315,7 +317,7 @@ spec:
   vip: 20.20.20.1
   ports: [80]
   pool: web
-  mode: fullnat""")
+  affinity: {}""")
     found = unsupported(view(fleet_of(text, pool(), node()), None, ""))
     assert [item.span for item in found] == [Span("a.yaml", 9, 3)]
 
@@ -324,10 +326,13 @@ def test_the_command_line_refuses_what_validate_accepts(capsys):
     example = str(EXAMPLES / "sctp-fullnat")
     assert main(["validate", example]) == 0
     assert main(["plan", example, "--node", "lb6", "--live", "empty"]) == 1
-    assert ": mode fullnat is not supported yet; supported: nat, dsr-l2, dsr-l3\n" in capsys.readouterr().err
+    assert ": protocol sctp is not supported in mode fullnat yet; supported: tcp, udp\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("example", ["nat-tcp", "nat-one-arm", "nat-ipv6", "dsr-l2", "dsr-l3", "dsr-l3-ipv6"])
+RUNNABLE = ["nat-tcp", "nat-one-arm", "nat-ipv6", "fullnat", "fullnat-one-arm", "dsr-l2", "dsr-l3", "dsr-l3-ipv6"]
+
+
+@pytest.mark.parametrize("example", RUNNABLE)
 def test_examples_that_can_run_say_nothing_else(example):
     fleet = load(EXAMPLES / example).fleet
     assert not any(unsupported(view(fleet, found.name, "")) for found in fleet.nodes if found.role is Role.BALANCER)

@@ -14,14 +14,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler import connections, private, record, safe
+from reconciler import connections, ports, private, record, safe
 from reconciler.agent.fights import FIGHT, PAUSE_S, WINDOW_S, Fights
 from reconciler.agent.report import Report
 from reconciler.apply import Result
 from reconciler.compile import Compiled
 from reconciler.concerns import concerns_of
 from reconciler.dataplane import slots
-from reconciler.dataplane.layout import CONNECTION_MAPS
+from reconciler.dataplane.layout import CONNECTION_MAPS, TRANSLATED
 from reconciler.errors import ApplyError, LbctlError
 from reconciler.kernel.port import Kernel
 from reconciler.layered import folded
@@ -40,6 +40,8 @@ SWEEP_S = 1_800.0
 timeout of four hours can be told from one that was seen just now."""
 SWEPT_AT_ONCE = 32_768
 """Buckets, which take some milliseconds."""
+PORTS_S = 30.0
+"""How often the table of fullnat is looked through for ports that may come back."""
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Upkeep:
     _survey: Iterator[Collection[Key]] | None = None
     _mark: tuple[int, ...] = ()
     _sweep_due: float = 0.0
+    _ports_due: float = 0.0
 
     @property
     def is_under_way(self) -> bool:
@@ -147,6 +150,7 @@ class Upkeep:
             yield ()
         self._tell_settled(settled)
         yield from self._sweep()
+        yield from self._sweep_ports()
         self.report.concerns(concerns_of(self.kernel, self.desired.desired))
 
     def _sweep(self) -> Iterator[Collection[Key]]:
@@ -159,6 +163,17 @@ class Upkeep:
             for first in range(0, self.kernel.capacity(spec.name), SWEPT_AT_ONCE):
                 connections.sweep(self.kernel, version, first, SWEPT_AT_ONCE)
                 yield ()
+
+    def _sweep_ports(self) -> Iterator[Collection[Key]]:
+        """Have ports of fullnat come back whose connections are no more, a slice of the table at a time."""
+        if self.clock() < self._ports_due:
+            return
+        self._ports_due = self.clock() + PORTS_S
+        for _ in range(0, self.kernel.capacity(TRANSLATED.name), SWEPT_AT_ONCE):
+            self.kernel.sweep_translated(SWEPT_AT_ONCE)
+            yield ()
+        with apply_lock(self.instance_dir):
+            ports.prune(self.kernel)
 
     def _settle(self) -> None:
         """End the transitions that are over. Only under the lock."""

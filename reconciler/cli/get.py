@@ -27,6 +27,7 @@ examples:
   lbctl get flows --client 10.1.0.0/24 --state open
   lbctl get flows -o json
   lbctl get transitions           # slots of rings that changed hands, and until when that matters
+  lbctl get ports                 # fullnat: how many ports its sources have left towards each endpoint
   lbctl get endpoints --watch     # until Ctrl-C, or q; in a pipe again whenever it has changed
   lbctl get verdicts              # packets by what became of them, drops by reason
 
@@ -135,6 +136,7 @@ _NOTHING = {
     "history": "No endpoint has gone up or down since an agent first ran here.",
     "drains": "Nothing is drained on this node.",
     "announcements": "This node announces no VIP.",
+    "ports": "No connection of mode fullnat has taken a port on this node.",
 }
 _FILTERS = {
     "client": "of this address, address with a port, or network",
@@ -163,5 +165,6 @@ _TABLES: dict[str, tuple[list[str], list[str]]] = {
     "announcements": (["vip", "state", "metric", "why"], ["table"]),
     "flows": (["client", "service", "endpoint", "state", "protocol", "idle_s"], []),
     "transitions": (["ring", "moving", "slots", "began_s", "used_s", "settles_s"], ["former"]),
+    "ports": (["source", "server", "protocol", "used", "free"], ["unrested", "refused", "number"]),
     "verdicts": (["verdict", "packets"], ["meaning"]),
 }

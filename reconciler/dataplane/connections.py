@@ -10,6 +10,7 @@ client with a secret tells. A table of IPv6 is wide: behind these words are the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -197,6 +198,14 @@ def entries(table: Words) -> Entries:
     return Entries(who[taken], where[taken], _addresses(held)[taken] if _is_wide(held) else None)
 
 
+def together(parts: Sequence[Entries]) -> Entries:
+    """The connections of several tables of one family."""
+    if len(parts) == 1:
+        return parts[0]
+    who, where = (np.concatenate(words) for words in ([each.who for each in parts], [each.where for each in parts]))
+    return Entries(who, where)
+
+
 def places(table: Words) -> Entries:
     """All places of a table, whatever is in them."""
     held = table.copy()
@@ -222,18 +231,18 @@ def homes(of: Entries, seed: Words, count: int) -> tuple[Indexes, Indexes]:
     """The two buckets, of `count`, in which connections may lie."""
     key = of.who >> _PROTOCOL << _PROTOCOL
     if of.addresses is None:
-        hash_ = _mixed(_mixed(key ^ seed[0]) + seed[1])
+        hash_ = mixed(mixed(key ^ seed[0]) + seed[1])
     else:
         words = of.addresses.view(np.uint32).astype(np.uint64)
-        hash_ = _mixed((key & _HALF_MASK) ^ seed[0])
-        hash_ = _mixed(hash_ + (words[:, 0] << _HALF | words[:, 1])) ^ seed[1]
-        hash_ = _mixed(hash_ + (words[:, 2] << _HALF | words[:, 3]))
+        hash_ = mixed((key & _HALF_MASK) ^ seed[0])
+        hash_ = mixed(hash_ + (words[:, 0] << _HALF | words[:, 1])) ^ seed[1]
+        hash_ = mixed(hash_ + (words[:, 2] << _HALF | words[:, 3]))
     first = (hash_ >> _HALF) * np.uint64(count) >> _HALF
     second = (hash_ & _HALF_MASK) * np.uint64(count) >> _HALF
     return first.astype(np.intp), second.astype(np.intp)
 
 
-def _mixed(words: Words) -> Words:
+def mixed(words: Words) -> Words:
     """mix64 of bpf/remember.h."""
     words = words ^ words >> np.uint64(33)
     words = words * np.uint64(0xFF51AFD7ED558CCD)

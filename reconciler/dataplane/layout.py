@@ -95,6 +95,8 @@ MapSpec: TypeAlias = TypedMap[Any, Any]
 
 
 _NAT = ("NAT",)
+_FULLNAT = ("FULLNAT",)
+_TRANSLATING = (*_NAT, *_FULLNAT)
 _DSR = ("DSR_L2", "DSR_L3")
 _IPV6 = ("IPV6",)
 _ALLOWED = ("ALLOWED_SOURCES",)
@@ -145,10 +147,10 @@ VIPS6 = _hash("vips6", _ADDRESS6, _VIP, limits.SERVICES, _IPV6)
 ENDPOINT_FILTER = _array("endpoint_filter", RowType(rows.EndpointFilter), 2_048, _NAT, is_mmapable=True)
 ENDPOINTS6 = _array("endpoints6", _ADDRESS6, limits.ENDPOINTS + 1, _IPV6, is_mmapable=True)
 # 0 → how often rows of the tables of services and VIPs were changed
-SERVICE_CHANGES = _array("service_changes", RowType(rows.Changes), 1, (*_NAT, *_DSR), is_mmapable=True)
+SERVICE_CHANGES = _array("service_changes", RowType(rows.Changes), 1, (*_TRANSLATING, *_DSR), is_mmapable=True)
 # what each CPU has found in these tables, which only the program writes
 KNOWN_SERVICES = _array(
-    "known_services", RowType(rows.KnownService), 4_096, (*_NAT, *_DSR), type_=MapType.CPU_ARRAY
+    "known_services", RowType(rows.KnownService), 4_096, (*_TRANSLATING, *_DSR), type_=MapType.CPU_ARRAY
 )
 # by version of IP
 SERVICE_MAPS = {4: SERVICES, 6: SERVICES6}
@@ -169,7 +171,7 @@ RING_CHUNKS = _array_of_arrays("ring_chunks", RowType(rows.Line), CHUNK_LINES, 4
 # hash → eight flows that began in a transition, each as one number (bpf/remember.h)
 REMEMBERED = _array("remembered", RowType(rows.Bucket), 131_072, (*_DSR, "STATELESS"), is_mmapable=True)
 # 0 → the secret of the hashes of `remembered` and of connections, made with the map
-SEED = _array("seed", RowType(rows.Seed), 1, (*_NAT, *_DSR))
+SEED = _array("seed", RowType(rows.Seed), 1, (*_TRANSLATING, *_DSR))
 # index of a ring → number of turns that round-robin has taken
 RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
 # name of a ring → what user space knows of it; the program has no use for it
@@ -185,14 +187,30 @@ CONNECTION_MAPS: dict[int, MapSpec] = {4: CONNECTIONS, 6: CONNECTIONS6}
 # 0 → what other connections of a client look like to it while one is opened; only the program has a use for it
 LOOKS = _array("looks", RowType(rows.Looks), 1, _NAT, MapType.PERCPU_ARRAY)
 # index of a service of NAT → what its clients see of it; outlives the service as long as connections have the index
-FRONTS = _array("fronts", RowType(rows.Front), limits.SERVICES, _NAT, is_mmapable=True)
+FRONTS = _array("fronts", RowType(rows.Front), limits.SERVICES, _TRANSLATING, is_mmapable=True)
 # id of an endpoint → how many SYNs clients of NAT sent again, since nobody had answered (health/unanswered.py)
 UNANSWERED = _array("unanswered", RowType(rows.Packets), limits.ENDPOINTS + 1, _NAT, is_mmapable=True)
 # address, port and protocol of an endpoint → the service of NAT without memory that it is of (bpf/stateless.h)
 SERVED = _hash("served", RowType(rows.ServiceKey), RowType(rows.Served), limits.ENDPOINTS, ("STATELESS",))
+# hash → four connections of fullnat over IPv4, as in `connections`, with their sources (bpf/fullnat.h)
+TRANSLATED = _array("translated", RowType(rows.Translated), limits.FLOWS * 5 // 8, _FULLNAT, is_mmapable=True)
+# hash of a pool and a port → eight of them with the places of their connections (bpf/returns.h)
+RETURNS = _array("returns", RowType(rows.Returns), limits.FLOWS * 5 // 16, _FULLNAT, is_mmapable=True)
+# a source towards a server → the number of their ports, which the program chooses
+PORT_POOLS = _hash("port_pools", RowType(rows.PortPool), NUMBER, 256, _FULLNAT)
+# number (0 is never used) → the ports of a pool (bpf/ports.h)
+POOL_PORTS = _array("pool_ports", RowType(rows.PoolPorts), 256, _FULLNAT, is_mmapable=True)
+# 0 → a bit for each number that is in use
+POOL_NUMBERS = _array("pool_numbers", RowType(rows.PoolNumbers), 1, _FULLNAT, is_mmapable=True)
+# 0 → the sources of fullnat
+SNAT = _array("snat", RowType(rows.Snat), 1, _FULLNAT)
+# 0 → a port that is asked for
+LEASE = _array("lease", RowType(rows.Lease), 1, _FULLNAT, MapType.PERCPU_ARRAY)
+# 0 → how far the sweep of `translated` is; only its program has a use for it
+SWEPT = _array("swept", RowType(rows.Swept), 1, _FULLNAT, is_mmapable=True)
 # number of a stage → its program (stages.py); 0 → what the main program knows about a packet that it hands to one
-STAGES = _array("stages", NUMBER, 8, _NAT, MapType.PROG_ARRAY)
-HANDED_OVER = _array("handed_over", RowType(rows.Handed), 1, _NAT, MapType.PERCPU_ARRAY)
+STAGES = _array("stages", NUMBER, 8, _TRANSLATING, MapType.PROG_ARRAY)
+HANDED_OVER = _array("handed_over", RowType(rows.Handed), 1, _TRANSLATING, MapType.PERCPU_ARRAY)
 # while one program takes over from another one: 0 → that other one, OTHER_STAGES + number → its stages
 OTHER_STAGES = 1
 OTHER = _array("other", NUMBER, OTHER_STAGES + STAGES.capacity, _NAT, MapType.PROG_ARRAY)
@@ -217,7 +235,7 @@ PROBER = _array("prober", RowType(rows.Prober), 1, ("CHECKS",))
 # only in the program that explains: the values looked up for a packet
 EXPLAINED = _array("explained", RowType(rows.Explained), 1, ("EXPLAIN",))
 # 0 → while somebody watches: the program that gets every packet (bpf/watch.h)
-WATCHERS = _array("watchers", NUMBER, 1, (*_NAT, *_DSR), MapType.PROG_ARRAY)
+WATCHERS = _array("watchers", NUMBER, 1, (*_TRANSLATING, *_DSR), MapType.PROG_ARRAY)
 # only in that program: 0 → what is watched; 0 → the packet at hand; number modulo capacity → a packet
 WATCH_FILTER = _array("watch_filter", RowType(rows.WatchFilter), 1, ("WATCHING",), is_mmapable=True)
 WATCHING = _array("watching", RowType(rows.Watched), 1, ("WATCHING",), MapType.PERCPU_ARRAY)
@@ -233,9 +251,10 @@ MAPS: dict[str, MapSpec] = {
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, ENDPOINT_FILTER, SERVICE_CHANGES,
         KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS,
-        CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, SERVED, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS,
-        ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS,
-        WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
+        CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, TRANSLATED, RETURNS, PORT_POOLS, POOL_PORTS, POOL_NUMBERS, SNAT,
+        LEASE, SWEPT, SERVED, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
+        VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES,
+        SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 
@@ -248,6 +267,7 @@ class ModeCode(IntEnum):
     NAT = 1
     DSR_L2 = 2
     DSR_L3 = 3
+    FULLNAT = 4
     NAT_STATELESS = 5
     NAT_SETTLING = 6
     NAT_LEAVING = 7
@@ -348,6 +368,7 @@ class Verdict(IntEnum):
     CHECK = 30, "a check of an endpoint through its VIP, forwarded to the endpoint"
     CHECK_ANSWERED = 31, "an answer to such a check, handed to who checks"
     TTL_EXPIRED_ANSWERED = 32, "dropped: its TTL allows for no further hop, and the sender is told"
+    NO_PORT = 33, "dropped: no source address of fullnat has a port left towards the endpoint"
     # On endpoints whose program unpacks tunnels: the fate of each tunnelled packet.
     DECAPSULATED = 48, "unpacked, for a VIP of the endpoint"
     NOT_FOR_VIP = 49, "passed on untouched: the packet inside is for no VIP of the endpoint"

@@ -195,6 +195,83 @@ class Handed(NamedTuple):
     route: Annotated[bytes, "V64"] = bytes(64)
 
 
+class Translated(NamedTuple):
+    """Four connections of fullnat: as Connections, each with a word that says its source address, port and pool."""
+
+    who: Annotated[bytes, "4u8"]
+    where: Annotated[bytes, "4u8"]
+    way: Annotated[bytes, "4u8"]
+    spare: Annotated[bytes, "4u8"]
+
+
+class Returns(NamedTuple):
+    """Eight ports of pools, each with the place of its connection."""
+
+    words: Annotated[bytes, "8u8"]
+
+
+class PortPool(NamedTuple):
+    """A source address towards one server."""
+
+    source: IPv4
+    address: IPv4
+    port: Port
+    protocol: U8
+    pad: U8 = 0
+
+
+class PoolPorts(NamedTuple):
+    """The ports of a pool. `words` has four words for each 64 ports: those that are taken, those that came back tired
+    in an even epoch, in an odd one, and the epoch."""
+
+    source: IPv4
+    address: IPv4
+    port: Port
+    protocol: U8
+    pad: U8
+    cursor: U32
+    used: U64
+    unrested: U64
+    refused: U64
+    hand: U64
+    full: Annotated[bytes, "16u8"]
+    words: Annotated[bytes, "4096u8"]
+
+
+class PoolNumbers(NamedTuple):
+    words: Annotated[bytes, "512u8"]
+    full: Annotated[bytes, "8u8"]
+
+
+class Snat(NamedTuple):
+    """The source addresses of fullnat, filled up with zeros, and their ports."""
+
+    sources: Annotated[bytes, "V32"]
+    used: U32
+    first_port: U16
+    ports: U16
+
+
+class Lease(NamedTuple):
+    """A port that a connection of fullnat gets; nothing outlives a packet."""
+
+    client: U32
+    client_port: U16
+    protocol: U8
+    is_answered: U8
+    address: IPv4
+    port: Port
+    verdict: U16
+    endpoint: U32
+    pool: U32
+    way: U64
+
+
+class Swept(NamedTuple):
+    next: U64
+    cleared: U64
+
+
 class Looks(NamedTuple):
     """Addresses and ports that a client must not see twice."""
 

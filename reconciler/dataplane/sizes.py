@@ -28,6 +28,10 @@ BITS_AN_ENDPOINT = 8
 pass."""
 CONNECTIONS_A_BUCKET = 4
 """That a bucket of `connections` has room for, one line of a processor's cache; and one of `connections6`, two."""
+RETURNS_A_BUCKET = 8
+"""That a bucket of `returns` has room for."""
+FLOWS_A_POOL, FEWEST_POOLS, MOST_POOLS = 512, 256, 1 << 15
+"""Ports of fullnat: there is room for a pool for each so many flows; each takes 33 kB."""
 PLACES_A_CONNECTION = 2.5
 """Of NAT, in all buckets together, so that one takes 40 bytes, and one of IPv6 80. Each family has a table of its own,
 with room for all the flows that a node is made for: which of the two its clients use is theirs to say. Each connection
@@ -54,6 +58,14 @@ def _connections(sizes: Sizes) -> int:
     return max(1, math.ceil(sizes.flows * PLACES_A_CONNECTION / CONNECTIONS_A_BUCKET))
 
 
+def _returns(sizes: Sizes) -> int:
+    return max(1, math.ceil(sizes.flows * PLACES_A_CONNECTION / RETURNS_A_BUCKET))
+
+
+def _pools(sizes: Sizes) -> int:
+    return min(MOST_POOLS, max(FEWEST_POOLS, sizes.flows // FLOWS_A_POOL))
+
+
 def _buckets(sizes: Sizes) -> int:
     return max(FEWEST_BUCKETS, power_of_two(sizes.flows * PLACES_A_FLOW // PLACES))
 
@@ -63,7 +75,9 @@ _SIZED: Mapping[str, Callable[[Sizes], int]] = {
     **dict.fromkeys(("endpoints", "endpoints6", "endpoint_counters", "unanswered", "served"), _numbers),
     "endpoint_filter": _filter_lines,
     "known_services": _known,
-    **dict.fromkeys(("connections", "connections6"), _connections),
+    **dict.fromkeys(("connections", "connections6", "translated"), _connections),
+    "returns": _returns,
+    **dict.fromkeys(("port_pools", "pool_ports"), _pools),
     "remembered": _buckets,
 }
 """The maps that a capacity sizes. All others have the size that the layout says."""

@@ -17,6 +17,9 @@ class StageNumber(IntEnum):
 
     NAT4 = 0
     NAT6 = 1
+    FULLNAT4 = 2
+    PORTS = 3
+    SWEEP = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,27 @@ class Stage:
 
 
 _OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO")
+_OF_PACKETS = (
+    *_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV",
+    "LEAST_CONNECTIONS", "REJECT", "GATEWAY", "VLAN", "ALLOWED_SOURCES", "EXPLAIN", "WATCHING",
+    "STATELESS",
+)  # fmt: skip
+"""What a stage that sees no packet has no use for."""
 STAGES = (
-    Stage(StageNumber.NAT4, "lbctl_nat4", ("NAT",), ("AS_NAT",), (*_OF_OTHER_MODES, "IPV6", "NAT6", "SCTP")),
+    Stage(
+        StageNumber.NAT4, "lbctl_nat4", ("NAT",), ("AS_NAT",),
+        (*_OF_OTHER_MODES, "FULLNAT", "IPV6", "NAT6", "SCTP"),
+    ),
     Stage(
         StageNumber.NAT6, "lbctl_nat6", ("NAT", "NAT6", "IPV6"), ("AS_NAT", "AS_NAT6"),
-        (*_OF_OTHER_MODES, "SCTP", "STATELESS"),
+        (*_OF_OTHER_MODES, "FULLNAT", "SCTP", "STATELESS"),
     ),
+    Stage(
+        StageNumber.FULLNAT4, "lbctl_fullnat4", ("FULLNAT",), ("AS_FULLNAT",),
+        (*_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "SCTP", "STATELESS"),
+    ),
+    Stage(StageNumber.PORTS, "lbctl_ports", ("FULLNAT",), ("AS_LENDER",), _OF_PACKETS),
+    Stage(StageNumber.SWEEP, "lbctl_sweep", ("FULLNAT",), ("AS_SWEEPER",), _OF_PACKETS),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from itertools import groupby
 from typing import TypeVar
 
@@ -28,12 +29,13 @@ from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.settings import NOTHING, Settings, is_source
+from reconciler.kinds.snat import Snat
 from reconciler.kinds.sources import SourceList
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
 from reconciler.kinds.vlan import Vlan
 from reconciler.live import read_live, with_connections
-from reconciler.model import Address, Algorithm, Echo, Mode, Protocol, VipBinding
+from reconciler.model import SNAT_PORTS, Address, Algorithm, Echo, Mode, Protocol, VipBinding
 from reconciler.resource import Live, Resource
 
 _TRIED_AT_ONCE = 256
@@ -153,7 +155,7 @@ def _add_idle(
 def _serves(row: EndpointRow, service: ServiceRow) -> bool:
     """Whether an endpoint can be behind a service, by the rules about ports and families of addresses."""
     tunnelled = service.mode == Mode.DSR_L3 and row.address.version == 6
-    translated = service.mode == Mode.NAT
+    translated = service.mode in (Mode.NAT, Mode.FULLNAT)
     return (tunnelled or row.address.version == service.vip.version) and (translated or not row.port)
 
 
@@ -209,7 +211,10 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
     if not attachments:
         notices.add(0, NODE_MISSING)
         return
-    rows, bindings = _of(live, VipRow), _of(live, LoopbackVip)
+    snat = next(iter(_of(live, Snat)), Snat())
+    sources = set(map(ip_address, snat.sources))
+    rows = [row for row in _of(live, VipRow) if row.address not in sources]
+    bindings = [row for row in _of(live, LoopbackVip) if row.address not in sources]
     unused = ({row.address for row in rows} | {row.address for row in bindings}) - {row.vip for row in services}
     for address in sorted(unused, key=lambda address: (address.version, int(address))):
         notices.add(0, f"no service is at VIP {address}: it is left out")
@@ -229,7 +234,14 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
         icmpRedirects="on" if services and sends_redirects else None,
         announce=_announce(live, notices),
         **_tunnels(live, services, notices),
+        snatAddresses=list(snat.sources) or None,
+        snatPorts=_snat_ports(snat),
     )
+
+
+def _snat_ports(snat: Snat) -> str | None:
+    ports = range(snat.first_port, snat.first_port + snat.ports)
+    return None if not snat.sources or ports == SNAT_PORTS else f"{ports[0]}-{ports[-1]}"
 
 
 def _tunnels(live: Live, services: Sequence[ServiceRow], notices: Notices) -> Manifest:

@@ -32,6 +32,7 @@ _INSTRUCTION_BYTES = 8
 _LOG_BYTES = 1 << 24
 _LOG_LINES = 20
 _FRAME_BYTES = 4096
+_SMALLEST_FRAME_BYTES = 64
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -226,6 +227,16 @@ def freeze(fd: int) -> None:
 def _log_end(log: ctypes.Array[ctypes.c_char]) -> str:
     lines = log.value.decode(errors="replace").splitlines()[-_LOG_LINES:]
     return "".join(f"\n    {line}" for line in lines)
+
+
+def run_often(fd: int, times: int) -> None:
+    """Run an XDP program so many times, with a frame of zeros. OSError if the kernel refuses."""
+    frame = memory(bytes(_SMALLEST_FRAME_BYTES))
+    attributes = memory(struct.pack(
+        "=IIIIQQIIIIQQIIII",
+        fd, 0, len(frame), 0, ctypes.addressof(frame), 0, times, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ))  # fmt: skip
+    call(Command.PROG_TEST_RUN, attributes)
 
 
 def test_run(fd: int, frame: bytes, ifindex: int | None = None) -> Run:

@@ -207,6 +207,10 @@ class FakeKernel:
     def words_elsewhere(self, map_name: str) -> list[Words]:
         return []
 
+    def sweep_translated(self, buckets: int) -> int:
+        """No program runs here, and so there is no connection."""
+        return 0
+
     def steady(self) -> AbstractContextManager[None]:
         return nullcontext()
 

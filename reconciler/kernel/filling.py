@@ -12,7 +12,17 @@ import numpy as np
 from reconciler.dataplane.convert import Convert, converter, dtype_of
 from reconciler.dataplane.description import MapDescription, describe
 from reconciler.dataplane.flow_memory import Buckets, resized
-from reconciler.dataplane.layout import CONNECTIONS, CONNECTIONS6, ENDPOINT_FILTER, MAPS, REMEMBERED, MapType
+from reconciler.dataplane.layout import (
+    CONNECTIONS,
+    CONNECTIONS6,
+    ENDPOINT_FILTER,
+    MAPS,
+    POOL_PORTS,
+    REMEMBERED,
+    RETURNS,
+    TRANSLATED,
+    MapType,
+)
 from reconciler.errors import KernelError
 from reconciler.kernel import bpf, maps
 from reconciler.kernel.maps import OpenMap
@@ -24,12 +34,17 @@ _OF_CPUS: Mapping[int, Callable[[], Sequence[int]]] = {
 """The kinds of maps that have a value for each CPU, and the numbers of these CPUs."""
 
 
+_FILLED_ELSEWHERE = {
+    spec.name for spec in (CONNECTIONS, CONNECTIONS6, ENDPOINT_FILTER, TRANSLATED, RETURNS, POOL_PORTS)
+}  # fmt: skip
+
+
 def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription) -> None:
     """Write all rows of `source` into `target`, which is empty. Raises KernelError if a row does not fit."""
     if source.shape.type == MapType.ARRAY_OF_MAPS:
         _share(name, source, held, target, wanted)
         return
-    if name in (CONNECTIONS.name, CONNECTIONS6.name, ENDPOINT_FILTER.name):
+    if name in _FILLED_ELSEWHERE:
         return  # the places depend on the generation's secret, or on the map's size: handing.py
     if name == REMEMBERED.name:
         maps.overwrite(target, [(b"", resized(buckets_of(source), wanted.capacity).tobytes())])

@@ -22,13 +22,16 @@ from reconciler.dataplane.layout import (
     RINGS,
     SERVICE_CHANGES,
     SERVICE_MAPS,
+    STAGES,
+    SWEPT,
     VIP_MAPS,
     MapSpec,
     MapType,
 )
 from reconciler.dataplane.slots import Words
+from reconciler.dataplane.stages import StageNumber
 from reconciler.errors import KernelError
-from reconciler.kernel import atomic, bpf, filling, generations, handing, holders, maps, xdp
+from reconciler.kernel import atomic, bpf, filling, generations, handing, holders, maps, stages, xdp
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.maps import OpenMap, Shape
@@ -173,6 +176,16 @@ class InstanceMaps:
                 return [False] * len(swaps)
             words = maps.words(opened)
             return [index < words.size and atomic.swap(words, index, seen, wanted) for index, seen, wanted in swaps]
+
+    def sweep_translated(self, buckets: int) -> int:
+        with self._map(SWEPT.name) as swept, self._map(STAGES.name) as array:
+            if swept is None or array is None:
+                return 0
+            count = maps.words(swept)
+            before = int(count[1])
+            with refused("the sweep of connections"):
+                stages.run(array, StageNumber.SWEEP, buckets)
+            return int(count[1]) - before
 
     def chunk(self, outer: str, index: int) -> Words | None:
         with self._inner(outer, index) as inner:

@@ -20,13 +20,14 @@ from reconciler.dataplane.layout import (
     OTHER,
     SEED,
     STAGES,
+    TRANSLATED,
     WATCHERS,
     MapSpec,
     MapType,
 )
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, filling, generations, handing, holders, maps, stages, takeover, xdp
+from reconciler.kernel import bpf, filling, generations, handing, holders, maps, stages, takeover, translating, xdp
 from reconciler.kernel.build import Images, build_all
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.holders import shape_of
@@ -99,6 +100,8 @@ class InstanceProgram(InstanceMaps):
             tables = [spec.name for spec in CONNECTION_MAPS.values() if spec.name in descriptors]
             if live and tables:
                 handing.fill(live, tables, opened)
+            if live and TRANSLATED.name in descriptors:
+                translating.fill(live, opened)
             if live and ENDPOINT_FILTER.name in descriptors:
                 handing.open_filter(opened, has_ipv6=ENDPOINTS6.name in descriptors)
             program = stages.load(name, images, descriptors, stack)

@@ -251,6 +251,11 @@ class Kernel(Protocol):
         what it becomes; returns for each whether it was still that."""
         ...
 
+    def sweep_translated(self, buckets: int) -> int:
+        """Clear the places of connections of fullnat that are no more, in the next so many buckets of their table;
+        returns how many. Raises KernelError."""
+        ...
+
     def chunk(self, outer: str, index: int) -> Words | None:
         """An inner array of an array of arrays, to be read and written in place. None if there is none."""
         ...

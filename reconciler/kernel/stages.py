@@ -47,6 +47,15 @@ def numbers(generation: Generation) -> dict[int, int]:
         return _held(maps.describe(fd))
 
 
+def run(array: OpenMap, number: StageNumber, times: int) -> None:
+    """Run a stage so many times; nothing if there is none. OSError if the kernel refuses."""
+    found = _held(array).get(number)
+    fd = bpf.open_program(found) if found is not None else None
+    if fd is not None:
+        with bpf.closing(fd):
+            bpf.run_often(fd, times)
+
+
 def tags(images: Images, descriptors: Mapping[str, int]) -> dict[int, str]:
     """The kernel's tags of the code of a main program (-1) and its stages, linked with these maps."""
     found = {}

@@ -25,7 +25,8 @@ from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.service import ServiceRow, rows_of
-from reconciler.model import LEAVING_METRIC, Address, Service
+from reconciler.kinds.snat import sources_of
+from reconciler.model import LEAVING_METRIC, Address, Mode, Service
 from reconciler.resource import Cause, Causes, Change, Concern, Context, Key, Reading, Reason, Resource
 from reconciler.safe import some
 from reconciler.telling import Form, telling_of
@@ -101,6 +102,10 @@ class AnnouncementKind(Kind):
         for vip, services in ids.items():
             found = Announcement(vip, table, metric or 0, tuple(services), telling.why, telling.is_drained)
             yield found, service.span
+        if service.mode is Mode.FULLNAT:
+            # Replies come to this node alone, so neither health nor a drain speaks against it.
+            for source in sources_of(facts.node):
+                yield Announcement(source, table, told.metric), facts.node.span
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:

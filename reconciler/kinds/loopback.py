@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VIPs on the loopback: the node accepts packets to them. A balancer answers ARP requests for IPv4 VIPs, an endpoint
-of direct server return never does. The kernel answers no neighbour solicitation for an address of the loopback: for
-IPv6 VIPs in a balancer's own networks there is `neighbour_proxy`; routers must send it the packets to all others.
+"""VIPs on the loopback, and sources of fullnat: the node accepts packets to them. A balancer answers ARP requests for
+those of IPv4, an endpoint of direct server return never does. The kernel answers no neighbour solicitation for an
+address of the loopback: for IPv6 VIPs in a balancer's own networks there is `neighbour_proxy`; routers must send it
+the packets to all others.
 
 The default form is a `local` route with our protocol number; adding addresses to a link is quadratic in the
 kernel (50,000: 81 s against 0.8 s as routes).
@@ -18,9 +19,10 @@ from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.service import ServiceRow, rows_of
+from reconciler.kinds.snat import sources_of
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
 from reconciler.kinds.vip import VipRow
-from reconciler.model import Address, Role, Service, VipBinding, text_of
+from reconciler.model import Address, Mode, Role, Service, VipBinding, text_of
 from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
 from reconciler.view import Facts, NodeView
 
@@ -80,7 +82,9 @@ class LoopbackKind(Kind):
         for row in rows_of(service):
             ids.setdefault(row.vip, []).append(row.key.id)
         form = facts.node.vip_binding.value
-        return ((LoopbackVip(vip, form, tuple(services)), service.span) for vip, services in ids.items())
+        yield from ((LoopbackVip(vip, form, tuple(services)), service.span) for vip, services in ids.items())
+        if service.mode is Mode.FULLNAT:
+            yield from ((LoopbackVip(source, form), facts.node.span) for source in sources_of(facts.node))
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:

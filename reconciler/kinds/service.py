@@ -37,6 +37,7 @@ from reconciler.kinds.endpoint import connections_end, is_port
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
+from reconciler.kinds.snat import SNAT_KEY
 from reconciler.kinds.sources import SourceList, SourceNames, is_name, sources_of
 from reconciler.model import Address, Mode, Protocol, text_of
 from reconciler.resource import Change, Context, Key, Reading, Resource
@@ -63,7 +64,7 @@ class ServiceRow(Resource):
     """
 
     kind: ClassVar[str] = "service"
-    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "settings", "ring", "sources"))
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "settings", "snat", "ring", "sources"))
 
     vip: Address
     protocol: str
@@ -91,7 +92,8 @@ class ServiceRow(Resource):
     def needs(self) -> tuple[Key, ...]:
         settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # they hold the source of tunnels
         sources = (self._sources,) if self.sources else ()
-        return (PROGRAM, *settings, *sources, self._ring)
+        snat = (SNAT_KEY,) if self.mode == Mode.FULLNAT else ()
+        return (PROGRAM, *settings, *snat, *sources, self._ring)
 
     def needs_of(self, kind: str) -> Iterable[Key]:
         return (self._ring,) if kind == Ring.kind else Resource.needs_of(self, kind)
@@ -120,7 +122,8 @@ class ServiceRow(Resource):
         return not self.is_stateless and (not Mode(self.mode).is_dsr if self.mode in list(Mode) else True)
 
     def effect(self, after: Resource | None, context: Context) -> str:
-        if isinstance(after, ServiceRow) and self.remembers == after.remembers:
+        has_another_table = isinstance(after, ServiceRow) and {self.mode, after.mode} == {Mode.NAT, Mode.FULLNAT}
+        if isinstance(after, ServiceRow) and self.remembers == after.remembers and not has_another_table:
             alike = replace(self, sources=after.sources, idle_timeout_s=after.idle_timeout_s, is_on_its_way=False)
             if alike == after:
                 said = "open connections stay"
@@ -191,7 +194,7 @@ class _Table:
         row = _decode(self.keys[place], value, rings, sources)
         if not self.is_sound[place]:
             return IndexedRow(value.index, replace(row, damage="no counters of its own"))
-        if row.mode == Mode.NAT:
+        if _is_translating(row.mode):
             row = replace(row, idle_timeout_s=self._idle_timeout_s(value.index))
             if self.mode(row, value.index) != value.mode:
                 row = replace(row, is_on_its_way=True)
@@ -208,7 +211,8 @@ class _Table:
     def has_front(self, place: int, row: ServiceRow) -> bool:
         """Whether a row's connections find what their clients see of it."""
         index = int(self.values["index"][place])
-        return row.mode != Mode.NAT or (index < self.fronts.size and self.fronts[index].tobytes() == _front(row))
+        has_own = index < self.fronts.size and self.fronts[index].tobytes() == _front(row)
+        return not _is_translating(row.mode) or has_own
 
     def _idle_timeout_s(self, index: int) -> int:
         return int(self.fronts["idle_s"][index]) if index < self.fronts.size else 0
@@ -331,7 +335,7 @@ class ServiceKind(Kind):
                 mode = ModeCode.NAT_LEAVING  # its sources are given up only after this
             row = key, _encode(change.after, index, ring, *known, mode)
             rows[change.after.vip.version].append((change, row))
-            if change.after.mode == Mode.NAT:
+            if _is_translating(change.after.mode):
                 fronts.append((change, (FRONTS.key.pack(Number(index)), _front(change.after))))
         self.kernel.delete(SERVICE_COUNTERS.name, taken)
         done = self.kernel.update(FRONTS.name, [row for _, row in fronts])
@@ -363,7 +367,8 @@ class ServiceKind(Kind):
 
     def _has_connections_to_another_port(self, held: NDArray[np.void], row: ServiceRow) -> bool:
         """Whether connections would lose their endpoint's port: they go on with another index."""
-        if row.mode != Mode.NAT or int(held["mode"]) != ModeCode.NAT or int(held["target_port"]) == row.target_port:
+        is_same = int(held["mode"]) == code(ModeCode, row.mode) and int(held["target_port"]) == row.target_port
+        if is_same or not _is_translating(row.mode) or not _is_translating(word(ModeCode, int(held["mode"]))):
             return False
         return int(held["index"]) in connections.numbers_in_use(self.kernel)[1]
 
@@ -373,6 +378,11 @@ SERVED_VERSION = 4
 """Of IP, whose services may be stateless."""
 _STATELESS = ModeCode.NAT_STATELESS, ModeCode.NAT_SETTLING
 _MODES: dict[int, str] = dict.fromkeys(STATELESS_MODES, Mode.NAT.value)
+
+
+def _is_translating(mode: str) -> bool:
+    """Whether the program remembers what clients see of a service in this mode, by its front."""
+    return mode in (Mode.NAT, Mode.FULLNAT)
 
 
 def _front(row: ServiceRow) -> bytes:

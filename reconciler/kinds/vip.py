@@ -19,7 +19,8 @@ from reconciler.dataplane.vip_filter import filter_of, let_pass
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Address, Echo, Service, text_of
+from reconciler.kinds.snat import sources_of
+from reconciler.model import Address, Echo, Mode, Service, Undefined, text_of
 from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.view import Facts
 
@@ -66,7 +67,10 @@ class VipKind(Kind):
     def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
         echo = Echo.ENDPOINT if service.takes_pings else service.echo or Echo.REPLY
         undefined = facts.node.undefined_traffic.value
-        return ((VipRow(vip, undefined, echo.value), service.span) for vip in service.vips)
+        yield from ((VipRow(vip, undefined, echo.value), service.span) for vip in service.vips)
+        if service.mode is Mode.FULLNAT:
+            # What is for a source and of no connection is a late packet, which the kernel answers with a reset.
+            yield from ((VipRow(source, Undefined.PASS.value), facts.node.span) for source in sources_of(facts.node))
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:

@@ -44,6 +44,8 @@ def prove_service(lab: Lab, name: str) -> None:
         outcomes, packets = _send(lab, service, vip, port, weights)
         if service.mode.is_dsr:
             _check_direct_way(lab, service, vip, port, packets, outcomes)
+        elif service.mode is Mode.FULLNAT:
+            _check_both_ways(lab, vip, packets)
         else:
             _check_way(lab, vip, port, packets)
         _check_answers(outcomes)
@@ -101,6 +103,23 @@ def _check_way(lab: Lab, vip: Address, port: int, packets: Sequence[Packet]) -> 
     for endpoint, requests in asked.items():
         assert replied[endpoint], f"{endpoint} got {requests} packets through the balancer, but replies past it"
     assert returned or not replied, f"the balancer forwarded no reply from {vip}:{port} to the client"
+
+
+def _check_both_ways(lab: Lab, vip: Address, packets: Sequence[Packet]) -> None:
+    """The balancer must have asked endpoints from its sources alone, and answered clients with the VIP alone."""
+    clients, endpoints, sources = set(lab.topology.client), lab.topology.endpoints, lab.topology.node.snat_addresses
+    asked = returned = 0
+    for packet in packets:
+        if packet.to_balancer or packet.tunnel:
+            continue
+        if packet.destination in endpoints:
+            assert packet.source in sources, f"{packet.destination} was asked from {packet.source}"
+            asked += 1
+        elif packet.destination in clients:
+            assert packet.source == vip, f"{packet.source} answered a client in place of {vip}"
+            returned += 1
+    assert asked, "the balancer asked no endpoint"
+    assert returned, "the balancer forwarded no reply to a client"
 
 
 def _check_direct_way(

@@ -8,7 +8,7 @@ Prometheus has it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from reconciler import connections
-from reconciler.dataplane.layout import ConnectionState, word
+from reconciler.dataplane.layout import PORT_POOLS, ConnectionState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
+from reconciler.ports import Pool, pools
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic, verdicts
 from reconciler.readings.health import STATES, checker, drained, health
 from reconciler.readings.occupancy import occupancy
@@ -65,6 +66,7 @@ def node_families(kernel: Kernel, *, endpoints: bool) -> Iterator[Family]:
     moving = [((("ring", t.ring),), float(t.moving)) for t in transitions(kernel)]
     yield Family("lbctl_ring_slots_in_transition", Type.GAUGE, "Slots whose former endpoint is still needed", moving)
     yield from _connections(kernel)
+    yield from _ports(kernel)
     full = list(occupancy(kernel))
     used = [((("map", each.map),), float(each.used)) for each in full]
     yield Family("lbctl_map_rows", Type.GAUGE, "How many rows of a map are in use", used)
@@ -87,6 +89,27 @@ def _connections(kernel: Kernel) -> Iterator[Family]:
         most.append(((family,), float(loaded.sizes.flows)))
     yield Family("lbctl_connections", Type.GAUGE, "Connections of nat by their state", states)
     yield Family("lbctl_connections_max", Type.GAUGE, "How many connections of nat a table is made for", most)
+
+
+def _ports(kernel: Kernel) -> Iterator[Family]:
+    """Of fullnat's sources; nothing where there is no fullnat."""
+    if not kernel.capacity(PORT_POOLS.name):
+        return
+    found = pools(kernel)
+
+    def samples(count: Callable[[Pool], int]) -> list[tuple[Labels, float]]:
+        return [
+            ((("source", p.source), ("server", p.server), ("protocol", p.protocol)), float(count(p))) for p in found
+        ]  # fmt: skip
+
+    help_ = "Ports of a source address that connections of fullnat to a server have"
+    yield Family("lbctl_ports_used", Type.GAUGE, help_, samples(lambda pool: pool.used))
+    help_ = "How many ports connections of fullnat can have"
+    yield Family("lbctl_ports_max", Type.GAUGE, help_, samples(lambda pool: pool.used + pool.free))
+    help_ = "Ports that were taken again while the server may have had their former connection in TIME_WAIT"
+    yield Family("lbctl_ports_unrested_total", Type.COUNTER, help_, samples(lambda pool: pool.unrested))
+    help_ = "Connections of fullnat that found no port"
+    yield Family("lbctl_ports_refused_total", Type.COUNTER, help_, samples(lambda pool: pool.refused))
 
 
 def health_families(instance_dir: Path) -> Iterator[Family]:

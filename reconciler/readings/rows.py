@@ -68,6 +68,12 @@ def _transitions(node: Node) -> list[Item]:
     return [{**asdict(t), "former": list(t.former)} for t in transitions(node.kernel())]
 
 
+def _ports(node: Node) -> list[Item]:
+    from reconciler.ports import pools
+
+    return [asdict(pool) for pool in pools(node.kernel())]
+
+
 def _verdicts(node: Node) -> list[Item]:
     from reconciler.readings.counters import verdicts
 
@@ -117,6 +123,7 @@ ROWS: Mapping[str, Callable[[Node], list[Item]]] = {
     "announcements": _announcements,
     "flows": _flows,
     "transitions": _transitions,
+    "ports": _ports,
     "verdicts": _verdicts,
 }
 """By what is asked for. Each may raise LbctlError."""

@@ -70,7 +70,7 @@ def test_examples_in_the_help_of_a_verb_work(verb):
 
 
 TOPICS = {
-    "healthCheck": "health check", "role": "role", "mode fullnat": "mode fullnat",
+    "healthCheck": "health check", "role": "role", "protocol sctp": "SCTP",
     "affinity": "affinity", "idleTimeout": "idle timeout", "gateway": "gateway",
 }  # fmt: skip
 """How a refusal begins → how the comment of an example names it."""
@@ -82,8 +82,6 @@ def test_an_example_names_what_can_not_be_applied_yet_and_nothing_else(example):
     fleet = load(directory).fleet
     refused = " ".join(str(item) for node in fleet.nodes for item in unsupported(view(fleet, node.name, "")))
     wanted = {word for begin, word in TOPICS.items() if f": {begin}" in refused}
-    if "mode fullnat" in wanted:
-        wanted -= {"affinity", "idle timeout"}  # they go with it
     comment = " ".join(
         line.removeprefix("#").strip() for line in (directory / "services.yaml").read_text().splitlines()
     )

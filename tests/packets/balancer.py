@@ -35,6 +35,7 @@ from reconciler.dataplane.layout import (
     MAPS,
     PROBER,
     REMEMBERED,
+    RETURNS,
     RING_CHUNKS,
     RING_TURNS,
     SEED,
@@ -44,7 +45,9 @@ from reconciler.dataplane.layout import (
     SERVICES,
     SERVICES6,
     SETTINGS,
+    SNAT,
     STATELESS_MODES,
+    TRANSLATED,
     TRUNKS,
     VERDICTS,
     VIP_FILTER,
@@ -78,8 +81,8 @@ from tests.packets.table import Ends, Entry, Table
 from tests.rings import write_rings
 
 FEATURES = (
-    "NAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT", "ECHO",
-    "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES", "NAT6", "STATELESS",
+    "NAT", "FULLNAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV", "REJECT",
+    "ECHO", "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES", "NAT6", "STATELESS",
 )  # fmt: skip
 """All that the program has."""
 
@@ -237,7 +240,7 @@ class Balancer:
         """A service whose ring, until told otherwise, has its own index. `sources` are the networks of its clients."""
         allowed = self._sources(6 if ":" in at.address else 4, sources)
         value = SERVICES.value.pack(rows.Service(index, ring or index, target_port, mode, algorithm, *allowed))
-        if mode in (ModeCode.NAT, *STATELESS_MODES):
+        if mode in (ModeCode.NAT, ModeCode.FULLNAT, *STATELESS_MODES):
             self.front(index, at, target_port, protocol)
         self._write(SERVICES6 if ":" in at.address else SERVICES, (_service_key(at, protocol), value))
 
@@ -269,6 +272,14 @@ class Balancer:
         """What tunnels have for a source address, and which of its bits a hash of the flow replaces."""
         row = rows.Settings(_packed(source), _packed(spread), _packed(source6), _packed(spread6), too_big)
         self._write(SETTINGS, SETTINGS.pack(Number(0), row))
+
+    def sources(self, *addresses: str, first_port: int = 1024, ports: int = 64_512) -> None:
+        """The addresses that fullnat has for sources, and how many ports from which on."""
+        packed = b"".join(map(_packed, addresses))
+        row = rows.Snat(packed.ljust(32, b"\0"), len(addresses), first_port, ports)
+        self._write(SNAT, SNAT.pack(Number(0), row))
+        for address in addresses:
+            self.vip(address, UndefinedCode.PASS)
 
     def vlan(self, trunk: str, tag: int, interface: str, *, egress_only: bool = False) -> None:
         """An interface that stands for a VLAN of another one, whatever it is to the kernel."""
@@ -326,6 +337,9 @@ class Balancer:
                 continue  # chunks stay, and what is in them; and nobody counts back
             if spec in (SEED, CONNECTIONS, CONNECTIONS6):
                 continue
+            if spec in (TRANSLATED, RETURNS):
+                self._empty(spec)
+                continue
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY):
                 used = range(min(ROWS_USED, spec.capacity))
                 self.kernel.delete(spec.name, [spec.key.pack(Number(row)) for row in used])
@@ -342,6 +356,8 @@ class Balancer:
     def _empty(self, spec: MapSpec) -> None:
         """Delete the rows of a big array that are in use, found without a Python object for each."""
         keys, values = self.kernel.joined(spec.name)
+        if not keys:
+            return  # a program without it
         numbers = np.frombuffer(keys, f"V{spec.key.size}")
         used = np.frombuffer(values, np.uint64).reshape(len(numbers), -1).any(axis=1)
         self.kernel.delete(spec.name, [key.tobytes() for key in numbers[used]])

@@ -111,7 +111,7 @@ class Table:
                 self._write(spec, bucket, place, who >> 11 << 11 | seen, int(words[bucket, place + PLACES]))
 
     def clear(self) -> None:
-        for spec in self._specs:
+        for spec in self._specs if self.buckets else ():
             used = np.flatnonzero(self.words(spec).any(axis=1)).tolist()
             self._kernel.delete(spec.name, [struct.pack("=I", bucket) for bucket in used])
 

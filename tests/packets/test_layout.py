@@ -61,8 +61,10 @@ SIZES = {"__be32": 4, "__be16": 2, "u8": 1, "u16": 2, "u32": 4, "u64": 8}
 """The only types that rows are made of."""
 
 WORDS = {
-    "__be16": {">u2"}, "__be32": {"V4", ">u4"}, "__be32[4]": {"V16"}, "__be32[16]": {"V64"},
+    "__be16": {">u2"}, "__be32": {"V4", ">u4"}, "__be32[4]": {"V16"}, "__be32[8]": {"V32"},
+    "__be32[16]": {"V64"},
     "u8": {"u1"}, "u16": {"u2"}, "u32": {"u4"}, "u64": {"u8"}, "u64[2]": {"2u8"}, "u64[4]": {"4u8"}, "u64[8]": {"8u8"},
+    "u64[16]": {"16u8"}, "u64[512]": {"512u8"}, "u64[4096]": {"4096u8"},
     **{f"u8[{count}]": {f"V{count}"} for count in (2, 3, 4, 6, 12, 20, 56, 128, 8192)},
 }  # fmt: skip
 """The formats that user space may read a type of C in: addresses are bytes to it, and numbers numbers."""
@@ -123,13 +125,14 @@ def assert_same_fields(type_: str, row: RowType[Any]) -> None:
     assert place == row.size
 
 
-MODES = ("NAT", "DSR_L2", "DSR_L3")
+MODES = ("NAT", "FULLNAT", "DSR_L2", "DSR_L3")
 SETS_OF_FEATURES = [
     (), *((feature,) for feature in FEATURES), FEATURES,
     *((mode, *(f for f in FEATURES if f not in MODES)) for mode in MODES),
 ]  # fmt: skip
-SETS_OF_FEATURES += [("EXPLAIN",), *((*features, "EXPLAIN") for features in SETS_OF_FEATURES[-4:])]
-SETS_OF_FEATURES += [(*FEATURES, "WATCHING"), (*(f for f in FEATURES if f not in ("NAT", "DSR_L2")), "WATCHING")]
+SETS_OF_FEATURES += [("EXPLAIN",), *((*features, "EXPLAIN") for features in SETS_OF_FEATURES[-5:])]
+_TWO_MODES = (f for f in FEATURES if f not in ("NAT", "FULLNAT", "DSR_L2"))
+SETS_OF_FEATURES += [(*FEATURES, "WATCHING"), (*_TWO_MODES, "WATCHING")]
 SETS_OF_FEATURES += [("NAT", "UDP"), ("NAT", "DSR_L3", "UDP", "ROUND_ROBIN", "MAGLEV", "ECHO")]
 """None, each alone, all, each mode with all but the other modes; the programs that explain or watch the latter; IPv4
 alone."""
@@ -229,6 +232,6 @@ def parts(instance: RealKernel) -> list[int]:
     loaded = instance.loaded_program()
     generation = holders.live(instance._instance)
     assert loaded and generation
-    found = stages.numbers(generation) if "NAT" in loaded.features else {}
+    found = stages.numbers(generation) if stages_of(loaded.features) else {}
     assert len(found) == len(stages_of(loaded.features))
     return [loaded.id, *found.values()]

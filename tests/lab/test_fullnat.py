@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FullNAT with real sockets: many connections at once through few ports, UDP, and a server that has TIME_WAIT."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from reconciler.config.load import load
+from reconciler.lab import netns
+from reconciler.lab.lab import Lab
+from reconciler.lab.topology import CLIENT, host_of
+
+from .conftest import LabMaker
+
+pytestmark = pytest.mark.kernel
+
+VIP, PORT, TARGET = "20.20.20.1", 80, 8080
+SOURCE = "10.1.0.2"
+ENDPOINT = "10.1.0.11"
+PATIENCE_S = 60.0
+CONNECTIONS = 1_000
+
+
+def write(directory: Path, *, ports: str = "1024-65535", endpoint: str = "") -> Path:
+    """Clients, endpoints and the balancer's only leg are in one network, and the balancer is nobody's gateway."""
+    directory.mkdir(exist_ok=True)
+    (directory / "site.yaml").write_text(f"""\
+apiVersion: lbctl/v1
+kind: Service
+metadata: {{name: web}}
+spec: {{vip: {VIP}, ports: [{PORT}], targetPort: {TARGET}, mode: fullnat, pool: web}}
+---
+apiVersion: lbctl/v1
+kind: Service
+metadata: {{name: names}}
+spec: {{vip: {VIP}, protocol: udp, ports: [53], targetPort: 5353, mode: fullnat, pool: web}}
+---
+apiVersion: lbctl/v1
+kind: Pool
+metadata: {{name: web}}
+spec: {{endpoints: [{{address: {ENDPOINT}}}{endpoint}]}}
+---
+apiVersion: lbctl/v1
+kind: Node
+metadata: {{name: lb1}}
+spec:
+  interfaces: [{{name: eth0, addresses: [10.1.0.1/24]}}]
+  snatAddresses: [{SOURCE}]
+  snatPorts: {ports}
+""")
+    return directory
+
+
+@pytest.fixture
+def site(start_lab: LabMaker, tmp_path: Path) -> Callable[..., Lab]:
+    def start(**more: str) -> Lab:
+        directory = write(tmp_path / "manifests", **more)
+        lab = start_lab(load(directory).fleet)
+        lab.apply(directory)
+        return lab
+
+    return start
+
+
+@contextmanager
+def echo_server(lab: Lab, *, closes: bool = False) -> Iterator[set[tuple[str, int]]]:
+    """A server on the endpoint that says what it is told; with `closes`, it ends each connection after the first
+    answer. Yields the clients as it sees them."""
+    peers: set[tuple[str, int]] = set()
+
+    def listening() -> socket.socket:
+        return socket.create_server((ENDPOINT, TARGET), backlog=4096)
+
+    def serve(server: socket.socket, over: threading.Event) -> None:
+        with server, selectors.DefaultSelector() as selector, ExitStack() as stack:
+            server.setblocking(False)
+            selector.register(server, selectors.EVENT_READ)
+            while not over.is_set():
+                for key, _ in selector.select(0.1):
+                    if key.fileobj is server:
+                        made, peer = server.accept()
+                        stack.enter_context(made)
+                        peers.add(peer)
+                        selector.register(made, selectors.EVENT_READ)
+                        continue
+                    assert isinstance(key.fileobj, socket.socket)
+                    said = key.fileobj.recv(100)
+                    if said:
+                        key.fileobj.sendall(said)
+                    if closes or not said:
+                        selector.unregister(key.fileobj)
+                        key.fileobj.close()
+
+    over = threading.Event()
+    server = netns.inside(lab.netns(host_of(ip_address(ENDPOINT))), listening)
+    thread = threading.Thread(target=serve, args=(server, over))
+    thread.start()
+    try:
+        yield peers
+    finally:
+        over.set()
+        thread.join()
+
+
+def client_of(lab: Lab, address: str, port: int = 0) -> socket.socket:
+    """A connection to the VIP."""
+    def connected() -> socket.socket:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.settimeout(PATIENCE_S)
+        made.bind((address, port))
+        made.connect((VIP, PORT))
+        return made
+
+    return netns.inside(lab.netns(CLIENT), connected)
+
+
+def test_a_thousand_connections_at_once_share_one_source(site: Callable[..., Lab]) -> None:
+    lab = site()
+    first, second = (str(client) for client in lab.topology.client[:2])
+    with echo_server(lab) as peers, ExitStack() as stack:
+        made = [
+            stack.enter_context(client_of(lab, address, 20_000 + number))
+            for number in range(CONNECTIONS // 2) for address in (first, second)
+        ]  # fmt: skip
+        for number, each in enumerate(made):
+            each.sendall(b"%d" % number)
+        assert [each.recv(100) for each in made] == [b"%d" % number for number in range(CONNECTIONS)]
+        assert len(peers) == CONNECTIONS
+        assert {address for address, _ in peers} == {SOURCE}
+        assert {20_000 + number for number in range(CONNECTIONS // 2)} <= {port for _, port in peers}
+        counts = json.loads(lab.lbctl("get", "flows", "--state", "open", "-o", "json").stdout)["items"]
+        assert len(counts) == CONNECTIONS
+
+
+def test_edits_break_no_connection_whose_endpoint_stays(site: Callable[..., Lab], tmp_path: Path) -> None:
+    lab = site()
+    with echo_server(lab), ExitStack() as stack:
+        made = [stack.enter_context(client_of(lab, str(lab.topology.client[0]))) for _ in range(50)]
+        for change in (", {address: 10.1.0.12}", "", ", {address: 10.1.0.13}"):
+            lab.apply(write(tmp_path / "manifests", endpoint=change))
+            for each in made:
+                each.sendall(b"still")
+            assert [each.recv(100) for each in made] == [b"still"] * len(made)
+
+
+def test_datagrams_come_back(site: Callable[..., Lab]) -> None:
+    lab = site()
+
+    def bound(address: str, port: int) -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind((address, port))
+        made.settimeout(0.5)
+        return made
+
+    server = netns.inside(lab.netns(host_of(ip_address(ENDPOINT))), bound, ENDPOINT, 5353)
+    client = netns.inside(lab.netns(CLIENT), bound, str(lab.topology.client[0]), 0)
+    with server, client:
+        client.connect((VIP, 53))
+        for size in (1, 100, 1472):
+            deadline = time.monotonic() + PATIENCE_S
+            while True:  # the first may be lost while neighbours get to know each other
+                client.send(bytes(size))
+                try:
+                    question, peer = server.recvfrom(2000)
+                    server.sendto(question, peer)
+                    assert client.recv(2000) == bytes(size)
+                    break
+                except TimeoutError:
+                    assert time.monotonic() < deadline
+            assert peer[0] == SOURCE
+
+
+def test_no_port_returns_into_the_servers_time_wait(site: Callable[..., Lab]) -> None:
+    """The server closes each connection first. Of forty ports, twenty connections of clients with other clocks get one
+    each that had none before."""
+    lab = site(ports="2000-2039")
+    clients = [str(client) for client in lab.topology.client]
+    with echo_server(lab, closes=True) as peers:
+        for number in range(20):
+            with client_of(lab, clients[number % len(clients)], 2005) as made:
+                made.sendall(b"bye")
+                assert made.recv(100) == b"bye"
+                assert made.recv(100) == b""
+        assert len(peers) == 20
