@@ -25,7 +25,7 @@ from reconciler.lab import LabError
 from reconciler.lab.build import wait_until
 from reconciler.lab.traffic import Outcome
 from reconciler.wish import drains
-from tests.soak.site import ENDPOINTS, FIRST, PATIENCE_S, PORT, VIP, Site, chance, manifests, site
+from tests.soak.site import ENDPOINTS, FIRST, PATIENCE_S, PORT, VIP, Death, Site, chance, manifests, site
 
 MOST_DOWN = 3
 FEW = 5
@@ -34,6 +34,8 @@ REST_S = 150.0
 SETTLE_S = 400.0
 """Longer than anybody has to be well before he is back."""
 TIMEOUT_S = 4.0
+STORY_S = 20.0
+"""How far back what was done is told about a request that failed."""
 SLACK_S = 0.3
 """From a packet's way to what is written down of it."""
 MOST_GROWTH_MB, MOST_MORE_DESCRIPTORS = 8.0, 8
@@ -54,6 +56,9 @@ class Report:
     for_s: float
     seed: int
     done: Counter[str] = field(default_factory=Counter)
+    acts: list[tuple[float, str]] = field(default_factory=list)
+    """What was done, and when that had been done."""
+    deaths: list[Death] = field(default_factory=list)
     requests: int = 0
     lost: int = 0
     """Requests that a dead endpoint took with it."""
@@ -72,7 +77,17 @@ class Report:
             f"before: {self.before}",
             f"after:  {self.after}",
             f"in the end: {self.plan.strip().splitlines()[-1] if self.plan.strip() else 'no plan'}",
+            *(line for outcome in self.unexplained[:FEW] for line in self._about(outcome)),
         ]
+
+    def _about(self, outcome: Outcome) -> list[str]:
+        """A request that failed, and what had happened by then."""
+        at_s = outcome.started_s
+        acts = [f"{at_s - then_s:.2f} s before: {what}" for then_s, what in self.acts if 0 < at_s - then_s < STORY_S]
+        deaths = [f"{d.address} from {at_s - d.began_s:.2f} s before to "
+                  f"{'the end' if d.until_s is None else f'{at_s - d.until_s:.2f} s before'}"
+                  for d in self.deaths if d.began_s < at_s]  # fmt: skip
+        return [f"unexplained: {outcome}", *acts, f"who had died: {'; '.join(deaths) or 'nobody'}"]
 
 
 def run(for_s: float, seed: int, directory: Path, prefix: str) -> Report:
@@ -89,7 +104,7 @@ def run(for_s: float, seed: int, directory: Path, prefix: str) -> Report:
         report.after = soak.settled()
         outcomes = load.stop()
         report.plan = found.lab.lbctl("plan", str(found.directory), "--node", "lb1").stdout
-        report.requests = len(outcomes)
+        report.requests, report.deaths = len(outcomes), found.deaths
         _explain(report, found, outcomes)
         ended = [d.until_s - d.began_s for d in found.deaths if d.until_s is not None]
         report.longest_out_s = max(ended, default=0.0)
@@ -119,6 +134,7 @@ class _Soak:
         while time.monotonic() < end_s or self._report.done.total() < least:
             if done := self._chance.choice(acts)():
                 self._report.done[done] += 1
+                self._report.acts.append((time.monotonic(), done))
             time.sleep(self._chance.uniform(0.0, 1.0))
 
     def settled(self) -> Sample:
@@ -243,7 +259,7 @@ def check(report: Report) -> None:
     assert report.before is not None
     assert report.after is not None
     text = "\n".join(report.lines())
-    assert not report.unexplained, f"{text}\n{report.unexplained[:5]}"
+    assert not report.unexplained, text
     assert "No changes." in report.plan, text
     assert report.after.rows == report.before.rows, text
     assert report.after.descriptors <= report.before.descriptors + MOST_MORE_DESCRIPTORS, text
