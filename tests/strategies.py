@@ -125,11 +125,12 @@ def fleets(draw):
             echo=Echo.ENDPOINT if mode.is_dsr and i == 0 and not pings[vip] else pings[vip],
         ))  # fmt: skip
     back = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface("2001:db8:2::fe/64")))
+    without = _SOURCES[1:] if any(service.mode is Mode.FULLNAT for service in services) else ()
     node = Node(
         "lb1", (Interface("front", draw(st.sampled_from(XdpMode)), gateway=draw(gateways)), back),
         draw(st.sampled_from(UNDEFINED_TRAFFIC)), draw(st.sampled_from(VipBinding)),
         tunnel_source=draw(tunnel_sources), packet_too_big=draw(st.sampled_from(PacketTooBig)),
-        announce=draw(announces), snat_addresses=draw(st.sampled_from(((), _SOURCES[:1], _SOURCES))),
+        announce=draw(announces), snat_addresses=draw(st.sampled_from((without, _SOURCES[:1], _SOURCES))),
     )  # fmt: skip
     return Fleet(tuple(services), tuple(pools.values()), (node,))
 

@@ -201,7 +201,7 @@ def test_every_set_of_features_loads_and_has_the_maps_that_it_needs(features: tu
     assert ("connections" in compiled) == ("NAT" in features)
     assert (RINGS.name in compiled) == balances
     assert ("ring_turns" in compiled) == (balances and "ROUND_ROBIN" in features)
-    has_services6 = bool({"DSR_L2", "DSR_L3"} & set(features)) or ("NAT6" in features and bool({"NAT", "FULLNAT"} & set(features)))
+    has_services6 = bool({"DSR_L2", "DSR_L3"} & set(features)) or ("NAT6" in features and balances)
     assert (SERVICES6.name in compiled) == ("IPV6" in features and has_services6)
     assert (VIPS6.name in compiled) == ("IPV6" in features)
     assert ("settings" in compiled) == balances
