@@ -410,8 +410,9 @@ static __always_inline void follow(const struct packet *packet, bool is_request,
 	/* What comes after the end doesn't put it off, but for another end. */
 	if (state == CONNECTION_OVER && connection_state_of(found->who) == CONNECTION_OVER && !packet->closes)
 		who = found->who;
-	if (who != found->who)
-		__sync_val_compare_and_swap(&bucket->who[place], found->who, who);
+	if (who != found->who && __sync_val_compare_and_swap(&bucket->who[place], found->who, who) == found->who &&
+	    HAS(LEAST_CONNECTIONS) && state == CONNECTION_OVER && connection_state_of(found->who) != CONNECTION_OVER)
+		note_load(connection_endpoint(found->where), -1);
 	if (packet->flags & TCP_ACK && !packet->closes) {
 		u32 shift = is_request ? WHERE_CLIENT_SHIFT : 0;
 		u64 numbers = numbers_of(packet->acknowledged);
@@ -425,7 +426,11 @@ static __always_inline void follow(const struct packet *packet, bool is_request,
 /* Forget a connection. */
 static __always_inline void forget(struct connection *found)
 {
-	__sync_val_compare_and_swap(&bucket_of(found)->who[found->place % BUCKET_PLACES], found->who, 0);
+	u64 *who = &bucket_of(found)->who[found->place % BUCKET_PLACES];
+
+	if (__sync_val_compare_and_swap(who, found->who, 0) == found->who && HAS(LEAST_CONNECTIONS) &&
+	    connection_state_of(found->who) != CONNECTION_OVER)
+		note_load(connection_endpoint(found->where), -1);
 	found->is_there = false;
 }
 

@@ -411,6 +411,7 @@ static __always_inline int fullnat_opens(struct packet *packet, const struct ser
 	come_from(lease->way, it);
 	it->service = service->index;
 	count_connection(service->index, it->endpoint);
+	note_load(it->endpoint, 1);
 	return GO_ON;
 }
 

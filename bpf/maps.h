@@ -24,6 +24,7 @@ enum algorithm {
 	ALGORITHM_ROUND_ROBIN = 1,
 	ALGORITHM_SOURCE_HASH = 2,
 	ALGORITHM_MAGLEV = 3,
+	ALGORITHM_LEAST_CONNECTIONS = 4,
 };
 
 struct service_key {
@@ -212,6 +213,20 @@ BPF_ARRAY_OF_MAPS(ring_chunks, "chunk_template", 1);
 
 /* By index of the ring: how many turns of round-robin it has given. */
 BPF_ARRAY(ring_turns, u64, 1);
+
+/*
+ * By id of the endpoint: how many connections it has, as the sum of two numbers, either of which may be negative. The
+ * program adds what begins and ends, and can't see what ends in silence; user space looks through the table now and then
+ * and sets the other number so that the sum is right. See load.h.
+ */
+struct endpoint_load {
+	u32 since;
+	u32 counted;
+	u32 weight;		/* among the endpoints of its pool; 0: no algorithm asks for it */
+	u32 pad;
+};
+
+BPF_ARRAY(loads, struct endpoint_load, 1);
 
 /* Flows that began in a slot in transition: remember.h. One bucket is one line of a processor's cache. */
 struct bucket {

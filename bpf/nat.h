@@ -154,11 +154,13 @@ static __always_inline bool open_connection(const struct service *service, const
 
 /*
  * Whether a packet without a flow may make one. With a hash, any packet of a connection finds its endpoint again,
- * so connections survive the loss of the flow table; with round-robin, only a SYN may, or a datagram.
+ * so connections survive the loss of the flow table; with the other algorithms only a SYN may, or a datagram.
  */
 static __always_inline bool may_open(const struct service *service, const struct packet *packet)
 {
-	return service->algorithm != ALGORITHM_ROUND_ROBIN || may_begin(packet);
+	bool is_hashed = service->algorithm == ALGORITHM_SOURCE_HASH || service->algorithm == ALGORITHM_MAGLEV;
+
+	return is_hashed || may_begin(packet);
 }
 
 /*
@@ -237,6 +239,7 @@ static __always_inline int nat_request(struct packet *packet, const struct servi
 		return drop(VERDICT_TABLE_FULL);
 	it->service = service->index;
 	count_connection(service->index, it->endpoint);
+	note_load(it->endpoint, 1);
 	return GO_ON;
 }
 

@@ -29,7 +29,7 @@ static __always_inline u32 hash_client(const struct service *service, const stru
 	return hash;
 }
 
-/* A slot of the ring, counted from 0. Each further try takes another turn, or another hash. */
+/* A slot of the ring, counted from 0. Each further try takes another turn, another hash, or is drawn anew. */
 static __always_inline u32 choose_slot(const struct service *service, const struct client *client, u32 slots,
 				       u32 try)
 {
@@ -39,6 +39,8 @@ static __always_inline u32 choose_slot(const struct service *service, const stru
 
 		return turns ? __sync_fetch_and_add(turns, 1) % slots : 0;
 	}
+	if (HAS(LEAST_CONNECTIONS) && service->algorithm == ALGORITHM_LEAST_CONNECTIONS)
+		return (u64)bpf_get_prandom_u32() * slots >> 32;
 	/* The hash as a fraction of 2^32, times the slots: this needs no division. */
 	return (u64)hash_client(service, client, try) * slots >> 32;
 }
@@ -97,8 +99,11 @@ static __always_inline u32 read_slot(const struct service *service, const struct
 static __always_inline u32 choose_endpoint(const struct service *service, const struct client *client, u32 try)
 {
 	struct slot slot;
+	u32 id = read_slot(service, client, try, &slot) & SLOT_ID_MASK;
 
-	return read_slot(service, client, try, &slot) & SLOT_ID_MASK;
+	if (HAS(LEAST_CONNECTIONS) && service->algorithm == ALGORITHM_LEAST_CONNECTIONS && id)
+		id = less_loaded(id, read_slot(service, client, try, &slot) & SLOT_ID_MASK);
+	return id;
 }
 
 /* The row of an endpoint that may still get packets of open connections, NULL if it may not. */

@@ -9,8 +9,9 @@ more often than that (`sweep`), which takes no more than that now and then.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,16 @@ def live(kernel: Kernel, version: int, known: NDArray[np.void] | None = None) ->
         return entries
     idle = (fronts(kernel) if known is None else known)["idle"]
     return entries.part(entries.is_live(unit_of(clock.now_ns()), idle))
+
+
+def slices(kernel: Kernel, buckets: int) -> Iterator[Entries]:
+    """The connections of all tables that there are for the program, of so many buckets at a time."""
+    for spec in chain.from_iterable(_TABLES.values()):
+        words = kernel.words(spec.name)
+        table = _table(spec, words if words is not None else np.zeros(0, np.uint64))
+        for first in range(0, len(table), buckets):
+            some = connections.entries(table[first : first + buckets])
+            yield some.part(some.is_live(unit_of(clock.now_ns()), fronts(kernel)["idle"])) if some.size else some
 
 
 def used(kernel: Kernel, version: int) -> int:

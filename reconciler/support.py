@@ -41,7 +41,7 @@ PROTOCOLS = {
 LONGEST_IDLE_S = 4 * 3600
 MOST_SOURCES = 8
 """Source addresses of fullnat."""
-ALGORITHMS = (Algorithm.ROUND_ROBIN, Algorithm.SOURCE_HASH, Algorithm.MAGLEV)
+ALGORITHMS = tuple(Algorithm)
 UNDEFINED_TRAFFIC = tuple(Undefined)
 
 _NOT_YET = "`validate` knows the whole language; `plan`, `apply` and `run` don't yet"

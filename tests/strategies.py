@@ -46,11 +46,13 @@ from reconciler.model import (
 )
 from reconciler.support import ALGORITHMS, MODES, PROTOCOLS, UNDEFINED_TRAFFIC
 
+_OF_NAT = (Algorithm.ROUND_ROBIN, Algorithm.LEAST_CONNECTIONS)
+
 
 def fake_source(directory=None, main=""):
     """A data plane that never changes, so that names of programs don't; it asks for the features of the real one."""
-    features = ("ALLOWED_SOURCES DSR_L2 DSR_L3 ECHO FORWARD_ECHO GATEWAY IPV6 MAGLEV NAT REJECT ROUND_ROBIN SCTP "
-                "SOURCE_HASH UDP VLAN")  # fmt: skip
+    features = ("ALLOWED_SOURCES DSR_L2 DSR_L3 ECHO FORWARD_ECHO GATEWAY IPV6 LEAST_CONNECTIONS MAGLEV NAT REJECT "
+                "ROUND_ROBIN SCTP SOURCE_HASH UDP VLAN")  # fmt: skip
     return "".join(f"HAS({feature})\n" for feature in features.split())
 
 
@@ -119,7 +121,7 @@ def fleets(draw):
             tuple(_vip(last, families[place % len(families)]) for place, last in enumerate(vips)),
             draw(st.sampled_from([p for p in PROTOCOLS[mode] if p is not Protocol.ICMP])), (port, *more_ports), pool,
             mode,
-            draw(st.sampled_from([a for a in ALGORITHMS if not (mode.is_dsr and a is Algorithm.ROUND_ROBIN)])),
+            draw(st.sampled_from([a for a in ALGORITHMS if not (mode.is_dsr and a in _OF_NAT)])),
             target_port,
             allowed_sources=draw(_allowed),
             echo=Echo.ENDPOINT if mode.is_dsr and i == 0 and not pings[vip] else pings[vip],

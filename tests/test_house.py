@@ -17,7 +17,7 @@ ROOMS = """
     config
     kernel
     health wish
-    remembered connections served ports ring_store ring_names kinds
+    remembered connections loads served ports ring_store ring_names kinds
     compile ways concerns readings plan live record snapshot
     aim apply reconcile history
     explain diff importers render

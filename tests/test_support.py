@@ -268,8 +268,6 @@ CASES = [
      "a.yaml:5: protocol sctp is not supported in mode nat yet; supported: tcp, udp"),
     (service(ports="[]", more="protocol: icmp"), pool(), node(),
      "a.yaml:5: protocol icmp is not supported in mode nat yet; supported: tcp, udp"),
-    (service(more="algorithm: least-connections"), pool(), node(),
-     "a.yaml:5: algorithm least-connections is not supported yet; supported: round-robin, source-hash, maglev"),
     (service(more="affinity: {}"), pool(), node(), "a.yaml:5: affinity is not supported yet"),
     (service(more="mode: dsr-l3, idleTimeout: 15m"), pool(), node(),
      "a.yaml:5: idleTimeout does nothing in mode dsr-l3, which remembers no idle connections"),

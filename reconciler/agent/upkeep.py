@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler import connections, ports, private, record, safe
+from reconciler import connections, loads, ports, private, record, safe
 from reconciler.agent.fights import FIGHT, PAUSE_S, WINDOW_S, Fights
 from reconciler.agent.report import Report
 from reconciler.apply import Result
@@ -151,6 +151,8 @@ class Upkeep:
         self._tell_settled(settled)
         yield from self._sweep()
         yield from self._sweep_ports()
+        for _ in loads.recount(self.kernel, SWEPT_AT_ONCE):
+            yield ()
         self.report.concerns(concerns_of(self.kernel, self.desired.desired))
 
     def _sweep(self) -> Iterator[Collection[Key]]:

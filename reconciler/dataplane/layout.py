@@ -100,6 +100,7 @@ _TRANSLATING = (*_NAT, *_FULLNAT)
 _DSR = ("DSR_L2", "DSR_L3")
 _IPV6 = ("IPV6",)
 _ALLOWED = ("ALLOWED_SOURCES",)
+_LEAST = ("LEAST_CONNECTIONS",)
 
 NUMBER = RowType(rows.Number)
 _ADDRESS = RowType(rows.Address)
@@ -174,6 +175,8 @@ REMEMBERED = _array("remembered", RowType(rows.Bucket), 131_072, (*_DSR, "STATEL
 SEED = _array("seed", RowType(rows.Seed), 1, (*_TRANSLATING, *_DSR))
 # index of a ring → number of turns that round-robin has taken
 RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
+# id → how many connections an endpoint has, and its weight, for least-connections (bpf/load.h)
+LOADS = _array("loads", RowType(rows.Load), limits.ENDPOINTS + 1, _LEAST, is_mmapable=True)
 # name of a ring → what user space knows of it; the program has no use for it
 RING_NAMES = _hash("ring_names", RowType(rows.RingName), RowType(rows.RingNote), 16_384)
 # hash → four connections of NAT over IPv4 (bpf/connection.h)
@@ -250,11 +253,11 @@ MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, ENDPOINT_FILTER, SERVICE_CHANGES,
-        KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, RING_NAMES, REMEMBERED, SEED, CONNECTIONS,
-        CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, TRANSLATED, RETURNS, PORT_POOLS, POOL_PORTS, POOL_NUMBERS, SNAT,
-        LEASE, SWEPT, SERVED, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS, SETTINGS,
-        VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES,
-        SOURCES6, SOURCE_LISTS,
+        KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, LOADS, RING_NAMES, REMEMBERED, SEED,
+        CONNECTIONS, CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, TRANSLATED, RETURNS, PORT_POOLS, POOL_PORTS,
+        POOL_NUMBERS, SNAT, LEASE, SWEPT, SERVED, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS,
+        VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
+        WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 
@@ -281,6 +284,7 @@ class AlgorithmCode(IntEnum):
     ROUND_ROBIN = 1
     SOURCE_HASH = 2
     MAGLEV = 3
+    LEAST_CONNECTIONS = 4
 
 
 class EndpointRowState(IntEnum):

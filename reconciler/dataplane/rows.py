@@ -130,6 +130,15 @@ class Turns(NamedTuple):
     turns: U64
 
 
+class Load(NamedTuple):
+    """How many connections an endpoint has is the sum of the first two, which may be negative numbers of 32 bits."""
+
+    since: U32
+    counted: U32
+    weight: U32
+    pad: U32 = 0
+
+
 class Changes(NamedTuple):
     changes: U64
 

@@ -72,7 +72,7 @@ def _buckets(sizes: Sizes) -> int:
 
 _SIZED: Mapping[str, Callable[[Sizes], int]] = {
     **dict.fromkeys(("services", "services6", "vips", "vips6", "service_counters", "fronts"), _rows),
-    **dict.fromkeys(("endpoints", "endpoints6", "endpoint_counters", "unanswered", "served"), _numbers),
+    **dict.fromkeys(("endpoints", "endpoints6", "endpoint_counters", "unanswered", "served", "loads"), _numbers),
     "endpoint_filter": _filter_lines,
     "known_services": _known,
     **dict.fromkeys(("connections", "connections6", "translated"), _connections),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reconciler import model
 from reconciler.kinds.endpoint import EndpointRow
-from reconciler.kinds.ring import Ring, build, slots_of
+from reconciler.kinds.ring import IN_TURNS, Ring, build, slots_of
 from reconciler.limits import default_size
 from reconciler.model import Algorithm
 
@@ -44,8 +44,8 @@ def build_first_tries(pools: Iterable[Sequence[Ring]], rows: Mapping[str, Endpoi
 def _tries(rings: Sequence[Ring], rows: Mapping[str, EndpointRow]) -> Iterator[Weights]:
     """Weights that may lead to these rings, the likeliest first. At least one of them."""
     members = sorted({member for ring in rings for member in ring.members} & rows.keys())
-    # Round-robin rings hold exact proportions, hash rings only rounded ones: so the former come first.
-    ordered = sorted(rings, key=lambda ring: ring.algorithm is not Algorithm.ROUND_ROBIN)
+    # Rings of turns hold exact proportions, hash rings only rounded ones: so the former come first.
+    ordered = sorted(rings, key=lambda ring: ring.algorithm not in IN_TURNS)
     guesses = chain.from_iterable(_guesses(ring) for ring in ordered if ring.members)
     first = next(guesses, {})
     yield from ({member: guess.get(member, 1) for member in members} for guess in chain([first], guesses))
@@ -61,14 +61,14 @@ def _counted(ring: Ring) -> Iterator[NDArray[np.int64]]:
     counts = np.bincount(ring.array, minlength=len(ring.members))
     exact = counts // np.gcd.reduce(counts)
     is_exact = exact.max() <= MAX_WEIGHT
-    if is_exact and ring.algorithm is Algorithm.ROUND_ROBIN:
+    if is_exact and ring.algorithm in IN_TURNS:
         yield exact
     rounded = islice(_rounded(counts), MAX_TRIES)
     first = next(rounded, None)
     if first is not None:
         yield first
         yield from rounded
-    if is_exact and ring.algorithm is not Algorithm.ROUND_ROBIN:
+    if is_exact and ring.algorithm not in IN_TURNS:
         yield exact
     elif first is None and not is_exact:
         yield np.maximum(counts * MAX_WEIGHT // counts.max(), 1)
@@ -97,5 +97,5 @@ def _rebuild(ring: Ring, weights: Weights, rows: Mapping[str, EndpointRow]) -> R
 
 def ring_size(rings: Sequence[Ring]) -> int | None:
     """The `ringSize` of a pool with these rings, None if they have the default size."""
-    hashed = [r for r in rings if r.members and r.algorithm is not Algorithm.ROUND_ROBIN]
+    hashed = [r for r in rings if r.members and r.algorithm not in IN_TURNS]
     return next((r.array.size for r in hashed if default_size(len(r.members)) % r.array.size), None)

@@ -17,10 +17,11 @@ MAX_WEIGHT = 2**31 - 1
 
 # These hash the address of the client alone; with its port they hash connections, as maglev does.
 _HASHING = {"sh": "sh-port", "mh": "mh-port"}
-_EXACT = {"rr": "round-robin", "wrr": "round-robin", "lc": "least-connections", "wlc": "least-connections"}
+_EXACT = {"rr": "round-robin", "wrr": "round-robin", "lc": "least-connections", "wlc": "least-connections",
+          "twos": "least-connections"}  # fmt: skip
 _NEAREST = {
     "sed": "least-connections", "nq": "least-connections", "lblc": "least-connections", "ovf": "least-connections",
-    "lblcr": "least-connections", "twos": "least-connections", "dh": "round-robin", "fo": "round-robin",
+    "lblcr": "least-connections", "dh": "round-robin", "fo": "round-robin",
     "conhash": "source-hash",
 }  # fmt: skip
 SCHEDULERS = {*_HASHING, *_EXACT, *_NEAREST}

@@ -177,14 +177,15 @@ class FakeKernel:
         return [self._swap(map_name, *swap) for swap in swaps]
 
     def _swap(self, map_name: str, index: int, seen: int, wanted: int) -> bool:
-        words = self.words(map_name)
-        if words is None or index >= words.size or int(words[index]) != seen:
-            return False
-        words[index] = wanted
         row = MAPS[map_name].value_size // 8
-        number = index // row
-        value = words[number * row : number * row + row].tobytes()
-        return self._update(map_name, NUMBER.pack(Number(number)), value) is None
+        key = NUMBER.pack(Number(index // row))
+        if index // row >= self.capacity(map_name):
+            return False
+        words = np.frombuffer(self.maps[map_name].get(key, bytes(row * 8)), np.uint64).copy()
+        if int(words[index % row]) != seen:
+            return False
+        words[index % row] = wanted
+        return self._update(map_name, key, words.tobytes()) is None
 
     def chunk(self, outer: str, index: int) -> Words | None:
         return self.inner.get(outer, {}).get(index)

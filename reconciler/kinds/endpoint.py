@@ -22,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from reconciler import connections, remembered, served
+from reconciler import connections, loads, remembered, served
 from reconciler.dataplane import endpoint_filter, slots
 from reconciler.dataplane import endpoint_table as endpoint_tables
 from reconciler.dataplane.endpoint_table import EndpointTable, Index, Words, words_of
@@ -388,6 +388,7 @@ class EndpointKind(Kind):
         reusable = [number for number in retired if number not in used][: count - len(free)]
         remembered.forget(self.kernel, reusable)
         connections.forget(self.kernel, endpoints=reusable)
+        loads.forget(self.kernel, reusable)
         self.kernel.delete(ENDPOINT_COUNTERS.name, [ENDPOINT_COUNTERS.key.pack(Number(number)) for number in reusable])
         return free + reusable
 

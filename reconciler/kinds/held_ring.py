@@ -17,8 +17,7 @@ from reconciler.dataplane.ring import Slots
 from reconciler.dataplane.slots import ENDPOINT_MASK, distinct, reduced
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import ids_in
-from reconciler.kinds.ring import Ring, name_algorithm
-from reconciler.model import Algorithm
+from reconciler.kinds.ring import IN_TURNS, Ring, name_algorithm
 
 
 class EndpointNames:
@@ -78,7 +77,7 @@ class HeldRing(Ring):
     _slots: bytes | None
 
     def __init__(self, name: str, endpoints: Slots, names: EndpointNames) -> None:
-        if name_algorithm(name) is not Algorithm.ROUND_ROBIN:
+        if name_algorithm(name) not in IN_TURNS:
             endpoints = reduced(endpoints)
         names.add(endpoints)
         for field, value in (("name", name), ("_endpoints", endpoints), ("_names", names), ("_members", None),

@@ -25,6 +25,9 @@ from reconciler.model import Algorithm, DeadEndpoint, EndpointState, Pool
 from reconciler.resource import Cause, Causes, Context, Key, Reason, Resource
 from reconciler.safe import some
 
+IN_TURNS = frozenset((Algorithm.ROUND_ROBIN, Algorithm.LEAST_CONNECTIONS))
+"""Algorithms whose rings have slots exactly as the weights say; the others take hashes for numbers of slots."""
+
 _KEPT_BYTES = 16 << 20
 """Of the slots of rings that are kept: a round asks for those of a ring several times, and nodes have rings in common.
 All of them would take more memory than the rest of lbctl."""
@@ -163,7 +166,7 @@ class Ring(Resource):
 
     def _is_comparable(self, after: Ring) -> bool:
         """Whether both rings have endpoints and choose them by the same hash."""
-        hashed = self.algorithm is after.algorithm and self.algorithm is not Algorithm.ROUND_ROBIN
+        hashed = self.algorithm is after.algorithm and self.algorithm not in IN_TURNS
         return hashed and bool(self.members and after.members)
 
 
@@ -254,7 +257,7 @@ def build(pool: Pool, algorithm: Algorithm) -> Ring:
     rows, weights = tuple([active[member][0] for member in members]), tuple([active[member][1] for member in members])
     name, size = ring_name(pool.name, algorithm), pool.ring_size or 0
     fewest = min(weights, default=0) * (size or default_size(len(members)))
-    if members and (algorithm is Algorithm.ROUND_ROBIN or fewest >= sum(weights)):
+    if members and (algorithm in IN_TURNS or fewest >= sum(weights)):
         dead = tuple([row for e, row in zip(pool.endpoints, of, strict=True) if isinstance(e, DeadEndpoint)])
         return UnbuiltRing(name, members, rows, weights, size, dead)
     # A member whose share is less than a slot may hold none. Then it is left out, as the kernel can't show it.
@@ -289,6 +292,6 @@ def _built(recipes: Sequence[Recipe]) -> dict[Recipe, Slots]:
 def _slots_of(recipes: Sequence[Recipe]) -> list[Slots]:
     """A hash ring is reduced to its smallest equal form: the kernel may hold a larger one. In turns, the order
     counts."""
-    hashed = [recipe[1:] for recipe in recipes if recipe[0] is not Algorithm.ROUND_ROBIN]
+    hashed = [recipe[1:] for recipe in recipes if recipe[0] not in IN_TURNS]
     rings = map(reduced, hash_rings(hashed))
-    return [turns(recipe[2]) if recipe[0] is Algorithm.ROUND_ROBIN else next(rings) for recipe in recipes]
+    return [turns(recipe[2]) if recipe[0] in IN_TURNS else next(rings) for recipe in recipes]

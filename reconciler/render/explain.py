@@ -15,6 +15,11 @@ FORMAT_VERSION = 1
 """Of explanations in JSON; it changes only if readers must change."""
 
 _ASKS = "neighbour-unknown"
+_WHY_SLOT = {
+    "round-robin": ", whose turn is next",
+    "least-connections": ", or of two slots the one whose endpoint has fewer connections for its weight",
+}
+"""By algorithm: why it is this slot, where no hash tells."""
 _LABEL_WIDTH = 12
 _LAYER_WIDTH = 10
 _TRANSPORTS = ("tcp", "udp", "sctp", "icmp", "icmp6")
@@ -65,7 +70,7 @@ def _rows(e: Explanation) -> Iterator[tuple[str, str]]:
         where = "without slots"
         if "slot" in e.slot:
             where = f"slot {e.slot['slot']:,} of {e.slot['slots']:,}"
-            where += ", whose turn is next" if e.service and e.service.get("algorithm") == "round-robin" else ""
+            where += _WHY_SLOT.get(str(e.service.get("algorithm")) if e.service else "", "")
         yield "ring", f"{e.slot['ring']}, {where} (row {e.slot['index']} of rings)"
     if e.transition:
         yield "transition", f"{e.transition['means']}; the slot belongs to {e.transition['current']} now"

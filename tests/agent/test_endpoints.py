@@ -128,7 +128,7 @@ def test_a_drain_is_told_heeded_and_over(site):
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [
-        ("services.yaml", "round-robin", "least-connections", "is not supported yet"),
+        ("services.yaml", "algorithm: round-robin", "affinity: {}", "is not supported yet"),
         ("pools.yaml", "endpoints:", "endpionts:", "unknown key"),
         ("services.yaml", "ports: [25]", "ports: [25]\n  affinity: {}", "is not supported yet"),
     ],
