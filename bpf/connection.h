@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The tables of NAT's connections, one for each version of IP; a stage knows one. One entry serves both directions: requests and replies alike know the client's address
- * and port, so these are what an entry is found by. A client may have several connections from one port; a request then
- * tells them apart by its service, a reply by its endpoint.
+ * The tables of NAT's connections, one for each version of IP; a stage knows one. One entry serves both directions:
+ * requests and replies alike know the client's address and port, so these are what an entry is found by. A client may have
+ * several connections from one port; a request then tells them apart by its service, a reply by its endpoint.
  *
- * An entry is two words (maps.h), over IPv6 with the client's address beside them, in any place of either of two buckets. Words are changed by compare-and-swap only, so
- * there is no lock; if somebody else changed a word meanwhile, the next packet tries again. Who wants a place claims it
- * by its `who`, and fills in the rest before `who` says whose it is.
+ * An entry is two words (maps.h), over IPv6 with the client's address beside them, in any place of either of two buckets.
+ * Words are changed by compare-and-swap only, so there is no lock; if somebody else changed a word meanwhile, the next
+ * packet tries again. Who wants a place claims it by its `who`, and fills in the rest before `who` says whose it is.
  *
  * Once an entry was silent for longer than its state allows, it does not exist any more, and its place is free. A
  * connection that is open is never given up for a new one.

@@ -65,7 +65,8 @@ BPF_ARRAY(service_changes, u64, 1);
 
 /*
  * What a CPU has found in the tables of services and VIPs: one line of a processor's cache with all of a service, or of a
- * VIP, found without a call (vip.h). By CPU and a hash of VIP, port and protocol, as `service_counters` below is by the service's index.
+ * VIP, found without a call (vip.h). By CPU and a hash of VIP, port and protocol, as `service_counters` below is by the
+ * service's index.
  */
 struct known_service {
 	u64 stamp;		/* when it was found: a line is good for a moment, unless a row changes meanwhile */
@@ -185,8 +186,8 @@ BPF_ARRAY(endpoint_filter, struct endpoint_filter, 1);
  * behind them are as many rows as a byte can tell apart. So a slot in transition needs one line that is hardly ever in a
  * processor's cache, and another that mostly is.
  *
- * By index of the ring, `rings` says where it lies and how many slots of which size it has. A ring is written to lines that nobody
- * uses, and this word then leads to it in one step. User space waits until no program is under way that may have read
+ * By index of the ring, `rings` says where it lies and how many slots of which size it has. A ring is written to lines
+ * that nobody uses, and this word then leads to it in one step. User space waits until no program is under way that may have read
  * an earlier word before it uses the former lines again.
  */
 #define SLOT_ID_MASK 0x1ffff
@@ -472,8 +473,8 @@ struct looks {
 BPF_PERCPU_ARRAY(looks, struct looks, 1);
 
 /*
- * What clients of nat and fullnat see of a service, by index of the service. User space writes it before the service, and it outlives
- * the service as long as connections have its index. All zeros: none.
+ * What clients of nat and fullnat see of a service, by index of the service. User space writes it before the service, and
+ * it outlives the service as long as connections have its index. All zeros: none.
  */
 struct front {
 	__be32 vip[4];		/* an IPv4 address is the first word */

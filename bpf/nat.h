@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * NAT of TCP and UDP, over IPv4 or over IPv6: each is a stage of its own. The endpoint's address and port become the destination of requests, the VIP's the source of
- * replies.
+ * NAT of TCP and UDP, over IPv4 or over IPv6: each is a stage of its own. The endpoint's address and port become the
+ * destination of requests, the VIP's the source of replies.
  */
 
 #define OWN_STAGE (HAS(AS_NAT6) ? STAGE_NAT6 : STAGE_NAT4)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * NAT over IPv4 that remembers nothing. While a ring that hashes its clients stands still, it gives a client the same endpoint each
- * time, as for direct server return. And the source of a reply says which service it belongs to, since no other one has
- * this endpoint's address and port: map `served`. While slots of the ring are in transition, flows are remembered as for
- * direct server return (transition.h).
+ * NAT over IPv4 that remembers nothing. While a ring that hashes its clients stands still, it gives a client the same
+ * endpoint each time, as for direct server return. And the source of a reply says which service it belongs to, since no
+ * other one has this endpoint's address and port: map `served`. While slots of the ring are in transition, flows are
+ * remembered as for direct server return (transition.h).
  *
  * On the way from the table to this a service is settling: the table is asked first, and the ring for all that it doesn't
  * know. On the way back it is leaving: the table is asked first, and what it doesn't know goes by the ring unless it opens
