@@ -467,10 +467,14 @@ static __always_inline u64 look_of_entry(u64 who, u64 where, u32 now)
 	u32 service = connection_service(where), id = connection_endpoint(where);
 	struct endpoint *endpoint = endpoints.lookup(&id);
 	struct front *front = fronts.lookup(&service);
-	const __be32 *address = endpoint ? address_of(id, endpoint) : NULL;
+	const __be32 *address;
 	u64 is_gone;
 
-	if (!front || !address)
+	if (!front || !endpoint)
+		return 0;
+	/* A condition of its own: else the verifier of Linux 6.1 takes the address for a number. */
+	address = address_of(id, endpoint);
+	if (!address)
 		return 0;
 	is_gone = (is_due_at(who, front, now) & 1) | (is_some(connection_state_of(who) ^ CONNECTION_OVER) ^ 1);
 	return look_of(address, port_behind(endpoint, front)) | is_gone * GONE;
