@@ -95,12 +95,14 @@ static __always_inline u32 take_number(void)
 	if (!numbers)
 		return NO_POOL;
 	for (step = 0; step < NUMBER_STEPS; step++) {
-		u32 group = step % 8, word, number;
-		u64 bit, free = ~numbers->full[group];
+		u32 group = step % 8, number;
+		u64 bit, word, free = ~numbers->full[group];
 
 		if (!free)
 			continue;
 		word = group * 64 + lowest_bit(free) % 64;
+		OPAQUE(word);	/* so that the verifier of Linux 6.1 sees its bounds */
+		word &= 511;
 		number = lowest_bit(~(numbers->words[word] | (word == 0)));
 		if (number >= 64) {
 			__sync_fetch_and_or(&numbers->full[group], 1ULL << (word & 63));
