@@ -103,7 +103,7 @@ static __always_inline u32 choose_endpoint(const struct service *service, const 
 
 	if (HAS(LEAST_CONNECTIONS) && service->algorithm == ALGORITHM_LEAST_CONNECTIONS && id)
 		id = less_loaded(id, read_slot(service, client, try, &slot) & SLOT_ID_MASK);
-	return id;
+	return HAS(LEAST_CONNECTIONS) ? forgotten(id, client->address) : id;
 }
 
 /* The row of an endpoint that may still get packets of open connections, NULL if it may not. */
