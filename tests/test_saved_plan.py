@@ -91,6 +91,10 @@ FLAWED = {
     "foundation": {"kind": "foundation", "family": "IPv4", "parts": [{"kind": "foundation", "id": "IPv4"}]},
     "sysctl": {"kind": "sysctl", "name": "kernel/core_pattern", "value": "|/tmp/x"},
     "sysctl-value": {"kind": "sysctl", "name": "net/ipv4/ip_forward", "value": "1\n"},
+    "weight": {"kind": "weight", "endpoint": "10.2.0.1:80", "weight": 0},
+    "snat": {"kind": "snat", "sources": ["10.2.0.9"], "damage": "a strange row"},
+    "source": {"kind": "source", "address": "10.2.0.1", "port": 70000, "protocol": "tcp", "vip": "20.20.20.1",
+               "vip_port": 80, "endpoint": "10.2.0.1:80"},
     "unpacked": {"kind": "unpacked", "address": "20.20.20.1", "damage": base64.b64encode(b"x" * 20).decode()},
 }
 

@@ -20,7 +20,7 @@ from reconciler.dataplane.rows import Served, ServiceKey
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
-from reconciler.kinds.endpoint import EndpointRow, ids_of, numbered_rows, rows_of
+from reconciler.kinds.endpoint import EndpointRow, ids_of, is_port, numbered_rows, rows_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Pool, place_of
 from reconciler.resource import Change, Key, Reading, Resource
@@ -55,6 +55,8 @@ class Source(Resource):
 
     @property
     def flaw(self) -> str:
+        if not (is_port(self.port) and is_port(self.vip_port)):
+            return f"ports {self.port}, {self.vip_port}"
         return "" if self.protocol in _NUMBERS and self.endpoint else f"{self.protocol}, {self.endpoint or 'nobody'}"
 
     @property
