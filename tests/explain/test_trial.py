@@ -152,6 +152,15 @@ def sourceless(balancer: Balancer) -> None:
     balancer.serve(ring=[1], algorithm=AlgorithmCode.MAGLEV, mode=ModeCode.DSR_L3)
 
 
+def fullnat(balancer: Balancer) -> None:
+    balancer.sources("10.2.0.9")
+    balancer.serve(ring=[1], mode=ModeCode.FULLNAT)
+
+
+def portless(balancer: Balancer) -> None:
+    balancer.serve(ring=[1], mode=ModeCode.FULLNAT)
+
+
 def ping_endpoints(balancer: Balancer) -> None:
     balancer.settings(OWN)
     to_endpoints(balancer, ModeCode.DSR_L3)
@@ -184,6 +193,9 @@ CASES: dict[str, Case] = {
     "dsr-l2, far": (behind("192.0.2.7", ModeCode.DSR_L2), SYN, "front", Verdict.OFF_LINK),
     "dsr-l3": (dsr, SYN, "front", Verdict.REQUEST),
     "dsr-l3, no source": (sourceless, SYN, "front", Verdict.NO_ROUTE),
+    "dsr-l3, TTL": (dsr, tcp(CLIENT, WEB, "S", ttl=1), "front", Verdict.TTL_EXPIRED),
+    "fullnat": (fullnat, SYN, "front", Verdict.REQUEST),
+    "fullnat, no source": (portless, SYN, "front", Verdict.NO_PORT),
     "dsr-l3, same interface": (dsr, SYN, "back", Verdict.REQUEST),
     "dsr-l3, too big": (dsr, LONG, "front", Verdict.TOO_BIG_ANSWERED),
     "dsr-l3, too big and silent": (narrow, LONG, "front", Verdict.TOO_BIG),

@@ -44,6 +44,7 @@ DENIED = (XdpVerdict.DROP, {Verdict.NOT_ALLOWED: 1})
 @pytest.fixture(autouse=True)
 def _endpoints(balancer: Balancer) -> None:
     balancer.settings("10.2.0.1", source6="2001:db8:2::1")
+    balancer.sources("10.2.0.9")
     balancer.endpoint(1)
     balancer.endpoint(5)
 
