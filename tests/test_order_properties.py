@@ -74,18 +74,24 @@ def wanted(desired, cls):
     return [resource for resource in desired.resources.values() if isinstance(resource, cls)]
 
 
+def sources_in(live):
+    return {source for resource in live.values() if resource.key.kind == "snat" for source in resource.sources}
+
+
 class Watcher:
     """Looks at each state between two writes on the way to `desired`."""
 
     def __init__(self, kernel, desired):
         self.kernel, self.desired = kernel, desired
         self.before = announced(kernel)
+        self.sources = sources_in(read_live(kernel).resources)
         kernel.on_write = self
 
     def __call__(self):
         method, what = self.kernel.writes[-1]
         live = read_live(self.kernel).resources
         served = {str(key.vip) for key in live.values() if key.kind == "service"}
+        served |= sources_in(live) | self.sources  # former ones go last, since replies still come to them
         routed = {str(key.address) for key in live.values() if key.kind == "announcement"}
         assert routed <= announced(self.kernel)
         if method == "add_route" and what in self.kernel.announcements:

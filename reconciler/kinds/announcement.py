@@ -105,7 +105,7 @@ class AnnouncementKind(Kind):
         if service.mode is Mode.FULLNAT:
             # Replies come to this node alone, so neither health nor a drain speaks against it.
             for source in sources_of(facts.node):
-                yield Announcement(source, table, told.metric), facts.node.span
+                yield Announcement(source, table, told.metric), service.span
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:

@@ -84,7 +84,7 @@ class LoopbackKind(Kind):
         form = facts.node.vip_binding.value
         yield from ((LoopbackVip(vip, form, tuple(services)), service.span) for vip, services in ids.items())
         if service.mode is Mode.FULLNAT:
-            yield from ((LoopbackVip(source, form), facts.node.span) for source in sources_of(facts.node))
+            yield from ((LoopbackVip(source, form), service.span) for source in sources_of(facts.node))
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:

@@ -82,7 +82,7 @@ class SnatKind(Kind):
     def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
         if service.mode is Mode.FULLNAT:
             sources, ports = sources_of(facts.node), facts.node.snat_ports
-            yield Snat(tuple(map(str, sources)), ports.start, len(ports)), facts.node.span
+            yield Snat(tuple(map(str, sources)), ports.start, len(ports)), service.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         return Reading(tuple(_decode(value) for _, value in self.kernel.dump(SNAT.name) if any(value)))

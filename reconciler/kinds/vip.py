@@ -70,7 +70,7 @@ class VipKind(Kind):
         yield from ((VipRow(vip, undefined, echo.value), service.span) for vip in service.vips)
         if service.mode is Mode.FULLNAT:
             # What is for a source and of no connection is a late packet, which the kernel answers with a reset.
-            yield from ((VipRow(source, Undefined.PASS.value), facts.node.span) for source in sources_of(facts.node))
+            yield from ((VipRow(source, Undefined.PASS.value), service.span) for source in sources_of(facts.node))
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:
