@@ -19,7 +19,7 @@ from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.service import ServiceRow, rows_of
-from reconciler.kinds.snat import sources_of
+from reconciler.kinds.snat import SNAT_KEY, sources_of
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
 from reconciler.kinds.vip import VipRow
 from reconciler.model import Address, Mode, Role, Service, VipBinding, text_of
@@ -30,16 +30,17 @@ from reconciler.view import Facts, NodeView
 @dataclass(frozen=True, slots=True)
 class LoopbackVip(Resource):
     """`form`: route or address. `services` are the ids of the services at this VIP, `silence` are the names of the
-    settings that keep an endpoint from answering ARP requests for it."""
+    settings that keep an endpoint from answering ARP requests for it. `is_source`: fullnat's requests come from it."""
 
     kind: ClassVar[str] = "loopback"
-    may_need: ClassVar[frozenset[str] | None] = frozenset(("sysctl", "foundation", "vip"))
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("sysctl", "foundation", "vip", "snat"))
     announces: ClassVar[bool] = True
 
     address: Address
     form: str
     services: tuple[str, ...] = field(default=(), compare=False)
     silence: tuple[str, ...] = field(default=(), compare=False)
+    is_source: bool = field(default=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -48,8 +49,8 @@ class LoopbackVip(Resource):
     @property
     def needs(self) -> tuple[Key, ...]:
         silence = tuple(Key(Sysctl.kind, name) for name in self.silence)
-        rows = (Key(VipRow.kind, self.id),) if self.services else ()
-        return (*silence, foundation_of(self.address), *rows)
+        rows = (Key(VipRow.kind, self.id),) if self.services or self.is_source else ()
+        return (*silence, foundation_of(self.address), *rows, *((SNAT_KEY,) if self.is_source else ()))
 
     @property
     def needs_any(self) -> tuple[Key, ...]:
@@ -84,7 +85,8 @@ class LoopbackKind(Kind):
         form = facts.node.vip_binding.value
         yield from ((LoopbackVip(vip, form, tuple(services)), service.span) for vip, services in ids.items())
         if service.mode is Mode.FULLNAT:
-            yield from ((LoopbackVip(source, form), service.span) for source in sources_of(facts.node))
+            sources = (LoopbackVip(source, form, is_source=True) for source in sources_of(facts.node))
+            yield from ((source, service.span) for source in sources)
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:
@@ -120,13 +122,13 @@ class LoopbackKind(Kind):
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         """VIPs of a balancer in service that became an address of the node itself; before they serve, that blocks."""
-        balanced = [r.id for r in wanted if isinstance(r, LoopbackVip) and r.services]
+        balanced = [r.id for r in wanted if isinstance(r, LoopbackVip) and (r.services or r.is_source)]
         if foreign := self.kernel.foreign_addresses(balanced):
             ours = {vip.address for vip in self.kernel.local_vips()}
             for address in foreign.keys() & ours:
                 yield Concern(
                     Key(LoopbackVip.kind, address),
-                    f"{address} is in service as a VIP, and is the node's own by now, too ({foreign[address]}): "
+                    f"{address} is in service, and is the node's own by now, too ({foreign[address]}): "
                     "packets to it are for the services, so whatever else the node offers there, such as ssh, is lost",
                     "remove it there, or choose another VIP",
                 )

@@ -85,7 +85,17 @@ class SnatKind(Kind):
             yield Snat(tuple(map(str, sources)), ports.start, len(ports)), service.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        return Reading(tuple(_decode(value) for _, value in self.kernel.dump(SNAT.name) if any(value)))
+        held = tuple(_decode(value) for _, value in self.kernel.dump(SNAT.name) if any(value))
+        return Reading(held, impossible=self._impossible(wanted.get(SNAT_KEY)))
+
+    def _impossible(self, wanted: Resource | None) -> Mapping[Key, str]:
+        """Replies to a source that is somebody else's would be theirs, too, so nothing may leave from it."""
+        if not isinstance(wanted, Snat) or self.kernel.adopts:
+            return {}
+        ours = {vip.address for vip in self.kernel.local_vips(set(wanted.sources))}
+        foreign = self.kernel.foreign_addresses([source for source in wanted.sources if source not in ours])
+        in_the_way = [f"{source} is in the way: {owner}, which is not lbctl's" for source, owner in foreign.items()]
+        return {SNAT_KEY: in_the_way[0]} if in_the_way else {}
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         """Sources whose ports towards an endpoint run short."""
