@@ -235,7 +235,7 @@ def _delete(run: _Run, deletes: Sequence[Change]) -> None:
             postponed += ready
             continue
         _note(run, run.make(ready))
-        if run.kinds[kind].resource.announces:
+        if run.kinds[kind].resource.announces and announced is None:
             announced = next((change.key for change in ready if change.key in result.failed), None)
     if PROGRAM not in run.current:
         _note(run, ((change, None) for change in postponed))
