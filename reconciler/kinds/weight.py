@@ -91,7 +91,12 @@ class WeightKind(Kind):
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
         known = {held.row.id: held.number for held in numbered_rows(self.kernel, [c.key.id for c in changes])}
         numbers = {change.key: number for change in changes if (number := _number(change.key.id, known))}
-        gone = [change for change in changes if change.after is None and change.key in numbers]
+        taken = ids_of(self.kernel, list(numbers.values()))  # a row that was nobody's may be an endpoint's by now
+        gone = [
+            change for change in changes
+            if change.after is None and taken.get(numbers.get(change.key, 0), change.key.id) == change.key.id
+            and change.key in numbers
+        ]  # fmt: skip
         removed = self.kernel.delete(LOADS.name, [_row(numbers[change.key]) for change in gone])
         outcomes = list(zip(gone, removed, strict=True))
         puts = {c: c.after.weight for c in changes if isinstance(c.after, Weight) and c.key in numbers}

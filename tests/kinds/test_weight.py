@@ -49,6 +49,15 @@ def test_the_weight_of_nobody_is_found_and_removed():
     assert WeightKind(made).read({}).resources == ()
 
 
+def test_the_weight_of_nobody_stays_if_an_endpoint_got_its_number_meanwhile():
+    made = kernel()
+    weight = Weight(ROWS[0].id, 3)
+    WeightKind(made).write([Change(weight.key, None, weight)])
+    strange = Weight(f"nobody's row {number(made, ROWS[0])}", 3)
+    assert WeightKind(made).write([Change(strange.key, strange, None)]) == [None]
+    assert WeightKind(made).read({}).resources == (weight,)
+
+
 def test_a_weight_needs_its_endpoint_and_a_program_that_knows_it():
     change = Change(Weight("10.9.9.9:1", 1).key, None, Weight("10.9.9.9:1", 1))
     assert "is not there" in str(WeightKind(kernel()).write([change])[0])
@@ -66,7 +75,7 @@ def test_connections_are_counted_by_endpoint_but_for_those_that_are_over_or_sile
         connection(3, endpoint=two), connection(4, endpoint=two, silence=1_000), connection(5, endpoint=two),
         connection(6, endpoint=one, state=ConnectionState.OPENING),
     ])  # fmt: skip
-    assert sum(1 for _ in recount(made, 1)) > 1
+    assert sum(1 for _ in recount(made, 200_000)) > 1
     found = loads(made)
     assert (found[one], found[two], found[9], found.sum()) == (2, 2, 0, 4)
     assert LOADS.value.unpack(dict(made.dump(LOADS.name))[LOADS.key.pack(Number(one))]).since == 2**32 - 9
