@@ -166,7 +166,7 @@ class FakeKernel:
     # --- memory that programs and processes share ------------------------------------------------------
     def words(self, map_name: str) -> Words | None:
         rows = self.maps.get(map_name)
-        if rows is None:
+        if rows is None or not self.capacity(map_name):
             return None
         content = np.zeros((self.capacity(map_name), MAPS[map_name].value_size // 8), np.uint64)
         for key, value in rows.items():
