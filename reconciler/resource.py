@@ -126,7 +126,8 @@ class Resource(_Keyed):
 
     def stamps(self) -> Iterator[str]:
         """Texts for the value, the same on every machine: the first is written down when the resource was applied, any
-        of them stands for this value. Resources with one key have the same first text only if they are equal."""
+        of them stands for this value. Resources with one key have the same first text just if they are equal: so no
+        field that is left out of comparing may show in it."""
         yield repr(self)
 
     def describe(self) -> dict[str, str]:

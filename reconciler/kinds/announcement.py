@@ -48,9 +48,9 @@ class Announcement(Resource):
     address: Address
     table: int
     metric: int
-    services: tuple[str, ...] = field(default=(), compare=False)
-    why: tuple[str, ...] = field(default=(), compare=False)
-    is_drained: bool = field(default=False, compare=False)
+    services: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    why: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    is_drained: bool = field(default=False, compare=False, repr=False)
 
     @property
     def id(self) -> str:

@@ -40,7 +40,7 @@ class Attachment(Resource):
     interface: str
     mode: str
     program: str
-    sends: bool = field(default=True, compare=False)
+    sends: bool = field(default=True, compare=False, repr=False)
     load: str = LOADED
     maps: str = ""
 

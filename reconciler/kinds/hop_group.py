@@ -42,7 +42,7 @@ class HopGroup(Resource):
     hops: tuple[tuple[str, str], ...]
     buckets: int
     idle_s: int
-    silent: tuple[str, ...] = field(default=(), compare=False)
+    silent: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def id(self) -> str:

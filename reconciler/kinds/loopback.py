@@ -38,9 +38,9 @@ class LoopbackVip(Resource):
 
     address: Address
     form: str
-    services: tuple[str, ...] = field(default=(), compare=False)
-    silence: tuple[str, ...] = field(default=(), compare=False)
-    is_source: bool = field(default=False, compare=False)
+    services: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    silence: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    is_source: bool = field(default=False, compare=False, repr=False)
 
     @property
     def id(self) -> str:

@@ -32,7 +32,7 @@ class NeighbourProxy(Resource):
 
     address: Address
     interface: str
-    is_prober: bool = field(default=False, compare=False)
+    is_prober: bool = field(default=False, compare=False, repr=False)
 
     @property
     def id(self) -> str:

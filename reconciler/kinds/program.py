@@ -34,7 +34,7 @@ class Program(Resource):
     kind: ClassVar[str] = "program"
 
     name: str
-    features: tuple[str, ...] | None = field(default=(), compare=False)
+    features: tuple[str, ...] | None = field(default=(), compare=False, repr=False)
     layout: str = ""
     services: int = 0
     endpoints: int = 0

@@ -27,7 +27,7 @@ class VipRoute(Resource):
 
     address: Address
     number: int
-    group: str = field(default="", compare=False)
+    group: str = field(default="", compare=False, repr=False)
 
     @property
     def id(self) -> str:

@@ -32,7 +32,7 @@ class Vlan(Resource):
     interface: str
     trunk: str
     is_current: bool = True
-    tag: int = field(default=0, compare=False)
+    tag: int = field(default=0, compare=False, repr=False)
 
     @property
     def id(self) -> str:

@@ -39,8 +39,8 @@ class VrrpState(Resource):
     weight: int
     vips: tuple[Key, ...] = field(default=(), compare=False, repr=False)
     foundations: tuple[Key, ...] = field(default=(), compare=False, repr=False)
-    why: tuple[str, ...] = field(default=(), compare=False)
-    is_drained: bool = field(default=False, compare=False)
+    why: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    is_drained: bool = field(default=False, compare=False, repr=False)
 
     @property
     def id(self) -> str:
