@@ -36,7 +36,7 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.stages import Stage, stages_of
 from reconciler.errors import BuildError, FilesError
-from reconciler.kernel import headers, maps
+from reconciler.kernel import cpus, headers, maps
 from reconciler.kernel.cache import ENVIRONMENT, cache_dir
 from reconciler.kernel.maps import Shape
 
@@ -50,7 +50,7 @@ _LINES_SHOWN = 20
 
 
 def _rows_of_cpu(capacity: int, is_trial: bool) -> int:
-    return 0 if is_trial else capacity // maps.numbered_cpus()
+    return 0 if is_trial else capacity // cpus.numbered_cpus()
 
 
 _SIZES: Mapping[str, tuple[int, Callable[[int, bool], int]]] = {

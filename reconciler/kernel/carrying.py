@@ -33,7 +33,7 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.row import COUNTER
 from reconciler.dataplane.slots import Words
-from reconciler.kernel import connections, filling, former_flows, maps
+from reconciler.kernel import connections, cpus, filling, former_flows, maps, whole_maps
 from reconciler.kernel.maps import OpenMap
 
 Rows = dict[bytes, bytes]
@@ -125,7 +125,7 @@ class Counters(Carrier):
 
     @staticmethod
     def _all(opened: OpenMap) -> Rows:
-        return dict(maps.dump(opened))
+        return dict(whole_maps.dump(opened))
 
     def _add(self, former: Rows, now: Rows) -> None:
         """Add to counters where they lie, all at once."""
@@ -142,7 +142,7 @@ class Counters(Carrier):
     @functools.cached_property
     def _is_counter(self) -> Words:
         """For each word of a value 1 if it is a counter, else 0."""
-        of_row: Words = np.zeros(maps.cpu_stride(self.target.shape.value_size) // 8, np.uint64)
+        of_row: Words = np.zeros(cpus.cpu_stride(self.target.shape.value_size) // 8, np.uint64)
         place = 0
         for field in self._wanted.value:
             if field[1] == COUNTER:
@@ -163,7 +163,7 @@ class FlowMemory(Carrier):
     def prepare(self) -> None:
         self.seen = filling.buckets_of(self.source)
         content = resized(self.seen, self.target.shape.capacity).tobytes()
-        maps.overwrite(self.target, [(b"", content)])
+        whole_maps.overwrite(self.target, [(b"", content)])
 
     def follow(self) -> int:
         return self.finish()
@@ -226,8 +226,8 @@ class FormerConnections(Connections):
     """Those of a program that has a row for each direction of a connection."""
 
     def _entries(self) -> Entries:
-        fronts = former_flows.Fronts(maps.read_joined(self._beside(FRONTS.name))[1])
-        endpoints = maps.read_joined(self._beside(ENDPOINTS.name))[1]
+        fronts = former_flows.Fronts(whole_maps.read_joined(self._beside(FRONTS.name))[1])
+        endpoints = whole_maps.read_joined(self._beside(ENDPOINTS.name))[1]
         found = former_flows.entries(self.source, self._held, endpoints, fronts)
         fronts.write(self._beside(FRONTS.name))
         return found

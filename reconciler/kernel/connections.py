@@ -24,14 +24,14 @@ from reconciler.dataplane.connections import (
     placed,
 )
 from reconciler.dataplane.slots import Words
-from reconciler.kernel import maps
+from reconciler.kernel import maps, whole_maps
 from reconciler.kernel.atomic import swap
 from reconciler.kernel.maps import OpenMap
 
 
 def seed_of(opened: OpenMap) -> Words:
     """The secret of the hashes."""
-    return np.frombuffer(maps.read_array(opened), np.uint64)
+    return np.frombuffer(whole_maps.read_array(opened), np.uint64)
 
 
 def held(opened: OpenMap) -> Entries:

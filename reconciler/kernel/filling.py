@@ -24,12 +24,12 @@ from reconciler.dataplane.layout import (
     MapType,
 )
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, maps
+from reconciler.kernel import bpf, cpus, maps, whole_maps
 from reconciler.kernel.maps import OpenMap
 from reconciler.kernel.port import Row
 
 _OF_CPUS: Mapping[int, Callable[[], Sequence[int]]] = {
-    MapType.PERCPU_ARRAY: maps.cpu_numbers, MapType.CPU_ARRAY: lambda: range(maps.numbered_cpus()),
+    MapType.PERCPU_ARRAY: cpus.cpu_numbers, MapType.CPU_ARRAY: lambda: range(cpus.numbered_cpus()),
 }  # fmt: skip
 """The kinds of maps that have a value for each CPU, and the numbers of these CPUs."""
 
@@ -47,10 +47,10 @@ def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, want
     if name in _FILLED_ELSEWHERE:
         return  # the places depend on the generation's secret, or on the map's size: handing.py
     if name == REMEMBERED.name:
-        maps.overwrite(target, [(b"", resized(buckets_of(source), wanted.capacity).tobytes())])
+        whole_maps.overwrite(target, [(b"", resized(buckets_of(source), wanted.capacity).tobytes())])
         return
     convert = between(name, held, wanted)
-    for keys, values in maps.chunks(source):
+    for keys, values in whole_maps.chunks(source):
         if source.shape.type in maps.ARRAYS:
             keys, values = _used(keys, values, source)
         keys, values = convert((keys, values))
@@ -67,7 +67,7 @@ def _share(name: str, source: OpenMap, held: MapDescription, target: OpenMap, wa
     """Put the inner arrays of one map into another one. Raises KernelError if they would have to be others."""
     if replace(held, capacity=0) != replace(wanted, capacity=0):
         raise KernelError(f"map {name}: no way is known from its inner arrays to those of this version")
-    for keys, values in maps.chunks(source):
+    for keys, values in whole_maps.chunks(source):
         for key, number in cut(keys, values, len(keys) // 4):
             fd = bpf.open_map(int.from_bytes(number, sys.byteorder))
             if fd is not None:
@@ -77,7 +77,7 @@ def _share(name: str, source: OpenMap, held: MapDescription, target: OpenMap, wa
 
 def buckets_of(opened: OpenMap) -> Buckets:
     """The flows that are remembered, bucket by bucket."""
-    return np.frombuffer(maps.read_array(opened), np.uint64).reshape(opened.shape.capacity, -1)
+    return np.frombuffer(whole_maps.read_array(opened), np.uint64).reshape(opened.shape.capacity, -1)
 
 
 def converted(name: str, held: MapDescription, rows: Sequence[Row]) -> list[Row]:
@@ -104,14 +104,14 @@ def between(name: str, held: MapDescription, wanted: MapDescription) -> Convert:
 
     def each_cpu(rows: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
         """The kernel rounds the room for each CPU's value up to 8 bytes."""
-        cpus = _OF_CPUS[held.type]()
-        stride = len(rows[1]) // max(len(rows[0]) // 4 * len(cpus), 1)
+        held_by = _OF_CPUS[held.type]()
+        stride = len(rows[1]) // max(len(rows[0]) // 4 * len(held_by), 1)
         size = _size(held)
         packed = np.frombuffer(rows[1], np.uint8).reshape(-1, max(stride, 1))[:, :size].tobytes()
         keys, values = convert((rows[0], b""))[0], convert((b"", packed))[1]
         width = _size(wanted)
-        made = np.zeros((len(keys) // 4, maps.numbered_cpus(), maps.cpu_stride(width)), np.uint8)
-        made[:, cpus, :width] = np.frombuffer(values, np.uint8).reshape(len(made), len(cpus), width)
+        made = np.zeros((len(keys) // 4, cpus.numbered_cpus(), cpus.cpu_stride(width)), np.uint8)
+        made[:, held_by, :width] = np.frombuffer(values, np.uint8).reshape(len(made), len(held_by), width)
         return keys, made[:, _OF_CPUS[wanted.type]()].tobytes()
 
     return each_cpu

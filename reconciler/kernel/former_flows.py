@@ -20,7 +20,7 @@ from reconciler.dataplane.convert import fields_converted
 from reconciler.dataplane.description import Fields, MapDescription
 from reconciler.dataplane.layout import ENDPOINTS, FRONTS, SERVICES, ConnectionState, ModeCode
 from reconciler.dataplane.rows import Front, Number
-from reconciler.kernel import maps
+from reconciler.kernel import maps, whole_maps
 from reconciler.kernel.maps import OpenMap, Row
 
 FLOWS = "flows"
@@ -129,7 +129,7 @@ class _Connections:
 def _connections(source: OpenMap, held: MapDescription) -> _Connections:
     """Both halves of each connection joined, or the one that there is; those that were silent for too long are left
     out."""
-    joined = maps.read_joined(source)
+    joined = whole_maps.read_joined(source)
     keys = np.frombuffer(fields_converted(FLOWS, held.key, _KEY, b"", joined[0]), np.dtype(list(_KEY)))
     rows = np.frombuffer(fields_converted(FLOWS, held.value, _VALUE, b"", joined[1]), np.dtype(list(_VALUE)))
     unit = np.uint64(clock.now_ns() % (1 << 64) >> UNIT_SHIFT)

@@ -20,7 +20,7 @@ from reconciler.dataplane.layout import (
     SEED,
     SERVICES,
 )
-from reconciler.kernel import bpf, connections, filling, former_flows, maps
+from reconciler.kernel import bpf, connections, filling, former_flows, maps, whole_maps
 from reconciler.kernel.former_flows import FLOWS, Fronts
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.maps import OpenMap, Row
@@ -42,7 +42,7 @@ def fill(live: Generation, names: Iterable[str], opened: Callable[[str], OpenMap
 
 
 def _fill_from_former(live: Generation, opened: Callable[[str], OpenMap], table: connections.Table) -> None:
-    fronts = Fronts(maps.read_joined(opened(FRONTS.name))[1])
+    fronts = Fronts(whole_maps.read_joined(opened(FRONTS.name))[1])
     found = _former(live, fronts)
     fronts.write(opened(FRONTS.name))
     table.fill(found)
@@ -53,10 +53,10 @@ def open_filter(opened: Callable[[str], OpenMap], *, has_ipv6: bool) -> None:
     lines = opened(ENDPOINT_FILTER.name)
 
     def addresses6() -> Row:
-        return maps.read_joined(opened(ENDPOINTS6.name)) if has_ipv6 else (b"", b"")
+        return whole_maps.read_joined(opened(ENDPOINTS6.name)) if has_ipv6 else (b"", b"")
 
-    table = endpoint_table.table(maps.read_joined(opened(ENDPOINTS.name)), addresses6)
-    held = endpoint_filter.lines_of(maps.read_joined(lines), lines.shape.capacity)
+    table = endpoint_table.table(whole_maps.read_joined(opened(ENDPOINTS.name)), addresses6)
+    held = endpoint_filter.lines_of(whole_maps.read_joined(lines), lines.shape.capacity)
     wanted = held | endpoint_filter.filter_of(table.words, len(held))
     for error in filter(None, maps.update(lines, endpoint_filter.changed(held, wanted))):
         raise error
@@ -91,11 +91,11 @@ def _former(generation: Generation, fronts: Fronts) -> Entries:
             stack.enter_context(_opened(generation, name)) for name in (SERVICES.name, ENDPOINTS.name, FLOWS)
         )
         if services:
-            rows = list(maps.dump(services))
+            rows = list(whole_maps.dump(services))
             fronts.add(filling.converted(SERVICES.name, described[SERVICES.name], rows))
         if not flows:
             return Entries(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
-        known = maps.read_joined(endpoints)[1] if endpoints else b""
+        known = whole_maps.read_joined(endpoints)[1] if endpoints else b""
         return former_flows.entries(flows, described[FLOWS], known, fronts)
 
 

@@ -31,7 +31,7 @@ from reconciler.dataplane.layout import (
 from reconciler.dataplane.slots import Words
 from reconciler.dataplane.stages import StageNumber
 from reconciler.errors import KernelError
-from reconciler.kernel import atomic, bpf, filling, generations, handing, holders, maps, stages, xdp
+from reconciler.kernel import atomic, bpf, filling, generations, handing, holders, maps, stages, whole_maps, xdp
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.maps import OpenMap, Shape
@@ -80,13 +80,13 @@ class InstanceMaps:
         with self._held(name) as held:
             if held is None or held.opened.shape.type == MapType.PROG_ARRAY:
                 return []
-            rows = list(maps.dump(held.opened))
+            rows = list(whole_maps.dump(held.opened))
             return rows if held.is_own else filling.converted(name, held.description, rows)
 
     def joined(self, map_name: str) -> Row:
         with self._held(map_name) as held:
             if held and held.is_own:
-                return maps.read_joined(held.opened)
+                return whole_maps.read_joined(held.opened)
         if map_name in (CONNECTIONS.name, FRONTS.name) and held is None:
             with refused(f"map {map_name}"):
                 generation = holders.live(self._instance)
@@ -253,7 +253,7 @@ def _elsewhere(live: Generation, map_name: str) -> Iterator[Words]:
         seen.add(number)
         with bpf.closing(fd):
             described = generation.description.maps[map_name]
-            rows = maps.read_joined(maps.describe(fd, described.type))
+            rows = whole_maps.read_joined(maps.describe(fd, described.type))
         yield np.frombuffer(filling.between(map_name, described, describe(MAPS[map_name]))(rows)[1], np.uint64)
 
 

@@ -27,7 +27,19 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.sizes import capacity_of
 from reconciler.errors import BuildError, ForeignError, KernelError
-from reconciler.kernel import bpf, filling, generations, handing, holders, maps, stages, takeover, translating, xdp
+from reconciler.kernel import (
+    bpf,
+    filling,
+    generations,
+    handing,
+    holders,
+    maps,
+    stages,
+    takeover,
+    translating,
+    whole_maps,
+    xdp,
+)
 from reconciler.kernel.build import Images, build_all
 from reconciler.kernel.generations import Generation
 from reconciler.kernel.holders import shape_of
@@ -206,7 +218,7 @@ def _made(spec: MapSpec, wanted: MapDescription, live: Generation | None) -> Ite
             source, target = maps.describe(former, held.type), maps.describe(fd, wanted.type)
             filling.fill(spec.name, source, held, target, wanted)
         elif spec is SEED:
-            maps.write_array(maps.describe(fd), os.urandom(spec.value_size))
+            whole_maps.write_array(maps.describe(fd), os.urandom(spec.value_size))
         yield fd
 
 

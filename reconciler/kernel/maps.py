@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BPF maps by file descriptor: create, describe, read whole, write many rows at once.
+"""BPF maps by file descriptor: create, describe, read and write rows, many at once. `whole_maps` is about all rows.
 
 Keys and values are bytes. A write of many rows gives one outcome a row and goes on after a row that fails; the
 kernel's own batches stop there. Any other call that the kernel refuses raises OSError.
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import mmap
 import os
 import struct
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +22,14 @@ from numpy.typing import NDArray
 from reconciler.dataplane.layout import MMAPABLE, MapType
 from reconciler.dataplane.slots import Words
 from reconciler.kernel.bpf import NAME_BYTES, Command, call, closing, memory, object_info
+from reconciler.kernel.cpus import cpu_stride, numbered_cpus, possible_cpus
 
 _NO_EXIST = 1  # BPF_NOEXIST
 _BYTES_PER_CALL = 1 << 17
-_ROWS_PER_BLOCK = 64
 _WORD = struct.Struct("=Q")
 _INDEX = struct.Struct("=I")
 ARRAYS = (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY)
 """Their rows are always there, zeros if nobody wrote them."""
-_CPUS = Path("/sys/devices/system/cpu/possible")
 
 Row = tuple[bytes, bytes]
 
@@ -129,116 +125,10 @@ def lookup(opened: OpenMap, key: bytes) -> bytes | None:
     return found.raw
 
 
-def dump(opened: OpenMap) -> Iterator[Row]:
-    """All rows; of arrays, those that are not all zero.
-
-    The dump may or may not show rows that somebody else writes meanwhile.
-    """
-    shape = opened.shape
-    sparse = shape.type in ARRAYS
-    for keys, values in _chunks(opened):
-        yield from _rows(keys, values, shape.key_size, opened.row_bytes, sparse=sparse)
-
-
-def _chunks(opened: OpenMap) -> Iterator[Row]:
-    """Keys and values of many rows at a time, each joined."""
-    rows = min(opened.rows_per_call, opened.shape.capacity)
-    key_size, row_bytes = opened.shape.key_size, opened.row_bytes
-    if opened.shape.type == MapType.CPU_ARRAY:
-        held = by_cpu(opened)
-        for start in range(0, opened.shape.capacity, rows):
-            some = held[:, start : start + rows].swapaxes(0, 1)
-            yield np.arange(start, start + len(some), dtype=np.uint32).tobytes(), some.tobytes()
-        return
-    # The position is a key or, in hash maps, a 32-bit number.
-    position, started = memory(max(key_size, 8)), False
-    while True:
-        keys, values = memory(key_size * rows), memory(row_bytes * rows)
-        attributes = memory(struct.pack(
-            "=QQQQIIQQ", ctypes.addressof(position) if started else 0, ctypes.addressof(position),
-            ctypes.addressof(keys), ctypes.addressof(values), rows, opened.fd, 0, 0))  # fmt: skip
-        ended = False
-        try:
-            call(Command.MAP_LOOKUP_BATCH, attributes)
-        except FileNotFoundError:
-            ended = True
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            rows *= 2  # A bucket of the hash table holds more rows than the buffer.
-            continue
-        (count,) = struct.unpack_from("=I", attributes, 32)
-        yield keys.raw[: count * key_size], values.raw[: count * row_bytes]
-        if ended:
-            return
-        started = True
-
-
-def _rows(keys: bytes, values: bytes, key_size: int, row_bytes: int, *, sparse: bool) -> Iterator[Row]:
-    """Cut joined rows apart. Arrays are mostly zeros: whole blocks of them are skipped at once."""
-    count = len(keys) // key_size
-    zero, zeros = bytes(row_bytes), bytes(row_bytes * _ROWS_PER_BLOCK)
-    for block in range(0, count, _ROWS_PER_BLOCK):
-        if sparse and values[block * row_bytes : (block + _ROWS_PER_BLOCK) * row_bytes] == zeros:
-            continue
-        for row in range(block, min(block + _ROWS_PER_BLOCK, count)):
-            value = values[row * row_bytes : (row + 1) * row_bytes]
-            if not (sparse and value == zero):
-                yield keys[row * key_size : (row + 1) * key_size], value
-
-
-def read_array(opened: OpenMap) -> bytes:
-    """All values of an array, joined."""
-    return b"".join(values for _, values in _chunks(opened))
-
-
-def write_array(opened: OpenMap, values: bytes) -> None:
-    """Overwrite a whole array with joined values."""
-    keys = array("I", range(len(values) // opened.row_bytes)).tobytes()
-    for error in filter(None, _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)):
-        raise error
-
-
-def read_whole(opened: OpenMap) -> list[Row]:
-    """All rows, as pairs of many joined keys and as many joined values: what `overwrite` takes."""
-    return [read_joined(opened)] if _is_in_memory(opened) else list(_chunks(opened))
-
-
 def mapped(opened: OpenMap) -> mmap.mmap:
     """The memory of an array that can be mapped; rows take multiples of eight bytes in it."""
     size = opened.shape.capacity * cpu_stride(opened.shape.value_size)
     return mmap.mmap(opened.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
-
-
-def read_joined(opened: OpenMap) -> Row:
-    """All keys and all values, each joined; of arrays, rows of zeros too. An array that can be mapped into memory is
-    read there: by system calls each row takes a third of a microsecond."""
-    if _is_in_memory(opened):
-        with mapped(opened) as memory_of_map:
-            values = memory_of_map[: opened.shape.capacity * opened.shape.value_size]
-        return np.arange(opened.shape.capacity, dtype=np.uint32).tobytes(), values
-    chunks = read_whole(opened)
-    return b"".join(keys for keys, _ in chunks), b"".join(values for _, values in chunks)
-
-
-def overwrite(opened: OpenMap, rows: Sequence[Row]) -> None:
-    """Make a map that nobody else uses hold these rows, as `read_whole` gives them, and no others.
-
-    For an array, `rows` are all its rows; an array that can be mapped into memory is written there. OSError if a row
-    does not fit.
-    """
-    if _is_in_memory(opened):
-        words(opened)[:] = np.frombuffer(b"".join(values for _, values in rows), np.uint64)
-        return
-    if opened.shape.type not in ARRAYS:
-        delete(opened, [key for key, _ in dump(opened)])
-    for keys, values in rows:
-        for error in filter(None, _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)):
-            raise error
-
-
-def _is_in_memory(opened: OpenMap) -> bool:
-    return bool(opened.flags & MMAPABLE) and opened.shape.type == MapType.ARRAY and opened.shape.value_size % 8 == 0
 
 
 def by_cpu(opened: OpenMap) -> NDArray[np.uint8]:
@@ -267,17 +157,12 @@ def update(opened: OpenMap, rows: Sequence[Row]) -> list[OSError | None]:
         return _store(opened, rows)
     keys = _joined([key for key, _ in rows], opened.shape.key_size, "key")
     values = _joined([value for _, value in rows], opened.row_bytes, "value")
-    return _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)
-
-
-def chunks(opened: OpenMap) -> Iterator[Row]:
-    """All rows, many at a time: their keys and their values, each joined."""
-    return _chunks(opened)
+    return batches(Command.MAP_UPDATE_BATCH, opened, keys, values)
 
 
 def write_joined(opened: OpenMap, keys: bytes, values: bytes) -> list[OSError | None]:
     """Write rows whose keys, and whose values, are joined; an outcome for each row."""
-    return _batches(Command.MAP_UPDATE_BATCH, opened, keys, values)
+    return batches(Command.MAP_UPDATE_BATCH, opened, keys, values)
 
 
 def _store(opened: OpenMap, rows: Sequence[Row]) -> list[OSError | None]:
@@ -294,7 +179,7 @@ def delete(opened: OpenMap, keys: Sequence[bytes]) -> list[OSError | None]:
         zero = bytes(opened.row_bytes)
         return update(opened, [(key, zero) for key in keys])
     joined = _joined(keys, opened.shape.key_size, "key")
-    outcomes = _batches(Command.MAP_DELETE_BATCH, opened, joined, None)
+    outcomes = batches(Command.MAP_DELETE_BATCH, opened, joined, None)
     return [None if isinstance(outcome, FileNotFoundError) else outcome for outcome in outcomes]
 
 
@@ -328,7 +213,8 @@ def delete_one(opened: OpenMap, key: bytes) -> None:
         return
 
 
-def _batches(command: Command, opened: OpenMap, keys: bytes, values: bytes | None) -> list[OSError | None]:
+def batches(command: Command, opened: OpenMap, keys: bytes, values: bytes | None) -> list[OSError | None]:
+    """Have the kernel write or delete many rows, whose keys and values are joined; an outcome for each row."""
     key_size, row_bytes = opened.shape.key_size, opened.row_bytes
     count = len(keys) // key_size
     if opened.shape.type == MapType.CPU_ARRAY:
@@ -379,28 +265,3 @@ def _joined(parts: Sequence[bytes], size: int, what: str) -> bytes:
 
 def _key(opened: OpenMap, key: bytes) -> ctypes.Array[ctypes.c_char]:
     return memory(_joined([key], opened.shape.key_size, "key"))
-
-
-def possible_cpus() -> int:
-    """How many CPUs the kernel has room for: per-CPU maps hold a value for each."""
-    return len(cpu_numbers())
-
-
-def numbered_cpus() -> int:
-    """One more than the highest number of a CPU: a CPU_ARRAY has rows for each, even for one that is nobody's."""
-    return cpu_numbers()[-1] + 1
-
-
-@functools.cache
-def cpu_numbers() -> tuple[int, ...]:
-    """The numbers of the CPUs that there may be, in ascending order."""
-    numbers: set[int] = set()
-    for part in _CPUS.read_text(encoding="utf-8").strip().split(","):  # e.g. 0-3,8-11
-        first, _, last = part.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
-    return tuple(sorted(numbers))
-
-
-def cpu_stride(value_size: int) -> int:
-    """Bytes from one CPU's value to the next: the kernel rounds up to 8."""
-    return (value_size + 7) & ~7

@@ -26,7 +26,7 @@ from reconciler.dataplane.layout import (
 from reconciler.dataplane.program import DECAPSULATE, is_built_of
 from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, holders, maps, stages
+from reconciler.kernel import bpf, holders, maps, stages, whole_maps
 from reconciler.kernel.build import Images, build_all
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import Instance
@@ -87,7 +87,7 @@ class Trial:
     def rows(self, map_name: str) -> list[Row]:
         """All rows that a map has after the last run; of arrays, those that are not all zero."""
         opened = self._plain.maps.get(map_name)
-        return list(maps.dump(opened)) if opened else []
+        return list(whole_maps.dump(opened)) if opened else []
 
     def row(self, map_name: str, key: bytes) -> bytes | None:
         """One row that a map has after the last run, None if there is none."""
@@ -100,7 +100,7 @@ class Trial:
         Every call begins with the present content of the live maps. Raises KernelError.
         """
         with refused("trial"):
-            held = _Held({name: maps.read_whole(opened) for name, opened in self._live.items()
+            held = _Held({name: whole_maps.read_whole(opened) for name, opened in self._live.items()
                           if MAPS[name].type not in _LEFT_EMPTY}, {})  # fmt: skip
             explained = self._explained(frames, ifindex, held)
             plain = _run(self._plain, frames, ifindex, held)
@@ -131,7 +131,7 @@ class Trial:
 
 def _run(rig: _Rig, frames: Sequence[bytes], ifindex: int, held: _Held) -> list[Outcome]:
     for name, rows in held.rows.items():
-        maps.overwrite(rig.maps[name], rows)
+        whole_maps.overwrite(rig.maps[name], rows)
     with ExitStack() as stack:
         for (name, index), content in held.arrays.items():
             if content is not None:
@@ -142,11 +142,11 @@ def _run(rig: _Rig, frames: Sequence[bytes], ifindex: int, held: _Held) -> list[
 
 def _run_one(rig: _Rig, frame: bytes, ifindex: int) -> Outcome:
     verdicts, explained = rig.maps[VERDICTS.name], rig.maps[EXPLAINED.name]
-    maps.write_array(verdicts, bytes(VERDICTS.capacity * VERDICTS.value_size))
-    maps.write_array(explained, _NOT_LOOKED_UP)
+    whole_maps.write_array(verdicts, bytes(VERDICTS.capacity * VERDICTS.value_size))
+    whole_maps.write_array(explained, _NOT_LOOKED_UP)
     action, after = bpf.test_run(rig.program, frame, ifindex)
-    counted = [_INDEX.unpack(key)[0] for key, _ in maps.dump(verdicts)]
-    fields = EXPLAINED.value.unpack(maps.read_array(explained))._asdict()
+    counted = [_INDEX.unpack(key)[0] for key, _ in whole_maps.dump(verdicts)]
+    fields = EXPLAINED.value.unpack(whole_maps.read_array(explained))._asdict()
     nothing = EXPLAINED.value.unpack(_NOT_LOOKED_UP)._asdict()
     seen = {name: value for name, value in fields.items() if value != nothing[name]}
     return Outcome(action, after, Verdict(counted[-1]) if counted else None, seen)

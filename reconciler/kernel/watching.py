@@ -22,7 +22,7 @@ from reconciler.dataplane.layout import EXPLAINED, STAGES, WATCH_FILTER, WATCH_R
 from reconciler.dataplane.program import DECAPSULATE, is_built_of
 from reconciler.dataplane.rows import Explained, Number, Watched, WatchFilter
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, holders, maps, stages
+from reconciler.kernel import bpf, holders, maps, stages, whole_maps
 from reconciler.kernel.build import build_all
 from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import Instance
@@ -117,7 +117,7 @@ class Watcher:
 
     def missed(self) -> int:
         """How many packets matched above the limit."""
-        cpus = WATCHING.value.array(maps.read_array(self._own[WATCHING.name]))
+        cpus = WATCHING.value.array(whole_maps.read_array(self._own[WATCHING.name]))
         return int(cpus["missed"].sum())
 
 
@@ -165,7 +165,7 @@ def _made(instance: Instance, match: Match, seconds: float, stack: ExitStack) ->
             raise KernelError(f"instance {instance.name} has no map {spec.name}", hint="lbctl apply")
         descriptors[spec.name] = stack.enter_context(bpf.closing(fd))
     own = {spec.name: maps.describe(descriptors[spec.name]) for spec in _ONLY_HERE}
-    maps.write_array(own[WATCH_FILTER.name], WATCH_FILTER.value.pack(_row(match, seconds)))
+    whole_maps.write_array(own[WATCH_FILTER.name], WATCH_FILTER.value.pack(_row(match, seconds)))
     fd = stages.load(_NAME, images, descriptors, stack)
     return Watcher(instance, program.id, maps.describe(array), fd, own)
 

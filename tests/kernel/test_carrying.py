@@ -29,7 +29,7 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.row import RowType
 from reconciler.dataplane.rows import Endpoint, EndpointLine, Front, Number, Traffic
-from reconciler.kernel import bpf, connections, filling, maps
+from reconciler.kernel import bpf, connections, cpus, filling, maps, whole_maps
 from reconciler.kernel.carrying import Connections, Counters, FlowMemory, FormerConnections
 from reconciler.kernel.maps import OpenMap, Shape
 from tests.connections import UDP, connection
@@ -56,7 +56,7 @@ def nothing_beside(name: str) -> OpenMap:
 
 
 def buckets(opened: maps.OpenMap) -> np.ndarray:
-    return np.frombuffer(maps.read_array(opened), np.uint64).reshape(opened.shape.capacity, -1)
+    return np.frombuffer(whole_maps.read_array(opened), np.uint64).reshape(opened.shape.capacity, -1)
 
 
 def is_resized(memory: FlowMemory, content: np.ndarray) -> bool:
@@ -66,7 +66,7 @@ def is_resized(memory: FlowMemory, content: np.ndarray) -> bool:
 
 
 def write(opened: maps.OpenMap, content: np.ndarray) -> None:
-    maps.overwrite(opened, [(b"", content.tobytes())])
+    whole_maps.overwrite(opened, [(b"", content.tobytes())])
 
 
 def flow(number: int) -> int:
@@ -121,7 +121,7 @@ def counters() -> Iterator[Counters]:
 
 def count(opened: OpenMap, number: int, packets: int) -> None:
     """Let each CPU have counted so many packets, and one more for each CPU before it."""
-    each = [bytes(8) + (packets + cpu).to_bytes(8, "little") + bytes(24) for cpu in maps.cpu_numbers()]
+    each = [bytes(8) + (packets + cpu).to_bytes(8, "little") + bytes(24) for cpu in cpus.cpu_numbers()]
     maps.update_one(opened, number.to_bytes(4, "little"), b"".join(each))
 
 
@@ -134,7 +134,7 @@ def lines(opened: OpenMap, number: int) -> list[EndpointLine]:
 def test_counters_of_the_kernels_own_kind_are_carried_cpu_by_cpu(counters: Counters) -> None:
     count(counters.source, 49, packets=1_000)
     filling.fill(counters.name, counters.source, counters._held, counters.target, counters._wanted)
-    for cpu in maps.cpu_numbers():
+    for cpu in cpus.cpu_numbers():
         assert lines(counters.target, 49)[cpu] == EndpointLine(*[0, 1_000 + cpu, 0, 0, 0, 0, 0, 0, 0, bytes(12)])
         assert not any(lines(counters.target, 48)[cpu][:5])
 
@@ -285,7 +285,7 @@ def test_connections_of_the_former_table_are_joined_from_their_halves_and_get_fr
             FLOWS, source.opened, source.description, target, describe(CONNECTIONS, 20), beside.__getitem__
         )  # fmt: skip
         carried.prepare()
-        fronts = FRONTS.value.rows(FRONTS.value.array(maps.read_joined(beside[FRONTS.name])[1]))
+        fronts = FRONTS.value.rows(FRONTS.value.array(whole_maps.read_joined(beside[FRONTS.name])[1]))
         found = {who >> 32: (who >> 11 & 7, where >> 47, fronts[where >> 29 & 0x3FFFF]) for who, where in
                  pairs_of(target)}  # fmt: skip
         states = ConnectionState

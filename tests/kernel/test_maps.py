@@ -14,7 +14,7 @@ import pytest
 
 from reconciler.dataplane.layout import MMAPABLE, MapType
 from reconciler.errors import BuildError
-from reconciler.kernel import atomic, bpf, maps
+from reconciler.kernel import atomic, bpf, cpus, maps, whole_maps
 
 pytestmark = pytest.mark.kernel
 
@@ -48,7 +48,7 @@ def test_rows_of_a_hash_come_back_as_they_were_written_across_many_batches(make:
     table = make(maps.Shape(kind, 4, 24, 40_000))
     rows = numbered(10_000, 24)
     assert maps.update(table, rows) == [None] * len(rows)
-    assert sorted(maps.dump(table)) == sorted(rows)
+    assert sorted(whole_maps.dump(table)) == sorted(rows)
     assert maps.update(table, [(u32(7), b"x" * 24)]) == [None]
     assert maps.lookup(table, u32(7)) == b"x" * 24
     assert maps.lookup(table, u32(10_000)) is None
@@ -61,38 +61,38 @@ def test_a_full_map_refuses_new_rows_only_and_the_rest_of_the_batch_is_done(make
     outcomes = maps.update(table, rows)
     failed = {index: outcome.errno for index, outcome in enumerate(outcomes) if outcome}
     assert failed == {10: errno.E2BIG, 12: errno.E2BIG}
-    assert dict(maps.dump(table)) == {u32(n): u32({3: 33, 4: 44}.get(n, n)) for n in range(10)}
+    assert dict(whole_maps.dump(table)) == {u32(n): u32({3: 33, 4: 44}.get(n, n)) for n in range(10)}
 
 
 def test_deleting_what_is_absent_is_no_error_and_stops_nothing(make: Maker) -> None:
     table = make(maps.Shape(MapType.HASH, 4, 4, 100))
     maps.update(table, numbered(10, 4))
     assert maps.delete(table, [u32(50), u32(1), u32(51), u32(2), u32(52)]) == [None] * 5
-    assert {key for key, _ in maps.dump(table)} == {u32(n) for n in (0, 3, 4, 5, 6, 7, 8, 9)}
+    assert {key for key, _ in whole_maps.dump(table)} == {u32(n) for n in (0, 3, 4, 5, 6, 7, 8, 9)}
 
 
 def test_an_array_shows_only_rows_that_are_not_zero_and_delete_fills_with_zeros(make: Maker) -> None:
     array = make(maps.Shape(MapType.ARRAY, 4, 8, 131_072))
     rows = [(u32(n), struct.pack("=Q", n + 1)) for n in (0, 63, 64, 10_921, 10_922, 10_923, 70_000, 131_071)]
     maps.update(array, rows)
-    assert list(maps.dump(array)) == rows
+    assert list(whole_maps.dump(array)) == rows
     assert maps.delete(array, [u32(64), u32(5)]) == [None, None]
-    assert list(maps.dump(array)) == [row for row in rows if row[0] != u32(64)]
+    assert list(whole_maps.dump(array)) == [row for row in rows if row[0] != u32(64)]
 
 
 def test_a_row_beyond_the_end_of_an_array_fails_alone(make: Maker) -> None:
     array = make(maps.Shape(MapType.ARRAY, 4, 4, 4))
     outcomes = maps.update(array, [(u32(1), u32(1)), (u32(4), u32(9)), (u32(2), u32(2))])
     assert [outcome and outcome.errno for outcome in outcomes] == [None, errno.E2BIG, None]
-    assert list(maps.dump(array)) == [(u32(1), u32(1)), (u32(2), u32(2))]
+    assert list(whole_maps.dump(array)) == [(u32(1), u32(1)), (u32(2), u32(2))]
 
 
 def test_a_per_cpu_value_is_the_values_of_all_cpus_each_rounded_up_to_8_bytes(make: Maker) -> None:
     counters = make(maps.Shape(MapType.PERCPU_ARRAY, 4, 12, 1000))
-    assert counters.row_bytes == 16 * maps.possible_cpus()
-    value = b"".join(struct.pack("=III4x", cpu, 7, 9) for cpu in range(maps.possible_cpus()))
+    assert counters.row_bytes == 16 * cpus.possible_cpus()
+    value = b"".join(struct.pack("=III4x", cpu, 7, 9) for cpu in range(cpus.possible_cpus()))
     assert maps.update(counters, [(u32(999), value)]) == [None]
-    assert list(maps.dump(counters)) == [(u32(999), value)]
+    assert list(whole_maps.dump(counters)) == [(u32(999), value)]
 
 
 def test_rows_of_one_word_are_stored_in_shared_memory(make: Maker) -> None:
@@ -101,7 +101,7 @@ def test_rows_of_one_word_are_stored_in_shared_memory(make: Maker) -> None:
         shared = maps.words(array)
         outcomes = maps.update(array, [(u32(9), b"\1" * 8), (u32(10), b"\2" * 8), (u32(3), b"\3" * 8)])
         assert [outcome and outcome.errno for outcome in outcomes] == [None, errno.E2BIG, None]
-        assert list(maps.dump(array)) == [(u32(3), b"\3" * 8), (u32(9), b"\1" * 8)]
+        assert list(whole_maps.dump(array)) == [(u32(3), b"\3" * 8), (u32(9), b"\1" * 8)]
         shared[9] = 7
         assert maps.lookup(array, u32(9)) == struct.pack("=Q", 7)
         with pytest.raises(ValueError, match="a value of 4 bytes"):
@@ -114,7 +114,7 @@ def test_a_row_of_the_wrong_size_never_reaches_the_kernel(make: Maker) -> None:
         maps.update(table, [(u32(0), bytes(8)), (u32(1), bytes(4))])
     with pytest.raises(ValueError, match="a key of 2 bytes"):
         maps.delete(table, [b"xy"])
-    assert list(maps.dump(table)) == []
+    assert list(whole_maps.dump(table)) == []
 
 
 def test_an_inner_map_is_found_by_its_number_until_it_is_removed(make: Maker) -> None:
@@ -157,8 +157,8 @@ def test_possible_cpus_are_counted_across_gaps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, count: int
 ) -> None:
     (tmp_path / "possible").write_text(text)
-    monkeypatch.setattr(maps, "_CPUS", tmp_path / "possible")
-    numbers = maps.cpu_numbers.__wrapped__()
+    monkeypatch.setattr(cpus, "_CPUS", tmp_path / "possible")
+    numbers = cpus.cpu_numbers.__wrapped__()
     assert len(numbers) == count
     assert numbers[-1] == int(text.strip()[-1])
 
@@ -176,8 +176,8 @@ def test_a_map_that_is_overwritten_holds_the_rows_of_the_other_and_no_others(
         target = maps.describe(fd)
         assert target.flags == flags
         maps.update(target, [(u32(n), b"\x77" * size) for n in range(100)])
-        maps.overwrite(target, maps.read_whole(source))
-        assert sorted(maps.dump(target)) == sorted(maps.dump(source))
+        whole_maps.overwrite(target, whole_maps.read_whole(source))
+        assert sorted(whole_maps.dump(target)) == sorted(whole_maps.dump(source))
 
 
 @pytest.mark.parametrize("library", [atomic.LIBRARY, "libnone.so"])

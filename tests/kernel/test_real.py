@@ -30,7 +30,7 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.program import program_name
 from reconciler.errors import BuildError, KernelError, UsageError
-from reconciler.kernel import bpf, holders, maps
+from reconciler.kernel import bpf, cpus, holders
 from reconciler.kernel.real import RealKernel
 
 pytestmark = pytest.mark.kernel
@@ -185,7 +185,7 @@ def test_rows_come_back_from_every_type_of_map(kernel: RealKernel) -> None:
 
 def test_per_cpu_counters_read_as_the_values_of_all_cpus_and_are_reset_by_deleting(kernel: RealKernel) -> None:
     loaded(kernel)
-    value = b"".join(struct.pack("=5Q24s", cpu, 1, 2, 3, 4, b"") for cpu in range(maps.numbered_cpus()))
+    value = b"".join(struct.pack("=5Q24s", cpu, 1, 2, 3, 4, b"") for cpu in range(cpus.numbered_cpus()))
     key = struct.pack("=I", 70_000)
     assert kernel.update(ENDPOINT_COUNTERS.name, [(key, value)]) == [None]
     assert kernel.dump(ENDPOINT_COUNTERS.name) == [(key, value)]
