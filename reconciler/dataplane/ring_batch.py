@@ -24,8 +24,8 @@ Recipe = tuple[Sequence[str], Sequence[int], int]
 
 _TOGETHER = 128
 """So many pools are matched together: more take memory that no cache holds."""
-_SCORES = 8 * CHUNK
-"""Scores of them computed at a time: what each operation costs besides matters more than what a cache holds."""
+_SCORES = 3 * CHUNK
+"""Scores of them computed at a time: with what they are computed in, they stay in the cache of a processor."""
 _MOST_MEMBERS = 255
 _MOST_SCORES = 4 * CHUNK
 """Larger pools gain nothing."""
@@ -89,9 +89,10 @@ def _together(pools: Sequence[tuple[Sequence[str], Sequence[int]]], size: int) -
     while matching.refuse():
         matching.turn()
     owner = matching.owner.reshape(len(pools), size)
-    is_sorted = (order == np.arange(order.shape[1])).all()
-    rings = owner.astype(np.uint32) if is_sorted else np.take_along_axis(order, owner, 1)
-    return [None if is_lost else ring for ring, is_lost in zip(rings, matching.is_lost.tolist(), strict=True)]
+    return [
+        None if is_lost else members.take(held)
+        for members, held, is_lost in zip(order, owner, matching.is_lost.tolist(), strict=True)
+    ]
 
 
 class _Matching:
@@ -125,6 +126,10 @@ class _Matching:
             factor, offset, scale = self.factor[some, :, None], self.offset[some, :, None], self.scale[some, :, None]
             owner, scores = _best(scores_of(self.hashes, factor, offset, scale))
             self.owner[first * self.size : (first + step) * self.size] = owner.ravel()
+            holders = owner + np.arange(0, len(owner) * self.members, self.members)[:, None]
+            self.count[first * self.members : (first + step) * self.members] = np.bincount(
+                holders.ravel(), minlength=len(owner) * self.members
+            )
             places = np.flatnonzero(scores > bounds[some])
             pools = places // self.size
             kept = (owner.ravel()[places] + (first + pools) * self.members).astype(np.uint64) << _MEMBER_SHIFT
@@ -135,9 +140,7 @@ class _Matching:
         self._hold(np.concatenate(claims))
 
     def _hold(self, claims: Claims) -> None:
-        """Count the claims on each member, and keep its worst ones; these are among those given, which are sorted."""
-        owner = self.owner.reshape(self.pools, self.size) + np.arange(0, self.count.size, self.members)[:, None]
-        self.count = np.bincount(owner.ravel(), minlength=self.count.size)
+        """Keep the worst claims on each member; these are among those given, which are sorted."""
         kept = np.bincount((claims >> _MEMBER_SHIFT).astype(np.intp), minlength=self.count.size)
         # The claims on a member are next to each other now, the worst one last.
         width = max(1, min(int(kept.max()), _KEPT + int((self.count - self.limit).max())))
