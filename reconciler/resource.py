@@ -328,19 +328,19 @@ class Context:
         """Who needs each resource of a kind."""
         if kind not in self._users_of:
             users = self._users_of[kind] = {}
-            types = {type_ for type_ in self._types if type_.may_need is None or kind in type_.may_need}
-            for resource in [r for r in self._resources if type(r) in types] if types else ():
-                for need in resource.needs_of(kind):
-                    users.setdefault(need, []).append(resource)
+            for type_, resources in self._of_type.items():
+                if type_.may_need is None or kind in type_.may_need:
+                    for resource in resources:
+                        for need in resource.needs_of(kind):
+                            users.setdefault(need, []).append(resource)
         return self._users_of[kind]
 
     @cached_property
-    def _resources(self) -> Collection[Resource]:
-        return self.live.resources.values()
-
-    @cached_property
-    def _types(self) -> set[type[Resource]]:
-        return set(map(type, self._resources))
+    def _of_type(self) -> Mapping[type[Resource], list[Resource]]:
+        found: defaultdict[type[Resource], list[Resource]] = defaultdict(list)
+        for resource in self.live.resources.values():
+            found[type(resource)].append(resource)
+        return found
 
     @cached_property
     def _users_of(self) -> dict[str, dict[Key, list[Resource]]]:
