@@ -84,7 +84,7 @@ def of_fallbacks(view: NodeView) -> list[Unsupported]:
 
 def of_sources(view: NodeView) -> list[Unsupported]:
     """Services of nat without memory whose replies can't be told from those of another service by their source."""
-    if not any(use.stateless for use in view.uses.values()):
+    if not any(service.stateless for service in view.services):
         return []
     translated = [service for service in view.services if service.mode is Mode.NAT and service.ports]
     addresses = {e.address for s in translated if s.stateless for e in view.pools[s.pool].endpoints}
