@@ -50,7 +50,7 @@ class MapDescription:
         return replace(self, flags=0, capacity=0) == replace(other, flags=0, capacity=0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Description:
     """The maps of a program. `lineage` is the same for all programs that took over from each other; `ids` are the
     numbers of the maps; `sizes` are the numbers that the maps were sized by (dataplane/sizes.py)."""
@@ -62,7 +62,7 @@ class Description:
     sizes: tuple[int, int, int]
     version: int = LAYOUT_VERSION
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Equal for equal layouts; capacities don't count."""
         return layout_digest(self.maps)
