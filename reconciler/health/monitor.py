@@ -2,7 +2,7 @@
 """Checks all that is wanted, and knows the state of each target.
 
 The set of targets may change at any time: what stays is not disturbed. A target that takes the place of another for
-the same use, because its check was edited, takes over its state. """
+the same use, because its check was edited, takes over its state."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ class Monitor:
         self._states: dict[Target, State] = {}
         self._latest: dict[Address, tuple[float, bool]] = {}
         self._learned: list[Target] = []
+        self._surprises: list[Transition] = []
 
     @property
     def states(self) -> Mapping[Target, State]:
@@ -90,9 +91,10 @@ class Monitor:
 
     def edit(self, changes: Mapping[Use, Target | None], known: Mapping[Target, State] | None = None) -> None:
         """Give uses another target, or none. It takes as long as there are changes, however many targets there are.
-        `known` are states of targets that come."""
+        `known` are states of targets that come, as who asks knows them. What was learned here of the targets whose
+        place they take is newer, and `run` tells of it where it makes a difference."""
         now_s = self._clock()
-        self._known.update(known or {})
+        asserted = known or {}
         before: dict[Use, Target] = {}
         for use, target in changes.items():
             if (former := self._wanted.pop(use, None)) is not None:
@@ -104,9 +106,10 @@ class Monitor:
         asked = {use: target for use, target in changes.items() if target is not None}
         coming = [target for target in dict.fromkeys(asked.values()) if target not in self._states]
         gone = [target for target in dict.fromkeys(before.values()) if not self._users[target]]
-        found = {target: self._known.pop(target) for target in coming if target in self._known}
-        for target, others in _predecessors(asked, before, set(coming) - found.keys()).items():
-            if heirlooms := [self._states[other] for other in others if other in self._states]:
+        found = {t: state for t in coming if (state := asserted.get(t) or self._known.pop(t, None)) is not None}
+        for target, others in _predecessors(asked, before, set(coming)).items():
+            heirlooms = [self._states[other] for other in others if other in self._states]
+            if heirlooms and (target not in found or any(s.health is not Health.UNKNOWN for s in heirlooms)):
                 found[target] = states.inherited_of(heirlooms)
         for target in gone:
             del self._users[target]
@@ -115,8 +118,13 @@ class Monitor:
         for target in coming:
             self._states[target] = found.get(target) or states.new(now_s)
         self._schedule.remove(gone)
-        self._schedule.add((target for target in coming if target in found), now_s, is_known=True)
-        self._schedule.add((target for target in coming if target not in found), now_s)
+        calm = {target for target in coming if target in found and not self._states[target].is_undecided}
+        self._schedule.add((target for target in coming if target in calm), now_s, is_known=True)
+        self._schedule.add((target for target in coming if target not in calm), now_s)
+        for target, told in asserted.items():
+            state = self._states.get(target)
+            if state is not None and (told.health, told.shown_share) != (state.health, state.shown_share):
+                self._surprises.append(Transition(target, told, state))
 
     def take_learned(self) -> list[Target]:
         """The targets that something was learned of since this was last asked."""
@@ -137,7 +145,7 @@ class Monitor:
             timeout_s = min(timeout_s, max(0.0, max(next_s, self._batch_s) - now_s))
         results = self._checker.poll(timeout_s)
         now_s = self._clock()
-        changed = []
+        changed, self._surprises = self._surprises, []
         for target, outcome in results:
             if transition := self._learn(target, outcome, now_s):
                 changed.append(transition)

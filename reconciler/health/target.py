@@ -91,8 +91,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """An endpoint of a pool. `port` is the one that connections go to, None if they keep theirs. An endpoint that is
-    checked through VIPs has a use for each."""
+    """An endpoint of a pool. `port` is the one that connections go to (`connection_port`). An endpoint that is checked
+    through VIPs has a use for each."""
 
     pool: str
     address: Address
@@ -158,17 +158,16 @@ def uses_of(
 
 
 def connection_port(service: Service, endpoint: Endpoint) -> int | None:
-    """The port of an endpoint that connections of a service go to; None if they keep one of several."""
+    """The port of an endpoint that connections of a service go to. If they keep one of several, the first stands for
+    all, so a service that gets one port more is still the same use. None if the service has no ports."""
+    first = service.ports[0] if service.ports else None
     if service.mode.is_dsr:
-        return service.ports[0] if len(service.ports) == 1 else None
-    if endpoint.port or service.target_port:
-        return endpoint.port or service.target_port
-    return service.ports[0] if len(service.ports) == 1 else None
+        return first
+    return endpoint.port or service.target_port or first
 
 
 def check_port(check: HealthCheck, service: Service, endpoint: Endpoint) -> int:
-    """The port that is checked: the check's own, else the one that connections go to; of several the first. 0 for a
-    ping."""
+    """The port that is checked: the check's own, else the one that connections go to. 0 for a ping."""
     if check.type is CheckType.PING:
         return 0
-    return check.port or connection_port(service, endpoint) or (service.ports[0] if service.ports else 0)
+    return check.port or connection_port(service, endpoint) or 0

@@ -36,6 +36,10 @@ class _Watched:
     is_stale: bool = True
 
 
+Dated = tuple[float, State]
+"""A state, and until when something was learned of it."""
+
+
 @dataclass(slots=True)
 class Edits:
     """What has changed of what is to be checked: targets of uses, states of targets that came, lines of pools. None
@@ -60,7 +64,8 @@ class Wish:
         """Of these targets, by their digests."""
         self._left = {digest: (clock(), state) for digest, state in known.states.items()}
         """The states of targets that nobody uses, and since when."""
-        self._former = known.former
+        self._former = dict(known.former)
+        """The targets that uses had last which nobody asks for."""
         self._drains = known.drains
         self._clock, self._epoch = clock, epoch
         self.announcing = Announcing(dict(known.conditions), known.leaving, known.suspect_until_s)
@@ -94,8 +99,11 @@ class Wish:
                         yield watched.pool, endpoint, digest
 
     def learn(self, found: Mapping[bytes, State]) -> None:
-        """New states of targets, by their digests."""
+        """New states of targets, by their digests. That of one that nobody uses any more was on its way when it was
+        let go, and counts if somebody uses it again."""
         for digest, state in found.items():
+            if digest in self._left:
+                self._left[digest] = self._left[digest][0], state
             if digest in self.states:
                 self.states[digest] = state
                 for name in self._pools_of[digest]:
@@ -220,7 +228,9 @@ class Wish:
         for use in before.keys() - after.keys():
             del self.targets[use]
             self._edits.targets[use] = None
+            self._former[use] = before[use].digest
         heirs: dict[bytes, list[State]] = {}
+        relics: dict[bytes, list[Dated]] = {}
         coming: dict[bytes, Target] = {}
         for use, target in after.items():
             digest, former_target = target.digest, before.get(use)
@@ -230,34 +240,48 @@ class Wish:
             self._pools_of.setdefault(digest, set()).add(use.pool)
             if digest not in self.states:
                 coming[digest] = target
-                if (heirloom := self._heirloom(use, former_target)) is not None:
-                    heirs.setdefault(digest, []).append(heirloom)
+                if former_target is not None:
+                    heirs.setdefault(digest, []).append(self.states[former_target.digest])
+                elif (relic := self._remembered(self._former.get(use, b""), now_s)) is not None:
+                    relics.setdefault(digest, []).append(relic)
         for digest, target in coming.items():
-            state = self._returned(digest, now_s)
-            if state is None:
-                state = states.inherited_of(heirs[digest]) if digest in heirs else states.new(now_s)
-            self.states[digest] = self._edits.states[target] = state
+            own = self._remembered(digest, now_s)
+            state = _of_coming(heirs.get(digest, ()), own, relics.get(digest, ()))
+            self.states[digest] = self._edits.states[target] = state or states.new(now_s)
+            self._left.pop(digest, None)
+        for use in after:
+            self._former.pop(use, None)
         for target in before.values():
             if not self._pools_of.get(target.digest, True):
                 del self._pools_of[target.digest]
                 self._left[target.digest] = now_s, self.states.pop(target.digest)
-        self._former = {}  # Whoever was known to an earlier process has been found by now.
         for digest in [digest for digest, (left_s, _) in self._left.items() if left_s < now_s - REMEMBERED_S]:
             del self._left[digest]
+        for use in [use for use, of in self._former.items() if of not in self._left and of not in self.states]:
+            del self._former[use]
 
-    def _returned(self, digest: bytes, now_s: float) -> State | None:
-        """The state of a target that was here not long ago. That one was up is no news for long; that one was down
-        is until it answers."""
-        left_s, state = self._left.pop(digest, (0.0, None))
+    def _remembered(self, digest: bytes, now_s: float) -> Dated | None:
+        """What is known of a target, and until when it was. Of one that was here not long ago, that it was up is no
+        news for long; that it was down is until it answers."""
+        if (state := self.states.get(digest)) is not None:
+            return now_s, state
+        left_s, state = self._left.get(digest, (0.0, None))
         if state is None or left_s < now_s - (REMEMBERED_S if state.health is Health.DOWN else RETURNS_S):
             return None
-        return state
+        return left_s, state
 
-    def _heirloom(self, use: Use, former: Target | None) -> State | None:
-        """The state of the target that a use had before."""
-        if former is not None:
-            return self.states.get(former.digest)
-        return self._left.get(self._former.get(use, b""), (0.0, None))[1]
+
+def _of_coming(heirs: Sequence[State], own: Dated | None, relics: Sequence[Dated]) -> State | None:
+    """What is known of a server whose check comes; what is newest counts. `heirs` are the states by the checks that
+    were in its place until now, `own` is its state of the last time, which may be that of a check that was edited
+    back, and `relics` are those of checks that were in its place before it left."""
+    known = [*relics, *([own] if own else ())]
+    if not known or any(state.health is not Health.UNKNOWN for state in heirs):
+        return states.inherited_of(heirs) if heirs else None
+    newest_s = max(left_s for left_s, _ in known)
+    if own is not None and own[0] == newest_s:
+        return own[1]
+    return states.inherited_of(state for left_s, state in relics if left_s == newest_s)
 
 
 def _watched(pool: Pool, users: tuple[Service, ...], view: NodeView) -> _Watched:

@@ -15,7 +15,7 @@ from reconciler.health.outcome import Outcome, Verdict, failed, not_checked, unr
 from reconciler.health.pool import Condition, members
 from reconciler.health.row import Clocks, packed, unpacked
 from reconciler.health.schedule import Schedule
-from reconciler.health.state import Health, inherited
+from reconciler.health.state import Health, State, inherited
 from reconciler.health.target import Target, Use
 from reconciler.model import CheckType, Endpoint, HealthCheck, Pool
 from reconciler.wish.known import Known
@@ -154,6 +154,31 @@ def test_check_edited_so_that_it_fails():
     assert health(monitor, 0, port=81) is Health.UP                  # no write to a ring for the edit
     world.servers[address(0)] = "d"
     assert told(run(world, monitor, 10.0)) == [(address(0), Health.DOWN)]
+
+
+def test_failures_are_counted_over_edits_whatever_the_agent_knew():
+    """It hears of transitions alone, so it knows nothing of streaks; and somebody may edit faster than checks fail."""
+    world = World()
+    monitor = started(world, 1)
+    world.servers[address(0)] = "s"
+    for number in range(12):
+        edits = {use(0): target(0, fall=3, path=f"/{number}")}
+        run(world, monitor, 1.3)
+        monitor.edit(edits, {item: State(Health.UP, world.now_s) for item in edits.values()})
+    assert health(monitor, 0, path="/11") is Health.DOWN
+
+
+def test_the_agent_hears_of_what_was_found_while_its_edit_was_on_its_way():
+    world = World()
+    monitor = started(world, 2)
+    before = monitor.states[target(0)]
+    world.servers[address(0)] = "d"
+    run(world, monitor, 10.0)
+    edited = target(0, fall=2)
+    monitor.edit({use(0): edited}, {edited: inherited(before)})
+    assert [(item.target, item.after.health) for item in monitor.run(0.01)] == [(edited, Health.DOWN)]
+    monitor.edit({use(1): target(1)}, {target(1): monitor.states[target(1)]._replace(health=Health.DOWN)})
+    assert [(item.target, item.after.health) for item in monitor.run(0.01)] == [(target(1), Health.UP)]
 
 
 def test_server_that_is_new_is_not_up_for_a_moment():

@@ -449,3 +449,49 @@ def test_looking_at_what_differs_leads_to_what_looking_at_all_does(steps):
         assert dict(found[0].pools) == dict(found[1].pools)
         assert (narrow.targets, narrow.states, narrow.lines) == (whole.targets, whole.states, whole.lines)
         assert narrow.take_edits() == whole.take_edits()
+
+
+def test_a_check_that_is_edited_back_brings_no_endpoint_back(wish, clock):
+    """What its successor found is newer than what was known when it was edited."""
+    lenient, strict = view(pool(count=2)), view(pool(count=2, health_check=replace(CHECK, fall=7)))
+    wish.of(lenient)
+    down(wish, 1, 2, state=State(Health.UP, clock.now_s))
+    wish.of(strict)
+    down(wish, 1)
+    clock.now_s += 10
+    assert weights(wish.of(lenient)) == {1: 0, 2: 1}
+    down(wish, 1, state=State(Health.UP, clock.now_s))
+    clock.now_s += 10
+    assert weights(wish.of(strict)) == {1: 1, 2: 1}  # nor does it take out one that is well again
+
+
+def test_one_port_more_and_an_edited_check_at_once_make_nobody_forget_who_is_dead(wish, clock):
+    both = Pool("web", (Endpoint(address(1)), Endpoint(address(2))), health_check=CHECK)
+    wish.of(view(both))
+    down(wish, 2, state=State(Health.UP, clock.now_s))
+    down(wish, 1)
+    edited = view(replace(both, health_check=replace(CHECK, fall=7)), services=[replace(service(), ports=(80, 8080))])
+    assert weights(wish.of(edited)) == {1: 0, 2: 1}
+
+
+def test_what_a_check_finds_while_its_target_is_gone_for_a_moment_counts_when_it_is_back(wish, clock):
+    wish.of(view(pool(count=2)))
+    down(wish, 1, 2, state=State(Health.UP, clock.now_s))
+    digest = digests(wish)[address(1)]
+    wish.of(view(pool(count=0)))
+    wish.learn({digest: DOWN})
+    assert weights(wish.of(view(pool(count=2)))) == {1: 0, 2: 1}
+
+
+def test_a_check_that_is_edited_back_while_its_endpoint_is_away_does_not_bring_it_back_either(wish, clock):
+    def asked(count, fall):
+        return view(pool(count=count, health_check=replace(CHECK, fall=fall)))
+
+    wish.of(asked(2, 3))
+    down(wish, 1, 2, state=State(Health.UP, clock.now_s))
+    wish.of(asked(2, 2))
+    down(wish, 2)
+    for count, fall in ((1, 2), (1, 3), (2, 3)):
+        clock.now_s += 5
+        found = wish.of(asked(count, fall))
+    assert weights(found) == {1: 1, 2: 0}
