@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import IO
 from reconciler import children, notes, private
 from reconciler.errors import FilesError
 from reconciler.health import roster, store
-from reconciler.health.state import State
+from reconciler.health.state import Health, State
 from reconciler.health.target import Target, Use
 from reconciler.health.wire import Edit, Messages, News, packed
 from reconciler.reconcile import RECORD
@@ -102,9 +102,21 @@ class Checks:
                         self._targets[use] = target
                 self._states = wish.states
                 self._edits.put(packed(Edit(edits.targets, edits.states)))
+                is_begun = self._process is not None
+            if not is_begun:
+                self._keep_what_was_inherited(edits.states, wish)
             self._begins.set()
         if edits.lines:
             self._roster.write(edits.lines, wish.lines)
+
+    def _keep_what_was_inherited(self, coming: Mapping[Target, State], wish: Wish) -> None:
+        """Before the process that checks is there to do it, write down what is known by checks that were edited: the
+        roster names the new ones from now on, and the next agent, should this one be killed, would find nothing of
+        them. Raises FilesError."""
+        path = self._directory / store.FILE
+        known = [target.digest for target, state in coming.items() if state.health is not Health.UNKNOWN]
+        if known and not store.read(path).entries.keys() >= set(known):
+            store.Store(path, wish.states.items()).close()
 
     def take(self) -> Found | None:
         """What has come; None if nothing has."""

@@ -134,11 +134,11 @@ class Checker:
             else:
                 times = clocks()
                 gone = before - self._monitor.states.keys()
-                self._store.drop(target.digest for target in gone)
-                for target in gone:
-                    self._written.pop(target, None)
                 for target in self._monitor.states.keys() - before:
                     self._store.put(target.digest, self._monitor.states[target], None, times)
+                self._store.drop(target.digest for target in gone)  # last: whoever reads meanwhile knows one of them
+                for target in gone:
+                    self._written.pop(target, None)
         except FilesError as error:
             self._complain(str(error))
         gc.collect()

@@ -6,10 +6,12 @@ import signal
 import socket
 import threading
 import time
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
+from reconciler import children
 from reconciler.agent.checks import Checks
 from reconciler.health import roster, store
 from reconciler.health.state import Health
@@ -101,6 +103,21 @@ def test_it_is_started_again_if_it_is_killed_and_goes_on_where_it_was(site):
     after = site.wish.states
     assert [state for digest, state in after.items() if state == before[digest]]  # the dead one is not born again
     assert store.read(path).progress.pid != former
+
+
+def test_an_agent_that_is_gone_before_its_checks_began_forgets_nobody(site, monkeypatch):
+    """It started with an edited check, and was killed before the process that checks had written anything."""
+    site.want(view(site.port, site.closed))
+    site.hear(lambda: Health.UNKNOWN not in site.health().values())
+    site.checks.stop()
+    edited = view(site.port, site.closed, check=replace(CHECK, fall=2))
+    monkeypatch.setattr(children, "module", lambda *_: ["sleep", str(PATIENCE_S)])
+    site.wish = Wish(known(site.directory, "applied.json"))
+    site.start()
+    site.want(edited)
+    site.checks.stop()
+    again = Wish(known(site.directory, "applied.json"))
+    assert [e.weight for e in again.of(edited).pools["web"].endpoints] == [1, 0]
 
 
 def test_it_ends_with_the_agent_and_edits_are_heard(site):
