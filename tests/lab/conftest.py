@@ -2,15 +2,19 @@
 import os
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
 
 import pytest
 
 from reconciler.lab.lab import Lab
 from reconciler.model import Endpoint, Fleet, Interface, Node, Pool, Protocol, Service
 
+from .web import Web, addresses, manifests, written
+
 PREFIX = f"lbl-{os.getpid()}"
 
 LabMaker = Callable[..., Lab]
+WebMaker = Callable[..., Web]
 
 
 def interface(name: str, *addresses: str) -> Interface:
@@ -41,3 +45,20 @@ def start_lab(tmp_path) -> Iterator[LabMaker]:
     yield start
     for lab in started:
         lab.close()
+
+
+@pytest.fixture
+def start_web(start_lab: LabMaker, tmp_path: Path) -> WebMaker:
+    """A web service that is up: its mode, its check, if any, how many endpoints, and what else its manifests say."""
+
+    def start(mode: str, check: str = "", endpoints: int = 3, **more: str) -> Web:
+        directory, all_ = tmp_path / "manifests", addresses(endpoints)
+        fleet = written(directory, manifests(all_, mode, check, **more))
+        web = Web(start_lab(fleet, node_name="lb1"), directory, tmp_path / "log")
+        web.start()
+        web.await_members(*all_)
+        if "type: http" in check:
+            web.await_up(*all_)
+        return web
+
+    return start

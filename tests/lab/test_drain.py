@@ -8,16 +8,15 @@ import pytest
 
 from reconciler.lab.build import wait_until
 
-from .test_health import FIRST, PATIENCE_S, SECOND, THIRD, VIP, Site, start_site
+from .web import PATIENCE_S, VIP, Web, addresses
 
 pytestmark = pytest.mark.kernel
 
-__all__ = ("start_site",)
+FIRST, SECOND, THIRD = addresses(3)
+CHECK = "{type: http, interval: 500ms, timeout: 300ms, fall: 2}"
 
-NO_CHECK = ""
 
-
-def rows(site: Site, *what: str) -> list[dict[str, object]]:
+def rows(site: Web, *what: str) -> list[dict[str, object]]:
     found: list[dict[str, object]] = json.loads(site.lbctl("get", *what, "-o", "json"))["items"]
     return found
 
@@ -30,9 +29,8 @@ def homes(outcomes) -> dict[str, set[IPv4Address]]:
     return found
 
 
-def test_a_drain_beside_an_agent(start_site):
-    site = start_site("nat")
-    plan = ("plan", str(site.directory), "--node", "lb1")
+def test_a_drain_beside_an_agent(start_web):
+    site = start_web("nat", CHECK)
     kept = site.lab.load(VIP, 80, requests_per_connection=0, concurrency=9, rate=45, clients=9, timeout_s=10)
     wait_until("connections are open", lambda: len(kept.outcomes()) > 18, PATIENCE_S)
     said = site.lbctl("drain", str(FIRST), "--reason", "new disk")
@@ -40,8 +38,8 @@ def test_a_drain_beside_an_agent(start_site):
     assert site.members() == {SECOND, THIRD}
     assert site.answering() == {SECOND, THIRD}
     site.await_said(f"because: {FIRST} is drained by root: new disk")
-    assert "No changes." in site.lbctl(*plan)
-    site.lbctl("apply", *plan[1:], "--auto-approve")
+    assert "No changes." in site.plan()
+    site.apply()
     assert site.members() == {SECOND, THIRD}
     (drain,) = rows(site, "drains")
     assert (drain["endpoint"], drain["pool"], drain["by"], drain["reason"]) == (str(FIRST), "all", "root", "new disk")
@@ -76,16 +74,15 @@ def test_a_drain_beside_an_agent(start_site):
     }
 
 
-def test_what_is_drained_stays_drained_without_an_agent(start_site):
-    site = start_site("dsr-l2", NO_CHECK)
+def test_what_is_drained_stays_drained_without_an_agent(start_web):
+    site = start_web("dsr-l2")
     site.await_said("No changes.")
     site.agent.terminate()
     site.agent.wait(PATIENCE_S)
     said = site.lbctl("drain", "e12")  # a Node
     assert said == f"{SECOND} is drained\nNo agent runs here: `lbctl apply` takes it out.\n"
-    planned = site.lbctl("plan", str(site.directory), "--node", "lb1")
-    assert f"because: {SECOND} is drained by root" in planned
-    site.lbctl("apply", str(site.directory), "--node", "lb1", "--auto-approve")
+    assert f"because: {SECOND} is drained by root" in site.plan()
+    site.apply()
     assert site.members() == {FIRST, THIRD}
     unknown = site.lab.lbctl("drain", "e122")
     assert unknown.returncode == 2

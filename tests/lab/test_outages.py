@@ -7,16 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import pytest
 
-from reconciler.config.load import load
-from reconciler.health import store
-from reconciler.health.state import Health
-from reconciler.kernel.real import RealKernel
-from reconciler.kinds.ring import Ring
-from reconciler.kinds.rings import RingKind
 from reconciler.lab import netns
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
@@ -24,13 +17,12 @@ from reconciler.lab.topology import host_of
 from reconciler.lab.traffic import Outcome
 from tests.nft import DROP, INPUT, IP, chain, nft
 
-from .conftest import LabMaker
+from .conftest import WebMaker
+from .web import PATIENCE_S, VIP, addresses
 
 pytestmark = pytest.mark.kernel
 
-VIP = IPv4Address("20.20.20.1")
-ENDPOINTS = tuple(IPv4Address(f"10.2.0.{number}") for number in range(11, 18))
-PATIENCE_S = 60
+ENDPOINTS = addresses(7)
 TIMEOUT_S = 1.0
 KEPT = 14
 
@@ -53,33 +45,7 @@ WAYS: dict[str, Break] = {
 }
 
 
-def manifests(mode: str) -> str:
-    endpoints = ", ".join(f"{{address: {address}}}" for address in ENDPOINTS)
-    way, own = ("", "") if mode == "nat" else (", through: vip", "healthAddress: {ipv4: 10.1.0.9}\n  ")
-    nodes = "" if mode == "nat" else "".join(
-        f"---\napiVersion: lbctl/v1\nkind: Node\nmetadata: {{name: e{address.packed[3]}}}\n"
-        f"spec: {{role: endpoint, interfaces: [{{name: eth0, addresses: [{address}/24]}}]}}\n"
-        for address in ENDPOINTS
-    )  # fmt: skip
-    return f"""\
-apiVersion: lbctl/v1
-kind: Service
-metadata: {{name: web}}
-spec: {{vip: {VIP}, ports: [80], mode: {mode}, pool: web}}
----
-apiVersion: lbctl/v1
-kind: Pool
-metadata: {{name: web}}
-spec:
-  endpoints: [{endpoints}]
-  healthCheck: {{type: http, interval: 500ms, timeout: 400ms, fall: 2{way}}}
----
-apiVersion: lbctl/v1
-kind: Node
-metadata: {{name: lb1}}
-spec:
-  {own}interfaces: [{{name: front, addresses: [10.1.0.1/24]}}, {{name: back, addresses: [10.2.0.1/24]}}]
-{nodes}"""
+MODES = {"nat": "", "fullnat": "", "dsr-l2": ", through: vip", "dsr-l3": ", through: vip"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,28 +58,11 @@ class Outage:
     out_s: float
 
 
-@pytest.mark.parametrize("mode", ["nat", "dsr-l2", "dsr-l3"])
-def test_who_breaks_is_out_and_takes_nobody_with_it(start_lab: LabMaker, tmp_path: Path, mode: str) -> None:
-    directory = tmp_path / "manifests"
-    directory.mkdir()
-    (directory / "all.yaml").write_text(manifests(mode))
-    fleet = load(directory).fleet
-    assert fleet
-    lab = start_lab(fleet, node_name="lb1")
-    lab.serve_http()
-    lab.apply(directory)
-    kernel = RealKernel(lab.balancer, lab.run_dir)
-    lab.start_lbctl("run", str(directory), "--node", "lb1")
-
-    def members() -> set[IPv4Address]:
-        rings = [ring for ring in RingKind(kernel).read({}).resources if isinstance(ring, Ring)]
-        return {IPv4Address(member.partition(":")[0]) for ring in rings for member in ring.members}
-
-    def count_up() -> int:
-        entries = store.read(lab.run_dir / lab.balancer / store.FILE).entries
-        return sum(entry.state.health is Health.UP for entry in entries.values())
-
-    wait_until("all are up", lambda: count_up() == len(ENDPOINTS), PATIENCE_S)
+@pytest.mark.parametrize("mode", MODES)
+def test_who_breaks_is_out_and_takes_nobody_with_it(start_web: WebMaker, mode: str) -> None:
+    check = f"{{type: http, interval: 500ms, timeout: 400ms, fall: 2{MODES[mode]}}}"
+    web = start_web(mode, check, len(ENDPOINTS))
+    lab, members = web.lab, web.members
     kept = lab.load(VIP, 80, requests_per_connection=0, concurrency=KEPT, rate=35, clients=KEPT, timeout_s=TIMEOUT_S)
     fresh = lab.load(VIP, 80, concurrency=12, rate=60, clients=16, timeout_s=TIMEOUT_S)
     wait_until("all are open", lambda: len({o.source for o in kept.outcomes() if o.endpoint}) == KEPT, PATIENCE_S)

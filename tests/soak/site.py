@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,104 +14,63 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from reconciler import children
-from reconciler.config.load import load
-from reconciler.health import roster, store
-from reconciler.health.state import Health
-from reconciler.kernel.real import RealKernel
-from reconciler.kinds.ring import Ring
-from reconciler.kinds.rings import RingKind
-from reconciler.lab import netns, server
-from reconciler.lab.build import await_answer, wait_until
+from reconciler.health import store
+from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
-from reconciler.lab.topology import host_of
+from tests.lab.web import PORT, Web, addresses, manifests, written
 
-VIP, PORT = IPv4Address("20.20.20.1"), 80
-ENDPOINTS = tuple(IPv4Address(f"10.2.0.{number}") for number in range(11, 19))
-PATIENCE_S = 120.0
+ENDPOINTS = addresses(8)
+LONG_S = 120.0
+"""How long anything may take on a busy machine."""
 LOOK_S = 0.1
-CHECK = "{type: http, interval: 1s, timeout: 900ms, fall: 2, rise: 1}"
+_CHECK = "{{type: http, port: {port}, interval: 1s, timeout: 900ms, fall: {fall}, rise: 1}}"
 
 
-def manifests(weights: dict[IPv4Address, int], fall: int = 2, ports: str = "[80]") -> str:
-    endpoints = ", ".join(f"{{address: {address}, weight: {weight}}}" for address, weight in weights.items())
-    return f"""\
-apiVersion: lbctl/v1
-kind: Service
-metadata: {{name: web}}
-spec: {{vip: {VIP}, ports: {ports}, mode: nat, algorithm: maglev, pool: web}}
----
-apiVersion: lbctl/v1
-kind: Pool
-metadata: {{name: web}}
-spec:
-  endpoints: [{endpoints}]
-  healthCheck: {CHECK.replace("fall: 2", f"fall: {fall}")}
----
-apiVersion: lbctl/v1
-kind: Node
-metadata: {{name: lb1}}
-spec:
-  interfaces: [{{name: front, addresses: [10.1.0.1/24]}}, {{name: back, addresses: [10.2.0.1/24]}}]
-"""
+def edition(weights: dict[IPv4Address, int], fall: int = 2, ports: str = f"[{PORT}]") -> str:
+    """The manifests, with what edits change."""
+    check = _CHECK.format(port=PORT, fall=fall)
+    return manifests(weights, "nat", check, service="algorithm: maglev", ports=ports)
 
 
-FIRST = manifests(dict.fromkeys(ENDPOINTS, 1))
+FIRST = edition(dict.fromkeys(ENDPOINTS, 1))
 
 
 @dataclass(slots=True)
 class Death:
     """An endpoint that doesn't answer since `began_s`. It may break what is begun until `until_s`, when it is known to
-    be down and in no ring any more, or answers again; None: not yet."""
+    be down and in no ring any more, or answers again; None: not yet. `known_s`: when checks were seen to have found
+    it. `returned_s`: when it was in a ring again although it was dead all the time, which must not be."""
 
     address: IPv4Address
     began_s: float
+    known_s: float | None = None
     until_s: float | None = None
+    returned_s: float | None = None
+
+    def __str__(self) -> str:
+        def after(then_s: float | None) -> str:
+            return "never" if then_s is None else f"{then_s - self.began_s:.2f} s"
+
+        said = f"{self.address}: known after {after(self.known_s)}, out or back after {after(self.until_s)}"
+        return said + (f", in a ring again after {after(self.returned_s)}" if self.returned_s else "")
 
 
-class Site:
+class Site(Web):
     """Endpoints die and come back by methods of this; a thread sees when they have left the ring."""
 
     def __init__(self, lab: Lab, directory: Path, log: Path) -> None:
-        self.lab, self.directory, self.log = lab, directory, log
-        self.kernel = RealKernel(lab.balancer, lab.run_dir)
-        self.place = lab.run_dir / lab.balancer
+        super().__init__(lab, directory, log)
         self.deaths: list[Death] = []
         self.frozen: set[IPv4Address] = set()
         self.killed: set[IPv4Address] = set()
-        self.agent: subprocess.Popen[bytes]
+        self._reviving: set[IPv4Address] = set()
         self._over = threading.Event()
+        self._failure: Exception | None = None
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     @property
     def dead(self) -> set[IPv4Address]:
         return self.frozen | self.killed
-
-    def write(self, text: str) -> None:
-        """Put manifests in place as an editor does: in one step."""
-        path = self.directory / "all.yaml"
-        path.with_suffix(".new").write_text(text)
-        path.with_suffix(".new").rename(path)
-
-    def start_agent(self) -> None:
-        with self.log.open("ab") as output:
-            self.agent = self.lab.start_lbctl(
-                "run", str(self.directory), "--node", "lb1", "--resync", "2s", output=output
-            )
-
-    def members(self) -> set[IPv4Address]:
-        """Who gets new connections."""
-        rings = [ring for ring in RingKind(self.kernel).read({}).resources if isinstance(ring, Ring)]
-        return {IPv4Address(member.partition(":")[0]) for ring in rings for member in ring.members}
-
-    def up(self) -> set[IPv4Address]:
-        """Whom checks find up. Of an edited check there are two targets for a moment: then the newer one counts."""
-        entries = store.read(self.place / store.FILE).entries
-        listed = roster.read(self.place / roster.FILE)
-        return {
-            IPv4Address(endpoint.address) for pool in listed.values() for endpoint in pool.endpoints
-            if all(digest in entries and entries[digest].state.health is Health.UP for _, digest in endpoint.targets)
-        }  # fmt: skip
 
     def story(self) -> str:
         """What is known of each endpoint, and the end of what the agent said."""
@@ -124,61 +82,72 @@ class Site:
         return store.read(self.place / store.FILE).progress.pid
 
     def freeze(self, address: IPv4Address) -> None:
-        self._begin(address)
+        self.deaths.append(Death(address, time.monotonic()))
         self.frozen.add(address)
         self.lab.servers[address].send_signal(signal.SIGSTOP)
 
     def kill(self, address: IPv4Address) -> None:
-        self._begin(address)
+        self.deaths.append(Death(address, time.monotonic()))
         self.killed.add(address)
         self.lab.servers[address].kill()
-        self.lab.servers[address].wait(PATIENCE_S)
+        self.lab.servers[address].wait(LONG_S)
 
     def revive(self, address: IPv4Address) -> None:
+        self._reviving.add(address)
         if address in self.frozen:
             self.frozen.discard(address)
             self.lab.servers[address].send_signal(signal.SIGCONT)
         else:
-            argv = children.script(str(server.__file__), str(address), str(PORT))
-            self.lab.servers[address] = self.lab.start(host_of(address), *argv)
-            what = f"the server on {address} is back"
-            netns.inside(self.lab.netns(host_of(address)), await_answer, what, str(address), PORT, True)
+            self.serve_again(address)
             self.killed.discard(address)
+        self._reviving.discard(address)
 
-    def _begin(self, address: IPv4Address) -> None:
-        self.deaths.append(Death(address, time.monotonic()))
+    def look(self) -> None:
+        """See who of the dead is known, who has left the ring, and who is back in it."""
+        latest = {death.address: death for death in self.deaths}
+        surely_dead = self.dead - self._reviving
+        if not surely_dead and all(death.until_s is not None for death in latest.values()):
+            return
+        dead, began_s = self.dead, time.monotonic()
+        members, up = self.members(), self.up()
+        now_s = time.monotonic()
+        for address, death in latest.items():
+            # Who has just come back, and is in no ring yet, will be in one until checks find him dead again.
+            is_back = address not in dead and began_s > death.began_s + LOOK_S
+            if death.known_s is None and address not in up:
+                death.known_s = now_s
+            if death.until_s is None:
+                if is_back or address not in members | up:
+                    death.until_s = now_s
+            elif death.returned_s is None and address in members & surely_dead - self._reviving & self.dead:
+                death.returned_s = now_s
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_S):
-            dead, began_s = self.dead, time.monotonic()
-            if any(death.until_s is None for death in self.deaths):
-                # Who has just come back, and is in no ring yet, will be in one until checks find him dead again.
-                serving = self.members() | self.up()
-                for death in self.deaths:
-                    is_back = death.address not in dead and began_s > death.began_s + LOOK_S
-                    if death.until_s is None and (death.address not in serving or is_back):
-                        death.until_s = time.monotonic()
+        try:
+            while not self._over.wait(LOOK_S):
+                self.look()
+        except Exception as error:  # noqa: BLE001 - whoever ends this tells
+            self._failure = error
 
     def begin(self) -> None:
         self._watcher.start()
 
     def end(self) -> None:
+        """Raises what the watcher stumbled over: of what came after that, it knows nothing."""
         self._over.set()
         self._watcher.join()
+        if self._failure is not None:
+            raise self._failure
 
 
 @contextmanager
 def site(directory: Path, prefix: str) -> Iterator[Site]:
     """A site whose endpoints all serve."""
-    (directory / "manifests").mkdir()
-    (directory / "manifests/all.yaml").write_text(FIRST)
-    fleet = load(directory / "manifests").fleet
-    assert fleet
+    fleet = written(directory / "manifests", FIRST)
     with Lab(fleet, node_name="lb1", prefix=prefix, run_dir=directory / "run") as lab:
-        lab.serve_http()
         found = Site(lab, directory / "manifests", directory / "log")
-        found.start_agent()
-        wait_until("all are up", lambda: found.up() == set(ENDPOINTS) == found.members(), PATIENCE_S)
+        found.start("--resync", "2s")
+        wait_until("all are up", lambda: found.up() == set(ENDPOINTS) == found.members(), LONG_S)
         found.begin()
         try:
             yield found

@@ -25,7 +25,8 @@ from reconciler.lab import LabError
 from reconciler.lab.build import wait_until
 from reconciler.lab.traffic import Outcome
 from reconciler.wish import drains
-from tests.soak.site import ENDPOINTS, FIRST, PATIENCE_S, PORT, VIP, Death, Site, chance, manifests, site
+from tests.lab.web import PORT, VIP
+from tests.soak.site import ENDPOINTS, FIRST, LONG_S, Death, Site, chance, edition, site
 
 MOST_DOWN = 3
 FEW = 5
@@ -36,6 +37,8 @@ SETTLE_S = 400.0
 TIMEOUT_S = 4.0
 STORY_S = 20.0
 """How far back what was done is told about a request that failed."""
+LONG_OUT_S = 7.0
+"""Whoever was dead for longer before he was out is told of: restarts and a busy machine may explain it."""
 SLACK_S = 0.3
 """From a packet's way to what is written down of it."""
 MOST_GROWTH_MB, MOST_MORE_DESCRIPTORS = 8.0, 8
@@ -67,6 +70,7 @@ class Report:
     after: Sample | None = None
     longest_out_s: float = 0.0
     plan: str = ""
+    ended_s: float = 0.0
 
     def lines(self) -> list[str]:
         did = ", ".join(f"{count} {what}" for what, count in sorted(self.done.items()))
@@ -78,7 +82,25 @@ class Report:
             f"after:  {self.after}",
             f"in the end: {self.plan.strip().splitlines()[-1] if self.plan.strip() else 'no plan'}",
             *(line for outcome in self.unexplained[:FEW] for line in self._about(outcome)),
+            *(line for death in self.returned for line in self._of_death(death)),
+            *(line for death in self.slow[:FEW] for line in self._of_death(death)),
         ]
+
+    @property
+    def returned(self) -> list[Death]:
+        """Those who were in a ring again although they were dead."""
+        return [death for death in self.deaths if death.returned_s is not None]
+
+    @property
+    def slow(self) -> list[Death]:
+        return [death for death in self.deaths if (death.until_s or self.ended_s) - death.began_s > LONG_OUT_S]
+
+    def _of_death(self, death: Death) -> list[str]:
+        """A death that was remarkable, and what had been done by when it was over."""
+        end_s = death.returned_s or death.until_s or self.ended_s
+        done = [f"{then_s - death.began_s:.2f} s after: {what}" for then_s, what in self.acts
+                if death.began_s - STORY_S < then_s < end_s]  # fmt: skip
+        return [f"death of {death}", *done]
 
     def _about(self, outcome: Outcome) -> list[str]:
         """A request that failed, and what had happened by then."""
@@ -104,7 +126,7 @@ def run(for_s: float, seed: int, directory: Path, prefix: str) -> Report:
         report.after = soak.settled()
         outcomes = load.stop()
         report.plan = found.lab.lbctl("plan", str(found.directory), "--node", "lb1").stdout
-        report.requests, report.deaths = len(outcomes), found.deaths
+        report.requests, report.deaths, report.ended_s = len(outcomes), found.deaths, time.monotonic()
         _explain(report, found, outcomes)
         ended = [d.until_s - d.began_s for d in found.deaths if d.until_s is not None]
         report.longest_out_s = max(ended, default=0.0)
@@ -185,7 +207,7 @@ class _Soak:
     def _edit(self) -> str:
         weights = {address: self._chance.randint(1, 4) for address in ENDPOINTS}
         ports = "[80, 8080]" if self._chance.random() < 0.5 else "[80]"
-        self._site.write(manifests(weights, self._chance.randint(2, 3), ports))
+        self._site.write(edition(weights, self._chance.randint(2, 3), ports))
         return "edited"
 
     def _drain(self) -> str:
@@ -193,7 +215,7 @@ class _Soak:
         if len(ENDPOINTS) - len(others) >= MOST_DOWN + 2:
             return ""
         address = self._chance.choice(others)
-        self._site.lab.lbctl("drain", str(address), timeout_s=PATIENCE_S)
+        self._site.lab.lbctl("drain", str(address), timeout_s=LONG_S)
         return "drained"
 
     def _undrain(self) -> str:
@@ -201,7 +223,7 @@ class _Soak:
         if not drained:
             return ""
         address = self._chance.choice(drained)
-        done = self._site.lab.lbctl("undrain", str(address), timeout_s=PATIENCE_S)
+        done = self._site.lab.lbctl("undrain", str(address), timeout_s=LONG_S)
         assert done.returncode == 0, done.stderr
         return "undrained"
 
@@ -227,8 +249,8 @@ class _Soak:
             self._site.agent.kill()
         else:
             self._site.agent.terminate()
-        self._site.agent.wait(PATIENCE_S)
-        self._site.start_agent()
+        self._site.agent.wait(LONG_S)
+        self._site.start_agent("--resync", "2s")
         return "restarted"
 
 
@@ -260,6 +282,7 @@ def check(report: Report) -> None:
     assert report.after is not None
     text = "\n".join(report.lines())
     assert not report.unexplained, text
+    assert not report.returned, text
     assert "No changes." in report.plan, text
     assert report.after.rows == report.before.rows, text
     assert report.after.descriptors <= report.before.descriptors + MOST_MORE_DESCRIPTORS, text
