@@ -127,12 +127,13 @@ def _held(changes: Iterable[Change], desired: Desired, live: Live, blocked: Iter
 
 
 def order(changes: Iterable[Change]) -> list[Change]:
-    """Make before break: creates and updates by ascending phase, then deletes by descending phase."""
+    """Make before break: creates and updates by ascending phase, then deletes by descending phase. Whatever is
+    announced no more is so before anything of it changes."""
 
-    def rank(change: Change) -> tuple[bool, int, Key]:
-        phase = PHASES[change.key.kind]
-        gone = change.after is None
-        return gone, -phase if gone else phase, change.key
+    def rank(change: Change) -> tuple[bool, bool, int, Key]:
+        phase, gone = PHASES[change.key.kind], change.after is None
+        stays = not (change.before is not None and change.after is not None and change.after.withdraws)
+        return gone, stays, -phase if gone or not stays else phase, change.key
 
     return sorted(changes, key=rank)
 

@@ -124,6 +124,12 @@ class Resource(_Keyed):
         """The needs that are of one kind."""
         return (need for need in self.needs if need.kind == kind)
 
+    @property
+    def withdraws(self) -> bool:
+        """Whether it says that no traffic is to come any more. What it took the place of goes before anything else
+        changes."""
+        return False
+
     def stamps(self) -> Iterator[str]:
         """Texts for the value, the same on every machine: the first is written down when the resource was applied, any
         of them stands for this value. Resources with one key have the same first text just if they are equal: so no

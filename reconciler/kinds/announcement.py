@@ -65,6 +65,10 @@ class Announcement(Resource):
         return tuple(Key(ServiceRow.kind, service) for service in self.services) if self.metric else ()
 
     @property
+    def withdraws(self) -> bool:
+        return not self.metric
+
+    @property
     def flaw(self) -> str:
         return "" if self.table in _TABLES and self.metric >= 0 else f"table {self.table}, metric {self.metric}"
 

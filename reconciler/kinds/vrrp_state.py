@@ -48,11 +48,15 @@ class VrrpState(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (VRRP, *self.foundations) if self.weight > STOPPED else (VRRP,)
+        return () if self.withdraws else (VRRP, *self.foundations)
 
     @property
     def needs_any(self) -> tuple[Key, ...]:
-        return self.vips if self.weight > STOPPED else ()
+        return () if self.withdraws else self.vips
+
+    @property
+    def withdraws(self) -> bool:
+        return self.weight <= STOPPED
 
     @property
     def flaw(self) -> str:

@@ -199,3 +199,23 @@ def test_a_plan_makes_the_route_leave_go_and_come_back_and_says_why(wish, clock)
     wish.announcing.leaving = None
     planned, texts, _ = step(applied)
     assert texts == [] and {r.metric for r in kernel.announcements} == {100}
+
+
+def test_a_vip_is_withdrawn_before_what_it_needs_changes(wish, clock):
+    asked = told(pool(count=2, announce_min=2))
+    kernel = FakeKernel()
+
+    def bring():
+        kernel.writes.clear()
+        desired = compile_node(wish.of(asked))
+        apply(plan(desired, read_live(kernel, desired.resources)), kernel).raise_if_failed()
+        return [method for method, _ in kernel.writes]
+
+    assert bring()[-1] == "add_route"
+    down(wish, 1)
+    first, *others = bring()
+    assert first == "remove_route" and others
+    up(wish, 1, 2)
+    wish.of(asked)
+    clock.now_s += FIRST_HOLD_S
+    assert bring()[-1] == "add_route"
