@@ -27,7 +27,7 @@ from reconciler.peers import Peer
 from reconciler.resource import Desired, Key, Resource
 from reconciler.support import Unsupported
 from reconciler.versions import layer, version
-from reconciler.view import Facts, NodeView, Use
+from reconciler.view import Facts, NodeView, Use, use_of
 
 _OF_KIND = {kind.resource.kind: kind for kind in KINDS}
 
@@ -144,7 +144,7 @@ def _compiled(
         changed.append((before.whole, whole))
     support.refuse(view.node.name, [item for _, part in changed if part for item in part.unsupported])
     if changed and view.node.role is Role.BALANCER:
-        support.refuse(view.node.name, support.of_sources(view))
+        support.refuse(view.node.name, support.of_sources(view, uses))
     resources, owners = layer(before.desired.resources), layer(before.owners)
     _exchange(changed, resources, owners, {Service: services, Pool: pools, object: {whole.name: whole}})
     desired = Desired(version(resources), view.node.name, view.causes)
@@ -154,7 +154,7 @@ def _compiled(
 def _use_alike(old: Part | None, new: Part | None) -> bool:
     """Whether two versions of a service use the same pool in the same way."""
     services = [part.source for part in (old, new) if part and isinstance(part.source, Service)]
-    ways = {(service.pool, service.algorithm, service.mode) for service in services}
+    ways = {(service.pool, use_of(service)) for service in services}
     return len(services) == 2 and len(ways) == 1
 
 

@@ -7,7 +7,7 @@ node, so no written setting is silently ignored.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,7 +28,7 @@ from reconciler.model import (
 )
 from reconciler.resource import Span
 from reconciler.safe import SHOWN
-from reconciler.view import NodeView
+from reconciler.view import NodeView, Use
 
 ROLES = tuple(Role)
 MODES = (Mode.NAT, Mode.FULLNAT, Mode.DSR_L2, Mode.DSR_L3)
@@ -68,7 +68,7 @@ def unsupported(view: NodeView) -> list[Unsupported]:
         found += (item for service in view.services for item in of_service(service))
         found += (item for pool in view.pools.values() for item in of_check(pool, view.node))
         found += of_fallbacks(view)
-        found += of_sources(view)
+        found += of_sources(view, view.uses)
     return sorted(set(found))
 
 
@@ -82,9 +82,10 @@ def of_fallbacks(view: NodeView) -> list[Unsupported]:
     return [item for pool in view.fallbacks.values() for item in of_check(pool, view.node)]
 
 
-def of_sources(view: NodeView) -> list[Unsupported]:
-    """Services of nat without memory whose replies can't be told from those of another service by their source."""
-    if not any(service.stateless for service in view.services):
+def of_sources(view: NodeView, uses: Mapping[str, Use]) -> list[Unsupported]:
+    """Services of nat without memory whose replies can't be told from those of another service by their source. `uses` are
+    those of the view."""
+    if not any(use.stateless for use in uses.values()):
         return []
     translated = [service for service in view.services if service.mode is Mode.NAT and service.ports]
     addresses = {e.address for s in translated if s.stateless for e in view.pools[s.pool].endpoints}

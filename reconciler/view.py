@@ -87,7 +87,7 @@ def _use(algorithm: Algorithm) -> Use:
     return Use(frozenset((algorithm,)))
 
 
-def _use_of(service: Service) -> Use:
+def use_of(service: Service) -> Use:
     """Thousands of services have the same one."""
     one = _use(service.algorithm)
     if not service.stateless:
@@ -154,7 +154,7 @@ class NodeView:
         """How the services use each pool, by its name."""
         found: dict[str, Use] = {}
         for service in self.services:
-            one, former = _use_of(service), found.get(service.pool)
+            one, former = use_of(service), found.get(service.pool)
             found[service.pool] = one if former is None or former is one else former | one
         return found
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.compile import compile_node, compiled
-from reconciler.model import EndpointState, Fleet
+from reconciler.model import Algorithm, EndpointState, Fleet
 from reconciler.resource import Span
 from reconciler.view import view
 from tests.strategies import fake_source, fleets
@@ -81,6 +81,18 @@ def test_the_same_manifests_are_no_work(two_services, monkeypatch):
     assert after.services is before.services
     assert after.whole is before.whole
     assert not before.differing(after)
+
+
+def test_a_service_that_becomes_stateless_asks_for_what_it_would_ask_for_from_the_beginning(web_fleet):
+    (service,) = web_fleet.services
+    service = replace(service, algorithm=Algorithm.MAGLEV)
+    fleet = replace(web_fleet, services=(service,))
+    former = compiled(view(fleet, None, "host"))
+    for ports, is_stateless in ((service.ports, True), ((81,), True), ((81,), False)):
+        fleet = replace(fleet, services=(replace(service, ports=ports, stateless=is_stateless),))
+        former = compiled(view(fleet, None, "host"), former)
+        assert everything(former.desired) == everything(compile_node(view(fleet, None, "host")))
+        assert any(key.kind == "source" for key in former.desired.resources) is is_stateless
 
 
 def test_an_edited_weight_is_one_ring(two_services):
