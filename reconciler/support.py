@@ -83,8 +83,8 @@ def of_fallbacks(view: NodeView) -> list[Unsupported]:
 
 
 def of_sources(view: NodeView, uses: Mapping[str, Use]) -> list[Unsupported]:
-    """Services of nat without memory whose replies can't be told from those of another service by their source. `uses` are
-    those of the view."""
+    """Services of nat without memory whose replies can't be told from those of another service by their source.
+    `uses` are those of the view."""
     if not any(use.stateless for use in uses.values()):
         return []
     translated = [service for service in view.services if service.mode is Mode.NAT and service.ports]

@@ -89,6 +89,13 @@ class Endpoints:
         """The node is as it was asked to be: who came back until now is no cause of later changes."""
         self.wish.changed_s = self._learned_s - SLACK_S
 
+    def write_down(self) -> None:
+        """Write down what has failed lately of what VIPs need, for others and for the next agent."""
+        if (stored := self.wish.announcing.stored) != self._written:
+            with contextlib.suppress(FilesError):  # then a new agent damps flapping anew
+                announcing_.write(self._directory / announcing_.FILE, stored)
+            self._written = stored
+
     def _learn(self) -> None:
         found = self._checks.take()
         if found is None:
@@ -174,17 +181,12 @@ class Endpoints:
         self._conditions = {name: condition.value for name, condition in now.items() if condition}
 
     def _tell_announcing(self) -> None:
-        """Tell what speaks against VIPs, and when that is over; and write down what has failed lately."""
-        announcing = self.wish.announcing
-        now = {(t.form.value, *t.why) for t in announcing.tellings.values()}
+        """Tell what speaks against VIPs, and when that is over."""
+        now = {(t.form.value, *t.why) for t in self.wish.announcing.tellings.values()}
         spoken = tuple(sorted(safe.line(f"VIPs are {form}: {'; '.join(why)}") for form, *why in now))
         if spoken != self._spoken:
             self._report.say(safe.some(spoken, "\n") if spoken else "VIPs are announced as usual again.")
             self._spoken = spoken
-        if (stored := announcing.stored) != self._written:
-            with contextlib.suppress(FilesError):  # then a new agent damps flapping anew
-                announcing_.write(self._directory / announcing_.FILE, stored)
-            self._written = stored
 
     def _tell_suspicion(self, until_s: float, why: str) -> None:
         if until_s and not self._is_suspect:

@@ -141,6 +141,11 @@ class Agent:
     def round(self, wake: Wake, keys: Collection[Key] = ()) -> None:
         """One look at the manifests, and at the node as far as that is due: at the keys that differ from what was
         asked for before, at those that are named, and at all of it from time to time. Raises nothing."""
+        self._work(wake, keys)
+        if self.endpoints is not None:
+            self.endpoints.write_down()  # the node comes first: a disk may take long
+
+    def _work(self, wake: Wake, keys: Collection[Key]) -> None:
         keys = {*keys, *self._noticed()}
         if wake is Wake.RELOAD:
             self.seen, self.due = "", 0.0

@@ -126,6 +126,8 @@ class Route:
         while True:
             data = self._socket.recv(_RECEIVE_BYTES)
             is_asked = having is None or any(part in data for part in having)
+            if not is_asked and _are_alike(data, self._sequence):
+                continue
             position, end = 0, len(data)
             while position < end:
                 length, answer, flags, sequence, _ = unpack(data, position)
@@ -158,6 +160,16 @@ class Route:
             length, type_, flags, sequence, _ = unpack(data, position)
             yield type_, flags, sequence, data[position + size : position + length]
             position += (length + 3) & ~3
+
+
+def _are_alike(data: bytes, sequence: int) -> bool:
+    """Whether all messages of a datagram are as long as the first one and have its header, which only tells of an
+    object: so there is nothing to learn from them one by one."""
+    length, answer, flags, number, _ = _HEADER.unpack_from(data)
+    step = (length + 3) & ~3
+    if answer in (_ERROR, _DONE) or flags & _DUMP_INTERRUPTED or number != sequence or len(data) % step:
+        return False
+    return all(data[place::step].count(data[place]) * step == len(data) for place in range(_HEADER.size))
 
 
 def route() -> AbstractContextManager[Route]:

@@ -15,7 +15,7 @@ from reconciler.kinds.ring import Ring
 from reconciler.model import LEAVING_METRIC
 from reconciler.readings.announcements import announcements
 from reconciler.wish import drains
-from reconciler.wish.announcing import FIRST_HOLD_S, Leaving
+from reconciler.wish.announcing import FILE, FIRST_HOLD_S, Leaving, read
 from reconciler.wish.drains import Drain
 from tests.agent.conftest import Node, edit
 
@@ -190,7 +190,7 @@ def told_of(site):
     return {route.to.partition("/")[0] for route in site.node.kernel.announcements}
 
 
-def test_a_vip_with_too_few_healthy_endpoints_is_withdrawn_after_the_ring_and_named(announcing):
+def test_a_vip_with_too_few_healthy_endpoints_is_withdrawn_and_named(announcing):
     told = announcing.find(FIRST, Health.DOWN, error="refused")
     assert "VIPs are withdrawn: pool web: 1 of 2 endpoints are healthy, announceMin is 2\n" in told
     assert "because: pool web: 1 of 2 endpoints are healthy" in told
@@ -204,6 +204,16 @@ def test_a_vip_with_too_few_healthy_endpoints_is_withdrawn_after_the_ring_and_na
     announcing.node.now += FIRST_HOLD_S
     assert "VIPs are announced as usual again." in announcing.wake()
     assert told_of(announcing) == {"20.20.20.1", "20.20.20.2"}
+
+
+def test_a_withdrawal_waits_for_no_disk_and_is_written_down_all_the_same(announcing, monkeypatch):
+    order = []
+    announcing.node.kernel.on_write = lambda: order.append(announcing.node.kernel.writes[-1][0])
+    monkeypatch.setattr("reconciler.files.os.fsync", lambda _: order.append("disk"))
+    announcing.find(FIRST, Health.DOWN)
+    assert order[0] == "remove_route"
+    assert order[-1] == "disk"
+    assert "20.20.20.1" in read(announcing.directory / FILE).withheld
 
 
 def test_a_balancer_that_is_drained_leaves_is_quiet_and_comes_back(announcing):
