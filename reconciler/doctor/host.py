@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from reconciler import connections
 from reconciler.doctor.finding import Finding
+from reconciler.doctor.tables import of_tables
 from reconciler.errors import BuildError
 from reconciler.kernel import counters, headers, offloads
 from reconciler.kernel.cache import cache_dir
@@ -23,9 +23,9 @@ def of_host(node: Node, held: Mapping[Key, Resource], kernel: Kernel) -> Iterato
     """`held` is what the node holds of lbctl's."""
     yield from _of_conntrack(node, kernel)
     yield from _of_machine(node, kernel)
+    yield from of_tables(node, held, kernel)
     if node.role is Role.BALANCER:
         yield from _of_offloads(node, kernel)
-        yield from _of_tables(node, held, kernel)
 
 
 def _of_conntrack(node: Node, kernel: Kernel) -> Iterator[Finding]:
@@ -72,23 +72,4 @@ def _of_offloads(node: Node, kernel: Kernel) -> Iterator[Finding]:
                 "packets-merged", f"{program.interface} merges packets (GRO) before its generic program sees them",
                 "uploads to VIPs stall: what the program sees is longer than the next network carries",
                 f"ethtool -K {program.interface} gro off, or a driver for native mode", spans[program.interface],
-            )  # fmt: skip
-
-
-def _of_tables(node: Node, held: Mapping[Key, Resource], kernel: Kernel) -> Iterator[Finding]:
-    loaded = kernel.loaded_program()
-    if loaded is None:
-        return
-    for what, count, room in (
-        ("services", sum(key.kind == "service" for key in held), loaded.sizes.services),
-        ("endpoints", sum(key.kind == "endpoint" for key in held), loaded.sizes.endpoints),
-        *(("flows", connections.live(kernel, version).size, loaded.sizes.flows)
-          for version in connections.tables(kernel)),
-    ):
-        if room and count * 100 >= room * NEARLY_FULL_PERCENT:
-            yield Finding(
-                "table-nearly-full", f"{count:,} {what} in tables for {room:,}",
-                "once they are full, new connections fail" if what == "flows" else "further manifests are refused",
-                f"a greater `capacity: {{{what}: {2 * room}}}` in the Node, or none: then tables grow",
-                node.places.get("capacity", node.span),
             )  # fmt: skip

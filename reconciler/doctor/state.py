@@ -42,6 +42,11 @@ _KINDS = {
     "neighbour": ("neighbour-not-kept", "packets to it may meet an unknown MAC, and a changed one is noticed late"),
     "blackhole": ("blackhole-missing", "packets to the source of tunnels go round in a loop"),
 }
+_CONCERNS = {
+    "snat": ("ports-nearly-used", "new connections to that server are refused, one in some, then all"),
+    "program": ("table-nearly-full", "once it is full, new connections fail"),
+}
+"""Of kinds that are concerned about one thing only."""
 _REST = "rows-differ", "the data plane does not do what the manifests say"
 
 
@@ -67,8 +72,10 @@ def of_plan(planned: Plan) -> Iterator[Finding]:
         more = f", and {len(rest) - 1:,} more" if len(rest) > 1 else ""
         yield Finding(_REST[0], f"{rest[0].key} differs{more}", _REST[1], _APPLY, rest[0].origin)
     for concern in planned.concerns:
+        kind = concern.key.kind
+        name, consequence = _CONCERNS.get(kind, (f"{kind}-concern", "VIPs that need it may not work"))
         yield Finding(
-            f"{concern.key.kind}-concern", concern.text, "VIPs that need it may not work", concern.hint,
+            name, concern.text, consequence, concern.hint,
             _origin(wanted.get(concern.key)),
         )  # fmt: skip
 

@@ -15,9 +15,11 @@ import numpy as np
 from reconciler.dataplane.layout import (
     ENDPOINTS,
     GATEWAYS,
+    PORT_POOLS,
     REMEMBERED,
     RING_CHUNKS,
     RINGS,
+    SERVED,
     SERVICES,
     SERVICES6,
     SOURCE_LISTS,
@@ -34,7 +36,7 @@ from reconciler.kernel.port import Kernel
 
 _COUNTED: tuple[MapSpec, ...] = (
     SERVICES, SERVICES6, VIPS, VIPS6, ENDPOINTS, RINGS, RING_CHUNKS, SOURCES, SOURCES6, SOURCE_LISTS, VLANS, GATEWAYS,
-    UNPACKED,
+    UNPACKED, SERVED, PORT_POOLS,
 )  # fmt: skip
 _PLACES = REMEMBERED.value_size // 8
 """Flows in a bucket of the table of remembered flows."""

@@ -9,7 +9,10 @@ import pytest
 
 from reconciler.apply import apply
 from reconciler.compile import compile_node
+from reconciler.dataplane.layout import MAPS, RING_CHUNKS
+from reconciler.doctor import tables
 from reconciler.doctor.host import of_host
+from reconciler.doctor.tables import of_tables
 from reconciler.doctor.walk import walk
 from reconciler.errors import BuildError
 from reconciler.kernel import counters, headers, offloads
@@ -50,6 +53,21 @@ def test_a_table_without_room_is_told(web_fleet):
     two = replace(web_fleet, services=(replace(service, ports=(80, 443)),))
     assert examined(with_node(two, capacity=Capacity(services=2))) == ["table-nearly-full"]
     assert examined(with_node(two, capacity=Capacity(services=3))) == []
+
+
+@pytest.mark.parametrize("table", tables._TABLES)
+def test_every_table_without_room_is_told_with_the_way_out(web_fleet, table):
+    kernel = FakeKernel()
+    assert examined(web_fleet, kernel) == []
+    spec = MAPS[table]
+    if table != RING_CHUNKS.name:  # the fleet has one of these
+        kernel.maps[table] = {bytes(spec.key_size): b"\1" * spec.value_size}
+    kernel.sizes[table] = 2
+    assert list(of_tables(web_fleet.nodes[0], {}, kernel)) == []
+    kernel.sizes[table] = 1
+    (found,) = of_tables(web_fleet.nodes[0], {}, kernel)
+    assert (found.name, found.evidence[:2]) == ("table-nearly-full", "1 ")
+    assert found.evidence.endswith(" in a table for 1") and found.way_out
 
 
 def test_packets_merged_before_a_generic_program_are_told(web_fleet, monkeypatch):

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from reconciler.doctor import counters, host, router, state, ways
+from reconciler.doctor import counters, host, router, state, tables, ways
 from tests.doctor.cases import CASES, PAGE, rows
 
 _TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
@@ -22,10 +22,11 @@ def test_the_table_is_made_of_the_cases():
 def test_every_finding_that_there_is_is_a_case():
     told = {name for case in CASES for name in case.names}
     written = set()
-    for module in (host, router, state, ways):
+    for module in (host, router, state, tables, ways):
         source = Path(module.__file__).read_text(encoding="utf-8")
         written |= set(re.findall(r'Finding\(\s*"([a-z-]+)"', source))
     written |= {name for _, name, *_ in counters._SORTS}
+    written |= {name for name, _ in state._CONCERNS.values()}
     written |= {name for name, _ in state._KINDS.values()} | {state._REST[0], "left-over"}
     assert written <= told
     settings = {state._NAMES.get(name, name.replace("_", "-")) for name in state._SETTINGS}

@@ -14,11 +14,13 @@ from reconciler.doctor.router import of_router
 from reconciler.doctor.state import of_plan
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import AttachedProgram
+from reconciler.kinds.program import PROGRAM
+from reconciler.kinds.snat import SNAT_KEY
 from reconciler.live import read_live
 from reconciler.model import Announce, Bgp, Interface, Node, Role
 from reconciler.plan import plan
 from reconciler.render.style import Style
-from reconciler.resource import Span
+from reconciler.resource import Concern, Span
 from reconciler.view import view
 from tests.strategies import fake_source
 
@@ -94,6 +96,14 @@ def test_a_router_that_hashes_addresses_only_and_knows_no_way_is_told(web_fleet)
     seen = of_router(fleet, view(fleet, "r", ""), kernel)
     found = [*of_plan(plan(desired, read_live(kernel, desired.resources))), *seen]
     assert [each.name for each in found] == ["ecmp-hash", "vip-unrouted"]
+
+
+@pytest.mark.parametrize(("key", "name"), [(SNAT_KEY, "ports-nearly-used"), (PROGRAM, "table-nearly-full")])
+def test_what_runs_short_has_a_name_of_its_own(told, kernel, key, name):
+    concern = Concern(key, "few are left", "have more")
+    (found,) = of_plan(replace(planned(told, kernel), concerns=(concern,)))
+    assert (found.name, found.evidence, found.way_out) == (name, "few are left", "have more")
+    assert "new connections" in found.consequence
 
 
 def test_texts_of_others_are_made_safe():
