@@ -220,8 +220,13 @@ def add_max_prune(parser: argparse.ArgumentParser) -> None:
 def add_adopt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adopt", action="store_true",
-        help="take over VIPs on the loopback, routes and tunnels of others, where manifests ask for the same",
+        help="take over what others made where manifests ask for something in its place: VIPs on the loopback, "
+        "routes, tunnels, programs on interfaces, the configuration of FRR's BGP and of keepalived",
     )  # fmt: skip
+
+
+_ADOPTED = ("loopback", "tunnel", "xdp", "hop-group", "routing", "vrrp")
+"""The kinds whose readings name what others made."""
 
 
 def adopting(args: argparse.Namespace, kernel: Kernel, desired: Desired) -> None:
@@ -229,7 +234,7 @@ def adopting(args: argparse.Namespace, kernel: Kernel, desired: Desired) -> None
     if args.adopt:
         from reconciler.live import read_live
 
-        found = read_live(kernel, desired.resources, ("loopback", "tunnel")).foreign
+        found = read_live(kernel, desired.resources, _ADOPTED).foreign
         for key, owner in sorted(found.items()):
             say(f"--adopt takes over {key}: {line(owner)}")
         kernel.adopts = True

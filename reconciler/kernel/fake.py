@@ -74,6 +74,7 @@ class FakeKernel:
     roused: list[Client] = field(default_factory=list)
     held_routes: dict[str, Route] = field(default_factory=dict)
     held_groups: dict[int, HopGroup] = field(default_factory=dict)
+    others_groups: dict[int, str] = field(default_factory=dict)
     knows_resilient: bool = True
     announcements: set[Route] = field(default_factory=set)
     daemon: FakeDaemon | None = None
@@ -265,6 +266,8 @@ class FakeKernel:
     def attach(self, interface: str, mode: str, replaces: int | None) -> None:
         if interface not in self.interfaces:
             raise KernelError(f"there is no interface {interface}")
+        if self.adopts:
+            self.foreign_programs.pop(interface, None)
         if interface in self.foreign_programs:
             raise ForeignError(f"{interface} runs {self.foreign_programs[interface].owner}")
         if self.program is None:
@@ -453,7 +456,9 @@ class FakeKernel:
         return self.vrrp, self.others_vrrp
 
     def load_vrrp(self, text: str | None) -> None:
-        self.vrrp = text
+        if self.others_vrrp and not self.adopts:
+            raise ForeignError(f"{self.others_vrrp} is there")
+        self.vrrp, self.others_vrrp = text, ""
         self._wrote("load_vrrp", text)
 
     def vrrp_runs(self) -> bool:
@@ -501,15 +506,24 @@ class FakeKernel:
     def hop_groups(self) -> list[HopGroup]:
         return sorted(self.held_groups.values())
 
+    def foreign_hop_groups(self, wanted: Collection[HopGroup]) -> dict[int, str]:
+        numbers = {group.number for group in wanted}
+        return {number: owner for number, owner in self.others_groups.items() if number in numbers}
+
     def has_resilient_groups(self) -> bool:
         return self.knows_resilient
 
     def put_hop_groups(self, wanted: Sequence[HopGroup]) -> list[Outcome]:
         for group in wanted:
+            if self.adopts:
+                self.others_groups.pop(group.number, None)
+            if group.number in self.others_groups:
+                continue
             made = group if self.knows_resilient else replace(group, buckets=0, idle_s=0)
             self.held_groups[group.number] = made
             self._wrote("put_hop_group", made)
-        return [None] * len(wanted)
+        in_the_way = self.foreign_hop_groups(wanted)
+        return [ForeignError(f"{g.number} is there") if g.number in in_the_way else None for g in wanted]
 
     def remove_hop_groups(self, numbers: Sequence[int]) -> list[Outcome]:
         for number in numbers:

@@ -15,7 +15,7 @@ import errno
 import hashlib
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from ipaddress import ip_address
 
 from reconciler.errors import ForeignError, KernelError
@@ -63,9 +63,25 @@ def is_resilient() -> bool:
     return True
 
 
-def put(wanted: Sequence[HopGroup], mark: int = PROTOCOL) -> list[Outcome]:
-    """Make groups, or give them other members; one outcome each."""
+def foreign(wanted: Collection[HopGroup], mark: int = PROTOCOL) -> dict[int, str]:
+    """What is not ours in the place of these groups or of their members, by the group's number. OSError if the kernel
+    refuses."""
+    holders = {number: protocol for number, protocol, _ in _dump() if protocol != mark}
+    numbers = {group.number: [group.number, *map(_member_number, group.hops)] for group in wanted} if holders else {}
+    found = ((group, next((n for n in own if n in holders), None)) for group, own in numbers.items())
+    return {
+        group: f"next hop {number}, protocol number {holders[number]}" for group, number in found if number is not None
+    }
+
+
+def put(wanted: Sequence[HopGroup], mark: int = PROTOCOL, *, adopts: bool = False) -> list[Outcome]:
+    """Make groups, or give them other members; one outcome each. `adopts`: those of others with their numbers go, and
+    the routes that lead to them."""
     resilient = is_resilient()
+    taken = {number for group in wanted for number in (group.number, *map(_member_number, group.hops))}
+    others = [number for number, protocol, _ in _dump() if protocol != mark and number in taken] if adopts else []
+    with netlink.route() as route:
+        route.change([_delete(number) for number in others])
     outcomes = [_put(group, resilient, mark) for group in wanted]
     _forget_members(mark)
     return outcomes
@@ -91,8 +107,7 @@ def _put(group: HopGroup, resilient: bool, mark: int) -> Outcome:
         messages = [_member(hop, number, mark) for hop, number in members.items()]
     except OSError:
         return KernelError(f"a next hop of {', '.join(hop.interface for hop in group.hops)} is missing")
-    holders = {number: protocol for number, protocol, _ in _dump()}
-    if holders.get(group.number, mark) != mark or any(holders.get(n, mark) != mark for n in members.values()):
+    if foreign([group], mark):
         return ForeignError("a next hop of that number is not lbctl's", hint="ip nexthop show")
     body = NEXT_HOP.pack(socket.AF_UNSPEC, 0, mark, 0, 0) + netlink.attribute(NHA_ID, NUMBER.pack(group.number))
     body += netlink.attribute(NHA_GROUP, b"".join(MEMBER.pack(number, 0, 0, 0) for number in sorted(members.values())))

@@ -57,6 +57,9 @@ class InstanceProgram(InstanceMaps):
     def __init__(self, instance: Instance, source_dir: Path | None) -> None:
         super().__init__(instance)
         self._source_dir = source_dir
+        self.adopts = False
+        self._adopted: dict[str, tuple[str, int]] = {}
+        """The programs of others that were taken over, by interface: mode and descriptor."""
         self._holding: tuple[int, Callable[[], object]] | None = None
         """The program whose stages this process holds, and how it lets them go: so they stay if their pin is lost."""
 
@@ -169,32 +172,45 @@ class InstanceProgram(InstanceMaps):
 
     def attach(self, interface: str, mode: str, replaces: int | None) -> None:
         with refused(f"interface {interface}"):
-            self._check_expected(interface, mode, replaces)
+            other = self._check_expected(interface, mode, replaces)
             program = self._instance.open(PROGRAM)
             if program is None:
                 raise KernelError(f"no program is loaded that {interface} could run", hint="lbctl apply")
-            with bpf.closing(program), _expected(interface, replaces) as expected:
-                xdp.swap(interface, mode, program, expected)
+            with bpf.closing(program), _expected(interface, other.id if other else replaces) as expected:
+                if other is None or expected is None:
+                    xdp.swap(interface, mode, program, expected)
+                    return
+                _exchange(interface, (other.mode, expected), (mode, program))
+                self._adopted[interface] = other.mode, os.dup(expected)
 
     def detach(self, interface: str, mode: str, replaces: int) -> None:
         with refused(f"interface {interface}"):
             self._check_expected(interface, mode, replaces)
             with _expected(interface, replaces) as expected:
-                xdp.swap(interface, mode, None, expected)
+                former = self._adopted.pop(interface, None)
+                if former is None or expected is None:
+                    xdp.swap(interface, mode, None, expected)
+                    return
+                with bpf.closing(former[1]):  # what was taken over comes back if that is undone
+                    _exchange(interface, (mode, expected), former)
 
-    def _check_expected(self, interface: str, mode: str, replaces: int | None) -> None:
-        """Raise an error that says whose program the interface runs instead; the kernel's own check can't say it."""
+    def _check_expected(self, interface: str, mode: str, replaces: int | None) -> xdp.Running | None:
+        """Raise an error that says whose program the interface runs instead; the kernel's own check can't say it.
+        Returns somebody else's that is to be taken over."""
         xdp.index(interface)
         held = next((r for r in xdp.running() if r.interface == interface), None)
         if held is None:
-            return
+            return None
         if not holders.is_of(self._instance, held):
+            if self.adopts and replaces is None:
+                return held
             raise ForeignError(
                 f"{interface} runs {held.owner}, which is not ours",
                 hint=f"if nobody needs it: ip link set dev {interface} xdp off",
             )
         if held.id == replaces and held.mode != mode:
             raise KernelError(f"{interface} runs its program in {held.mode} mode; detach it before it can be {mode}")
+        return None
 
 
 _OWN = (STAGES, OTHER, WATCHERS, KNOWN_SERVICES)
@@ -249,6 +265,20 @@ def _check(images: Images, specs: Sequence[MapSpec]) -> None:
                 f"the program declares map {name} as {declared}; the layout says {shape or 'nothing of it'}",
                 hint="bpf/maps.h and reconciler/dataplane/layout.py must agree",
             )
+
+
+def _exchange(interface: str, held: tuple[str, int], wanted: tuple[str, int]) -> None:
+    """Put one program in the place of another, each a mode and a descriptor: at once if both run in one mode; else the
+    former one has to go first, and comes back if the other can't run. Raises KernelError."""
+    if held[0] == wanted[0]:
+        xdp.swap(interface, *wanted, held[1])
+        return
+    xdp.swap(interface, held[0], None, held[1])
+    try:
+        xdp.swap(interface, *wanted, None)
+    except KernelError:
+        xdp.swap(interface, *held, None)
+        raise
 
 
 @contextmanager

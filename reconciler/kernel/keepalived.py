@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -55,24 +56,33 @@ def running(netns: str, instance_dir: Path) -> tuple[str | None, str]:
     return rest.replace(str(instance_dir / TRACKED), PLACE), ""
 
 
-def load(netns: str, instance_dir: Path, text: str | None) -> None:
+def load(netns: str, instance_dir: Path, text: str | None, *, adopts: bool = False) -> None:
     """Have the daemon work by a configuration, after it has checked that; None: by none, and it gives up all shared
-    addresses. Raises KernelError, ForeignError; then the former one is in force."""
+    addresses. `adopts`: a file of others is put aside, and is back in its place after the configuration. Raises
+    KernelError, ForeignError; then the former one is in force."""
     held, other = running(netns, instance_dir)
-    if other:
-        raise ForeignError(f"{path(netns)} is not lbctl's", hint="move it away, or leave VRRP to it")
+    if other and not adopts:
+        hint = "move it away, leave VRRP to it, or lbctl apply --adopt"
+        raise ForeignError(f"{path(netns)} is not lbctl's", hint=hint)
     if text is None and held is None:
         return
+    aside = path(netns).with_suffix(".conf.before-lbctl")
     whole = f"{_mark(instance_dir)}\n{(text or '').replace(PLACE, str(instance_dir / TRACKED))}"
     if text is not None:
         _check(whole)
     try:
         path(netns).parent.mkdir(parents=True, exist_ok=True)
-        _put(path(netns), whole)
+        if other:
+            shutil.copy2(path(netns), aside)
+        is_back = text is None and aside.exists()
+        if is_back:
+            aside.rename(path(netns))
+        else:
+            _put(path(netns), whole)
         process = _process(netns)
         if process is not None:
             os.kill(process, signal.SIGHUP)
-        elif text is None:
+        elif text is None and not is_back:
             path(netns).unlink()
     except OSError as error:
         raise _refused(path(netns), error) from error

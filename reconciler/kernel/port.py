@@ -195,8 +195,8 @@ class Kernel(Protocol):
     """One node. Every method raises KernelError where the kernel refuses the whole call."""
 
     adopts: bool
-    """Whether what is there already, but not ours, becomes ours where we want the same: VIPs on the loopback, routes,
-    tunnels."""
+    """Whether what is there already, but not ours, becomes ours where we want something in its place: VIPs on the
+    loopback, routes, groups of next hops, tunnels, programs on interfaces, configurations of daemons."""
 
     def claim(self) -> None:
         """Note that the node is this instance's, before its first change. UsageError if it is another instance's."""
@@ -464,6 +464,11 @@ class Kernel(Protocol):
 
     def hop_groups(self) -> list[HopGroup]:
         """The groups of next hops that carry our mark, by number."""
+        ...
+
+    def foreign_hop_groups(self, wanted: Collection[HopGroup]) -> dict[int, str]:
+        """Objects that are not ours in the place of these groups or their members, described, by the group's number.
+        """
         ...
 
     def has_resilient_groups(self) -> bool:

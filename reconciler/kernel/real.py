@@ -67,8 +67,7 @@ class RealKernel(InstanceProgram):
         self._netns = netns
         self._ledger = sysctl.Ledger(self._instance)
         self._mark, self._alias = protocol_of(instance), alias_of(instance)
-        self.adopts = False
-        self._adopted: set[str] = set()
+        self._adopted_vips: set[str] = set()
 
     # --- the instance ----------------------------------------------------------------------------------
     def check_place(self) -> None:
@@ -114,13 +113,13 @@ class RealKernel(InstanceProgram):
         with refused("local addresses"):
             if not self.adopts:
                 return local_vips.add(vips, self._mark)
-            self._adopted |= local_vips.foreign([vip.address for vip in vips], self._mark).keys()
+            self._adopted_vips |= local_vips.foreign([vip.address for vip in vips], self._mark).keys()
             return local_vips.take_over(vips, self._mark)
 
     def remove_local_vips(self, vips: Sequence[LocalVip]) -> list[Outcome]:
         with refused("local addresses"):
             # What was taken over stays if that is undone: it was there before.
-            gone = [vip for vip in vips if vip.address not in self._adopted]
+            gone = [vip for vip in vips if vip.address not in self._adopted_vips]
             outcomes = dict(zip(gone, local_vips.remove(gone, self._mark), strict=True))
             return [outcomes.get(vip) for vip in vips]
 
@@ -237,7 +236,7 @@ class RealKernel(InstanceProgram):
         return keepalived.running(self._netns, self._instance.directory)
 
     def load_vrrp(self, text: str | None) -> None:
-        keepalived.load(self._netns, self._instance.directory, text)
+        keepalived.load(self._netns, self._instance.directory, text, adopts=self.adopts)
 
     def vrrp_runs(self) -> bool:
         return keepalived.is_running(self._netns)
@@ -269,12 +268,16 @@ class RealKernel(InstanceProgram):
         with refused("groups of next hops"):
             return hop_groups.read(self._mark)
 
+    def foreign_hop_groups(self, wanted: Collection[HopGroup]) -> dict[int, str]:
+        with refused("groups of next hops"):
+            return hop_groups.foreign(wanted, self._mark)
+
     def has_resilient_groups(self) -> bool:
         return hop_groups.is_resilient()
 
     def put_hop_groups(self, wanted: Sequence[HopGroup]) -> list[Outcome]:
         with refused("groups of next hops"):
-            return hop_groups.put(wanted, self._mark)
+            return hop_groups.put(wanted, self._mark, adopts=self.adopts)
 
     def remove_hop_groups(self, numbers: Sequence[int]) -> list[Outcome]:
         with refused("groups of next hops"):

@@ -100,7 +100,9 @@ class AttachmentKind(Kind):
         ours = (a for a in attached if is_ours(a.name))
         return Reading(
             tuple(Attachment(a.interface, a.mode, a.name, load=_load(a), maps=a.maps) for a in ours),
-            {Key(Attachment.kind, a.interface): a.owner for a in attached if not is_ours(a.name)},
+            {} if self.kernel.adopts else {
+                Key(Attachment.kind, a.interface): a.owner for a in attached if not is_ours(a.name)
+            },
         )
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:

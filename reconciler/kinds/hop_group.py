@@ -99,7 +99,8 @@ class HopGroupKind(Kind):
             sizes = (like.buckets, like.idle_s) if plain else (group.buckets, group.idle_s)
             hops = tuple((hop.address, hop.interface) for hop in group.hops)
             found.append(HopGroup(like.name, hops, *sizes))
-        return Reading(tuple(found))
+        others = {} if self.kernel.adopts else self.kernel.foreign_hop_groups(list(map(_of_kernel, known.values())))
+        return Reading(tuple(found), {known[number].key: text for number, text in others.items()})
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         """Balancers that are left out, and kernels without resilient groups."""

@@ -2,9 +2,9 @@
 """The BGP part of FRR's configuration: what manifests ask for, line by line, against what FRR runs.
 
 Ours are the instance of BGP, route maps and lists that are named `lbctl-…`, and the import of tables (which an earlier
-version asked for). They are ours if
-there is such a route map; an instance of BGP without one is somebody else's and blocks. All other parts of the
-configuration are left alone. Lines that are wanted go in before others go out, and nothing is reset for that.
+version asked for). They are ours if there is such a route map; an instance of BGP without one is somebody else's and
+blocks, unless it is to be taken over. All other parts of the configuration are left alone, also instances of VRFs.
+Lines that are wanted go in before others go out, and nothing is reset for that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from reconciler.view import NodeView
 Path = tuple[str, ...]
 """A line of a configuration below the lines that it belongs to."""
 
-_OURS = re.compile(r"router bgp |route-map lbctl-|bgp community-list standard lbctl-|ip import-table ")
+_OURS = re.compile(
+    r"router bgp (?!.* (?:vrf|view) )|route-map lbctl-|bgp community-list standard lbctl-|ip import-table "
+)
 _ASKED = re.compile(
     r"(?:router bgp \d+|route-map lbctl-[a-z]+6? (?:permit|deny) \d+|bgp community-list standard lbctl-[ a-z0-9-]+)"
     r"(?: / (?:bgp|neighbor|address-family|redistribute kernel|maximum-paths|match|set) [ .:a-z0-9-]+)*"
@@ -95,9 +97,9 @@ class RoutingKind(Kind):
         if text is None:
             return Reading(impossible=dict.fromkeys(wanted, why))
         paths = [path for path in parsed(text) if _OURS.match(path[0])]
-        if any(path[0].startswith(_MARK) for path in paths):
-            return Reading((Routing(_lines(paths)),))
         others = sorted({path[0] for path in paths if path[0].startswith("router bgp")})
+        if any(path[0].startswith(_MARK) for path in paths) or (others and self.kernel.adopts):
+            return Reading((Routing(_lines(paths)),))
         return Reading(foreign={ROUTING: f"`{others[0]}` in FRR"} if others else {})
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:

@@ -79,7 +79,7 @@ class VrrpKind(Kind):
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         text, other = self.kernel.vrrp_configuration()
-        if other:
+        if other and not self.kernel.adopts:
             return Reading(foreign=dict.fromkeys(wanted, other))
         return Reading() if text is None else Reading((VrrpConfiguration(_parsed(text)),))
 

@@ -7,11 +7,14 @@ import sys
 
 import pytest
 
+from reconciler.kernel import bpf, xdp
 from reconciler.kernel.mark import protocol_of
+from reconciler.lab.netns import inside
 from tests.cli.conftest import CHECKOUT, ip
 
 pytestmark = pytest.mark.kernel
 BLOCKED, PARTLY = 6, 7
+RETURN_PASS = bytes.fromhex("b7000000020000009500000000000000")
 
 
 def edit(path, old, new):
@@ -57,6 +60,28 @@ def test_a_vip_that_is_in_the_way_keeps_the_old_one(lbctl, manifests, netns):
     assert "20.20.20.1:80/tcp" in lbctl("get", "services")
     assert "20.20.20.77" not in lbctl("get", "services")
     assert "20.20.20.1" in ip("-n", netns, "route", "show", "table", "local", "proto", str(protocol_of(netns)))
+
+
+def test_a_program_of_somebody_else_blocks_until_it_is_taken_over(lbctl, manifests, netns):
+    inside(netns, run_pass)
+    assert "in the way: program 'stranger'" in lbctl("plan", manifests, code=BLOCKED)
+    lbctl("apply", manifests, "--auto-approve", code=BLOCKED)
+    assert inside(netns, programs) == {"front": "stranger"}
+    assert "+ xdp front" in lbctl("plan", manifests, "--adopt")
+    assert inside(netns, programs) == {"front": "stranger"}
+    lbctl("apply", manifests, "--auto-approve", "--adopt")
+    assert inside(netns, programs).keys() == {"front", "back"}
+    assert "stranger" not in inside(netns, programs).values()
+    assert lbctl("plan", manifests, "--detailed-exitcode").startswith("No changes.")
+
+
+def run_pass():
+    with bpf.closing(bpf.load_program("stranger", RETURN_PASS)) as program:
+        xdp.swap("front", "native", program, None)
+
+
+def programs():
+    return {running.interface: running.program.name for running in xdp.running() if "far" not in running.interface}
 
 
 def test_an_interface_that_is_renamed_keeps_its_program_under_either_name(lbctl, manifests, netns):

@@ -125,6 +125,31 @@ def test_nothing_is_swapped_if_something_else_runs_than_expected(kernel: RealKer
     assert on(kernel, "back") is None
 
 
+@pytest.mark.parametrize("mode", ["native", "generic"])
+@pytest.mark.parametrize("own", ["native", "generic"])
+def test_somebody_elses_program_is_taken_over_where_that_is_asked_for_and_comes_back_if_it_is_undone(
+    kernel: RealKernel, stranger: int, mode: str, own: str
+) -> None:
+    number = load(kernel)
+    xdp.swap("front", mode, stranger, None)
+    before = list(xdp.running())
+    with pytest.raises(ForeignError, match="xdp_pass"):
+        kernel.attach("front", own, None)
+    kernel.adopts = True
+    with pytest.raises(KernelError):
+        kernel.attach("front", own, number)
+    assert list(xdp.running()) == before
+    kernel.attach("front", own, None)
+    held = on(kernel, "front")
+    assert held is not None and (held.id, held.mode) == (number, own)
+    kernel.detach("front", own, number)
+    assert list(xdp.running()) == before
+    kernel.attach("front", own, None)
+    again = RealKernel(kernel._instance.name, kernel._instance.directory.parent)
+    again.detach("front", own, number)
+    assert list(xdp.running()) == []
+
+
 def test_a_program_that_no_longer_exists_is_not_what_runs(kernel: RealKernel) -> None:
     load(kernel)
     with pytest.raises(KernelError, match="no longer runs program 4294967295"):

@@ -102,6 +102,32 @@ def test_somebody_elses_group_is_left_alone(kernel: RealKernel) -> None:
     assert outcome and kernel.hop_groups() == [GROUP]
 
 
+def test_somebody_elses_group_and_member_are_taken_over_where_that_is_asked_for(kernel: RealKernel) -> None:
+    wanted = replace(GROUP, number=GROUP.number + 1, hops=(Neighbour("10.2.0.14", "eth0"),))
+    (member,) = [hop["id"] for hop in made_once(kernel, wanted) if "gateway" in hop]
+    ip(f"nexthop add id {member} via 10.2.0.15 dev eth0 proto static",
+       f"nexthop add id {wanted.number} group {member} proto static",
+       f"route add 20.20.20.8 nhid {wanted.number}")  # fmt: skip
+    found = kernel.foreign_hop_groups([GROUP, wanted])
+    assert found == {wanted.number: f"next hop {wanted.number}, protocol number 4"}
+    assert kernel.put_hop_groups([wanted]) != [None]
+    kernel.adopts = True
+    assert kernel.put_hop_groups([wanted]) == [None]
+    assert kernel.hop_groups() == [GROUP, wanted]
+    kernel.adopts = False
+    assert kernel.foreign_hop_groups([GROUP, wanted]) == {}
+    assert {hop["id"] for hop in others()} == {7, 8}
+
+
+def made_once(kernel: RealKernel, group: HopGroup) -> list[dict[str, object]]:
+    """What a group is made of, which is gone afterwards."""
+    before = subprocess.run(["ip", "-json", "nexthop"], capture_output=True, check=True).stdout
+    assert kernel.put_hop_groups([group]) == [None]
+    after = subprocess.run(["ip", "-json", "nexthop"], capture_output=True, check=True).stdout
+    kernel.remove_hop_groups([group.number])
+    return [hop for hop in json.loads(after) if hop not in json.loads(before)]
+
+
 def test_a_router_gets_its_routes_from_manifests_and_again_when_an_interface_comes_back(
     kernel: RealKernel, web_fleet: Fleet
 ) -> None:

@@ -148,6 +148,28 @@ def test_somebody_elses_bgp_and_all_else_is_left_alone(site):
     assert list(node.daemon.paths) == [("route-map mine permit 10",)]
 
 
+def test_somebody_elses_bgp_is_taken_over_where_that_is_asked_for(site):
+    node = kernel()
+    node.daemon.type([
+        "router bgp 65000", "neighbor 10.1.0.9 remote-as 64998", "exit", "route-map mine permit 10", "exit",
+        "router bgp 64999 vrf red", "neighbor 10.7.0.9 remote-as 64998", "exit",
+    ])  # fmt: skip
+    node.adopts = True
+    wanted = desired(site, "r1")
+    planned = plan(wanted, read_live(node, wanted.resources))
+    shown = planned.live.resources[ROUTING].describe()
+    assert shown["router bgp 65000 / neighbor 10.1.0.9 remote-as 64998"] == "there"
+    bring(node, wanted)
+    assert "10.1.0.9" not in node.daemon.text()
+    node.adopts = False
+    assert not plan(wanted, read_live(node, wanted.resources)).changes
+    bring(node, Desired())
+    assert [path[0] for path in node.daemon.paths if len(path) == 1] == [
+        "route-map mine permit 10", "router bgp 64999 vrf red",
+    ]  # fmt: skip
+    assert "10.7.0.9" in node.daemon.text()
+
+
 def test_without_a_daemon_it_is_blocked_by_name(site):
     wanted = desired(site, "r1")
     planned = plan(wanted, read_live(FakeKernel(), wanted.resources))

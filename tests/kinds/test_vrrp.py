@@ -89,13 +89,16 @@ def test_while_something_that_vips_need_is_missing_the_addresses_stay_away(fleet
     assert STATE in {held.change.key for held in planned.held}
 
 
-def test_somebody_elses_configuration_is_left_alone(fleet):
+def test_somebody_elses_configuration_is_left_alone_unless_it_is_to_be_taken_over(fleet):
     kernel = FakeKernel(others_vrrp="the file /etc/keepalived/keepalived.conf")
     wanted = desired(fleet)
     planned = plan(wanted, read_live(kernel, wanted.resources))
     assert planned.blocked[VRRP] == "in the way: the file /etc/keepalived/keepalived.conf, which is not lbctl's"
     apply(planned, kernel)
     assert kernel.vrrp is None and kernel.weight is None
+    kernel.adopts = True
+    bring(kernel, wanted)
+    assert "virtual_router_id 51" in kernel.vrrp and kernel.weight == 0
 
 
 def test_a_line_changed_by_hand_is_set_back_and_a_daemon_that_does_not_run_is_told_of(fleet):
