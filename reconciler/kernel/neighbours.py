@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from ipaddress import ip_address
 
 from reconciler.errors import KernelError
@@ -73,24 +73,27 @@ def read(mark: int = PROTOCOL) -> tuple[list[Neighbour], list[Neighbour]]:
 def keep(neighbours: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Have the kernel keep these; one outcome each. Entries of others are left alone, without an error."""
     _, others = read(mark)
-    return _change(RTM_NEWNEIGH, netlink.CREATE | netlink.REPLACE, neighbours, set(neighbours) - set(others), mark)
+    chosen = set(neighbours) - set(others)
+    return change(RTM_NEWNEIGH, neighbours, chosen, lambda neighbour: _body(neighbour, mark), _refusal)
 
 
 def forget(neighbours: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
     ours, _ = read(mark)
-    return _change(RTM_DELNEIGH, 0, neighbours, set(neighbours) & set(ours), mark)
+    chosen = set(neighbours) & set(ours)
+    return change(RTM_DELNEIGH, neighbours, chosen, lambda neighbour: _body(neighbour, mark), _refusal)
 
 
 def change(
-    type_: int, flags: int, entries: Sequence[Neighbour], body: Callable[[Neighbour], bytes],
+    type_: int, entries: Sequence[Neighbour], chosen: Collection[Neighbour], body: Callable[[Neighbour], bytes],
     refusal: Callable[[Neighbour, OSError], KernelError],
 ) -> list[Outcome]:  # fmt: skip
-    """Send a request for each entry, with this `body` (OSError if there is no such interface); one outcome each. It is
-    no error if one that is to go is not there."""
+    """Send a request for each of the `chosen` entries, with this `body` (OSError if there is no such interface); one
+    outcome for each entry. It is no error if one that is to go is not there."""
+    flags = netlink.CREATE | netlink.REPLACE if type_ == RTM_NEWNEIGH else 0
     outcomes: dict[Neighbour, Outcome] = {}
     messages: dict[Neighbour, Message] = {}
-    for entry in entries:
+    for entry in (entry for entry in entries if entry in chosen):
         try:
             messages[entry] = Message(type_, flags, body(entry))
         except OSError:
@@ -100,14 +103,6 @@ def change(
             if error and not (type_ == RTM_DELNEIGH and error.errno == errno.ENOENT):
                 outcomes[entry] = refusal(entry, error)
     return [outcomes.get(entry) for entry in entries]
-
-
-def _change(
-    type_: int, flags: int, neighbours: Sequence[Neighbour], chosen: set[Neighbour], mark: int
-) -> list[Outcome]:
-    wanted = [neighbour for neighbour in neighbours if neighbour in chosen]
-    outcomes = dict(zip(wanted, change(type_, flags, wanted, lambda n: _body(n, mark), _refusal), strict=True))
-    return [outcomes.get(neighbour) for neighbour in neighbours]
 
 
 def _refusal(neighbour: Neighbour, error: OSError) -> KernelError:

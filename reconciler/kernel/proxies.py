@@ -49,21 +49,13 @@ def read(mark: int = PROTOCOL) -> tuple[list[Neighbour], list[Neighbour]]:
 def add(proxies: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Have the kernel answer for these; one outcome each. Entries of others are left alone, without an error."""
     _, others = read(mark)
-    return _change(RTM_NEWNEIGH, netlink.CREATE | netlink.REPLACE, proxies, set(proxies) - set(others), mark)
+    return change(RTM_NEWNEIGH, proxies, set(proxies) - set(others), lambda proxy: _body(proxy, mark), _refusal)
 
 
 def remove(proxies: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
     ours, _ = read(mark)
-    return _change(RTM_DELNEIGH, 0, proxies, set(proxies) & set(ours), mark)
-
-
-def _change(
-    type_: int, flags: int, proxies: Sequence[Neighbour], chosen: set[Neighbour], mark: int
-) -> list[Outcome]:
-    wanted = [proxy for proxy in proxies if proxy in chosen]
-    outcomes = dict(zip(wanted, change(type_, flags, wanted, lambda p: _body(p, mark), _refusal), strict=True))
-    return [outcomes.get(proxy) for proxy in proxies]
+    return change(RTM_DELNEIGH, proxies, set(proxies) & set(ours), lambda proxy: _body(proxy, mark), _refusal)
 
 
 def _body(proxy: Neighbour, mark: int) -> bytes:

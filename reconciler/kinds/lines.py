@@ -4,10 +4,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from reconciler.kinds.interface import THIS_NODE
+from reconciler.resource import Key, Resource
 
 
-def strange(lines: Iterable[str], asked: re.Pattern[str]) -> str:
-    """What is wrong with lines of which some are none that manifests can ask for; empty if all are."""
-    wrong = next((line for line in lines if not asked.fullmatch(line)), None)
-    return "" if wrong is None else f"not a line of ours: {wrong}"
+@dataclass(frozen=True, slots=True)
+class Lines(Resource):
+    """The part of a daemon's configuration that is lbctl's. `asked`: the lines that manifests can ask for."""
+
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("interface",))
+    asked: ClassVar[re.Pattern[str]]
+
+    lines: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (THIS_NODE,)
+
+    @property
+    def flaw(self) -> str:
+        wrong = next((line for line in self.lines if not self.asked.fullmatch(line)), None)
+        return "" if wrong is None else f"not a line of ours: {wrong}"

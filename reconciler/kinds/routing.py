@@ -17,8 +17,7 @@ from typing import ClassVar
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.interface import THIS_NODE
-from reconciler.kinds.lines import strange
+from reconciler.kinds.lines import Lines
 from reconciler.model import Role
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -45,25 +44,15 @@ _ORDER = ("bgp community-list", "route-map", "ip import-table", "router bgp")
 
 
 @dataclass(frozen=True, slots=True)
-class Routing(Resource):
-    """`lines` are sorted, each with those above it."""
+class Routing(Lines):
+    """The lines are sorted, each with those above it."""
 
     kind: ClassVar[str] = "routing"
-    may_need: ClassVar[frozenset[str] | None] = frozenset(("interface",))
-
-    lines: tuple[str, ...]
+    asked: ClassVar[re.Pattern[str]] = _ASKED
 
     @property
     def id(self) -> str:
         return "frr"
-
-    @property
-    def needs(self) -> tuple[Key, ...]:
-        return (THIS_NODE,)
-
-    @property
-    def flaw(self) -> str:
-        return strange(self.lines, _ASKED)
 
     def describe(self) -> dict[str, str]:
         return dict.fromkeys(self.lines, "there")

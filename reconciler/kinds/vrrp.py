@@ -16,8 +16,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.keepalived import PLACE
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
-from reconciler.kinds.interface import THIS_NODE
-from reconciler.kinds.lines import strange
+from reconciler.kinds.lines import Lines
 from reconciler.model import Interface, InterfaceAddress, Node
 from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -34,25 +33,15 @@ _ASKED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class VrrpConfiguration(Resource):
+class VrrpConfiguration(Lines):
     """The lines are without blanks at their beginnings."""
 
     kind: ClassVar[str] = "vrrp"
-    may_need: ClassVar[frozenset[str] | None] = frozenset(("interface",))
-
-    lines: tuple[str, ...]
+    asked: ClassVar[re.Pattern[str]] = _ASKED
 
     @property
     def id(self) -> str:
         return "keepalived"
-
-    @property
-    def needs(self) -> tuple[Key, ...]:
-        return (THIS_NODE,)
-
-    @property
-    def flaw(self) -> str:
-        return strange(self.lines, _ASKED)
 
     def describe(self) -> dict[str, str]:
         shown = (line for line in self.lines if " dev " in line or line.startswith(("virtual_router_id", "priority")))
