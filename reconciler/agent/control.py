@@ -35,6 +35,8 @@ PATIENCE_S = 10.0
 _UCRED = struct.Struct("=iII")
 
 Json = dict[str, Any]
+Answer = Json | bytes
+"""Bytes are JSON that somebody else has written, on a line: they are sent as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Command:
     """What can be asked for. `answer` gets the peer and the request, and gives one answer or, for as long as the peer
     listens, one after another; it raises LbctlError. None is no answer: it shows whether the peer is still there."""
 
-    answer: Callable[[Peer, Json], Iterator[Json | None]]
+    answer: Callable[[Peer, Json], Iterator[Answer | None]]
     changes: bool = False
 
 
@@ -153,8 +155,9 @@ def _request(connection: socket.socket) -> Json:
     return request
 
 
-def _send(connection: socket.socket, answer: Json) -> None:
-    connection.sendall(json.dumps(answer).encode() + b"\n")
+def _send(connection: socket.socket, answer: Answer) -> None:
+    line = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    connection.sendall(line + b"\n")
 
 
 def _is_gone(connection: socket.socket) -> bool:

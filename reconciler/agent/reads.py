@@ -19,9 +19,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from reconciler import children, safe
 from reconciler.agent.budget import Budget
-from reconciler.agent.control import Command, Json, Peer
+from reconciler.agent.control import Answer, Command, Json, Peer
 from reconciler.agent.shared import Shared
 from reconciler.doctor.finding import FOUND
 from reconciler.errors import LbctlError, UsageError
@@ -46,22 +48,22 @@ def reads(
     `manifests` are the agent's directory, if it has one, and the options that say how it is read."""
     turns, budget = threading.Lock(), Budget()
 
-    def get(_peer: Peer, request: Json) -> Iterator[Json]:
+    def get(_peer: Peer, request: Json) -> Iterator[Answer]:
         what = str(request.get("what"))
         if what not in ROWS:
             raise UsageError(f"this agent doesn't know {what[:40]!r}", hint="if it is of another version, restart it")
         words = ("health", "--history") if what == "history" else (what,)
         yield _told(children.module("reconciler.cli.main", *where, "get", *words, "-o", "json"))
 
-    def history(_peer: Peer, request: Json) -> Iterator[Json]:
+    def history(_peer: Peer, request: Json) -> Iterator[Answer]:
         number, last = request.get("number"), request.get("last")
         is_number = isinstance(number, int)
         yield document(History(state_dir), number if is_number else None, last if isinstance(last, int) else 20)
 
-    def text(_peer: Peer, _request: Json) -> Iterator[Json]:
+    def text(_peer: Peer, _request: Json) -> Iterator[Answer]:
         yield {"text": metrics()}
 
-    def explain(_peer: Peer, request: Json) -> Iterator[Json]:
+    def explain(_peer: Peer, request: Json) -> Iterator[Answer]:
         packet = request.get("packet")
         if not isinstance(packet, list) or len(packet) != 2:
             raise UsageError("a packet has a source and a destination")
@@ -71,10 +73,10 @@ def reads(
                 words += [f"--{name}", _word(request[name])]
         yield {"text": said(children.module("reconciler.cli.main", *where, "explain", *words)).decode()}
 
-    def export(_peer: Peer, _request: Json) -> Iterator[Json]:
+    def export(_peer: Peer, _request: Json) -> Iterator[Answer]:
         yield _told(children.module("reconciler.cli.main", *where, "export", *manifests))
 
-    def doctor(_peer: Peer, request: Json) -> Iterator[Json]:
+    def doctor(_peer: Peer, request: Json) -> Iterator[Answer]:
         if not manifests or request.get("directory") != manifests[0]:
             own = f"its own manifests, in {manifests[0]}" if manifests else "no files of manifests"
             raise UsageError(f"the agent has {own}", hint="ask as root about others")
@@ -84,8 +86,8 @@ def reads(
         code, text = _ended(children.module("reconciler.cli.main", *where, "doctor", *manifests, *words), (0, FOUND))
         yield {"text": text.decode(), "code": code}
 
-    def in_turn(answer: Callable[[Peer, Json], Iterator[Json]], most_s: float) -> Command:
-        def made(peer: Peer, request: Json, begins: Callable[[], None]) -> list[Json]:
+    def in_turn(answer: Callable[[Peer, Json], Iterator[Answer]], most_s: float) -> Command:
+        def made(peer: Peer, request: Json, begins: Callable[[], None]) -> list[Answer]:
             if not turns.acquire(timeout=PATIENCE_S):
                 raise _too_many()
             try:
@@ -102,7 +104,7 @@ def reads(
 
         shared = Shared()
 
-        def answered(peer: Peer, request: Json) -> Iterator[Json]:
+        def answered(peer: Peer, request: Json) -> Iterator[Answer]:
             question = json.dumps([peer.may_change, request], sort_keys=True)
             yield from shared.answer(question, lambda begins: made(peer, request, begins))
 
@@ -130,10 +132,9 @@ def _too_many() -> LbctlError:
     return LbctlError("too many others are asking", hint="try again in a moment; root need not ask the agent")
 
 
-def _told(command: Sequence[str]) -> Json:
-    """The JSON that a process writes. Raises LbctlError."""
-    told: Json = json.loads(said(command))
-    return told
+def _told(command: Sequence[str]) -> bytes:
+    """The JSON that a process writes, on a line. Raises LbctlError."""
+    return msgspec.json.format(said(command), indent=-1)
 
 
 def said(command: Sequence[str]) -> bytes:

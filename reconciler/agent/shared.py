@@ -6,9 +6,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
 
-Answer = list[dict[str, Any]]
+from reconciler.agent.control import Answer
+
+Answers = list[Answer]
 
 
 class Shared:
@@ -17,9 +18,9 @@ class Shared:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, Future[Answer]] = {}
+        self._waiting: dict[str, Future[Answers]] = {}
 
-    def answer(self, question: str, make: Callable[[Callable[[], None]], Answer]) -> Answer:
+    def answer(self, question: str, make: Callable[[Callable[[], None]], Answers]) -> Answers:
         """What `make` makes, here or for another. It is given a function to call when its turn has come. Raises what
         it raises."""
         with self._lock:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from reconciler.cli.common import add_env, add_node, from_agent, instance_dir, load_fleet, may_only_ask, open_kernel
+from reconciler.render.table import as_json
 
 DESCRIPTION = """\
 Write a snapshot of what the node holds as JSON, for `plan --live` on a laptop or in CI. With manifests, the
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if may_only_ask(args):
-        print(json.dumps(from_agent(args, {"ask": "export"}), indent=2))
+        print(as_json(from_agent(args, {"ask": "export"})))
         return 0
     from reconciler.health.store import clocks
     from reconciler.live import read_node, with_connections
@@ -44,5 +44,5 @@ def run(args: argparse.Namespace) -> int:
     found = known(instance_dir(args), RECORD)
     desired = desired_of(fleet, args.node, kernel, Wish(found)) if fleet else Desired()
     live = with_connections(read_node(kernel, desired), kernel)
-    print(json.dumps(live_to_json(live) | {"endpoints": known_to_json(found, clocks())}, indent=2))
+    print(as_json(live_to_json(live) | {"endpoints": known_to_json(found, clocks())}))
     return 0

@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         _write(args.out, json.dumps(plan_to_json(planned, about)))
     if args.format == "json":
-        print(json.dumps(plan_to_json(planned, about), indent=2))
+        from reconciler.render.table import as_json
+
+        print(as_json(plan_to_json(planned, about)))
     elif args.format == "markdown":
         from reconciler.render.markdown import plan_markdown
 

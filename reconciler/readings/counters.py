@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from reconciler.dataplane.layout import ENDPOINT_COUNTERS, SERVICE_COUNTERS, VERDICTS, MapSpec, Verdict
 from reconciler.dataplane.row import COUNTER
 from reconciler.kernel.port import Kernel
-from reconciler.kinds.endpoint import numbered_rows
-from reconciler.kinds.service import indexed_rows
+from reconciler.kinds.endpoint import NumberedRow, numbered_rows
+from reconciler.kinds.service import IndexedRow, indexed_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +27,18 @@ class Traffic:
     reply_bytes: int = 0
 
 
-def service_traffic(kernel: Kernel) -> dict[str, Traffic]:
-    """The counters of each service, by its id."""
+def service_traffic(kernel: Kernel, rows: Iterable[IndexedRow] | None = None) -> dict[str, Traffic]:
+    """The counters of each service, by its id. `rows` are all of them, for those who have read them."""
     sums = _sums(kernel, SERVICE_COUNTERS)
-    return {indexed.row.id: Traffic(*sums.get(indexed.index, ())) for indexed in indexed_rows(kernel)}
+    rows = indexed_rows(kernel) if rows is None else rows
+    return {indexed.row.id: Traffic(*sums.get(indexed.index, ())) for indexed in rows}
 
 
-def endpoint_traffic(kernel: Kernel) -> dict[str, Traffic]:
-    """The counters of each endpoint, by its id."""
+def endpoint_traffic(kernel: Kernel, rows: Iterable[NumberedRow] | None = None) -> dict[str, Traffic]:
+    """The counters of each endpoint, by its id. `rows` are all of them, for those who have read them."""
     sums = _sums(kernel, ENDPOINT_COUNTERS)
-    return {numbered.row.id: Traffic(*sums.get(numbered.number, ())) for numbered in numbered_rows(kernel)}
+    rows = numbered_rows(kernel) if rows is None else rows
+    return {numbered.row.id: Traffic(*sums.get(numbered.number, ())) for numbered in rows}
 
 
 def verdicts(kernel: Kernel) -> dict[Verdict, int]:

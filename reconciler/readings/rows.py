@@ -7,9 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reconciler.kernel.port import Kernel
+
+if TYPE_CHECKING:
+    from reconciler.readings.counters import Traffic
+    from reconciler.readings.tables import Connections
 
 FORMAT_VERSION = 1
 
@@ -29,13 +33,18 @@ def document(what: str, items: list[Item]) -> Item:
     return {"format_version": FORMAT_VERSION, "kind": what, "items": items}
 
 
+def _fields(numbers: Connections | Traffic) -> Item:
+    """As `asdict`, which copies deeply what is nothing but numbers."""
+    return {name: getattr(numbers, name) for name in numbers.__slots__}
+
+
 def _services(node: Node) -> list[Item]:
     from reconciler.readings.tables import services
 
     return [
         {
             "service": s.row.id, "mode": s.row.mode, "algorithm": s.row.algorithm, "ring": s.row.ring,
-            "endpoints": s.endpoints, **asdict(s.connections), **asdict(s.traffic),
+            "endpoints": s.endpoints, **_fields(s.connections), **_fields(s.traffic),
         }
         for s in services(node.kernel())
     ]  # fmt: skip
@@ -50,7 +59,7 @@ def _endpoints(node: Node) -> list[Item]:
         {
             "endpoint": e.numbered.row.id, "state": e.state, "health": checked.get(e.numbered.row.id),
             "shares": [{"ring": ring, "share": share} for ring, share in sorted(e.shares.items())],
-            **asdict(e.connections), "number": e.numbered.number, **asdict(e.traffic),
+            **_fields(e.connections), "number": e.numbered.number, **_fields(e.traffic),
         }
         for e in endpoints(node.kernel())
     ]  # fmt: skip

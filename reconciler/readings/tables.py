@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reconciler.kernel.port import Kernel
-from reconciler.kinds.endpoint import NumberedRow, numbered_rows
+from reconciler.kinds.endpoint import EndpointRow, NumberedRow, numbered_rows
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.rings import RingKind
-from reconciler.kinds.service import ServiceKind, ServiceRow
+from reconciler.kinds.service import ServiceRow, indexed_rows
 from reconciler.model import Address
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic
 from reconciler.readings.flows import HALF_OPEN, OPEN, flows
-from reconciler.resource import Context, Live
+from reconciler.resource import Context, Key, Live
 
 DRAINING = "draining"
 
@@ -54,8 +54,8 @@ class Endpoint:
 def services(kernel: Kernel) -> list[Service]:
     """Every service row of the node."""
     rings = {ring.id: ring for ring in RingKind(kernel).read({}).resources if isinstance(ring, Ring)}
-    rows = [row for row in ServiceKind(kernel).read({}).resources if isinstance(row, ServiceRow)]
-    traffic = service_traffic(kernel)
+    indexed = indexed_rows(kernel)
+    traffic = service_traffic(kernel, indexed)
     counts = Counter[tuple[str, str]]()
     for (service, _, state), count in flows(kernel).counts().items():
         counts[service, state] += count
@@ -64,31 +64,31 @@ def services(kernel: Kernel) -> list[Service]:
             row, len(rings[row.ring].members) if row.ring in rings else 0,
             _connections(counts, row.id, is_counted=row.remembers), traffic[row.id],
         )
-        for row in sorted(rows, key=lambda row: (_order(row.vip), row.port))
+        for row in sorted((each.row for each in indexed), key=lambda row: (_order(row.vip), row.port))
     ]  # fmt: skip
 
 
 def endpoints(kernel: Kernel) -> list[Endpoint]:
     """Every endpoint row of the node. One in no ring gets no new connections: it is drained, or has weight 0."""
     rings = [ring for ring in RingKind(kernel).read({}).resources if isinstance(ring, Ring)]
-    held = (*rings, *ServiceKind(kernel).read({}).resources)
+    held = (*rings, *(each.row for each in indexed_rows(kernel)))
     context = Context(Live({resource.key: resource for resource in held}))
     shares: dict[str, dict[str, float]] = {}
     for ring in rings:
         for member, share in ring.shares.items():
             shares.setdefault(member, {})[ring.name] = share
-    traffic = endpoint_traffic(kernel)
+    rows = sorted(numbered_rows(kernel), key=lambda n: (_order(n.row.address), n.row.port))
+    traffic = endpoint_traffic(kernel, rows)
     counts = Counter[tuple[str, str]]()
     for (_, endpoint, state), count in flows(kernel).counts().items():
         counts[endpoint, state] += count
     return [
         Endpoint(
-            numbered, DRAINING if numbered.state == "usable" and numbered.row.id not in shares else numbered.state,
-            shares.get(numbered.row.id, {}),
-            _connections(counts, numbered.row.id, is_counted=context.remembers(numbered.row.key)),
-            traffic[numbered.row.id],
+            numbered, DRAINING if numbered.state == "usable" and id not in shares else numbered.state,
+            shares.get(id, {}), _connections(counts, id, is_counted=context.remembers(Key(EndpointRow.kind, id))),
+            traffic[id],
         )
-        for numbered in sorted(numbered_rows(kernel), key=lambda n: (_order(n.row.address), n.row.port))
+        for id, numbered in ((numbered.row.id, numbered) for numbered in rows)
     ]  # fmt: skip
 
 

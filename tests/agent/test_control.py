@@ -21,6 +21,7 @@ PATIENCE_S = 60
 NOBODY = pwd.getpwnam("nobody")
 COMMANDS = {
     "who": Command(lambda peer, request: iter([{"uid": peer.uid, "pid": peer.pid, "word": request.get("word")}])),
+    "line": Command(lambda peer, request: iter([b'{"made": ["elsewhere"]}'])),
     "change": Command(lambda peer, request: iter([{"done": True}]), changes=True),
 }
 
@@ -113,6 +114,11 @@ def test_others_may_neither_ask_nor_look_nor_lock(instance):
     with listening(instance, COMMANDS, 4242):
         assert "you may not ask" in as_nobody(lambda: first(instance, ask="who"))["refused"]
         assert as_nobody(attempts, gid=4242) == dict.fromkeys(("list", "lock", "make", "remove"), "refused")
+
+
+def test_what_others_have_written_is_sent_as_it_is(instance):
+    with listening(instance, COMMANDS, None):
+        assert first(instance, ask="line") == {"made": ["elsewhere"]}
 
 
 @pytest.mark.parametrize(

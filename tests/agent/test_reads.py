@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions of those who may only ask: answered, and never for more than a small share of a CPU."""
 
+import json
 import os
 import sys
 import threading
@@ -208,4 +209,14 @@ def test_the_doctor_looks_with_the_agents_own_manifests_only(asked):
 
 def test_a_snapshot_is_of_what_the_agents_manifests_ask_for(asked):
     answers, [words] = asked("export")
-    assert (answers, words[2:]) == ([{}], ["export", "/etc/lbctl", "--node", "lb1"])
+    assert (answers, words[2:]) == ([b"{}"], ["export", "/etc/lbctl", "--node", "lb1"])
+
+
+def test_json_of_a_process_is_sent_on_a_line_and_read_by_nobody_on_the_way(monkeypatch, tmp_path):
+    told = {"items": [{"name": "\u2192 \n", "share": 0.25}], "kind": "services"}
+    monkeypatch.setattr(module, "said", lambda _command: json.dumps(told, indent=2).encode() + b"\n")
+    monkeypatch.setattr(json, "loads", lambda _: pytest.fail("read"))
+    [line] = module.reads((), tmp_path, str)["get"].answer(ROOT, {"what": "services"})
+    monkeypatch.undo()
+    assert isinstance(line, bytes) and b"\n" not in line
+    assert json.loads(line) == told
