@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import resource
 import subprocess
 import tempfile
 import threading
@@ -24,6 +23,7 @@ import msgspec
 from reconciler import children, safe
 from reconciler.agent.budget import Budget
 from reconciler.agent.control import Answer, Command, Json, Peer
+from reconciler.agent.forks import Forks
 from reconciler.agent.shared import Shared
 from reconciler.doctor.finding import FOUND
 from reconciler.errors import LbctlError, UsageError
@@ -42,18 +42,29 @@ MAX_ANSWER_BYTES = 16 << 20
 
 
 def reads(
-    where: Sequence[str], state_dir: Path, metrics: Callable[[], str], manifests: Sequence[str] = ()
+    where: Sequence[str], state_dir: Path, metrics: Callable[[], str], forks: Forks, manifests: Sequence[str] = ()
 ) -> Mapping[str, Command]:
     """The commands by name. `where` are the options by which lbctl finds this instance; `metrics` makes their text;
-    `manifests` are the agent's directory, if it has one, and the options that say how it is read."""
+    `forks` runs verbs; `manifests` are the agent's directory, if it has one, and the options that say how it is
+    read."""
     turns, budget = threading.Lock(), Budget()
+
+    def ended(*words: str, good: Sequence[int] = (0,)) -> tuple[int, bytes]:
+        return _ended(lambda out, err: forks.run([*where, *words], out, err, TIMEOUT_S), good)
+
+    def run(*words: str) -> bytes:
+        return ended(*words)[1]
+
+    def spent_s() -> float:
+        """CPU time of this thread and of the verbs."""
+        return time.thread_time() + forks.spent_s
 
     def get(_peer: Peer, request: Json) -> Iterator[Answer]:
         what = str(request.get("what"))
         if what not in ROWS:
             raise UsageError(f"this agent doesn't know {what[:40]!r}", hint="if it is of another version, restart it")
         words = ("health", "--history") if what == "history" else (what,)
-        yield _told(children.module("reconciler.cli.main", *where, "get", *words, "-o", "json"))
+        yield on_a_line(run("get", *words, "-o", "json"))
 
     def history(_peer: Peer, request: Json) -> Iterator[Answer]:
         number, last = request.get("number"), request.get("last")
@@ -71,10 +82,10 @@ def reads(
         for name in _OF_PACKETS:
             if request.get(name) is not None:
                 words += [f"--{name}", _word(request[name])]
-        yield {"text": said(children.module("reconciler.cli.main", *where, "explain", *words)).decode()}
+        yield {"text": run("explain", *words).decode()}
 
     def export(_peer: Peer, _request: Json) -> Iterator[Answer]:
-        yield _told(children.module("reconciler.cli.main", *where, "export", *manifests))
+        yield on_a_line(run("export", *manifests))
 
     def doctor(_peer: Peer, request: Json) -> Iterator[Answer]:
         if not manifests or request.get("directory") != manifests[0]:
@@ -83,7 +94,7 @@ def reads(
         words = ["--format", _word(request.get("format", "text"))]
         if request.get("from") is not None:
             words += ["--from", _word(request["from"])]
-        code, text = _ended(children.module("reconciler.cli.main", *where, "doctor", *manifests, *words), (0, FOUND))
+        code, text = ended("doctor", *manifests, *words, good=(0, FOUND))
         yield {"text": text.decode(), "code": code}
 
     def in_turn(answer: Callable[[Peer, Json], Iterator[Answer]], most_s: float) -> Command:
@@ -94,11 +105,11 @@ def reads(
                 if not (peer.may_change or budget.wait(BUDGET_PATIENCE_S)):
                     raise _too_many()
                 begins()
-                began_s = _spent_s()
+                began_s = spent_s()
                 try:
                     return list(answer(peer, request))
                 finally:
-                    budget.spend(min(most_s, _spent_s() - began_s))
+                    budget.spend(min(most_s, spent_s() - began_s))
             finally:
                 turns.release()
 
@@ -122,43 +133,44 @@ def _word(value: object) -> str:
     return text
 
 
-def _spent_s() -> float:
-    """CPU time of this thread, and of children that have ended; whoever else starts some meanwhile is rare."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.thread_time() + children.ru_utime + children.ru_stime
-
-
 def _too_many() -> LbctlError:
     return LbctlError("too many others are asking", hint="try again in a moment; root need not ask the agent")
 
 
-def _told(command: Sequence[str]) -> bytes:
-    """The JSON that a process writes, on a line. Raises LbctlError."""
-    return msgspec.json.format(said(command), indent=-1)
+def on_a_line(text: bytes) -> bytes:
+    """JSON on a line of its own, without its being read and written anew."""
+    return msgspec.json.format(text, indent=-1)
 
 
 def said(command: Sequence[str]) -> bytes:
     """What a process writes. Raises LbctlError."""
-    return _ended(command, (0,))[1]
+
+    def run(out: int, err: int) -> int:
+        try:
+            return subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=False, timeout=TIMEOUT_S,
+                cwd=children.DIRECTORY, env=children.ENVIRONMENT,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError from error
+
+    return _ended(run, (0,))[1]
 
 
-def _ended(command: Sequence[str], good: Sequence[int]) -> tuple[int, bytes]:
-    """The exit code of a process, and what it writes. Raises LbctlError if it fails, takes too long or writes too
-    much."""
+def _ended(run: Callable[[int, int], int], good: Sequence[int]) -> tuple[int, bytes]:
+    """The exit code of a process, and what it writes; `run` runs it with these descriptors for output and complaints.
+    Raises LbctlError if it fails, takes too long or writes too much."""
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
         try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=answer, stderr=complaint, check=False, timeout=TIMEOUT_S,
-                cwd=children.DIRECTORY, env=children.ENVIRONMENT,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
+            code = run(answer.fileno(), complaint.fileno())
+        except TimeoutError as error:
             raise LbctlError(f"this was not read within {TIMEOUT_S:g} seconds", hint="ask as root") from error
         answer.seek(0)
         content = answer.read(MAX_ANSWER_BYTES + 1)
         if len(content) > MAX_ANSWER_BYTES:
             raise LbctlError("there is too much to tell it over the socket", hint="ask as root")
-        if done.returncode not in good:
+        if code not in good:
             complaint.seek(0)
             why = complaint.read(1000).decode("utf-8", "replace").strip()
             raise LbctlError(f"this can't be read: {why.removeprefix('error: ')}")
-    return done.returncode, content
+    return code, content

@@ -119,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.control import listening
     from reconciler.agent.edits import EditClock
     from reconciler.agent.endpoints import Endpoints
+    from reconciler.agent.forks import Forks
     from reconciler.agent.journal import Identity, Journal
     from reconciler.agent.loop import Agent
     from reconciler.agent.notices import Notices
@@ -219,7 +220,7 @@ def run(args: argparse.Namespace) -> int:
 
             answers = {
                 **commands(journal, report, bell, origin.look),
-                **reads(place_of(args), state_dir(args), metrics, _manifests(args)),
+                **reads(place_of(args), state_dir(args), metrics, Forks(), _manifests(args)),
             }
             try:
                 with (

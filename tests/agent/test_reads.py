@@ -17,6 +17,7 @@ from reconciler.agent.control import Peer
 from reconciler.agent.journal import Journal
 from reconciler.agent.shared import Shared
 from reconciler.agent.wake import Doorbell
+from reconciler.doctor.finding import FOUND
 from reconciler.errors import LbctlError
 
 PATIENCE_S = 60
@@ -60,19 +61,30 @@ def test_who_would_have_to_wait_too_long_is_told_at_once(clock):
     assert budget.wait(1.0)
 
 
-def test_members_are_limited_and_root_is_not(monkeypatch, clock, tmp_path):
-    def told(_command):
-        clock.now += 1.5
-        return {"items": []}
+class Verbs:
+    """What stands for `forks`: `told` is what a verb writes, at the expense of some seconds."""
 
-    monkeypatch.setattr(module, "_told", told)
+    def __init__(self, told=lambda _words: b"{}", seconds=0.0, clock=None, code=0):
+        self.told, self.seconds, self.clock, self.code = told, seconds, clock, code
+        self.spent_s, self.asked = 0.0, []
+
+    def run(self, words, out, _err, _timeout_s):
+        self.asked.append(words)
+        os.write(out, self.told(words))
+        self.spent_s += self.seconds
+        if self.clock:
+            self.clock.now += self.seconds
+        return self.code
+
+
+def test_members_are_limited_and_root_is_not(monkeypatch, clock, tmp_path):
+    verbs = Verbs(lambda _: b'{"items": []}', 1.5, clock)
     budget = Budget(clock, clock.pause)
     monkeypatch.setattr(module, "Budget", lambda: budget)
-    monkeypatch.setattr(module, "_spent_s", clock)
-    get = module.reads(["--instance", "x"], tmp_path, str)["get"].answer
+    get = module.reads(["--instance", "x"], tmp_path, str, verbs)["get"].answer
     began = clock.now
     for _ in range(2):
-        assert list(get(MEMBER, {"what": "services"})) == [{"items": []}]
+        assert list(get(MEMBER, {"what": "services"})) == [b'{"items":[]}']
     assert clock.now - began == 3.0
     began = clock.now
     list(get(MEMBER, {"what": "services"}))
@@ -80,20 +92,19 @@ def test_members_are_limited_and_root_is_not(monkeypatch, clock, tmp_path):
     budget.spend(module.BUDGET_PATIENCE_S)
     with pytest.raises(LbctlError, match="too many others are asking"):
         list(get(MEMBER, {"what": "services"}))
-    assert list(get(ROOT, {"what": "services"})) == [{"items": []}]
+    assert list(get(ROOT, {"what": "services"})) == [b'{"items":[]}']
 
 
-def test_who_waits_with_the_same_question_gets_the_same_answer_and_none_of_before_he_asked(monkeypatch, tmp_path):
-    begun, go_on, asked = threading.Semaphore(0), threading.Semaphore(0), []
+def test_who_waits_with_the_same_question_gets_the_same_answer_and_none_of_before_he_asked(tmp_path):
+    begun, go_on = threading.Semaphore(0), threading.Semaphore(0)
 
-    def told(command):
-        asked.append(command)
+    def told(_words):
         begun.release()
         assert go_on.acquire(timeout=PATIENCE_S)
-        return {"number": len(asked)}
+        return json.dumps({"number": len(verbs.asked)}).encode()
 
-    monkeypatch.setattr(module, "_told", told)
-    get = module.reads((), tmp_path, str)["get"].answer
+    verbs = Verbs(told)
+    get = module.reads((), tmp_path, str, verbs)["get"].answer
 
     def ask(what="services"):
         return list(get(MEMBER, {"ask": "get", "what": what}))
@@ -109,9 +120,9 @@ def test_who_waits_with_the_same_question_gets_the_same_answer_and_none_of_befor
             threading.Event().wait(0.01)
         for _ in range(3):
             go_on.release()
-        assert first.result(PATIENCE_S) == [{"number": 1}]
+        assert first.result(PATIENCE_S) == [b'{"number":1}']
         assert len({str(each.result(PATIENCE_S)) for each in (*later, other)}) == 2
-    assert len(asked) == 3, "the first, one for six, and the other question"
+    assert len(verbs.asked) == 3, "the first, one for six, and the other question"
 
 
 def _names(frame):
@@ -148,14 +159,8 @@ def test_members_can_have_the_files_looked_at_once_a_second(clock):
 
 
 def test_what_an_explanation_compiles_once_is_not_paid_for_by_the_questions_after_it(monkeypatch, clock, tmp_path):
-    def said(_command):
-        clock.now += 30
-        return b"forwarded"
-
-    monkeypatch.setattr(module, "said", said)
     monkeypatch.setattr(module, "Budget", lambda: Budget(clock, clock.pause))
-    monkeypatch.setattr(module, "_spent_s", clock)
-    explain = module.reads((), tmp_path, str)["explain"].answer
+    explain = module.reads((), tmp_path, str, Verbs(lambda _: b"forwarded", 30, clock))["explain"].answer
     began = clock.now
     for _ in range(4):
         assert list(explain(MEMBER, {"packet": ["10.1.0.9:4000", "20.20.20.1:80"]}))
@@ -163,20 +168,13 @@ def test_what_an_explanation_compiles_once_is_not_paid_for_by_the_questions_afte
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
+def asked(tmp_path):
     """The answer to a member's question, and the words of the commands that gave it."""
-    commands = []
-
-    def ended(command, good):
-        commands.append(command[command.index("reconciler.cli.main") + 1 :])
-        return good[-1], b"{}"
-
-    monkeypatch.setattr(module, "_ended", ended)
 
     def call(name, manifests=("/etc/lbctl", "--node", "lb1"), **request):
-        commands.clear()
-        answers = module.reads(["--instance", "x"], tmp_path, str, manifests)
-        return list(answers[name].answer(MEMBER, request)), commands
+        verbs = Verbs(code=FOUND if name == "doctor" else 0)
+        answers = module.reads(["--instance", "x"], tmp_path, str, verbs, manifests)
+        return list(answers[name].answer(MEMBER, request)), verbs.asked
 
     return call
 
@@ -214,9 +212,9 @@ def test_a_snapshot_is_of_what_the_agents_manifests_ask_for(asked):
 
 def test_json_of_a_process_is_sent_on_a_line_and_read_by_nobody_on_the_way(monkeypatch, tmp_path):
     told = {"items": [{"name": "\u2192 \n", "share": 0.25}], "kind": "services"}
-    monkeypatch.setattr(module, "said", lambda _command: json.dumps(told, indent=2).encode() + b"\n")
+    verbs = Verbs(lambda _: json.dumps(told, indent=2).encode() + b"\n")
     monkeypatch.setattr(json, "loads", lambda _: pytest.fail("read"))
-    [line] = module.reads((), tmp_path, str)["get"].answer(ROOT, {"what": "services"})
+    [line] = module.reads((), tmp_path, str, verbs)["get"].answer(ROOT, {"what": "services"})
     monkeypatch.undo()
     assert isinstance(line, bytes) and b"\n" not in line
     assert json.loads(line) == told

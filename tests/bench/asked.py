@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -132,9 +132,16 @@ def _medians_ns(packets: Subject, for_s: float, goes_on: Callable[[], bool]) -> 
 
 
 def _spent_s(agent: Agent) -> float:
-    """CPU time of a process, its threads, and its children that have ended."""
-    fields = Path(f"/proc/{agent.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _CLOCK_HZ
+    """CPU time of a process with its threads, its children, and theirs, whether they have ended or not."""
+    pids, spent = [agent.process.pid], 0
+    for pid in pids:
+        with suppress(OSError):  # it has just ended: its parent knows what it took
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            spent += sum(map(int, fields[11:15]))
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with suppress(OSError):  # a thread that answered somebody, and has ended
+                    pids += map(int, (task / "children").read_text().split())
+    return spent / _CLOCK_HZ
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def node(lbctl, manifests):
     agent = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         lbctl("status", "--wait", "synced", "--timeout", "1m")
-        lbctl("drain", "10.2.0.12", "--reason", "a test", "--for", "1h")
+        # Forced, since checks may have found all endpoints down by now.
+        lbctl("drain", "10.2.0.12", "--reason", "a test", "--for", "1h", "--force")
         yield lbctl
     finally:
         agent.send_signal(signal.SIGTERM)
@@ -99,6 +100,23 @@ def test_every_verb_says_its_version_and_keeps_to_its_schema(node, manifests):
     found = json.loads(node("doctor", manifests, "-o", "json", code=8))
     validator(names["doctor"]).validate(found)
     assert found["findings"]
+
+
+def test_what_an_agent_reads_for_others_imports_nothing_anew(node):
+    code = """
+import sys
+from reconciler.cli import forked
+from reconciler.cli.main import main
+forked.load()
+known = set(sys.modules)
+assert main(sys.argv[1:]) == 0
+print(*sorted(set(sys.modules) - known), file=sys.stderr)
+"""
+    for words in (*(f"get {what}" for what in ROWS if what != "history"), "get health --history"):
+        where = ["--netns", NETNS, "--run-dir", node.run_dir, *words.split(), "-o", "json"]
+        done = subprocess.run([sys.executable, "-c", code, *where], cwd=CHECKOUT, capture_output=True, text=True,
+                              timeout=120, check=True)  # fmt: skip
+        assert (words, done.stderr.split()) == (words, [])
 
 
 def test_members_of_the_group_read_and_change_nothing(netns, manifests):
