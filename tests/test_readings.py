@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from reconciler.dataplane.layout import ENDPOINTS, SERVICE_MAPS
+from reconciler.kinds.held_ring import HeldRing
 from reconciler.readings.rows import ROWS, Node, document
 from reconciler.render.table import as_json
 from tests.agent.conftest import Node as AgentsNode
@@ -55,6 +56,13 @@ def test_the_rows_of_endpoints_are_read_for_their_names_in_rings_and_for_themsel
     kernel = Counting(node.kernel())
     assert len(ROWS["endpoints"](Node(lambda: kernel, node.directory))) == 3
     assert kernel.read[ENDPOINTS.name] == 2
+
+
+def test_endpoints_of_services_are_counted_and_not_named(node, monkeypatch):
+    expected = [2, 1]
+    assert [row["endpoints"] for row in ROWS["services"](node)] == expected
+    monkeypatch.setattr(HeldRing, "members", property(lambda _: pytest.fail("named")))
+    assert [row["endpoints"] for row in ROWS["services"](node)] == expected
 
 
 def test_numbers_are_copied_one_by_one_and_not_deeply(node, monkeypatch):

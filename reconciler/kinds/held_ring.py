@@ -109,6 +109,10 @@ class HeldRing(Ring):
         return self._members
 
     @property
+    def member_count(self) -> int:
+        return int(distinct(self._endpoints).size) if self._members is None else len(self._members)
+
+    @property
     def slots(self) -> bytes:
         if self._slots is None:
             object.__setattr__(self, "_slots", self._numbered())

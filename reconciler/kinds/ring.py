@@ -106,6 +106,11 @@ class Ring(Resource):
         return f"{self.array.size:,} slots of {some(self.members)}"
 
     @property
+    def member_count(self) -> int:
+        """How many members there are, for those who needn't know which."""
+        return len(self.members)
+
+    @property
     def array(self) -> Slots:
         """The slots as an array of member numbers."""
         return np.frombuffer(self.slots, "<u4")

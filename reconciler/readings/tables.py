@@ -61,7 +61,7 @@ def services(kernel: Kernel) -> list[Service]:
         counts[service, state] += count
     return [
         Service(
-            row, len(rings[row.ring].members) if row.ring in rings else 0,
+            row, rings[row.ring].member_count if row.ring in rings else 0,
             _connections(counts, row.id, is_counted=row.remembers), traffic[row.id],
         )
         for row in sorted((each.row for each in indexed), key=lambda row: (_order(row.vip), row.port))
