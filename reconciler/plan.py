@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.errors import LbctlError
-from reconciler.kinds import PHASES
+from reconciler.kinds import PHASES, RESOURCES
 from reconciler.resource import Action, Cause, Change, Concern, Context, Desired, Key, Live, Reason, Resource
 from reconciler.standing import fallen, kept_for, missed
 
@@ -128,14 +128,32 @@ def _held(changes: Iterable[Change], desired: Desired, live: Live, blocked: Iter
 
 def order(changes: Iterable[Change]) -> list[Change]:
     """Make before break: creates and updates by ascending phase, then deletes by descending phase. Whatever is
-    announced no more is so before anything of it changes."""
+    announced no more is so before anything of it changes. What somebody of an earlier phase needs is written just before
+    that, and deleted just after it."""
+    changes = list(changes)
+    early = {need: PHASES[c.key.kind] for c in changes if c.key.kind in _LEADING for need in _late_needs(c)}
 
-    def rank(change: Change) -> tuple[bool, bool, int, Key]:
+    def rank(change: Change) -> tuple[bool, bool, int, int, int, Key]:
         phase, gone = PHASES[change.key.kind], change.after is None
-        stays = not (change.before is not None and change.after is not None and change.after.withdraws)
-        return gone, stays, -phase if gone or not stays else phase, change.key
+        withdraws = change.before is not None and change.after is not None and change.after.withdraws
+        sign, first = -1 if gone or withdraws else 1, early.get(change.key)
+        place = phase if first is None else first
+        return gone, not withdraws, sign * place, sign * (first is None), sign * phase, change.key
 
     return sorted(changes, key=rank)
+
+
+_LEADING = {
+    kind for kind, resource in RESOURCES.items()
+    if any(PHASES[kind] < PHASES.get(need, PHASES[kind]) for need in resource.may_need or ())
+}  # fmt: skip
+"""The kinds that may need resources of a later phase."""
+
+
+def _late_needs(change: Change) -> list[Key]:
+    """The resources of a later phase that what is written or deleted needs."""
+    resource = change.after or change.before
+    return [need for need in resource.needs if PHASES[change.key.kind] < PHASES[need.kind]] if resource else []
 
 
 def guard(planned: Plan, *, allow_empty: bool, max_prune: int | None = None) -> None:

@@ -197,9 +197,9 @@ def open_keys(planned: Plan, result: Result) -> frozenset[Key]:
 
 
 def _vips_that_came(done: Iterable[Change]) -> set[str]:
-    """The VIPs that this balancer answers for from now on; none on an endpoint, which never announces VIPs."""
+    """The VIPs and sources that this balancer answers for from now on; none on an endpoint, which never announces
+    VIPs."""
     made = [change.after for change in done if change.before is None]
-    return {
-        str(found.address) for found in made
-        if isinstance(found, NeighbourProxy) or (isinstance(found, LoopbackVip) and found.services)
-    }  # fmt: skip
+    held = [vip for vip in made if isinstance(vip, LoopbackVip) and (vip.services or vip.is_source)]
+    answered = [proxy for proxy in made if isinstance(proxy, NeighbourProxy)]
+    return {*(str(vip.address) for vip in held), *(str(proxy.address) for proxy in answered)}

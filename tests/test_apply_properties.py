@@ -3,6 +3,7 @@
 
 import copy
 import random
+from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
@@ -164,7 +165,8 @@ def cost(plan, kernel):
     modes = sum(
         c.key.kind == "xdp" and c.action is Action.UPDATE and c.before.mode != c.after.mode for c in plan.changes
     )
-    filters = len({c.action for c in plan.changes if c.key.kind == "vip"} & {Action.CREATE, Action.DELETE})
+    batches = groupby(plan.changes, key=lambda c: (c.key.kind, c.after is None))  # those of sources are apart
+    filters = sum(kind == "vip" and any(c.action is not Action.UPDATE for c in batch) for (kind, _), batch in batches)
     return len(plan.changes) + pairs + forms + modes + addresses6 + filters + put_back(plan, kernel)
 
 

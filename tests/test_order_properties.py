@@ -18,10 +18,12 @@ from reconciler.dataplane.layout import MAPS
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
+from reconciler.kinds.announcement import Announcement
 from reconciler.kinds.attachment import Attachment
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.live import read_live
+from reconciler.model import Mode
 from reconciler.resource import Key
 from reconciler.view import view
 from tests.strategies import fake_source, fleets
@@ -78,6 +80,10 @@ def sources_in(live):
     return {source for resource in live.values() if resource.key.kind == "snat" for source in resource.sources}
 
 
+def is_fullnat(live, address):
+    return any(row.kind == "service" and str(row.vip) == address and row.mode == Mode.FULLNAT for row in live.values())
+
+
 class Watcher:
     """Looks at each state between two writes on the way to `desired`."""
 
@@ -91,8 +97,13 @@ class Watcher:
         method, what = self.kernel.writes[-1]
         live = read_live(self.kernel).resources
         served = {str(key.vip) for key in live.values() if key.kind == "service"}
-        served |= sources_in(live) | self.sources  # former ones go last, since replies still come to them
+        used = sources_in(live)
+        served |= sources_in(self.desired.resources) | self.sources  # they come first and go last
         routed = {str(key.address) for key in live.values() if key.kind == "announcement"}
+        assert used <= announced(self.kernel)
+        if method == "update" and what[0] == "snat":
+            told = {str(row.address) for row in wanted(self.desired, Announcement)}
+            assert used & told <= routed
         assert routed <= announced(self.kernel)
         if method == "add_route" and what in self.kernel.announcements:
             self.assert_it_works(live, ip_network(what.to).version)
@@ -101,6 +112,8 @@ class Watcher:
             assert address in served
             assert self.kernel.program
         if method == "add_vip" and what.address not in self.before:
+            if is_fullnat(live, what.address):
+                assert used == sources_in(self.desired.resources)
             self.assert_it_works(live, ip_address(what.address).version)
         now = announced(self.kernel)
         goal = {vip.id for vip in wanted(self.desired, LoopbackVip)}

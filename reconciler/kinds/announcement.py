@@ -25,7 +25,7 @@ from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.service import ServiceRow, rows_of
-from reconciler.kinds.snat import sources_of
+from reconciler.kinds.snat import sources_of, table_of
 from reconciler.model import LEAVING_METRIC, Address, Mode, Service
 from reconciler.resource import Cause, Causes, Change, Concern, Context, Key, Reading, Reason, Resource
 from reconciler.safe import some
@@ -102,7 +102,7 @@ class AnnouncementKind(Kind):
         telling = telling_of(service)
         metrics = {Form.DEGRADED: told.degraded_metric, Form.LEAVING: LEAVING_METRIC, Form.WITHDRAWN: 0}
         metric = metrics.get(telling.form) if telling.form in metrics else told.metric
-        table = MAIN_TABLE if facts.node.bgp else told.table
+        table = table_of(facts.node) or told.table
         for vip, services in ids.items():
             found = Announcement(vip, table, metric or 0, tuple(services), telling.why, telling.is_drained)
             yield found, service.span

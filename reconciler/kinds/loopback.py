@@ -19,7 +19,7 @@ from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.service import ServiceRow, rows_of
-from reconciler.kinds.snat import SNAT_KEY, sources_of
+from reconciler.kinds.snat import sources_of
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
 from reconciler.kinds.vip import VipRow
 from reconciler.model import Address, Mode, Role, Service, VipBinding, text_of
@@ -33,7 +33,7 @@ class LoopbackVip(Resource):
     settings that keep an endpoint from answering ARP requests for it. `is_source`: fullnat's requests come from it."""
 
     kind: ClassVar[str] = "loopback"
-    may_need: ClassVar[frozenset[str] | None] = frozenset(("sysctl", "foundation", "vip", "snat"))
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("sysctl", "foundation", "vip"))
     announces: ClassVar[bool] = True
 
     address: Address
@@ -50,7 +50,7 @@ class LoopbackVip(Resource):
     def needs(self) -> tuple[Key, ...]:
         silence = tuple(Key(Sysctl.kind, name) for name in self.silence)
         rows = (Key(VipRow.kind, self.id),) if self.services or self.is_source else ()
-        return (*silence, foundation_of(self.address), *rows, *((SNAT_KEY,) if self.is_source else ()))
+        return (*silence, foundation_of(self.address), *rows)
 
     @property
     def needs_any(self) -> tuple[Key, ...]:

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What fullnat has for source addresses, and which of their ports. The addresses are held as VIPs are (vip.py,
 loopback.py), so the node answers for them, and what belongs to no connection is the kernel's, which answers with a
-reset."""
+reset. No packet leaves from an address before all that brings its reply here is there, or after that is gone."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import ClassVar
 
 from reconciler.dataplane import rows
 from reconciler.dataplane.layout import SNAT
 from reconciler.dataplane.rows import Number
-from reconciler.kernel.port import Outcome
+from reconciler.kernel.port import MAIN_TABLE, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Mode, Node, Service
@@ -29,14 +29,16 @@ _ADDRESS_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Snat(Resource):
-    """The source addresses, each with so many ports from the first on. `damage` says what is wrong with a row that was
-    written by somebody else."""
+    """The source addresses, each with so many ports from the first on. `table`: that of the routes by which the
+    addresses are announced, if they are. `damage` says what is wrong with a row that was written by somebody else."""
 
     kind: ClassVar[str] = "snat"
+    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "vip", "loopback", "announcement"))
 
     sources: tuple[str, ...] = ()
     first_port: int = 0
     ports: int = 0
+    table: int | None = field(default=None, compare=False)
     damage: str = ""
 
     @property
@@ -45,7 +47,9 @@ class Snat(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (PROGRAM,)
+        held = (Key(kind, source) for source in self.sources for kind in ("vip", "loopback"))
+        told = (Key("announcement", f"{source} table {self.table}") for source in self.sources if self.table)
+        return (PROGRAM, *held, *told)
 
     @property
     def flaw(self) -> str:
@@ -73,8 +77,15 @@ def sources_of(node: Node) -> tuple[Address, ...]:
     return tuple(address for address in node.snat_addresses if address.version == 4)
 
 
+def table_of(node: Node) -> int | None:
+    """The table of the routes by which a node's addresses are announced; None if they aren't."""
+    if node.announce is None:
+        return None
+    return MAIN_TABLE if node.bgp else node.announce.table
+
+
 class SnatKind(Kind):
-    phase = 15
+    phase = 49  # all that it needs is written just before it, and goes just after it
     resource = Snat
     is_in_maps = True
 
@@ -82,20 +93,17 @@ class SnatKind(Kind):
     def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
         if service.mode is Mode.FULLNAT:
             sources, ports = sources_of(facts.node), facts.node.snat_ports
-            yield Snat(tuple(map(str, sources)), ports.start, len(ports)), service.span
+            row = Snat(tuple(map(str, sources)), ports.start, len(ports), table_of(facts.node))
+            yield row, service.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         held = tuple(_decode(value) for _, value in self.kernel.dump(SNAT.name) if any(value))
-        return Reading(held, impossible=self._impossible(wanted.get(SNAT_KEY)))
+        return Reading(held if SNAT_KEY in wanted else tuple(map(self._told, held)))
 
-    def _impossible(self, wanted: Resource | None) -> Mapping[Key, str]:
-        """Replies to a source that is somebody else's would be theirs, too, so nothing may leave from it."""
-        if not isinstance(wanted, Snat) or self.kernel.adopts:
-            return {}
-        ours = {vip.address for vip in self.kernel.local_vips(set(wanted.sources))}
-        foreign = self.kernel.foreign_addresses([source for source in wanted.sources if source not in ours])
-        in_the_way = [f"{source} is in the way: {owner}, which is not lbctl's" for source, owner in foreign.items()]
-        return {SNAT_KEY: in_the_way[0]} if in_the_way else {}
+    def _told(self, row: Snat) -> Snat:
+        """A row that goes, with the table of the routes that it still needs."""
+        routes = self.kernel.announced_routes(row.sources)
+        return replace(row, table=routes[0].table) if routes else row
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         """Sources whose ports towards an endpoint run short."""
@@ -125,7 +133,7 @@ def _decode(value: bytes) -> Snat:
     parts = [row.sources[at : at + _ADDRESS_BYTES] for at in range(0, len(row.sources), _ADDRESS_BYTES)]
     sources = tuple(str(IPv4Address(part)) for part in parts[: row.used])
     is_sound = row.used <= MOST_SOURCES and not any(map(any, parts[row.used :]))
-    return Snat(sources, row.first_port, row.ports, "" if is_sound else f"{row.used} sources")
+    return Snat(sources, row.first_port, row.ports, damage="" if is_sound else f"{row.used} sources")
 
 
 KIND = SnatKind
