@@ -430,6 +430,8 @@ static __always_inline int fullnat_request(struct xdp_md *ctx, struct packet *pa
 		NOTE(flow, connection_state_of(found->who));
 		if (go_to_endpoint(sought, found->where, service, it)) {
 			come_from(way, it);
+			if (packet->opens && connection_state_of(found->who) == CONNECTION_OPENING)
+				count_unanswered(it->endpoint);
 			follow(packet, true, found);
 			return GO_ON;
 		}

@@ -490,8 +490,8 @@ struct front {
 BPF_ARRAY(fronts, struct front, 1);
 
 /*
- * By endpoint id: how many SYNs were sent again by clients of NAT, since nobody had answered. User space compares it with
- * what it was a moment ago, and may start at any number.
+ * By endpoint id: how many SYNs were sent again by clients of nat and fullnat, since nobody had answered. User space
+ * compares it with what it was a moment ago, and may start at any number.
  */
 BPF_ARRAY(unanswered, u64, 1);
 

@@ -191,8 +191,8 @@ CONNECTION_MAPS: dict[int, MapSpec] = {4: CONNECTIONS, 6: CONNECTIONS6}
 LOOKS = _array("looks", RowType(rows.Looks), 1, _NAT, MapType.PERCPU_ARRAY)
 # index of a service of NAT → what its clients see of it; outlives the service as long as connections have the index
 FRONTS = _array("fronts", RowType(rows.Front), limits.SERVICES, _TRANSLATING, is_mmapable=True)
-# id of an endpoint → how many SYNs clients of NAT sent again, since nobody had answered (health/unanswered.py)
-UNANSWERED = _array("unanswered", RowType(rows.Packets), limits.ENDPOINTS + 1, _NAT, is_mmapable=True)
+# id of an endpoint → how many SYNs clients sent again, since nobody had answered (health/unanswered.py)
+UNANSWERED = _array("unanswered", RowType(rows.Packets), limits.ENDPOINTS + 1, _TRANSLATING, is_mmapable=True)
 # address, port and protocol of an endpoint → the service of NAT without memory that it is of (bpf/stateless.h)
 SERVED = _hash("served", RowType(rows.ServiceKey), RowType(rows.Served), limits.ENDPOINTS, ("STATELESS",))
 # hash → four connections of fullnat over IPv4, as in `connections`, with their sources (bpf/fullnat.h)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that don't answer clients of NAT, long before their next check may be due.
+"""Servers that don't answer clients of nat or fullnat, long before their next check may be due.
 
 A client sends its SYN again after a second without an answer (RFC 6298, section 2.1). The data plane sees that it is
 of a connection that a SYN has opened before, and counts it for the endpoint. That is no proof, since anybody may send

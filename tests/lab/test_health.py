@@ -34,7 +34,7 @@ def kill(site: Web) -> None:
     site.lab.servers[FIRST].kill()
 
 
-@pytest.mark.parametrize("mode", ["nat", "dsr-l2"])
+@pytest.mark.parametrize("mode", ["nat", "fullnat", "dsr-l2"])
 def test_an_endpoint_that_dies_gets_nothing_new_and_the_others_keep_what_they_have(start_web, mode):
     site = start_web(mode, CHECK)
     kept = site.lab.load(VIP, 80, requests_per_connection=0, concurrency=12, rate=60, clients=12, timeout_s=2)
@@ -62,9 +62,10 @@ def test_an_endpoint_that_dies_gets_nothing_new_and_the_others_keep_what_they_ha
     site.await_said(f"because: {FIRST} is up again")
 
 
-def test_open_connections_of_an_endpoint_that_is_unplugged_end_where_the_pool_says_so(start_web):
+@pytest.mark.parametrize("mode", ["nat", "fullnat"])
+def test_open_connections_of_an_endpoint_that_is_unplugged_end_where_the_pool_says_so(start_web, mode):
     """Their clients learn it by a reset, long before they would have given up, and the others notice nothing."""
-    site = start_web("nat", CHECK, pool="onUnhealthy: reset")
+    site = start_web(mode, CHECK, pool="onUnhealthy: reset")
     kept = site.lab.load(VIP, 80, requests_per_connection=0, concurrency=12, rate=60, clients=12, timeout_s=60)
     wait_until("all are open", lambda: len({o.source for o in kept.outcomes() if o.endpoint}) == 12, PATIENCE_S)
     firsts = {o.source for o in kept.outcomes() if o.endpoint.startswith(f"{FIRST}:")}
@@ -107,8 +108,9 @@ def is_reset(client: socket.socket) -> bool:
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
-def test_a_server_that_falls_silent_is_found_by_its_clients_long_before_its_next_check(start_web):
-    site = start_web("nat", "{type: tcp, interval: 1h}")
+@pytest.mark.parametrize("mode", ["nat", "fullnat"])
+def test_a_server_that_falls_silent_is_found_by_its_clients_long_before_its_next_check(start_web, mode):
+    site = start_web(mode, "{type: tcp, interval: 1h}")
     netns.inside(site.lab.netns(host_of(FIRST)), nft, *chain(IP, b"wall", b"input", INPUT, DROP))
     clients = site.lab.load(VIP, 80, concurrency=6, rate=20, clients=16, timeout_s=10)
     site.await_members(SECOND, THIRD)

@@ -18,6 +18,7 @@ from reconciler.dataplane.layout import (
     POOL_PORTS,
     RETURNS,
     TRANSLATED,
+    UNANSWERED,
     EndpointRowState,
     ModeCode,
     UndefinedCode,
@@ -384,6 +385,52 @@ def test_ports_and_entries_agree_after_any_history(balancer: Balancer) -> None:
             assert {(pool, port + 2000) for pool, port in taken(balancer)} == owned(balancer)
     assert len(ways) > 100
     assert balancer.verdicts()[Verdict.REPLY] > 40
+
+
+def unanswered(balancer: Balancer, endpoint: int) -> int:
+    """How many SYNs for an endpoint were sent again."""
+    (value,) = balancer.kernel.lookup(UNANSWERED.name, [UNANSWERED.key.pack(Number(endpoint))])
+    return 0 if value is None else UNANSWERED.value.unpack(value)[0]
+
+
+def test_a_syn_that_is_sent_again_counts_as_unanswered_until_somebody_answers(balancer: Balancer) -> None:
+    serve(balancer)
+    source = opened(balancer, CLIENT)
+    assert source
+    before = unanswered(balancer, 1)
+    assert [opened(balancer, CLIENT) for _ in range(3)] == [source] * 3
+    assert unanswered(balancer, 1) == before + 3
+    balancer.send(tcp(SERVER, source, "SA"), "back")
+    for flags in ("A", "S", "FA", "S"):
+        assert source_of(balancer.send(tcp(CLIENT, WEB, flags)).frame) == source
+    assert unanswered(balancer, 1) == before + 3
+
+
+def test_a_dead_endpoint_keeps_open_connections_and_gets_no_other_ones(balancer: Balancer) -> None:
+    serve(balancer)
+    balancer.serve(At(WEB.address, 53), ring=[1], index=2, mode=ModeCode.FULLNAT, protocol=node.UDP)
+    source, other = opened(balancer, CLIENT), opened(balancer, OTHER)
+    assert source
+    assert other
+    assert Ether(balancer.send(udp(CLIENT, At(WEB.address, 53))).frame)[IP].dst == SERVER.address
+    balancer.send(tcp(SERVER, source, "SA"), "back")
+    balancer.send(tcp(CLIENT, WEB, "A"))
+    balancer.endpoint(2)
+    balancer.ring(1, [2])
+    balancer.ring(2, [2])
+    balancer.endpoint(1, state=EndpointRowState.DEAD)
+
+    _, moved = balancer.send(tcp(OTHER, WEB, "S"))
+
+    assert Ether(moved)[IP].dst == ENDPOINTS_AT[2], "nobody has answered it"
+    kept = tcp(CLIENT, WEB, "PA", b"GET /")
+    assert balancer.send(kept).frame == to_server(kept, source)
+    reply = tcp(SERVER, source, "PA", b"200")
+    assert balancer.send(reply, "back").frame == to_client(reply, CLIENT)
+    assert Ether(balancer.send(udp(CLIENT, At(WEB.address, 53))).frame)[IP].dst == ENDPOINTS_AT[2]
+    late = tcp(SERVER, other, "SA")
+    assert balancer.send(late, "back") == (XdpVerdict.PASS, late), "its port came back, so the kernel resets it"
+    assert {(pool, port + 1024) for pool, port in taken(balancer)} == owned(balancer)
 
 
 def test_without_a_source_connections_are_refused(balancer: Balancer) -> None:
