@@ -198,7 +198,7 @@ SERVED = _hash("served", RowType(rows.ServiceKey), RowType(rows.Served), limits.
 # hash → four connections of fullnat over IPv4, as in `connections`, with their sources (bpf/fullnat.h)
 TRANSLATED = _array("translated", RowType(rows.Translated), limits.FLOWS * 5 // 8, _FULLNAT, is_mmapable=True)
 # hash of a pool and a port → eight of them with the places of their connections (bpf/returns.h)
-RETURNS = _array("returns", RowType(rows.Returns), limits.FLOWS * 5 // 16, _FULLNAT, is_mmapable=True)
+RETURNS = _array("returns", RowType(rows.Returns), limits.FLOWS // 2, _FULLNAT, is_mmapable=True)
 # a source towards a server → the number of their ports, which the program chooses
 PORT_POOLS = _hash("port_pools", RowType(rows.PortPool), NUMBER, 256, _FULLNAT)
 # number (0 is never used) → the ports of a pool (bpf/ports.h)

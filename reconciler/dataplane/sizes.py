@@ -30,6 +30,9 @@ CONNECTIONS_A_BUCKET = 4
 """That a bucket of `connections` has room for, one line of a processor's cache; and one of `connections6`, two."""
 RETURNS_A_BUCKET = 8
 """That a bucket of `returns` has room for."""
+RETURNS_A_PLACE = 1.6
+"""Of fullnat. A flood fills every place, and who finds no room for its return is refused: with as many returns as
+places that are two of three, with 1.6 times as many 5 of 100,000."""
 FLOWS_A_POOL, FEWEST_POOLS, MOST_POOLS = 512, 256, 1 << 15
 """Ports of fullnat: there is room for a pool for each so many flows; each takes 33 kB."""
 PLACES_A_CONNECTION = 2.5
@@ -59,7 +62,7 @@ def _connections(sizes: Sizes) -> int:
 
 
 def _returns(sizes: Sizes) -> int:
-    return max(1, math.ceil(sizes.flows * PLACES_A_CONNECTION / RETURNS_A_BUCKET))
+    return max(1, math.ceil(sizes.flows * PLACES_A_CONNECTION * RETURNS_A_PLACE / RETURNS_A_BUCKET))
 
 
 def _pools(sizes: Sizes) -> int:
