@@ -14,7 +14,7 @@
  * which may turn its client away (allow.h); its mode chooses an endpoint (dsr.h, nat.h) by the ring (schedule.h), or by
  * what is remembered; and it leaves (forward.h), or its sender gets an answer (echo.h, reject.h, icmp_error.h).
  *
- * NAT is a program of its own, a stage, made of the same text with a feature AS_… : see stage.h.
+ * NAT is a program of its own, a stage (of SCTP another one), made of the same text with a feature AS_… : see stage.h.
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the loader pastes the headers in here before BCC sees
  * the text. The headers stand in the order in which they need each other and include nothing themselves.
@@ -38,6 +38,7 @@
 #include "arithmetic.h"
 #include "address.h"
 #include "packet.h"
+#include "crc32c.h"
 #include "vlan.h"
 #include "header.h"
 #include "vip.h"
@@ -61,6 +62,7 @@
 #include "check.h"
 #include "stage.h"
 #include "connection.h"
+#include "association.h"
 #include "stateless.h"
 #include "nat.h"
 #include "ports.h"

@@ -33,6 +33,7 @@
 /* How `who` begins for each protocol: never with 0, so that an empty place is nobody's. */
 #define PROTOCOL_TCP 1
 #define PROTOCOL_UDP 2
+#define PROTOCOL_SCTP 3
 
 /* `who` of a place that somebody is filling in: nobody finds it, nobody takes it. */
 #define CLAIMED ((u64)CONNECTION_OPEN << WHO_STATE_SHIFT)
@@ -42,13 +43,15 @@
 
 /*
  * How long an entry may be silent. TCP: RFC 5382, REQ-5 (2 hours 4 minutes; 4 minutes for all that is not open). UDP: RFC
- * 4787, REQ-5 (2 minutes; half a minute until the endpoint has answered).
+ * 4787, REQ-5 (2 minutes; half a minute until the endpoint has answered). SCTP: as TCP, but for an open association ten
+ * minutes, twenty heartbeats of RFC 9260, section 16.
  */
 #define TRANSITORY 28
 #define OVER_IDLE 3
 #define TCP_IDLE 867
 #define UDP_OPENING_IDLE 4
 #define UDP_IDLE 14
+#define SCTP_IDLE 70
 
 /* An entry that is over lives again if a packet comes so much later that says nothing of an end: the end was forged. */
 #define REVIVAL 2
@@ -101,11 +104,15 @@ static __always_inline u32 connection_service(u64 where)
 /* All ones if `who` is of UDP. */
 static __always_inline u64 is_of_udp(u64 who)
 {
-	u64 mask = -(who >> (WHO_KEY_SHIFT + 1) & 1);
+	u64 mask = -((who >> 1 & ~who) >> WHO_KEY_SHIFT & 1);
 
 	OPAQUE(mask);
 	return mask;
 }
+
+/* By protocol, 16 bits each: how long an entry that is open may be silent, if its service doesn't say so. */
+#define USUAL_IDLE ((u64)TCP_IDLE << 16 * PROTOCOL_TCP | (u64)UDP_IDLE << 16 * PROTOCOL_UDP | \
+		    (u64)SCTP_IDLE << 16 * PROTOCOL_SCTP)
 
 /* All ones if an entry was silent for too long. `idle` is how long one that is open may be. */
 static __always_inline u64 is_due(u64 who, u64 idle, u32 now)
@@ -119,7 +126,7 @@ static __always_inline u64 is_due(u64 who, u64 idle, u32 now)
 /* The same, as its service has it. */
 static __always_inline u64 is_due_at(u64 who, const struct front *front, u32 now)
 {
-	u64 idle = front->idle, mask = is_of_udp(who), usual = (UDP_IDLE & mask) | (TCP_IDLE & ~mask);
+	u64 idle = front->idle, usual = USUAL_IDLE >> 16 * (who >> WHO_KEY_SHIFT & 3) & 0xffff;
 
 	return is_due(who, idle + (usual & (is_some(idle) - 1)), now);
 }
@@ -138,6 +145,14 @@ static __always_inline bool is_live(u64 who, u64 where, u32 now)
 	return front && !is_due_at(who, front, now);
 }
 
+/* What a packet of SCTP begins with; see association.h. */
+struct chunk {
+	u8 type;
+	bool is_reflected;	/* the tag is its sender's own: it has lost the association, and so the other one */
+	u32 tag;		/* as an entry has tags */
+	u32 initiate;		/* INIT and INIT-ACK: the tag that its sender wants to see from now on */
+};
+
 /* What a packet says about the connection that it belongs to. */
 struct sought {
 	u64 key;		/* its client, as `who` begins; the lower bits are zero */
@@ -147,11 +162,12 @@ struct sought {
 	u8 protocol;
 	bool is_request;
 	u32 service;		/* requests only: the index */
+	struct chunk chunk;	/* of SCTP, where no error is looked at */
 };
 
 static __always_inline u64 connection_key(u32 address, u16 port, bool is_datagram)
 {
-	u64 protocol = is_datagram ? PROTOCOL_UDP : PROTOCOL_TCP;
+	u64 protocol = HAS(AS_SCTP) ? PROTOCOL_SCTP : is_datagram ? PROTOCOL_UDP : PROTOCOL_TCP;
 
 	return (u64)address << WHO_CLIENT_SHIFT | (u64)port << WHO_PORT_SHIFT | protocol << WHO_KEY_SHIFT;
 }

@@ -14,7 +14,7 @@
 #define HAS_DSR (HAS(DSR_L2) || HAS(DSR_L3))
 
 /* Whether this is no main program but a stage: stage.h. */
-#define IS_STAGE (HAS(AS_NAT) || HAS(AS_FULLNAT) || HAS(AS_LENDER) || HAS(AS_SWEEPER))	/* AS_NAT6 beside AS_NAT: over IPv6 */
+#define IS_STAGE (HAS(AS_NAT) || HAS(AS_FULLNAT) || HAS(AS_LENDER) || HAS(AS_SWEEPER))	/* AS_NAT6 beside AS_NAT: over IPv6; AS_SCTP: of SCTP */
 
 /* The modes that translate addresses. */
 #define HAS_TRANSLATION (HAS(NAT) || HAS(FULLNAT))

@@ -96,6 +96,14 @@ static __always_inline u32 translate_segment(struct xdp_md *ctx, const struct pa
 	__sum16 *sum = &((struct tcphdr *)ports)->check;
 	u32 of_port = checksum_change16(*port, it->port), of_sum = 0;
 
+	if (HAS(AS_SCTP)) {
+		/* The quote is mostly cut off, so nobody can tell its checksum, which has no addresses in it. */
+		if (it->is_error)
+			*port = it->port;
+		else
+			translate_port_of_sctp(ctx, packet, port, it->port);
+		return of_port;
+	}
 	if (is_udp(packet->protocol)) {
 		of_sum = update_sum(&((struct udphdr *)ports)->check, of_address + of_port, true);
 		APART;

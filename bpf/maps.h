@@ -328,10 +328,10 @@ BPF_HASH(unpacked, struct unpacked_key, struct unpacked, 1);
  *   where | endpoint | service     |   | client's numbers   | endpoint's numbers |
  *
  * Addresses and ports are numbers here. `service` is the index of the service's front. "Numbers" are the upper bits of
- * the last acknowledgement number of that side. A place whose `who` is 0 is empty.
+ * the last acknowledgement number of that side; of SCTP, the lower bits of the tag that it chose (association.h). A place whose `who` is 0 is empty.
  */
 enum connection_state {
-	CONNECTION_OPENING = 0,		/* the client has sent nothing but SYNs; UDP: the endpoint has not answered */
+	CONNECTION_OPENING = 0,		/* the client has sent nothing but SYNs; UDP: the endpoint has not answered; SCTP: no cookie yet */
 	CONNECTION_OPEN = 1,
 	CONNECTION_CLIENT_CLOSED = 2,	/* after the client's FIN */
 	CONNECTION_ENDPOINT_CLOSED = 3,
@@ -510,6 +510,13 @@ struct served {
 
 BPF_HASH(served, struct service_key, struct served, 1);
 
+/* Tables for the checksum of SCTP, which user space writes once; one row. See crc32c.h. */
+struct crc32c {
+	u32 words[65536];
+};
+
+BPF_ARRAY(crc32c, struct crc32c, 1);
+
 /* The stages of a main program, by number: stage.h. */
 enum stage {
 	STAGE_NAT4 = 0,
@@ -517,6 +524,7 @@ enum stage {
 	STAGE_FULLNAT4 = 2,
 	STAGE_PORTS = 3,
 	STAGE_SWEEP = 4,
+	STAGE_SCTP4 = 5,
 };
 
 BPF_PROG_ARRAY(stages, 1);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * NAT of TCP and UDP, over IPv4 or over IPv6: each is a stage of its own. The endpoint's address and port become the
- * destination of requests, the VIP's the source of replies.
+ * NAT of TCP and UDP, over IPv4 or over IPv6, and of SCTP: each is a stage of its own. The endpoint's address and port
+ * become the destination of requests, the VIP's the source of replies.
  */
 
-#define OWN_STAGE (HAS(AS_NAT6) ? STAGE_NAT6 : STAGE_NAT4)
+#define OWN_STAGE (HAS(AS_SCTP) ? STAGE_SCTP4 : HAS(AS_NAT6) ? STAGE_NAT6 : STAGE_NAT4)
 
 /* What a packet, or the one that an error quotes, says about its connection. */
 static __always_inline struct sought sought_by(const struct packet *packet, enum packet_kind kind,
@@ -144,11 +144,16 @@ static __always_inline bool open_connection(const struct service *service, const
 	u32 state = may_begin(packet) ? CONNECTION_OPENING : !packet->closes ? CONNECTION_OPEN :
 		    packet->flags & TCP_RST ? CONNECTION_OVER : CONNECTION_CLIENT_CLOSED;
 	u64 who = with_state(sought->key, state, now);
-	u64 where = (u64)it->endpoint << WHERE_ENDPOINT_SHIFT | (u64)service->index << WHERE_SERVICE_SHIFT |
-		    expected >> NUMBERS_SHIFT;
+	u64 where = (u64)it->endpoint << WHERE_ENDPOINT_SHIFT | (u64)service->index << WHERE_SERVICE_SHIFT;
 
-	if (packet->flags & TCP_ACK)
-		where |= (u64)numbers_of(packet->acknowledged) << WHERE_CLIENT_SHIFT;
+	if (HAS(AS_SCTP)) {
+		where |= tags_at_first(&sought->chunk);
+		who = with_state(sought->key, state_at_first(&sought->chunk), now);
+	} else {
+		where |= expected >> NUMBERS_SHIFT;
+		if (packet->flags & TCP_ACK)
+			where |= (u64)numbers_of(packet->acknowledged) << WHERE_CLIENT_SHIFT;
+	}
 	return store_connection(former, sought->client, who, where, now);
 }
 
@@ -200,13 +205,28 @@ static __always_inline bool starts_afresh(const struct packet *packet, const str
 
 	if (!found->lives)
 		return true;
-	/* Any SYN may be forged, so it moves no connection that is open. */
-	if (!packet->opens || state == CONNECTION_OPEN)
+	/*
+	 * Any SYN may be forged, so it moves no connection that is open. Nor does an INIT: whose endpoint has lost nothing
+	 * deals with it (RFC 9260, section 5.2.2). But nobody tells a client of SCTP that its endpoint is dead.
+	 */
+	if (!packet->opens || (state == CONNECTION_OPEN && !HAS(AS_SCTP)))
 		return false;
 	if (state == CONNECTION_OVER)
 		return true;
 	endpoint = endpoints.lookup(&id);
+	if (HAS(AS_SCTP) && state == CONNECTION_OPEN)
+		return endpoint && endpoint->state == ENDPOINT_DEAD;
 	return endpoint && (endpoint->state == ENDPOINT_RETIRED || endpoint->state == ENDPOINT_DEAD);
+}
+
+/* Note in an entry what a packet tells. */
+static __always_inline void note_packet(const struct packet *packet, const struct sought *sought, bool is_request,
+					const struct connection *found)
+{
+	if (HAS(AS_SCTP))
+		follow_association(&sought->chunk, is_request, found);
+	else
+		follow(packet, is_request, found);
 }
 
 /* A client's packet, which belongs to the connection that is found or, if there is none, may open one. */
@@ -222,7 +242,7 @@ static __always_inline int nat_request(struct packet *packet, const struct servi
 		if (go_to_endpoint(sought, found->where, service, it)) {
 			if (packet->opens && connection_state_of(found->who) == CONNECTION_OPENING)
 				count_unanswered(it->endpoint);
-			follow(packet, true, found);
+			note_packet(packet, sought, true, found);
 			return GO_ON;
 		}
 		forget(found);
@@ -261,17 +281,20 @@ static __always_inline bool go_to_client(const struct packet *packet, u64 where,
 }
 
 /* An endpoint's packet of a connection. */
-static __always_inline int nat_reply(struct packet *packet, struct connection *found, struct forwarding *it)
+static __always_inline int nat_reply(struct packet *packet, const struct sought *sought, struct connection *found,
+				     struct forwarding *it)
 {
+	bool is_strange = HAS(AS_SCTP) ? is_no_reply_of_sctp(&sought->chunk, found) : is_no_reply(packet, found);
+
 	if (!find_alive(connection_endpoint(found->where))) {
 		forget(found);
 		return drop(VERDICT_ENDPOINT_DISABLED);
 	}
-	if (is_no_reply(packet, found) || !go_to_client(packet, found->where, it)) {
+	if (is_strange || !go_to_client(packet, found->where, it)) {
 		forget(found);
 		return XDP_PASS;
 	}
-	follow(packet, false, found);
+	note_packet(packet, sought, false, found);
 	it->verdict = VERDICT_REPLY;
 	return GO_ON;
 }
@@ -311,6 +334,8 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 	struct source source = {};
 
 	it->handed = handed;
+	if (HAS(AS_SCTP) && kind != PACKET_ICMP_ERROR)
+		sought.chunk = first_chunk(ctx, packet);
 	is_turned_away = forgotten(is_turned_away, sought.key) & 1;
 	if (is_request && !is_turned_away) {
 		NOTE(service, service->index);
@@ -355,7 +380,7 @@ static __always_inline int nat(struct xdp_md *ctx, struct packet *packet, enum p
 	}
 	if (kind == PACKET_ICMP_ERROR)
 		return nat_error(packet, service, &sought, &found, it);
-	return nat_reply(packet, &found, it);
+	return nat_reply(packet, &sought, &found, it);
 unknown:
 	if (!HAS(STATELESS))
 		return NOBODYS;

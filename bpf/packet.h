@@ -38,7 +38,12 @@ struct sctp {
 
 /* Types of chunks, sections 3.2 and 3.3. */
 #define SCTP_INIT 1
+#define SCTP_INIT_ACK 2
 #define SCTP_ABORT 6
+#define SCTP_SHUTDOWN 7
+#define SCTP_SHUTDOWN_ACK 8
+#define SCTP_COOKIE_ECHO 10
+#define SCTP_COOKIE_ACK 11
 #define SCTP_SHUTDOWN_COMPLETE 14
 
 /* Types of ICMPv6 that neighbour discovery has: RFC 4861. */
@@ -255,7 +260,7 @@ static __always_inline enum packet_kind parse_transport(struct packet *packet, u
 	if (packet->protocol == (is_ipv6(packet) ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return parse_icmp(packet, bytes, end);
 	packet->ports = packet->transport;
-	if (packet->protocol == IPPROTO_TCP) {
+	if (!HAS(AS_SCTP) && packet->protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = packet->tcp;
 
 		if ((void *)(tcp + 1) > end || tcp->doff < 5 || bytes < tcp->doff * 4)

@@ -12,11 +12,21 @@
  * swapped as one. The other program of a takeover asks a stage, not its main program; such a stage asks nobody again.
  */
 
+/* Whether a packet, or the one that it quotes, is of SCTP, and so of a stage of its own: there is one for NAT over IPv4. */
+static __always_inline bool is_translated_sctp(const struct packet *packet)
+{
+	return HAS(NAT) && HAS(SCTP) && packet->protocol == IPPROTO_SCTP && !is_ipv6(packet);
+}
+
 /* Whether a packet can belong to a connection of NAT, or be an error about one. */
 static __always_inline bool can_translate(const struct packet *packet, enum packet_kind kind)
 {
 	bool has_ports = packet->protocol == IPPROTO_TCP || is_udp(packet->protocol);
 
+	if (HAS(AS_SCTP))
+		has_ports = is_translated_sctp(packet);
+	else if (!IS_STAGE)
+		has_ports |= is_translated_sctp(packet);
 	if (!HAS_TRANSLATION || !has_ports || (is_ipv6(packet) && !HAS(NAT6)))
 		return false;
 	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
@@ -71,7 +81,10 @@ static __always_inline int hand_over(struct xdp_md *ctx, const struct packet *pa
 	handed->tci = packet->tci;
 	handed->is_refused = is_refused;
 	handed->is_from_main = 1;
-	if (HAS(FULLNAT) && is_full) {
+	if (is_translated_sctp(packet)) {
+		stages.call(ctx, STAGE_SCTP4);
+		APART;
+	} else if (HAS(FULLNAT) && is_full) {
 		stages.call(ctx, STAGE_FULLNAT4);
 		APART;
 	} else if (HAS(NAT6) && is_ipv6(packet)) {

@@ -7,7 +7,7 @@ node, so no written setting is silently ignored.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -33,7 +33,7 @@ from reconciler.view import NodeView, Use
 ROLES = tuple(Role)
 MODES = (Mode.NAT, Mode.FULLNAT, Mode.DSR_L2, Mode.DSR_L3)
 PROTOCOLS = {
-    Mode.NAT: (Protocol.TCP, Protocol.UDP),
+    Mode.NAT: (Protocol.TCP, Protocol.UDP, Protocol.SCTP),
     Mode.FULLNAT: (Protocol.TCP, Protocol.UDP),
     Mode.DSR_L2: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
     Mode.DSR_L3: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
@@ -161,9 +161,8 @@ def of_service(service: Service) -> Iterator[Unsupported]:
     # The default algorithm of an unsupported mode is not reported as well.
     if service.algorithm not in ALGORITHMS and (service.mode in MODES or "algorithm" in service.places):
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
-    if service.mode is Mode.FULLNAT:
-        key = "vips" if "vips" in service.places else "vip"
-        yield from _ipv6(service.vips, service.places.get(key, service.span))
+    if service.mode is Mode.FULLNAT or (service.mode is Mode.NAT and service.protocol is Protocol.SCTP):
+        yield from _ipv6(service)
     if service.affinity is not None:
         yield _key(service, "affinity")
     if service.stateless:
@@ -181,9 +180,11 @@ def of_check(pool: Pool, node: Node) -> Iterator[Unsupported]:
         yield Unsupported(_place(pool, "healthCheck"), what, hint)
 
 
-def _ipv6(addresses: Iterable[Address], span: Span) -> Iterator[Unsupported]:
-    what = "is not supported in mode fullnat yet; supported: IPv4"
-    yield from (Unsupported(span, f"the IPv6 address {each} {what}") for each in addresses if each.version == 6)
+def _ipv6(service: Service) -> Iterator[Unsupported]:
+    span = service.places.get("vips" if "vips" in service.places else "vip", service.span)
+    where = f"in mode {service.mode}" if service.mode is Mode.FULLNAT else f"for sctp in mode {service.mode}"
+    what = f"is not supported {where} yet; supported: IPv4"
+    yield from (Unsupported(span, f"the IPv6 address {each} {what}") for each in service.vips if each.version == 6)
 
 
 def _idle_timeout(service: Service, idle_s: float) -> Iterator[Unsupported]:

@@ -14,7 +14,7 @@ from reconciler.dataplane.layout import CONNECTION_MAPS, ConnectionState
 from reconciler.dataplane.rows import Number
 from reconciler.kernel.port import Kernel
 
-TCP, UDP = 6, 17
+TCP, UDP, SCTP = 6, 17, 132
 
 
 def connection(

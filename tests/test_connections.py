@@ -33,7 +33,7 @@ from reconciler.paths import data_dir
 from reconciler.readings.flow_filter import FlowFilter
 from reconciler.readings.flows import chosen, flows, open_counts
 from reconciler.render import flows as render
-from tests.connections import TCP, UDP, connection, put
+from tests.connections import SCTP, TCP, UDP, connection, put
 from tests.packets.table import _mix64
 
 OPENING, OPEN, OVER = ConnectionState.OPENING, ConnectionState.OPEN, ConnectionState.OVER
@@ -115,7 +115,7 @@ def test_in_a_table_that_is_too_small_those_that_matter_least_find_no_room() -> 
 @pytest.mark.parametrize(
     ("state", "protocol", "limit"),
     [(OPENING, TCP, 28), (OPEN, TCP, 867), (ConnectionState.CLIENT_CLOSED, TCP, 28), (OVER, TCP, 3),
-     (OPENING, UDP, 4), (OPEN, UDP, 14)],
+     (OPENING, UDP, 4), (OPEN, UDP, 14), (OPENING, SCTP, 28), (OPEN, SCTP, 70), (OVER, SCTP, 3)],
 )  # fmt: skip
 def test_a_connection_is_one_until_it_was_silent_for_longer_than_its_state_allows(
     state: ConnectionState, protocol: int, limit: int
@@ -131,13 +131,14 @@ def test_the_program_has_the_same_limits() -> None:
     header = (data_dir("bpf") / "connection.h").read_text()
     found = {name: int(number) for name, number in re.findall(r"^#define (\w+) (\d+)\b", header, re.MULTILINE)}
     names = {
-        "TRANSITORY": (0, OPENING), "OVER_IDLE": (0, OVER), "TCP_IDLE": (0, OPEN),
-        "UDP_OPENING_IDLE": (1, OPENING), "UDP_IDLE": (1, OPEN), "SEEN_SHIFT_NS": None,
+        "TRANSITORY": (1, OPENING), "OVER_IDLE": (1, OVER), "TCP_IDLE": (1, OPEN),
+        "UDP_OPENING_IDLE": (2, OPENING), "UDP_IDLE": (2, OPEN), "SCTP_IDLE": (3, OPEN), "SEEN_SHIFT_NS": None,
     }  # fmt: skip
     limits = {name: int(table._LIMITS[at]) if at else table.UNIT_SHIFT for name, at in names.items()}
     assert {name: found[name] for name in names} == limits
-    assert set(table._LIMITS[0].tolist()) == {found[name] for name in ("TRANSITORY", "OVER_IDLE", "TCP_IDLE")}
-    assert set(table._LIMITS[1].tolist()) == {found[name] for name in ("UDP_OPENING_IDLE", "UDP_IDLE")}
+    assert set(table._LIMITS[1].tolist()) == {found[name] for name in ("TRANSITORY", "OVER_IDLE", "TCP_IDLE")}
+    assert set(table._LIMITS[2].tolist()) == {found[name] for name in ("UDP_OPENING_IDLE", "UDP_IDLE")}
+    assert set(table._LIMITS[3].tolist()) == {found[name] for name in ("TRANSITORY", "OVER_IDLE", "SCTP_IDLE")}
 
 
 def test_a_timeout_is_rounded_up() -> None:

@@ -264,10 +264,10 @@ V6 = "2001:db8::1"
 CASES = [
     (service(more="mode: fullnat, protocol: sctp"), pool(), node(),
      "a.yaml:5: protocol sctp is not supported in mode fullnat yet; supported: tcp, udp"),
-    (service(more="protocol: sctp"), pool(), node(),
-     "a.yaml:5: protocol sctp is not supported in mode nat yet; supported: tcp, udp"),
+    (service(vip=V6, more="protocol: sctp"), pool(), node(),
+     f"a.yaml:5: the IPv6 address {V6} is not supported for sctp in mode nat yet; supported: IPv4"),
     (service(ports="[]", more="protocol: icmp"), pool(), node(),
-     "a.yaml:5: protocol icmp is not supported in mode nat yet; supported: tcp, udp"),
+     "a.yaml:5: protocol icmp is not supported in mode nat yet; supported: tcp, udp, sctp"),
     (service(more="affinity: {}"), pool(), node(), "a.yaml:5: affinity is not supported yet"),
     (service(more="mode: dsr-l3, idleTimeout: 15m"), pool(), node(),
      "a.yaml:5: idleTimeout does nothing in mode dsr-l3, which remembers no idle connections"),

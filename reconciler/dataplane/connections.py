@@ -72,12 +72,13 @@ def idle_units(idle_s: float) -> int:
     return max(1, -(-int(idle_s * 1_000_000_000) >> UNIT_SHIFT))
 
 
-_LIMITS = np.full((2, 8), 28, np.uint16)
-"""For how many units a connection in each state may be silent, of UDP in the second line: four minutes (RFC 5382,
-REQ-5), but for these. bpf/connection.h has the same."""
-_LIMITS[1] = 4
-_LIMITS[:, ConnectionState.OPEN] = idle_units(IDLE_S[6]), idle_units(IDLE_S[17])
-_LIMITS[0, ConnectionState.OVER] = 3
+_LIMITS = np.full((4, 8), 28, np.uint16)
+"""For how many units a connection in each state may be silent, a line for each protocol as the table numbers them:
+four minutes (RFC 5382, REQ-5), but for these. bpf/connection.h has the same."""
+_LIMITS[:, ConnectionState.OVER] = 3
+_LIMITS[_UDP] = 4
+for _code, _number in PROTOCOLS.items():
+    _LIMITS[_code, ConnectionState.OPEN] = idle_units(IDLE_S[_number])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +144,7 @@ class Entries:
         """Which there are for the program: silent for no longer than their state allows for. `idle` are the units that
         an open connection may be silent for, by service; 0: the protocol's default."""
         states = self.states
-        most = _LIMITS[(self.protocols == _UDP).astype(np.intp), states]
+        most = _LIMITS[self.protocols, states]
         own = np.zeros(self.size, np.uint16)
         known = self.services < idle.size
         own[known] = idle[self.services[known]]

@@ -211,6 +211,8 @@ SNAT = _array("snat", RowType(rows.Snat), 1, _FULLNAT)
 LEASE = _array("lease", RowType(rows.Lease), 1, _FULLNAT, MapType.PERCPU_ARRAY)
 # 0 → how far the sweep of `translated` is; only its program has a use for it
 SWEPT = _array("swept", RowType(rows.Swept), 1, _FULLNAT, is_mmapable=True)
+# 0 → tables for the checksum of SCTP, written with the map (crc32c.py)
+CRC32C = _array("crc32c", RowType(rows.Crc32c), 1, ("SCTP",))
 # number of a stage → its program (stages.py); 0 → what the main program knows about a packet that it hands to one
 STAGES = _array("stages", NUMBER, 8, _TRANSLATING, MapType.PROG_ARRAY)
 HANDED_OVER = _array("handed_over", RowType(rows.Handed), 1, _TRANSLATING, MapType.PERCPU_ARRAY)
@@ -255,7 +257,8 @@ MAPS: dict[str, MapSpec] = {
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, ENDPOINT_FILTER, SERVICE_CHANGES,
         KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, LOADS, RING_NAMES, REMEMBERED, SEED,
         CONNECTIONS, CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, TRANSLATED, RETURNS, PORT_POOLS, POOL_PORTS,
-        POOL_NUMBERS, SNAT, LEASE, SWEPT, SERVED, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS,
+        POOL_NUMBERS, SNAT, LEASE, SWEPT, SERVED, CRC32C, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS,
+        ENDPOINT_COUNTERS,
         VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
         WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
@@ -313,7 +316,7 @@ class TooBigCode(IntEnum):
 
 
 class ConnectionState(IntEnum):
-    OPENING = 0           # the client has sent nothing but SYNs; UDP: the endpoint has not answered
+    OPENING = 0           # the client has sent nothing but SYNs; UDP: the endpoint has not answered; SCTP: no cookie yet
     OPEN = 1
     CLIENT_CLOSED = 2     # after the client's FIN
     ENDPOINT_CLOSED = 3

@@ -126,6 +126,10 @@ class Seed(NamedTuple):
     words: Annotated[bytes, "2u8"]
 
 
+class Crc32c(NamedTuple):
+    words: Annotated[bytes, "65536u4"]
+
+
 class Turns(NamedTuple):
     turns: U64
 

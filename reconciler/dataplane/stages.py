@@ -20,6 +20,7 @@ class StageNumber(IntEnum):
     FULLNAT4 = 2
     PORTS = 3
     SWEEP = 4
+    SCTP4 = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ STAGES = (
     ),
     Stage(StageNumber.PORTS, "lbctl_ports", ("FULLNAT",), ("AS_LENDER",), _OF_PACKETS),
     Stage(StageNumber.SWEEP, "lbctl_sweep", ("FULLNAT",), ("AS_SWEEPER",), _OF_PACKETS),
+    Stage(
+        StageNumber.SCTP4, "lbctl_sctp4", ("NAT", "SCTP"), ("AS_NAT", "AS_SCTP"),
+        (*_OF_OTHER_MODES, "FULLNAT", "IPV6", "NAT6", "UDP", "STATELESS"),
+    ),
 )  # fmt: skip
 
 

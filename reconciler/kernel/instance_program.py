@@ -10,9 +10,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
 
+from reconciler.dataplane import crc32c
 from reconciler.dataplane.description import Description, MapDescription, describe, specs_of
 from reconciler.dataplane.layout import (
     CONNECTION_MAPS,
+    CRC32C,
     ENDPOINT_FILTER,
     ENDPOINTS6,
     KNOWN_SERVICES,
@@ -235,6 +237,8 @@ def _made(spec: MapSpec, wanted: MapDescription, live: Generation | None) -> Ite
             filling.fill(spec.name, source, held, target, wanted)
         elif spec is SEED:
             whole_maps.write_array(maps.describe(fd), os.urandom(spec.value_size))
+        elif spec is CRC32C:
+            whole_maps.write_array(maps.describe(fd), crc32c.tables())
         yield fd
 
 

@@ -26,6 +26,7 @@ from reconciler.dataplane.layout import (
     CHUNK_IDS,
     CONNECTIONS,
     CONNECTIONS6,
+    CRC32C,
     ENDPOINT_COUNTERS,
     ENDPOINT_FILTER,
     ENDPOINTS,
@@ -336,7 +337,7 @@ class Balancer:
         for spec in MAPS.values():
             if spec in (CHUNK_IDS, SERVICE_CHANGES):
                 continue  # chunks stay, and what is in them; and nobody counts back
-            if spec in (SEED, CONNECTIONS, CONNECTIONS6):
+            if spec in (SEED, CONNECTIONS, CONNECTIONS6, CRC32C):
                 continue
             if spec in (TRANSLATED, RETURNS):
                 self._empty(spec)

@@ -10,7 +10,7 @@ from typing import Any
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
-from scapy.layers.sctp import SCTP, SCTPChunkInit
+from scapy.layers.sctp import SCTP, SCTPChunkInit, crc32c
 from scapy.packet import Packet, Raw
 
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
@@ -18,6 +18,7 @@ MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 
 ETHERNET, IPV4, IPV6 = 14, 20, 40
 """Bytes of the headers."""
+_SCTP = 132
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,11 @@ def udp(source: At, destination: At, **ip: object) -> bytes:
     return frame(source.address, destination.address, UDP(sport=source.port, dport=destination.port) / b"hello", **ip)
 
 
-def sctp(source: At, destination: At, **ip: object) -> bytes:
-    """A frame with an SCTP packet that opens an association."""
+def sctp(source: At, destination: At, chunks: Packet | None = None, tag: int = 0, /, **ip: object) -> bytes:
+    """A frame with an SCTP packet of these chunks; of none, one that opens an association."""
     return frame(source.address, destination.address, SCTP(
-        sport=source.port, dport=destination.port, tag=0,
-    ) / SCTPChunkInit(init_tag=7), **ip)  # fmt: skip
+        sport=source.port, dport=destination.port, tag=tag,
+    ) / (chunks or SCTPChunkInit(init_tag=7)), **ip)  # fmt: skip
 
 
 def echo(source: str, destination: str, **ip: object) -> bytes:
@@ -92,6 +93,8 @@ def padded(content: bytes, length: int = 60) -> bytes:
 def translated(content: bytes, *, source: At | None = None, destination: At | None = None) -> bytes:
     """What the frame is with another source or destination. Everything else stays, padding included."""
     packet = Ether(content)
+    if IP in packet and packet[IP].proto == _SCTP:
+        return _translated_sctp(content, source, destination)
     ports = packet[UDP] if UDP in packet else packet[TCP]
     ip = packet[IPv6] if IPv6 in packet else packet[IP]
     if source:
@@ -99,6 +102,22 @@ def translated(content: bytes, *, source: At | None = None, destination: At | No
     if destination:
         ip.dst, ports.dport = destination.address, destination.port
     return _summed(packet)
+
+
+def _translated_sctp(content: bytes, source: At | None, destination: At | None) -> bytes:
+    """By bytes, since chunks may be anything. A packet whose sender computed no checksum gets none."""
+    start = ETHERNET + IPV4
+    ip, end = IP(content[ETHERNET:start]), ETHERNET + struct.unpack_from("!H", content, ETHERNET + 2)[0]
+    packet = bytearray(content[start:end])
+    for at, name, offset in ((source, "src", 0), (destination, "dst", 2)):
+        if at:
+            setattr(ip, name, at.address)
+            struct.pack_into("!H", packet, offset, at.port)
+    del ip.chksum
+    if any(packet[8:12]):
+        packet[8:12] = bytes(4)
+        struct.pack_into("!I", packet, 8, crc32c(packet))
+    return content[:ETHERNET] + bytes(ip) + bytes(packet) + content[end:]
 
 
 def forwarded(content: bytes, macs: tuple[str, str]) -> bytes:

@@ -17,13 +17,13 @@ from reconciler.dataplane.layout import CONNECTIONS, CONNECTIONS6, SEED, Connect
 from reconciler.kernel.port import Kernel
 from tests.packets.frames import At
 
-TCP, UDP = 6, 17
+TCP, UDP, SCTP = 6, 17, 132
 PLACES = 4
 UNIT_NS = 1 << 33
 SILENCES = 0x800
 """After so many units "seen" comes round."""
 
-_CODES = {TCP: 1, UDP: 2}
+_CODES = {TCP: 1, UDP: 2, SCTP: 3}
 _PROTOCOLS = {code: number for number, code in _CODES.items()}
 _ALL = (1 << 64) - 1
 
@@ -51,7 +51,7 @@ class Ends(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A connection. Numbers are what each side acknowledged, in steps of 2^18."""
+    """A connection. Numbers are what each side acknowledged, in steps of 2^18; of SCTP, bits of the tag of each."""
 
     endpoint: int
     state: ConnectionState
