@@ -328,7 +328,8 @@ BPF_HASH(unpacked, struct unpacked_key, struct unpacked, 1);
  *   where | endpoint | service     |   | client's numbers   | endpoint's numbers |
  *
  * Addresses and ports are numbers here. `service` is the index of the service's front. "Numbers" are the upper bits of
- * the last acknowledgement number of that side; of SCTP, the lower bits of the tag that it chose (association.h). A place whose `who` is 0 is empty.
+ * the last acknowledgement number of that side; of SCTP, the lower bits of the tag that it chose (association.h). A place
+ * whose `who` is 0 is empty.
  */
 enum connection_state {
 	CONNECTION_OPENING = 0,		/* the client has sent nothing but SYNs; UDP: the endpoint has not answered; SCTP: no cookie yet */

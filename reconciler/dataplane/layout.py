@@ -316,7 +316,7 @@ class TooBigCode(IntEnum):
 
 
 class ConnectionState(IntEnum):
-    OPENING = 0           # the client has sent nothing but SYNs; UDP: the endpoint has not answered; SCTP: no cookie yet
+    OPENING = 0           # the client has sent nothing but SYNs; UDP: no endpoint has answered; SCTP: no cookie yet
     OPEN = 1
     CLIENT_CLOSED = 2     # after the client's FIN
     ENDPOINT_CLOSED = 3
