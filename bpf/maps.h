@@ -143,7 +143,7 @@ enum endpoint_state {
 	ENDPOINT_USABLE = 1,
 	ENDPOINT_RETIRED = 2,	/* gets no new connections; its open ones go on */
 	ENDPOINT_DISABLED = 3,	/* its connections end */
-	ENDPOINT_DEAD = 4,	/* gets no new connections; its open ones go on, but datagrams of NAT go elsewhere */
+	ENDPOINT_DEAD = 4,	/* gets no new connections; its open ones go on, but datagrams and INITs of NAT go elsewhere */
 };
 
 struct endpoint {

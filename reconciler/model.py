@@ -239,7 +239,7 @@ class Endpoint(_WithRow):
 @dataclass(frozen=True, slots=True)
 class DeadEndpoint(Endpoint):
     """An endpoint that checks found dead. Connections that are open on it may still live, since a check may be wrong,
-    but nobody waits for a datagram from it. `sends_on`: NAT gives datagrams of open flows to others."""
+    but nobody waits for a datagram from it. `sends_on`: NAT gives datagrams of open flows, and INITs, to others."""
 
     sends_on: bool = False
 

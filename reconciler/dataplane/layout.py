@@ -295,7 +295,7 @@ class EndpointRowState(IntEnum):
     USABLE = 1
     RETIRED = 2      # no manifest names the endpoint any more; its connections go on
     DISABLED = 3     # its connections end
-    DEAD = 4         # its connections go on, but datagrams of NAT go elsewhere
+    DEAD = 4         # its connections go on, but datagrams and INITs of NAT go elsewhere
 
 
 class UndefinedCode(IntEnum):

@@ -41,21 +41,20 @@ class Judged:
 
 def judged(
     pool: Pool, states: Sequence[tuple[State, ...]], drains: Sequence[Drain | None], at: Moment,
-    fallback: Judged | None = None, *, only_datagrams: bool = False,
-    translates_datagrams: bool = False,
+    fallback: Judged | None = None, *, only_datagrams: bool = False, sends_on: bool = False,
 ) -> Judged:  # fmt: skip
     """The judgement of a pool. The endpoints of its fallback are part of what is wanted also while they are not
     needed, with no share of new connections: so all that they need is there when their time comes.
 
     `only_datagrams`: nobody but services of UDP uses the pool. A client of UDP doesn't notice that its endpoint is
-    dead, and would send there for ever if that were a connection worth keeping. `translates_datagrams`: a service of
-    UDP with mode nat is among those that use it; the program then tells datagrams from what goes on.
+    dead, and would send there for ever if that were a connection worth keeping. `sends_on`: a service of UDP or SCTP
+    with mode nat is among those that use it; the program then tells datagrams, and INITs, from what goes on.
     """
     ends = only_datagrams or pool.on_unhealthy is OnUnhealthy.RESET
     asked = tuple([_drained(endpoint, drain, at) for endpoint, drain in zip(pool.endpoints, drains, strict=True)])
     found = members(pool if asked == pool.endpoints else replace(pool, endpoints=asked), states, at.now_s)
     serving = [
-        _dead(e, ends=ends, sends_on=translates_datagrams) if _is_dead(e, why, of_endpoint) else _weighed(e, weight)
+        _dead(e, ends=ends, sends_on=sends_on) if _is_dead(e, why, of_endpoint) else _weighed(e, weight)
         for e, weight, why, of_endpoint in zip(asked, found.weights, found.reasons, states, strict=True)
     ]
     if fallback is not None:

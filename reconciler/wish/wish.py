@@ -23,6 +23,8 @@ from reconciler.wish.known import NOTHING, Known
 REMEMBERED_S, RETURNS_S = 600.0, 60.0
 """How long a target that nobody uses is remembered as down; and as it was otherwise. Manifests may go back and forth,
 and that must not bring back an endpoint that is dead."""
+_SENT_ON = Protocol.UDP, Protocol.SCTP
+"""Nobody tells their clients that an endpoint is dead; those of TCP get a reset."""
 
 
 @dataclass(slots=True, eq=False)
@@ -160,7 +162,7 @@ class Wish:
         fresh = judged(
             watched.pool, of_endpoints, drains, at, fallback,
             only_datagrams=0 < len(of_datagrams) == len(watched.users),
-            translates_datagrams=any(not user.mode.is_dsr for user in of_datagrams),
+            sends_on=any(user.protocol in _SENT_ON and not user.mode.is_dsr for user in watched.users),
         )  # fmt: skip
         if found is not None and found.wanted == fresh.wanted:
             fresh = replace(fresh, wanted=found.wanted)

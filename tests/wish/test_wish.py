@@ -382,9 +382,10 @@ def test_a_server_that_another_pool_keeps_keeps_its_connections(wish):
     assert rows(wish.of(asked)) == set()
 
 
+@pytest.mark.parametrize("protocol", [Protocol.UDP, Protocol.SCTP])
 @pytest.mark.parametrize(("mode", "dead"), [(Mode.NAT, {2}), (Mode.DSR_L3, set())])
-def test_datagrams_leave_a_dead_endpoint_of_a_pool_of_tcp_and_udp_by_nat(wish, mode, dead):
-    both = [replace(service(), mode=mode), replace(service("names"), mode=mode, protocol=Protocol.UDP)]
+def test_datagrams_and_inits_leave_a_dead_endpoint_of_a_pool_of_nat_that_tcp_stays_with(wish, mode, dead, protocol):
+    both = [replace(service(), mode=mode), replace(service("names"), mode=mode, protocol=protocol)]
     asked = view(pool(), services=both)
     assert dead_rows(wish.of(asked)) == set()
     down(wish, 2)
