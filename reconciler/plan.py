@@ -128,8 +128,8 @@ def _held(changes: Iterable[Change], desired: Desired, live: Live, blocked: Iter
 
 def order(changes: Iterable[Change]) -> list[Change]:
     """Make before break: creates and updates by ascending phase, then deletes by descending phase. Whatever is
-    announced no more is so before anything of it changes. What somebody of an earlier phase needs is written just before
-    that, and deleted just after it."""
+    announced no more is so before anything of it changes. What somebody of an earlier phase needs is written just
+    before that, and deleted just after it."""
     changes = list(changes)
     early = {need: PHASES[c.key.kind] for c in changes if c.key.kind in _LEADING for need in _late_needs(c)}
 
