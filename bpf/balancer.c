@@ -7,14 +7,15 @@
  * FULLNAT, DSR_L2 and DSR_L3, the protocols UDP and SCTP (TCP always is there), IPV6 and, for NAT over it, NAT6, the
  * algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV and LEAST_CONNECTIONS, REJECT for undefined traffic, ECHO for pings of VIPs,
  * and with it FORWARD_ECHO for pings that endpoints answer, GATEWAY for interfaces with a next hop of their own, VLAN for
- * trunks, CHECKS of endpoints through VIPs, ALLOWED_SOURCES for services that not everybody may use, and STATELESS for
- * services of NAT that remember nothing.
+ * trunks, CHECKS of endpoints through VIPs, ALLOWED_SOURCES for services that not everybody may use, STATELESS for services
+ * of NAT that remember nothing, and FRAGMENTS in the modes of direct server return.
  *
  * The way of a packet: its headers are read (packet.h); its destination is found among the VIPs and services (vip.h),
  * which may turn its client away (allow.h); its mode chooses an endpoint (dsr.h, nat.h) by the ring (schedule.h), or by
  * what is remembered; and it leaves (forward.h), or its sender gets an answer (echo.h, reject.h, icmp_error.h).
  *
- * NAT is a program of its own, a stage (of SCTP another one), made of the same text with a feature AS_… : see stage.h.
+ * NAT is a program of its own, a stage (of SCTP another one), made of the same text with a feature AS_… : see stage.h. So is
+ * what places fragments (fragment.h).
  *
  * BCC 0.26 rewrites map accesses in the main file only, so the loader pastes the headers in here before BCC sees
  * the text. The headers stand in the order in which they need each other and include nothing themselves.
@@ -61,6 +62,7 @@
 #include "dsr.h"
 #include "check.h"
 #include "stage.h"
+#include "fragment.h"
 #include "connection.h"
 #include "association.h"
 #include "stateless.h"
@@ -96,7 +98,7 @@ static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, e
 	case PACKET_OPTIONS:
 		return drop(VERDICT_IP_OPTIONS);
 	case PACKET_FRAGMENT:
-		return drop(VERDICT_FRAGMENT);
+		return HAS(FRAGMENTS) ? hand_over_fragment(ctx, packet) : drop(VERDICT_FRAGMENT);
 	default:
 		break;
 	}
@@ -308,7 +310,7 @@ static __always_inline int handle(struct xdp_md *ctx)
 	if (HAS(AS_SWEEPER))
 		return sweep_translated();
 	if (IS_STAGE) {
-		action = balance_handed(ctx, &packet);
+		action = HAS(AS_FRAGMENTS) ? place_fragment(ctx, &packet) : balance_handed(ctx, &packet);
 	} else {
 		NOTE(bytes, ctx->data_end - ctx->data);
 		if (!untag(ctx, &packet))

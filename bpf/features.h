@@ -14,7 +14,10 @@
 #define HAS_DSR (HAS(DSR_L2) || HAS(DSR_L3))
 
 /* Whether this is no main program but a stage: stage.h. */
-#define IS_STAGE (HAS(AS_NAT) || HAS(AS_FULLNAT) || HAS(AS_LENDER) || HAS(AS_SWEEPER))	/* AS_NAT6 beside AS_NAT: over IPv6; AS_SCTP: of SCTP */
+#define IS_STAGE (TRANSLATES || HAS(AS_LENDER) || HAS(AS_SWEEPER) || HAS(AS_FRAGMENTS))
+
+/* Whether it is one that translates addresses. */
+#define TRANSLATES (HAS(AS_NAT) || HAS(AS_FULLNAT))	/* AS_NAT6 beside AS_NAT: over IPv6; AS_SCTP: of SCTP */
 
 /* The modes that translate addresses. */
 #define HAS_TRANSLATION (HAS(NAT) || HAS(FULLNAT))

@@ -246,7 +246,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 
 	if (bytes > 0xffff)
 		return drop(VERDICT_TOO_BIG);
-	if (IS_STAGE)
+	if (TRANSLATES)
 		way = find_way_translated(ctx, packet, it, &hop);
 	else
 		way = find_way(ctx, packet, it->endpoint, &it->to, bytes, &hop);
@@ -284,7 +284,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 	/* The kernel would take its own route, not the gateway, so it gets a packet for the gateway instead. */
 	if (HAS(GATEWAY) && via_kernel && hop.ifindex & BY_GATEWAY)
 		return ask_for_gateway(ctx, packet);
-	if (IS_STAGE)
+	if (TRANSLATES)
 		translate(ctx, packet, it, via_kernel);
 
 	if (it->begins)

@@ -526,9 +526,32 @@ enum stage {
 	STAGE_PORTS = 3,
 	STAGE_SWEEP = 4,
 	STAGE_SCTP4 = 5,
+	STAGE_FRAGMENTS = 7,
 };
 
 BPF_PROG_ARRAY(stages, 1);
+
+/* A packet that came in fragments: RFC 791, section 2.3; RFC 8200, section 4.5. */
+struct fragment_key {
+	__be32 source[4];	/* an IPv4 address is the first word */
+	__be32 destination[4];
+	__be32 id;		/* of IPv4 two bytes */
+	u8 protocol;
+	u8 is_ipv6;
+	u8 pad[2];
+};
+
+/* Where the first of them went, see fragment.h. */
+struct fragment_way {
+	u32 moment;
+	u32 endpoint;
+	u32 service;		/* index of the service's counters */
+	u32 hash;		/* spreads flows over outer addresses */
+	u8 is_tunnelled;
+	u8 pad[3];
+};
+
+BPF_TABLE("lru_hash", struct fragment_key, struct fragment_way, fragment_ways, 1);
 
 /*
  * What a main program knows about a packet that it hands to a stage, and what the stage has no room for on its stack;

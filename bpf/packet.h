@@ -59,6 +59,7 @@ struct fragment {
 };
 
 #define FRAGMENT_OFFSET 0xfff8
+#define FRAGMENT_MORE 0x0001
 
 struct packet {
 	struct ethhdr *eth;

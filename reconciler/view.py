@@ -198,6 +198,8 @@ class NodeView:
             addresses = [*self.tunnel_ends, *(vip for service in self.tunnelled for vip in service.vips)]
             return (DECAPSULATE, "IPV6") if any(a.version == 6 for a in addresses) else (DECAPSULATE,)
         modes = {service.mode.name for service in self.services}
+        if any(service.mode.is_dsr for service in self.services):
+            modes.add("FRAGMENTS")
         algorithms = {service.algorithm.name for service in self.services}
         undefined = {Undefined.REJECT.name} & {self.node.undefined_traffic.name} if self.services else set()
         protocols = {service.protocol.name for service in self.services} - {Protocol.TCP.name, Protocol.ICMP.name}

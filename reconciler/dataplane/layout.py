@@ -97,6 +97,7 @@ MapSpec: TypeAlias = TypedMap[Any, Any]
 _NAT = ("NAT",)
 _FULLNAT = ("FULLNAT",)
 _TRANSLATING = (*_NAT, *_FULLNAT)
+_STAGED = (*_TRANSLATING, "FRAGMENTS")
 _DSR = ("DSR_L2", "DSR_L3")
 _IPV6 = ("IPV6",)
 _ALLOWED = ("ALLOWED_SOURCES",)
@@ -214,8 +215,12 @@ SWEPT = _array("swept", RowType(rows.Swept), 1, _FULLNAT, is_mmapable=True)
 # 0 → tables for the checksum of SCTP, written with the map (crc32c.py)
 CRC32C = _array("crc32c", RowType(rows.Crc32c), 1, ("SCTP",))
 # number of a stage → its program (stages.py); 0 → what the main program knows about a packet that it hands to one
-STAGES = _array("stages", NUMBER, 8, _TRANSLATING, MapType.PROG_ARRAY)
-HANDED_OVER = _array("handed_over", RowType(rows.Handed), 1, _TRANSLATING, MapType.PERCPU_ARRAY)
+STAGES = _array("stages", NUMBER, 8, _STAGED, MapType.PROG_ARRAY)
+HANDED_OVER = _array("handed_over", RowType(rows.Handed), 1, _STAGED, MapType.PERCPU_ARRAY)
+# a packet that came in fragments → where the first of them went; the oldest rows make room (bpf/fragment.h)
+FRAGMENT_WAYS = _hash(
+    "fragment_ways", RowType(rows.FragmentKey), RowType(rows.FragmentWay), 16_384, ("FRAGMENTS",), MapType.LRU_HASH
+)
 # while one program takes over from another one: 0 → that other one, OTHER_STAGES + number → its stages
 OTHER_STAGES = 1
 OTHER = _array("other", NUMBER, OTHER_STAGES + STAGES.capacity, _NAT, MapType.PROG_ARRAY)
@@ -257,10 +262,9 @@ MAPS: dict[str, MapSpec] = {
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, ENDPOINT_FILTER, SERVICE_CHANGES,
         KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, LOADS, RING_NAMES, REMEMBERED, SEED,
         CONNECTIONS, CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, TRANSLATED, RETURNS, PORT_POOLS, POOL_PORTS,
-        POOL_NUMBERS, SNAT, LEASE, SWEPT, SERVED, CRC32C, STAGES, HANDED_OVER, OTHER, SERVICE_COUNTERS,
-        ENDPOINT_COUNTERS,
-        VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
-        WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
+        POOL_NUMBERS, SNAT, LEASE, SWEPT, SERVED, CRC32C, STAGES, HANDED_OVER, FRAGMENT_WAYS, OTHER, SERVICE_COUNTERS,
+        ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS,
+        WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 
@@ -347,7 +351,7 @@ class Verdict(IntEnum):
     VIA_KERNEL = 2, "rewritten and given to the kernel, which asks for the next hop's MAC"
     CONNECTION_UNKNOWN = 3, "belongs to no connection and opens none: the kernel answers with a reset"
     UNDEFINED = 4, "dropped: to a VIP, but to none of its services"
-    FRAGMENT = 5, "dropped: an IP fragment has no ports to balance by"
+    FRAGMENT = 5, "dropped: an IP fragment has no ports to balance by, and none came before that has them"
     IP_OPTIONS = 6, "dropped: with IP options the ports are not in their usual place"
     TTL_EXPIRED = 7, "dropped: its TTL allows for no further hop"
     MALFORMED = 8, "dropped: its lengths contradict each other, or a header is cut off"

@@ -208,6 +208,28 @@ class Handed(NamedTuple):
     route: Annotated[bytes, "V64"] = bytes(64)
 
 
+class FragmentKey(NamedTuple):
+    """A packet that came in fragments. An IPv4 address is filled up with zeros."""
+
+    source: Annotated[bytes, "V16"]
+    destination: Annotated[bytes, "V16"]
+    id: Annotated[bytes, "V4"]
+    protocol: U8
+    is_ipv6: U8
+    pad: Annotated[bytes, "V2"] = bytes(2)
+
+
+class FragmentWay(NamedTuple):
+    """Where the first fragment of a packet went, and when, in units of 2^30 ns."""
+
+    moment: U32
+    endpoint: U32
+    service: U32
+    hash: U32
+    is_tunnelled: U8
+    pad: Annotated[bytes, "V3"] = bytes(3)
+
+
 class Translated(NamedTuple):
     """Four connections of fullnat: as Connections, each with a word that says its source address, port and pool."""
 

@@ -21,6 +21,7 @@ class StageNumber(IntEnum):
     PORTS = 3
     SWEEP = 4
     SCTP4 = 5
+    FRAGMENTS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Stage:
         return (*(feature for feature in features if feature not in self.without), *self.own)
 
 
-_OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO")
+_OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO", "FRAGMENTS")
 _OF_PACKETS = (
     *_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV",
     "LEAST_CONNECTIONS", "REJECT", "GATEWAY", "VLAN", "ALLOWED_SOURCES", "EXPLAIN", "WATCHING",
@@ -64,6 +65,11 @@ STAGES = (
     Stage(
         StageNumber.SCTP4, "lbctl_sctp4", ("NAT", "SCTP"), ("AS_NAT", "AS_SCTP"),
         (*_OF_OTHER_MODES, "FULLNAT", "IPV6", "NAT6", "UDP", "STATELESS"),
+    ),
+    Stage(
+        StageNumber.FRAGMENTS, "lbctl_fragments", ("FRAGMENTS",), ("AS_FRAGMENTS",),
+        ("CHECKS", "ECHO", "FORWARD_ECHO", "FULLNAT", "LEAST_CONNECTIONS", "NAT", "NAT6", "REJECT", "ROUND_ROBIN",
+         "STATELESS"),
     ),
 )  # fmt: skip
 

@@ -84,7 +84,7 @@ from tests.rings import write_rings
 FEATURES = (
     "NAT", "FULLNAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV",
     "LEAST_CONNECTIONS", "REJECT", "ECHO", "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES", "NAT6",
-    "STATELESS",
+    "STATELESS", "FRAGMENTS",
 )  # fmt: skip
 """All that the program has."""
 
