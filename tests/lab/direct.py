@@ -84,13 +84,16 @@ def udp_servers(lab: Lab, vip: Address, port: int) -> Iterator[None]:
             thread.join()
 
 
-def udp_answers(lab: Lab, vip: Address, port: int, questions: int = 3) -> list[list[str]]:
-    """Who answers each client address its questions. Only what comes from the VIP and its port is taken."""
+def udp_answers(
+    lab: Lab, vip: Address, port: int, questions: int = 3, question: bytes = b"who?"
+) -> list[list[str]]:
+    """Who answers each client address its questions, each of which arrives whole or not at all. Only what comes from
+    the VIP and its port is taken."""
     answers = []
     for client in (client for client in lab.topology.client if client.version == vip.version):
         with netns.inside(lab.netns(CLIENT), _udp_socket, str(client), 0) as sender:
             sender.connect((str(vip), port))
-            answers.append([_ask(sender) for _ in range(questions)])
+            answers.append([_ask(sender, question) for _ in range(questions)])
     return answers
 
 
@@ -101,10 +104,10 @@ def _udp_socket(address: str, port: int) -> socket.socket:
     return made
 
 
-def _ask(sender: socket.socket, attempts: int = 25) -> str:
+def _ask(sender: socket.socket, question: bytes, attempts: int = 25) -> str:
     """The answer; datagrams may get lost while neighbours get to know each other."""
     for _ in range(attempts):
-        sender.send(b"who?")
+        sender.send(question)
         try:
             return sender.recv(100).decode()
         except TimeoutError:

@@ -32,6 +32,7 @@ FIRST, SECOND, THIRD = "10.32.0.11", "10.32.0.12", "10.33.0.11"
 KEPT = 48
 """Connections kept open: that chance leaves one of three endpoints without any has odds of 3 (2/3)^48, about 1e-8."""
 STRICT = {f"net/ipv4/conf/{name}/rp_filter": "1" for name in ("all", "default", "eth0")}
+IN_FRAGMENTS = bytes(9_000)
 SMALL = (r"mtu: 1520", "mtu: 1500")
 
 
@@ -72,7 +73,7 @@ def test_the_example_works_and_spreads_by_weight(site):
 def test_udp_is_answered_by_the_endpoint_that_keeps_the_client(site):
     lab = site((r"ports: \[80, 443\]", "protocol: udp\n  ports: [53]"))
     with lab.capture("eth0") as tap, udp_servers(lab, VIP, 53):
-        answers = udp_answers(lab, VIP, 53)
+        answers = udp_answers(lab, VIP, 53) + udp_answers(lab, VIP, 53, question=IN_FRAGMENTS)
         packets = tap.packets()
     assert {name for names in answers for name in names} == {FIRST, SECOND, THIRD}
     assert all(len(set(names)) == 1 for names in answers)
@@ -87,8 +88,10 @@ def test_ipv6_endpoints_take_both_families(site):
         check_spread(lab, vip, 443)
         with udp_servers(lab, vip, 443):
             answers = udp_answers(lab, vip, 443)
-        assert {name for names in answers for name in names} == {str(address) for address in lab.topology.endpoints}
-        assert all(len(set(names)) == 1 for names in answers)
+            in_fragments = udp_answers(lab, vip, 443, question=IN_FRAGMENTS)
+        for names_of_clients in (answers, in_fragments):
+            assert {name for names in names_of_clients for name in names} == set(map(str, lab.topology.endpoints))
+            assert all(len(set(names)) == 1 for names in names_of_clients)
 
 
 def test_a_link_local_gateway_is_a_way_to_endpoints(site, tmp_path):

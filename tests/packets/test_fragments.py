@@ -14,7 +14,17 @@ from reconciler.dataplane.layout import FRAGMENT_WAYS, AlgorithmCode, EndpointRo
 from reconciler.kernel.bpf import XdpVerdict
 from tests.packets import balancer as lab
 from tests.packets.balancer import (
-    CLIENT, CLIENT6, ENDPOINTS6_AT, ENDPOINTS_AT, STRANGER, VIP, Balancer, Traffic, by_mac, macs_towards, through_tunnel,
+    CLIENT,
+    CLIENT6,
+    ENDPOINTS6_AT,
+    ENDPOINTS_AT,
+    STRANGER,
+    VIP,
+    Balancer,
+    Traffic,
+    by_mac,
+    macs_towards,
+    through_tunnel,
 )  # fmt: skip
 from tests.packets.frames import IPV4, At, ether, tunnelled6
 from tests.packets.test_ipv6 import label

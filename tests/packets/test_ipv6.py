@@ -356,8 +356,8 @@ def test_an_error_that_is_too_big_is_never_answered(balancer: Balancer) -> None:
 # --- hostile and undefined ---------------------------------------------------------------------------------------
 SEGMENT = TCP(sport=1, dport=80)
 HOSTILE: dict[str, tuple[Packet, dict[str, object], Verdict]] = {
-    "fragment": (IPv6ExtHdrFragment(m=1) / SEGMENT, {}, Verdict.FRAGMENT),
-    "atomic fragment": (IPv6ExtHdrFragment() / SEGMENT, {}, Verdict.FRAGMENT),
+    "fragment": (IPv6ExtHdrFragment(m=1) / TCP(dport=81), {}, Verdict.FRAGMENT),
+    "atomic fragment": (IPv6ExtHdrFragment() / TCP(dport=81), {}, Verdict.FRAGMENT),
     "hop-by-hop options": (IPv6ExtHdrHopByHop() / SEGMENT, {}, Verdict.IP_OPTIONS),
     "destination options": (IPv6ExtHdrDestOpt() / SEGMENT, {}, Verdict.IP_OPTIONS),
     "routing header": (IPv6ExtHdrRouting() / SEGMENT, {}, Verdict.IP_OPTIONS),

@@ -96,7 +96,8 @@ def declared() -> dict[str, tuple[MapType, str, str]]:
             r"^(BPF_HASH|BPF_ARRAY|BPF_PERCPU_ARRAY)\((\w+),(?: ([^,)]+),)? ([^,)]+), 1\);", HEADER, re.MULTILINE
         )
     }
-    for key, value, name in re.findall(r'^BPF_TABLE\("lru_hash", ([^,)]+), ([^,)]+), (\w+), 1\);', HEADER, re.MULTILINE):
+    lru = r'^BPF_TABLE\("lru_hash", ([^,)]+), ([^,)]+), (\w+), 1\);'
+    for key, value, name in re.findall(lru, HEADER, re.MULTILINE):
         found[name] = (MapType.LRU_HASH, key, value)
     for name in re.findall(r"^BPF_PROG_ARRAY\((\w+), 1\);", HEADER, re.MULTILINE):
         found[name] = (MapType.PROG_ARRAY, "u32", "u32")

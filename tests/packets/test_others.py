@@ -55,7 +55,7 @@ def _to(destination: str, transport: Packet | None = None, **ip: object) -> byte
 DATA = Raw(b"x" * 64)
 RECORD_ROUTE = [IPOption_RR(length=7, routers=["0.0.0.0"])]
 HOSTILE: dict[str, tuple[Callable[[str], bytes], Verdict]] = {
-    "first fragment": (lambda to: _to(to, flags="MF"), Verdict.FRAGMENT),
+    "first fragment": (lambda to: _to(to, TCP(dport=81), flags="MF"), Verdict.FRAGMENT),
     "later fragment": (lambda to: _to(to, DATA, frag=3, proto=6), Verdict.FRAGMENT),
     "fragment of the second half": (lambda to: _to(to, DATA, frag=0x1000, proto=6), Verdict.FRAGMENT),
     "fragment of UDP": (lambda to: _to(to, DATA, flags="MF", proto=17), Verdict.FRAGMENT),

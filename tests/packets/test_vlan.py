@@ -6,11 +6,13 @@ The interfaces that stand for VLANs are plain ones here: to the program they are
 
 from __future__ import annotations
 
+import socket
+
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, Ether
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
 
 from reconciler.dataplane.layout import AlgorithmCode, EchoCode, ModeCode, UndefinedCode, Verdict
 from reconciler.kernel.bpf import XdpVerdict
@@ -94,6 +96,17 @@ def test_a_request_leaves_on_the_vlan_of_its_endpoint(balancer: Balancer, payloa
         assert balancer.send(tagged(content, CLIENTS)) == (XdpVerdict.TX, tagged(expected, SERVERS))
         assert balancer.send(tagged(content6, CLIENTS)) == (XdpVerdict.TX, tagged(expected6, SERVERS))
     assert balancer.verdicts() == {Verdict.REQUEST: 4}
+
+
+def test_fragments_leave_on_the_vlan_of_their_endpoint(balancer: Balancer) -> None:
+    balancer.serve(
+        ring=[1], algorithm=AlgorithmCode.MAGLEV, mode=ModeCode.DSR_L3, protocol=socket.IPPROTO_UDP
+    )  # fmt: skip
+    whole = IP(src=CLIENT.address, dst=VIP, id=7) / UDP(sport=CLIENT.port, dport=WEB.port) / Raw(bytes(3_000))
+    for part in (bytes(ether() / part) for part in fragment(whole, 1_200)):
+        expected = tagged(through_tunnel(part, SERVER, OWN), SERVERS)
+        assert balancer.send(tagged(part, CLIENTS)) == (XdpVerdict.TX, expected)
+    assert balancer.verdicts() == {Verdict.REQUEST: 3}
 
 
 def test_nat_takes_requests_and_replies_from_one_vlan_to_the_other(balancer: Balancer) -> None:
