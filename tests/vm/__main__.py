@@ -36,7 +36,9 @@ DEFAULT = (
     "tests/vm",
     *(f"{_PACKETS.format('transitions')}::test_{name}" for name in _YOUNG),
     "tests/kernel/test_tunnels.py",
-    *map(_PACKETS.format, ("layout", "forward", "neighbours", "icmp_errors", "dsr_l2", "dsr_l3", "fragments", "reject")),
+    *map(_PACKETS.format, (
+        "layout", "forward", "neighbours", "icmp_errors", "dsr_l2", "dsr_l3", "fragments", "reject", "nat_sctp",
+    )),
     # These send thousands of packets, which takes an emulated processor minutes.
     f"--deselect={_PACKETS.format('dsr_l3')}::test_every_outer_checksum_is_right",
     f"--deselect={_PACKETS.format('dsr_l3')}::test_sources_are_spread_within_each_endpoint",
