@@ -80,6 +80,8 @@ static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, e
 {
 	struct vip *vip = find_vip(packet);
 
+	if (!vip && !IS_STAGE && kind == PACKET_FRAGMENT && may_be_reply(packet, kind))
+		return hand_over_fragment(ctx, packet);
 	if (!vip)
 		return XDP_PASS;
 	if (HAS(ALLOWED_SOURCES) && reason != VERDICT_UNDEFINED) {
@@ -98,7 +100,7 @@ static __always_inline int leftover(struct xdp_md *ctx, struct packet *packet, e
 	case PACKET_OPTIONS:
 		return drop(VERDICT_IP_OPTIONS);
 	case PACKET_FRAGMENT:
-		return HAS(FRAGMENTS) ? hand_over_fragment(ctx, packet) : drop(VERDICT_FRAGMENT);
+		return HAS(FRAGMENTS) && !IS_STAGE ? hand_over_fragment(ctx, packet) : drop(VERDICT_FRAGMENT);
 	default:
 		break;
 	}
@@ -241,7 +243,9 @@ claimed:
 			return action;
 	}
 	/* Asked once more, so that the verifier may forget the answer meanwhile. */
-	return may_be_for_vip(packet) ? leftover(ctx, packet, kind, reason) : XDP_PASS;
+	if (may_be_for_vip(packet))
+		return leftover(ctx, packet, kind, reason);
+	return HAS(FRAGMENTS) && HAS(NAT) && kind == PACKET_FRAGMENT ? hand_over_fragment(ctx, packet) : XDP_PASS;
 }
 
 /* Take a tag off and note it; false if the packet is in no VLAN of the node. */
@@ -275,6 +279,8 @@ static __always_inline int balance_handed(struct xdp_md *ctx, struct packet *pac
 		return XDP_PASS;
 	}
 	kind = parse(ctx, packet);
+	if (HAS(FRAGMENTS) && kind == PACKET_FRAGMENT && is_from_main && handed->is_fragment)
+		kind = forget_protocol(ctx, packet);
 	if (kind == PACKET_NOT_IP)
 		return XDP_PASS;
 	if (can_translate(packet, kind)) {
@@ -284,11 +290,13 @@ static __always_inline int balance_handed(struct xdp_md *ctx, struct packet *pac
 			handed->is_refused = seek_service(packet, &ends, &service);
 			*service_handed(handed) = service;
 		}
-		it.is_asked = !is_from_main;
+		it.is_asked = !is_from_main || (HAS(FRAGMENTS) && handed->is_fragment);
 		if (HAS(AS_FULLNAT))
 			action = fullnat(ctx, packet, kind, handed, &it);
 		else
 			action = nat(ctx, packet, kind, handed, &it);
+		if (HAS(FRAGMENTS) && action == GO_ON && is_from_main && handed->is_fragment)
+			note_translated(packet, handed, &it);
 		if (action == GO_ON)
 			return forward(ctx, packet, &it);
 		if (action != NOBODYS && action != TURNED_AWAY)

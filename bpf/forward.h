@@ -35,6 +35,11 @@ struct forwarding {
 #define NOBODYS -2	/* no service and no connection claims the packet */
 #define TURNED_AWAY -3	/* its service doesn't want it, for the reason in `verdict` */
 
+static __always_inline bool is_translated(const struct forwarding *it)
+{
+	return TRANSLATES || (HAS(AS_FRAGMENTS) && HAS(NAT) && it->handed);
+}
+
 static __always_inline bool is_tunnelled(const struct forwarding *it)
 {
 	return HAS(DSR_L3) && it->change == CHANGE_TUNNEL;
@@ -187,12 +192,13 @@ static __always_inline void translate(struct xdp_md *ctx, const struct packet *p
 	}
 	if (it->change == CHANGE_DESTINATION) {
 		of_address = translate_address(packet, packet->ip, destination_of(packet), it);
-		if (!it->is_error)
+		if (!it->is_error && !HAS(AS_FRAGMENTS))
 			translate_segment(ctx, packet, of_address, &packet->ports->destination, true, it);
 		APART;
 	} else if (!it->is_error) {
 		of_address = translate_address(packet, packet->ip, source_of(packet), it);
-		translate_segment(ctx, packet, of_address, &packet->ports->source, true, it);
+		if (!HAS(AS_FRAGMENTS))
+			translate_segment(ctx, packet, of_address, &packet->ports->source, true, it);
 		APART;
 	} else if (!via_kernel || is_ipv6(packet)) {
 		/* The kernel forwards no packet of IPv4 whose source is one of its own: it gets that of who complained. */
@@ -209,6 +215,7 @@ static __always_inline enum way find_way_translated(struct xdp_md *ctx, const st
 {
 	bool is_reply = it->change == CHANGE_SOURCE;
 	bool is_both = HAS(AS_FULLNAT) && !it->is_error;
+	bool is_bare = it->is_error || HAS(AS_FRAGMENTS);	/* has no ports */
 	const void *source = is_both ? (void *)&it->source : is_reply ? it->handed->translated : source_of(packet);
 	struct bpf_fib_lookup *route = (void *)it->handed->route;	/* the stack has no room for it */
 	struct gateway *gateway;
@@ -216,8 +223,8 @@ static __always_inline enum way find_way_translated(struct xdp_md *ctx, const st
 	__builtin_memset(route, 0, sizeof(*route));
 	gateway = find_gateway(ctx, packet, &it->to, route);
 	route->l4_protocol = it->is_error ? is_ipv6(packet) ? IPPROTO_ICMPV6 : IPPROTO_ICMP : packet->protocol;
-	route->sport = it->is_error ? 0 : is_both ? it->source_port : is_reply ? it->port : packet->ports->source;
-	route->dport = it->is_error ? 0 : is_reply ? packet->ports->destination : it->port;
+	route->sport = is_bare ? 0 : is_both ? it->source_port : is_reply ? it->port : packet->ports->source;
+	route->dport = is_bare ? 0 : is_reply ? packet->ports->destination : it->port;
 	route->tot_len = packet->ip_bytes;	/* makes the lookup check the route's MTU */
 	if (is_ipv6(packet)) {
 		__builtin_memcpy(route->ipv6_src, source, sizeof(route->ipv6_src));
@@ -246,7 +253,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 
 	if (bytes > 0xffff)
 		return drop(VERDICT_TOO_BIG);
-	if (TRANSLATES)
+	if (is_translated(it))
 		way = find_way_translated(ctx, packet, it, &hop);
 	else
 		way = find_way(ctx, packet, it->endpoint, &it->to, bytes, &hop);
@@ -284,7 +291,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet, co
 	/* The kernel would take its own route, not the gateway, so it gets a packet for the gateway instead. */
 	if (HAS(GATEWAY) && via_kernel && hop.ifindex & BY_GATEWAY)
 		return ask_for_gateway(ctx, packet);
-	if (TRANSLATES)
+	if (is_translated(it))
 		translate(ctx, packet, it, via_kernel);
 
 	if (it->begins)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fragments, in the modes of direct server return: a stage of its own (stage.h).
+ * Fragments, in the modes of direct server return and, of datagrams over IPv4, in nat: a stage of its own (stage.h).
  *
  * The first fragment of a packet has its ports, and goes where the whole packet would go. The others follow it by a row of
  * `fragment_ways`, which is good for half a minute, as long as Linux waits for the missing ones. A fragment that comes
@@ -79,8 +79,14 @@ static __always_inline bool read_flow(struct xdp_md *ctx, struct packet *packet)
 	return true;
 }
 
-/* Choose the endpoint of a packet by its first fragment, and note it for the others. */
-static __always_inline int place_first(struct packet *packet, const struct fragment_key *key, bool is_last,
+/* What becomes of a fragment that belongs to no packet that is known. One of a reply may be nothing to us. */
+static __always_inline int unknown_part(const struct packet *packet)
+{
+	return find_vip(packet) ? drop(VERDICT_FRAGMENT) : XDP_PASS;
+}
+
+/* Choose the endpoint of a packet by its first fragment, and note it for the others. NAT does both in a stage of its own. */
+static __always_inline int place_first(struct xdp_md *ctx, struct packet *packet, const struct fragment_key *key, bool is_last,
 				       struct forwarding *it)
 {
 	struct client client = {
@@ -94,39 +100,41 @@ static __always_inline int place_first(struct packet *packet, const struct fragm
 	struct fragment_way way = {};
 	int action;
 
-	if (!find_service(destination_of(packet), is_ipv6(packet), packet->ports->destination, packet->protocol, &service))
-		return drop(VERDICT_FRAGMENT);
-	if (HAS(ALLOWED_SOURCES) && !is_allowed(&service, &client))
+	find_service(destination_of(packet), is_ipv6(packet), packet->ports->destination, packet->protocol, &service);
+	if (HAS(ALLOWED_SOURCES) && service.mode && !is_allowed(&service, &client))
 		return drop(VERDICT_NOT_ALLOWED);
+	if (can_translate_parts(packet) && !is_dsr(&service) && service.mode != MODE_FULLNAT)
+		return hand_over(ctx, packet, &service, false, false);
 	if (!is_dsr(&service))
-		return drop(VERDICT_FRAGMENT);
+		return unknown_part(packet);
 	action = dsr_request(packet, PACKET_TRANSPORT, &service, &client, it);
 	if (action != GO_ON || is_last)
 		return action;
 	way.endpoint = it->endpoint;
 	way.service = it->service;
 	way.hash = it->hash;
-	way.is_tunnelled = is_tunnelled(it);
+	way.change = it->change;
 	way.moment = bpf_ktime_get_coarse_ns() >> FRAGMENT_TIME_SHIFT;
 	fragment_ways.update((struct fragment_key *)key, &way);
 	return GO_ON;
 }
 
 /* Send a fragment after the first one of its packet. */
-static __always_inline int place_next(struct packet *packet, struct fragment_key *key, struct forwarding *it)
+static __always_inline int place_next(struct packet *packet, struct fragment_key *key, struct handed *handed,
+				      struct forwarding *it)
 {
 	struct fragment_way *way = fragment_ways.lookup(key);
 	u32 now = bpf_ktime_get_coarse_ns() >> FRAGMENT_TIME_SHIFT;
 	struct endpoint *endpoint;
 
 	if (!way || now - way->moment > FRAGMENT_TIME)
-		return drop(VERDICT_FRAGMENT);
+		return unknown_part(packet);
 	if (is_for_many(packet->eth))
 		return drop(VERDICT_LINK_BROADCAST);
 	if (ttl_of(packet) <= 1)
 		return drop(VERDICT_TTL_EXPIRED);
-	it->change = HAS(DSR_L3) && (!HAS(DSR_L2) || way->is_tunnelled) ? CHANGE_TUNNEL : CHANGE_NOTHING;
-	it->verdict = VERDICT_REQUEST;
+	it->change = way->change;
+	it->verdict = it->change == CHANGE_SOURCE ? VERDICT_REPLY : VERDICT_REQUEST;
 	it->service = way->service;
 	it->hash = way->hash;
 	endpoint = find_alive(way->endpoint);
@@ -134,10 +142,36 @@ static __always_inline int place_next(struct packet *packet, struct fragment_key
 	NOTE(endpoint, way->endpoint);
 	if (!endpoint)
 		return drop(VERDICT_NO_ENDPOINT);
-	return dsr_to(packet, way->endpoint, endpoint, it);
+	if (HAS_DSR && (it->change == CHANGE_TUNNEL || it->change == CHANGE_NOTHING))
+		return dsr_to(packet, way->endpoint, endpoint, it);
+	it->endpoint = way->endpoint;
+	it->handed = handed;
+	handed->translated[0] = way->translated;
+	it->to = read_address(it->change == CHANGE_SOURCE ? destination_of(packet) : &way->translated, false);
+	return GO_ON;
 }
 
-/* In the main program: hand a fragment for a VIP to the stage. It comes back only if there is none. */
+/* In a stage of NAT, of the first fragment of a datagram that goes on: note for the others which address it gets. */
+static __always_inline void note_translated(const struct packet *packet, struct handed *handed, const struct forwarding *it)
+{
+	struct fragment_key *key = (void *)handed->route;	/* nobody has asked for the way yet */
+	struct fragment_way way = {
+		.moment = bpf_ktime_get_coarse_ns() >> FRAGMENT_TIME_SHIFT,
+		.endpoint = it->endpoint,
+		.service = it->service,
+		.change = it->change,
+		.translated = handed->translated[0],
+	};
+
+	__builtin_memset(key, 0, sizeof(*key));
+	key->source[0] = packet->ip->saddr;
+	key->destination[0] = packet->ip->daddr;
+	key->id = packet->ip->id;
+	key->protocol = packet->protocol;
+	fragment_ways.update(key, &way);
+}
+
+/* In the main program: hand a fragment for a VIP, or of a reply, to the stage. It comes back only if there is none. */
 static __always_inline int hand_over_fragment(struct xdp_md *ctx, const struct packet *packet)
 {
 	u32 row = 0;
@@ -161,7 +195,7 @@ static __always_inline int place_fragment(struct xdp_md *ctx, struct packet *pac
 	struct part part = {};
 	int action;
 
-	if (!HAS_DSR || !handed)
+	if ((!HAS_DSR && !HAS(NAT)) || !handed)
 		return drop(VERDICT_STAGE_MISSING);
 	packet->ingress = handed->ingress;
 	packet->tci = handed->tci;
@@ -171,9 +205,9 @@ static __always_inline int place_fragment(struct xdp_md *ctx, struct packet *pac
 	if (!read_part(ctx, packet, key, &part))
 		return drop(VERDICT_MALFORMED);
 	if (!part.is_first)
-		action = place_next(packet, key, &it);
+		action = place_next(packet, key, handed, &it);
 	else if (read_flow(ctx, packet))
-		action = place_first(packet, key, part.is_last, &it);
+		action = place_first(ctx, packet, key, part.is_last, &it);
 	else
 		return drop(VERDICT_MALFORMED);
 	return action == GO_ON ? forward(ctx, packet, &it) : action;

@@ -547,8 +547,8 @@ struct fragment_way {
 	u32 endpoint;
 	u32 service;		/* index of the service's counters */
 	u32 hash;		/* spreads flows over outer addresses */
-	u8 is_tunnelled;
-	u8 pad[3];
+	u32 change;		/* enum change */
+	__be32 translated;	/* nat: the new address */
 };
 
 BPF_TABLE("lru_hash", struct fragment_key, struct fragment_way, fragment_ways, 1);
@@ -569,7 +569,8 @@ struct handed {
 	u32 tci;
 	u8 is_from_main;	/* 0: another program asks the stage */
 	u8 is_refused;		/* the service turns the client away */
-	u8 pad[6];
+	u8 is_fragment;		/* the first of several */
+	u8 pad[5];
 	__be32 client[4];	/* its address */
 	__be32 peer[4];		/* the other end: the VIP of a request, the endpoint of a reply */
 	__be32 translated[4];	/* what takes the peer's place */

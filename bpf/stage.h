@@ -32,12 +32,19 @@ static __always_inline bool can_translate(const struct packet *packet, enum pack
 	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
 }
 
+/* Whether NAT knows fragments of such packets: datagrams over IPv4. TCP sends none where it can help it. */
+static __always_inline bool can_translate_parts(const struct packet *packet)
+{
+	return HAS(FRAGMENTS) && HAS(NAT) && is_udp(packet->protocol) && !is_ipv6(packet);
+}
+
 /* Whether a packet that is for no VIP may be a reply, or an error about a request: both are about an endpoint's address. */
 static __always_inline bool may_be_reply(const struct packet *packet, enum packet_kind kind)
 {
 	const void *address = source_of(packet);
+	bool is_part = kind == PACKET_FRAGMENT && can_translate_parts(packet);
 
-	if (!HAS(NAT) || !can_translate(packet, kind))
+	if (!HAS(NAT) || (!is_part && !can_translate(packet, kind)))
 		return false;
 	if (kind == PACKET_ICMP_ERROR)
 		address = is_ipv6(packet) ? (void *)&packet->quoted6->daddr : (void *)&packet->quoted->daddr;
@@ -80,6 +87,7 @@ static __always_inline int hand_over(struct xdp_md *ctx, const struct packet *pa
 	handed->ingress = packet->ingress;
 	handed->tci = packet->tci;
 	handed->is_refused = is_refused;
+	handed->is_fragment = HAS(AS_FRAGMENTS);
 	handed->is_from_main = 1;
 	if (is_translated_sctp(packet)) {
 		stages.call(ctx, STAGE_SCTP4);

@@ -198,7 +198,7 @@ class NodeView:
             addresses = [*self.tunnel_ends, *(vip for service in self.tunnelled for vip in service.vips)]
             return (DECAPSULATE, "IPV6") if any(a.version == 6 for a in addresses) else (DECAPSULATE,)
         modes = {service.mode.name for service in self.services}
-        if any(service.mode.is_dsr for service in self.services):
+        if any(map(_places_fragments, self.services)):
             modes.add("FRAGMENTS")
         algorithms = {service.algorithm.name for service in self.services}
         undefined = {Undefined.REJECT.name} & {self.node.undefined_traffic.name} if self.services else set()
@@ -246,6 +246,11 @@ class NodeView:
         vips = (service.vips for service in self.services)
         endpoints = ([endpoint.address for endpoint in pool.endpoints] for pool in self.pools.values())
         return any(IPv6Address in map(type, addresses) for addresses in chain(vips, endpoints))
+
+
+def _places_fragments(service: Service) -> bool:
+    """Whether fragments for a service follow the first one of their packet."""
+    return service.mode.is_dsr or (service.mode is Mode.NAT and service.protocol is Protocol.UDP)
 
 
 def exchanged(before: Collection[N], now: Collection[N]) -> list[tuple[N, N]] | None:

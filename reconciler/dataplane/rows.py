@@ -201,7 +201,8 @@ class Handed(NamedTuple):
     tci: U32
     is_from_main: U8
     is_refused: U8
-    pad: Annotated[bytes, "V6"] = bytes(6)
+    is_fragment: U8
+    pad: Annotated[bytes, "V5"] = bytes(5)
     client: Annotated[bytes, "V16"] = bytes(16)
     peer: Annotated[bytes, "V16"] = bytes(16)
     translated: Annotated[bytes, "V16"] = bytes(16)
@@ -226,8 +227,8 @@ class FragmentWay(NamedTuple):
     endpoint: U32
     service: U32
     hash: U32
-    is_tunnelled: U8
-    pad: Annotated[bytes, "V3"] = bytes(3)
+    change: U32
+    translated: Annotated[bytes, "V4"]
 
 
 class Translated(NamedTuple):

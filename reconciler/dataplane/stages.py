@@ -40,11 +40,11 @@ class Stage:
         return (*(feature for feature in features if feature not in self.without), *self.own)
 
 
-_OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO", "FRAGMENTS")
+_OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO")
 _OF_PACKETS = (
     *_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV",
     "LEAST_CONNECTIONS", "REJECT", "GATEWAY", "VLAN", "ALLOWED_SOURCES", "EXPLAIN", "WATCHING",
-    "STATELESS",
+    "STATELESS", "FRAGMENTS",
 )  # fmt: skip
 """What a stage that sees no packet has no use for."""
 STAGES = (
@@ -54,21 +54,21 @@ STAGES = (
     ),
     Stage(
         StageNumber.NAT6, "lbctl_nat6", ("NAT", "NAT6", "IPV6"), ("AS_NAT", "AS_NAT6"),
-        (*_OF_OTHER_MODES, "FULLNAT", "SCTP", "STATELESS"),
+        (*_OF_OTHER_MODES, "FULLNAT", "SCTP", "STATELESS", "FRAGMENTS"),
     ),
     Stage(
         StageNumber.FULLNAT4, "lbctl_fullnat4", ("FULLNAT",), ("AS_FULLNAT",),
-        (*_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "SCTP", "STATELESS"),
+        (*_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "SCTP", "STATELESS", "FRAGMENTS"),
     ),
     Stage(StageNumber.PORTS, "lbctl_ports", ("FULLNAT",), ("AS_LENDER",), _OF_PACKETS),
     Stage(StageNumber.SWEEP, "lbctl_sweep", ("FULLNAT",), ("AS_SWEEPER",), _OF_PACKETS),
     Stage(
         StageNumber.SCTP4, "lbctl_sctp4", ("NAT", "SCTP"), ("AS_NAT", "AS_SCTP"),
-        (*_OF_OTHER_MODES, "FULLNAT", "IPV6", "NAT6", "UDP", "STATELESS"),
+        (*_OF_OTHER_MODES, "FULLNAT", "IPV6", "NAT6", "UDP", "STATELESS", "FRAGMENTS"),
     ),
     Stage(
         StageNumber.FRAGMENTS, "lbctl_fragments", ("FRAGMENTS",), ("AS_FRAGMENTS",),
-        ("CHECKS", "ECHO", "FORWARD_ECHO", "FULLNAT", "LEAST_CONNECTIONS", "NAT", "NAT6", "REJECT", "ROUND_ROBIN",
+        ("CHECKS", "ECHO", "FORWARD_ECHO", "FULLNAT", "LEAST_CONNECTIONS", "NAT6", "REJECT", "ROUND_ROBIN",
          "STATELESS"),
     ),
 )  # fmt: skip

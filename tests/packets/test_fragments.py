@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fragments of packets for services of direct server return: all of one packet reach the endpoint of its flow."""
+"""Fragments of packets for services of direct server return, and of datagrams of NAT: all of one packet reach the
+endpoint of its flow."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from tests.packets.balancer import (
     macs_towards,
     through_tunnel,
 )  # fmt: skip
-from tests.packets.frames import IPV4, At, ether, tunnelled6
+from tests.packets.frames import IPV4, At, ether, forwarded, tunnelled6
 from tests.packets.test_ipv6 import label
 
 pytestmark = pytest.mark.kernel
@@ -195,12 +196,65 @@ def test_headers_that_are_cut_off_are_dropped(balancer: Balancer, packet: Packet
     assert not list(balancer.kernel.dump(FRAGMENT_WAYS.name))
 
 
-def test_fragments_for_no_service_or_none_of_direct_server_return_are_dropped(balancer: Balancer) -> None:
-    serve(balancer, ModeCode.NAT)
+# --- nat ---------------------------------------------------------------------------------------------------------
+SERVER = At(ENDPOINTS_AT[1], 5353)
+
+
+def serve_by_nat(balancer: Balancer) -> None:
+    balancer.endpoint(1, port=SERVER.port)
+    balancer.serve(At(VIP, PORT), [1], protocol=lab.UDP)
+
+
+def answer(source: At, destination: At, id: int = 7) -> list[bytes]:
+    """The fragments of a datagram between any two places, in order."""
+    segment = UDP(sport=source.port, dport=destination.port) / Raw(PAYLOAD)
+    return parts(segment, source.address, destination.address, id)
+
+
+def test_fragments_of_requests_and_replies_leave_as_those_of_the_translated_datagram(balancer: Balancer) -> None:
+    serve_by_nat(balancer)
+    client, vip = CLIENTS[0], At(VIP, PORT)
+    for number in (7, 8):
+        for sent, wanted in zip(answer(client, vip, number), answer(client, SERVER, number), strict=True):
+            assert balancer.send(sent) == (XdpVerdict.REDIRECT, forwarded(wanted, macs_towards(SERVER.address)))
+        for sent, wanted in zip(answer(SERVER, client, number), answer(vip, client, number), strict=True):
+            left = balancer.send(sent, "back")
+            assert left == (XdpVerdict.REDIRECT, forwarded(wanted, macs_towards(client.address)))
+    assert balancer.verdicts() == {Verdict.REQUEST: 8, Verdict.REPLY: 8}
+    assert len(balancer.connections()) == 1
+    assert balancer.traffic_of_services()[1][:2] == (1, 8)
+
+
+def test_a_later_fragment_of_a_reply_alone_and_those_of_strangers_are_none_of_our_business(balancer: Balancer) -> None:
+    """The kernel forwards them as they are, and no client knows such a packet."""
+    serve_by_nat(balancer)
+    for part in (*answer(SERVER, CLIENTS[0])[1:], *answer(SERVER, CLIENTS[1]), *answer(At(STRANGER, 53), CLIENTS[0])):
+        assert balancer.send(part, "back") == (XdpVerdict.PASS, part)
+    assert balancer.verdicts() == {}
+
+
+def test_fragments_of_clients_that_may_not_use_a_service_of_nat_open_nothing(balancer: Balancer) -> None:
+    balancer.endpoint(1)
+    balancer.serve(At(VIP, PORT), [1], protocol=lab.UDP, sources=["192.0.2.0/24"])
+    assert {balancer.send(part).verdict for part in datagram(CLIENTS[0])} == {XdpVerdict.DROP}
+    assert balancer.connections() == {}
+
+
+def test_a_fragment_of_nat_too_big_for_its_way_is_answered_and_the_others_too(balancer: Balancer) -> None:
+    serve_by_nat(balancer)
+    segment = UDP(sport=CLIENTS[0].port, dport=PORT) / Raw(PAYLOAD)
+    whole = IP(src=CLIENTS[0].address, dst=VIP, id=7) / segment
+    sent = [bytes(ether() / part) for part in fragment(whole, 1_800)]
+    assert [balancer.send(part).verdict for part in sent] == [XdpVerdict.TX, XdpVerdict.TX, XdpVerdict.REDIRECT]
+    assert balancer.verdicts() == {Verdict.TOO_BIG_ANSWERED: 2, Verdict.REQUEST: 1}
+
+
+def test_fragments_for_no_service_or_none_that_knows_them_are_dropped(balancer: Balancer) -> None:
+    serve(balancer, ModeCode.FULLNAT)
     other = parts(UDP(sport=40_000, dport=PORT + 1) / Raw(PAYLOAD), CLIENT.address, id=8)
     sent = datagram(CLIENTS[0]) + other
     assert {balancer.send(part).verdict for part in sent} == {XdpVerdict.DROP}
-    assert balancer.verdicts() == {Verdict.FRAGMENT: 8}
+    assert balancer.verdicts() == {Verdict.FRAGMENT: 7, Verdict.UNDEFINED: 1}
 
 
 def test_who_may_not_use_the_service_may_not_in_fragments_either(balancer: Balancer) -> None:
