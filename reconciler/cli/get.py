@@ -119,6 +119,8 @@ def _asked(args: argparse.Namespace, what: str) -> dict[str, Any]:
 def _for_people(item: Mapping[str, Any]) -> Row:
     """A row with texts in place of lists."""
     row = {name: ", ".join(value) if _is_texts(value) else value for name, value in item.items()}
+    if (returns_s := item.get("returns_s")) is not None:
+        row["error"] = f"flaps: up if it is well for {returns_s:.0f} s more; {item['error']}"
     if (shares := item.get("shares")) is not None:
         row["share"] = ", ".join(sorted({f"{each['share']:.1%}" for each in shares})) or "none"
         row["rings"] = ", ".join(f"{each['ring']} {each['share']:.1%}" for each in shares)
@@ -157,7 +159,7 @@ _TABLES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "health": (
         ["endpoint", "pool", "state", "since_s", "streak", "latency_ms", "next_s", "error"],
-        ["check", "vip", "checked_s", "share", "falls", "services"],
+        ["check", "vip", "checked_s", "share", "falls", "returns_s", "services"],
     ),
     "history": (["ago_s", "endpoint", "pool", "state", "error"], []),
     "checker": (["pid", "targets", "in_flight", "late_p99_ms", "checks", "suspects_s"], []),

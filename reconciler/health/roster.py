@@ -41,6 +41,7 @@ class Listed:
     services: tuple[str, ...]
     check: str
     interval_s: float
+    rise_s: float
     min_healthy: int
     when_none_healthy: str
     fallback: str | None
@@ -95,8 +96,8 @@ def _packed(name: str, line: Line | None) -> bytes:
     pool, services, asked = line
     data = {
         "pool": name, "services": services, "check": pool.health_check.type.value,
-        "interval": pool.health_check.interval_s, "min": pool.min_healthy, "none": pool.when_none_healthy.value,
-        "fallback": pool.fallback_pool,
+        "interval": pool.health_check.interval_s, "rise": pool.health_check.rise, "min": pool.min_healthy,
+        "none": pool.when_none_healthy.value, "fallback": pool.fallback_pool,
         "endpoints": [
             [text_of(endpoint.address), endpoint.port, endpoint.weight, endpoint.state.value,
              [[use.port, use.vip and str(use.vip), target.digest.hex()] for use, target in of_endpoint]]
@@ -118,6 +119,7 @@ def _listed(name: str, data: Mapping[str, Any]) -> Listed:
         for address, port, weight, state, targets in data["endpoints"]
     )  # fmt: skip
     return Listed(
-        name, tuple(map(str, data["services"])), str(data["check"]), float(data["interval"]), int(data["min"]),
-        str(data["none"]), data["fallback"], endpoints,
+        name, tuple(map(str, data["services"])), str(data["check"]), float(data["interval"]),
+        int(data.get("rise", 1)) * float(data["interval"]), int(data["min"]), str(data["none"]), data["fallback"],
+        endpoints,
     )  # fmt: skip

@@ -83,13 +83,22 @@ def after(state: State, target: Target, outcome: Outcome, now_s: float, is_suspe
     return _fallen(undecided, target, now_s, is_suspect)
 
 
-def penance_s(state: State, target: Target, now_s: float) -> float:
-    """How long a target that is down has to answer well before it counts as up, on top of `rise` answers."""
+def penance_s(state: State, rise_s: float, now_s: float) -> float:
+    """How long a target that is down has to answer well before it counts as up, on top of `rise` answers, which take
+    `rise_s` at its usual interval."""
     recent = sum(now_s - fall_s < FLAP_WINDOW_S for fall_s in state.falls)
     if recent < 2:
         return 0.0
-    base_s = max(MIN_BASE_S, target.check.rise * target.interval_s)
-    return min(MAX_PENANCE_S, base_s * float(2 ** (recent - 1)))
+    return min(MAX_PENANCE_S, max(MIN_BASE_S, rise_s) * float(2 ** (recent - 1)))
+
+
+def returns_s(state: State, rise_s: float, now_s: float) -> float | None:
+    """For how long a target that flaps has to go on answering well before it is up; None: it is not down, or it
+    doesn't flap."""
+    needed_s = penance_s(state, rise_s, now_s) if state.health is Health.DOWN else 0.0
+    if not needed_s:
+        return None
+    return max(0.0, needed_s - (now_s - state.streak_since_s)) if state.streak else needed_s
 
 
 def pace_s(state: State, target: Target, now_s: float) -> float:
@@ -130,7 +139,7 @@ def _risen(state: State, target: Target, now_s: float) -> State:
     if state.health is Health.UNKNOWN:
         return state._replace(health=Health.UP, since_s=now_s, streak=0, streak_since_s=0.0)
     is_enough = state.streak >= target.check.rise
-    if not is_enough or now_s - state.streak_since_s < penance_s(state, target, now_s):
+    if not is_enough or now_s - state.streak_since_s < penance_s(state, target.rise_s, now_s):
         return state
     return state._replace(health=Health.UP, since_s=now_s, streak=0, streak_since_s=0.0, has_returned=True)
 

@@ -73,6 +73,11 @@ class Target:
         return self.check.interval_s
 
     @property
+    def rise_s(self) -> float:
+        """How long `rise` answers take at the usual interval."""
+        return self.check.rise * self.check.interval_s
+
+    @property
     def fast_s(self) -> float:
         """The interval while it is undecided whether the target is up: a quarter, but at least 200 ms."""
         return min(self.check.interval_s, max(self.check.interval_s / 4, MIN_FAST_S))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler import private
 from reconciler.health import roster, store
-from reconciler.health.state import Health, State
+from reconciler.health.state import Health, State, returns_s
 from reconciler.health.store import Entry
 from reconciler.model import place_of
 from reconciler.wish import drains
@@ -29,7 +29,8 @@ STALE_S = 10.0
 @dataclass(frozen=True, slots=True)
 class EndpointHealth:
     """An endpoint of a pool. Times are in seconds; None: not known, or not now. `streak` counts the answers in a row
-    that contradict the state. `vip` is the one that was asked for; None: the endpoint's own address was."""
+    that contradict the state. `returns_s`: for how long one that flaps has to be well yet before it is up. `vip` is
+    the one that was asked for; None: the endpoint's own address was."""
 
     endpoint: str
     pool: str
@@ -45,6 +46,7 @@ class EndpointHealth:
     falls: int
     vip: str | None
     services: tuple[str, ...]
+    returns_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,15 @@ def health(instance_dir: Path) -> list[EndpointHealth]:
                         state.error if state.health is not Health.UP or state.streak else "",
                         _next_s(entry, now_s) if is_on else None,
                         pool.check, None if state.checked_s is None else round(now_s - state.checked_s, 1),
-                        state.shown_share, len(state.falls), str(use.vip) if use.vip else None,
-                        pool.services,
+                        state.shown_share, len(state.falls), str(use.vip) if use.vip else None, pool.services,
+                        _rounded(returns_s(state, pool.rise_s, now_s)),
                     )
                 )  # fmt: skip
     return found
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _next_s(entry: Entry, now_s: float) -> float | None:

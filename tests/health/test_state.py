@@ -138,27 +138,23 @@ def time_to_return(state, now_s):
 
 
 def test_flapping_doubles_the_time_to_come_back():
-    times = [penance_s(*_with_target(flap(n))) for n in range(1, 7)]
+    times = [penance_s(state, TARGET.rise_s, now_s) for state, now_s in map(flap, range(1, 7))]
     assert times == [0.0, 8.0, 16.0, 32.0, 64.0, 128.0]
     assert time_to_return(*flap(1)) < 4
     assert 8 <= time_to_return(*flap(2)) < 12
-
-
-def _with_target(pair):
-    return pair[0], TARGET, pair[1]
 
 
 def test_five_minutes_at_most_however_often_it_flaps():
     for rise, interval_s in ((2, 2.0), (1, 0.02), (100, 3600.0)):
         target = replace(TARGET, check=replace(TARGET.check, rise=rise, interval_s=interval_s))
         state = State(Health.DOWN, 1000.0, falls=tuple(float(i) for i in range(990, 998)))
-        assert penance_s(state, target, 1000.0) == MAX_PENANCE_S
+        assert penance_s(state, target.rise_s, 1000.0) == MAX_PENANCE_S
 
 
 def test_after_ten_quiet_minutes_nothing_is_left_of_it():
     state, now_s = flap(4)
-    assert penance_s(state, TARGET, now_s) > 0
-    assert penance_s(state, TARGET, now_s + 600) == 0.0
+    assert penance_s(state, TARGET.rise_s, now_s) > 0
+    assert penance_s(state, TARGET.rise_s, now_s + 600) == 0.0
 
 
 def test_a_failure_during_the_penance_begins_it_anew():
