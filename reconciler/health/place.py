@@ -4,8 +4,8 @@
 Going there and back takes four system calls, each of which costs as much as all else that a check needs of the kernel
 before its first packet. So sockets are made ahead, many in one visit.
 
-To make a socket of TCP and to close it costs nearly as much as to connect it. So checks that do no more than that lend
-theirs, one after the other.
+To make a socket of TCP and to close it costs nearly as much as to connect it. So checks lend theirs, one after the
+other.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _libc = ctypes.CDLL(None)
 
 class Lent(socket.socket):
     """A non-blocking socket of TCP that checks use one after the other, a connection each. `mark` is its SO_MARK, and
-    `watcher` the epoll that has it by now: it is told of whatever happens to the socket, once."""
+    `watcher` the epoll that has it by now, and is told once of these `events`."""
 
-    __slots__ = ("mark", "watcher")
+    __slots__ = ("events", "mark", "watcher")
 
     def __init__(self, family: int) -> None:
         super().__init__(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self.mark = 0
+        self.mark = self.events = 0
         self.watcher: object = None
 
 

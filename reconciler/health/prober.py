@@ -23,7 +23,6 @@ from reconciler.health.way import DIRECT, Way
 
 Result = tuple[Target, Outcome]
 _MAX_EVENTS = 1024
-_ALL_OF_LENT = select.EPOLLOUT | select.EPOLLET
 _AWAY_S = 0.05
 _OWN_TROUBLE = (errno.ENETUNREACH, errno.ENETDOWN)
 """In the prober's namespace there is but one way, which lbctl makes; these say nothing about an endpoint."""
@@ -148,9 +147,7 @@ class Prober:
     def _await(self, run: _Run, sock: socket.socket, events: int) -> None:
         fd = sock.fileno()
         if type(sock) is Lent:
-            if sock.watcher is not self._epoll:
-                self._epoll.register(fd, _ALL_OF_LENT)
-                sock.watcher = self._epoll
+            self._watch(sock, events)
             run.fd = fd
             self._waiting[fd] = run
             return
@@ -164,3 +161,13 @@ class Prober:
         run.fd = fd
         self._waiting[fd] = run
         self._epoll.register(fd, events | select.EPOLLONESHOT)
+
+    def _watch(self, sock: Lent, events: int) -> None:
+        """Be told once of these events, also if they have happened already; that a socket can be written to is never
+        the case before it is connected, or has room again, so of that the epoll tells without being asked again."""
+        if sock.watcher is not self._epoll:
+            self._epoll.register(sock.fileno(), events | select.EPOLLET)
+            sock.watcher = self._epoll
+        elif events != sock.events or events != select.EPOLLOUT:
+            self._epoll.modify(sock.fileno(), events | select.EPOLLET)
+        sock.events = events

@@ -154,9 +154,11 @@ class _Soak:
         acts: list[Callable[[], str]] = [self._die, self._revive, self._edit, self._drain, self._undrain, self._damage]
         acts += [self._restart] if restarts else []
         while time.monotonic() < end_s or self._report.done.total() < least:
+            began_s = time.monotonic()
             if done := self._chance.choice(acts)():
                 self._report.done[done] += 1
-                self._report.acts.append((time.monotonic(), done))
+                now_s = time.monotonic()
+                self._report.acts.append((now_s, f"{done}, which took {now_s - began_s:.1f} s"))
             time.sleep(self._chance.uniform(0.0, 1.0))
 
     def settled(self) -> Sample:

@@ -28,7 +28,7 @@ from reconciler.health.checks.wait import (
 )
 from reconciler.health.outcome import OK, Outcome, failed, of_errno, quoted
 from reconciler.health.target import Target
-from reconciler.health.way import Way, opened
+from reconciler.health.way import Way, lent, opened
 from reconciler.model import CheckSize
 
 MAX_ANSWER_BYTES = 4096
@@ -45,9 +45,12 @@ _LAST_CHUNK = b"\n0\r\n\r\n"
 
 
 def http(target: Target, way: Way) -> Check:
-    with opened(target.asked, way) as sock:
+    sock = lent(target.asked, way)
+    try:
         yield from connect(sock, target)
         return (yield from _asked(Plain(sock), target, sock))
+    finally:
+        way.place.take_back(sock)
 
 
 def https(target: Target, way: Way) -> Check:
