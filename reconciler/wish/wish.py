@@ -12,7 +12,7 @@ from reconciler.health import state as states
 from reconciler.health.roster import Line
 from reconciler.health.state import Health, State
 from reconciler.health.target import Asked, Target, Use, asked
-from reconciler.model import CheckType, Endpoint, Pool, Protocol, Role, Service, place_of
+from reconciler.model import Address, CheckType, Endpoint, Pool, Protocol, Role, Service, place_of
 from reconciler.resource import ANY_POOL, Cause
 from reconciler.view import NodeView, exchanged
 from reconciler.wish.announcing import Announcing
@@ -234,6 +234,7 @@ class Wish:
         heirs: dict[bytes, list[State]] = {}
         relics: dict[bytes, list[Dated]] = {}
         coming: dict[bytes, Target] = {}
+        orphans: list[tuple[Use, bytes]] = []
         for use, target in after.items():
             digest, former_target = target.digest, before.get(use)
             if former_target != target:
@@ -246,6 +247,10 @@ class Wish:
                     heirs.setdefault(digest, []).append(self.states[former_target.digest])
                 elif (relic := self._remembered(self._former.get(use, b""), now_s)) is not None:
                     relics.setdefault(digest, []).append(relic)
+                else:
+                    orphans.append((use, digest))
+        for digest, kin in self._dead_kin(orphans, after, now_s):
+            relics.setdefault(digest, []).append(kin)
         for digest, target in coming.items():
             own = self._remembered(digest, now_s)
             state = _of_coming(heirs.get(digest, ()), own, relics.get(digest, ()))
@@ -261,6 +266,23 @@ class Wish:
             del self._left[digest]
         for use in [use for use, of in self._former.items() if of not in self._left and of not in self.states]:
             del self._former[use]
+
+    def _dead_kin(
+        self, orphans: Sequence[tuple[Use, bytes]], after: Mapping[Use, Target], now_s: float
+    ) -> Iterator[tuple[bytes, Dated]]:
+        """Where an endpoint was dead that is checked at another port or VIP now: so it has to come back by its
+        answers, and not by the edit. The others start anew, as their first answer says more."""
+        if not orphans:
+            return
+        gone: dict[tuple[str, Address], list[bytes]] = {}
+        for use, digest in self._former.items():
+            if use not in after:
+                gone.setdefault((use.pool, use.address), []).append(digest)
+        for use, digest in orphans:
+            for former in gone.get((use.pool, use.address), ()):
+                found = self._remembered(former, now_s)
+                if found is not None and found[1].health is Health.DOWN:
+                    yield digest, (found[0], found[1]._replace(falls=()))
 
     def _remembered(self, digest: bytes, now_s: float) -> Dated | None:
         """What is known of a target, and until when it was. Of one that was here not long ago, that it was up is no
