@@ -356,7 +356,7 @@ class Service:
 class Interface:
     """An interface that takes part in balancing; `addresses` are declared, not configured. `gateway` is the next
     hop of packets that come in here and go to no network of the node. `trunk` is the interface that this one is a VLAN
-    of."""
+    of; with `tag`, the tag of this VLAN, it is made where it is missing, with its addresses."""
 
     name: str
     xdp: XdpMode = XdpMode.AUTO
@@ -364,6 +364,7 @@ class Interface:
     mtu_bytes: int = 1500
     gateway: Address | None = None
     trunk: str | None = None
+    tag: int | None = None
     span: Span = field(default=NOWHERE, compare=False)
 
 

@@ -248,7 +248,10 @@ def any_nodes(draw):
         Interface, name=st.sampled_from(["front", "eth0.5"]), xdp=st.sampled_from(XdpMode),
         addresses=some(interface_addresses), mtu_bytes=st.sampled_from([1500, 9000]), gateway=st.none() | addresses,
     )  # fmt: skip
-    interfaces |= interfaces.map(lambda face: replace(face, xdp=XdpMode.AUTO, trunk="eth0"))
+    interfaces |= st.builds(
+        lambda face, tag: replace(face, xdp=XdpMode.AUTO, trunk="eth0", tag=tag), interfaces,
+        st.none() | st.integers(1, 4094),
+    )  # fmt: skip
     return Node(
         name="any", interfaces=draw(some(interfaces)), role=role, vip_binding=draw(st.sampled_from(VipBinding)),
         icmp_redirects=draw(st.sampled_from(IcmpRedirects)), labels=draw(labels), **own,

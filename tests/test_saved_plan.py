@@ -84,6 +84,7 @@ FLAWED = {
     "prober": {"kind": "prober", "addresses": ["10.1.0.9"], "wrong": "it is gone"},
     "routers-kept": {"kind": "routers", "kept": "all but 10.1.0.254 eth0"},
     "vlan-trunk": {"kind": "vlan", "interface": "eth0.5", "trunk": "x" * 16},
+    "vlan-tag": {"kind": "vlan-link", "interface": "eth0.5", "trunk": "eth0", "tag": 4095, "mtu_bytes": 1500},
     "tunnel-mtu": TUNNEL | {"mtu_bytes": 10**9},
     "tunnel-address": TUNNEL | {"address": "::1"},
     "interface-mtu": {"kind": "interface", "name": "eth0", "has": "mtu ten"},

@@ -64,6 +64,7 @@ BESIDES = {
     "Node.spec.announce.vrrp.addresses": ("Node.spec.announce.vrrp", VRRP),
     "Node.spec.announce.vrrp.priority": ("Node.spec.announce.vrrp", VRRP),
     "Node.spec.address": ("Node.spec.role", "endpoint"),
+    "Node.spec.interfaces.0.tag": ("Node.spec.interfaces.0.trunk", "eth0"),
     "Node.spec.multipath": ("Node.spec.role", "router"),
     "Node.spec.snatAddresses": ("Service.spec.mode", "fullnat"),
     "Node.spec.snatPorts": ("Service.spec.mode", "fullnat"),

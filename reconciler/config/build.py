@@ -197,6 +197,7 @@ _INTERFACE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mtu": ("mtu_bytes", _as_is),
     "gateway": ("gateway", address),
     "trunk": ("trunk", _as_is),
+    "tag": ("tag", _as_is),
 }
 _TUNNEL_SOURCE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "ipv4": ("ipv4", ip_network),

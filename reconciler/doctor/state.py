@@ -34,6 +34,7 @@ _KINDS = {
     "program": ("program-missing", "no packet is balanced, or unpacked"),
     "tunnel": ("tunnel-missing", "packets in tunnels from balancers are not unpacked, but refused"),
     "announcement": ("not-announced", "routers don't learn that the VIP is here"),
+    "vlan-link": ("vlan-missing", "nothing comes in by this VLAN, and nothing leaves by it"),
     "hop-group": ("balancers-differ", "the router sends VIPs to other balancers than carry them"),
     "vip-route": ("vip-unrouted", "the router has no way to the VIP, or another one than the manifests say"),
     "vrrp": ("vrrp-differs", "the shared addresses go to the wrong balancer, or to none"),

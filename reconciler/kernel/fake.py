@@ -32,6 +32,7 @@ from reconciler.kernel.port import (
     Route,
     Row,
     TunnelDevice,
+    VlanLink,
 )
 from reconciler.limits import Sizes
 
@@ -90,6 +91,7 @@ class FakeKernel:
     known_ways: dict[str, str] = field(default_factory=dict)
     known_hops: dict[str, list[str]] = field(default_factory=dict)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
+    own_vlans: dict[str, VlanLink] = field(default_factory=dict)
     strips_tags: bool = False
     down: set[str] = field(default_factory=set)
     masters: dict[str, str] = field(default_factory=dict)
@@ -99,14 +101,17 @@ class FakeKernel:
     on_write: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        settings = ("send_redirects", "accept_local", "rp_filter", "arp_ignore", "arp_announce", "forwarding")
         self.sysctls.setdefault("net/ipv4/ip_forward", "0")
         self.sysctls.setdefault("net/ipv4/fib_multipath_hash_policy", "0")
         for name in ("all", "default", "lo", *self.interfaces, *self.vlans):
-            for setting in settings:
-                self.sysctls.setdefault(f"net/ipv4/conf/{name}/{setting}", "1" if setting == "send_redirects" else "0")
-            for setting in ("forwarding", "disable_ipv6"):
-                self.sysctls.setdefault(f"net/ipv6/conf/{name}/{setting}", "0")
+            self._make_settings(name)
+
+    def _make_settings(self, interface: str) -> None:
+        for setting in ("send_redirects", "accept_local", "rp_filter", "arp_ignore", "arp_announce", "forwarding"):
+            value = "1" if setting == "send_redirects" else "0"
+            self.sysctls.setdefault(f"net/ipv4/conf/{interface}/{setting}", value)
+        for setting in ("forwarding", "disable_ipv6"):
+            self.sysctls.setdefault(f"net/ipv6/conf/{interface}/{setting}", "0")
 
     def _wrote(self, method: str, what: object) -> None:
         self.writes.append((method, what))
@@ -351,6 +356,24 @@ class FakeKernel:
         if name in self.tunnel_devices:
             del self.tunnel_devices[name]
             self._wrote("remove_tunnel", name)
+
+    # --- VLANs -----------------------------------------------------------------------------------------
+    def vlan_links(self) -> list[VlanLink]:
+        return list(self.own_vlans.values())
+
+    def add_vlan_link(self, link: VlanLink) -> None:
+        if link.name in self.vlans and link.name not in self.own_vlans:
+            raise ForeignError(f"{link.name} is there")
+        self.vlans[link.name], self.own_vlans[link.name] = (link.trunk, link.tag), link
+        self.lacks = {asked: text for asked, text in self.lacks.items() if asked[1] not in link.addresses}
+        self._make_settings(link.name)
+        self._wrote("add_vlan_link", link.name)
+
+    def remove_vlan_link(self, name: str) -> None:
+        if self.own_vlans.pop(name, None):
+            del self.vlans[name]
+            self.sysctls = {setting: v for setting, v in self.sysctls.items() if f"/{name}/" not in setting}
+            self._wrote("remove_vlan_link", name)
 
     # --- sysctls ---------------------------------------------------------------------------------------
     def read_sysctl(self, name: str) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import HopGroup, LocalVip, Neighbour, Outcome, Route, Row, TunnelDevice
+from reconciler.kernel.port import HopGroup, LocalVip, Neighbour, Outcome, Route, Row, TunnelDevice, VlanLink
 from reconciler.limits import Sizes
 
 
@@ -81,6 +81,14 @@ class FaultyKernel(FakeKernel):
     def add_tunnel(self, device: TunnelDevice) -> None:
         self._call()
         super().add_tunnel(device)
+
+    def add_vlan_link(self, link: VlanLink) -> None:
+        self._call()
+        super().add_vlan_link(link)
+
+    def remove_vlan_link(self, name: str) -> None:
+        self._call()
+        super().remove_vlan_link(name)
 
     def remove_tunnel(self, name: str) -> None:
         self._call()

@@ -162,6 +162,19 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class VlanLink:
+    """An interface for the packets with one tag that come in by another one, its trunk. Addresses have the lengths of
+    their prefixes."""
+
+    name: str
+    trunk: str
+    tag: int
+    mtu_bytes: int
+    addresses: tuple[str, ...] = ()
+    is_up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelDevice:
     """A link that unpacks packets sent to `local` in tunnels of a form: "ipip" or "ip6tnl".
 
@@ -352,6 +365,17 @@ class Kernel(Protocol):
         ...
 
     def remove_tunnel(self, name: str) -> None: ...
+
+    # --- VLANs -----------------------------------------------------------------------------------------
+    def vlan_links(self) -> list[VlanLink]:
+        """Those that are ours, with all their addresses."""
+        ...
+
+    def add_vlan_link(self, link: VlanLink) -> None:
+        """Make one, or bring ours of this name to what it should be."""
+        ...
+
+    def remove_vlan_link(self, name: str) -> None: ...
 
     # --- sysctls ---------------------------------------------------------------------------------------
     def read_sysctl(self, name: str) -> str | None:

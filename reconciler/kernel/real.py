@@ -34,6 +34,7 @@ from reconciler.kernel import (
     sysctl,
     tunnels,
     veth,
+    vlans,
 )
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.instance_program import InstanceProgram
@@ -49,6 +50,7 @@ from reconciler.kernel.port import (
     Prober,
     Route,
     TunnelDevice,
+    VlanLink,
 )
 from reconciler.kernel.refusal import refused
 from reconciler.safe import some
@@ -152,6 +154,19 @@ class RealKernel(InstanceProgram):
     def remove_tunnel(self, name: str) -> None:
         with refused(f"tunnel {name}"):
             tunnels.remove(name, self._alias)
+
+    # --- VLANs -----------------------------------------------------------------------------------------
+    def vlan_links(self) -> list[VlanLink]:
+        with refused("VLANs"):
+            return vlans.read(self._alias)
+
+    def add_vlan_link(self, link: VlanLink) -> None:
+        with refused(f"VLAN {link.name}"):
+            vlans.add(link, self._alias)
+
+    def remove_vlan_link(self, name: str) -> None:
+        with refused(f"VLAN {name}"):
+            vlans.remove(name, self._alias)
 
     # --- sysctls ---------------------------------------------------------------------------------------
     def read_sysctl(self, name: str) -> str | None:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The declared interfaces of a node, with their addresses, MTU and VLANs: the node must have them by itself.
 
-lbctl never makes them. It checks them whenever it reads the node, so that a plan reports a missing one before anything
-is written: the name of an interface is mistyped, or the manifests are for another machine.
+lbctl makes none but those for VLANs whose tag is declared (`vlan_link`). It checks them whenever it reads the node, so
+that a plan reports a missing one before anything is written: the name of an interface is mistyped, or the manifests
+are for another machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import ClassVar
 
@@ -28,13 +29,14 @@ _USUAL_MTU_BYTES = 1500
 @dataclass(frozen=True, slots=True)
 class Interface(Resource):
     """An interface, or one of its properties. `has` is empty, an address with its prefix length, `mtu N` (at least) or
-    `vlan of TRUNK`."""
+    `vlan of TRUNK`. `is_made`: where it is missing, lbctl makes it."""
 
     kind: ClassVar[str] = "interface"
     is_given: ClassVar[bool] = True
 
     name: str
     has: str = ""
+    is_made: bool = field(default=False, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -44,7 +46,9 @@ class Interface(Resource):
     def needs(self) -> tuple[Key, ...]:
         if self.key == THIS_NODE:
             return ()
-        return (interface_key(self.name),) if self.has and self.name != ANY else (THIS_NODE,)
+        if self.has and self.name != ANY:
+            return (interface_key(self.name),)
+        return (THIS_NODE, Key(VLAN_LINK, self.name)) if self.is_made else (THIS_NODE,)
 
     @property
     def flaw(self) -> str:
@@ -67,6 +71,7 @@ def _is_sensible(has: str) -> bool:
         return False
 
 
+VLAN_LINK = "vlan-link"
 ANY = "(any)"
 """Stands for any interface of the node."""
 THIS_NODE = Key(Interface.kind, "of this node")
@@ -96,25 +101,32 @@ class InterfaceKind(Kind):
         if node.role is Role.ENDPOINT and node.address:
             yield Interface(ANY, str(node.address)), node.span
         for face in node.interfaces:
-            yield Interface(face.name), face.span
+            is_made = face.trunk is not None and face.tag is not None
+            yield Interface(face.name, is_made=is_made), face.span
             for address in face.addresses:
-                yield Interface(face.name, str(address)), face.span
+                yield Interface(face.name, str(address), is_made), face.span
             # Few manifests declare `mtu`, and it matters only if tunnels make packets larger.
             if face.mtu_bytes != _USUAL_MTU_BYTES or any(s.mode is Mode.DSR_L3 for s in view.services):
-                yield Interface(face.name, f"{_MTU}{face.mtu_bytes}"), face.span
+                yield Interface(face.name, f"{_MTU}{face.mtu_bytes}", is_made), face.span
             if face.trunk:
-                yield Interface(face.name, f"{_VLAN_OF}{face.trunk}"), face.span
+                yield Interface(face.name, f"{_VLAN_OF}{face.trunk}", is_made), face.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        asked = [Interface(*key.id.split(" ", 1)) for key in wanted if key != THIS_NODE]
+        asked = [a for key, a in wanted.items() if key != THIS_NODE and isinstance(a, Interface)]
         if not asked:
             return Reading()
         links = {link.name: link for link in self.kernel.links()}
-        addresses = [(a.name, a.has) for a in asked if _is_address(a)]
+        ours = {link.name for link in self.kernel.vlan_links()} if any(a.is_made for a in asked) else set()
+        made = {a.name for a in asked if a.is_made and (a.name in ours or a.name not in links)}
+        addresses = [(a.name, a.has) for a in asked if _is_address(a) and a.name not in made]
         anywhere = {(ANY, address.partition("/")[0]) for _, address in addresses}
         missing = self.kernel.missing_addresses([*addresses, *sorted(anywhere)]) if addresses else {}
         impossible: dict[Key, str] = {}
         for a in asked:
+            if a.name in made:
+                if a.has.startswith(_VLAN_OF) and (text := _trunk_fault(a.has.removeprefix(_VLAN_OF), links)):
+                    impossible[a.key] = text
+                continue
             if a.has and a.name != ANY and a.name not in links:
                 continue  # only the missing interface itself is reported
             text = f"it isn't there: {missing[pair]}" if (pair := (a.name, a.has)) in missing else ""
@@ -155,13 +167,18 @@ def _faults(asked: Interface, links: Mapping[str, Link]) -> Iterator[str]:
             yield f"{asked.name} takes packets of {link.mtu_bytes:,} bytes at most: raise its MTU, or declare that one"
     elif asked.has.startswith(_VLAN_OF):
         name = asked.has.removeprefix(_VLAN_OF)
-        trunk = links.get(name)
-        if trunk is None:
-            yield f"there is no interface {name}; {_there_are(links)}"
-        elif link.trunk != trunk.index:
+        if name in links and link.trunk != links[name].index:
             yield f"{asked.name} is no VLAN of {name}: ip link add link {name} name {asked.name} type vlan id …"
-        elif trunk.strips_tags:
-            yield f"{name} takes the tags off before XDP sees them: ethtool -K {name} rxvlan off"
+        elif text := _trunk_fault(name, links):
+            yield text
+
+
+def _trunk_fault(name: str, links: Mapping[str, Link]) -> str:
+    """What keeps an interface from being a trunk; empty if nothing does."""
+    if name not in links:
+        return f"there is no interface {name}; {_there_are(links)}"
+    takes_off = f"{name} takes the tags off before XDP sees them: ethtool -K {name} rxvlan off"
+    return takes_off if links[name].strips_tags else ""
 
 
 def _there_are(links: Collection[str]) -> str:

@@ -87,7 +87,7 @@ def _node(n):
     interfaces = [
         {"name": i.name, "addresses": _texts(i.addresses), "mtu": i.mtu_bytes}
         | ({"gateway": str(i.gateway)} if i.gateway else {})
-        | ({"trunk": i.trunk} if i.trunk else {"xdp": i.xdp})
+        | ({"trunk": i.trunk, **({"tag": i.tag} if i.tag else {})} if i.trunk else {"xdp": i.xdp})
         for i in n.interfaces
     ]
     spec = {

@@ -46,6 +46,7 @@ CASES = (
     Case(("program-not-attached", "program-missing"), "the VIP refuses all connections, or is silent",
          "balancer, endpoint", node="lb4", host="lb4", do="ip link set eth0 xdp off"),
     Case(("tunnel-missing",), "the endpoint answers no request", "endpoint of `dsr-l3`"),
+    Case(("vlan-missing",), "nothing comes in by a VLAN", "all, with `tag`"),
     Case(("not-announced",), "routers send nothing here", "balancer with `announce`"),
     Case(("routing-differs", "vip-not-let-through"), "the router hears of no VIP, or of too many",
          "balancer, router with `bgp`"),

@@ -44,7 +44,8 @@ def _duplicate_interface(node: Node) -> Iterator[Finding]:
 
 @rule("trunk-missing", Node)
 def _trunk_missing(node: Node) -> Iterator[Finding]:
-    """The trunk of an interface is not listed beside it, or is a VLAN of yet another one.
+    """The trunk of an interface is not listed beside it, or is a VLAN of yet another one; or there is a tag without a
+    trunk.
 
     Packets of a VLAN come in by its trunk, with a tag. The program runs there, and takes off and puts on one tag.
     Without the trunk it would see none of them.
@@ -54,6 +55,9 @@ def _trunk_missing(node: Node) -> Iterator[Finding]:
     listed = {interface.name: interface for interface in node.interfaces}
     for i, interface in enumerate(node.interfaces):
         if interface.trunk is None:
+            if interface.tag is not None:
+                message = f"{interface.name} has a tag, and no trunk from which its packets come"
+                yield Finding(node.span, ("spec", "interfaces", i, "tag"), message, "name its `trunk`")
             continue
         trunk = listed.get(interface.trunk)
         path = ("spec", "interfaces", i, "trunk")
@@ -63,6 +67,24 @@ def _trunk_missing(node: Node) -> Iterator[Finding]:
         elif trunk.trunk is not None:
             message = f"{interface.trunk} is a VLAN itself: {interface.name} would have two tags"
             yield Finding(node.span, path, message, "name the interface that the wire is plugged into")
+
+
+@rule("tag-duplicate", Node)
+def _tag_duplicate(node: Node) -> Iterator[Finding]:
+    """Two interfaces of a node are the same VLAN of the same trunk.
+
+    A frame with this tag would come in by either of them; the kernel has one interface for each tag of a trunk.
+
+    The way out: correct one of the tags, or list the interface once, with the addresses of both.
+    """
+    first: dict[tuple[str, int], Interface] = {}
+    for i, interface in enumerate(node.interfaces):
+        if interface.trunk is None or interface.tag is None:
+            continue
+        other = first.setdefault((interface.trunk, interface.tag), interface)
+        if other is not interface:
+            message = f"{interface.name} is the same VLAN as {other.name}: tag {interface.tag} of {interface.trunk}"
+            yield Finding(node.span, ("spec", "interfaces", i, "tag"), message, "a tag of its own, or one interface")
 
 
 @rule("gateway-unreachable", Node)

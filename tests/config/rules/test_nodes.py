@@ -18,6 +18,10 @@ CASES = {
         node(interfaces="{name: eth0.100, trunk: eth0, addresses: [10.1.0.1/24]}"),
         node(interfaces="{name: eth0}, {name: eth0.100, trunk: eth0, addresses: [10.1.0.1/24]}"),
     ),
+    "tag-duplicate": (
+        node(interfaces="{name: eth0}, {name: a, trunk: eth0, tag: 7}, {name: b, trunk: eth0, tag: 7}"),
+        node(interfaces="{name: eth0}, {name: eth1}, {name: a, trunk: eth0, tag: 7}, {name: b, trunk: eth1, tag: 7}"),
+    ),
     "gateway-unreachable": (
         node(interfaces="{name: front, addresses: [10.1.0.1/24], gateway: 10.1.1.254}"),
         node(interfaces="{name: front, addresses: [10.9.0.1/24, 10.1.0.1/24], gateway: 10.1.0.254}"),
@@ -84,6 +88,20 @@ def test_a_trunk_is_no_vlan_itself(write):
     assert [d.message for d in found if d.rule == "trunk-missing"] == [
         "eth0.7 is a VLAN itself: eth0.7.9 would have two tags", "v1 is a VLAN itself: v1 would have two tags",
     ]  # fmt: skip
+
+
+def test_a_tag_needs_a_trunk(write):
+    (found,) = load(write({"all.yaml": node(interfaces="{name: eth0, tag: 7}")})).diagnostics
+    assert (found.rule, found.message) == (
+        "trunk-missing", "eth0 has a tag, and no trunk from which its packets come",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", [0, 4095, "x"])
+def test_a_tag_is_one_that_frames_can_have(write, tag):
+    text = node(interfaces=f"{{name: eth0}}, {{name: v, trunk: eth0, tag: {tag}}}")
+    (found,) = load(write({"all.yaml": text})).diagnostics
+    assert text.splitlines()[found.span.line - 1][found.span.column - 1 :].startswith((str(tag), "tag"))
 
 
 def test_a_trunk_needs_no_addresses_for_networks_to_be_known(write):
