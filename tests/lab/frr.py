@@ -53,7 +53,18 @@ class Router:
 
     def show(self, what: str) -> Any:
         """What `show … json` says."""
-        return json.loads(self.lab.run(self.host, "vtysh", "--vty_socket", str(self.directory), "-c", f"{what} json"))
+        return json.loads(self._shell(f"{what} json"))
+
+    def configuration(self) -> str:
+        return self._shell("show running-config")
+
+    def type(self, *lines: str) -> None:
+        """Change the configuration, as a person would."""
+        self._shell("configure terminal", *lines)
+
+    def _shell(self, *lines: str) -> str:
+        words = [word for line in lines for word in ("-c", line)]
+        return self.lab.run(self.host, "vtysh", "--vty_socket", str(self.directory), *words)
 
 
 @contextmanager

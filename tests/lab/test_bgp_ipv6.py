@@ -71,6 +71,16 @@ def test_ipv6_vips_are_announced_drained_and_withdrawn_as_those_of_ipv4(start_la
     lab.run(CLIENT, "ip", "-6", "route", "replace", str(VIP6), "via", "2001:db8:61::fe")
     with routers(lab, ROUTER, *BALANCERS) as daemons:
         lab.apply(manifests)
+        # Somebody else's BGP runs on the router: it is left alone until it is to be taken over.
+        words = ("apply", str(manifests), "--node", "router9", "--auto-approve")
+        daemons[ROUTER].type("router bgp 64999", "neighbor 10.61.0.77 remote-as 64998")
+        refused = lab.lbctl(*words, host=ROUTER)
+        assert refused.returncode == 6
+        assert "in the way: `router bgp 64999` in FRR" in refused.stdout + refused.stderr
+        assert "10.61.0.77" in daemons[ROUTER].configuration()
+        applied_on(lab, ROUTER, *words, "--adopt")
+        assert "router bgp 65000" in daemons[ROUTER].configuration()
+        assert "10.61.0.77" not in daemons[ROUTER].configuration()
         apply(lab, manifests)
         await_hops(lab, *BALANCERS)
         outcomes = lab.load(VIP6, PORT, count=96, concurrency=8, clients=48, timeout_s=30).wait()
