@@ -41,6 +41,9 @@ _KINDS = {
     "vrrp-state": ("not-announced", "this balancer has the shared addresses though it should not, or the reverse"),
     "neighbour-proxy": ("vip-not-answered-for", "machines of that network don't find the IPv6 VIP"),
     "neighbour": ("neighbour-not-kept", "packets to it may meet an unknown MAC, and a changed one is noticed late"),
+    "routers": ("neighbour-not-kept", "packets to it may meet an unknown MAC, and a changed one is noticed late"),
+    "gateway-route": ("gateway-route-missing", "packets to the link-local gateway are dropped"),
+    "prober": ("checks-cut-off", "checks through VIPs fail, and endpoints that serve may count as down"),
     "blackhole": ("blackhole-missing", "packets to the source of tunnels go round in a loop"),
 }
 _CONCERNS = {

@@ -11,11 +11,13 @@ from reconciler.compile import compile_node
 from reconciler.concerns import concerns_of
 from reconciler.doctor.finding import Finding, as_data, as_text
 from reconciler.doctor.router import of_router
-from reconciler.doctor.state import of_plan
+from reconciler.doctor.state import _KINDS, of_plan
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import AttachedProgram
+from reconciler.kernel.port import AttachedProgram, Neighbour
+from reconciler.kinds import KINDS
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.snat import SNAT_KEY
+from reconciler.kinds.sysctl import Sysctl
 from reconciler.live import read_live
 from reconciler.model import Announce, Bgp, Interface, Node, Role
 from reconciler.plan import plan
@@ -68,6 +70,17 @@ def test_an_object_that_is_lost_is_named(told, kernel, lose, name):
     found = list(of_plan(planned(told, kernel)))
     assert {each.name for each in found} == {name}
     assert all("is missing" in each.evidence for each in found)
+
+
+def test_every_object_that_is_no_row_has_a_name_of_its_own():
+    kinds = [kind for kind in KINDS if not (kind.is_in_maps or kind.resource.is_given)]
+    assert {kind.resource.kind for kind in kinds} == {*_KINDS, Sysctl.kind}
+
+
+def test_routers_that_are_not_kept_are_no_rows(told, kernel):
+    kernel.others_hops = {Neighbour("10.1.0.254", "front")}
+    (found,) = of_plan(planned(told, kernel))
+    assert found.name == "neighbour-not-kept"
 
 
 def test_rows_of_the_data_plane_are_one_finding(told, kernel):
