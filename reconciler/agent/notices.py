@@ -24,6 +24,7 @@ from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.tunnel import Tunnel
 from reconciler.kinds.vip_route import VipRoute
+from reconciler.kinds.vlan_link import VlanLink
 from reconciler.model import Role
 from reconciler.resource import Key, Resource
 from reconciler.view import NodeView
@@ -135,6 +136,8 @@ def keys_about(notice: Notice, whole: Mapping[Key, Resource]) -> Iterator[Key]:
                 yield from (key for key in whole if key.kind in (HopGroup.kind, VipRoute.kind))
         case "address":
             yield Key(LoopbackVip.kind, notice.name)
+            made = (r for r in whole.values() if isinstance(r, VlanLink))
+            yield from (r.key for r in made if any(a.partition("/")[0] == notice.name for a in r.addresses))
         case "route" if notice.name and notice.table == _LOCAL:
             yield Key(LoopbackVip.kind, notice.name)
         case "route" if notice.name:

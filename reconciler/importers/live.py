@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from itertools import groupby
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ from reconciler.kinds.sources import SourceList
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
 from reconciler.kinds.vlan import Vlan
+from reconciler.kinds.vlan_link import VlanLink
 from reconciler.live import read_live, with_connections
 from reconciler.model import SNAT_PORTS, Address, Algorithm, Echo, Mode, Protocol, VipBinding
 from reconciler.resource import Live, Resource
@@ -274,14 +275,22 @@ def _announce(live: Live, notices: Notices) -> Manifest | None:
     return {"table": int(table or 0) if table != str(MAIN_TABLE) else None, "metric": int(metric or 0)}
 
 
-def _interfaces(live: Live, attachments: Sequence[Attachment]) -> Iterator[Mapping[str, str]]:
+def _interfaces(live: Live, attachments: Sequence[Attachment]) -> Iterator[Manifest]:
+    made = {found.interface: _made(found) for found in _of(live, VlanLink)}
     gateways = {found.interface: {"gateway": str(found.address)} for found in _of(live, Gateway)}
     for attachment in attachments:
         name = attachment.interface
         yield {"name": name, "xdp": attachment.mode} | gateways.get(name, {})
         for vlan in _of(live, Vlan):
             if vlan.trunk == name:
-                yield {"name": vlan.interface, "trunk": name} | gateways.get(vlan.interface, {})
+                own = made.get(vlan.interface, {})
+                yield {"name": vlan.interface, "trunk": name} | own | gateways.get(vlan.interface, {})
+
+
+def _made(link: VlanLink) -> Manifest:
+    """What manifests say of an interface that lbctl made; link-local addresses the kernel gives by itself."""
+    addresses = [address for address in link.addresses if not ip_interface(address).is_link_local]
+    return {"tag": link.tag, "mtu": link.mtu_bytes, "addresses": addresses}
 
 
 def _redirects_of(interface: str) -> str:

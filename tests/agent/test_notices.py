@@ -16,6 +16,7 @@ from reconciler.kernel import local_vips, netns
 from reconciler.kernel.notices import Listener, LostError, Notice
 from reconciler.kernel.port import LocalVip
 from reconciler.kinds.sysctl import Sysctl
+from reconciler.kinds.vlan_link import VlanLink
 from reconciler.resource import Key
 from tests.agent.conftest import edit
 
@@ -97,6 +98,13 @@ def test_keys_of_an_interface_are_not_those_of_one_whose_name_begins_alike():
     whole = {key: Sysctl(key.id, "1") for key in (
         Key("sysctl", "net/ipv4/conf/eth1/rp_filter"), Key("sysctl", "net/ipv4/conf/eth10/rp_filter"))}  # fmt: skip
     assert [key.id for key in keys_about(Notice("link", "eth1"), whole)] == ["net/ipv4/conf/eth1/rp_filter"]
+
+
+def test_an_address_that_a_vlan_of_ours_lost_is_about_the_vlan():
+    link = VlanLink("eth0.5", "eth0", 5, 1500, ("10.5.0.1/24",))
+    assert link.key in keys_about(Notice("address", "10.5.0.1"), {link.key: link})
+    assert link.key in keys_about(Notice("link", "eth0.5"), {link.key: link})
+    assert link.key not in keys_about(Notice("address", "10.5.0.11"), {link.key: link})
 
 
 # --- the kernel itself -----------------------------------------------------------------------------------

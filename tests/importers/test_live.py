@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Manifests made from a node's live state ask for exactly what it holds."""
 
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_interface
 
 import pytest
 from hypothesis import assume, given, settings
@@ -165,6 +166,17 @@ def test_the_node_has_the_interfaces_that_run_the_program_and_the_name_of_the_ho
     (node,) = imported.manifests
     assert node["metadata"]["name"] == "front-example"
     assert node["spec"]["interfaces"] == [{"name": "back", "xdp": "native"}, {"name": "front", "xdp": "generic"}]
+
+
+def test_a_vlan_that_was_made_is_asked_for_again(web_fleet, tmp_path):
+    (node,) = web_fleet.nodes
+    own = tuple(map(ip_interface, ("10.1.0.1/24", "2001:db8:1::1/64")))
+    vlan = Interface("front.7", trunk="front", tag=7, addresses=own, mtu_bytes=1400)
+    fleet = replace(web_fleet, nodes=(replace(node, interfaces=(Interface("front"), vlan)),))
+    kernel = node_with(fleet)
+    held = kernel.own_vlans["front.7"]
+    kernel.own_vlans["front.7"] = replace(held, addresses=(*held.addresses, "fe80::1/64"))
+    assert changes_after_import(kernel, tmp_path) == ()
 
 
 def test_an_idle_endpoint_goes_to_the_pool_that_its_connections_belong_to():
