@@ -27,8 +27,6 @@ from reconciler.wish.judged import words_of
 from reconciler.wish.wish import Wish
 
 CHECKS = "checks"
-SLACK_S = 1.0
-"""How long what a check has found may be on its way."""
 
 
 class Endpoints:
@@ -45,7 +43,6 @@ class Endpoints:
         self._spoken: tuple[str, ...] = ()
         self._written = Stored(self.wish.announcing.conditions)
         self._is_pending = self._is_suspect = False
-        self._learned_s = float("-inf")
 
     def start(self) -> None:
         if trouble := damage(self._directory / FILE):
@@ -67,7 +64,6 @@ class Endpoints:
 
     def wanted(self, view: NodeView) -> NodeView:
         """The view as the node is to be by now."""
-        self._learned_s = self._clock()
         self._learn()
         found = self.wish.of(view)
         self._is_pending = False
@@ -87,7 +83,7 @@ class Endpoints:
 
     def were_heeded(self) -> None:
         """The node is as it was asked to be: who came back until now is no cause of later changes."""
-        self.wish.changed_s = self._learned_s - SLACK_S
+        self.wish.were_heeded()
 
     def write_down(self) -> None:
         """Write down what has failed lately of what VIPs need, for others and for the next agent."""

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from reconciler.health.pool import Members, Why, members
@@ -67,13 +67,43 @@ def judged(
     return Judged(pool, wanted, found, tuple(states), tuple(drains), min(times), ends)
 
 
-def causes(of: Judged, since_s: float, at: Moment) -> dict[str, Cause]:
-    """Why endpoints get connections, or none, other than by the manifests alone; by the ids of endpoints. Who came
-    back before `since_s`, when this node was last changed, is no cause of a change any more."""
+@dataclass(frozen=True, slots=True)
+class Heeded:
+    """What the node is already as it should be for: who came back by then is no cause of later changes. `judged` are
+    pools by their names, as they were judged at `epoch_s`; of others, and of an agent that starts, nobody knows more
+    than that the node was changed at `since_s`, by the monotonic clock."""
+
+    since_s: float = inf
+    judged: Mapping[str, Judged] = field(default_factory=dict)
+    epoch_s: float = 0.0
+
+    def returns(self, pool: str) -> dict[str, _Return]:
+        """Since when the endpoints of a pool are as they are, by their ids; and their drains that are over."""
+        of = self.judged.get(pool)
+        return {} if of is None else {
+            place_of(endpoint.address, endpoint.port or 0):
+                (_newest_s(states), None if drain is None or drain.is_on(self.epoch_s) else drain)
+            for endpoint, states, drain in zip(of.pool.endpoints, of.states, of.drains, strict=True)
+        }  # fmt: skip
+
+
+_Return = tuple[float, Drain | None]
+
+
+def _newest_s(states: Sequence[State]) -> float:
+    return max((state.since_s for state in states), default=-inf)
+
+
+def causes(of: Judged, heeded: Heeded, at: Moment) -> dict[str, Cause]:
+    """Why endpoints get connections, or none, other than by the manifests alone; by the ids of endpoints."""
     found: dict[str, Cause] = {}
+    returns = heeded.returns(of.pool.name)
     for endpoint, why, states, drain in zip(of.pool.endpoints, of.members.reasons, of.states, of.drains, strict=True):
         name = place_of(endpoint.address, endpoint.port or 0)
-        if cause := _cause(name, of.pool, why, states, drain, since_s, at, ends=of.ends):
+        cause = _cause(name, of.pool, why, states, drain, at, ends=of.ends)
+        if cause is None and why is Why.SERVES:
+            cause = _return(name, states, drain, returns.get(name), heeded.since_s, at)
+        if cause is not None:
             found[name] = cause
     if of.members.condition:
         for endpoint in of.wanted.endpoints:
@@ -119,24 +149,28 @@ def _with_fallback(serving: Sequence[Endpoint], fallback: Judged, *, serves: boo
 
 
 def _cause(
-    name: str, pool: Pool, why: Why, states: Sequence[State], drain: Drain | None, since_s: float, at: Moment, *,
-    ends: bool,
+    name: str, pool: Pool, why: Why, states: Sequence[State], drain: Drain | None, at: Moment, *, ends: bool,
 ) -> Cause | None:  # fmt: skip
     worst = next((state for state in states if state.health is Health.DOWN), None)
     if drain is not None and drain.is_on(at.epoch_s) and not (ends and worst):
         return Cause(Reason.DRAIN, f"{name} is drained" + _by(drain))
     if worst is not None and (why is Why.DOWN or (ends and why is not Why.LAST_RESORT)):
         return Cause(Reason.HEALTH, f"{name} is down: {words_of(pool, worst)}")
-    if why is Why.CONFIGURED:
-        return None
-    if why is not Why.SERVES:
-        return Cause(Reason.HEALTH, f"{name}: {why.value}")
-    if states and all(state.health is Health.UP for state in states) and max(s.since_s for s in states) >= since_s:
+    return None if why in (Why.CONFIGURED, Why.SERVES) else Cause(Reason.HEALTH, f"{name}: {why.value}")
+
+
+def _return(
+    name: str, states: Sequence[State], drain: Drain | None, heeded: _Return | None, since_s: float, at: Moment
+) -> Cause | None:
+    """Who serves, and is a cause since it did not when the node was last as it should be."""
+    is_up = bool(states) and all(state.health is Health.UP for state in states)
+    if is_up and (_newest_s(states) > heeded[0] if heeded else _newest_s(states) >= since_s):
         is_back = any(state.has_returned for state in states)
         return Cause(Reason.HEALTH, f"{name} is up{' again' if is_back else ''}")
-    if drain is not None and drain.until_s is not None and at.epoch_s - drain.until_s <= at.now_s - since_s:
-        return Cause(Reason.DRAIN, f"the drain of {name} is over")
-    return None
+    if drain is None or drain.until_s is None:
+        return None
+    is_new = drain != heeded[1] if heeded else at.epoch_s - drain.until_s <= at.now_s - since_s
+    return Cause(Reason.DRAIN, f"the drain of {name} is over") if is_new else None
 
 
 def _by(drain: Drain) -> str:

@@ -17,7 +17,7 @@ from reconciler.resource import ANY_POOL, Cause
 from reconciler.view import NodeView, exchanged
 from reconciler.wish.announcing import Announcing
 from reconciler.wish.drains import Drain, of_pool
-from reconciler.wish.judged import Judged, Moment, causes, judged
+from reconciler.wish.judged import Heeded, Judged, Moment, causes, judged
 from reconciler.wish.known import NOTHING, Known
 
 REMEMBERED_S, RETURNS_S = 600.0, 60.0
@@ -59,7 +59,7 @@ class Wish:
         self, known: Known = NOTHING, clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        self.changed_s = known.changed_s
+        self._heeded = Heeded(known.changed_s)
         self.targets: dict[Use, Target] = {}
         """All that is to be checked."""
         self.states: dict[bytes, State] = {}
@@ -74,6 +74,8 @@ class Wish:
         self._watched: dict[str, _Watched] = {}
         self._pools_of: dict[bytes, set[str]] = {}
         self._edits = Edits({}, {}, {})
+        self._causes: Causes | None = None
+        """Of what the node was last asked to be."""
         self._seen: tuple[NodeView, Sequence[Drain]] | None = None
         """What was last looked through for pools to watch."""
 
@@ -134,6 +136,7 @@ class Wish:
         at = Moment(self._clock(), self._epoch())
         self._watch(view, at)
         if not self._watched:
+            self._causes = None
             services = self.announcing.of(view, {}, at.now_s)
             return view if services is view.services else replace(view, services=services)
         for name, watched in self._watched.items():
@@ -145,7 +148,13 @@ class Wish:
         healthy = {name: watched.judged.members.healthy for name, watched in self._watched.items() if watched.judged}
         services = self.announcing.of(view, healthy, at.now_s)
         pools = {**view.pools, **changed} if changed else view.pools
-        return replace(view, pools=pools, services=services, causes=Causes(self, at))
+        self._causes = Causes(self, self._heeded, at)
+        return replace(view, pools=pools, services=services, causes=self._causes)
+
+    def were_heeded(self) -> None:
+        """The node is as it was last asked to be: who had come back by then is no cause of later changes."""
+        if self._causes is not None:
+            self._heeded = Heeded(self._heeded.since_s, self._causes.judged, self._causes.at.epoch_s)
 
     def _judge(self, name: str, watched: _Watched, at: Moment) -> Judged:
         fallback = None
@@ -347,21 +356,21 @@ def _line(watched: _Watched) -> Line | None:
 class Causes(Mapping[str, Mapping[str, Cause]]):
     """Why pools are other than the manifests say, by their names; worked out when somebody asks."""
 
-    def __init__(self, wish: Wish, at: Moment) -> None:
-        self._judged, self._since_s, self._at = wish.judgements, wish.changed_s, at
+    def __init__(self, wish: Wish, heeded: Heeded, at: Moment) -> None:
+        self.judged, self.at, self._heeded = wish.judgements, at, heeded
         self._any: _AnyPool | None = None
 
     def __getitem__(self, name: str) -> Mapping[str, Cause]:
         if name == ANY_POOL:
-            self._any = self._any or _AnyPool(self, self._judged)
+            self._any = self._any or _AnyPool(self, self.judged)
             return self._any
-        return causes(self._judged[name], self._since_s, self._at)
+        return causes(self.judged[name], self._heeded, self.at)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._judged)
+        return iter(self.judged)
 
     def __len__(self) -> int:
-        return len(self._judged)
+        return len(self.judged)
 
 
 class _AnyPool(Mapping[str, Cause]):

@@ -92,6 +92,15 @@ def test_an_endpoint_that_is_down_leaves_the_ring_and_comes_back(site):
     assert site.members() == BOTH
 
 
+def test_an_edit_after_somebody_came_back_is_an_edit(site, manifests):
+    site.find(FIRST, Health.DOWN, error="refused")
+    site.find(FIRST, Health.UP, has_returned=True)
+    edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
+    told = site.node.files_moved()
+    assert "~ ring web/round-robin" in told
+    assert "health" not in told and "because" not in told
+
+
 def test_open_connections_of_a_dead_endpoint_end_if_the_pool_says_so(site, manifests):
     edit(manifests / "pools.yaml", "{type: tcp}", "{type: tcp}\n  onUnhealthy: reset")
     site.node.files_rested()

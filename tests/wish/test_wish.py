@@ -291,8 +291,40 @@ def test_who_came_back_before_the_last_change_is_no_cause_of_a_later_one(wish, c
     wish.of(asked)
     down(wish, 1, state=State(Health.UP, clock.now_s + 1, has_returned=True))
     assert wish.of(asked).causes["web"]["10.2.0.1:8080"].text == "10.2.0.1:8080 is up again"
-    wish.changed_s = clock.now_s + 2
+    wish.were_heeded()
     assert wish.of(asked).causes["web"] == {}
+
+
+def test_who_came_back_is_no_cause_of_the_next_edit_however_soon_that_follows(wish, clock):
+    asked = view(pool())
+    wish.of(asked)
+    down(wish, 1)
+    wish.drain([Drain(address(2), pool="web", began_s=clock.now_s)])
+    assert len(wish.of(asked).causes["web"]) == 2
+    wish.were_heeded()
+    down(wish, 1, state=State(Health.UP, clock.now_s, has_returned=True))
+    wish.drain(ended(wish.drains, "web", address(2), None, clock.now_s))
+    assert {cause.text for cause in wish.of(asked).causes["web"].values()} == {
+        "10.2.0.1:8080 is up again", "the drain of 10.2.0.2:8080 is over"
+    }  # fmt: skip
+    wish.were_heeded()
+    assert wish.of(view(pool(count=4))).causes["web"] == {}
+
+
+def test_who_came_back_and_was_not_known_yet_is_a_cause_still(wish, clock):
+    asked = view(pool())
+    wish.of(asked)
+    down(wish, 1)
+    drain = Drain(address(2), pool="web", began_s=clock.now_s)
+    wish.drain([drain])
+    wish.of(asked)
+    clock.now_s += 10
+    came_back_s = clock.now_s - 5  # they tell of it only now
+    wish.of(asked)
+    wish.were_heeded()
+    down(wish, 1, state=State(Health.UP, came_back_s, has_returned=True))
+    wish.drain([replace(drain, until_s=came_back_s)])
+    assert len(wish.of(asked).causes["web"]) == 2
 
 
 def test_the_uses_of_a_pool_are_listed_by_name(wish):
