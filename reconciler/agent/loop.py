@@ -163,6 +163,7 @@ class Agent:
         if self.endpoints is not None and self.endpoints.have_changed():
             self._attempt(ENDPOINTS, self._heed, "endpoints are used as they were")
         if self._is_held():
+            self._observe()
             return
         is_due = self.clock() >= self.due
         if not (is_due or keys or self.upkeep.offered or self.clock() >= self._second_look):
@@ -196,6 +197,14 @@ class Agent:
             self.due = 0.0
             self.upkeep.forget()
         return bool(self.held_by)
+
+    def _observe(self) -> None:
+        """Look at the node as far as that is due, and leave it as it is."""
+        is_due = self.clock() >= self.due
+        if self._attempt(NODE, lambda: self.upkeep.observe(is_due=is_due), "whether it is in sync is not known"):
+            self.report.recovered(NODE)
+        if is_due:
+            self.due = self.clock() + self.resync_s
 
     def _attend(self, is_due: bool, keys: Collection[Key]) -> None:
         last_s = min(LAST_RETRY_S, self.resync_s)  # failures must not delay the resync of the rest

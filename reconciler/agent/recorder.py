@@ -65,6 +65,16 @@ class Recorder:
         else:
             agent.report.recovered(HISTORY)
 
+    def in_force(self, agent: Agent) -> str | None:
+        """The revision that somebody else has put in force while the agent leaves the node as it is; None: nobody
+        has, or nobody knows."""
+        if not agent.held_by:
+            return None
+        try:
+            return self._history.current()
+        except LbctlError:
+            return None
+
     def _entry(self, done: _Round, revision: str, commit: str) -> Entry:
         counts = Counts(*(done.counts.get(name, 0) for name in Counts._fields))
         result = APPLIED if not done.problem else PARTLY if any(counts) else FAILED

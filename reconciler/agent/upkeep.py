@@ -79,6 +79,9 @@ class Upkeep:
     suspects: set[Key] = field(default_factory=set)
     """What the survey under way has found."""
     fights: Fights = field(default_factory=Fights)
+    astray: frozenset[Key] | None = None
+    """While the node is left as it is: the keys of which it holds something else than it should; None: not known."""
+    _observed: Compiled | None = None
     _survey: Iterator[Collection[Key]] | None = None
     _mark: tuple[int, ...] = ()
     _sweep_due: float = 0.0
@@ -105,7 +108,19 @@ class Upkeep:
 
     def forget(self) -> None:
         """Know nothing about the node: the next round is about all keys."""
-        self.known, self._survey = None, None
+        self.known, self._survey, self.astray = None, None, None
+
+    def observe(self, *, is_due: bool) -> None:
+        """Find out how far the node is from what the newest manifests ask for, and change nothing: if it `is_due`, if
+        they ask for something else than before, or if another process has been at work. Raises LbctlError."""
+        wanted, mark = self.offered or self.desired, private.mark(self.instance_dir / RECORD)
+        if wanted is None or not (
+            is_due or self.astray is None or wanted is not self._observed or mark != self._mark
+        ):
+            return
+        planned = plan_node(wanted.desired, self.kernel, self.instance_dir)
+        self.astray = frozenset(change.key for change in planned.changes) | planned.blocked.keys()
+        self._observed, self._mark, self.known = wanted, mark, None
 
     def look(self, named: Collection[Key], *, is_due: bool, may_delete: bool) -> None:
         """Bring the node to the state that the manifests ask for. `is_due`: look at all of it, too. Raises LbctlError.

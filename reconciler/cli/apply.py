@@ -36,6 +36,7 @@ from reconciler.cli.common import (
 )
 from reconciler.cli.confirm import refuse_unconfirmed, unless_confirmed
 from reconciler.cli.leaving import wait_out_grace
+from reconciler.cli.pause import poke
 from reconciler.cli.recording import Source, note_down, source_of
 from reconciler.cli.run import seconds
 from reconciler.config.load import no_garbage_collection
@@ -205,6 +206,7 @@ def execute(
     word = style.bad("Failed") if result.failed else style.bad("Blocked") if result.blocked else style.good("Applied")
     say(f"\n{word}: {applied(result.done, time.monotonic() - started)}")
     note_down(args, source, result, who)
+    poke(args)  # an agent that leaves the node as it is says how that is now
     result.raise_if_failed()
     return 0
 

@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
             def told(agent: Agent) -> None:
                 edits.look(agent, bell.files_s)
                 recorder.record(agent)
-                state = state_of(agent)
+                state = state_of(agent, recorder.in_force(agent))
                 journal.publish(state)
                 notify(f"STATUS={headline(state)}")
 

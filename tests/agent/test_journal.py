@@ -4,17 +4,21 @@ of schema/output/ say."""
 
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 from referencing import Registry, Resource
 
+from reconciler.agent import upkeep
 from reconciler.agent.event import Event, What
 from reconciler.agent.journal import MAX_CONDITIONS, MAX_EVENTS, Identity, Journal, State
 from reconciler.agent.report import Report, local_time
 from reconciler.agent.state import headline, state_of
 from reconciler.agent.wake import Wake
+from reconciler.reconcile import plan_node
 from reconciler.render.status import event_line, status_text
 from reconciler.render.style import Style
 from reconciler.resource import Concern, Key
@@ -104,6 +108,48 @@ def test_a_node_that_refuses_is_out_of_sync_and_degraded(node, journal, manifest
     assert not journal.status()["conditions"]
 
 
+def test_a_paused_agent_says_what_others_have_made_of_the_node_and_of_the_manifests(node, manifests):
+    node.agent.round(Wake.TIME)
+    node.agent.held = lambda: "paused"
+    node.agent.round(Wake.SETTLED)
+    assert words(node) == ("Synced", "Healthy")
+    other = Node(manifests, node.agent.instance_dir)  # another process, which puts an older revision in force
+    other.share(node.kernel)
+    edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
+    other.agent.round(Wake.TIME)
+    edit(manifests / "pools.yaml", "weight: 3", "weight: 2")
+    node.kernel.writes.clear()
+    node.agent.round(Wake.SETTLED)
+    state = state_of(node.agent, other.agent.upkeep.revision)
+    assert (state.sync, state.open, state.applied) == ("OutOfSync", 1, other.agent.upkeep.revision)
+    assert state.attempted == node.agent.upkeep.revision != state.applied
+    other.agent.round(Wake.FILES)
+    node.kernel.writes.clear()
+    node.agent.round(Wake.SETTLED)
+    assert words(node) == ("Synced", "Healthy")
+    edit(manifests / "pools.yaml", "weight: 2", "weight: 4")
+    node.agent.round(Wake.FILES)
+    assert words(node)[0] == "OutOfSync"
+    assert node.kernel.writes == []
+    node.agent.held = lambda: ""
+    node.agent.round(Wake.SETTLED)
+    assert words(node) == ("Synced", "Healthy")
+
+
+def test_a_paused_agent_looks_at_the_node_when_that_is_due_and_else_only_if_something_has_changed(node, monkeypatch):
+    node.agent.round(Wake.TIME)
+    node.agent.held = lambda: "paused"
+    looked = []
+    monkeypatch.setattr(upkeep, "plan_node", lambda *args: looked.append(1) or plan_node(*args))
+    for _ in range(5):
+        node.agent.round(Wake.KEYS)
+    assert len(looked) == 1
+    node.now = node.agent.due
+    for _ in range(5):
+        node.agent.round(Wake.TIME)
+    assert len(looked) == 2
+
+
 def test_changes_name_what_changed_from_what_to_what_and_where(node, journal, manifests):
     node.agent.round(Wake.TIME)
     edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
@@ -168,9 +214,20 @@ def test_status_for_people_has_the_words_the_lines_and_fits(journal):
     long = "pools.yaml:3:5: error: " + "one word and another " * 20
     journal.hear(Event(local_time(), What.PROBLEM, long, "manifests", "the node is kept"))
     journal.hear(Event(local_time(), What.CHANGE, "+ vip \x1b[2J20.20.20.1", facts={"origin": "a.yaml:1"}))
+    shares = "  ".join(f"10.2.0.{n}:8080 25.0% -> 50.0%" for n in range(9))
+    journal.hear(Event(local_time(), What.CHANGE, f"~ ring web/round-robin  {shares}"))
+    journal.hear(Event(local_time(), What.WARNING, "word " * 40, "node", "a way out " * 12))
     text = status_text(journal.status(), Style(columns=80))
     assert "aaaaaaaaaaaa, attempted: bbbbbbbbbbbb" in text
     assert "12, 3 not as they should be" in text
     assert "a.yaml:1" in text and "\\x1b[2J" in text
-    assert max(map(len, text.splitlines())) <= 84  # a condition is indented
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"25\.0% -> 50\.0%  10\.2\.0\.\d:8080\n +25\.0%|\n +10\.2\.0\.\d:8080 25\.0%", text)
+    for event in journal.status()["conditions"]:
+        assert max(map(len, event_line(event, Style(columns=80)).splitlines())) <= 80
+    paused = replace(State(), paused="paused until noon, by ann: " + "a reason that is long " * 6)
+    journal.publish(paused)
+    text = status_text(journal.status(), Style(colour=True, columns=80))
+    assert max(map(len, re.sub(r"\x1b\[[0-9]*m", "", text).splitlines())) <= 80
+    assert "paused      \x1b[0m\x1b[33muntil noon, by ann" in text
     assert event_line(journal.status()["conditions"][0], Style()).count("\n") == 1

@@ -2,6 +2,9 @@
 """Rollback, and changes that go back by themselves, on a real kernel."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from reconciler import notes
 from tests.agent.conftest import edit
+from tests.cli.conftest import CHECKOUT
 
 pytestmark = pytest.mark.kernel
 
@@ -46,6 +50,23 @@ def test_rollback_needs_no_directory_and_holds_the_agent(lbctl, manifests, edite
     assert notes.read(lbctl.run_dir / netns, notes.Pause) is None
     lbctl("rollback", "1", "--auto-approve")
     assert endpoints(lbctl) == after
+
+
+def test_status_says_what_a_rollback_made_of_the_node(lbctl, manifests, edited, netns):
+    command = [sys.executable, "-m", "reconciler.cli.main", "--netns", netns, "--run-dir", lbctl.run_dir, "run",
+               manifests, "--resync", "1h"]  # fmt: skip
+    agent = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        before = json.loads(lbctl("status", "--wait", "synced", "--timeout", "1m", "--json"))["revision"]["applied"]
+        lbctl("rollback", "--auto-approve")
+        deadline = time.monotonic() + PATIENCE_S
+        while (told := json.loads(lbctl("status", "--json")))["sync"] != "OutOfSync":
+            assert time.monotonic() < deadline
+        assert told["revision"]["attempted"] == before != told["revision"]["applied"]
+        assert told["open"] > 0
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        agent.wait(timeout=PATIENCE_S)
 
 
 def test_a_confirmed_change_stays(lbctl, manifests, edited, netns):
