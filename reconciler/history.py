@@ -130,11 +130,11 @@ class History:
         Raises UsageError.
         """
         revisions = self._in_force()
-        if word.isdigit() and len(word) < MIN_PREFIX:
+        if word.isdecimal() and len(word) < MIN_PREFIX:
             if not 0 < int(word) < len(revisions):
                 count = max(0, len(revisions) - 1)
                 raise UsageError(
-                    f"there are no {word} revisions before the present one in the history", hint=_how_many(count)
+                    f"the history doesn't go {int(word):,} back from the present revision", hint=_how_many(count)
                 )
             return revisions[int(word)]
         found = sorted({

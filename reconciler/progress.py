@@ -61,5 +61,6 @@ def each(what: str, items: Collection[_Item], unit: str = "") -> Iterator[_Item]
 
 
 def now() -> str:
-    """The steps under way in words, from the outermost to the innermost; empty if there is none."""
-    return ": ".join(map(str, tuple(_steps)))
+    """The steps under way in words, from the outermost to the innermost, each once: threads may take the same one at
+    once. Empty if there is none."""
+    return ": ".join(dict.fromkeys(map(str, tuple(_steps))))

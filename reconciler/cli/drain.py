@@ -62,6 +62,7 @@ def add_what(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from reconciler.agent.single import is_running
+    from reconciler.notes import clock_text
     from reconciler.readings.draining import check_room, chosen, is_out
     from reconciler.wish import drains
     from reconciler.wish.drains import Drain
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     ]  # fmt: skip
     drains.change(directory / drains.FILE, lambda before: drains.added(before, new, now_s))
     for place in places:
-        say(f"{place} is drained" + (f" for {args.for_s} s" if args.for_s else ""))
+        say(f"{place} is drained" + (f" until {clock_text(args.for_s)}" if args.for_s else ""))
     if not is_running(directory):
         say("No agent runs here: `lbctl apply` takes it out.")
         return 0

@@ -91,7 +91,7 @@ def _flows(args: argparse.Namespace, wanted: FlowFilter) -> str:
     found = chosen(flows(open_kernel(args)), wanted).in_order()
     if args.output == "json":
         return render.as_json(found)
-    return render.as_table(found, _TABLES["flows"][0], _NONE.format("flows"), stdout_style(args).columns)
+    return render.as_table(found, _TABLES["flows"][0], _NOTHING["flows"], stdout_style(args).columns)
 
 
 def _text(args: argparse.Namespace, what: str, asked: Mapping[str, Any]) -> str:
@@ -139,6 +139,9 @@ _NOTHING = {
     "drains": "Nothing is drained on this node.",
     "announcements": "This node announces no VIP.",
     "ports": "No connection of mode fullnat has taken a port on this node.",
+    "flows": "This node has no such connection of nat.",
+    "transitions": "No ring of this node is in transition.",
+    "verdicts": "No packet to or from a VIP has come to this node yet.",
 }
 _FILTERS = {
     "client": "of this address, address with a port, or network",

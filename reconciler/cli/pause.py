@@ -8,7 +8,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from reconciler.cli.common import instance_dir
+from reconciler.cli.common import instance_dir, stdout_style
 from reconciler.cli.run import seconds
 from reconciler.errors import LbctlError, UsageError
 
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         until = {"until_s": notes.now_s() + args.for_s, "until": notes.clock_text(args.for_s)}
     pause = notes.Pause(notes.user(), args.reason, **until)
     hears = hold(args, pause)
-    print(f"The node is {pause}." + ("" if hears else " No agent runs: the next one will heed it."))
+    told = f"The node is {pause}." + ("" if hears else " No agent runs: the next one will heed it.")
+    print(stdout_style(args).fitted(told))
     return 0
 
 

@@ -27,7 +27,7 @@ def table(rows: Sequence[Row], columns: Sequence[str], empty: str, width: int | 
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     heads = [column.replace("_", " ").upper() for column in columns]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    right = [not isinstance(rows[0][column], str) for column in columns]
+    right = [not any(isinstance(row[column], str) for row in rows) for column in columns]
     if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
         room = width - sum(widths[:-1]) - 2 * (len(widths) - 1)
         if right[-1] or room < MIN_TEXT:

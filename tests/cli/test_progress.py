@@ -101,6 +101,11 @@ def test_steps_say_how_much_is_done():
     assert progress.now() == ""
 
 
+def test_a_step_that_threads_take_at_once_is_told_once():
+    with progress.step("loading"), progress.step("compiling"), progress.step("compiling"):
+        assert progress.now() == "loading: compiling"
+
+
 def test_a_terminal_shows_the_step_and_keeps_only_what_is_printed():
     terminal = Terminal(AT_WORK)
     terminal.until(lambda lines: lines[-1].startswith("counting, 1,000 of 3,000 sheep · "))

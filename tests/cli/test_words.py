@@ -230,6 +230,13 @@ def test_a_plan_fits_a_terminal_of_80_columns(here, capsys):
     assert sum("clusters/production/europe/" in line for line in lines) == len(planned.changes)
 
 
+def test_a_column_of_words_is_one_whatever_is_unknown_in_its_first_row():
+    rows = [{"endpoint": "a", "health": None, "open": None}, {"endpoint": "b", "health": "up", "open": 12}]
+    assert table(rows, ["endpoint", "health", "open"], "").splitlines()[1:] == [
+        "a         -          -", "b         up        12"
+    ]  # fmt: skip
+
+
 def test_a_table_that_is_too_wide_becomes_blocks_or_folds_its_last_column():
     row = {"client": "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535", "service": "x" * 40, "idle_s": 1_000}
     blocks = table([row, row], list(row), "", 80)
