@@ -14,7 +14,8 @@ def state_of(agent: Agent, in_force: str | None = None) -> State:
     """The state of an agent after a round. `in_force` is the revision that somebody else has put in force while the
     agent leaves the node as it is, if anybody knows."""
     upkeep, report = agent.upkeep, agent.report
-    desired = upkeep.desired.desired if upkeep.desired else None
+    wanted = upkeep.desired or (upkeep.offered if agent.held_by else None)
+    desired = wanted.desired if wanted else None
     if desired is None or report.has_problem(MANIFESTS) or report.has_problem(SOURCE):
         sync = UNKNOWN  # nobody knows what the newest manifests ask for
     elif agent.held_by:

@@ -62,6 +62,7 @@ def add_what(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from reconciler.agent.single import is_running
+    from reconciler.cli.confirm import held_by
     from reconciler.notes import clock_text
     from reconciler.readings.draining import check_room, chosen, is_out
     from reconciler.wish import drains
@@ -91,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     give_up_s = time.monotonic() + CAUGHT_UP_S
     while not is_out(kernel, places):
+        if held := held_by(directory)[0]:
+            raise LbctlError(f"the agent has to leave the node as it is: {held}", hint="it heeds the drain afterwards")
         if time.monotonic() >= give_up_s:
             raise LbctlError(f"the agent has not taken it out within {CAUGHT_UP_S:g} s", hint="see its log")
         time.sleep(LOOK_S)

@@ -64,6 +64,9 @@ def test_status_says_what_a_rollback_made_of_the_node(lbctl, manifests, edited, 
             assert time.monotonic() < deadline
         assert told["revision"]["attempted"] == before != told["revision"]["applied"]
         assert told["open"] > 0
+        refused = lbctl("drain", "10.2.0.11", code=1)
+        assert "has to leave the node as it is: paused until `lbctl resume`" in refused
+        lbctl("undrain", "10.2.0.11")
     finally:
         agent.send_signal(signal.SIGTERM)
         agent.wait(timeout=PATIENCE_S)
