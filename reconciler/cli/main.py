@@ -8,7 +8,9 @@ Only the called verb is imported, so `validate` starts fast and needs neither bc
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import gc
 import importlib
 import keyword
 import os
@@ -75,6 +77,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     streams.prepare()
+    atexit.register(gc.freeze)  # the interpreter would look for cycles among all that is left, a million objects
     arguments = list(sys.argv[1:] if argv is None else argv)
     # If exit code 2 means that there are changes, it can't mean that the command line is wrong.
     wrong_usage = LbctlError.exit_code if "--detailed-exitcode" in arguments else UsageError.exit_code
