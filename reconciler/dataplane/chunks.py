@@ -49,7 +49,7 @@ class Form(NamedTuple):
             return content.view(np.uint32)
         if self.narrow == 1:
             return self._read(content.view(np.uint16), 16)
-        found: Slots = _of_bytes(self)[content]
+        found: Slots = _of_bytes(self).take(content)
         return found
 
     def _read(self, content: NDArray[np.integer[Any]], bits: int) -> Slots:
