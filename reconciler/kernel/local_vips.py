@@ -78,6 +78,11 @@ def _text(packed: bytes) -> str:
     return socket.inet_ntoa(packed) if len(packed) == len(bytes(4)) else str(ip_address(packed))
 
 
+def _packed(text: str) -> bytes:
+    """The reverse of `_text`."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+
+
 def read(mark: int = PROTOCOL, addresses: Collection[str] | None = None) -> list[LocalVip]:
     """The VIPs with this mark; only these, if any are named. OSError if the kernel refuses."""
     with netlink.route() as route:
@@ -191,7 +196,7 @@ def _routes(
     route: Route, protocol: int = 0, only: Collection[str] | None = None
 ) -> Iterator[tuple[bytes, _Holder]]:
     """Single addresses in the table `local`; `protocol` 0 means any, and so does `only` None."""
-    chosen = None if only is None else {ip_address(address).packed for address in only}
+    chosen = None if only is None else set(map(_packed, only))
     for family, bits in BITS.items():
         asked = ROUTE.pack(family, 0, 0, 0, RT_TABLE_LOCAL, protocol, 0, RTN_LOCAL, 0)
         try:
