@@ -68,6 +68,14 @@ class Drain:
         return self.address, self.port, self.pool
 
 
+def by_pool(drains: Iterable[Drain]) -> Callable[[str], Sequence[Drain]]:
+    """A function from the name of a pool to the drains that may be about it."""
+    named: dict[str | None, list[Drain]] = {}
+    for drain in drains:
+        named.setdefault(drain.pool, []).append(drain)
+    return lambda pool: (*named.get(None, ()), *named.get(pool, ()))
+
+
 def of_pool(drains: Sequence[Drain], pool: Pool) -> tuple[Drain | None, ...]:
     """The drain of each endpoint of a pool, the latest of several; also one that is over."""
     about = [drain for drain in drains if drain.pool in (None, pool.name)]

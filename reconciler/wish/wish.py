@@ -16,7 +16,7 @@ from reconciler.model import Address, CheckType, Endpoint, Pool, Protocol, Role,
 from reconciler.resource import ANY_POOL, Cause
 from reconciler.view import NodeView, exchanged
 from reconciler.wish.announcing import Announcing
-from reconciler.wish.drains import Drain, of_pool
+from reconciler.wish.drains import Drain, by_pool, of_pool
 from reconciler.wish.judged import Heeded, Judged, Moment, causes, judged
 from reconciler.wish.known import NOTHING, Known
 
@@ -69,6 +69,7 @@ class Wish:
         self._former = dict(known.former)
         """The targets that uses had last which nobody asks for."""
         self._drains = known.drains
+        self._drains_of = by_pool(known.drains)
         self._clock, self._epoch = clock, epoch
         self.announcing = Announcing(dict(known.conditions), known.leaving, known.suspect_until_s)
         self._watched: dict[str, _Watched] = {}
@@ -115,9 +116,10 @@ class Wish:
 
     def drain(self, drains: Sequence[Drain]) -> None:
         """From now on, these are the drains."""
-        before, self._drains = self._drains, tuple(drains)
-        for watched in self._watched.values():
-            if of_pool(before, watched.pool) != of_pool(self._drains, watched.pool):
+        before, self._drains = self._drains_of, tuple(drains)
+        now = self._drains_of = by_pool(self._drains)
+        for name, watched in self._watched.items():
+            if of_pool(before(name), watched.pool) != of_pool(now(name), watched.pool):
                 watched.is_stale = True
 
     @property
@@ -166,7 +168,7 @@ class Wish:
         if found is not None and not watched.is_stale and at.now_s < found.changes_s:
             return found
         of_endpoints = [tuple(self.states[target.digest] for _, target in pairs) for pairs in watched.asked]
-        drains = of_pool(self._drains, watched.pool)
+        drains = of_pool(self._drains_of(name), watched.pool)
         of_datagrams = [user for user in watched.users if user.protocol is Protocol.UDP]
         fresh = judged(
             watched.pool, of_endpoints, drains, at, fallback,
