@@ -94,7 +94,7 @@ class Rings:
     def rows(self, place: Place) -> Words:
         """The row of each slot of a ring."""
         rows = self._words(place.chunk, place.first_row)[: place.rows]
-        return rows[self._content(place, SLOTS_OF_SHARED)] if place.shares_rows else rows.copy()
+        return rows.take(self._content(place, SLOTS_OF_SHARED)) if place.shares_rows else rows.copy()
 
     def note_uses(self, place: Place, of_slots: NDArray[np.intp], rows: Words) -> None:
         """Note in the rows of some slots the times of use that other rows have."""

@@ -172,8 +172,9 @@ class Place(NamedTuple):
         if not self.shares_rows:
             whole[:] = content
             return
-        halves = _halves(whole, half)
-        halves[:] = np.pad(content, (0, halves.size - content.size)).reshape(halves.shape)
+        halves, (full, rest) = _halves(whole, half), divmod(content.size, SLOTS_OF_SHARED)
+        halves[:full] = content[: full * SLOTS_OF_SHARED].reshape(full, SLOTS_OF_SHARED)
+        halves[full:, :rest], halves[full:, rest:] = content[content.size - rest :], 0
 
     @property
     def lines(self) -> int:

@@ -247,8 +247,10 @@ def ring_name(pool: str, algorithm: Algorithm) -> str:
 
 def name_algorithm(name: str) -> Algorithm | None:
     """The algorithm in the name of a ring; None if no manifest could lead to such a name."""
-    word = name.rpartition("/")[2]
-    return Algorithm(word) if word in list(Algorithm) else None
+    return _ALGORITHMS.get(name.rpartition("/")[2])
+
+
+_ALGORITHMS = {algorithm.value: algorithm for algorithm in Algorithm}
 
 
 def build(pool: Pool, algorithm: Algorithm) -> Ring:
