@@ -19,6 +19,7 @@ from reconciler.dataplane.layout import (
     INNER_IDS,
     MAPS,
     MMAPABLE,
+    RING_NAMES,
     RINGS,
     SERVICE_CHANGES,
     SERVICE_MAPS,
@@ -51,6 +52,8 @@ class InstanceMaps:
         """The live generation, while nobody else can change it."""
         self._grace: Grace | None = None
         """Began after rings were written last, while nobody else can write them."""
+        self._ring_names: Row | None = None
+        """All names of rings as they were read last, while nobody else can write them."""
 
     @contextmanager
     def steady(self) -> Iterator[None]:
@@ -64,13 +67,15 @@ class InstanceMaps:
 
     def _note_write(self, map_name: str) -> None:
         """What rings have left just now programs may still read: a wait that began before says nothing of that."""
+        if map_name == RING_NAMES.name:
+            self._ring_names = None
         if map_name == RINGS.name and self._grace is not None:
             self._grace.join()
             self._grace = None
 
     def _unsettle(self) -> None:
         """From now on everything is found out when it is needed."""
-        grace, self._kept, self._grace = self._grace, None, None
+        grace, self._kept, self._grace, self._ring_names = self._grace, None, None, None
         if grace is not None:
             grace.join()
 
@@ -84,6 +89,13 @@ class InstanceMaps:
             return rows if held.is_own else filling.converted(name, held.description, rows)
 
     def joined(self, map_name: str) -> Row:
+        if self._kept is None or map_name != RING_NAMES.name:
+            return self._joined(map_name)
+        if self._ring_names is None:
+            self._ring_names = self._joined(map_name)
+        return self._ring_names
+
+    def _joined(self, map_name: str) -> Row:
         with self._held(map_name) as held:
             if held and held.is_own:
                 return whole_maps.read_joined(held.opened)

@@ -11,10 +11,10 @@ import pytest
 
 from reconciler.dataplane.chunks import place_of
 from reconciler.dataplane.description import MapDescription, describe
-from reconciler.dataplane.layout import RING_CHUNKS, RINGS, MapSpec
+from reconciler.dataplane.layout import RING_CHUNKS, RING_NAMES, RINGS, MapSpec
 from reconciler.dataplane.program import program_name
 from reconciler.dataplane.ring import Slots
-from reconciler.kernel import maps
+from reconciler.kernel import maps, whole_maps
 from reconciler.kernel.real import RealKernel
 from reconciler.ring_store import settle
 from tests.rings import read_ring, write_rings
@@ -96,3 +96,28 @@ def test_the_wait_that_began_with_the_lock_counts_once(
     assert len(own) == 3  # the first chunk, and two waits
     assert write_rings(kernel, {1: slots_of(4)}, known=(1,)) == {1: None}
     assert waits.count("lbctl_grace") == 1
+
+
+def test_names_of_rings_are_read_once_for_each_writing(
+    attached: None, kernel: RealKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read = whole_maps.read_joined
+
+    def noted(opened: maps.OpenMap) -> tuple[bytes, bytes]:
+        reads.append(opened.name)
+        return read(opened)
+
+    monkeypatch.setattr(whole_maps, "read_joined", noted)
+    row = bytes(RING_NAMES.key_size - 1) + b"a", bytes(RING_NAMES.value_size)
+    with kernel.steady():
+        assert [kernel.joined(RING_NAMES.name) for _ in range(2)] == [(b"", b"")] * 2
+        assert kernel.update(RING_NAMES.name, [row]) == [None]
+        assert [kernel.joined(RING_NAMES.name) for _ in range(2)] == [row] * 2
+        assert kernel.delete(RING_NAMES.name, [row[0]]) == [None]
+        assert kernel.joined(RING_NAMES.name) == (b"", b"")
+        assert len(reads) == 3
+    assert kernel.update(RING_NAMES.name, [row]) == [None]
+    assert kernel.delete(RING_NAMES.name, [row[0]]) == [None]
+    assert [kernel.joined(RING_NAMES.name) for _ in range(2)] == [(b"", b"")] * 2
+    assert len(reads) == 5  # without the lock, others may have written
