@@ -30,8 +30,12 @@ static __always_inline __le32 crc_change(const struct crc32c *crc, union crc_wor
 		union crc_word sum = {};
 
 #pragma unroll
-		for (byte = 0; byte < sizeof(change); byte++)
-			sum.word ^= crc->words[(first + byte * 256 + change.bytes[byte]) % CRC_WORDS];
+		for (byte = 0; byte < sizeof(change); byte++) {
+			u64 place = first + byte * 256 + change.bytes[byte];
+
+			OPAQUE(place);	/* else the compiler knows that it is below CRC_WORDS, and some verifiers don't */
+			sum.word ^= crc->words[place % CRC_WORDS];
+		}
 		change = sum;
 	}
 	return change.word;
