@@ -92,8 +92,8 @@ def frame(
     """An Ethernet frame for the MAC `to` with a packet of this protocol.
 
     An SCTP packet is an INIT, an ICMP packet an echo request; TCP has `flags`. `length` is that of the IP packet in
-    bytes, filled up with zeros. Checksums are right, except that SCTP's is zero: balancers never look at it. Raises
-    UsageError if the addresses are of two families or the length is impossible.
+    bytes, filled up with zeros. Checksums are right, except that SCTP's is zero, as of a sender that computes none.
+    Raises UsageError if the addresses are of two families or the length is impossible.
     """
     if source.address.version != destination.address.version:
         raise UsageError(

@@ -196,10 +196,10 @@ def test_one_node_shows_what_concerns_it_and_an_unknown_one_is_an_error(fleet):
 def test_a_node_that_can_not_be_planned_says_why_and_hides_no_other(fleet):
     """Manifests may ask for more than the data plane can do yet: of one node, before or after."""
     labelled = replace(LB2, labels=(("site", "b"),))
-    ahead = replace(fleet.services[1], name="ahead", protocol=Protocol.SCTP, node_selector=labelled.labels)
+    ahead = replace(fleet.services[1], name="ahead", protocol=Protocol.ICMP, node_selector=labelled.labels)
     old = replace(fleet, nodes=(fleet.nodes[0], labelled))
     new = with_endpoints(replace(old, services=(*old.services, ahead)), lambda e: e[:1])
-    for before, after, words in ((old, new, "protocol sctp is not supported"), (new, old, "the old manifests: ")):
+    for before, after, words in ((old, new, "protocol icmp is not supported"), (new, old, "the old manifests: ")):
         lb1, lb2 = compare(before, after).nodes
         assert len(lb1.plan.changes) == 2
         assert lb2.plan is None

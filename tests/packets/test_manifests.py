@@ -40,6 +40,7 @@ from tests.packets.balancer import (
     macs_towards,
     namespace,
     through_tunnel,
+    to_endpoint,
 )
 from tests.packets.frames import At, frame6, sctp, tcp, tcp6, tunnelled6, udp
 from tests.rings import read_ring
@@ -112,6 +113,7 @@ def test_each_flow_has_a_source_of_its_own_out_of_the_declared_network(run_manif
 
 def test_services_of_all_modes_and_protocols_stand_side_by_side(run_manifests: Apply) -> None:
     text = service("web", more="mode: nat", pool="first") + pool("first", endpoints=f"{{address: {FIRST}}}")
+    text += service("calls", more="mode: nat, protocol: sctp, targetPort: 5060", pool="first")
     for protocol in ("tcp", "udp", "sctp"):
         for port, mode, name in ((81, "dsr-l2", "first"), (82, "dsr-l3", "second")):
             more = f"mode: {mode}, protocol: {protocol}"
@@ -123,7 +125,9 @@ def test_services_of_all_modes_and_protocols_stand_side_by_side(run_manifests: A
         content = make(CLIENT, At(WEB.address, 82))
         assert balancer.send(content) == (XdpVerdict.REDIRECT, through_tunnel(content, SECOND, "10.1.0.1"))
     assert Ether(balancer.send(tcp(CLIENT, WEB)).frame)[IP].dst == FIRST
-    assert balancer.verdicts() == {Verdict.REQUEST: 7}
+    content = sctp(CLIENT, WEB)
+    assert balancer.send(content) == (XdpVerdict.REDIRECT, to_endpoint(content, At(FIRST, 5_060)))
+    assert balancer.verdicts() == {Verdict.REQUEST: 8}
 
 
 NODE6 = node(interfaces=(
