@@ -4,8 +4,8 @@
  *
  * A packet that is neither for a VIP nor a reply of an endpoint is never touched: the program looks up the VIP
  * before it drops anything. Features are compiled in by -D, and cost nothing otherwise (features.h): the modes NAT,
- * FULLNAT, DSR_L2 and DSR_L3, the protocols UDP and SCTP (TCP always is there), IPV6 and, for NAT over it, NAT6, the
- * algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV and LEAST_CONNECTIONS, REJECT for undefined traffic, ECHO for pings of VIPs,
+ * FULLNAT, DSR_L2 and DSR_L3, the protocols UDP and SCTP (TCP always is there), IPV6 and, for NAT and FULLNAT over it,
+ * NAT6 and FULLNAT6, the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV and LEAST_CONNECTIONS, REJECT for undefined traffic, ECHO for pings of VIPs,
  * and with it FORWARD_ECHO for pings that endpoints answer, GATEWAY for interfaces with a next hop of their own, VLAN for
  * trunks, CHECKS of endpoints through VIPs, ALLOWED_SOURCES for services that not everybody may use, STATELESS for services
  * of NAT that remember nothing, and FRAGMENTS in the modes of direct server return.
@@ -175,7 +175,7 @@ static __always_inline int choose(struct xdp_md *ctx, struct packet *packet, enu
 		return NOBODYS;
 	if (HAS(FULLNAT) && (service.mode == MODE_FULLNAT || (!service.mode && is_for_source(packet, is_for_vip))))
 		return hand_over(ctx, packet, &service, is_refused, true);
-	if (!HAS(NAT))
+	if (!HAS(NAT) || (is_ipv6(packet) && !HAS(NAT6)))
 		return NOBODYS;
 	return hand_over(ctx, packet, &service, is_refused, false);
 }

@@ -192,6 +192,8 @@ static __always_inline u64 hash_connection(const struct sought *sought)
 /* A bucket of either table: both begin alike. */
 static __always_inline struct connections *find_bucket_of_connections(u32 index)
 {
+	if (HAS(AS_NAT6) && HAS(AS_FULLNAT))
+		return (struct connections *)translated6.lookup(&index);
 	if (HAS(AS_NAT6))
 		return (struct connections *)connections6.lookup(&index);
 	if (HAS(AS_FULLNAT))

@@ -26,8 +26,7 @@ struct forwarding {
 	struct handed *handed;	/* the modes that translate: has the new address, of CHANGE_BOTH the destination; and its port */
 	__be16 port;
 	bool is_reply;		/* CHANGE_BOTH: the packet goes to a client */
-	__be32 source;		/* CHANGE_BOTH: the new source, and its port */
-	__be16 source_port;
+	__be16 source_port;	/* CHANGE_BOTH: of the new source, which `handed` has */
 };
 
 /* What the modes return beside actions of XDP. */
@@ -150,14 +149,17 @@ static __always_inline void translate_error(struct xdp_md *ctx, const struct pac
 }
 
 /* Write a new address and port at one end of a packet of fullnat, or of the packet that an error quotes. */
-static __always_inline u32 translate_end(struct xdp_md *ctx, const struct packet *packet, struct iphdr *ip, __be32 *address,
-					 __be32 new_address, __be16 *port, __be16 new_port, bool has_sum)
+static __always_inline u32 translate_end(struct xdp_md *ctx, const struct packet *packet, struct iphdr *ip, void *address,
+					 const __be32 *new_address, __be16 *port, __be16 new_port, bool has_sum)
 {
 	struct forwarding end = { .port = new_port };
-	u32 of_address = write_address(address, &new_address, false);
+	u32 of_address = write_address(address, new_address, is_ipv6(packet)), of_segment;
 
-	ip->check = checksum_update(ip->check, of_address);
-	return translate_segment(ctx, packet, of_address, port, has_sum, &end);
+	if (!is_ipv6(packet))
+		ip->check = checksum_update(ip->check, of_address);
+	of_segment = translate_segment(ctx, packet, of_address, port, has_sum, &end);
+	/* In IPv4 the address changes the sum of an error that quotes it by nothing: the header's checksum makes up for it. */
+	return is_ipv6(packet) ? of_segment + of_address : of_segment;
 }
 
 /* Both ends. The packet that an error quotes went the other way: its source is where the error goes. */
@@ -165,20 +167,27 @@ static __always_inline void translate_both(struct xdp_md *ctx, const struct pack
 {
 	struct ports *ports = packet->ports;
 	struct iphdr *ip = packet->ip, *quoted = packet->quoted;
-	__be32 address = it->handed->translated[0];
-	u32 before_ports = 2 * sizeof(*ip) + sizeof(*packet->icmp), changes;
+	void *quoted_source = is_ipv6(packet) ? (void *)&packet->quoted6->saddr : (void *)&quoted->saddr;
+	void *quoted_destination = is_ipv6(packet) ? (void *)&packet->quoted6->daddr : (void *)&quoted->daddr;
+	const __be32 *destination = it->handed->translated, *source = it->handed->source;
+	u32 before_ports = 2 * ip_header_bytes(is_ipv6(packet)) + sizeof(*packet->icmp), changes;
 	bool has_sum = packet->ip_bytes >= before_ports + offsetof(struct tcphdr, check) + sizeof(__sum16);
 
 	if (!it->is_error) {
-		translate_end(ctx, packet, ip, &ip->daddr, address, &ports->destination, it->port, true);
-		translate_end(ctx, packet, ip, &ip->saddr, it->source, &ports->source, it->source_port, true);
+		translate_end(ctx, packet, ip, destination_of(packet), destination, &ports->destination, it->port, true);
+		translate_end(ctx, packet, ip, source_of(packet), source, &ports->source, it->source_port, true);
 		return;
 	}
-	changes = translate_end(ctx, packet, quoted, &quoted->saddr, address, &ports->source, it->port, has_sum);
-	changes += translate_end(ctx, packet, quoted, &quoted->daddr, it->source, &ports->destination, it->source_port,
+	changes = translate_end(ctx, packet, quoted, quoted_source, destination, &ports->source, it->port, has_sum);
+	changes += translate_end(ctx, packet, quoted, quoted_destination, source, &ports->destination, it->source_port,
 				 has_sum);
+	if (is_ipv6(packet)) {
+		changes += translate_address(packet, ip, destination_of(packet), it);
+		APART;
+	} else {
+		translate_address(packet, ip, destination_of(packet), it);
+	}
 	packet->icmp->checksum = checksum_update(packet->icmp->checksum, changes);
-	translate_address(packet, ip, &ip->daddr, it);
 }
 
 static __always_inline void translate(struct xdp_md *ctx, const struct packet *packet, const struct forwarding *it,
@@ -216,7 +225,7 @@ static __always_inline enum way find_way_translated(struct xdp_md *ctx, const st
 	bool is_reply = it->change == CHANGE_SOURCE;
 	bool is_both = HAS(AS_FULLNAT) && !it->is_error;
 	bool is_bare = it->is_error || HAS(AS_FRAGMENTS);	/* has no ports */
-	const void *source = is_both ? (void *)&it->source : is_reply ? it->handed->translated : source_of(packet);
+	const void *source = is_both ? it->handed->source : is_reply ? it->handed->translated : source_of(packet);
 	struct bpf_fib_lookup *route = (void *)it->handed->route;	/* the stack has no room for it */
 	struct gateway *gateway;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * FullNAT of TCP and UDP over IPv4: requests get the endpoint for their destination and an address of the balancer for
+ * FullNAT of TCP and UDP, over IPv4 or over IPv6: each has stages of its own. Requests get the endpoint for their destination and an address of the balancer for
  * their source, so that replies come back from wherever the endpoint is; replies get the VIP and the client.
  *
  * A connection is an entry as NAT's (connection.h), in a table of its own, with the word `way` beside it; its source port
@@ -14,26 +14,73 @@
 /* A number of a pool that is none. Number 0 is never used: `way` would be empty for an address of zeros. */
 #define NO_POOL 0
 
+/* The stages of the version of IP that this one is for. */
+#define OWN_FULLNAT (HAS(AS_NAT6) ? STAGE_FULLNAT6 : STAGE_FULLNAT4)
+#define OWN_PORTS (HAS(AS_NAT6) ? STAGE_PORTS6 : STAGE_PORTS)
+
+/* What this version of IP has for sources; the addresses of IPv6 lie elsewhere (source_at). */
 static __always_inline struct snat *find_snat(void)
 {
 	u32 row = 0;
 
-	return snat.lookup(&row);
+	return HAS(AS_NAT6) ? (struct snat *)snat6.lookup(&row) : snat.lookup(&row);
+}
+
+static __always_inline const __be32 *source_at(const struct snat *set, u32 number)
+{
+	number %= MOST_SOURCES;
+	return HAS(AS_NAT6) ? ((const struct snat6 *)set)->sources + 4 * number : set->sources + number;
+}
+
+static __always_inline struct connections *find_translated_bucket(u32 index)
+{
+	if (HAS(AS_NAT6))
+		return (struct connections *)translated6.lookup(&index);
+	return (struct connections *)translated.lookup(&index);
+}
+
+static __always_inline u64 translated_buckets(void)
+{
+	u64 buckets = HAS(AS_NAT6) ? CONNECTION6_BUCKETS : CONNECTION_BUCKETS;
+
+	OPAQUE(buckets);
+	return buckets;
 }
 
 /* The word `way` of a place. */
 static __always_inline u64 *way_of(struct connections *bucket, u32 place)
 {
+	if (HAS(AS_NAT6))
+		return &((struct translated6 *)bucket)->way[place % BUCKET_PLACES];
 	return &((struct translated *)bucket)->way[place % BUCKET_PLACES];
+}
+
+/* The number of a pool, whichever version of IP it is of: an IPv4 address is the first word. NULL if there is none. */
+static __always_inline u32 *find_number(const struct port_pool6 *pool)
+{
+	struct port_pool narrow = {
+		.source = pool->source[0], .address = pool->address[0], .port = pool->port, .protocol = pool->protocol,
+	};
+
+	return HAS(AS_NAT6) ? port_pools6.lookup(pool) : port_pools.lookup(&narrow);
+}
+
+/* Note the number of a pool. False if another CPU was faster. */
+static __always_inline bool note_number(const struct port_pool6 *pool, u32 number)
+{
+	struct port_pool narrow = {
+		.source = pool->source[0], .address = pool->address[0], .port = pool->port, .protocol = pool->protocol,
+	};
+
+	return HAS(AS_NAT6) ? !port_pools6.insert(pool, &number) : !port_pools.insert(&narrow, &number);
 }
 
 /* The number of a place of a client's connections: that of its bucket, and of the place in there. */
 static __always_inline u64 place_number(const struct sought *sought, u32 place)
 {
-	u64 hash = hash_connection(sought), buckets = CONNECTION_BUCKETS;
+	u64 hash = hash_connection(sought), buckets = translated_buckets();
 	u32 half = place & BUCKET_PLACES ? hash : hash >> 32;
 
-	OPAQUE(buckets);
 	return (half * buckets >> 32) * BUCKET_PLACES + place % BUCKET_PLACES;
 }
 
@@ -128,9 +175,10 @@ static __always_inline void free_number(u32 number)
 }
 
 /* The number of a pool, which is made if there is none. NO_POOL if there is no room for another one. */
-static __always_inline u32 find_pool(struct port_pool *pool)
+static __always_inline u32 find_pool(const struct port_pool6 *pool)
 {
-	u32 *known = port_pools.lookup(pool), number;
+	u32 *known = find_number(pool), number;
+	struct address6 *source;
 	struct pool_ports *row;
 
 	if (known)
@@ -139,11 +187,21 @@ static __always_inline u32 find_pool(struct port_pool *pool)
 	row = pool_ports.lookup(&number);
 	if (!row || number == NO_POOL)
 		return NO_POOL;		/* as many as there is room for; the number is one that no row has */
-	*(struct port_pool *)row = *pool;
-	if (!port_pools.insert(pool, &number))
+	if (HAS(AS_NAT6)) {
+		source = pool_sources6.lookup(&number);
+		if (!source)
+			return NO_POOL;
+		copy_address(source->words, pool->source);
+	} else {
+		row->source = pool->source[0];
+		row->address = pool->address[0];
+		row->port = pool->port;
+		row->protocol = pool->protocol;
+	}
+	if (note_number(pool, number))
 		return number;
 	free_number(number);
-	known = port_pools.lookup(pool);	/* another CPU was faster */
+	known = find_number(pool);	/* another CPU was faster */
 	return known ? *known : NO_POOL;
 }
 
@@ -151,7 +209,7 @@ static __always_inline u32 find_pool(struct port_pool *pool)
  * The source of a new connection towards an endpoint: the one that the client's address says or, if that one has no port
  * left, the next that has some.
  */
-static __always_inline void choose_source(const struct lease *lease, struct port_pool *pool, const struct snat *set)
+static __always_inline void choose_source(const struct lease *lease, struct port_pool6 *pool, const struct snat *set)
 {
 	u32 at = (u64)mix(lease->client) * set->used >> 32, try;
 
@@ -160,10 +218,10 @@ static __always_inline void choose_source(const struct lease *lease, struct port
 		u32 *number;
 
 		at = forgotten(at, lease->way);
-		pool->source = set->sources[at % MOST_SOURCES];
+		copy_address(pool->source, source_at(set, at));
 		if (try + 1 >= set->used)
 			break;
-		number = port_pools.lookup(pool);
+		number = find_number(pool);
 		row = number ? find_pool_ports(*number) : NULL;
 		if (!row || *(volatile u64 *)&row->used < set->ports)
 			break;
@@ -178,16 +236,16 @@ static __always_inline bool is_gone(u64 who, u64 where, u32 now)
 }
 
 /* Clear a place whose connection is no more. */
-static __always_inline bool clear_place(struct translated *bucket, u32 place, u32 now)
+static __always_inline bool clear_place(struct connections *bucket, u32 place, u32 now)
 {
 	u64 who, where;
 
 	place %= BUCKET_PLACES;
 	who = *(volatile u64 *)&bucket->who[place];
 	where = *(volatile u64 *)&bucket->where[place];
-	if (!is_gone(who, where, now) || !claim_place((void *)bucket, place, who))
+	if (!is_gone(who, where, now) || !claim_place(bucket, place, who))
 		return false;
-	release_place((void *)bucket, place, 0);
+	release_place(bucket, place, 0);
 	return true;
 }
 
@@ -198,16 +256,15 @@ static __always_inline bool clear_place(struct translated *bucket, u32 place, u3
 static __always_inline int sweep_translated(void)
 {
 	u32 row = 0, place, now = connection_now(), index;
-	struct swept *at = swept.lookup(&row);
-	u64 buckets = CONNECTION_BUCKETS;
-	struct translated *bucket;
+	struct swept *at = HAS(AS_NAT6) ? swept6.lookup(&row) : swept.lookup(&row);
+	u64 buckets = translated_buckets();
+	struct connections *bucket;
 
-	OPAQUE(buckets);
 	if (!at)
 		return XDP_ABORTED;
 	index = at->next < buckets ? at->next : 0;
 	at->next = index + 1;
-	bucket = translated.lookup(&index);
+	bucket = find_translated_bucket(index);
 	if (!bucket)
 		return XDP_ABORTED;
 	for (place = 0; place < BUCKET_PLACES; place++)
@@ -219,8 +276,7 @@ static __always_inline int sweep_translated(void)
 static __always_inline void look_at_port(u32 pool, u32 port)
 {
 	u64 place = find_return(return_key(pool, port));
-	u32 index = (place - 1) / BUCKET_PLACES;
-	struct translated *bucket = place ? translated.lookup(&index) : NULL;
+	struct connections *bucket = place ? find_translated_bucket((place - 1) / BUCKET_PLACES) : NULL;
 
 	if (bucket)
 		clear_place(bucket, place - 1, connection_now());
@@ -250,13 +306,14 @@ static __always_inline void seek_gone(struct pool_ports *row, u32 pool, const st
 /* Take the port that a lease asks for. VERDICT_REQUEST, or the reason to drop the packet. */
 static __always_inline enum verdict take_way(struct lease *lease)
 {
-	struct port_pool pool = { .address = lease->address, .port = lease->port, .protocol = lease->protocol };
+	struct port_pool6 pool = { .port = lease->port, .protocol = lease->protocol };
 	struct snat *set = find_snat();
 	struct pool_ports *row;
 	u32 port;
 
 	if (!set || !set->used)
 		return VERDICT_NO_PORT;
+	copy_address(pool.address, lease->address);
 	choose_source(lease, &pool, set);
 	lease->pool = find_pool(&pool);
 	row = find_pool_ports(lease->pool);
@@ -268,7 +325,7 @@ static __always_inline enum verdict take_way(struct lease *lease)
 		__sync_fetch_and_add(&row->refused, 1);
 		return VERDICT_NO_PORT;
 	}
-	lease->way = (u64)bpf_ntohl(pool.source) << WAY_SOURCE_SHIFT |
+	lease->way = (u64)fold_address(pool.source, HAS(AS_NAT6)) << WAY_SOURCE_SHIFT |
 		     (u64)(u16)(set->first_port + port) << WAY_PORT_SHIFT | (lease->pool & POOL_MASK);
 	return VERDICT_REQUEST;
 }
@@ -295,7 +352,7 @@ static __always_inline int lend_port(struct xdp_md *ctx)
 	asked->verdict = take_way(asked);
 	asked->is_answered = 1;
 	handed->is_from_main = 1;
-	stages.call(ctx, STAGE_FULLNAT4);
+	stages.call(ctx, OWN_FULLNAT);
 	return drop(VERDICT_STAGE_MISSING);
 }
 
@@ -359,17 +416,30 @@ static __always_inline bool open_translated(const struct service *service, const
 		release_place(bucket, found->place, 0);
 		return false;
 	}
+	if (HAS(AS_NAT6))
+		copy_address(client_at(bucket, found->place % BUCKET_PLACES), sought->client);
 	*(volatile u64 *)&bucket->where[found->place % BUCKET_PLACES] = where_opens(packet, service->index, lease->endpoint);
 	__sync_val_compare_and_swap(&bucket->who[found->place % BUCKET_PLACES], CLAIMED,
 				    who_opens(packet, sought->key, now));
 	return true;
 }
 
-/* Have a packet leave with the source of a way. */
-static __always_inline void come_from(u64 way, struct forwarding *it)
+/* Have a packet leave with the source of a way. False if there is none. */
+static __always_inline bool come_from(u64 way, struct forwarding *it)
 {
-	it->source = bpf_htonl(way >> WAY_SOURCE_SHIFT);
+	u32 number = way & POOL_MASK;
+	struct address6 *source;
+
 	it->source_port = bpf_htons(way >> WAY_PORT_SHIFT);
+	if (!HAS(AS_NAT6)) {
+		it->handed->source[0] = bpf_htonl(way >> WAY_SOURCE_SHIFT);
+		return true;
+	}
+	source = pool_sources6.lookup(&number);
+	if (!source)
+		return false;
+	copy_address(it->handed->source, source->words);
+	return true;
 }
 
 /* Choose an endpoint for a new connection. False if there is none. */
@@ -379,6 +449,7 @@ static __always_inline bool choose_server(const struct service *service, const s
 		.address = sought->key >> WHO_CLIENT_SHIFT,
 		.port = sought->key >> WHO_PORT_SHIFT,
 		.protocol = sought->protocol,
+		.is_ipv6 = HAS(AS_NAT6),
 		.words = sought->client,
 	};
 	u32 try;
@@ -386,12 +457,13 @@ static __always_inline bool choose_server(const struct service *service, const s
 	for (try = 0; try < MAX_TRIES; try++) {
 		u32 id = choose_endpoint(service, &client, try);
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
+		const __be32 *address = endpoint ? address_of(id, endpoint) : NULL;
 
 		NOTE(endpoint, id);
-		if (!endpoint || endpoint->state != ENDPOINT_USABLE || !endpoint->address)
+		if (!address || endpoint->state != ENDPOINT_USABLE)
 			continue;
 		it->endpoint = id;
-		go_to(&endpoint->address, it);
+		go_to(address, it);
 		it->port = endpoint->port ?: service->target_port ?: sought->port;
 		return true;
 	}
@@ -408,9 +480,10 @@ static __always_inline int fullnat_opens(struct packet *packet, const struct ser
 	if (!open_translated(service, sought, found, packet, lease))
 		return drop(VERDICT_TABLE_FULL);
 	it->endpoint = lease->endpoint;
-	go_to(&lease->address, it);
+	go_to(lease->address, it);
 	it->port = lease->port;
-	come_from(lease->way, it);
+	if (!come_from(lease->way, it))
+		return drop(VERDICT_NO_PORT);
 	it->service = service->index;
 	count_connection(service->index, it->endpoint);
 	note_load(it->endpoint, 1);
@@ -428,8 +501,7 @@ static __always_inline int fullnat_request(struct xdp_md *ctx, struct packet *pa
 		u64 way = *way_of(bucket_of(found), found->place);
 
 		NOTE(flow, connection_state_of(found->who));
-		if (go_to_endpoint(sought, found->where, service, it)) {
-			come_from(way, it);
+		if (go_to_endpoint(sought, found->where, service, it) && come_from(way, it)) {
 			if (packet->opens && connection_state_of(found->who) == CONNECTION_OPENING)
 				count_unanswered(it->endpoint);
 			follow(packet, true, found);
@@ -445,41 +517,42 @@ static __always_inline int fullnat_request(struct xdp_md *ctx, struct packet *pa
 	lease->client = sought->key >> WHO_CLIENT_SHIFT;
 	lease->client_port = sought->key >> WHO_PORT_SHIFT;
 	lease->protocol = sought->protocol;
-	lease->address = it->handed->translated[0];
+	copy_address(lease->address, it->handed->translated);
 	lease->port = it->port;
 	lease->endpoint = it->endpoint;
 	handed->ingress = packet->ingress;
 	handed->tci = packet->tci;
-	stages.call(ctx, STAGE_PORTS);
+	stages.call(ctx, OWN_PORTS);
 	return drop(VERDICT_STAGE_MISSING);
 }
 
 /* Find the entry that a reply, or an error about a request, belongs to, whose ends are those of the reply. */
-static __always_inline bool find_translated(const struct packet *packet, __be32 address, __be16 port, __be32 source,
-					    __be16 source_port, struct connection *found)
+static __always_inline bool find_translated(const struct packet *packet, const void *address, __be16 port,
+					    const void *source, __be16 source_port, struct connection *found)
 {
-	struct port_pool pool = {
-		.source = source, .address = address, .port = port, .protocol = packet->protocol,
-	};
-	u32 *number = port_pools.lookup(&pool), index;
+	struct port_pool6 pool = { .port = port, .protocol = packet->protocol };
 	u64 place, way;
-	struct translated *bucket;
+	struct connections *bucket;
+	u32 *number;
 
+	copy_address(pool.source, source);
+	copy_address(pool.address, address);
+	number = find_number(&pool);
 	if (!number)
 		return false;
 	place = find_return(return_key(*number, bpf_ntohs(source_port)));
 	if (!place)
 		return false;
 	place--;
-	index = place / BUCKET_PLACES;
-	bucket = translated.lookup(&index);
+	bucket = find_translated_bucket(place / BUCKET_PLACES);
 	if (!bucket)
 		return false;
 	place %= BUCKET_PLACES;
-	found->first = found->second = (void *)bucket;
+	found->first = found->second = bucket;
 	found->place = place;
-	way = (u64)bpf_ntohl(source) << WAY_SOURCE_SHIFT | (u64)bpf_ntohs(source_port) << WAY_PORT_SHIFT | *number;
-	if ((*(volatile u64 *)&bucket->way[place] & ~WAY_ENDS) != way)
+	way = (u64)fold_address(pool.source, HAS(AS_NAT6)) << WAY_SOURCE_SHIFT |
+	      (u64)bpf_ntohs(source_port) << WAY_PORT_SHIFT | *number;
+	if ((*(volatile u64 *)way_of(bucket, place) & ~WAY_ENDS) != way)
 		return false;
 	found->who = *(volatile u64 *)&bucket->who[place];
 	found->where = *(volatile u64 *)&bucket->where[place];
@@ -501,11 +574,13 @@ static __always_inline bool go_to_translated_client(const struct connection *fou
 	it->is_reply = true;
 	it->service = index;
 	it->endpoint = connection_endpoint(found->where);
-	go_to(&client, it);
+	go_to(HAS(AS_NAT6) ? client_at(found->first, found->place % BUCKET_PLACES) : &client, it);
 	it->port = bpf_htons(found->who >> WHO_PORT_SHIFT);
-	it->source = front->vip[0];
+	copy_address(it->handed->source, front->vip);
 	it->source_port = front->port;
-	return true;
+	/* The address of an IPv6 client lies beside `who`: another connection may have got the place meanwhile. */
+	return !HAS(AS_NAT6) ||
+	       !((*(volatile u64 *)&found->first->who[found->place % BUCKET_PLACES] ^ found->who) >> WHO_KEY_SHIFT);
 }
 
 /* Note that the endpoint was the first to close a connection. */
@@ -525,10 +600,12 @@ static __always_inline int fullnat_reply(struct packet *packet, enum packet_kind
 	struct ports *ports = packet->ports;
 
 	if (is_error) {
-		if (!find_translated(packet, packet->quoted->daddr, ports->destination, packet->quoted->saddr,
-				     ports->source, &found))
+		const void *server = is_ipv6(packet) ? (void *)&packet->quoted6->daddr : (void *)&packet->quoted->daddr;
+		const void *own = is_ipv6(packet) ? (void *)&packet->quoted6->saddr : (void *)&packet->quoted->saddr;
+
+		if (!find_translated(packet, server, ports->destination, own, ports->source, &found))
 			return NOBODYS;
-	} else if (!find_translated(packet, packet->ip->saddr, ports->source, packet->ip->daddr, ports->destination,
+	} else if (!find_translated(packet, source_of(packet), ports->source, destination_of(packet), ports->destination,
 				    &found)) {
 		return NOBODYS;
 	}
@@ -564,8 +641,7 @@ static __always_inline int fullnat_error(const struct service *service, const st
 	it->verdict = VERDICT_ICMP_ERROR;
 	if (!found->is_there || !found->lives || !go_to_endpoint(sought, found->where, service, it))
 		return NOBODYS;
-	come_from(*way_of(bucket_of(found), found->place), it);
-	return GO_ON;
+	return come_from(*way_of(bucket_of(found), found->place), it) ? GO_ON : NOBODYS;
 }
 
 /* Find the connection that a packet belongs to, or open one. `handed` has the service that the packet is for, if any. */

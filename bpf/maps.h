@@ -376,6 +376,17 @@ struct translated {
 
 BPF_ARRAY(translated, struct translated, 1);
 
+/* The same over IPv6. It begins as `connections6`; of the source, `way` has a hash (fold_address). */
+struct translated6 {
+	u64 who[4];
+	u64 where[4];
+	__be32 addresses[16];
+	u64 way[4];
+	u64 spare[4];
+};
+
+BPF_ARRAY(translated6, struct translated6, 1);
+
 /*
  * Where replies find their connections in `translated`. A bucket is a line of a processor's cache and has eight words, each
  * in either of two buckets; 0 is an empty one:
@@ -388,6 +399,9 @@ struct returns {
 };
 
 BPF_ARRAY(returns, struct returns, 1);
+
+/* The same for `translated6`. */
+BPF_ARRAY(returns6, struct returns, 1);
 
 /*
  * The ports of one source address towards one server: its address, port and protocol. No two connections of a pool have
@@ -404,9 +418,23 @@ struct port_pool {
 /* From pools to their numbers. The program makes a pool when the first connection needs it. */
 BPF_HASH(port_pools, struct port_pool, u32, 1);
 
+/* The same over IPv6. Both versions share the numbers. */
+struct port_pool6 {
+	__be32 source[4];
+	__be32 address[4];
+	__be16 port;
+	u8 protocol;
+	u8 pad;
+};
+
+BPF_HASH(port_pools6, struct port_pool6, u32, 1);
+
+/* The source of a pool over IPv6, by the pool's number. */
+BPF_ARRAY(pool_sources6, struct address6, 1);
+
 /* A pool by its number: see ports.h. */
 struct pool_ports {
-	__be32 source;		/* as in struct port_pool */
+	__be32 source;		/* as in struct port_pool; zeros over IPv6 */
 	__be32 address;
 	__be16 port;
 	u8 protocol;
@@ -442,17 +470,29 @@ struct snat {
 
 BPF_ARRAY(snat, struct snat, 1);
 
+/* The same over IPv6. It begins as `snat`, without addresses there. */
+struct snat6 {
+	__be32 none[8];
+	u32 used;
+	u16 first_port;
+	u16 ports;
+	__be32 sources[32];
+};
+
+BPF_ARRAY(snat6, struct snat6, 1);
+
 /* What a connection of fullnat that is about to open asks of the stage that takes ports, and its answer (fullnat.h). */
 struct lease {
 	u32 client;		/* the client's address and port, as numbers */
 	u16 client_port;
 	u8 protocol;
 	u8 is_answered;
-	__be32 address;		/* the endpoint's */
+	__be32 address[4];	/* the endpoint's */
 	__be16 port;
 	u16 verdict;
 	u32 endpoint;
 	u32 pool;
+	u8 pad[4];
 	u64 way;
 };
 
@@ -465,6 +505,9 @@ struct swept {
 };
 
 BPF_ARRAY(swept, struct swept, 1);
+
+/* The same of `translated6`. */
+BPF_ARRAY(swept6, struct swept, 1);
 
 /* What the other connections of a client look like while one is opened, see connection.h; nothing outlives a packet. */
 struct looks {
@@ -526,7 +569,10 @@ enum stage {
 	STAGE_PORTS = 3,
 	STAGE_SWEEP = 4,
 	STAGE_SCTP4 = 5,
+	STAGE_FULLNAT6 = 6,
 	STAGE_FRAGMENTS = 7,
+	STAGE_PORTS6 = 8,
+	STAGE_SWEEP6 = 9,
 };
 
 BPF_PROG_ARRAY(stages, 1);
@@ -574,6 +620,7 @@ struct handed {
 	__be32 client[4];	/* its address */
 	__be32 peer[4];		/* the other end: the VIP of a request, the endpoint of a reply */
 	__be32 translated[4];	/* what takes the peer's place */
+	__be32 source[4];	/* fullnat: what takes the source's place */
 	__be32 route[16];	/* struct bpf_fib_lookup */
 };
 

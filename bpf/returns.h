@@ -31,7 +31,7 @@ static __always_inline struct returns *find_returns(u32 half)
 
 	OPAQUE(buckets);
 	index = half * buckets >> 32;
-	return returns.lookup(&index);
+	return HAS(AS_NAT6) ? returns6.lookup(&index) : returns.lookup(&index);
 }
 
 /* The place after which a word of a bucket says that the connection of a port is; 0 if none does. */

@@ -27,7 +27,7 @@ static __always_inline bool can_translate(const struct packet *packet, enum pack
 		has_ports = is_translated_sctp(packet);
 	else if (!IS_STAGE)
 		has_ports |= is_translated_sctp(packet);
-	if (!HAS_TRANSLATION || !has_ports || (is_ipv6(packet) && !HAS(NAT6)))
+	if (!HAS_TRANSLATION || !has_ports || (is_ipv6(packet) && !HAS(NAT6) && !HAS(FULLNAT6)))
 		return false;
 	return kind == PACKET_TRANSPORT || kind == PACKET_ICMP_ERROR;
 }
@@ -51,7 +51,10 @@ static __always_inline bool may_be_reply(const struct packet *packet, enum packe
 	return may_be_endpoint(address, is_ipv6(packet));
 }
 
-/* Whether a packet is for a source of fullnat, so that it may be a reply, or an error about a request. */
+/*
+ * Whether a packet is for a source of fullnat, so that it may be a reply, or an error about a request. Over IPv6, the
+ * stage finds out: to compare so many addresses here would make packets of other modes wait.
+ */
 static __always_inline bool is_for_source(const struct packet *packet, bool is_for_vip)
 {
 	u32 row = 0, place;
@@ -59,7 +62,7 @@ static __always_inline bool is_for_source(const struct packet *packet, bool is_f
 	struct snat *set;
 
 	if (!is_for_vip || is_ipv6(packet))
-		return false;
+		return is_for_vip && HAS(FULLNAT6);
 	set = snat.lookup(&row);
 	if (!set)
 		return false;
@@ -91,6 +94,9 @@ static __always_inline int hand_over(struct xdp_md *ctx, const struct packet *pa
 	handed->is_from_main = 1;
 	if (is_translated_sctp(packet)) {
 		stages.call(ctx, STAGE_SCTP4);
+		APART;
+	} else if (HAS(FULLNAT6) && is_full && is_ipv6(packet)) {
+		stages.call(ctx, STAGE_FULLNAT6);
 		APART;
 	} else if (HAS(FULLNAT) && is_full) {
 		stages.call(ctx, STAGE_FULLNAT4);

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reconciler import clock
 from reconciler.dataplane import connections
 from reconciler.dataplane.connections import BUSY, PLACES, Entries, unit_of
-from reconciler.dataplane.layout import CONNECTION_MAPS, FRONTS, TRANSLATED, ConnectionState, MapSpec
+from reconciler.dataplane.layout import CONNECTION_MAPS, FRONTS, TRANSLATED_MAPS, ConnectionState, MapSpec
 from reconciler.dataplane.slots import Words
 from reconciler.kernel.port import Client, Kernel
 
@@ -27,7 +27,9 @@ _TCP = 1
 """As the table numbers protocols."""
 _LOWEST_HALF = 0xFFFF_FFFF
 
-_TABLES: Mapping[int, Sequence[MapSpec]] = {4: (CONNECTION_MAPS[4], TRANSLATED), 6: (CONNECTION_MAPS[6],)}
+_TABLES: Mapping[int, Sequence[MapSpec]] = {
+    version: (spec, TRANSLATED_MAPS[version]) for version, spec in CONNECTION_MAPS.items()
+}
 """By version of IP: that of nat and, where there is one, that of fullnat, whose places only programs write."""
 
 
@@ -120,8 +122,9 @@ def forget(kernel: Kernel, *, endpoints: Collection[int] = (), services: Collect
     """Clear the places of connections that are no more, of numbers that go to others: they would seem young again."""
     if not (endpoints or services):
         return
-    if buckets := kernel.capacity(TRANSLATED.name):
-        kernel.sweep_translated(buckets)
+    for version, table in TRANSLATED_MAPS.items():
+        if buckets := kernel.capacity(table.name):
+            kernel.sweep_translated(version, buckets)
     for spec in CONNECTION_MAPS.values():
         words = kernel.words(spec.name)
         if words is None:
@@ -159,5 +162,6 @@ def _clear(kernel: Kernel, spec: MapSpec, who: Words, chosen: NDArray[np.bool_],
 
 
 def _table(spec: MapSpec, words: Words) -> Words:
-    table = connections.table_of(words, spec.value_size // 8)
-    return table[:, : connections.BUCKET_WORDS] if spec is TRANSLATED else table
+    """The buckets, of fullnat without what only programs need."""
+    width = connections.WIDE_WORDS if spec in _TABLES[6] else connections.BUCKET_WORDS
+    return connections.table_of(words, spec.value_size // 8)[:, :width]

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reconciler.dataplane.layout import (
     ENDPOINTS,
+    ENDPOINTS6,
     POOL_NUMBERS,
     POOL_PORTS,
-    PORT_POOLS,
+    PORT_POOL_MAPS,
     RING_CHUNKS,
-    SNAT,
+    SNAT_MAPS,
     EndpointRowState,
 )
 from reconciler.dataplane.rows import Number
@@ -48,6 +49,7 @@ class Pool:
     unrested: int
     refused: int
     number: int
+    version: int
 
     @property
     def is_tight(self) -> bool:
@@ -59,22 +61,25 @@ def pools(kernel: Kernel) -> list[Pool]:
     words = kernel.words(POOL_PORTS.name)
     if words is None:
         return []
-    (snat,) = kernel.lookup(SNAT.name, [SNAT.key.pack(Number(0))])
-    room = SNAT.value.unpack(snat).ports if snat else 0
     table = _table(words)
     found = []
-    for key, value in PORT_POOLS.unpack(kernel.dump(PORT_POOLS.name)):
-        if value.number >= len(table):
-            continue
-        row = POOL_PORTS.value.unpack(table[value.number].tobytes())
-        used = _taken(table[value.number])
-        server = f"{IPv4Address(key.address)}:{key.port}"
-        protocol = _PROTOCOLS.get(key.protocol, str(key.protocol))
-        found.append(Pool(
-            str(IPv4Address(key.source)), server, protocol, used, max(room - used, 0), row.unrested, row.refused,
-            value.number,
-        ))  # fmt: skip
-    return sorted(found, key=lambda pool: (pool.source, pool.server, pool.protocol))
+    for version, spec in PORT_POOL_MAPS.items():
+        snat = SNAT_MAPS[version]
+        (row,) = kernel.lookup(snat.name, [snat.key.pack(Number(0))])
+        room = snat.value.unpack(row).ports if row else 0
+        for key, value in spec.unpack(kernel.dump(spec.name)):
+            if value.number >= len(table):
+                continue
+            ports = POOL_PORTS.value.unpack(table[value.number].tobytes())
+            used = _taken(table[value.number])
+            address = str(ip_address(key.address))
+            server = f"{address}:{key.port}" if version == 4 else f"[{address}]:{key.port}"
+            protocol = _PROTOCOLS.get(key.protocol, str(key.protocol))
+            found.append(Pool(
+                str(ip_address(key.source)), server, protocol, used, max(room - used, 0), ports.unrested,
+                ports.refused, value.number, version,
+            ))  # fmt: skip
+    return sorted(found, key=lambda pool: (pool.version, pool.source, pool.server, pool.protocol))
 
 
 def prune(kernel: Kernel) -> int:
@@ -85,15 +90,17 @@ def prune(kernel: Kernel) -> int:
         return 0
     table, servers = _table(words), set(_addresses(kernel))
     gone = [
-        (PORT_POOLS.key.pack(key), value.number) for key, value in PORT_POOLS.unpack(kernel.dump(PORT_POOLS.name))
+        (spec, spec.key.pack(key), value.number)
+        for spec in PORT_POOL_MAPS.values() for key, value in spec.unpack(kernel.dump(spec.name))
         if key.address not in servers and 0 < value.number < len(table) and not _taken(table[value.number])
     ]  # fmt: skip
     if not gone:
         return 0
-    kernel.delete(PORT_POOLS.name, [key for key, _ in gone])
+    for spec in PORT_POOL_MAPS.values():
+        kernel.delete(spec.name, [key for of, key, _ in gone if of is spec])
     kernel.wait_for_programs(RING_CHUNKS.name)
     # A program that had begun with a row of the endpoint may have taken a port until now: its number stays in use.
-    free = [number for _, number in gone if not _taken(table[number])]
+    free = [number for _, _, number in gone if not _taken(table[number])]
     kernel.delete(POOL_PORTS.name, [POOL_PORTS.key.pack(Number(number)) for number in free])
     for number in free:
         _clear_bit(kernel, number // 64, number % 64)
@@ -117,6 +124,7 @@ def _addresses(kernel: Kernel) -> Iterator[bytes]:
     rows = ENDPOINTS.value.array(kernel.joined(ENDPOINTS.name)[1])
     used = rows[rows["state"] != EndpointRowState.FREE]
     yield from used["address"].tolist()
+    yield from map(bytes, ENDPOINTS6.value.split(kernel.joined(ENDPOINTS6.name)[1]))
 
 
 def _table(words: Words) -> Words:

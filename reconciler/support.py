@@ -7,6 +7,7 @@ node, so no written setting is silently ignored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -138,11 +139,11 @@ def _of_node(node: Node) -> Iterator[Unsupported]:
         return
     if node.undefined_traffic not in UNDEFINED_TRAFFIC:
         yield _value(node, "undefinedTraffic", node.undefined_traffic, UNDEFINED_TRAFFIC)
-    sources = [address for address in node.snat_addresses if address.version == 4]
-    if len(sources) > MOST_SOURCES:
-        what = f"{len(sources)} IPv4 source addresses are not supported; supported: {MOST_SOURCES} at most"
-        hint = "write fewer snatAddresses; each has ports for 64,512 connections to each endpoint"
-        yield Unsupported(_place(node, "snatAddresses"), what, hint)
+    for family, count in sorted(Counter(address.version for address in node.snat_addresses).items()):
+        if count > MOST_SOURCES:
+            what = f"{count} IPv{family} source addresses are not supported; supported: {MOST_SOURCES} at most"
+            hint = "write fewer snatAddresses; each has ports for 64,512 connections to each endpoint"
+            yield Unsupported(_place(node, "snatAddresses"), what, hint)
 
 
 def _of_endpoint(view: NodeView) -> Iterator[Unsupported]:
@@ -161,7 +162,7 @@ def of_service(service: Service) -> Iterator[Unsupported]:
     # The default algorithm of an unsupported mode is not reported as well.
     if service.algorithm not in ALGORITHMS and (service.mode in MODES or "algorithm" in service.places):
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
-    if service.mode is Mode.FULLNAT or (service.mode is Mode.NAT and service.protocol is Protocol.SCTP):
+    if service.mode is Mode.NAT and service.protocol is Protocol.SCTP:
         yield from _ipv6(service)
     if service.affinity is not None:
         yield _key(service, "affinity")
@@ -182,8 +183,7 @@ def of_check(pool: Pool, node: Node) -> Iterator[Unsupported]:
 
 def _ipv6(service: Service) -> Iterator[Unsupported]:
     span = service.places.get("vips" if "vips" in service.places else "vip", service.span)
-    where = f"in mode {service.mode}" if service.mode is Mode.FULLNAT else f"for sctp in mode {service.mode}"
-    what = f"is not supported {where} yet; supported: IPv4"
+    what = f"is not supported for sctp in mode {service.mode} yet; supported: IPv4"
     yield from (Unsupported(span, f"the IPv6 address {each} {what}") for each in service.vips if each.version == 6)
 
 

@@ -39,6 +39,12 @@ N = TypeVar("N", Service, Pool)
 _INTERFACES = "spec: {interfaces: [{name: eth0}]}"
 
 
+def sources_of(node: Node, service: Service) -> tuple[Address, ...]:
+    """The source addresses that a node has for a service in mode fullnat: those of the families of its VIPs."""
+    families = {vip.version for vip in service.vips}
+    return tuple(address for address in node.snat_addresses if address.version in families)
+
+
 @dataclass(frozen=True)
 class Facts:
     """The node, as far as it matters to a single service or pool of a balancer."""
@@ -173,11 +179,14 @@ class NodeView:
 
     @cached_property
     def on_link6(self) -> Mapping[tuple[Address, str], Span]:
-        """The IPv6 VIPs that are in a network of an interface, with its name and the place that asks for the VIP; on
-        a balancer, which answers for them there."""
+        """The IPv6 VIPs, and sources of fullnat, that are in a network of an interface, with its name and the place
+        that asks for the address; on a balancer, which answers for them there."""
         if self.node.role is not Role.BALANCER:
             return {}
         vips = {vip: service.span for service in reversed(self.services) for vip in service.vips if vip.version == 6}
+        for service in reversed(self.services):
+            if service.mode is Mode.FULLNAT:
+                vips |= {a: service.span for a in sources_of(self.node, service) if a.version == 6}
         return {
             (vip, face.name): span for vip, span in vips.items() for face in self.node.interfaces
             if any(vip in own.network for own in face.addresses)
@@ -209,6 +218,8 @@ class NodeView:
         ipv6 = {"IPV6"} if self.has_ipv6 else set()
         if any(vip.version == 6 for service in self.services if service.mode is Mode.NAT for vip in service.vips):
             ipv6.add("NAT6")
+        if any(vip.version == 6 for service in self.services if service.mode is Mode.FULLNAT for vip in service.vips):
+            ipv6.add("FULLNAT6")
         ways = {"GATEWAY" for face in self.faces if face.gateway} | {"VLAN" for face in self.faces if face.trunk}
         checks = {"CHECKS"} if self.has_prober else set()
         allowed = {ALLOWED_SOURCES} if self._has_sources else set()

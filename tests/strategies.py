@@ -127,20 +127,20 @@ def fleets(draw):
             echo=Echo.ENDPOINT if mode.is_dsr and i == 0 and not pings[vip] else pings[vip],
         ))  # fmt: skip
     back = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface("2001:db8:2::fe/64")))
-    without = _SOURCES[1:] if any(service.mode is Mode.FULLNAT for service in services) else ()
+    without = _SOURCES[2:] if any(service.mode is Mode.FULLNAT for service in services) else ()
     node = Node(
         "lb1", (Interface("front", draw(st.sampled_from(XdpMode)), gateway=draw(gateways)), back),
         draw(st.sampled_from(UNDEFINED_TRAFFIC)), draw(st.sampled_from(VipBinding)),
         tunnel_source=draw(tunnel_sources), packet_too_big=draw(st.sampled_from(PacketTooBig)),
-        announce=draw(announces), snat_addresses=draw(st.sampled_from((without, _SOURCES[:1], _SOURCES))),
+        announce=draw(announces), snat_addresses=draw(st.sampled_from((without, _SOURCES[1:], _SOURCES))),
     )  # fmt: skip
     return Fleet(tuple(services), tuple(pools.values()), (node,))
 
 
-_SOURCES = (ip_address("10.2.0.201"), ip_address("10.2.0.202"))
+_SOURCES = tuple(map(ip_address, ("10.2.0.201", "2001:db8:2::c9", "10.2.0.202", "2001:db8:2::ca")))
 _POOLS = {
     Mode.NAT: [("red", (4,)), ("blue", (4,))],
-    Mode.FULLNAT: [("red", (4,)), ("blue", (4,))],
+    Mode.FULLNAT: [("red", (4,)), ("blue", (4,)), ("direct6", (6,))],
     Mode.DSR_L2: [("direct", (4,)), ("direct6", (6,))],
     Mode.DSR_L3: [("direct", (4,)), ("direct6", (6,)), ("direct6", (4, 6)), ("mixed", (4,))],
 }

@@ -21,7 +21,7 @@ from reconciler.apply import Result
 from reconciler.compile import Compiled
 from reconciler.concerns import concerns_of
 from reconciler.dataplane import slots
-from reconciler.dataplane.layout import CONNECTION_MAPS, TRANSLATED
+from reconciler.dataplane.layout import CONNECTION_MAPS, TRANSLATED_MAPS
 from reconciler.errors import ApplyError, LbctlError
 from reconciler.kernel.port import Kernel
 from reconciler.layered import folded
@@ -186,9 +186,10 @@ class Upkeep:
         if self.clock() < self._ports_due:
             return
         self._ports_due = self.clock() + PORTS_S
-        for _ in range(0, self.kernel.capacity(TRANSLATED.name), SWEPT_AT_ONCE):
-            self.kernel.sweep_translated(SWEPT_AT_ONCE)
-            yield ()
+        for version, spec in TRANSLATED_MAPS.items():
+            for _ in range(0, self.kernel.capacity(spec.name), SWEPT_AT_ONCE):
+                self.kernel.sweep_translated(version, SWEPT_AT_ONCE)
+                yield ()
         with apply_lock(self.instance_dir):
             ports.prune(self.kernel)
 

@@ -204,7 +204,8 @@ def together(parts: Sequence[Entries]) -> Entries:
     if len(parts) == 1:
         return parts[0]
     who, where = (np.concatenate(words) for words in ([each.who for each in parts], [each.where for each in parts]))
-    return Entries(who, where)
+    wide = [each.addresses for each in parts if each.addresses is not None]
+    return Entries(who, where, np.concatenate(wide) if wide else None)
 
 
 def places(table: Words) -> Entries:

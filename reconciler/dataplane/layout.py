@@ -96,6 +96,7 @@ MapSpec: TypeAlias = TypedMap[Any, Any]
 
 _NAT = ("NAT",)
 _FULLNAT = ("FULLNAT",)
+_FULLNAT6 = ("FULLNAT6",)
 _TRANSLATING = (*_NAT, *_FULLNAT)
 _STAGED = (*_TRANSLATING, "FRAGMENTS")
 _DSR = ("DSR_L2", "DSR_L3")
@@ -198,24 +199,45 @@ UNANSWERED = _array("unanswered", RowType(rows.Packets), limits.ENDPOINTS + 1, _
 SERVED = _hash("served", RowType(rows.ServiceKey), RowType(rows.Served), limits.ENDPOINTS, ("STATELESS",))
 # hash → four connections of fullnat over IPv4, as in `connections`, with their sources (bpf/fullnat.h)
 TRANSLATED = _array("translated", RowType(rows.Translated), limits.FLOWS * 5 // 8, _FULLNAT, is_mmapable=True)
+# the same of IPv6
+TRANSLATED6 = _array(
+    "translated6", RowType(rows.Translated6), limits.FLOWS * 5 // 8, _FULLNAT6, is_mmapable=True
+)
+# by version of IP
+TRANSLATED_MAPS: dict[int, MapSpec] = {4: TRANSLATED, 6: TRANSLATED6}
 # hash of a pool and a port → eight of them with the places of their connections (bpf/returns.h)
 RETURNS = _array("returns", RowType(rows.Returns), limits.FLOWS // 2, _FULLNAT, is_mmapable=True)
+# the same of IPv6
+RETURNS6 = _array("returns6", RowType(rows.Returns), limits.FLOWS // 2, _FULLNAT6, is_mmapable=True)
+# by version of IP
+RETURN_MAPS: dict[int, MapSpec] = {4: RETURNS, 6: RETURNS6}
 # a source towards a server → the number of their ports, which the program chooses
 PORT_POOLS = _hash("port_pools", RowType(rows.PortPool), NUMBER, 256, _FULLNAT)
+PORT_POOLS6 = _hash("port_pools6", RowType(rows.PortPool6), NUMBER, 256, _FULLNAT6)
+# by version of IP
+PORT_POOL_MAPS: dict[int, MapSpec] = {4: PORT_POOLS, 6: PORT_POOLS6}
+# number of a pool of IPv6 → its source
+POOL_SOURCES6 = _array("pool_sources6", RowType(rows.PoolSource6), 256, _FULLNAT6)
 # number (0 is never used) → the ports of a pool (bpf/ports.h)
 POOL_PORTS = _array("pool_ports", RowType(rows.PoolPorts), 256, _FULLNAT, is_mmapable=True)
 # 0 → a bit for each number that is in use
 POOL_NUMBERS = _array("pool_numbers", RowType(rows.PoolNumbers), 1, _FULLNAT, is_mmapable=True)
 # 0 → the sources of fullnat
 SNAT = _array("snat", RowType(rows.Snat), 1, _FULLNAT)
+SNAT6 = _array("snat6", RowType(rows.Snat6), 1, _FULLNAT6)
+# by version of IP
+SNAT_MAPS: dict[int, MapSpec] = {4: SNAT, 6: SNAT6}
 # 0 → a port that is asked for
 LEASE = _array("lease", RowType(rows.Lease), 1, _FULLNAT, MapType.PERCPU_ARRAY)
 # 0 → how far the sweep of `translated` is; only its program has a use for it
 SWEPT = _array("swept", RowType(rows.Swept), 1, _FULLNAT, is_mmapable=True)
+SWEPT6 = _array("swept6", RowType(rows.Swept), 1, _FULLNAT6, is_mmapable=True)
+# by version of IP
+SWEPT_MAPS: dict[int, MapSpec] = {4: SWEPT, 6: SWEPT6}
 # 0 → tables for the checksum of SCTP, written with the map (crc32c.py)
 CRC32C = _array("crc32c", RowType(rows.Crc32c), 1, ("SCTP",))
 # number of a stage → its program (stages.py); 0 → what the main program knows about a packet that it hands to one
-STAGES = _array("stages", NUMBER, 8, _STAGED, MapType.PROG_ARRAY)
+STAGES = _array("stages", NUMBER, 16, _STAGED, MapType.PROG_ARRAY)
 HANDED_OVER = _array("handed_over", RowType(rows.Handed), 1, _STAGED, MapType.PERCPU_ARRAY)
 # a packet that came in fragments → where the first of them went; the oldest rows make room (bpf/fragment.h)
 FRAGMENT_WAYS = _hash(
@@ -262,9 +284,10 @@ MAPS: dict[str, MapSpec] = {
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, ENDPOINT_FILTER, SERVICE_CHANGES,
         KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, LOADS, RING_NAMES, REMEMBERED, SEED,
         CONNECTIONS, CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, TRANSLATED, RETURNS, PORT_POOLS, POOL_PORTS,
-        POOL_NUMBERS, SNAT, LEASE, SWEPT, SERVED, CRC32C, STAGES, HANDED_OVER, FRAGMENT_WAYS, OTHER, SERVICE_COUNTERS,
-        ENDPOINT_COUNTERS, VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS,
-        WATCH_FILTER, WATCHING, WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
+        POOL_NUMBERS, SNAT, LEASE, SWEPT, TRANSLATED6, RETURNS6, PORT_POOLS6, POOL_SOURCES6, SNAT6, SWEPT6,
+        SERVED, CRC32C, STAGES, HANDED_OVER, FRAGMENT_WAYS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS,
+        SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
+        WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
 

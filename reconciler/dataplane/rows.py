@@ -206,6 +206,7 @@ class Handed(NamedTuple):
     client: Annotated[bytes, "V16"] = bytes(16)
     peer: Annotated[bytes, "V16"] = bytes(16)
     translated: Annotated[bytes, "V16"] = bytes(16)
+    source: Annotated[bytes, "V16"] = bytes(16)
     route: Annotated[bytes, "V64"] = bytes(64)
 
 
@@ -240,6 +241,16 @@ class Translated(NamedTuple):
     spare: Annotated[bytes, "4u8"]
 
 
+class Translated6(NamedTuple):
+    """The same over IPv6, with the addresses of the clients."""
+
+    who: Annotated[bytes, "4u8"]
+    where: Annotated[bytes, "4u8"]
+    addresses: Annotated[bytes, "V64"]
+    way: Annotated[bytes, "4u8"]
+    spare: Annotated[bytes, "4u8"]
+
+
 class Returns(NamedTuple):
     """Eight ports of pools, each with the place of its connection."""
 
@@ -254,6 +265,20 @@ class PortPool(NamedTuple):
     port: Port
     protocol: U8
     pad: U8 = 0
+
+
+class PortPool6(NamedTuple):
+    """The same over IPv6."""
+
+    source: IPv6
+    address: IPv6
+    port: Port
+    protocol: U8
+    pad: U8 = 0
+
+
+class PoolSource6(NamedTuple):
+    source: IPv6
 
 
 class PoolPorts(NamedTuple):
@@ -288,6 +313,16 @@ class Snat(NamedTuple):
     ports: U16
 
 
+class Snat6(NamedTuple):
+    """The same over IPv6."""
+
+    none: Annotated[bytes, "V32"]
+    used: U32
+    first_port: U16
+    ports: U16
+    sources: Annotated[bytes, "V128"]
+
+
 class Lease(NamedTuple):
     """A port that a connection of fullnat gets; nothing outlives a packet."""
 
@@ -295,11 +330,12 @@ class Lease(NamedTuple):
     client_port: U16
     protocol: U8
     is_answered: U8
-    address: IPv4
+    address: Annotated[bytes, "V16"]
     port: Port
     verdict: U16
     endpoint: U32
     pool: U32
+    pad: Annotated[bytes, "V4"]
     way: U64
 
 

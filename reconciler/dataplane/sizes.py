@@ -78,9 +78,9 @@ _SIZED: Mapping[str, Callable[[Sizes], int]] = {
     **dict.fromkeys(("endpoints", "endpoints6", "endpoint_counters", "unanswered", "served", "loads"), _numbers),
     "endpoint_filter": _filter_lines,
     "known_services": _known,
-    **dict.fromkeys(("connections", "connections6", "translated"), _connections),
-    "returns": _returns,
-    **dict.fromkeys(("port_pools", "pool_ports"), _pools),
+    **dict.fromkeys(("connections", "connections6", "translated", "translated6"), _connections),
+    **dict.fromkeys(("returns", "returns6"), _returns),
+    **dict.fromkeys(("port_pools", "port_pools6", "pool_ports", "pool_sources6"), _pools),
     "remembered": _buckets,
 }
 """The maps that a capacity sizes. All others have the size that the layout says."""

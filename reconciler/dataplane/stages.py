@@ -21,7 +21,10 @@ class StageNumber(IntEnum):
     PORTS = 3
     SWEEP = 4
     SCTP4 = 5
+    FULLNAT6 = 6
     FRAGMENTS = 7
+    PORTS6 = 8
+    SWEEP6 = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Stage:
 
 _OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO")
 _OF_PACKETS = (
-    *_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV",
+    *_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "FULLNAT6", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV",
     "LEAST_CONNECTIONS", "REJECT", "GATEWAY", "VLAN", "ALLOWED_SOURCES", "EXPLAIN", "WATCHING",
     "STATELESS", "FRAGMENTS",
 )  # fmt: skip
@@ -50,27 +53,33 @@ _OF_PACKETS = (
 STAGES = (
     Stage(
         StageNumber.NAT4, "lbctl_nat4", ("NAT",), ("AS_NAT",),
-        (*_OF_OTHER_MODES, "FULLNAT", "IPV6", "NAT6", "SCTP"),
+        (*_OF_OTHER_MODES, "FULLNAT", "FULLNAT6", "IPV6", "NAT6", "SCTP"),
     ),
     Stage(
         StageNumber.NAT6, "lbctl_nat6", ("NAT", "NAT6", "IPV6"), ("AS_NAT", "AS_NAT6"),
-        (*_OF_OTHER_MODES, "FULLNAT", "SCTP", "STATELESS", "FRAGMENTS"),
+        (*_OF_OTHER_MODES, "FULLNAT", "FULLNAT6", "SCTP", "STATELESS", "FRAGMENTS"),
     ),
     Stage(
         StageNumber.FULLNAT4, "lbctl_fullnat4", ("FULLNAT",), ("AS_FULLNAT",),
-        (*_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "SCTP", "STATELESS", "FRAGMENTS"),
+        (*_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "FULLNAT6", "SCTP", "STATELESS", "FRAGMENTS"),
     ),
     Stage(StageNumber.PORTS, "lbctl_ports", ("FULLNAT",), ("AS_LENDER",), _OF_PACKETS),
     Stage(StageNumber.SWEEP, "lbctl_sweep", ("FULLNAT",), ("AS_SWEEPER",), _OF_PACKETS),
     Stage(
         StageNumber.SCTP4, "lbctl_sctp4", ("NAT", "SCTP"), ("AS_NAT", "AS_SCTP"),
-        (*_OF_OTHER_MODES, "FULLNAT", "IPV6", "NAT6", "UDP", "STATELESS", "FRAGMENTS"),
+        (*_OF_OTHER_MODES, "FULLNAT", "FULLNAT6", "IPV6", "NAT6", "UDP", "STATELESS", "FRAGMENTS"),
     ),
     Stage(
         StageNumber.FRAGMENTS, "lbctl_fragments", ("FRAGMENTS",), ("AS_FRAGMENTS",),
-        ("CHECKS", "ECHO", "FORWARD_ECHO", "FULLNAT", "LEAST_CONNECTIONS", "NAT6", "REJECT", "ROUND_ROBIN",
-         "STATELESS"),
+        ("CHECKS", "ECHO", "FORWARD_ECHO", "FULLNAT", "FULLNAT6", "LEAST_CONNECTIONS", "NAT6", "REJECT",
+         "ROUND_ROBIN", "STATELESS"),
     ),
+    Stage(
+        StageNumber.FULLNAT6, "lbctl_fullnat6", ("FULLNAT", "FULLNAT6", "IPV6"), ("AS_FULLNAT", "AS_NAT6"),
+        (*_OF_OTHER_MODES, "NAT", "NAT6", "SCTP", "STATELESS", "FRAGMENTS"),
+    ),
+    Stage(StageNumber.PORTS6, "lbctl_ports6", ("FULLNAT", "FULLNAT6"), ("AS_LENDER", "AS_NAT6"), _OF_PACKETS),
+    Stage(StageNumber.SWEEP6, "lbctl_sweep6", ("FULLNAT", "FULLNAT6"), ("AS_SWEEPER", "AS_NAT6"), _OF_PACKETS),
 )  # fmt: skip
 
 

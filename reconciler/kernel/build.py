@@ -31,8 +31,10 @@ from reconciler.dataplane.layout import (
     KNOWN_SERVICES,
     REMEMBERED,
     RETURNS,
+    RETURNS6,
     SERVICE_COUNTERS,
     TRANSLATED,
+    TRANSLATED6,
 )
 from reconciler.dataplane.stages import Stage, stages_of
 from reconciler.errors import BuildError, FilesError
@@ -59,7 +61,9 @@ _SIZES: Mapping[str, tuple[int, Callable[[int, bool], int]]] = {
     CONNECTIONS6.name: (0x636F6E6E65637402, lambda capacity, _: capacity),
     ENDPOINT_FILTER.name: (0x66696C7465726501, lambda capacity, _: capacity),
     TRANSLATED.name: (0x636F6E6E65637401, lambda capacity, _: capacity),
+    TRANSLATED6.name: (0x636F6E6E65637402, lambda capacity, _: capacity),
     RETURNS.name: (0x72657475726E7301, lambda capacity, _: capacity),
+    RETURNS6.name: (0x72657475726E7301, lambda capacity, _: capacity),
     SERVICE_COUNTERS.name: (0x7365727669636501, _rows_of_cpu),
     ENDPOINT_COUNTERS.name: (0x656E64706F696E01, _rows_of_cpu),
     KNOWN_SERVICES.name: (0x6B6E6F776E737201, _rows_of_cpu),

@@ -214,7 +214,7 @@ class FakeKernel:
     def words_elsewhere(self, map_name: str) -> list[Words]:
         return []
 
-    def sweep_translated(self, buckets: int) -> int:
+    def sweep_translated(self, version: int, buckets: int) -> int:
         """No program runs here, and so there is no connection."""
         return 0
 

@@ -20,7 +20,9 @@ from reconciler.dataplane.layout import (
     POOL_PORTS,
     REMEMBERED,
     RETURNS,
+    RETURNS6,
     TRANSLATED,
+    TRANSLATED6,
     MapType,
 )
 from reconciler.errors import KernelError
@@ -35,7 +37,9 @@ _OF_CPUS: Mapping[int, Callable[[], Sequence[int]]] = {
 
 
 _FILLED_ELSEWHERE = {
-    spec.name for spec in (CONNECTIONS, CONNECTIONS6, ENDPOINT_FILTER, TRANSLATED, RETURNS, POOL_PORTS)
+    spec.name for spec in (
+        CONNECTIONS, CONNECTIONS6, ENDPOINT_FILTER, TRANSLATED, TRANSLATED6, RETURNS, RETURNS6, POOL_PORTS,
+    )
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from reconciler.dataplane.layout import (
     SERVICE_CHANGES,
     SERVICE_MAPS,
     STAGES,
-    SWEPT,
+    SWEPT_MAPS,
     VIP_MAPS,
     MapSpec,
     MapType,
@@ -189,14 +189,15 @@ class InstanceMaps:
             words = maps.words(opened)
             return [index < words.size and atomic.swap(words, index, seen, wanted) for index, seen, wanted in swaps]
 
-    def sweep_translated(self, buckets: int) -> int:
-        with self._map(SWEPT.name) as swept, self._map(STAGES.name) as array:
+    def sweep_translated(self, version: int, buckets: int) -> int:
+        number = {4: StageNumber.SWEEP, 6: StageNumber.SWEEP6}[version]
+        with self._map(SWEPT_MAPS[version].name) as swept, self._map(STAGES.name) as array:
             if swept is None or array is None:
                 return 0
             count = maps.words(swept)
             before = int(count[1])
             with refused("the sweep of connections"):
-                stages.run(array, StageNumber.SWEEP, buckets)
+                stages.run(array, number, buckets)
             return int(count[1]) - before
 
     def chunk(self, outer: str, index: int) -> Words | None:

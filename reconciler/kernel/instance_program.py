@@ -118,7 +118,7 @@ class InstanceProgram(InstanceMaps):
             if live and tables:
                 handing.fill(live, tables, opened)
             if live and TRANSLATED.name in descriptors:
-                translating.fill(live, opened)
+                translating.fill(live, opened, descriptors)
             if live and ENDPOINT_FILTER.name in descriptors:
                 handing.open_filter(opened, has_ipv6=ENDPOINTS6.name in descriptors)
             program = stages.load(name, images, descriptors, stack)

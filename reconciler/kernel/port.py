@@ -264,8 +264,8 @@ class Kernel(Protocol):
         what it becomes; returns for each whether it was still that."""
         ...
 
-    def sweep_translated(self, buckets: int) -> int:
-        """Clear the places of connections of fullnat that are no more, in the next so many buckets of their table;
+    def sweep_translated(self, version: int, buckets: int) -> int:
+        """Clear the places of connections of fullnat that are no more, in the next so many buckets of a table;
         returns how many. Raises KernelError."""
         ...
 

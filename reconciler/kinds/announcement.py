@@ -25,12 +25,12 @@ from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.service import ServiceRow, rows_of
-from reconciler.kinds.snat import sources_of, table_of
+from reconciler.kinds.snat import table_of
 from reconciler.model import LEAVING_METRIC, Address, Mode, Service
 from reconciler.resource import Cause, Causes, Change, Concern, Context, Key, Reading, Reason, Resource
 from reconciler.safe import some
 from reconciler.telling import Form, telling_of
-from reconciler.view import Facts
+from reconciler.view import Facts, sources_of
 
 _INTERFACE = "lo"
 _TABLES = (*range(1, 253), MAIN_TABLE)
@@ -108,7 +108,7 @@ class AnnouncementKind(Kind):
             yield found, service.span
         if service.mode is Mode.FULLNAT:
             # Replies come to this node alone, so neither health nor a drain speaks against it.
-            for source in sources_of(facts.node):
+            for source in sources_of(facts.node, service):
                 yield Announcement(source, table, told.metric), service.span
 
     @staticmethod

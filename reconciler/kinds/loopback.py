@@ -19,12 +19,11 @@ from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.service import ServiceRow, rows_of
-from reconciler.kinds.snat import sources_of
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
 from reconciler.kinds.vip import VipRow
 from reconciler.model import Address, Mode, Role, Service, VipBinding, text_of
 from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
-from reconciler.view import Facts, NodeView
+from reconciler.view import Facts, NodeView, sources_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class LoopbackKind(Kind):
         form = facts.node.vip_binding.value
         yield from ((LoopbackVip(vip, form, tuple(services)), service.span) for vip, services in ids.items())
         if service.mode is Mode.FULLNAT:
-            sources = (LoopbackVip(source, form, is_source=True) for source in sources_of(facts.node))
+            sources = (LoopbackVip(source, form, is_source=True) for source in sources_of(facts.node, service))
             yield from ((source, service.span) for source in sources)
 
     @staticmethod

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IPv6 VIPs inside a network of the balancer: the machines of that network ask for their MAC by neighbour discovery.
-So they do, by ARP as well, for the address that checks through VIPs come from.
+"""IPv6 VIPs, and sources of fullnat, inside a network of the balancer: the machines of that network ask for their MAC
+by neighbour discovery. So they do, by ARP as well, for the address that checks through VIPs come from.
 
 By itself the kernel answers such a question only for addresses of the interface that the question came in by. These
 VIPs are on the loopback, so lbctl has the kernel answer for them, too. (By ARP it answers for all its addresses.)
@@ -20,9 +20,9 @@ from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.prober import PROBER_KEY
 from reconciler.kinds.sysctl import Sysctl, proxy_setting
-from reconciler.model import Address, Service
+from reconciler.model import Address, Mode, Service
 from reconciler.resource import Change, Context, Key, Reading, Resource
-from reconciler.view import Facts, NodeView
+from reconciler.view import Facts, NodeView, sources_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,10 @@ class NeighbourProxyKind(Kind):
 
     @staticmethod
     def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
-        for vip in service.vips:
-            for interface in facts.on_link(vip) if vip.version == 6 else ():
-                yield NeighbourProxy(vip, interface), service.span
+        sources = sources_of(facts.node, service) if service.mode is Mode.FULLNAT else ()
+        for address in (*service.vips, *sources):
+            for interface in facts.on_link(address) if address.version == 6 else ():
+                yield NeighbourProxy(address, interface), service.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         ours, others = self.kernel.neighbour_proxies()

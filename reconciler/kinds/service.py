@@ -37,7 +37,7 @@ from reconciler.kinds.endpoint import connections_end, is_port
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
-from reconciler.kinds.snat import SNAT_KEY
+from reconciler.kinds.snat import SNAT_KEYS
 from reconciler.kinds.sources import SourceList, SourceNames, is_name, sources_of
 from reconciler.model import Address, Mode, Protocol, text_of
 from reconciler.resource import Change, Context, Key, Reading, Resource
@@ -92,7 +92,7 @@ class ServiceRow(Resource):
     def needs(self) -> tuple[Key, ...]:
         settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # they hold the source of tunnels
         sources = (self._sources,) if self.sources else ()
-        snat = (SNAT_KEY,) if self.mode == Mode.FULLNAT else ()
+        snat = (SNAT_KEYS[self.vip.version],) if self.mode == Mode.FULLNAT else ()
         return (PROGRAM, *settings, *snat, *sources, self._ring)
 
     def needs_of(self, kind: str) -> Iterable[Key]:

@@ -7,49 +7,53 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.dataplane import rows
-from reconciler.dataplane.layout import SNAT
+from reconciler.dataplane.layout import SNAT, SNAT6, SNAT_MAPS
 from reconciler.dataplane.rows import Number
 from reconciler.kernel.port import MAIN_TABLE, Outcome
-from reconciler.kinds.base import Kind, Wanted
+from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.model import Address, Mode, Node, Service
+from reconciler.model import Mode, Node, Service, text_of
 from reconciler.ports import pools
 from reconciler.resource import Change, Concern, Context, Key, Reading, Resource
 from reconciler.safe import SHOWN
 from reconciler.support import MOST_SOURCES
-from reconciler.view import Facts
+from reconciler.view import Facts, sources_of
 
 _KEY = SNAT.key.pack(Number(0))
-_ADDRESS_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Snat(Resource):
     """The source addresses, each with so many ports from the first on. `table`: that of the routes by which the
-    addresses are announced, if they are. `damage` says what is wrong with a row that was written by somebody else."""
+    addresses are announced, if they are; `proxied`: the ids of what answers neighbours that ask for them. `damage`
+    says what is wrong with a row that was written by somebody else."""
 
-    kind: ClassVar[str] = "snat"
-    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "vip", "loopback", "announcement"))
+    kind: ClassVar[str] = "snat"  # one for each version of IP
+    may_need: ClassVar[frozenset[str] | None] = frozenset(
+        ("program", "vip", "loopback", "neighbour-proxy", "announcement")
+    )
 
     sources: tuple[str, ...] = ()
     first_port: int = 0
     ports: int = 0
     table: int | None = field(default=None, compare=False)
+    proxied: tuple[str, ...] = field(default=(), compare=False)
     damage: str = ""
+    version: int = 4
 
     @property
     def id(self) -> str:
-        return "balancer"
+        return "balancer" if self.version == 4 else f"balancer IPv{self.version}"
 
     @property
     def needs(self) -> tuple[Key, ...]:
         held = (Key(kind, source) for source in self.sources for kind in ("vip", "loopback"))
         told = (Key("announcement", f"{source} table {self.table}") for source in self.sources if self.table)
-        return (PROGRAM, *held, *told)
+        return (PROGRAM, *held, *(Key("neighbour-proxy", id) for id in self.proxied), *told)
 
     @property
     def flaw(self) -> str:
@@ -69,12 +73,7 @@ class Snat(Resource):
         return "connections of sources that go end, as their replies find nobody" if gone else ""
 
 
-SNAT_KEY = Snat().key
-
-
-def sources_of(node: Node) -> tuple[Address, ...]:
-    """The source addresses that a node has for fullnat, of the families that it can translate."""
-    return tuple(address for address in node.snat_addresses if address.version == 4)
+SNAT_KEYS = {version: Snat(version=version).key for version in SNAT_MAPS}
 
 
 def table_of(node: Node) -> int | None:
@@ -91,19 +90,27 @@ class SnatKind(Kind):
 
     @staticmethod
     def of_service(service: Service, facts: Facts) -> Iterable[Wanted]:
-        if service.mode is Mode.FULLNAT:
-            sources, ports = sources_of(facts.node), facts.node.snat_ports
-            row = Snat(tuple(map(str, sources)), ports.start, len(ports), table_of(facts.node))
-            yield row, service.span
+        if service.mode is not Mode.FULLNAT:
+            return
+        ports, table = facts.node.snat_ports, table_of(facts.node)
+        for version in sorted({vip.version for vip in service.vips}):
+            sources = [source for source in sources_of(facts.node, service) if source.version == version]
+            links = [(source, facts.on_link(source)) for source in sources if version == 6]
+            proxied = tuple(f"{source} {interface}" for source, interfaces in links for interface in interfaces)
+            texts = tuple(map(text_of, sources))
+            yield Snat(texts, ports.start, len(ports), table, proxied, version=version), service.span
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        held = tuple(_decode(value) for _, value in self.kernel.dump(SNAT.name) if any(value))
-        return Reading(held if SNAT_KEY in wanted else tuple(map(self._told, held)))
+        read = ((version, self.kernel.dump(spec.name)) for version, spec in SNAT_MAPS.items())
+        held = (_decode(version, value) for version, rows_ in read for _, value in rows_ if any(value))
+        return Reading(tuple(row if row.key in wanted else self._told(row) for row in held))
 
     def _told(self, row: Snat) -> Snat:
-        """A row that goes, with the table of the routes that it still needs."""
+        """A row that goes, with what it still needs."""
         routes = self.kernel.announced_routes(row.sources)
-        return replace(row, table=routes[0].table) if routes else row
+        ours, _ = self.kernel.neighbour_proxies()
+        proxied = tuple(f"{proxy.address} {proxy.interface}" for proxy in ours if proxy.address in row.sources)
+        return replace(row, table=routes[0].table if routes else None, proxied=proxied)
 
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         """Sources whose ports towards an endpoint run short."""
@@ -111,29 +118,39 @@ class SnatKind(Kind):
         for pool in tight[:SHOWN]:
             share = pool.used * 100 // (pool.used + pool.free)
             yield Concern(
-                SNAT_KEY,
+                SNAT_KEYS[pool.version],
                 f"ports are tight: {pool.source} has {pool.free:,} left towards {pool.server}/{pool.protocol}, "
                 f"{share} % are in use; without a port, new connections are refused",
                 "one more of snatAddresses, a greater range of snatPorts, or more endpoints",
             )
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        puts = [(_KEY, _encode(c.after)) for c in changes if isinstance(c.after, Snat)]
-        return self.kernel.update(SNAT.name, puts) if puts else self.kernel.delete(SNAT.name, [_KEY])
+        outcomes: list[tuple[Change, Outcome]] = []
+        for version, spec in SNAT_MAPS.items():
+            own = [change for change in changes if change.key == SNAT_KEYS[version]]
+            puts = [(_KEY, _encode(c.after)) for c in own if isinstance(c.after, Snat)]
+            done = self.kernel.update(spec.name, puts) if puts else self.kernel.delete(spec.name, [_KEY] * len(own))
+            outcomes += zip(own, done, strict=True)
+        return each(changes, outcomes)
 
 
 def _encode(row: Snat) -> bytes:
-    packed = b"".join(IPv4Address(source).packed for source in row.sources)
-    packed = packed.ljust(MOST_SOURCES * _ADDRESS_BYTES, b"\0")
-    return SNAT.value.pack(rows.Snat(packed, len(row.sources), row.first_port, row.ports))
+    packed = b"".join(ip_address(source).packed for source in row.sources)
+    packed = packed.ljust(MOST_SOURCES * (4 if row.version == 4 else 16), b"\0")
+    numbers = len(row.sources), row.first_port, row.ports
+    if row.version == 4:
+        return SNAT.value.pack(rows.Snat(packed, *numbers))
+    return SNAT6.value.pack(rows.Snat6(bytes(32), *numbers, packed))
 
 
-def _decode(value: bytes) -> Snat:
-    row = SNAT.value.unpack(value)
-    parts = [row.sources[at : at + _ADDRESS_BYTES] for at in range(0, len(row.sources), _ADDRESS_BYTES)]
-    sources = tuple(str(IPv4Address(part)) for part in parts[: row.used])
+def _decode(version: int, value: bytes) -> Snat:
+    row = SNAT_MAPS[version].value.unpack(value)
+    size = len(row.sources) // MOST_SOURCES
+    parts = [row.sources[at : at + size] for at in range(0, len(row.sources), size)]
+    sources = tuple(text_of(ip_address(part)) for part in parts[: row.used])
     is_sound = row.used <= MOST_SOURCES and not any(map(any, parts[row.used :]))
-    return Snat(sources, row.first_port, row.ports, damage="" if is_sound else f"{row.used} sources")
+    is_sound &= version == 4 or not any(row.none)
+    return Snat(sources, row.first_port, row.ports, damage="" if is_sound else f"{row.used} sources", version=version)
 
 
 KIND = SnatKind

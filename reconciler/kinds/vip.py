@@ -19,10 +19,9 @@ from reconciler.dataplane.vip_filter import filter_of, let_pass
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
-from reconciler.kinds.snat import sources_of
 from reconciler.model import Address, Echo, Mode, Service, Undefined, text_of
 from reconciler.resource import Change, Key, Reading, Resource
-from reconciler.view import Facts
+from reconciler.view import Facts, sources_of
 
 _ECHO_RANK = {Echo.ENDPOINT.value: 0, Echo.DROP.value: 1, Echo.REPLY.value: 2}
 _FEW = 256
@@ -70,7 +69,8 @@ class VipKind(Kind):
         yield from ((VipRow(vip, undefined, echo.value), service.span) for vip in service.vips)
         if service.mode is Mode.FULLNAT:
             # What is for a source and of no connection is a late packet, which the kernel answers with a reset.
-            yield from ((VipRow(source, Undefined.PASS.value), service.span) for source in sources_of(facts.node))
+            rows = (VipRow(source, Undefined.PASS.value) for source in sources_of(facts.node, service))
+            yield from ((row, service.span) for row in rows)
 
     @staticmethod
     def joined(claims: Sequence[Wanted]) -> Wanted:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FullNAT with real sockets: many connections at once through few ports, UDP, and a server that has TIME_WAIT."""
+"""FullNAT with real sockets, over IPv4 and IPv6: many connections at once through few ports, UDP, and a server that
+has TIME_WAIT."""
 
 from __future__ import annotations
 
@@ -72,14 +73,18 @@ def site(start_lab: LabMaker, tmp_path: Path) -> Callable[..., Lab]:
     return start
 
 
+def family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 @contextmanager
-def echo_server(lab: Lab, *, closes: bool = False) -> Iterator[set[tuple[str, int]]]:
+def echo_server(lab: Lab, *, at: str = ENDPOINT, closes: bool = False) -> Iterator[set[tuple[str, int]]]:
     """A server on the endpoint that says what it is told; with `closes`, it ends each connection after the first
     answer. Yields the clients as it sees them."""
     peers: set[tuple[str, int]] = set()
 
     def listening() -> socket.socket:
-        return socket.create_server((ENDPOINT, TARGET), backlog=4096)
+        return socket.create_server((at, TARGET), family=family_of(at), backlog=4096)
 
     def serve(server: socket.socket, over: threading.Event) -> None:
         with server, selectors.DefaultSelector() as selector, ExitStack() as stack:
@@ -90,7 +95,7 @@ def echo_server(lab: Lab, *, closes: bool = False) -> Iterator[set[tuple[str, in
                     if key.fileobj is server:
                         made, peer = server.accept()
                         stack.enter_context(made)
-                        peers.add(peer)
+                        peers.add(peer[:2])
                         selector.register(made, selectors.EVENT_READ)
                         continue
                     assert isinstance(key.fileobj, socket.socket)
@@ -102,7 +107,7 @@ def echo_server(lab: Lab, *, closes: bool = False) -> Iterator[set[tuple[str, in
                         key.fileobj.close()
 
     over = threading.Event()
-    server = netns.inside(lab.netns(host_of(ip_address(ENDPOINT))), listening)
+    server = netns.inside(lab.netns(host_of(ip_address(at))), listening)
     thread = threading.Thread(target=serve, args=(server, over))
     thread.start()
     try:
@@ -115,11 +120,11 @@ def echo_server(lab: Lab, *, closes: bool = False) -> Iterator[set[tuple[str, in
 def client_of(lab: Lab, address: str, port: int = 0) -> socket.socket:
     """A connection to the VIP."""
     def connected() -> socket.socket:
-        made = socket.socket()
+        made = socket.socket(family_of(address))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.settimeout(PATIENCE_S)
         made.bind((address, port))
-        made.connect((VIP, PORT))
+        made.connect((VIP6 if ":" in address else VIP, PORT))
         return made
 
     return netns.inside(lab.netns(CLIENT), connected)
@@ -156,18 +161,21 @@ def test_edits_break_no_connection_whose_endpoint_stays(site: Callable[..., Lab]
 
 def test_datagrams_come_back(site: Callable[..., Lab]) -> None:
     lab = site()
+    assert_datagrams_come_back(lab, str(lab.topology.client[0]), VIP, ENDPOINT, SOURCE)
 
+
+def assert_datagrams_come_back(lab: Lab, client_at: str, vip: str, endpoint: str, source: str) -> None:
     def bound(address: str, port: int) -> socket.socket:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made = socket.socket(family_of(address), socket.SOCK_DGRAM)
         made.bind((address, port))
         made.settimeout(0.5)
         return made
 
-    server = netns.inside(lab.netns(host_of(ip_address(ENDPOINT))), bound, ENDPOINT, 5353)
-    client = netns.inside(lab.netns(CLIENT), bound, str(lab.topology.client[0]), 0)
+    server = netns.inside(lab.netns(host_of(ip_address(endpoint))), bound, endpoint, 5353)
+    client = netns.inside(lab.netns(CLIENT), bound, client_at, 0)
     with server, client:
-        client.connect((VIP, 53))
-        for size in (1, 100, 1472):
+        client.connect((vip, 53))
+        for size in (1, 100, 1400):
             deadline = time.monotonic() + PATIENCE_S
             while True:  # the first may be lost while neighbours get to know each other
                 client.send(bytes(size))
@@ -178,7 +186,7 @@ def test_datagrams_come_back(site: Callable[..., Lab]) -> None:
                     break
                 except TimeoutError:
                     assert time.monotonic() < deadline
-            assert peer[0] == SOURCE
+            assert peer[0] == source
 
 
 def test_no_port_returns_into_the_servers_time_wait(site: Callable[..., Lab]) -> None:
@@ -193,3 +201,59 @@ def test_no_port_returns_into_the_servers_time_wait(site: Callable[..., Lab]) ->
                 assert made.recv(100) == b"bye"
                 assert made.recv(100) == b""
         assert len(peers) == 20
+
+
+# --- IPv6 ---------------------------------------------------------------------------------------------------------
+VIP6, SOURCE6, ENDPOINT6 = "2001:db8:20::1", "2001:db8:1::c9", "2001:db8:1::11"
+
+
+def write6(directory: Path, endpoint: str = "") -> Path:
+    """As `write`, over IPv6. The balancer answers neighbour discovery for its source."""
+    directory.mkdir(exist_ok=True)
+    text = write(directory, endpoint=endpoint).joinpath("site.yaml").read_text()
+    text = text.replace(f"vip: {VIP}", f"vip: '{VIP6}'").replace(f"address: {ENDPOINT}", f"address: '{ENDPOINT6}'")
+    text = text.replace("10.1.0.1/24", "'2001:db8:1::1/64'").replace(f"[{SOURCE}]", f"['{SOURCE6}']")
+    (directory / "site.yaml").write_text(text)
+    return directory
+
+
+@pytest.fixture
+def site6(start_lab: LabMaker, tmp_path: Path) -> Lab:
+    directory = write6(tmp_path / "manifests")
+    lab = start_lab(load(directory).fleet)
+    lab.apply(directory)
+    return lab
+
+
+def test_hundreds_of_connections_over_ipv6_share_one_source_and_outlive_edits(site6: Lab, tmp_path: Path) -> None:
+    first, second = [str(client) for client in site6.topology.client if client.version == 6][:2]
+    count = 200
+    with echo_server(site6, at=ENDPOINT6) as peers, ExitStack() as stack:
+        made = [
+            stack.enter_context(client_of(site6, address, 20_000 + number))
+            for number in range(count // 2) for address in (first, second)
+        ]  # fmt: skip
+        for change in ("", ", {address: '2001:db8:1::12'}", ", {address: '2001:db8:1::13'}"):
+            site6.lbctl("apply", str(write6(tmp_path / "manifests", change)), "--auto-approve")
+            for number, each in enumerate(made):
+                each.sendall(b"%d" % number)
+            assert [each.recv(100) for each in made] == [b"%d" % number for number in range(count)]
+        assert len(peers) == count
+        assert {address for address, _ in peers} == {SOURCE6}
+        ports = json.loads(site6.lbctl("get", "ports", "-o", "json").stdout)["items"]
+        assert [(pool["source"], pool["server"], pool["used"]) for pool in ports] == [
+            (SOURCE6, f"[{ENDPOINT6}]:{TARGET}", count)
+        ]
+        # Another capacity has other tables.
+        text = (tmp_path / "manifests/site.yaml").read_text()
+        (tmp_path / "manifests/site.yaml").write_text(text + "  capacity: {flows: 700000}\n")
+        done = site6.lbctl("apply", str(tmp_path / "manifests"), "--auto-approve")
+        assert done.returncode == 0, done.stdout + done.stderr
+        for number, each in enumerate(made):
+            each.sendall(b"%d" % number)
+        assert [each.recv(100) for each in made] == [b"%d" % number for number in range(count)]
+
+
+def test_datagrams_over_ipv6_come_back(site6: Lab) -> None:
+    client = next(str(client) for client in site6.topology.client if client.version == 6)
+    assert_datagrams_come_back(site6, client, VIP6, ENDPOINT6, SOURCE6)

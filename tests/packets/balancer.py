@@ -37,6 +37,7 @@ from reconciler.dataplane.layout import (
     PROBER,
     REMEMBERED,
     RETURNS,
+    RETURNS6,
     RING_CHUNKS,
     RING_TURNS,
     SEED,
@@ -47,8 +48,10 @@ from reconciler.dataplane.layout import (
     SERVICES6,
     SETTINGS,
     SNAT,
+    SNAT6,
     STATELESS_MODES,
     TRANSLATED,
+    TRANSLATED6,
     TRUNKS,
     VERDICTS,
     VIP_FILTER,
@@ -84,7 +87,7 @@ from tests.rings import write_rings
 FEATURES = (
     "NAT", "FULLNAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV",
     "LEAST_CONNECTIONS", "REJECT", "ECHO", "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES", "NAT6",
-    "STATELESS", "FRAGMENTS",
+    "FULLNAT6", "STATELESS", "FRAGMENTS",
 )  # fmt: skip
 """All that the program has."""
 
@@ -276,10 +279,14 @@ class Balancer:
         self._write(SETTINGS, SETTINGS.pack(Number(0), row))
 
     def sources(self, *addresses: str, first_port: int = 1024, ports: int = 64_512) -> None:
-        """The addresses that fullnat has for sources, and how many ports from which on."""
+        """The addresses that fullnat has for sources, of one family, and how many ports from which on."""
         packed = b"".join(map(_packed, addresses))
-        row = rows.Snat(packed.ljust(32, b"\0"), len(addresses), first_port, ports)
-        self._write(SNAT, SNAT.pack(Number(0), row))
+        if any(":" in address for address in addresses):
+            row6 = rows.Snat6(bytes(32), len(addresses), first_port, ports, packed.ljust(128, b"\0"))
+            self._write(SNAT6, SNAT6.pack(Number(0), row6))
+        else:
+            row = rows.Snat(packed.ljust(32, b"\0"), len(addresses), first_port, ports)
+            self._write(SNAT, SNAT.pack(Number(0), row))
         for address in addresses:
             self.vip(address, UndefinedCode.PASS)
 
@@ -339,7 +346,7 @@ class Balancer:
                 continue  # chunks stay, and what is in them; and nobody counts back
             if spec in (SEED, CONNECTIONS, CONNECTIONS6, CRC32C):
                 continue
-            if spec in (TRANSLATED, RETURNS):
+            if spec in (TRANSLATED, TRANSLATED6, RETURNS, RETURNS6):
                 self._empty(spec)
                 continue
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY):

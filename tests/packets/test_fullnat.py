@@ -309,10 +309,10 @@ def test_a_sweep_gives_back_the_ports_of_connections_that_are_no_more_and_no_oth
     for client in ended:
         balancer.send(tcp(client, WEB, "R"))
     buckets = balancer.kernel.capacity(TRANSLATED.name)
-    assert balancer.kernel.sweep_translated(buckets) == 0, "they are kept for late packets"
+    assert balancer.kernel.sweep_translated(4, buckets) == 0, "they are kept for late packets"
     rest(balancer, 4)
 
-    assert balancer.kernel.sweep_translated(buckets) == len(ended)
+    assert balancer.kernel.sweep_translated(4, buckets) == len(ended)
 
     assert {(pool, port + 2000) for pool, port in taken(balancer)} == owned(balancer)
     (pool,) = pools(balancer.kernel)
@@ -328,7 +328,7 @@ def test_a_pool_goes_when_its_server_is_gone(balancer: Balancer) -> None:
     balancer.endpoint(1, state=EndpointRowState.FREE)
     balancer.kernel.delete(ENDPOINTS.name, [ENDPOINTS.key.pack(Number(1))])
     assert prune(balancer.kernel) == 0, "its ports are taken still"
-    balancer.kernel.sweep_translated(balancer.kernel.capacity(TRANSLATED.name))
+    balancer.kernel.sweep_translated(4, balancer.kernel.capacity(TRANSLATED.name))
     assert prune(balancer.kernel) == 1
     assert pools(balancer.kernel) == []
     balancer.endpoint(1)
