@@ -80,6 +80,10 @@ def sources_in(live):
     return {source for resource in live.values() if resource.key.kind == "snat" for source in resource.sources}
 
 
+def of_family(sources, address):
+    return {source for source in sources if ip_address(source).version == ip_address(address).version}
+
+
 def is_fullnat(live, address):
     return any(row.kind == "service" and str(row.vip) == address and row.mode == Mode.FULLNAT for row in live.values())
 
@@ -113,7 +117,8 @@ class Watcher:
             assert self.kernel.program
         if method == "add_vip" and what.address not in self.before:
             if is_fullnat(live, what.address):
-                assert used == sources_in(self.desired.resources)
+                goal = sources_in(self.desired.resources)
+                assert of_family(used, what.address) == of_family(goal, what.address)
             self.assert_it_works(live, ip_address(what.address).version)
         now = announced(self.kernel)
         goal = {vip.id for vip in wanted(self.desired, LoopbackVip)}

@@ -110,7 +110,7 @@ class FakeKernel:
         for setting in ("send_redirects", "accept_local", "rp_filter", "arp_ignore", "arp_announce", "forwarding"):
             value = "1" if setting == "send_redirects" else "0"
             self.sysctls.setdefault(f"net/ipv4/conf/{interface}/{setting}", value)
-        for setting in ("forwarding", "disable_ipv6"):
+        for setting in ("forwarding", "disable_ipv6", "proxy_ndp"):
             self.sysctls.setdefault(f"net/ipv6/conf/{interface}/{setting}", "0")
 
     def _wrote(self, method: str, what: object) -> None:
