@@ -73,7 +73,8 @@ class Report:
 
     def begins(self, count: int) -> None:
         """So many changes are about to be made; the log hears of them when they are."""
-        self._pass_on(Event(self._now(), What.BEGINS, f"{count:,} changes to be made", facts={"changes": count}))
+        text = f"{count:,} change{'' if count == 1 else 's'} to be made"
+        self._pass_on(Event(self._now(), What.BEGINS, text, facts={"changes": count}))
 
     def repeat(self) -> None:
         """Write the next report of each problem and warning even if it is unchanged."""
