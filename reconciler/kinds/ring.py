@@ -83,6 +83,9 @@ class Ring(Resource):
         made_from = repr((self.members, self.source)).encode()
         return blake2b(numbers + made_from, digest_size=16).digest()
 
+    def stamps(self) -> Iterator[str]:
+        yield repr((self.members, blake2b(self.slots, digest_size=16).hexdigest()))
+
     @property
     def rows(self) -> tuple[EndpointRow, ...]:
         """The rows of the members, whatever their state; that of nobody for a member that can have none."""
@@ -227,7 +230,7 @@ class UnbuiltRing(Ring):
 
     def stamps(self) -> Iterator[str]:
         yield repr((self.members, self.source))
-        yield repr(Ring(self.name, self.members, self.slots))  # a saved plan has the slots themselves
+        yield from Ring.stamps(self)  # a saved plan has the slots themselves
 
 
 def _is_disabled(member: str, context: Context) -> bool:
