@@ -252,8 +252,9 @@ def _part_of_service(service: Service, facts: Facts) -> Part:
     on_link = frozenset([(vip.version, face) for vip in service.vips for face in ("", *facts.on_link(vip))])
     is_for_some = bool(service.allowed_sources)
     traits = _traits(
-        service.mode, service.algorithm, service.protocol, service.takes_pings, is_for_some, service.stateless, on_link
-    )
+        service.mode, service.scheduling, service.protocol, service.takes_pings, is_for_some, service.stateless,
+        on_link,
+    )  # fmt: skip
     size = len(service.vips) * (len(service.ports) + service.takes_pings)
     return Part(service.name, service, wanted, NO_USE, traits, size, tuple(support.of_service(service)))
 

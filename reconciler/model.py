@@ -312,7 +312,8 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Affinity:
-    """Connections of one client go to the same endpoint until the client has made none for `timeout_s`."""
+    """Connections of one client go to the same endpoint until the client has made none for `timeout_s`. Where no
+    connection is remembered, no client is: there a hash of its address alone gives it the same endpoint each time."""
 
     by: AffinityBy = AffinityBy.CLIENT
     timeout_s: float = 10_800.0
@@ -341,6 +342,18 @@ class Service:
     labels: Labels = ()
     span: Span = field(default=NOWHERE, compare=False)
     places: Places = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def scheduling(self) -> Algorithm:
+        """The algorithm by which endpoints are chosen. With affinity maglev hashes the address of the client alone, so
+        that all balancers agree about a client: that is source-hash."""
+        is_hashed = self.affinity is not None and self.algorithm is Algorithm.MAGLEV
+        return Algorithm.SOURCE_HASH if is_hashed else self.algorithm
+
+    @property
+    def remembers_clients(self) -> bool:
+        """Whether the node remembers which endpoint a client had: affinity where connections are remembered."""
+        return self.affinity is not None and not self.mode.is_dsr and not self.stateless
 
     @property
     def takes_pings(self) -> bool:

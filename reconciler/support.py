@@ -164,7 +164,7 @@ def of_service(service: Service) -> Iterator[Unsupported]:
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
     if service.mode is Mode.NAT and service.protocol is Protocol.SCTP:
         yield from _ipv6(service)
-    if service.affinity is not None:
+    if service.remembers_clients:
         yield _key(service, "affinity")
     if service.stateless:
         yield from _stateless(service)

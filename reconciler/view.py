@@ -95,7 +95,7 @@ def _use(algorithm: Algorithm) -> Use:
 
 def use_of(service: Service) -> Use:
     """Thousands of services have the same one."""
-    one = _use(service.algorithm)
+    one = _use(service.scheduling)
     if not service.stateless:
         return one
     target, protocol = service.target_port or 0, service.protocol.value
@@ -209,7 +209,7 @@ class NodeView:
         modes = {service.mode.name for service in self.services}
         if any(map(_places_fragments, self.services)):
             modes.add("FRAGMENTS")
-        algorithms = {service.algorithm.name for service in self.services}
+        algorithms = {service.scheduling.name for service in self.services}
         undefined = {Undefined.REJECT.name} & {self.node.undefined_traffic.name} if self.services else set()
         protocols = {service.protocol.name for service in self.services} - {Protocol.TCP.name, Protocol.ICMP.name}
         echo = {"ECHO"} if self.services else set()

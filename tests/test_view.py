@@ -15,7 +15,7 @@ from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.service import ServiceRow
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
-from reconciler.model import Echo, IcmpRedirects, Interface, Mode, Node, Role, Undefined
+from reconciler.model import Affinity, Algorithm, Echo, IcmpRedirects, Interface, Mode, Node, Role, Undefined
 from reconciler.view import renewed, view
 from tests.strategies import fake_source, fleets
 from tests.test_compile import mixed
@@ -123,3 +123,20 @@ def test_what_differs_of_a_fleet_leads_to_the_view_that_all_of_it_does(several, 
 def test_an_edited_pool_is_no_reason_to_look_at_all_services(web_fleet):
     edited = replace(web_fleet, pools=tuple(replace(pool, endpoints=pool.endpoints[:1]) for pool in web_fleet.pools))
     assert renewed(edited, web_fleet, view(web_fleet, None, "host")) == view(edited, None, "host")
+
+
+@pytest.mark.parametrize(
+    ("mode", "written", "used"),
+    [
+        (Mode.DSR_L2, Algorithm.MAGLEV, Algorithm.SOURCE_HASH),
+        (Mode.DSR_L3, Algorithm.SOURCE_HASH, Algorithm.SOURCE_HASH),
+    ],
+)
+def test_affinity_without_memory_is_a_hash_of_the_clients_address_alone(web_fleet, mode, written, used):
+    (service,) = web_fleet.services
+    fleet = replace(web_fleet, services=(replace(service, mode=mode, algorithm=written, affinity=Affinity()),))
+    part = view(fleet, None, "")
+    (row,) = rows(compile_node(part), ServiceRow)
+    assert (row.algorithm, row.ring) == (used, f"{service.pool}/{used}")
+    assert used.name in part.features
+    assert written is used or written.name not in part.features

@@ -248,7 +248,7 @@ def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
 @once
 def rows_of(service: model.Service) -> tuple[ServiceRow, ...]:
     """The rows that a service asks for."""
-    ring, mode, algorithm = ring_name(service.pool, service.algorithm), service.mode.value, service.algorithm.value
+    ring, mode, algorithm = ring_name(service.pool, service.scheduling), service.mode.value, service.scheduling.value
     protocol, target = service.protocol.value, service.target_port or 0
     found = sources_of(service)
     sources = found.id if found else ""

@@ -51,11 +51,11 @@ def prove_service(lab: Lab, name: str) -> None:
         _check_answers(outcomes)
         answered = Counter(outcome.endpoint for outcome in outcomes)
         assert set(answered) <= set(weights), f"answers from {sorted(set(answered) - set(weights))}, not in the pool"
-        if service.algorithm is Algorithm.ROUND_ROBIN:
+        if service.algorithm is Algorithm.ROUND_ROBIN and not service.affinity:
             check_shares(answered, weights)
         else:
             _check_spread(answered, weights)
-        if service.algorithm is Algorithm.SOURCE_HASH:
+        if service.affinity or service.algorithm is Algorithm.SOURCE_HASH:
             _check_affinity(outcomes)
         _check_answers(lab.load(vip, port, count=4, payload_bytes=_PAYLOAD_BYTES).wait())
 
@@ -75,7 +75,7 @@ def _send(
 ) -> tuple[list[Outcome], list[Packet]]:
     """Send requests, each on a connection of its own. Returns their outcomes, and the packets that passed the
     balancer."""
-    if service.algorithm is Algorithm.ROUND_ROBIN:
+    if service.algorithm is Algorithm.ROUND_ROBIN and not service.affinity:
         turns = sum(weights.values()) // gcd(*weights.values())
         count, clients = turns * -(-_MIN_REQUESTS // turns), 1
     else:

@@ -68,7 +68,7 @@ def _too_many_rings(draft: Draft) -> Iterator[Finding]:
     for service in draft.services:
         for node in draft.carriers(service):
             found = rings.setdefault(id(node), set())
-            found.add((service.pool, service.algorithm))
+            found.add((service.pool, service.scheduling))
             if len(found) > RINGS:
                 first_beyond.setdefault(id(node), service)
     for node in draft.balancers:

@@ -55,7 +55,7 @@ def _echo_conflict(vip: Vip) -> Iterator[Finding]:
 def _wish(service: Service) -> tuple[object, ...] | None:
     """A service's wish for pings: equal for services that agree, None if it has no wish."""
     if service.takes_pings:
-        return Echo.ENDPOINT, service.pool, service.mode, service.algorithm
+        return Echo.ENDPOINT, service.pool, service.mode, service.scheduling
     return (service.echo,) if service.echo else None
 
 

@@ -101,18 +101,18 @@ def _affinity_on_several_balancers(carried: Carried) -> Iterator[Finding]:
     Each balancer remembers the clients that it has seen itself. A router in front spreads connections, not
     clients: the second connection of a client may reach another balancer, which knows nothing of the first.
 
-    The way out: `algorithm: source-hash`. It chooses by the address of the client, the same on every balancer,
-    and affinity then only keeps a client where it is while the pool changes.
+    The way out: `algorithm: maglev` or `source-hash`. With affinity both choose by the address of the client, the
+    same on every balancer, and what a balancer remembers then only keeps a client where it is while the pool changes.
     """
     service = carried.service
-    if service.affinity and service.algorithm is not Algorithm.SOURCE_HASH:
+    if service.remembers_clients and service.scheduling is not Algorithm.SOURCE_HASH:
         count = len(carried.carriers)
         if count > 1:
             message = (
                 f"a client can get an endpoint from each of {count} balancers: {service.algorithm} doesn't "
                 "choose by the client, and affinity is known to one balancer only"
             )
-            hint = "use algorithm: source-hash"
+            hint = "use algorithm: maglev or source-hash"
             yield Finding(service.span, ("spec", "affinity"), message, hint)
 
 

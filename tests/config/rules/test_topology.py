@@ -5,6 +5,12 @@ from reconciler.config.load import load
 from tests.config.manifests import INTERFACES, node, pool, service
 from tests.config.rules.parts import TWO_BALANCERS, endpoint, labelled, web
 
+BOTH_WITH_SOURCES = "".join(
+    node(
+        f"lb{n}", more=f"snatAddresses: [10.2.0.9{n}]",
+        interfaces=f"{{name: front, addresses: [10.1.0.{n}/24]}}, {{name: back, addresses: [10.2.0.{n}/24]}}",
+    ) for n in (1, 2)
+)  # fmt: skip
 ROUTER = "{name: eth0, addresses: [10.1.0.254/24]}"
 
 CASES = {
@@ -18,8 +24,8 @@ CASES = {
         web("dsr-l2") + TWO_BALANCERS,
     ),
     "affinity-on-several-balancers": (
-        web("dsr-l2", more="affinity: {by: client}") + TWO_BALANCERS,
-        web("dsr-l2", more="affinity: {by: client}, algorithm: source-hash") + TWO_BALANCERS,
+        web("fullnat", more="affinity: {by: client}") + BOTH_WITH_SOURCES,
+        web("fullnat", more="affinity: {by: client}, algorithm: maglev") + BOTH_WITH_SOURCES,
     ),
     "redirects-on": (
         web() + node(more="icmpRedirects: 'on'"),
