@@ -23,16 +23,17 @@ ENDPOINTS = addresses(8)
 LONG_S = 120.0
 """How long anything may take on a busy machine."""
 LOOK_S = 0.1
-_CHECK = "{{type: http, port: {port}, interval: 1s, timeout: 900ms, fall: {fall}, rise: 1}}"
+_CHECK = "{{type: http, port: {port}, interval: 1s, timeout: 900ms, fall: {fall}, rise: 1{more}}}"
 
 
-def edition(weights: dict[IPv4Address, int], fall: int = 2, ports: str = f"[{PORT}]") -> str:
+def edition(mode: str, weights: dict[IPv4Address, int], fall: int = 2, ports: str = f"[{PORT}]") -> str:
     """The manifests, with what edits change."""
-    check = _CHECK.format(port=PORT, fall=fall)
-    return manifests(weights, "nat", check, service="algorithm: maglev", ports=ports)
+    check = _CHECK.format(port=PORT, fall=fall, more=", through: vip" if mode.startswith("dsr") else "")
+    return manifests(weights, mode, check, service="algorithm: maglev", ports=ports)
 
 
-FIRST = edition(dict.fromkeys(ENDPOINTS, 1))
+def first(mode: str) -> str:
+    return edition(mode, dict.fromkeys(ENDPOINTS, 1))
 
 
 @dataclass(slots=True)
@@ -141,9 +142,9 @@ class Site(Web):
 
 
 @contextmanager
-def site(directory: Path, prefix: str) -> Iterator[Site]:
+def site(directory: Path, prefix: str, mode: str) -> Iterator[Site]:
     """A site whose endpoints all serve."""
-    fleet = written(directory / "manifests", FIRST)
+    fleet = written(directory / "manifests", first(mode))
     with Lab(fleet, node_name="lb1", prefix=prefix, run_dir=directory / "run") as lab:
         found = Site(lab, directory / "manifests", directory / "log")
         found.start("--resync", "2s")

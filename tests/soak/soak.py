@@ -26,7 +26,7 @@ from reconciler.lab.build import wait_until
 from reconciler.lab.traffic import Outcome
 from reconciler.wish import drains
 from tests.lab.web import PORT, VIP
-from tests.soak.site import ENDPOINTS, FIRST, LONG_S, Death, Site, chance, edition, site
+from tests.soak.site import ENDPOINTS, LONG_S, Death, Site, chance, edition, first, site
 
 MOST_DOWN = 3
 FEW = 5
@@ -34,7 +34,8 @@ REST_S = 150.0
 """Nobody dies again before: who falls often has to be well for long, and nothing else would be seen."""
 SETTLE_S = 400.0
 """Longer than anybody has to be well before he is back."""
-TIMEOUT_S = 4.0
+TIMEOUT_S = 10.0
+"""So long a request may wait for a machine that does many other things."""
 STORY_S = 20.0
 """How far back what was done is told about a request that failed."""
 LONG_OUT_S = 7.0
@@ -58,6 +59,7 @@ class Sample:
 class Report:
     for_s: float
     seed: int
+    mode: str
     done: Counter[str] = field(default_factory=Counter)
     acts: list[tuple[float, str]] = field(default_factory=list)
     """What was done, and when that had been done."""
@@ -65,7 +67,8 @@ class Report:
     requests: int = 0
     lost: int = 0
     """Requests that a dead endpoint took with it."""
-    unexplained: list[Outcome] = field(default_factory=list)
+    unexplained: list[tuple[Outcome, str]] = field(default_factory=list)
+    """With who answered before on that connection, if it was not a new one."""
     before: Sample | None = None
     after: Sample | None = None
     longest_out_s: float = 0.0
@@ -75,13 +78,13 @@ class Report:
     def lines(self) -> list[str]:
         did = ", ".join(f"{count} {what}" for what, count in sorted(self.done.items()))
         return [
-            f"{self.for_s:g} s, seed {self.seed}: {did}",
+            f"{self.mode}, {self.for_s:g} s, seed {self.seed}: {did}",
             f"{self.requests:,} requests; {self.lost} went with who died, {len(self.unexplained)} more failed",
             f"the longest time from a death to the ring: {self.longest_out_s:.2f} s",
             f"before: {self.before}",
             f"after:  {self.after}",
             f"in the end: {self.plan.strip().splitlines()[-1] if self.plan.strip() else 'no plan'}",
-            *(line for outcome in self.unexplained[:FEW] for line in self._about(outcome)),
+            *(line for outcome, home in self.unexplained[:FEW] for line in self._about(outcome, home)),
             *(line for death in self.returned for line in self._of_death(death)),
             *(line for death in self.slow[:FEW] for line in self._of_death(death)),
         ]
@@ -102,20 +105,21 @@ class Report:
                 if death.began_s - STORY_S < then_s < end_s]  # fmt: skip
         return [f"death of {death}", *done]
 
-    def _about(self, outcome: Outcome) -> list[str]:
+    def _about(self, outcome: Outcome, home: str) -> list[str]:
         """A request that failed, and what had happened by then."""
         at_s = outcome.started_s
         acts = [f"{at_s - then_s:.2f} s before: {what}" for then_s, what in self.acts if 0 < at_s - then_s < STORY_S]
         deaths = [f"{d.address} from {at_s - d.began_s:.2f} s before to "
                   f"{'the end' if d.until_s is None else f'{at_s - d.until_s:.2f} s before'}"
                   for d in self.deaths if d.began_s < at_s]  # fmt: skip
-        return [f"unexplained: {outcome}", *acts, f"who had died: {'; '.join(deaths) or 'nobody'}"]
+        before = f"unexplained: {outcome}, before it {home or 'nobody'} answered"
+        return [before, *acts, f"who had died: {'; '.join(deaths) or 'nobody'}"]
 
 
-def run(for_s: float, seed: int, directory: Path, prefix: str) -> Report:
+def run(for_s: float, seed: int, directory: Path, prefix: str, mode: str = "nat") -> Report:
     """Do all of that for so long, and say what came of it. Needs root."""
-    report = Report(for_s, seed)
-    with site(directory, prefix) as found:
+    report = Report(for_s, seed, mode)
+    with site(directory, prefix, mode) as found:
         load = found.lab.load(
             VIP, PORT, requests_per_connection=5, concurrency=8, rate=40, clients=16, timeout_s=TIMEOUT_S
         )
@@ -167,7 +171,7 @@ class _Soak:
             self._site.revive(address)
         while self._drained:
             self._undrain()
-        self._site.write(FIRST)
+        self._site.write(first(self._report.mode))
         everybody = set(ENDPOINTS)
         plan = ("plan", str(self._site.directory), "--node", "lb1")
         try:
@@ -209,7 +213,7 @@ class _Soak:
     def _edit(self) -> str:
         weights = {address: self._chance.randint(1, 4) for address in ENDPOINTS}
         ports = "[80, 8080]" if self._chance.random() < 0.5 else "[80]"
-        self._site.write(edition(weights, self._chance.randint(2, 3), ports))
+        self._site.write(edition(self._report.mode, weights, self._chance.randint(2, 3), ports))
         return "edited"
 
     def _drain(self) -> str:
@@ -231,8 +235,8 @@ class _Soak:
 
     def _damage(self) -> str:
         """As hands do it that mean well: nothing of this breaks a connection, all of it is to be mended."""
-        kernel = self._site.kernel
-        match self._chance.randrange(3):
+        kernel, which = self._site.kernel, self._chance.randrange(3)
+        match which:
             case 0:  # a service that nobody wants
                 key, value = next(iter(kernel.dump(SERVICES.name)))
                 fields = SERVICES.key.unpack(key)
@@ -244,7 +248,7 @@ class _Soak:
                 kernel.update(ENDPOINT_ROWS.name, [(number, value)])
             case _:  # a VIP that the kernel doesn't answer for
                 self._site.lab.run("lb1", "sh", "-c", f"ip route del local {VIP} table local || true")
-        return "damaged"
+        return f"damaged {('a service', 'an endpoint', 'a VIP')[which]}"
 
     def _restart(self) -> str:
         if self._chance.random() < 0.5:
@@ -257,25 +261,29 @@ class _Soak:
 
 
 def _explain(report: Report, of: Site, outcomes: list[Outcome]) -> None:
-    """Sort the requests that failed: those that an endpoint took with it, and the others."""
-    homes: dict[str, set[str]] = {}
+    """Sort the requests that failed: those that an endpoint took with it, and the others. A client has one connection
+    at a time from each of its addresses; what answered last is where that goes."""
+    homes: dict[str, tuple[str, float]] = {}
     for outcome in sorted(outcomes):
-        if not outcome.error:
-            homes.setdefault(outcome.source, set()).add(outcome.endpoint.partition(":")[0])
-            continue
         end_s = outcome.started_s + outcome.duration_s
-        begun_at_dead = any(
-            death.began_s - SLACK_S <= end_s and outcome.started_s <= (death.until_s or end_s) + SLACK_S
-            for death in of.deaths
-        )
-        was_open_at_dead = not outcome.new_connection and any(
-            str(death.address) in homes.get(outcome.source, ()) and death.began_s - SLACK_S <= end_s
-            for death in of.deaths
-        )
-        if begun_at_dead or was_open_at_dead:
+        if not outcome.error:
+            homes[outcome.source] = outcome.endpoint.partition(":")[0], outcome.started_s
+            continue
+        home, well_s = homes.get(outcome.source, ("", end_s))
+        if outcome.new_connection:
+            is_explained = any(
+                death.began_s - SLACK_S <= end_s and outcome.started_s <= (death.until_s or end_s) + SLACK_S
+                for death in of.deaths
+            )
+        else:
+            is_explained = any(
+                str(death.address) == home and well_s - SLACK_S <= death.began_s <= end_s + SLACK_S
+                for death in of.deaths
+            )
+        if is_explained:
             report.lost += 1
         else:
-            report.unexplained.append(outcome)
+            report.unexplained.append((outcome, home))
 
 
 def check(report: Report) -> None:
