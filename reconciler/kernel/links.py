@@ -41,14 +41,14 @@ def read() -> list[Link]:
     """All interfaces. OSError if the kernel refuses."""
     with netlink.route() as route:
         links = [_with_state(_link(answer), answer) for answer in route.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0))]
-    trunks = {link.trunk for link in links}
-    return [replace(link, strips_tags=_strips_tags(link.name)) if link.index in trunks else link for link in links]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:  # any of them may become a trunk
+        return [replace(link, strips_tags=True) if _strips_tags(sock, link.name) else link for link in links]
 
 
-def _strips_tags(name: str) -> bool:
+def _strips_tags(sock: socket.socket, name: str) -> bool:
     """Whether an interface takes VLAN tags off what it receives (`ethtool -k`: rx-vlan-offload)."""
     flags = ctypes.create_string_buffer(_FLAGS.pack(_GET_FLAGS, 0), _FLAGS.size)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
         fcntl.ioctl(sock, _ETHTOOL, _REQUEST.pack(netlink.content(name), ctypes.addressof(flags)))
     return bool(_FLAGS.unpack(flags.raw)[1] & _RX_VLAN)
 

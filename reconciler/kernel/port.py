@@ -146,8 +146,8 @@ class HopGroup:
 class Link:
     """A network interface. A VLAN has its tag and the index of its trunk. `mac` is empty if the interface has none.
 
-    `strips_tags`, of a trunk: whether it takes tags out of frames before XDP sees the frames. `master` is the index of
-    the bridge, bond or VRF that the interface is a port of.
+    `strips_tags`: whether it takes tags out of frames before XDP sees the frames. `master` is the index of the bridge,
+    bond or VRF that the interface is a port of.
     """
 
     name: str
