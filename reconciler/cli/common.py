@@ -235,7 +235,7 @@ def adopting(args: argparse.Namespace, kernel: Kernel, desired: Desired) -> None
         from reconciler.live import read_live
 
         found = read_live(kernel, desired.resources, _ADOPTED).foreign
-        for key, owner in sorted(found.items()):
+        for key, owner in sorted(item for item in found.items() if item[0] in desired.resources):
             say(f"--adopt takes over {key}: {line(owner)}")
         kernel.adopts = True
 

@@ -87,7 +87,8 @@ class RoutingKind(Kind):
             return Reading(impossible=dict.fromkeys(wanted, why))
         paths = [path for path in parsed(text) if _OURS.match(path[0])]
         others = sorted({path[0] for path in paths if path[0].startswith("router bgp")})
-        if any(path[0].startswith(_MARK) for path in paths) or (others and self.kernel.adopts):
+        # What nobody wants anything in the place of is not taken over: it would only be removed.
+        if any(path[0].startswith(_MARK) for path in paths) or (others and wanted and self.kernel.adopts):
             return Reading((Routing(_lines(paths)),))
         return Reading(foreign={ROUTING: f"`{others[0]}` in FRR"} if others else {})
 

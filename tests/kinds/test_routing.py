@@ -170,6 +170,17 @@ def test_somebody_elses_bgp_is_taken_over_where_that_is_asked_for(site):
     assert "10.7.0.9" in node.daemon.text()
 
 
+def test_what_nobody_asks_for_is_not_taken_over(site):
+    node = kernel()
+    node.daemon.type(["router bgp 65000", "neighbor 10.1.0.9 remote-as 64998", "exit"])
+    node.adopts = True
+    before = node.daemon.text()
+    without = replace(site, nodes=tuple(replace(each, bgp=None) for each in site.nodes))
+    for wanted in (desired(without, "r1"), Desired()):
+        bring(node, wanted)
+        assert node.daemon.text() == before
+
+
 def test_without_a_daemon_it_is_blocked_by_name(site):
     wanted = desired(site, "r1")
     planned = plan(wanted, read_live(FakeKernel(), wanted.resources))
