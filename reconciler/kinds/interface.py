@@ -79,6 +79,11 @@ THIS_NODE = Key(Interface.kind, "of this node")
 interfaces if no address is declared."""
 
 
+def is_asked_for(view: NodeView) -> bool:
+    """Whether anything is asked of the interfaces of a node."""
+    return bool(view.services) or view.runs_program or view.node.role is Role.ROUTER
+
+
 def interface_key(name: str, has: str = "") -> Key:
     return Interface(name, has).key
 
@@ -95,7 +100,7 @@ class InterfaceKind(Kind):
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
         node = view.node
-        if not view.services and not view.runs_program and node.role is not Role.ROUTER:
+        if not is_asked_for(view):
             return
         yield Interface("of", "this node"), node.span
         if node.role is Role.ENDPOINT and node.address:

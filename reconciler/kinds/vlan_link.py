@@ -16,7 +16,7 @@ from reconciler.kernel import port
 from reconciler.kernel.port import Link, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
-from reconciler.kinds.interface import VLAN_LINK, interface_key
+from reconciler.kinds.interface import VLAN_LINK, interface_key, is_asked_for
 from reconciler.model import Role
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.safe import some
@@ -74,7 +74,7 @@ class VlanLinkKind(Kind):
 
     @staticmethod
     def desired(view: NodeView) -> Iterable[Wanted]:
-        for face in view.node.interfaces if view.services or view.node.role is Role.ROUTER else ():
+        for face in view.node.interfaces if is_asked_for(view) else ():
             if face.trunk is not None and face.tag is not None:
                 addresses = tuple(map(str, face.addresses))
                 yield VlanLink(face.name, face.trunk, face.tag, face.mtu_bytes, addresses), face.span

@@ -12,7 +12,7 @@ from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.kinds.vlan_link import VlanLink
 from reconciler.live import read_live
-from reconciler.model import Interface
+from reconciler.model import Interface, Role
 from reconciler.plan import plan
 from reconciler.resource import Desired, Key
 from reconciler.view import view
@@ -73,6 +73,16 @@ def test_a_missing_vlan_is_made_first_and_what_was_made_goes_last(fleet, kernel)
     gone = bring(kernel, None)
     assert gone[-1] == ("remove_vlan_link", "front.100")
     assert kernel.vlans == {}
+
+
+@pytest.mark.parametrize("role", Role)
+def test_whoever_has_interfaces_has_their_vlans(fleet, role):
+    (node,) = fleet.nodes
+    for services in (fleet.services, ()):
+        changed = replace(fleet, services=services, nodes=(replace(node, role=role),))
+        wanted = compile_node(view(changed, None, "")).resources
+        assert (LINK in wanted) is (FACE in wanted)
+        assert all(need in wanted for key in wanted.keys() & {LINK, FACE} for need in wanted[key].needs)
 
 
 def test_without_a_tag_it_has_to_be_there(fleet, kernel):
