@@ -34,6 +34,10 @@ class Fights:
                 begun.append(key)
         return begun
 
+    def on(self, now: float) -> set[Key]:
+        """The keys that are being fought over."""
+        return {key for key, times in self._mended.items() if _is_fight(times, now)}
+
     def rests(self, key: Key, now: float) -> bool:
         """Whether drift of this key is left alone for now."""
         times = self._mended.get(key)

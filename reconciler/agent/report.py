@@ -86,6 +86,14 @@ class Report:
             event = Event(self._now(), What.RECOVERED, "recovered", about)
             self._tell(event, f"{about}: {self.style.good('recovered')}")
 
+    def warning(self, about: str, text: str, hint: str) -> None:
+        """A warning that holds until it is `over`."""
+        told = f"{self.style.bad(f'{about}: {text}')}\n{hint}"
+        self._tell(Event(self._now(), What.WARNING, text, about, hint), told)
+
+    def over(self, about: str, text: str) -> None:
+        self._tell(Event(self._now(), What.OVER, text, about), f"{about}: {self.style.good('over')}: {text}")
+
     def concerns(self, found: Sequence[Concern]) -> None:
         """Report the present warnings: each when it begins, and again if it comes back after it was over. Of many that
         begin at once, the log names some."""

@@ -79,6 +79,8 @@ class Upkeep:
     suspects: set[Key] = field(default_factory=set)
     """What the survey under way has found."""
     fights: Fights = field(default_factory=Fights)
+    told_fights: dict[Key, str] = field(default_factory=dict)
+    """What was told of the fights that are on."""
     astray: frozenset[Key] | None = None
     """While the node is left as it is: the keys of which it holds something else than it should; None: not known."""
     _observed: Compiled | None = None
@@ -129,6 +131,7 @@ class Upkeep:
         """
         if self.offered is None and self.desired is None:
             return
+        self._end_fights()
         if self.offered or self.known is None or named or self.late:
             is_whole = self._round(named, may_delete=may_delete)
             if is_whole:
@@ -313,12 +316,29 @@ class Upkeep:
         drifted = [change.key for change in done if change.reason is Reason.DRIFT]
         begun = self.fights.mended(drifted, self.clock())
         carrying = carriers(planned.desired.resources) if begun else set()
+        of = {change.key: change for change in done} if begun else {}
         for key in begun:
-            text = f"{key} was changed by somebody else {FIGHT} times in {WINDOW_S / 60:g} minutes"
-            if key in carrying:
-                self.report.alarm(f"{text}; traffic stands on it, so it is set back each time: find out who does that")
-            else:
-                self.report.say(f"{text}; from now on it is set back once in {PAUSE_S:g} s")
+            does = "traffic stands on it, so it is set back each time" if key in carrying else (
+                f"from now on it is set back once in {PAUSE_S:g} s"
+            )
+            text = f"{_done_to(of[key])} by somebody else {FIGHT} times in {WINDOW_S / 60:g} minutes; {does}"
+            self.told_fights[key] = text
+            self.report.warning(str(key), text, "find out who does that, and have one of both manage it")
+
+    def _end_fights(self) -> None:
+        """Tell of keys that nobody changes any more."""
+        on = self.fights.on(self.clock()) if self.told_fights else set()
+        for key in self.told_fights.keys() - on:
+            self.report.over(str(key), self.told_fights.pop(key))
+
+
+def _done_to(change: Change) -> str:
+    """What somebody else did to what a change mends, e.g. `value was changed`."""
+    if change.before is None or change.after is None:
+        return "was removed" if change.before is None else "was made"
+    before, after = change.before.describe(), change.after.describe()
+    names = [name for name in dict.fromkeys((*after, *before)) if before.get(name) != after.get(name)]
+    return f"{safe.some(list(map(safe.line, names)))} {'was' if len(names) == 1 else 'were'} changed"
 
 
 def _raise_if_incomplete(result: Result) -> None:

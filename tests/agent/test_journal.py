@@ -14,6 +14,7 @@ from referencing import Registry, Resource
 
 from reconciler.agent import upkeep
 from reconciler.agent.event import Event, What
+from reconciler.agent.fights import FIGHT, WINDOW_S
 from reconciler.agent.journal import MAX_CONDITIONS, MAX_EVENTS, Identity, Journal, State
 from reconciler.agent.report import Report, local_time
 from reconciler.agent.state import headline, state_of
@@ -106,6 +107,24 @@ def test_a_node_that_refuses_is_out_of_sync_and_degraded(node, journal, manifest
     node.agent.round(Wake.TIME)
     assert words(node) == ("Synced", "Healthy")
     assert not journal.status()["conditions"]
+
+
+def test_a_fight_is_a_condition_with_its_object_and_field_until_nobody_fights(node, journal):
+    node.agent.round(Wake.TIME)
+    name = "net/ipv4/conf/front/forwarding"
+    for _ in range(FIGHT):
+        assert journal.status()["conditions"] == []
+        node.kernel.sysctls[name] = "0"
+        node.tick()
+    [condition] = journal.status()["conditions"]
+    assert condition["about"] == f"sysctl {name}"
+    assert condition["message"].startswith("value was changed by somebody else 5 times in 10 minutes")
+    assert condition["hint"]
+    node.tick()
+    assert len(journal.status()["conditions"]) == 1
+    node.now += WINDOW_S
+    node.agent.round(Wake.TIME)
+    assert journal.status()["conditions"] == []
 
 
 def test_a_paused_agent_says_what_others_have_made_of_the_node_and_of_the_manifests(node, manifests):

@@ -387,7 +387,7 @@ def test_a_fight_over_what_traffic_stands_on_is_shouted_about_and_never_rests(no
         spoil_a_service(node.kernel)
         told = node.tick()
         assert "drift" in told
-    assert "was changed by somebody else 5 times in 10 minutes; traffic stands on it" in told
+    assert "service 20.20.20.2:25/tcp: was removed by somebody else 5 times in 10 minutes; traffic stands on" in told
     for _ in range(FIGHT):
         spoil_a_service(node.kernel)
         assert "drift" in node.tick()
@@ -401,7 +401,7 @@ def test_a_fight_over_what_traffic_does_not_stand_on_is_told_once_and_fought_slo
         node.kernel.kept.remove(NEIGHBOUR)
         told = node.tick()
         assert "drift" in told
-    assert "was changed by somebody else 5 times in 10 minutes; from now on it is set back once in" in told
+    assert "was removed by somebody else 5 times in 10 minutes; from now on it is set back once in" in told
     last = node.now
     node.kernel.kept.remove(NEIGHBOUR)
     assert node.tick() == ""

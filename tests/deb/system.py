@@ -27,7 +27,8 @@ CAPABILITIES = "+bpf,+perfmon,+net_admin,+net_raw,+sys_admin"
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 1 << 18
-_TIMEOUT_S = 300
+_TIMEOUT_S = 1800
+"""For what hangs. To compile six data planes with all features takes a minute, and many on a machine that is busy."""
 
 
 def say(text: str) -> None:
