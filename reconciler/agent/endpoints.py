@@ -18,12 +18,13 @@ from reconciler.health.state import Health, State
 from reconciler.model import Endpoint, Fleet, Pool, Role, place_of
 from reconciler.readings.draining import write_nodes
 from reconciler.readings.health import HISTORY, MAX_HISTORY_BYTES
-from reconciler.reconcile import known_wish
+from reconciler.reconcile import RECORD, known_wish
 from reconciler.view import NodeView
 from reconciler.wish import announcing as announcing_
 from reconciler.wish.announcing import Stored
 from reconciler.wish.drains import FILE, Drain, damage
 from reconciler.wish.judged import words_of
+from reconciler.wish.known import changed_s
 from reconciler.wish.wish import Wish
 
 CHECKS = "checks"
@@ -91,6 +92,10 @@ class Endpoints:
             with contextlib.suppress(FilesError):  # then a new agent damps flapping anew
                 announcing_.write(self._directory / announcing_.FILE, stored)
             self._written = stored
+
+    def heed_others(self) -> None:
+        """Others may have changed the node while it was left alone: what they knew is no cause of later changes."""
+        self.wish.was_changed_at(changed_s(self._directory / RECORD))
 
     def _learn(self) -> None:
         found = self._checks.take()

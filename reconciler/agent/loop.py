@@ -196,6 +196,8 @@ class Agent:
             self.report.say("The node is no longer left as it is.")
             self.due = 0.0
             self.upkeep.forget()
+            if self.endpoints is not None:
+                self.endpoints.heed_others()
         return bool(self.held_by)
 
     def _observe(self) -> None:

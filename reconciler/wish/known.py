@@ -45,7 +45,7 @@ def known(instance_dir: Path, record: str) -> Known:
     }  # fmt: skip
     states = {key: entry.state for key, entry in stored.entries.items()}
     return Known(
-        states, former, drains.read(instance_dir / drains.FILE), _changed_s(instance_dir / record),
+        states, former, drains.read(instance_dir / drains.FILE), changed_s(instance_dir / record),
         announcing.read(instance_dir / announcing.FILE).conditions, leaving(instance_dir),
         stored.progress.suspect_until_s,
     )  # fmt: skip
@@ -61,7 +61,8 @@ def leaving(instance_dir: Path) -> Leaving | None:
     return Leaving(str(note), note.since_s + offset_s, until_s)
 
 
-def _changed_s(path: Path) -> float:
+def changed_s(path: Path) -> float:
+    """When a file was last written, by the monotonic clock; minus infinity if it is not there."""
     try:
         return path.stat().st_mtime - time.time() + time.monotonic()
     except OSError:

@@ -59,7 +59,7 @@ class Wish:
         self, known: Known = NOTHING, clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        self._heeded = Heeded(known.changed_s)
+        self.heeded = Heeded(known.changed_s)
         self.targets: dict[Use, Target] = {}
         """All that is to be checked."""
         self.states: dict[bytes, State] = {}
@@ -150,13 +150,17 @@ class Wish:
         healthy = {name: watched.judged.members.healthy for name, watched in self._watched.items() if watched.judged}
         services = self.announcing.of(view, healthy, at.now_s)
         pools = {**view.pools, **changed} if changed else view.pools
-        self._causes = Causes(self, self._heeded, at)
+        self._causes = Causes(self, at)
         return replace(view, pools=pools, services=services, causes=self._causes)
+
+    def was_changed_at(self, since_s: float) -> None:
+        """Somebody else has changed the node, and knew by then who had come back."""
+        self.heeded = Heeded(since_s)
 
     def were_heeded(self) -> None:
         """The node is as it was last asked to be: who had come back by then is no cause of later changes."""
         if self._causes is not None:
-            self._heeded = Heeded(self._heeded.since_s, self._causes.judged, self._causes.at.epoch_s)
+            self.heeded = Heeded(self.heeded.since_s, self._causes.judged, self._causes.at.epoch_s)
 
     def _judge(self, name: str, watched: _Watched, at: Moment) -> Judged:
         fallback = None
@@ -358,15 +362,15 @@ def _line(watched: _Watched) -> Line | None:
 class Causes(Mapping[str, Mapping[str, Cause]]):
     """Why pools are other than the manifests say, by their names; worked out when somebody asks."""
 
-    def __init__(self, wish: Wish, heeded: Heeded, at: Moment) -> None:
-        self.judged, self.at, self._heeded = wish.judgements, at, heeded
+    def __init__(self, wish: Wish, at: Moment) -> None:
+        self.judged, self.at, self._wish = wish.judgements, at, wish
         self._any: _AnyPool | None = None
 
     def __getitem__(self, name: str) -> Mapping[str, Cause]:
         if name == ANY_POOL:
             self._any = self._any or _AnyPool(self, self.judged)
             return self._any
-        return causes(self.judged[name], self._heeded, self.at)
+        return causes(self.judged[name], self._wish.heeded, self.at)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.judged)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the agent makes of what checks found, round by round, whatever the manifests are like meanwhile."""
 
+import os
+import time
 from ipaddress import ip_address
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from reconciler.kinds import KINDS
 from reconciler.kinds.ring import Ring
 from reconciler.model import LEAVING_METRIC
 from reconciler.readings.announcements import announcements
+from reconciler.reconcile import RECORD
 from reconciler.wish import drains
 from reconciler.wish.announcing import FILE, FIRST_HOLD_S, Leaving, read
 from reconciler.wish.drains import Drain
@@ -99,6 +102,19 @@ def test_an_edit_after_somebody_came_back_is_an_edit(site, manifests):
     told = site.node.files_moved()
     assert "~ ring web/round-robin" in told
     assert "health" not in told and "because" not in told
+
+
+def test_who_came_back_before_others_changed_a_node_that_was_left_alone_is_no_cause(site, manifests):
+    site.node.agent.held = lambda: "paused"
+    site.find(FIRST, Health.DOWN, error="refused")
+    site.find(FIRST, Health.UP, has_returned=True)
+    changed_s = site.node.now + 1 + time.time() - time.monotonic()
+    os.utime(site.directory / RECORD, (changed_s, changed_s))
+    edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
+    site.node.agent.held = lambda: ""
+    told = site.node.files_moved()
+    assert "~ ring web/round-robin" in told
+    assert "because" not in told
 
 
 def test_open_connections_of_a_dead_endpoint_end_if_the_pool_says_so(site, manifests):

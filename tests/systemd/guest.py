@@ -80,10 +80,10 @@ def typed(line: str, cwd: str = "/root") -> str:
     return text
 
 
-def of_manual(heading: str) -> list[str]:
-    """The commands below a heading of the page."""
-    page = (CHECKOUT / "docs" / "install.md").read_text(encoding="utf-8")
-    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+def of_manual(heading: str, page: str = "install") -> list[str]:
+    """The commands below a heading of a page."""
+    text = (CHECKOUT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return re.findall(r"^\$ (.*)$", section.partition("```console\n")[2].partition("```")[0], re.MULTILINE)
 
 
@@ -276,10 +276,17 @@ def fetches() -> None:
 
 
 def upgraded(package: Path, later: Path) -> None:
-    """To a version whose maps have another layout, and back."""
+    """To a version whose maps have another layout, and back, by the words of the page on that."""
+    for line in of_manual("Before an upgrade", "lifecycle"):
+        say(f"$ {line}")
+        typed(line)
     for each, version in ((later, "0.2.0"), (package, "0.1.0")):
         sh(f"apt-get install -y -qq --allow-downgrades {each}")
         synced()
+        lines = of_manual("The upgrade", "lifecycle")
+        assert len(lines) == 2, lines
+        for line in lines:
+            typed(line)
         assert status()["agent"]["version"] == version
         assert sh("lbctl plan /etc/lbctl").startswith("No changes.")
         say(f"Version {version} has taken over")
