@@ -99,5 +99,6 @@ def _forked(asked: socket.socket, words: Sequence[str], files: Sequence[int], ti
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as connection:
+    # An agent that was killed while a verb ran is no news here.
+    with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(ConnectionError):
         serve(connection)

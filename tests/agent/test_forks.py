@@ -109,19 +109,27 @@ def test_one_that_can_not_start_is_an_error_with_a_way_out(forks, monkeypatch):
     assert ran(forks, "--version")[0] == 0
 
 
-def test_it_ends_with_the_agent_however_that_ends():
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_it_ends_with_the_agent_however_that_ends(tmp_path, is_busy):
     code = """
-import os, signal, sys
+import os, signal, sys, threading
 from reconciler.agent.forks import Forks
 forks = Forks()
-forks.run(["--version"], 2, 2, 60.0)
+forks.run(["--version"], 1, 1, 60.0)
 print(forks.pid, flush=True)
+if sys.argv[1:]:
+    threading.Thread(target=forks.run, args=(sys.argv[1:], 1, 1, 60.0), daemon=True).start()
+    while not open(f"/proc/{forks.pid}/task/{forks.pid}/children").read():
+        pass
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    words = ["--run-dir", str(tmp_path / "run"), "--instance", "lba", "status"] if is_busy else []
+    with endless(tmp_path / "run" / "lba"):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=PATIENCE_S,
+                              cwd=ROOT)  # fmt: skip
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
     deadline = time.monotonic() + PATIENCE_S
-    while is_there(int(done.stdout)):
+    while is_there(int(done.stdout.split()[-1])):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
