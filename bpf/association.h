@@ -9,12 +9,12 @@
  *
  * A packet with another tag is nothing to its receiver, and changes nothing here. The tags of an association are those of
  * its INIT and INIT-ACK. The client's side may be forged, the endpoint's is believed: where an association is open, an INIT
- * changes nothing, whoever sends it, but when the endpoint then has taken a cookie, or sends one, the association began
- * anew with the tag that the endpoint uses from now on; its own is that of the client's next packet.
+ * changes nothing, whoever sends it; but when the endpoint then has taken a cookie, or sends one, the association began
+ * anew, with the client's tag as the endpoint uses it from now on, and with the endpoint's as the client's next packet has it.
  *
  * Only the first chunk of a packet is looked at. INIT, INIT-ACK and SHUTDOWN-COMPLETE are alone in theirs, a cookie and its
  * acknowledgement are the first (sections 3.3.11 and 3.3.12); a SHUTDOWN or an ABORT may be behind others, and is missed
- * then: its entry ends by its time, or when the client's next INIT finds an endpoint that knows of no association.
+ * then: the entry lasts for its time, and the client's next INIT goes to the same endpoint.
  */
 
 #define CHUNK_NONE 0xff

@@ -18,7 +18,7 @@ from reconciler.model import Fleet, Role
 from reconciler.view import view
 from tests.lab.test_dsr_l3_ha import with_names
 from tests.packets.test_layout import SETS_OF_FEATURES
-from tests.vm.fleet import manifests
+from tests.vm.fleet import NAT_CASES, SILENT, manifests
 from tests.vm.machine import CHECKOUT, STORE, release, run, say
 from tests.vm.test_vlan import MANIFESTS
 
@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> int:
 
 def _compile() -> None:
     """Compile here what the guest will load: there it would take half a minute each."""
-    sets = {*SETS_OF_FEATURES, *_features_of(manifests()), *_features_of(MANIFESTS), *_features_of_ha()}
+    texts = manifests(), manifests((*NAT_CASES.values(), SILENT)), MANIFESTS
+    sets = {*SETS_OF_FEATURES, *_features_of_ha()}.union(*map(_features_of, texts))
     say(f"Compiling {len(sets)} sets of features of the data plane")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(build_all, sorted(sets)):

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from reconciler.lab import netns
 from reconciler.model import Address
 from tests.vm.fleet import Case
-from tests.vm.site import BALANCER, CLIENT, ROUTER, Site, mac, port
+from tests.vm.site import BALANCER, CLIENT, ROUTER, Site, address, mac, port
 
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "sctp": socket.IPPROTO_SCTP, "udp": socket.IPPROTO_UDP}
 
@@ -39,19 +39,23 @@ def _open(case: Case) -> socket.socket:
 # --- servers and client ------------------------------------------------------------------------------------------
 @contextmanager
 def served(site: Site, cases: Iterable[Case]) -> Iterator[None]:
-    """A server on each host of each case, at the VIP itself: it answers with the host's name and what it was sent."""
+    """A server on each host of each case, at the VIP itself or, by nat, at the host's own address: it answers with the
+    host's name and what it was sent."""
 
-    def listen(case: Case) -> socket.socket:
+    def listen(case: Case, host: str) -> socket.socket:
         server = _open(case)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind((case.vip, case.port))
+        if case.way == "nat":
+            server.bind((address(host, 6 if ":" in case.vip else 4), case.server_port))
+        else:
+            server.bind((case.vip, case.port))
         if case.protocol != "udp":
             server.listen(64)
         return server
 
     with ExitStack() as stack:
         for case, host in [(each, host) for each in cases for host in each.hosts]:
-            server = stack.enter_context(netns.inside(site.netns(host), listen, case))
+            server = stack.enter_context(netns.inside(site.netns(host), listen, case, host))
             serve = _serve_datagrams if case.protocol == "udp" else _serve_streams
             threading.Thread(target=serve, args=(server, host.encode()), daemon=True).start()
             stack.callback(_wake, server)
@@ -196,14 +200,17 @@ def tapped(site: Site) -> Iterator[Tap]:
 
 # --- the proof -----------------------------------------------------------------------------------------------------
 def prove(site: Site, case: Case, *, requests: int = 16, limit_s: float = 5) -> None:
-    """Check that requests reach exactly the case's hosts, that the balancer sends them on as it says, and that no
-    reply passes it. AssertionError says what is wrong."""
+    """Check that requests reach exactly the case's hosts, that the balancer sends them on as it says, and that replies
+    pass it by nat only. AssertionError says what is wrong."""
     vip = ip_address(case.vip)
     with tapped(site) as tap:
         answers = ask(site, case, requests, b"x" * 100, limit_s)
         packets = tap.packets()
-    replies = [packet for packet in packets if packet.to_balancer and packet.source == vip]
-    assert not replies, f"{len(replies)} packets of replies passed the balancer"
+    replies = [packet for packet in packets if packet.to_balancer != (case.way == "nat") and packet.source == vip]
+    if case.way == "nat":
+        assert len(replies) >= requests, f"{len(replies)} packets of replies passed the balancer"
+    else:
+        assert not replies, f"{len(replies)} packets of replies passed the balancer"
     wrong = [answer for answer in answers if answer not in case.hosts]
     assert not wrong, f"{len(wrong)} of {requests} requests failed: {'; '.join(sorted(set(wrong)))}"
     assert set(answers) == set(case.hosts), f"only {sorted(set(answers))} answered"
@@ -217,6 +224,9 @@ def prove(site: Site, case: Case, *, requests: int = 16, limit_s: float = 5) -> 
 def _goes_on(packet: Packet, case: Case) -> bool:
     if case.way == "mac":
         return packet.destination == ip_address(case.vip) and packet.protocol == PROTOCOLS[case.protocol]
+    if case.way == "nat":
+        own = [ip_address(address(host, packet.destination.version)) for host in case.hosts]
+        return packet.destination in own and packet.protocol == PROTOCOLS[case.protocol]
     inner, _, outer = case.way.partition("-in-")
     tunnel = socket.IPPROTO_IPIP if inner == "4" else socket.IPPROTO_IPV6
     return packet.destination.version == int(outer) and packet.protocol == tunnel
