@@ -212,8 +212,8 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
     if not attachments:
         notices.add(0, NODE_MISSING)
         return
-    snat = next(iter(_of(live, Snat)), Snat())
-    sources = set(map(ip_address, snat.sources))
+    translating = sorted(_of(live, Snat), key=lambda snat: snat.version)
+    sources = {ip_address(source): None for snat in translating for source in snat.sources}
     rows = [row for row in _of(live, VipRow) if row.address not in sources]
     bindings = [row for row in _of(live, LoopbackVip) if row.address not in sources]
     unused = ({row.address for row in rows} | {row.address for row in bindings}) - {row.vip for row in services}
@@ -235,8 +235,8 @@ def _node(live: Live, name: str, services: Sequence[ServiceRow], notices: Notice
         icmpRedirects="on" if services and sends_redirects else None,
         announce=_announce(live, notices),
         **_tunnels(live, services, notices),
-        snatAddresses=list(snat.sources) or None,
-        snatPorts=_snat_ports(snat),
+        snatAddresses=list(map(str, sources)) or None,
+        snatPorts=next(filter(None, map(_snat_ports, translating)), None),
     )
 
 
