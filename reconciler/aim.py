@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.errors import UsageError
-from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.service import ServiceRow

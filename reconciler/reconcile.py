@@ -22,7 +22,8 @@ from reconciler.errors import FilesError, KernelError
 from reconciler.kernel.port import Kernel, LoadedProgram
 from reconciler.kinds import KINDS
 from reconciler.kinds.attachment import generic_interfaces
-from reconciler.kinds.endpoint import EndpointRow, numbers_of
+from reconciler.kinds.endpoint import numbers_of
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour_proxy import NeighbourProxy
 from reconciler.kinds.program import PROGRAM, Program

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.attachment import Attachment
-from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.gateway import Gateway
 from reconciler.kinds.gateway_route import needs_stand_in
 from reconciler.kinds.ring import Ring

@@ -13,7 +13,8 @@ from reconciler.dataplane.endpoint_table import words_of
 from reconciler.dataplane.layout import ENDPOINT_FILTER, ENDPOINTS
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow
+from reconciler.kinds.endpoint import EndpointKind
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.limits import Sizes
 from reconciler.resource import Change
 from tests.packets.test_ipv6 import folded

@@ -13,7 +13,8 @@ from reconciler.dataplane.endpoint_table import Index, table, values_of, words_o
 from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, EndpointRowState
 from reconciler.dataplane.rows import Address, Endpoint, Number
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow
+from reconciler.kinds.endpoint import EndpointKind
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.resource import Change
 
 USABLE, RETIRED = EndpointRowState.USABLE, EndpointRowState.RETIRED

@@ -12,7 +12,8 @@ from reconciler.dataplane.layout import REMEMBERED, SERVICES, AlgorithmCode, Mod
 from reconciler.dataplane.rows import Service, ServiceKey
 from reconciler.dataplane.slots import STREAM_IDLE
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow, numbered_rows
+from reconciler.kinds.endpoint import EndpointKind, numbered_rows
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.limits import Sizes
 from reconciler.resource import Change
 from reconciler.ring_store import settle

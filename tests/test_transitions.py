@@ -11,7 +11,8 @@ from reconciler.dataplane.layout import SERVICES, AlgorithmCode, ModeCode
 from reconciler.dataplane.rows import Service, ServiceKey
 from reconciler.dataplane.slots import DATAGRAM_IDLE, STREAM_IDLE
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow
+from reconciler.kinds.endpoint import EndpointKind
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.rings import RingKind
 from reconciler.readings.transitions import Transition, transitions

@@ -14,7 +14,7 @@ from reconciler import progress
 from reconciler.compile import compile_node
 from reconciler.diff.manifests import few, ranges
 from reconciler.errors import LbctlError
-from reconciler.kinds.endpoint import EndpointRow, row_of
+from reconciler.kinds.endpoint_row import EndpointRow, row_of
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.service import ServiceRow
 from reconciler.plan import Plan, guard, plan

@@ -22,7 +22,7 @@ from reconciler.importers.names import Names, label
 from reconciler.kernel.port import MAIN_TABLE, Kernel
 from reconciler.kinds.announcement import Announcement
 from reconciler.kinds.attachment import Attachment
-from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.gateway import Gateway
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour import Neighbour

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconciler import model
-from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.ring import IN_TURNS, Ring, build, slots_of
 from reconciler.limits import default_size
 from reconciler.model import Algorithm

@@ -18,7 +18,7 @@ from reconciler.dataplane.layout import RING_NAMES
 from reconciler.dataplane.ring import Slots, shares, turns
 from reconciler.dataplane.ring_batch import hash_rings
 from reconciler.dataplane.slots import MAX_SLOTS, lost, moved, reduced
-from reconciler.kinds.endpoint import NOBODY, EndpointRow, row_named, rows_of
+from reconciler.kinds.endpoint_row import NOBODY, EndpointRow, row_named, rows_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.limits import default_size
 from reconciler.model import Algorithm, DeadEndpoint, EndpointState, Pool

@@ -21,7 +21,8 @@ from reconciler.dataplane.slots import ENDPOINT_MASK, IN_TRANSITION
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted, differing, in_parts
-from reconciler.kinds.endpoint import EndpointRow, Numbers, numbers_of
+from reconciler.kinds.endpoint import Numbers, numbers_of
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.held_ring import EndpointNames, HeldRing
 from reconciler.kinds.ring import Ring, build, slots_of
 from reconciler.model import Pool

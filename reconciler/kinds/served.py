@@ -20,7 +20,8 @@ from reconciler.dataplane.rows import Served, ServiceKey
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each
-from reconciler.kinds.endpoint import EndpointRow, ids_of, is_port, numbered_rows, rows_of
+from reconciler.kinds.endpoint import ids_of, numbered_rows
+from reconciler.kinds.endpoint_row import EndpointRow, is_port, rows_of
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Address, Pool, place_of
 from reconciler.resource import Change, Key, Reading, Resource

@@ -33,7 +33,7 @@ from reconciler.dataplane.rows import Front, Number, Service, ServiceKey
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each, in_parts, once
-from reconciler.kinds.endpoint import connections_end, is_port
+from reconciler.kinds.endpoint_row import connections_end, is_port
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY

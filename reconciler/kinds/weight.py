@@ -14,7 +14,8 @@ from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
-from reconciler.kinds.endpoint import EndpointRow, ids_of, numbered_rows, rows_of
+from reconciler.kinds.endpoint import ids_of, numbered_rows
+from reconciler.kinds.endpoint_row import EndpointRow, rows_of
 from reconciler.loads import ROW_WORDS, WEIGHT_WORD
 from reconciler.model import Algorithm, EndpointState, Pool
 from reconciler.resource import Change, Context, Key, Reading, Resource

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.kernel.port import Kernel
-from reconciler.kinds.endpoint import EndpointRow, numbered_rows
+from reconciler.kinds.endpoint import numbered_rows
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import ServiceKind, ServiceRow

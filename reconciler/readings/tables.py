@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reconciler.kernel.port import Kernel
-from reconciler.kinds.endpoint import EndpointRow, NumberedRow, numbered_rows
+from reconciler.kinds.endpoint import NumberedRow, numbered_rows
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import ServiceRow, indexed_rows

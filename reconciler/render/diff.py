@@ -10,7 +10,7 @@ from typing import Any
 from reconciler.diff.fleet import FleetDiff
 from reconciler.diff.manifests import NONE, Edit, few
 from reconciler.diff.nodes import NodeDiff, Traffic
-from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.plan import Plan
 from reconciler.render.style import Style
 from reconciler.render.text import MEANING, SIGNS, change_lines, summary

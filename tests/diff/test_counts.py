@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.endpoint import EndpointRow
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.service import ServiceRow
 from reconciler.live import read_live, with_connections

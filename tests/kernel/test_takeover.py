@@ -37,7 +37,8 @@ from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.connections import Table
 from reconciler.kernel.maps import Shape
 from reconciler.kernel.real import RealKernel
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow
+from reconciler.kinds.endpoint import EndpointKind
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.lab.build import wait_until
 from reconciler.limits import Sizes
 from reconciler.resource import Change

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from reconciler.compile import compile_node
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds import ring as rings
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow, row_of, rows_of
+from reconciler.kinds.endpoint import EndpointKind
+from reconciler.kinds.endpoint_row import EndpointRow, row_of, rows_of
 from reconciler.kinds.ring import build
 from reconciler.live import read_live
 from reconciler.model import Algorithm, Endpoint, Pool, text_of

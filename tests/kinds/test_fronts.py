@@ -19,7 +19,8 @@ from reconciler.dataplane.layout import (
 from reconciler.dataplane.rows import Front, Number, RingName, RingNote
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow, numbered_rows
+from reconciler.kinds.endpoint import EndpointKind, numbered_rows
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.service import ServiceKind, ServiceRow, id_of_front, indexed_rows
 from reconciler.limits import Sizes
 from reconciler.resource import Change

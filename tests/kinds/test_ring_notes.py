@@ -10,7 +10,8 @@ import pytest
 from reconciler.dataplane.layout import RING_CHUNKS
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds import ring as rings
-from reconciler.kinds.endpoint import EndpointKind, row_of
+from reconciler.kinds.endpoint import EndpointKind
+from reconciler.kinds.endpoint_row import row_of
 from reconciler.kinds.ring import Ring, build
 from reconciler.kinds.rings import RingKind
 from reconciler.model import Algorithm, Endpoint, Pool

@@ -15,7 +15,8 @@ from reconciler.dataplane.layout import RING_NAMES, SERVED, SERVICES, ModeCode
 from reconciler.dataplane.rows import RingName, RingNote
 from reconciler.errors import UnsupportedError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow
+from reconciler.kinds.endpoint import EndpointKind
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.served import ServedKind, Source
 from reconciler.kinds.service import ServiceKind, ServiceRow, indexed_rows
 from reconciler.limits import Sizes

@@ -6,7 +6,8 @@ from ipaddress import IPv4Address, IPv6Address
 from reconciler.dataplane.layout import LOADS, ConnectionState
 from reconciler.dataplane.rows import Load, Number
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow, numbered_rows
+from reconciler.kinds.endpoint import EndpointKind, numbered_rows
+from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.weight import Weight, WeightKind
 from reconciler.loads import loads, recount
 from reconciler.resource import Change

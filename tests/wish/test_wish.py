@@ -14,7 +14,8 @@ from reconciler.errors import SnapshotError
 from reconciler.health.row import Clocks
 from reconciler.health.state import Health, State
 from reconciler.health.target import Use
-from reconciler.kinds.endpoint import EndpointKind, EndpointRow, rows_of
+from reconciler.kinds.endpoint import EndpointKind
+from reconciler.kinds.endpoint_row import EndpointRow, rows_of
 from reconciler.kinds.ring import build
 from reconciler.model import (
     Algorithm,
