@@ -10,7 +10,7 @@ from reconciler.errors import UsageError
 from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.ring import Ring
-from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.kinds.vip import VipRow
 from reconciler.model import Address, Fleet
 from reconciler.plan import Plan, plan

@@ -12,7 +12,7 @@ from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.gateway import Gateway
 from reconciler.kinds.gateway_route import needs_stand_in
 from reconciler.kinds.ring import Ring
-from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.kinds.vlan import Vlan
 from reconciler.model import Address, Mode
 from reconciler.resource import Concern, Desired, Key, Resource

@@ -16,7 +16,8 @@ from reconciler.dataplane import rows as row_types
 from reconciler.dataplane.layout import ENDPOINTS, ENDPOINTS6, SETTINGS, ConnectionState, TooBigCode
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.endpoint import numbered_rows
-from reconciler.kinds.service import ServiceRow, indexed_rows
+from reconciler.kinds.service import indexed_rows
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.kinds.settings import SETTINGS_KEY, Settings
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.live import read_live, with_connections

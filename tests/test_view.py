@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reconciler.compile import compile_node
 from reconciler.kinds.loopback import LoopbackVip
-from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vip import VipRow
 from reconciler.model import Affinity, Algorithm, Echo, IcmpRedirects, Interface, Mode, Node, Role, Undefined

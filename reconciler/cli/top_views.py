@@ -11,7 +11,7 @@ from functools import reduce
 from reconciler.dataplane.layout import Verdict
 from reconciler.errors import LbctlError
 from reconciler.kernel.port import Kernel
-from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.readings.rates import (
     EndpointRates,
     Rates,

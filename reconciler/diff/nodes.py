@@ -16,7 +16,7 @@ from reconciler.diff.manifests import few, ranges
 from reconciler.errors import LbctlError
 from reconciler.kinds.endpoint_row import EndpointRow, row_of
 from reconciler.kinds.ring import Ring
-from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.plan import Plan, guard, plan
 from reconciler.resource import Context, Desired, Key, Live, Resource, Span
 from reconciler.view import NodeView

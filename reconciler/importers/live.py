@@ -27,7 +27,7 @@ from reconciler.kinds.gateway import Gateway
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.ring import Ring
-from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.kinds.settings import NOTHING, Settings, is_source
 from reconciler.kinds.snat import Snat
 from reconciler.kinds.sources import SourceList

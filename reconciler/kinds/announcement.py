@@ -24,7 +24,7 @@ from reconciler.kernel.port import MAIN_TABLE, Outcome, Route
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.loopback import LoopbackVip
-from reconciler.kinds.service import ServiceRow, rows_of
+from reconciler.kinds.service_row import ServiceRow, rows_of
 from reconciler.kinds.snat import table_of
 from reconciler.model import LEAVING_METRIC, Address, Mode, Service
 from reconciler.resource import Cause, Causes, Change, Concern, Context, Key, Reading, Reason, Resource

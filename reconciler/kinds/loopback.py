@@ -18,7 +18,7 @@ from typing import ClassVar
 from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
-from reconciler.kinds.service import ServiceRow, rows_of
+from reconciler.kinds.service_row import ServiceRow, rows_of
 from reconciler.kinds.sysctl import Sysctl, SysctlKind, is_silence
 from reconciler.kinds.vip import VipRow
 from reconciler.model import Address, Mode, Role, Service, VipBinding, text_of

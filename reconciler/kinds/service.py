@@ -4,19 +4,16 @@ of a map, so that is atomic."""
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reconciler import connections, model
-from reconciler.dataplane.connections import IDLE_S, idle_units
 from reconciler.dataplane.layout import (
     FRONTS,
     SERVICE_COUNTERS,
@@ -26,147 +23,22 @@ from reconciler.dataplane.layout import (
     AlgorithmCode,
     ModeCode,
     code,
-    is_word,
     word,
 )
-from reconciler.dataplane.rows import Front, Number, Service, ServiceKey
+from reconciler.dataplane.rows import Number, Service
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
-from reconciler.kinds.base import Kind, Wanted, each, in_parts, once
-from reconciler.kinds.endpoint_row import connections_end, is_port
-from reconciler.kinds.program import PROGRAM
-from reconciler.kinds.ring import Ring, ring_name
-from reconciler.kinds.settings import SETTINGS_KEY
-from reconciler.kinds.snat import SNAT_KEYS
-from reconciler.kinds.sources import SourceList, SourceNames, is_name, sources_of
-from reconciler.model import Address, Mode, Protocol, text_of
-from reconciler.resource import Change, Context, Key, Reading, Resource
+from reconciler.kinds.base import Kind, Wanted, each, in_parts
+from reconciler.kinds.fronts import front_of, is_translating, packed_front
+from reconciler.kinds.service_row import ServiceRow, pack_key, protocol_name, rows_of
+from reconciler.kinds.sources import SourceNames
+from reconciler.model import Mode
+from reconciler.resource import Change, Key, Reading, Resource
 from reconciler.ring_names import RingNames
-from reconciler.served import Place, Sources
+from reconciler.served import Sources
 from reconciler.view import Facts
 
-_PROTOCOLS = {  # RFC 5237, IANA protocol numbers; that of pings differs between the families
-    4: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1},
-    6: {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 58},
-}
 _LOOKED_AT_ONCE = 2_000
-_PROTOCOL_NAMES = {version: {n: name for name, n in numbers.items()} for version, numbers in _PROTOCOLS.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceRow(Resource):
-    """One VIP, protocol and port; pings have port 0. `target_port` 0 stands for the port that the client asked for.
-
-    `sources` names the list of those who may use it, empty for everybody. `idle_timeout_s`, of nat, 0: as the protocol
-    has it. `is_stateless`: connections of nat are remembered nowhere. `is_on_its_way`: it was not so before, or is no
-    longer, and no connection needs to be told any more by what was. `damage` says what is wrong with a row that was
-    written by somebody else.
-    """
-
-    kind: ClassVar[str] = "service"
-    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "settings", "snat", "ring", "sources"))
-
-    vip: Address
-    protocol: str
-    port: int
-    mode: str
-    algorithm: str
-    ring: str
-    target_port: int = 0
-    damage: str = ""
-    sources: str = ""
-    idle_timeout_s: int = 0
-    is_stateless: bool = False
-    is_on_its_way: bool = False
-
-    @property
-    def id(self) -> str:
-        vip = text_of(self.vip)
-        host = f"[{vip}]" if self.port and ":" in vip else vip
-        return f"{host}:{self.port}/{self.protocol}" if self.port else f"{host}/{self.protocol}"
-
-    def _pack(self) -> bytes:
-        return _pack_key(self)
-
-    @property
-    def needs(self) -> tuple[Key, ...]:
-        settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # they hold the source of tunnels
-        sources = (self._sources,) if self.sources else ()
-        snat = (SNAT_KEYS[self.vip.version],) if self.mode == Mode.FULLNAT else ()
-        return (PROGRAM, *settings, *snat, *sources, self._ring)
-
-    def needs_of(self, kind: str) -> Iterable[Key]:
-        return (self._ring,) if kind == Ring.kind else Resource.needs_of(self, kind)
-
-    @property
-    def flaw(self) -> str:
-        known = is_word(ModeCode, self.mode) and is_word(AlgorithmCode, self.algorithm)
-        if self.damage or not known or self.protocol not in _PROTOCOLS[4]:
-            return self.damage or f"{self.protocol}, {self.mode}, {self.algorithm}"
-        if self.sources and not is_name(self.sources):
-            return f"sources {self.sources}"
-        ports = (self.port, self.target_port)
-        return "" if all(map(is_port, ports)) else f"ports {ports}"
-
-    def describe(self) -> dict[str, str]:
-        shown = {"mode": self.mode, "algorithm": self.algorithm, "ring": self.ring}
-        shown |= {"target port": str(self.target_port)} if self.target_port else {}
-        shown |= {"allowed sources": self.sources} if self.sources else {}
-        shown |= {"idle timeout": f"{self.idle_timeout_s:,} s"} if self.idle_timeout_s else {}
-        shown |= {"stateless": "yes"} if self.is_stateless else {}
-        shown |= {"on its way": "done"} if self.is_on_its_way else {}
-        return shown | ({"damage": self.damage} if self.damage else {})
-
-    @property
-    def remembers(self) -> bool:
-        return not self.is_stateless and (not Mode(self.mode).is_dsr if self.mode in list(Mode) else True)
-
-    def effect(self, after: Resource | None, context: Context) -> str:
-        has_another_table = isinstance(after, ServiceRow) and {self.mode, after.mode} == {Mode.NAT, Mode.FULLNAT}
-        if isinstance(after, ServiceRow) and self.remembers == after.remembers and not has_another_table:
-            alike = replace(self, sources=after.sources, idle_timeout_s=after.idle_timeout_s, is_on_its_way=False)
-            if alike == after:
-                said = "open connections stay"
-            elif self.remembers:
-                said = "open connections stay, new ones follow the new row"
-            else:
-                said = self._moves(after, context)
-            return "; ".join(filter(None, (said, self._turned_away(after, context))))
-        if isinstance(after, ServiceRow) and self.mode == after.mode == Mode.NAT:
-            said = "new connections are remembered" if after.remembers else "new connections are no longer remembered"
-            same = (self.ring, self.target_port) == (after.ring, after.target_port)
-            return f"{said}; open ones {'stay' if same or self.remembers else 'break'}"
-        counts = context.live.connections
-        if counts is None or not self.remembers:
-            return connections_end(None)
-        return connections_end(sum(n for (service, _), n in counts.items() if service == self.id))
-
-    def _moves(self, after: ServiceRow, context: Context) -> str:
-        """The effect on connections without a flow entry: all of them follow the ring, open ones too."""
-        before, now = context.live.resources.get(self._ring), context.desired.get(after._ring)
-        if self.is_stateless and self.target_port != after.target_port:
-            return "connections go to another port of their endpoints, and open ones break"
-        if self.algorithm != after.algorithm or not isinstance(before, Ring) or not isinstance(now, Ring):
-            return "" if self.ring == after.ring else "connections go where another ring says, and open ones break"
-        moved = before.moved(now) if self.ring != after.ring else 0.0
-        return f"{moved:.1%} of connections move to another endpoint, and break if they are open" if moved else ""
-
-    def _turned_away(self, after: ServiceRow, context: Context) -> str:
-        """The effect on clients that may no longer use the service."""
-        if not after.sources or after.sources == self.sources:
-            return ""
-        before, now = context.live.resources.get(self._sources), context.desired.get(after._sources)
-        if isinstance(before, SourceList) and isinstance(now, SourceList) and not before.takes_away(now):
-            return ""
-        return "those of clients that are no longer allowed end at their next packet"
-
-    @property
-    def _ring(self) -> Key:
-        return Key(Ring.kind, self.ring)
-
-    @property
-    def _sources(self) -> Key:
-        return Key(SourceList.kind, self.sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +66,7 @@ class _Table:
         row = _decode(self.keys[place], value, rings, sources)
         if not self.is_sound[place]:
             return IndexedRow(value.index, replace(row, damage="no counters of its own"))
-        if _is_translating(row.mode):
+        if is_translating(row.mode):
             row = replace(row, idle_timeout_s=self._idle_timeout_s(value.index))
             if self.mode(row, value.index) != value.mode:
                 row = replace(row, is_on_its_way=True)
@@ -211,8 +83,8 @@ class _Table:
     def has_front(self, place: int, row: ServiceRow) -> bool:
         """Whether a row's connections find what their clients see of it."""
         index = int(self.values["index"][place])
-        has_own = index < self.fronts.size and self.fronts[index].tobytes() == _front(row)
-        return not _is_translating(row.mode) or has_own
+        has_own = index < self.fronts.size and self.fronts[index].tobytes() == packed_front(row)
+        return not is_translating(row.mode) or has_own
 
     def _idle_timeout_s(self, index: int) -> int:
         return int(self.fronts["idle_s"][index]) if index < self.fronts.size else 0
@@ -243,27 +115,6 @@ def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     """Every row; those without counters of their own come last."""
     table, rings, sources = _table(kernel), RingNames(kernel), SourceNames(kernel)
     return [table.row(int(place), rings, sources) for place in np.argsort(~table.is_sound, kind="stable")]
-
-
-@once
-def rows_of(service: model.Service) -> tuple[ServiceRow, ...]:
-    """The rows that a service asks for."""
-    ring, mode, algorithm = ring_name(service.pool, service.scheduling), service.mode.value, service.scheduling.value
-    protocol, target = service.protocol.value, service.target_port or 0
-    found = sources_of(service)
-    sources = found.id if found else ""
-    idle_s = math.ceil(service.idle_timeout_s or 0)
-    rows: list[ServiceRow] = []
-    for vip in service.vips:
-        rows += [
-            ServiceRow(
-                vip, protocol, port, mode, algorithm, ring, target, sources=sources, idle_timeout_s=idle_s,
-                is_stateless=service.stateless,
-            ) for port in service.ports
-        ]
-        if service.takes_pings:
-            rows.append(ServiceRow(vip, Protocol.ICMP.value, 0, mode, algorithm, ring, sources=sources))
-    return tuple(rows)
 
 
 class ServiceKind(Kind):
@@ -335,8 +186,8 @@ class ServiceKind(Kind):
                 mode = ModeCode.NAT_LEAVING  # its sources are given up only after this
             row = key, _encode(change.after, index, ring, *known, mode)
             rows[change.after.vip.version].append((change, row))
-            if _is_translating(change.after.mode):
-                fronts.append((change, (FRONTS.key.pack(Number(index)), _front(change.after))))
+            if is_translating(change.after.mode):
+                fronts.append((change, (FRONTS.key.pack(Number(index)), packed_front(change.after))))
         self.kernel.delete(SERVICE_COUNTERS.name, taken)
         done = self.kernel.update(FRONTS.name, [row for _, row in fronts])
         lost = [(change, outcome) for (change, _), outcome in zip(fronts, done, strict=True) if outcome]
@@ -368,42 +219,15 @@ class ServiceKind(Kind):
     def _has_connections_to_another_port(self, held: NDArray[np.void], row: ServiceRow) -> bool:
         """Whether connections would lose their endpoint's port: they go on with another index."""
         is_same = int(held["mode"]) == code(ModeCode, row.mode) and int(held["target_port"]) == row.target_port
-        if is_same or not _is_translating(row.mode) or not _is_translating(word(ModeCode, int(held["mode"]))):
+        if is_same or not is_translating(row.mode) or not is_translating(word(ModeCode, int(held["mode"]))):
             return False
         return int(held["index"]) in connections.numbers_in_use(self.kernel)[1]
 
 
-_MOST_IDLE = 0xFFFF
 SERVED_VERSION = 4
 """Of IP, whose services may be stateless."""
 _STATELESS = ModeCode.NAT_STATELESS, ModeCode.NAT_SETTLING
 _MODES: dict[int, str] = dict.fromkeys(STATELESS_MODES, Mode.NAT.value)
-
-
-def _is_translating(mode: str) -> bool:
-    """Whether the program remembers what clients see of a service in this mode, by its front."""
-    return mode in (Mode.NAT, Mode.FULLNAT)
-
-
-def _front(row: ServiceRow) -> bytes:
-    """What clients see of a service of nat."""
-    number = _PROTOCOLS[row.vip.version].get(row.protocol, 0)
-    idle_s = row.idle_timeout_s or IDLE_S.get(number, 0)
-    vip = row.vip.packed.ljust(16, b"\0")
-    idle = min(idle_units(idle_s), _MOST_IDLE) if idle_s else 0  # a damaged front may say anything
-    return FRONTS.value.pack(
-        Front(vip, row.port, row.target_port, idle, number, row.vip.version, row.idle_timeout_s)
-    )
-
-
-def id_of_front(fronts: NDArray[np.void], number: int) -> str | None:
-    """The id of the service that a front is, or was, of; None if there is none at this number."""
-    if number >= fronts.size or not fronts["protocol"][number]:
-        return None
-    front = FRONTS.value.unpack(fronts[number].tobytes())
-    version = 6 if front.version == 6 else 4
-    vip = ip_address(front.vip if version == 6 else front.vip[:4])
-    return ServiceRow(vip, _protocol(version, front.protocol, 0), front.port, "", "", "").id
 
 
 def _right(
@@ -425,25 +249,6 @@ def _right(
     return right
 
 
-def _pack_key(row: ServiceRow) -> bytes:
-    name, _, padding = row.protocol.partition("+")
-    number = _PROTOCOLS[row.vip.version].get(name)
-    protocol = int(name) if number is None else number
-    key = ServiceKey(row.vip.packed, row.port, protocol, int(padding or 0))
-    return SERVICE_MAPS[row.vip.version].key.pack(key)
-
-
-def _protocol(version: int, number: int, padding: int) -> str:
-    """The protocol's name; of a damaged row its number, and after a `+` the byte of padding."""
-    name = _PROTOCOL_NAMES[version].get(number, str(number))
-    return f"{name}+{padding}" if padding else name
-
-
-def front_of(row: ServiceRow) -> Place:
-    """The service as rows of sources name it."""
-    return row.vip.packed, row.port, _PROTOCOLS[row.vip.version].get(row.protocol, 0)
-
-
 def _encode(row: ServiceRow, index: int, ring: int, sources: int, levels: int, mode: int) -> bytes:
     algorithm = code(AlgorithmCode, row.algorithm)
     return SERVICES.value.pack(Service(index, ring, row.target_port, mode, algorithm, sources, levels))
@@ -454,7 +259,7 @@ def _decode(packed: bytes, row: Service, rings: RingNames, sources: SourceNames)
     key = SERVICE_MAPS[version].key.unpack(packed)
     return ServiceRow(
         ip_address(key.vip),
-        _protocol(version, key.protocol, key.pad),
+        protocol_name(version, key.protocol, key.pad),
         key.port,
         _MODES.get(row.mode) or word(ModeCode, row.mode),
         word(AlgorithmCode, row.algorithm),
@@ -485,7 +290,7 @@ def _key_of(id: str) -> bytes | None:
     match = re.fullmatch(r"(?:\[(.+)\]|([0-9.]+)):([0-9]+)", place)
     host, port = (match[1] or match[2], int(match[3])) if match else (place, 0)
     try:
-        return _pack_key(ServiceRow(ip_address(host), protocol, port, "", "", ""))
+        return pack_key(ServiceRow(ip_address(host), protocol, port, "", "", ""))
     except (ValueError, struct.error):
         return None
 

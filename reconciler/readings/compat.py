@@ -18,7 +18,8 @@ from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.rings import RingKind
-from reconciler.kinds.service import ServiceKind, ServiceRow
+from reconciler.kinds.service import ServiceKind
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.model import text_of
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic
 from reconciler.readings.flows import HALF_OPEN, OPEN, flows

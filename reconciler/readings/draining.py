@@ -18,7 +18,8 @@ from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.rings import RingKind
-from reconciler.kinds.service import ServiceKind, ServiceRow
+from reconciler.kinds.service import ServiceKind
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.model import Address, place_of
 from reconciler.readings.counters import endpoint_traffic
 from reconciler.readings.flows import open_counts

@@ -17,7 +17,7 @@ from reconciler.dataplane.connections import MAPPED, PROTOCOLS, UNIT_SHIFT, Entr
 from reconciler.dataplane.layout import CONNECTION_MAPS, ConnectionState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import ids_of
-from reconciler.kinds.service import id_of_front
+from reconciler.kinds.fronts import id_of_front
 from reconciler.readings.flow_filter import FlowFilter, Place
 
 OPEN, HALF_OPEN = (word(ConnectionState, state) for state in (ConnectionState.OPEN, ConnectionState.OPENING))

@@ -17,7 +17,8 @@ from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import endpoint_table, ids_of
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.rings import RingKind
-from reconciler.kinds.service import ServiceRow, indexed_rows
+from reconciler.kinds.service import indexed_rows
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.readings.counters import totals, verdicts
 from reconciler.resource import Key
 

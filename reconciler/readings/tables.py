@@ -13,7 +13,8 @@ from reconciler.kinds.endpoint import NumberedRow, numbered_rows
 from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.ring import Ring
 from reconciler.kinds.rings import RingKind
-from reconciler.kinds.service import ServiceRow, indexed_rows
+from reconciler.kinds.service import indexed_rows
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.model import Address
 from reconciler.readings.counters import Traffic, endpoint_traffic, service_traffic
 from reconciler.readings.flows import HALF_OPEN, OPEN, flows

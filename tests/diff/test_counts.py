@@ -10,7 +10,7 @@ import pytest
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.ring import Ring
-from reconciler.kinds.service import ServiceRow
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.live import read_live, with_connections
 from reconciler.resource import Context, Live
 from reconciler.snapshot import live_from_json, live_to_json

@@ -21,7 +21,9 @@ from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.endpoint import EndpointKind, numbered_rows
 from reconciler.kinds.endpoint_row import EndpointRow
-from reconciler.kinds.service import ServiceKind, ServiceRow, id_of_front, indexed_rows
+from reconciler.kinds.fronts import id_of_front
+from reconciler.kinds.service import ServiceKind, indexed_rows
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.limits import Sizes
 from reconciler.resource import Change
 from tests.connections import connection, put

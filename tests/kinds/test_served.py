@@ -18,7 +18,8 @@ from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.endpoint import EndpointKind
 from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.served import ServedKind, Source
-from reconciler.kinds.service import ServiceKind, ServiceRow, indexed_rows
+from reconciler.kinds.service import ServiceKind, indexed_rows
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.limits import Sizes
 from reconciler.model import Algorithm, Endpoint, Fleet, Interface, Mode, Node, Pool, Protocol, Service
 from reconciler.resource import Change, Key, Resource
