@@ -8,7 +8,8 @@
  * NAT6 and FULLNAT6, the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV and LEAST_CONNECTIONS, REJECT for undefined traffic, ECHO for pings of VIPs,
  * and with it FORWARD_ECHO for pings that endpoints answer, GATEWAY for interfaces with a next hop of their own, VLAN for
  * trunks, CHECKS of endpoints through VIPs, ALLOWED_SOURCES for services that not everybody may use, STATELESS for services
- * of NAT that remember nothing, and FRAGMENTS in the modes of direct server return.
+ * of NAT that remember nothing, AFFINITY for those that remember which endpoint a client had, and FRAGMENTS where they follow
+ * the first one of their packet.
  *
  * The way of a packet: its headers are read (packet.h); its destination is found among the VIPs and services (vip.h),
  * which may turn its client away (allow.h); its mode chooses an endpoint (dsr.h, nat.h) by the ring (schedule.h), or by
@@ -49,6 +50,7 @@
 #include "allow.h"
 #include "remember.h"
 #include "transition.h"
+#include "affinity.h"
 #include "endpoint.h"
 #include "gateway.h"
 #include "neighbour.h"

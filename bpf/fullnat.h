@@ -452,10 +452,12 @@ static __always_inline bool choose_server(const struct service *service, const s
 		.is_ipv6 = HAS(AS_NAT6),
 		.words = sought->client,
 	};
+	struct bond bond = {};
 	u32 try;
 
+	find_bond(service, &client, &bond);
 	for (try = 0; try < MAX_TRIES; try++) {
-		u32 id = choose_endpoint(service, &client, try);
+		u32 id = choose_bound(service, &client, try, &bond);
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 		const __be32 *address = endpoint ? address_of(id, endpoint) : NULL;
 
@@ -465,6 +467,7 @@ static __always_inline bool choose_server(const struct service *service, const s
 		it->endpoint = id;
 		go_to(address, it);
 		it->port = endpoint->port ?: service->target_port ?: sought->port;
+		note_bond(&bond, id);
 		return true;
 	}
 	return false;

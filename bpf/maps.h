@@ -229,12 +229,27 @@ struct endpoint_load {
 
 BPF_ARRAY(loads, struct endpoint_load, 1);
 
+/*
+ * The endpoints of a ring whose services have affinity, a row for each and one for number 0: so an endpoint is known to be
+ * one of the ring's without looking for it there. The value is the same in all rows of a ring. When the last such service
+ * goes, so do the rows; the next ones have another value, by which nobody is known who was known before. See affinity.h.
+ */
+struct member {
+	u32 ring;
+	u32 endpoint;
+};
+
+BPF_HASH(members, struct member, u32, 1);
+
 /* Flows that began in a slot in transition: remember.h. One bucket is one line of a processor's cache. */
 struct bucket {
 	u64 flows[8];
 };
 
 BPF_ARRAY(remembered, struct bucket, 1);
+
+/* The endpoints that clients had, for affinity; they are no flows, but have the same place. */
+BPF_ARRAY(bound, struct bucket, 1);
 
 /* A secret for the hashes of flows and connections, so that no attacker can tell which ones share a bucket. */
 struct seed {
@@ -528,7 +543,7 @@ struct front {
 	u8 protocol;
 	u8 version;
 	u32 idle_s;		/* the same in seconds, as it was asked for; for user space alone */
-	u8 pad[4];
+	u32 affinity_s;		/* for how many seconds a client keeps its endpoint, 0: for none; affinity.h */
 };
 
 BPF_ARRAY(fronts, struct front, 1);
@@ -723,6 +738,7 @@ enum memory {
 	MEMORY_REMEMBERED = 1,
 	MEMORY_PREVIOUS = 2,	/* the flow is unknown: it gets the slot's former endpoint */
 	MEMORY_CURRENT = 3,	/* the flow is unknown, and new (UDP) or its former endpoint dead: the current one */
+	MEMORY_AFFINITY = 4,	/* no matter of a slot: the client had this endpoint before */
 };
 
 /* The values looked up for a packet; all ones: not looked up. Indexes of arrays have the name of their map. */

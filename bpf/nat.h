@@ -94,7 +94,8 @@ static __always_inline bool go_to_endpoint(const struct sought *sought, u64 wher
  * Returns VERDICT_REQUEST, or the reason to drop the packet.
  */
 static __always_inline enum verdict find_server(const struct service *service, const struct sought *sought,
-						const struct connection *former, struct forwarding *it)
+						const struct connection *former, struct forwarding *it,
+						struct bond *bond)
 {
 	enum verdict failure = VERDICT_NO_ENDPOINT;
 	struct client client = {
@@ -110,8 +111,9 @@ static __always_inline enum verdict find_server(const struct service *service, c
 
 	if (!looks)
 		return failure;
+	find_bond(service, &client, bond);
 	for (try = 0; try < MAX_TRIES; try++) {
-		u32 id = choose_endpoint(service, &client, try);
+		u32 id = choose_bound(service, &client, try, bond);
 		struct endpoint *endpoint = id ? endpoints.lookup(&id) : NULL;
 		const __be32 *address = endpoint ? address_of(id, endpoint) : NULL;
 
@@ -234,6 +236,7 @@ static __always_inline int nat_request(struct packet *packet, const struct servi
 				       struct connection *found, struct forwarding *it)
 {
 	enum verdict verdict;
+	struct bond bond = {};
 
 	it->change = CHANGE_DESTINATION;
 	it->verdict = VERDICT_REQUEST;
@@ -252,7 +255,7 @@ static __always_inline int nat_request(struct packet *packet, const struct servi
 	sought->protocol = packet->protocol;
 	if (!may_open(service, packet))
 		return count(VERDICT_CONNECTION_UNKNOWN, XDP_PASS);
-	verdict = find_server(service, sought, found, it);
+	verdict = find_server(service, sought, found, it, &bond);
 	if (verdict != VERDICT_REQUEST)
 		return drop(verdict);
 	if (!open_connection(service, sought, found, packet, it))
@@ -260,6 +263,7 @@ static __always_inline int nat_request(struct packet *packet, const struct servi
 	it->service = service->index;
 	count_connection(service->index, it->endpoint);
 	note_load(it->endpoint, 1);
+	note_bond(&bond, it->endpoint);
 	return GO_ON;
 }
 

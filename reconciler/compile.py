@@ -154,7 +154,7 @@ def _compiled(
 def _use_alike(old: Part | None, new: Part | None) -> bool:
     """Whether two versions of a service use the same pool in the same way."""
     services = [part.source for part in (old, new) if part and isinstance(part.source, Service)]
-    ways = {(service.pool, use_of(service)) for service in services}
+    ways = {(service.pool, service.mode, use_of(service)) for service in services}
     return len(services) == 2 and len(ways) == 1
 
 
@@ -253,7 +253,7 @@ def _part_of_service(service: Service, facts: Facts) -> Part:
     is_for_some = bool(service.allowed_sources)
     traits = _traits(
         service.mode, service.scheduling, service.protocol, service.takes_pings, is_for_some, service.stateless,
-        on_link,
+        service.remembers_clients, on_link,
     )  # fmt: skip
     size = len(service.vips) * (len(service.ports) + service.takes_pings)
     return Part(service.name, service, wanted, NO_USE, traits, size, tuple(support.of_service(service)))
@@ -269,11 +269,12 @@ def _part_of_pool(pool: Pool, use: Use, facts: Facts) -> Part:
 @lru_cache(maxsize=1024)
 def _traits(
     mode: Mode, algorithm: Algorithm, protocol: Protocol, pings: bool, is_for_some: bool,
-    stateless: bool, on_link: frozenset[tuple[int, str]],
+    stateless: bool, affinity: bool, on_link: frozenset[tuple[int, str]],
 ) -> frozenset[object]:
     """The traits of a service; thousands have the same ones."""
     families = frozenset([(mode, version) for version, _ in on_link])
     ways = {("pings", pings), ("for some", is_for_some), ("stateless", stateless)}
+    ways.add(("affinity", affinity))
     return on_link | families | ways | {mode, algorithm, protocol}
 
 

@@ -27,6 +27,10 @@ SOURCE_LISTS = 65_535
 SOURCE_NODES = 524_288
 """Of the lists of all services, for each family of IP. A list of networks that lie far apart has one for each."""
 
+MEMBERS = 524_288
+"""Endpoints of pools whose services have affinity. One in several pools, or with several algorithms, counts for
+each."""
+
 RINGS = 16_383
 """Pairs of a pool and an algorithm."""
 

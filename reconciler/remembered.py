@@ -2,7 +2,8 @@
 """The flows that the data plane remembers because their slots are, or were, in transition.
 
 Each is one 64-bit number, which bpf/remember.h describes. A flow that was silent for too long no longer counts, but
-stays in its place until another flow needs it.
+stays in its place until another flow needs it. Clients of services with affinity are remembered alike, and count for
+nothing: who is forgotten gets any endpoint (bpf/affinity.h).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from reconciler.dataplane.layout import REMEMBERED
+from reconciler.dataplane.layout import BOUND, REMEMBERED
 from reconciler.dataplane.slots import STREAM_IDLE
 from reconciler.kernel.port import Kernel
 
@@ -28,12 +29,13 @@ def endpoints_in_use(kernel: Kernel, now: int) -> set[int]:
 
 
 def forget(kernel: Kernel, endpoints: Collection[int]) -> None:
-    """Remove all flows of these endpoints, whose numbers go to other endpoints."""
-    keys, values = kernel.joined(REMEMBERED.name)
-    buckets = np.frombuffer(values, np.uint64).reshape(-1, REMEMBERED.value_size // 8)
-    theirs = np.isin(buckets >> _ENDPOINT_SHIFT & _ENDPOINT_MASK, list(endpoints)) & (buckets != 0)
-    size, rows = REMEMBERED.key_size, []
-    for number in np.flatnonzero(theirs.any(axis=1)).tolist():
-        left = np.where(theirs[number], np.uint64(0), buckets[number])
-        rows.append((keys[number * size : (number + 1) * size], left.tobytes()))
-    kernel.update(REMEMBERED.name, rows)
+    """Remove all flows and clients of these endpoints, whose numbers go to other endpoints."""
+    for spec in (REMEMBERED, BOUND):
+        keys, values = kernel.joined(spec.name)
+        buckets = np.frombuffer(values, np.uint64).reshape(-1, spec.value_size // 8)
+        theirs = np.isin(buckets >> _ENDPOINT_SHIFT & _ENDPOINT_MASK, list(endpoints)) & (buckets != 0)
+        size, rows = spec.key_size, []
+        for number in np.flatnonzero(theirs.any(axis=1)).tolist():
+            left = np.where(theirs[number], np.uint64(0), buckets[number])
+            rows.append((keys[number * size : (number + 1) * size], left.tobytes()))
+        kernel.update(spec.name, rows)

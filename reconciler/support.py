@@ -40,6 +40,7 @@ PROTOCOLS = {
     Mode.DSR_L3: (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ICMP),
 }
 LONGEST_IDLE_S = 4 * 3600
+LONGEST_AFFINITY_S = 36 * 3600
 MOST_SOURCES = 8
 """Source addresses of fullnat."""
 ALGORITHMS = tuple(Algorithm)
@@ -164,8 +165,8 @@ def of_service(service: Service) -> Iterator[Unsupported]:
         yield _value(service, "algorithm", service.algorithm, ALGORITHMS)
     if service.mode is Mode.NAT and service.protocol is Protocol.SCTP:
         yield from _ipv6(service)
-    if service.remembers_clients:
-        yield _key(service, "affinity")
+    if service.affinity is not None and service.remembers_clients:
+        yield from _affinity(service, service.affinity.timeout_s)
     if service.stateless:
         yield from _stateless(service)
     if service.idle_timeout_s is not None:
@@ -197,6 +198,12 @@ def _idle_timeout(service: Service, idle_s: float) -> Iterator[Unsupported]:
         yield Unsupported(place, what, "write 4h at most; keepalives keep connections open for longer")
 
 
+def _affinity(service: Service, timeout_s: float) -> Iterator[Unsupported]:
+    if timeout_s > LONGEST_AFFINITY_S:
+        what = "a timeout of affinity longer than 36h is not supported: its times come round after 39 hours"
+        yield Unsupported(_place(service, "affinity"), what, "write 36h at most")
+
+
 def _stateless(service: Service) -> Iterator[Unsupported]:
     place, hint = _place(service, "stateless"), "leave `stateless` out"
     if service.mode is not Mode.NAT:
@@ -218,10 +225,6 @@ def _value(
 ) -> Unsupported:
     message = f"{key} {value} is not supported{where} yet; supported: {', '.join(supported)}"
     return Unsupported(_place(item, key), message)
-
-
-def _key(item: Service | Pool | Node, key: str) -> Unsupported:
-    return Unsupported(_place(item, key), f"{key} is not supported yet")
 
 
 def _place(item: Service | Pool | Node, key: str) -> Span:

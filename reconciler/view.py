@@ -13,7 +13,7 @@ from operator import is_, is_not
 from typing import TypeVar
 
 from reconciler import limits
-from reconciler.dataplane.program import ALLOWED_SOURCES, DECAPSULATE, STATELESS
+from reconciler.dataplane.program import AFFINITY, ALLOWED_SOURCES, DECAPSULATE, STATELESS
 from reconciler.errors import UsageError
 from reconciler.limits import Sizes, grown
 from reconciler.model import (
@@ -79,23 +79,27 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Use:
     """How the services of a balancer use a pool. `stateless` are those of nat that remember nothing: VIP, port, port
-    of endpoints or 0, and protocol."""
+    of endpoints or 0, and protocol. `remembering` are the algorithms of those that remember which endpoint a client
+    had."""
 
     algorithms: frozenset[Algorithm] = frozenset()
     stateless: frozenset[tuple[Address, int, int, str]] = frozenset()
+    remembering: frozenset[Algorithm] = frozenset()
 
     def __or__(self, other: Use) -> Use:
-        return Use(self.algorithms | other.algorithms, self.stateless | other.stateless)
+        remembering = self.remembering | other.remembering
+        return Use(self.algorithms | other.algorithms, self.stateless | other.stateless, remembering)
 
 
 @cache
-def _use(algorithm: Algorithm) -> Use:
-    return Use(frozenset((algorithm,)))
+def _use(algorithm: Algorithm, remembers_clients: bool) -> Use:
+    own = frozenset((algorithm,))
+    return Use(own, remembering=own if remembers_clients else frozenset())
 
 
 def use_of(service: Service) -> Use:
-    """Thousands of services have the same one."""
-    one = _use(service.scheduling)
+    """How a service uses its pool. Thousands have the same one."""
+    one = _use(service.scheduling, service.remembers_clients)
     if not service.stateless:
         return one
     target, protocol = service.target_port or 0, service.protocol.value
@@ -224,7 +228,8 @@ class NodeView:
         checks = {"CHECKS"} if self.has_prober else set()
         allowed = {ALLOWED_SOURCES} if self._has_sources else set()
         stateless = {STATELESS} if self.was_stateless or any(s.stateless for s in self.services) else set()
-        features = modes | algorithms | undefined | protocols | echo | ipv6 | ways | checks | allowed | stateless
+        memories = stateless | ({AFFINITY} if any(s.remembers_clients for s in self.services) else set())
+        features = modes | algorithms | undefined | protocols | echo | ipv6 | ways | checks | allowed | memories
         return tuple(sorted(features))
 
     @property

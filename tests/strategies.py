@@ -123,7 +123,7 @@ def fleets(draw):
             mode,
             draw(st.sampled_from([a for a in ALGORITHMS if not (mode.is_dsr and a in _OF_NAT)])),
             target_port,
-            allowed_sources=draw(_allowed),
+            allowed_sources=draw(_allowed), affinity=draw(_affinity),
             echo=Echo.ENDPOINT if mode.is_dsr and i == 0 and not pings[vip] else pings[vip],
         ))  # fmt: skip
     back = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface("2001:db8:2::fe/64")))
@@ -137,6 +137,7 @@ def fleets(draw):
     return Fleet(tuple(services), tuple(pools.values()), (node,))
 
 
+_affinity = st.none() | st.sampled_from((Affinity(), Affinity(timeout_s=600.0)))
 _SOURCES = tuple(map(ip_address, ("10.2.0.201", "2001:db8:2::c9", "10.2.0.202", "2001:db8:2::ca")))
 _POOLS = {
     Mode.NAT: [("red", (4,)), ("blue", (4,))],

@@ -20,6 +20,7 @@ from reconciler.dataplane.layout import (
     ENDPOINTS6,
     FRONTS,
     MAPS,
+    MEMBERS,
     NUMBER,
     RING_CHUNKS,
     RING_NAMES,
@@ -140,9 +141,10 @@ def bring_to(kernel, fleet):
 
 
 def writes_of_changes(kernel):
-    """All writes but those of chunks for rings, nodes of lists of sources, what clients see of services, and lines of
-    the filter of endpoints, which are as many as they are."""
-    others = {RING_CHUNKS.name, FRONTS.name, ENDPOINT_FILTER.name, *(spec.name for spec in SOURCE_MAPS.values())}
+    """All writes but those of chunks for rings and their members, nodes of lists of sources, what clients see of
+    services, and lines of the filter of endpoints, which are as many as they are."""
+    others = {RING_CHUNKS.name, MEMBERS.name, FRONTS.name, ENDPOINT_FILTER.name}
+    others |= {spec.name for spec in SOURCE_MAPS.values()}
     return [what for _, what in kernel.writes if not isinstance(what, tuple) or what[0] not in others]
 
 
@@ -167,7 +169,9 @@ def cost(plan, kernel):
     )
     batches = groupby(plan.changes, key=lambda c: (c.key.kind, c.after is None))  # those of sources are apart
     filters = sum(kind == "vip" and any(c.action is not Action.UPDATE for c in batch) for (kind, _), batch in batches)
-    return len(plan.changes) + pairs + forms + modes + addresses6 + filters + put_back(plan, kernel)
+    uncounted = sum(c.key.kind == "members" for c in plan.changes)
+    changes = len(plan.changes) - uncounted
+    return changes + pairs + forms + modes + addresses6 + filters + put_back(plan, kernel)
 
 
 def put_back(plan, kernel):

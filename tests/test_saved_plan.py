@@ -93,6 +93,7 @@ FLAWED = {
     "sysctl": {"kind": "sysctl", "name": "kernel/core_pattern", "value": "|/tmp/x"},
     "sysctl-value": {"kind": "sysctl", "name": "net/ipv4/ip_forward", "value": "1\n"},
     "weight": {"kind": "weight", "endpoint": "10.2.0.1:80", "weight": 0},
+    "members": {"kind": "members", "ring": "web/no-such", "endpoints": []},
     "snat": {"kind": "snat", "sources": ["10.2.0.9"], "damage": "a strange row"},
     "source": {"kind": "source", "address": "10.2.0.1", "port": 70000, "protocol": "tcp", "vip": "20.20.20.1",
                "vip_port": 80, "endpoint": "10.2.0.1:80"},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory of flows in another size. bpf/remember.h describes it.
+"""The memory of flows in another size. bpf/remember.h describes it; that of clients is alike (bpf/affinity.h).
 
 A flow's bucket is the lower bits of its hash, as many as it takes to count the buckets, and the flow does not hold
 these bits. In a table of twice the size it may belong into either of two buckets, so it gets a place in both. Nothing
@@ -7,6 +7,8 @@ ever finds the wrong one, which is given away when it was silent for long enough
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +18,27 @@ Buckets = NDArray[np.uint64]
 
 FINGERPRINT_SHIFT = np.uint64(32)
 _STATE, _SEEN = np.uint64(0x3), np.uint64(0x7FFC)
+_BOUND_SEEN = np.uint64(0x7FFF)
 
 
-def resized(buckets: Buckets, count: int) -> Buckets:
+def of_flows(words: Buckets) -> Buckets:
+    """The claims of flows to their places: see `worth` in bpf/remember.h."""
+    return (words & _STATE) << np.uint64(16) | (words & _SEEN)
+
+
+def of_clients(words: Buckets) -> Buckets:
+    """Those of clients, for affinity: see bpf/affinity.h."""
+    return words & _BOUND_SEEN
+
+
+def resized(buckets: Buckets, count: int, claims: Callable[[Buckets], Buckets] = of_flows) -> Buckets:
     """The flows of a table in a table of `count` buckets; both numbers are powers of two."""
     size, places = buckets.shape
     if count >= size:
         return np.tile(buckets, (count // size, 1))
     together = buckets.reshape(size // count, count, places).swapaxes(0, 1).reshape(count, -1)
-    # Whoever has the better claim stays: see `worth` in bpf/remember.h.
-    claim = (together & _STATE) << np.uint64(16) | (together & _SEEN)
-    best = np.argsort(claim, axis=1, kind="stable")[:, -places:]
+    # Whoever has the better claim stays.
+    best = np.argsort(claims(together), axis=1, kind="stable")[:, -places:]
     return np.take_along_axis(together, best, axis=1)
 
 

@@ -103,6 +103,7 @@ _DSR = ("DSR_L2", "DSR_L3")
 _IPV6 = ("IPV6",)
 _ALLOWED = ("ALLOWED_SOURCES",)
 _LEAST = ("LEAST_CONNECTIONS",)
+_AFFINITY = ("AFFINITY",)
 
 NUMBER = RowType(rows.Number)
 _ADDRESS = RowType(rows.Address)
@@ -179,6 +180,11 @@ SEED = _array("seed", RowType(rows.Seed), 1, (*_TRANSLATING, *_DSR))
 RING_TURNS = _array("ring_turns", RowType(rows.Turns), 16_384)
 # id → how many connections an endpoint has, and its weight, for least-connections (bpf/load.h)
 LOADS = _array("loads", RowType(rows.Load), limits.ENDPOINTS + 1, _LEAST, is_mmapable=True)
+# ring, endpoint → a number that is the same in all rows of a ring: the endpoints of rings with affinity, and number 0
+# (bpf/affinity.h)
+MEMBERS = _hash("members", RowType(rows.Member), NUMBER, limits.MEMBERS, _AFFINITY)
+# hash → eight endpoints that clients had
+BOUND = _array("bound", RowType(rows.Bucket), 131_072, _AFFINITY, is_mmapable=True)
 # name of a ring → what user space knows of it; the program has no use for it
 RING_NAMES = _hash("ring_names", RowType(rows.RingName), RowType(rows.RingNote), 16_384)
 # hash → four connections of NAT over IPv4 (bpf/connection.h)
@@ -282,11 +288,11 @@ MAPS: dict[str, MapSpec] = {
     spec.name: spec
     for spec in (
         SERVICES, VIPS, VIP_FILTER, ENDPOINTS, SERVICES6, VIPS6, ENDPOINTS6, ENDPOINT_FILTER, SERVICE_CHANGES,
-        KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, LOADS, RING_NAMES, REMEMBERED, SEED,
-        CONNECTIONS, CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, TRANSLATED, RETURNS, PORT_POOLS, POOL_PORTS,
-        POOL_NUMBERS, SNAT, LEASE, SWEPT, TRANSLATED6, RETURNS6, PORT_POOLS6, POOL_SOURCES6, SNAT6, SWEPT6,
-        SERVED, CRC32C, STAGES, HANDED_OVER, FRAGMENT_WAYS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS, VERDICTS,
-        SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
+        KNOWN_SERVICES, RINGS, RING_CHUNKS, CHUNK_IDS, RING_TURNS, LOADS, MEMBERS, RING_NAMES, REMEMBERED,
+        BOUND, SEED, CONNECTIONS, CONNECTIONS6, LOOKS, FRONTS, UNANSWERED, TRANSLATED, RETURNS, PORT_POOLS,
+        POOL_PORTS, POOL_NUMBERS, SNAT, LEASE, SWEPT, TRANSLATED6, RETURNS6, PORT_POOLS6, POOL_SOURCES6, SNAT6,
+        SWEPT6, SERVED, CRC32C, STAGES, HANDED_OVER, FRAGMENT_WAYS, OTHER, SERVICE_COUNTERS, ENDPOINT_COUNTERS,
+        VERDICTS, SETTINGS, VLANS, TRUNKS, GATEWAYS, PROBER, UNPACKED, EXPLAINED, WATCHERS, WATCH_FILTER, WATCHING,
         WATCH_REPORTS, SOURCES, SOURCES6, SOURCE_LISTS,
     )
 }  # fmt: skip
@@ -351,12 +357,13 @@ class ConnectionState(IntEnum):
 
 
 class Memory(IntEnum):
-    """How the endpoint is chosen for a flow whose slot is in transition."""
+    """How the endpoint is chosen for a flow whose slot is in transition, or for one of a client with affinity."""
 
     BEGINS = 0       # the flow begins: it gets the slot's current endpoint and is remembered
     REMEMBERED = 1
     PREVIOUS = 2     # the flow is unknown: it gets the slot's former endpoint
     CURRENT = 3      # the flow is unknown, and new (UDP) or its former endpoint dead: it gets the current one
+    AFFINITY = 4     # no matter of a slot: the client had this endpoint before
 
 
 class Verdict(IntEnum):

@@ -25,6 +25,8 @@ ALLOWED_SOURCES = "ALLOWED_SOURCES"
 """The feature of programs that ask who may use a service."""
 STATELESS = "STATELESS"
 """The feature of programs that know nat without memory."""
+AFFINITY = "AFFINITY"
+"""The feature of programs that remember which endpoint a client had."""
 MAIN_FILE = "balancer.c"
 
 _ENTRY = "lbctl_balance"

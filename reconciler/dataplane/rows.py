@@ -143,6 +143,13 @@ class Load(NamedTuple):
     pad: U32 = 0
 
 
+class Member(NamedTuple):
+    """An endpoint of a ring with affinity."""
+
+    ring: U32
+    endpoint: U32
+
+
 class Changes(NamedTuple):
     changes: U64
 
@@ -360,7 +367,7 @@ class Front(NamedTuple):
     protocol: U8
     version: U8
     idle_s: U32 = 0
-    pad: Annotated[bytes, "V4"] = bytes(4)
+    affinity_s: U32 = 0
 
 
 class Traffic(NamedTuple):

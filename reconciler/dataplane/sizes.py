@@ -81,7 +81,7 @@ _SIZED: Mapping[str, Callable[[Sizes], int]] = {
     **dict.fromkeys(("connections", "connections6", "translated", "translated6"), _connections),
     **dict.fromkeys(("returns", "returns6"), _returns),
     **dict.fromkeys(("port_pools", "port_pools6", "pool_ports", "pool_sources6"), _pools),
-    "remembered": _buckets,
+    **dict.fromkeys(("remembered", "bound"), _buckets),
 }
 """The maps that a capacity sizes. All others have the size that the layout says."""
 

@@ -47,7 +47,7 @@ _OF_OTHER_MODES = ("DSR_L2", "DSR_L3", "CHECKS", "ECHO", "FORWARD_ECHO")
 _OF_PACKETS = (
     *_OF_OTHER_MODES, "NAT", "IPV6", "NAT6", "FULLNAT6", "SCTP", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV",
     "LEAST_CONNECTIONS", "REJECT", "GATEWAY", "VLAN", "ALLOWED_SOURCES", "EXPLAIN", "WATCHING",
-    "STATELESS", "FRAGMENTS",
+    "STATELESS", "FRAGMENTS", "AFFINITY",
 )  # fmt: skip
 """What a stage that sees no packet has no use for."""
 STAGES = (
@@ -72,7 +72,7 @@ STAGES = (
     Stage(
         StageNumber.FRAGMENTS, "lbctl_fragments", ("FRAGMENTS",), ("AS_FRAGMENTS",),
         ("CHECKS", "ECHO", "FORWARD_ECHO", "FULLNAT", "FULLNAT6", "LEAST_CONNECTIONS", "NAT6", "REJECT",
-         "ROUND_ROBIN", "STATELESS"),
+         "ROUND_ROBIN", "STATELESS", "AFFINITY"),
     ),
     Stage(
         StageNumber.FULLNAT6, "lbctl_fullnat6", ("FULLNAT", "FULLNAT6", "IPV6"), ("AS_FULLNAT", "AS_NAT6"),

@@ -132,8 +132,8 @@ def _explain(trial: Trial, names: _Names, captured: Captured, outcome: Outcome, 
         service=names.services.get(seen["service"], {"service": "removed"}) if "service" in seen else None,
         connection={"state": word(ConnectionState, seen["flow"])} if "flow" in seen else None,
         slot=_slot(names, seen) if "slots" in seen else None,
-        transition=_transition(trial, seen) if "memory" in seen else None,
-        endpoint=_endpoint(trial, seen["endpoint"]) if seen.get("endpoint") else None,
+        transition=_transition(trial, seen) if "holder" in seen and "memory" in seen else None,
+        endpoint=_chosen(trial, seen) if seen.get("endpoint") else None,
         fib=FIB.get(seen["fib"], "refused the question") if "fib" in seen else None,
         way=way,
         egress=egress,
@@ -220,6 +220,12 @@ def _transition(trial: Trial, seen: Mapping[str, int]) -> Fields:
         "means": MEMORY[memory] if holder else NOBODYS_MEMORY.get(memory, MEMORY[memory]),
         "current": _endpoint(trial, holder)["endpoint"] if holder else "nobody",
     }
+
+
+def _chosen(trial: Trial, seen: Mapping[str, int]) -> Fields:
+    """The endpoint, and whether it is the one that the client had before."""
+    is_kept = seen.get("memory") == Memory.AFFINITY and "slots" not in seen
+    return {**_endpoint(trial, seen["endpoint"]), **({"affinity": "the client had it before"} if is_kept else {})}
 
 
 def _endpoint(trial: Trial, number: int) -> Fields:

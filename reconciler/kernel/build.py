@@ -24,6 +24,7 @@ from typing import Any
 from reconciler import children, private, progress
 from reconciler.dataplane import program
 from reconciler.dataplane.layout import (
+    BOUND,
     CONNECTIONS,
     CONNECTIONS6,
     ENDPOINT_COUNTERS,
@@ -56,6 +57,7 @@ def _rows_of_cpu(capacity: int, is_trial: bool) -> int:
 
 
 _SIZES: Mapping[str, tuple[int, Callable[[int, bool], int]]] = {
+    BOUND.name: (0x626F756E64000001, lambda capacity, _: capacity - 1),
     REMEMBERED.name: (0x6275636B65740001, lambda capacity, _: capacity - 1),
     CONNECTIONS.name: (0x636F6E6E65637401, lambda capacity, _: capacity),
     CONNECTIONS6.name: (0x636F6E6E65637402, lambda capacity, _: capacity),
@@ -69,8 +71,9 @@ _SIZES: Mapping[str, tuple[int, Callable[[int, bool], int]]] = {
     KNOWN_SERVICES.name: (0x6B6E6F776E737201, _rows_of_cpu),
 }
 """By map: the number that stands in the program for one that depends on the map's size (BUCKET_MASK of bpf/remember.h,
-CONNECTION_BUCKETS of bpf/connection.h, ENDPOINT_FILTER_LINES of bpf/filter.h, KNOWN_ROWS of bpf/vip.h, SERVICE_ROWS
-and ENDPOINT_ROWS of bpf/count.h), and what it is for a number of rows, in a trial or not."""
+BOUND_MASK of bpf/affinity.h, CONNECTION_BUCKETS of bpf/connection.h, ENDPOINT_FILTER_LINES of bpf/filter.h, KNOWN_ROWS
+of bpf/vip.h, SERVICE_ROWS and ENDPOINT_ROWS of bpf/count.h), and what it is for a number of rows, in a trial or
+not."""
 _LOAD_64_BIT_IMMEDIATE = 0x18
 
 

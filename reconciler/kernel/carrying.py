@@ -19,6 +19,7 @@ from reconciler.dataplane.convert import dtype_of
 from reconciler.dataplane.description import MapDescription
 from reconciler.dataplane.flow_memory import Buckets, homes, place_for, resized
 from reconciler.dataplane.layout import (
+    BOUND,
     CONNECTIONS,
     CONNECTIONS6,
     ENDPOINT_COUNTERS,
@@ -156,13 +157,14 @@ class Counters(Carrier):
 
 
 class FlowMemory(Carrier):
-    """The flows that are remembered in a transition. `seen` are those that the target was given; None: not known."""
+    """The flows that are remembered in a transition, or the clients for affinity. `seen` are those that the target was
+    given; None: not known."""
 
     seen: Buckets | None = None
 
     def prepare(self) -> None:
         self.seen = filling.buckets_of(self.source)
-        content = resized(self.seen, self.target.shape.capacity).tobytes()
+        content = resized(self.seen, self.target.shape.capacity, filling.CLAIMS[self.name]).tobytes()
         whole_maps.overwrite(self.target, [(b"", content)])
 
     def follow(self) -> int:
@@ -241,6 +243,7 @@ CARRIED: Mapping[str, tuple[str, type[Carrier]]] = {
     ENDPOINT_COUNTERS.name: (ENDPOINT_COUNTERS.name, Counters),
     VERDICTS.name: (VERDICTS.name, Counters),
     RING_TURNS.name: (RING_TURNS.name, Counters),
+    BOUND.name: (BOUND.name, FlowMemory),
     REMEMBERED.name: (REMEMBERED.name, FlowMemory),
 }
 """The maps that programs write, but for caches, and those of another program to which they are carried. The last is

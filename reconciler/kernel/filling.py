@@ -11,8 +11,9 @@ import numpy as np
 
 from reconciler.dataplane.convert import Convert, converter, dtype_of
 from reconciler.dataplane.description import MapDescription, describe
-from reconciler.dataplane.flow_memory import Buckets, resized
+from reconciler.dataplane.flow_memory import Buckets, of_clients, of_flows, resized
 from reconciler.dataplane.layout import (
+    BOUND,
     CONNECTIONS,
     CONNECTIONS6,
     ENDPOINT_FILTER,
@@ -43,6 +44,10 @@ _FILLED_ELSEWHERE = {
 }  # fmt: skip
 
 
+CLAIMS: Mapping[str, Callable[[Buckets], Buckets]] = {REMEMBERED.name: of_flows, BOUND.name: of_clients}
+"""By map of buckets: who stays where there is too little room."""
+
+
 def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, wanted: MapDescription) -> None:
     """Write all rows of `source` into `target`, which is empty. Raises KernelError if a row does not fit."""
     if source.shape.type == MapType.ARRAY_OF_MAPS:
@@ -50,8 +55,9 @@ def fill(name: str, source: OpenMap, held: MapDescription, target: OpenMap, want
         return
     if name in _FILLED_ELSEWHERE:
         return  # the places depend on the generation's secret, or on the map's size: handing.py
-    if name == REMEMBERED.name:
-        whole_maps.overwrite(target, [(b"", resized(buckets_of(source), wanted.capacity).tobytes())])
+    if name in CLAIMS:
+        content = resized(buckets_of(source), wanted.capacity, CLAIMS[name])
+        whole_maps.overwrite(target, [(b"", content.tobytes())])
         return
     convert = between(name, held, wanted)
     for keys, values in whole_maps.chunks(source):

@@ -29,7 +29,9 @@ def packed_front(row: ServiceRow) -> bytes:
     idle_s = row.idle_timeout_s or IDLE_S.get(number, 0)
     vip = row.vip.packed.ljust(16, b"\0")
     idle = min(idle_units(idle_s), _MOST_IDLE) if idle_s else 0  # a damaged front may say anything
-    return FRONTS.value.pack(Front(vip, row.port, row.target_port, idle, number, row.vip.version, row.idle_timeout_s))
+    return FRONTS.value.pack(
+        Front(vip, row.port, row.target_port, idle, number, row.vip.version, row.idle_timeout_s, row.affinity_s)
+    )
 
 
 def id_of_front(fronts: NDArray[np.void], number: int) -> str | None:

@@ -127,16 +127,7 @@ class Ring(Resource):
         return {"slots": f"{len(self.slots) // 4:,}"} | {m: f"{s:.1%}" for m, s in self.shares.items()}
 
     def caused(self, before: Resource, causes: Causes) -> Cause | None:
-        found = causes.get(self.name.rpartition("/")[0])
-        if not found or not isinstance(before, Ring):
-            return None
-        # Whoever came or went must have a cause; if nobody did, shares have moved, and some cause is why.
-        differing = set(self.members) ^ set(before.members)
-        named = [found[member] for member in sorted(differing or found) if member in found]
-        if len(named) < len(differing):
-            return None
-        reason = Reason.DRAIN if all(cause.reason is Reason.DRAIN for cause in named) else Reason.HEALTH
-        return Cause(reason, some([cause.text for cause in named], "; "))
+        return cause_of(self.name, before.members, self.members, causes) if isinstance(before, Ring) else None
 
     def effect(self, after: Resource | None, context: Context) -> str:
         if not isinstance(after, Ring):
@@ -231,6 +222,20 @@ class UnbuiltRing(Ring):
     def stamps(self) -> Iterator[str]:
         yield repr((self.members, self.source))
         yield from Ring.stamps(self)  # a saved plan has the slots themselves
+
+
+def cause_of(name: str, before: Sequence[str], after: Sequence[str], causes: Causes) -> Cause | None:
+    """The cause of a ring's having other members, or other shares of them."""
+    found = causes.get(name.rpartition("/")[0])
+    if not found:
+        return None
+    # Whoever came or went must have a cause; if nobody did, shares have moved, and some cause is why.
+    differing = set(after) ^ set(before)
+    named = [found[member] for member in sorted(differing or found) if member in found]
+    if len(named) < len(differing):
+        return None
+    reason = Reason.DRAIN if all(cause.reason is Reason.DRAIN for cause in named) else Reason.HEALTH
+    return Cause(reason, some([cause.text for cause in named], "; "))
 
 
 def _is_disabled(member: str, context: Context) -> bool:

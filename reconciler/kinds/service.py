@@ -25,7 +25,7 @@ from reconciler.dataplane.layout import (
     code,
     word,
 )
-from reconciler.dataplane.rows import Number, Service
+from reconciler.dataplane.rows import Front, Number, Service
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each, in_parts
@@ -67,7 +67,8 @@ class _Table:
         if not self.is_sound[place]:
             return IndexedRow(value.index, replace(row, damage="no counters of its own"))
         if is_translating(row.mode):
-            row = replace(row, idle_timeout_s=self._idle_timeout_s(value.index))
+            front = self._front(value.index)
+            row = replace(row, idle_timeout_s=front.idle_s, affinity_s=front.affinity_s)
             if self.mode(row, value.index) != value.mode:
                 row = replace(row, is_on_its_way=True)
             if not self.has_front(place, row):
@@ -86,8 +87,10 @@ class _Table:
         has_own = index < self.fronts.size and self.fronts[index].tobytes() == packed_front(row)
         return not is_translating(row.mode) or has_own
 
-    def _idle_timeout_s(self, index: int) -> int:
-        return int(self.fronts["idle_s"][index]) if index < self.fronts.size else 0
+    def _front(self, index: int) -> Front:
+        """What clients of a service of nat or fullnat see of it."""
+        is_there = index < self.fronts.size
+        return FRONTS.value.unpack(self.fronts[index].tobytes()) if is_there else FRONTS.value.default
 
     @property
     def places(self) -> dict[bytes, int]:

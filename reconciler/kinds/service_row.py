@@ -13,6 +13,7 @@ from reconciler.dataplane.layout import SERVICE_MAPS, AlgorithmCode, ModeCode, i
 from reconciler.dataplane.rows import ServiceKey
 from reconciler.kinds.base import once
 from reconciler.kinds.endpoint_row import connections_end, is_port
+from reconciler.kinds.members import Members
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.ring import Ring, ring_name
 from reconciler.kinds.settings import SETTINGS_KEY
@@ -33,13 +34,16 @@ class ServiceRow(Resource):
     """One VIP, protocol and port; pings have port 0. `target_port` 0 stands for the port that the client asked for.
 
     `sources` names the list of those who may use it, empty for everybody. `idle_timeout_s`, of nat, 0: as the protocol
-    has it. `is_stateless`: connections of nat are remembered nowhere. `is_on_its_way`: it was not so before, or is no
-    longer, and no connection needs to be told any more by what was. `damage` says what is wrong with a row that was
-    written by somebody else.
+    has it. `affinity_s`, of nat and fullnat: for how long a client keeps its endpoint, 0: it does not. `is_stateless`:
+    connections of nat are remembered nowhere. `is_on_its_way`: it was not so before, or is no longer, and no
+    connection needs to be told any more by what was. `damage` says what is wrong with a row that was written by
+    somebody else.
     """
 
     kind: ClassVar[str] = "service"
-    may_need: ClassVar[frozenset[str] | None] = frozenset(("program", "settings", "snat", "ring", "sources"))
+    may_need: ClassVar[frozenset[str] | None] = frozenset(
+        ("program", "settings", "snat", "ring", "members", "sources")
+    )
 
     vip: Address
     protocol: str
@@ -53,6 +57,7 @@ class ServiceRow(Resource):
     idle_timeout_s: int = 0
     is_stateless: bool = False
     is_on_its_way: bool = False
+    affinity_s: int = 0
 
     @property
     def id(self) -> str:
@@ -68,7 +73,8 @@ class ServiceRow(Resource):
         settings = (SETTINGS_KEY,) if self.mode == Mode.DSR_L3 else ()  # they hold the source of tunnels
         sources = (self._sources,) if self.sources else ()
         snat = (SNAT_KEYS[self.vip.version],) if self.mode == Mode.FULLNAT else ()
-        return (PROGRAM, *settings, *snat, *sources, self._ring)
+        members = (Key(Members.kind, self.ring),) if self.affinity_s else ()
+        return (PROGRAM, *settings, *snat, *sources, *members, self._ring)
 
     def needs_of(self, kind: str) -> Iterable[Key]:
         return (self._ring,) if kind == Ring.kind else Resource.needs_of(self, kind)
@@ -88,6 +94,7 @@ class ServiceRow(Resource):
         shown |= {"target port": str(self.target_port)} if self.target_port else {}
         shown |= {"allowed sources": self.sources} if self.sources else {}
         shown |= {"idle timeout": f"{self.idle_timeout_s:,} s"} if self.idle_timeout_s else {}
+        shown |= {"affinity": f"{self.affinity_s:,} s"} if self.affinity_s else {}
         shown |= {"stateless": "yes"} if self.is_stateless else {}
         shown |= {"on its way": "done"} if self.is_on_its_way else {}
         return shown | ({"damage": self.damage} if self.damage else {})
@@ -99,7 +106,10 @@ class ServiceRow(Resource):
     def effect(self, after: Resource | None, context: Context) -> str:
         has_another_table = isinstance(after, ServiceRow) and {self.mode, after.mode} == {Mode.NAT, Mode.FULLNAT}
         if isinstance(after, ServiceRow) and self.remembers == after.remembers and not has_another_table:
-            alike = replace(self, sources=after.sources, idle_timeout_s=after.idle_timeout_s, is_on_its_way=False)
+            alike = replace(
+                self, sources=after.sources, idle_timeout_s=after.idle_timeout_s, affinity_s=after.affinity_s,
+                is_on_its_way=False,
+            )  # fmt: skip
             if alike == after:
                 said = "open connections stay"
             elif self.remembers:
@@ -152,12 +162,13 @@ def rows_of(service: model.Service) -> tuple[ServiceRow, ...]:
     found = sources_of(service)
     sources = found.id if found else ""
     idle_s = math.ceil(service.idle_timeout_s or 0)
+    affinity_s = math.ceil(service.affinity.timeout_s) if service.affinity and service.remembers_clients else 0
     rows: list[ServiceRow] = []
     for vip in service.vips:
         rows += [
             ServiceRow(
                 vip, protocol, port, mode, algorithm, ring, target, sources=sources, idle_timeout_s=idle_s,
-                is_stateless=service.stateless,
+                is_stateless=service.stateless, affinity_s=affinity_s,
             ) for port in service.ports
         ]
         if service.takes_pings:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from reconciler.dataplane.layout import (
+    BOUND,
     ENDPOINTS,
     GATEWAYS,
+    MEMBERS,
     PORT_POOLS,
     REMEMBERED,
     RING_CHUNKS,
@@ -35,16 +37,16 @@ from reconciler.dataplane.layout import (
 from reconciler.kernel.port import Kernel
 
 _COUNTED: tuple[MapSpec, ...] = (
-    SERVICES, SERVICES6, VIPS, VIPS6, ENDPOINTS, RINGS, RING_CHUNKS, SOURCES, SOURCES6, SOURCE_LISTS, VLANS, GATEWAYS,
-    UNPACKED, SERVED, PORT_POOLS,
+    SERVICES, SERVICES6, VIPS, VIPS6, ENDPOINTS, RINGS, RING_CHUNKS, MEMBERS, SOURCES, SOURCES6, SOURCE_LISTS, VLANS,
+    GATEWAYS, UNPACKED, SERVED, PORT_POOLS,
 )  # fmt: skip
 _PLACES = REMEMBERED.value_size // 8
-"""Flows in a bucket of the table of remembered flows."""
+"""Flows in a bucket of the table of remembered flows, or clients in one of affinity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """Rows of a map; of the table of remembered flows, places for a flow."""
+    """Rows of a map; of the tables of remembered flows and of clients, places for one."""
 
     map: str
     used: int
@@ -56,9 +58,10 @@ def occupancy(kernel: Kernel) -> Iterator[Occupancy]:
     for spec in _COUNTED:
         if room := kernel.capacity(spec.name):
             yield Occupancy(spec.name, _used(kernel, spec), room)
-    words = kernel.words(REMEMBERED.name)
-    if words is not None:
-        yield Occupancy(REMEMBERED.name, int(np.count_nonzero(words)), kernel.capacity(REMEMBERED.name) * _PLACES)
+    for spec in (REMEMBERED, BOUND):
+        words = kernel.words(spec.name)
+        if words is not None:
+            yield Occupancy(spec.name, int(np.count_nonzero(words)), kernel.capacity(spec.name) * _PLACES)
 
 
 def _used(kernel: Kernel, spec: MapSpec) -> int:

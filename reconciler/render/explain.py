@@ -75,7 +75,9 @@ def _rows(e: Explanation) -> Iterator[tuple[str, str]]:
     if e.transition:
         yield "transition", f"{e.transition['means']}; the slot belongs to {e.transition['current']} now"
     if e.endpoint:
-        yield "endpoint", f"{e.endpoint['endpoint']}, {e.endpoint['state']} (row {e.endpoint['number']} of endpoints)"
+        facts = [str(e.endpoint[name]) for name in ("endpoint", "state") if name in e.endpoint]
+        facts += [f"by affinity: {e.endpoint['affinity']}"] if "affinity" in e.endpoint else []
+        yield "endpoint", f"{', '.join(facts)} (row {e.endpoint['number']} of endpoints)"
     if e.fib == "found" and e.verdict == "no-route":
         yield "route", "found, but there is no source for the tunnel"
     elif e.fib and e.fib != "found":

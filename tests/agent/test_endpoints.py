@@ -153,9 +153,9 @@ def test_a_drain_is_told_heeded_and_over(site):
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [
-        ("services.yaml", "algorithm: round-robin", "affinity: {}", "is not supported yet"),
+        ("services.yaml", "algorithm: round-robin", "idleTimeout: 5h", "is not supported"),
         ("pools.yaml", "endpoints:", "endpionts:", "unknown key"),
-        ("services.yaml", "ports: [25]", "ports: [25]\n  affinity: {}", "is not supported yet"),
+        ("services.yaml", "ports: [25]", "ports: [25]\n  idleTimeout: 5h", "is not supported"),
     ],
     ids=["not supported here", "broken", "not supported elsewhere"],
 )  # fmt: skip

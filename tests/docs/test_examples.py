@@ -71,7 +71,7 @@ def test_examples_in_the_help_of_a_verb_work(verb):
 
 TOPICS = {
     "healthCheck": "health check", "role": "role", "protocol sctp": "SCTP",
-    "affinity": "affinity", "idleTimeout": "idle timeout", "gateway": "gateway",
+    "idleTimeout": "idle timeout", "gateway": "gateway",
 }  # fmt: skip
 """How a refusal begins → how the comment of an example names it."""
 

@@ -305,3 +305,23 @@ def test_who_is_not_root_is_told_so(balancer: Balancer, run_dir: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=CHECKOUT)
     assert done.returncode == 1
     assert "run as root" in done.stderr
+
+
+@kernel
+def test_affinity_is_told_and_by_the_ring_only_who_comes_for_the_first_time(
+    balancer: Balancer, explain: Explain
+) -> None:
+    for id in (1, 2):
+        balancer.endpoint(id)
+    balancer.serve(ring=[1, 2])
+    balancer.front(1, At(VIP, 80), affinity_s=600)
+    balancer.members(1, [1, 2])
+    (first,) = explain("--flags", "syn", *ASKED, as_json=True)
+    assert first["slot"] is not None
+    assert "affinity" not in first["endpoint"]
+    balancer.send(tcp(At(CLIENT.address, 55_555), At(VIP, 80)))
+    (again,) = explain("--flags", "syn", *ASKED, as_json=True)
+    assert again["slot"] is None
+    assert again["endpoint"]["affinity"] == "the client had it before"
+    assert again["endpoint"]["endpoint"] == ENDPOINTS_AT[1]
+    assert "by affinity: the client had it before" in explain("--flags", "syn", *ASKED)

@@ -23,6 +23,7 @@ import numpy as np
 from reconciler.dataplane import endpoint_filter, rows
 from reconciler.dataplane.endpoint_table import words_of
 from reconciler.dataplane.layout import (
+    BOUND,
     CHUNK_IDS,
     CONNECTIONS,
     CONNECTIONS6,
@@ -34,6 +35,7 @@ from reconciler.dataplane.layout import (
     FRONTS,
     GATEWAYS,
     MAPS,
+    MEMBERS,
     PROBER,
     REMEMBERED,
     RETURNS,
@@ -87,7 +89,7 @@ from tests.rings import write_rings
 FEATURES = (
     "NAT", "FULLNAT", "DSR_L2", "DSR_L3", "UDP", "SCTP", "IPV6", "ROUND_ROBIN", "SOURCE_HASH", "MAGLEV",
     "LEAST_CONNECTIONS", "REJECT", "ECHO", "FORWARD_ECHO", "GATEWAY", "VLAN", "CHECKS", "ALLOWED_SOURCES", "NAT6",
-    "FULLNAT6", "STATELESS", "FRAGMENTS",
+    "FULLNAT6", "STATELESS", "FRAGMENTS", "AFFINITY",
 )  # fmt: skip
 """All that the program has."""
 
@@ -249,11 +251,21 @@ class Balancer:
             self.front(index, at, target_port, protocol)
         self._write(SERVICES6 if ":" in at.address else SERVICES, (_service_key(at, protocol), value))
 
-    def front(self, index: int, at: At, target_port: int = 0, protocol: int = TCP, idle: int = 0) -> None:
+    def front(
+        self, index: int, at: At, target_port: int = 0, protocol: int = TCP, idle: int = 0, affinity_s: int = 0
+    ) -> None:
         """What clients see of a service of NAT; `idle` is how long a connection may be silent, in units."""
         version = ip_address(at.address).version
-        row = rows.Front(_packed(at.address).ljust(16, b"\0"), at.port, target_port, idle, protocol, version)
+        vip = _packed(at.address).ljust(16, b"\0")
+        row = rows.Front(vip, at.port, target_port, idle, protocol, version, affinity_s=affinity_s)
         self._write(FRONTS, FRONTS.pack(Number(index), row))
+
+    def members(self, ring: int, ids: Sequence[int], number: int = 77) -> None:
+        """The endpoints of a ring that clients may have again."""
+        former = [key for key, _ in self.kernel.dump(MEMBERS.name) if MEMBERS.key.unpack(key).ring == ring]
+        self.kernel.delete(MEMBERS.name, former)
+        for id in (0, *ids):
+            self._write(MEMBERS, MEMBERS.pack(rows.Member(ring, id), Number(number)))
 
     def serves(self, at: At, service: At, endpoint: int, protocol: int = TCP, until: int = 0) -> None:
         """What comes from there is this service's, whether the table knows it or not."""
@@ -346,7 +358,7 @@ class Balancer:
                 continue  # chunks stay, and what is in them; and nobody counts back
             if spec in (SEED, CONNECTIONS, CONNECTIONS6, CRC32C):
                 continue
-            if spec in (TRANSLATED, TRANSLATED6, RETURNS, RETURNS6):
+            if spec in (TRANSLATED, TRANSLATED6, RETURNS, RETURNS6, BOUND):
                 self._empty(spec)
                 continue
             if spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.CPU_ARRAY):
