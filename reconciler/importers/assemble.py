@@ -62,7 +62,7 @@ def assemble(drafts: Iterable[Service], notices: Notices, nodes: Sequence[Manife
         document = manifests.service(
             name, draft.vips, draft.protocol, draft.ports, draft.mode, draft.algorithm, pools[key]["metadata"]["name"],
             targetPort=target_port,
-            affinity={"by": "client", "timeout": draft.affinity} if draft.affinity else None,
+            affinity=_affinity(draft, notices),
             idleTimeout=draft.idle_timeout,
             allowedSources=list(draft.allowed_sources) or None,
         )  # fmt: skip
@@ -187,6 +187,15 @@ def _with_possible_algorithm(service: Service, notices: Notices) -> Service:
     message = f"in mode {service.mode} the balancer {reason}{needed}: maglev is written"
     notices.add(service.line, f"{service}: {message}")
     return replace(service, algorithm="maglev")
+
+
+def _affinity(service: Service, notices: Notices) -> dict[str, str] | None:
+    """How clients keep their endpoints. Where nothing is remembered, a hash says the endpoint, whatever the time."""
+    if service.affinity is None or service.mode in _TRANSLATING:
+        return {"by": "client", "timeout": service.affinity} if service.affinity else None
+    message = f"in mode {service.mode} a client keeps its endpoint by a hash of its address: no time runs out"
+    notices.add(service.line, f"{service}: {message}")
+    return None if service.algorithm == "source-hash" else {"by": "client"}
 
 
 def _reachable(service: Service, vips: set[Address], notices: Notices) -> list[Endpoint]:

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from reconciler import progress
-from reconciler.importers import manifests
+from reconciler.importers import manifests, values
 from reconciler.importers.assemble import NODE_MISSING, default_name
 from reconciler.importers.draft import Endpoint, Imported, Manifest, Notices, Service, bare
 from reconciler.importers.live_weights import build_first_tries, ring_size, weights_of
@@ -175,12 +175,12 @@ def _services(
     """One service for all ports of a VIP with the same treatment. Pings that endpoints answer are a service of their
     own; any other `echo` of a VIP is written in the first of its services."""
 
-    def alike(row: ServiceRow) -> tuple[int, int, str, str, str, str, int, int, str]:
+    def alike(row: ServiceRow) -> tuple[int, int, str, str, str, str, int, int, str, int]:
         # A service with a target port has one port only.
         own_port = row.port if row.target_port else 0
         vip = row.vip
         where = vip.version, int(vip), row.protocol
-        return *where, row.ring, row.mode, row.algorithm, row.target_port, own_port, row.sources
+        return *where, row.ring, row.mode, row.algorithm, row.target_port, own_port, row.sources, row.affinity_s
 
     names = Names()
     told: set[Address] = set()
@@ -192,6 +192,7 @@ def _services(
         yield manifests.service(
             names.take(default_name(draft)), draft.vips, draft.protocol, ports, draft.mode, draft.algorithm,
             _pool_of(first.ring), targetPort=first.target_port or None,
+            affinity={"by": "client", "timeout": values.duration(first.affinity_s)} if first.affinity_s else None,
             allowedSources=list(sources[first.sources]) if first.sources else None,
             echo=None if first.vip in told or echo.get(first.vip) != Echo.DROP else Echo.DROP.value,
         )  # fmt: skip

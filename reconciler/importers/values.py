@@ -10,7 +10,7 @@ from reconciler.config.diagnostic import quote
 from reconciler.importers.draft import Address, InputError, Notices
 
 MAX_PORT = 65_535
-TIMEOUT_S = (1.0, 31 * 86_400.0)
+AFFINITY_S = (1.0, 36 * 3_600.0)
 IDLE_TIMEOUT_S = (1.0, 4 * 3_600.0)
 _HOST_PORT = re.compile(r"(?:\[([^][]*)\]|([^][:]*))(?::([^:]*))?")
 
@@ -99,8 +99,8 @@ def idle_timeout(time_s: float, what: str, place: tuple[int, str], notices: Noti
 
 
 def timeout(time_s: float, what: str, place: tuple[int, str], notices: Notices) -> str:
-    """A time of connections or clients as the manifests write it."""
-    return duration(clip(time_s, TIMEOUT_S, what, place, notices))
+    """How long a client keeps its endpoint, as the manifests write it."""
+    return duration(clip(time_s, AFFINITY_S, what, place, notices))
 
 
 def is_text(text: str) -> bool:
