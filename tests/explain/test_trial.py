@@ -157,6 +157,12 @@ def fullnat(balancer: Balancer) -> None:
     balancer.serve(ring=[1], mode=ModeCode.FULLNAT)
 
 
+def fullnat6(balancer: Balancer) -> None:
+    balancer.endpoint(5)
+    balancer.sources("2001:db8:2::c9")
+    balancer.serve(WEB6, ring=[5], mode=ModeCode.FULLNAT)
+
+
 def portless(balancer: Balancer) -> None:
     balancer.serve(ring=[1], mode=ModeCode.FULLNAT)
 
@@ -195,6 +201,7 @@ CASES: dict[str, Case] = {
     "dsr-l3, no source": (sourceless, SYN, "front", Verdict.NO_ROUTE),
     "dsr-l3, TTL": (dsr, tcp(CLIENT, WEB, "S", ttl=1), "front", Verdict.TTL_EXPIRED),
     "fullnat": (fullnat, SYN, "front", Verdict.REQUEST),
+    "fullnat over IPv6": (fullnat6, tcp6(At(CLIENT6, 40_000), WEB6), "front", Verdict.REQUEST),
     "fullnat, no source": (portless, SYN, "front", Verdict.NO_PORT),
     "dsr-l3, same interface": (dsr, SYN, "back", Verdict.REQUEST),
     "dsr-l3, too big": (dsr, LONG, "front", Verdict.TOO_BIG_ANSWERED),
