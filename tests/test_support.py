@@ -329,7 +329,7 @@ def test_the_command_line_refuses_what_validate_accepts(capsys):
 
 RUNNABLE = [
     "nat-tcp", "nat-one-arm", "nat-ipv6", "fullnat", "fullnat-one-arm", "fullnat-ipv6", "dsr-l2", "dsr-l3",
-    "dsr-l3-ipv6", "udp-fleet",
+    "dsr-l3-ipv6", "udp-fleet", "nat-affinity",
 ]  # fmt: skip
 
 

@@ -216,3 +216,20 @@ def test_many_manifests_are_written_piece_by_piece_into_one_canonical_text():
     assert canonical(SourceFile("", text)) == (text, [])
     assert text.count("\n---\n") == len(manifests) - 1 and text.count("# Imported from a test.\n") == 1
     assert emit.text(manifests[:1], "x").splitlines()[0] == "# Imported from x."
+
+
+@pytest.mark.parametrize(
+    ("mode", "algorithm", "written"),
+    [
+        ("nat", "round-robin", {"by": "client", "timeout": "6m"}),
+        ("fullnat", "source-hash", {"by": "client", "timeout": "6m"}),
+        ("dsr-l2", "maglev", {"by": "client"}),
+        ("dsr-l3", "source-hash", None),
+    ],
+)
+def test_persistence_is_affinity_and_its_time_is_left_out_where_no_client_is_remembered(mode, algorithm, written):
+    to_port = tuple(replace(endpoint, port=None) for endpoint in WEB.endpoints)
+    draft = at(80, mode=mode, algorithm=algorithm, affinity="6m", endpoints=to_port)
+    (spec,) = specs("Service", draft)
+    assert spec.get("affinity") == written
+    assert any("no time runs out" in message for message in warnings(draft)) == mode.startswith("dsr")
