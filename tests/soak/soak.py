@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from reconciler.dataplane.layout import ENDPOINTS as ENDPOINT_ROWS
-from reconciler.dataplane.layout import MAPS, SERVICES, EndpointRowState, MapType
+from reconciler.dataplane.layout import MAPS, SERVICE_COUNTERS, SERVICES, EndpointRowState, MapType
 from reconciler.dataplane.rows import Endpoint as EndpointFields
 from reconciler.dataplane.rows import Number
 from reconciler.kinds.endpoint import numbered_rows
@@ -74,6 +74,8 @@ class Report:
     longest_out_s: float = 0.0
     plan: str = ""
     ended_s: float = 0.0
+    verdicts: str = ""
+    """What the program did with packets."""
 
     def lines(self) -> list[str]:
         did = ", ".join(f"{count} {what}" for what, count in sorted(self.done.items()))
@@ -84,6 +86,7 @@ class Report:
             f"before: {self.before}",
             f"after:  {self.after}",
             f"in the end: {self.plan.strip().splitlines()[-1] if self.plan.strip() else 'no plan'}",
+            *(self.verdicts.splitlines() if self.unexplained else ()),
             *(line for outcome, home in self.unexplained[:FEW] for line in self._about(outcome, home)),
             *(line for death in self.returned for line in self._of_death(death)),
             *(line for death in self.slow[:FEW] for line in self._of_death(death)),
@@ -131,6 +134,7 @@ def run(for_s: float, seed: int, directory: Path, prefix: str, mode: str = "nat"
         outcomes = load.stop()
         report.plan = found.lab.lbctl("plan", str(found.directory), "--node", "lb1").stdout
         report.requests, report.deaths, report.ended_s = len(outcomes), found.deaths, time.monotonic()
+        report.verdicts = found.lab.lbctl("get", "verdicts").stdout
         _explain(report, found, outcomes)
         ended = [d.until_s - d.began_s for d in found.deaths if d.until_s is not None]
         report.longest_out_s = max(ended, default=0.0)
@@ -239,8 +243,11 @@ class _Soak:
         match which:
             case 0:  # a service that nobody wants
                 key, value = next(iter(kernel.dump(SERVICES.name)))
-                fields = SERVICES.key.unpack(key)
-                kernel.update(SERVICES.name, [(SERVICES.key.pack(fields._replace(port=9)), value)])
+                place, row = SERVICES.key.unpack(key), SERVICES.value.unpack(value)
+                # With the index of another, it could pass for its owner, and that would get a new one: flows that
+                # direct server return remembers are found by it.
+                row = row._replace(index=kernel.capacity(SERVICE_COUNTERS.name) - 1)
+                kernel.update(SERVICES.name, [(SERVICES.key.pack(place._replace(port=9)), SERVICES.value.pack(row))])
             case 1:  # an endpoint that gets nothing new
                 row = self._chance.choice(numbered_rows(kernel))
                 retired = EndpointFields(row.row.address.packed, row.row.port, EndpointRowState.RETIRED)
