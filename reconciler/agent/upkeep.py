@@ -116,9 +116,8 @@ class Upkeep:
         """Find out how far the node is from what the newest manifests ask for, and change nothing: if it `is_due`, if
         they ask for something else than before, or if another process has been at work. Raises LbctlError."""
         wanted, mark = self.offered or self.desired, private.mark(self.instance_dir / RECORD)
-        if wanted is None or not (
-            is_due or self.astray is None or wanted is not self._observed or mark != self._mark
-        ):
+        is_other = wanted is not self._observed or mark != self._mark
+        if wanted is None or not (is_due or self.astray is None or is_other):
             return
         planned = plan_node(wanted.desired, self.kernel, self.instance_dir)
         self.astray = frozenset(change.key for change in planned.changes) | planned.blocked.keys()
@@ -318,9 +317,8 @@ class Upkeep:
         carrying = carriers(planned.desired.resources) if begun else set()
         of = {change.key: change for change in done} if begun else {}
         for key in begun:
-            does = "traffic stands on it, so it is set back each time" if key in carrying else (
-                f"from now on it is set back once in {PAUSE_S:g} s"
-            )
+            seldom = f"from now on it is set back once in {PAUSE_S:g} s"
+            does = "traffic stands on it, so it is set back each time" if key in carrying else seldom
             text = f"{_done_to(of[key])} by somebody else {FIGHT} times in {WINDOW_S / 60:g} minutes; {does}"
             self.told_fights[key] = text
             self.report.warning(str(key), text, "find out who does that, and have one of both manage it")
