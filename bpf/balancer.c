@@ -281,8 +281,8 @@ static __always_inline int balance_handed(struct xdp_md *ctx, struct packet *pac
 		return XDP_PASS;
 	}
 	kind = parse(ctx, packet);
-	if (HAS(FRAGMENTS) && kind == PACKET_FRAGMENT && is_from_main && handed->is_fragment)
-		kind = forget_protocol(ctx, packet);
+	if (HAS(AS_FIRST))
+		kind = kind == PACKET_FRAGMENT ? forget_protocol(ctx, packet) : PACKET_NOT_IP;
 	if (kind == PACKET_NOT_IP)
 		return XDP_PASS;
 	if (can_translate(packet, kind)) {
@@ -292,18 +292,20 @@ static __always_inline int balance_handed(struct xdp_md *ctx, struct packet *pac
 			handed->is_refused = seek_service(packet, &ends, &service);
 			*service_handed(handed) = service;
 		}
-		it.is_asked = !is_from_main || (HAS(FRAGMENTS) && handed->is_fragment);
+		it.is_asked = HAS(AS_FIRST) || !is_from_main;
 		if (HAS(AS_FULLNAT))
 			action = fullnat(ctx, packet, kind, handed, &it);
 		else
 			action = nat(ctx, packet, kind, handed, &it);
-		if (HAS(FRAGMENTS) && action == GO_ON && is_from_main && handed->is_fragment)
+		if (HAS(AS_FIRST) && action == GO_ON)
 			note_translated(packet, handed, &it);
 		if (action == GO_ON)
 			return forward(ctx, packet, &it);
 		if (action != NOBODYS && action != TURNED_AWAY)
 			return action;
 	}
+	if (HAS(AS_FIRST))
+		return action == TURNED_AWAY ? drop(VERDICT_NOT_ALLOWED) : unknown_part(packet);
 	if (!may_be_for_vip(packet))
 		return XDP_PASS;
 	return leftover(ctx, packet, kind, action == TURNED_AWAY ? VERDICT_NOT_ALLOWED : VERDICT_UNDEFINED);

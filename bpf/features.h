@@ -17,7 +17,7 @@
 #define IS_STAGE (TRANSLATES || HAS(AS_LENDER) || HAS(AS_SWEEPER) || HAS(AS_FRAGMENTS))
 
 /* Whether it is one that translates addresses. */
-#define TRANSLATES (HAS(AS_NAT) || HAS(AS_FULLNAT))	/* AS_NAT6 beside AS_NAT: over IPv6; AS_SCTP: of SCTP */
+#define TRANSLATES (HAS(AS_NAT) || HAS(AS_FULLNAT))	/* AS_NAT6 beside AS_NAT: over IPv6; AS_SCTP: of SCTP; AS_FIRST: first fragments */
 
 /* The modes that translate addresses. */
 #define HAS_TRANSLATION (HAS(NAT) || HAS(FULLNAT))

@@ -151,7 +151,7 @@ static __always_inline int place_next(struct packet *packet, struct fragment_key
 	return GO_ON;
 }
 
-/* In a stage of NAT, of the first fragment of a datagram that goes on: note for the others which address it gets. */
+/* In the stage of NAT for first fragments: note for the others which address it gets. */
 static __always_inline void note_translated(const struct packet *packet, struct handed *handed, const struct forwarding *it)
 {
 	struct fragment_key *key = (void *)handed->route;	/* nobody has asked for the way yet */

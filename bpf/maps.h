@@ -588,6 +588,7 @@ enum stage {
 	STAGE_FRAGMENTS = 7,
 	STAGE_PORTS6 = 8,
 	STAGE_SWEEP6 = 9,
+	STAGE_FIRST4 = 10,
 };
 
 BPF_PROG_ARRAY(stages, 1);
@@ -630,8 +631,7 @@ struct handed {
 	u32 tci;
 	u8 is_from_main;	/* 0: another program asks the stage */
 	u8 is_refused;		/* the service turns the client away */
-	u8 is_fragment;		/* the first of several */
-	u8 pad[5];
+	u8 pad[6];
 	__be32 client[4];	/* its address */
 	__be32 peer[4];		/* the other end: the VIP of a request, the endpoint of a reply */
 	__be32 translated[4];	/* what takes the peer's place */

@@ -90,9 +90,11 @@ static __always_inline int hand_over(struct xdp_md *ctx, const struct packet *pa
 	handed->ingress = packet->ingress;
 	handed->tci = packet->tci;
 	handed->is_refused = is_refused;
-	handed->is_fragment = HAS(AS_FRAGMENTS);
 	handed->is_from_main = 1;
-	if (is_translated_sctp(packet)) {
+	if (HAS(AS_FRAGMENTS)) {
+		stages.call(ctx, STAGE_FIRST4);
+		APART;
+	} else if (is_translated_sctp(packet)) {
 		stages.call(ctx, STAGE_SCTP4);
 		APART;
 	} else if (HAS(FULLNAT6) && is_full && is_ipv6(packet)) {

@@ -199,6 +199,9 @@ def _idle_timeout(service: Service, idle_s: float) -> Iterator[Unsupported]:
 
 
 def _affinity(service: Service, timeout_s: float) -> Iterator[Unsupported]:
+    if service.protocol is Protocol.SCTP:
+        hint = "leave `affinity` out, or write `algorithm: source-hash`, which needs no memory"
+        yield Unsupported(_place(service, "affinity"), "affinity is not supported for sctp yet", hint)
     if timeout_s > LONGEST_AFFINITY_S:
         what = "a timeout of affinity longer than 36h is not supported: its times come round after 39 hours"
         yield Unsupported(_place(service, "affinity"), what, "write 36h at most")

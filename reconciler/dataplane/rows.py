@@ -208,8 +208,7 @@ class Handed(NamedTuple):
     tci: U32
     is_from_main: U8
     is_refused: U8
-    is_fragment: U8
-    pad: Annotated[bytes, "V5"] = bytes(5)
+    pad: Annotated[bytes, "V6"] = bytes(6)
     client: Annotated[bytes, "V16"] = bytes(16)
     peer: Annotated[bytes, "V16"] = bytes(16)
     translated: Annotated[bytes, "V16"] = bytes(16)

@@ -25,6 +25,7 @@ class StageNumber(IntEnum):
     FRAGMENTS = 7
     PORTS6 = 8
     SWEEP6 = 9
+    FIRST4 = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ _OF_PACKETS = (
 STAGES = (
     Stage(
         StageNumber.NAT4, "lbctl_nat4", ("NAT",), ("AS_NAT",),
-        (*_OF_OTHER_MODES, "FULLNAT", "FULLNAT6", "IPV6", "NAT6", "SCTP"),
+        (*_OF_OTHER_MODES, "FULLNAT", "FULLNAT6", "IPV6", "NAT6", "SCTP", "FRAGMENTS"),
     ),
     Stage(
         StageNumber.NAT6, "lbctl_nat6", ("NAT", "NAT6", "IPV6"), ("AS_NAT", "AS_NAT6"),
@@ -67,12 +68,17 @@ STAGES = (
     Stage(StageNumber.SWEEP, "lbctl_sweep", ("FULLNAT",), ("AS_SWEEPER",), _OF_PACKETS),
     Stage(
         StageNumber.SCTP4, "lbctl_sctp4", ("NAT", "SCTP"), ("AS_NAT", "AS_SCTP"),
-        (*_OF_OTHER_MODES, "FULLNAT", "FULLNAT6", "IPV6", "NAT6", "UDP", "STATELESS", "FRAGMENTS"),
+        (*_OF_OTHER_MODES, "FULLNAT", "FULLNAT6", "IPV6", "NAT6", "UDP", "STATELESS", "FRAGMENTS",
+         "AFFINITY"),
     ),
     Stage(
         StageNumber.FRAGMENTS, "lbctl_fragments", ("FRAGMENTS",), ("AS_FRAGMENTS",),
         ("CHECKS", "ECHO", "FORWARD_ECHO", "FULLNAT", "FULLNAT6", "LEAST_CONNECTIONS", "NAT6", "REJECT",
          "ROUND_ROBIN", "STATELESS", "AFFINITY"),
+    ),
+    Stage(
+        StageNumber.FIRST4, "lbctl_first4", ("NAT", "FRAGMENTS", "UDP"), ("AS_NAT", "AS_FIRST"),
+        (*_OF_OTHER_MODES, "FULLNAT", "FULLNAT6", "IPV6", "NAT6", "SCTP"),
     ),
     Stage(
         StageNumber.FULLNAT6, "lbctl_fullnat6", ("FULLNAT", "FULLNAT6", "IPV6"), ("AS_FULLNAT", "AS_NAT6"),

@@ -65,7 +65,7 @@ WORDS = {
     "__be32[16]": {"V64"}, "__be32[32]": {"V128"},
     "u8": {"u1"}, "u16": {"u2"}, "u32": {"u4"}, "u64": {"u8"}, "u64[2]": {"2u8"}, "u64[4]": {"4u8"}, "u64[8]": {"8u8"},
     "u32[65536]": {"65536u4"}, "u64[16]": {"16u8"}, "u64[512]": {"512u8"}, "u64[4096]": {"4096u8"},
-    **{f"u8[{count}]": {f"V{count}"} for count in (2, 3, 4, 5, 6, 12, 20, 56, 128, 8192)},
+    **{f"u8[{count}]": {f"V{count}"} for count in (2, 3, 4, 6, 12, 20, 56, 128, 8192)},
 }  # fmt: skip
 """The formats that user space may read a type of C in: addresses are bytes to it, and numbers numbers."""
 
