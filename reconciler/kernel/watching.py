@@ -9,6 +9,7 @@ One that is stopped in the middle leaves a program that reports nothing after th
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from reconciler.kernel.refusal import refused
 FEATURE = "WATCHING"
 _NAME = "lbctl_watch"
 _ONLY_HERE = (WATCH_FILTER, WATCHING, WATCH_REPORTS, STAGES)
+_CLOSED_FIRST = 512
+"""A descriptor above all others of the process."""
 _FIRST = WATCHERS.key.pack(Number(0))
 _TAKEN, _LIMIT = 5, 6
 """Words of the filter's row."""
@@ -155,6 +158,10 @@ def _made(instance: Instance, match: Match, seconds: float, stack: ExitStack) ->
             f"the loaded program, {program.name}, is no balancer's, or one that another version of lbctl made",
             hint="on a balancer `lbctl apply` swaps this version's in under traffic",
         )
+    # Of a process that is killed, the kernel closes the highest descriptor first (fput() in fs/file_table.c, and
+    # task_work_run(), which runs what was added last): packets must not be led to a program whose stages are gone.
+    lowest, array = array, fcntl.fcntl(array, fcntl.F_DUPFD_CLOEXEC, _CLOSED_FIRST)
+    os.close(lowest)
     stack.callback(os.close, array)
     images = build_all((*features, FEATURE))
     descriptors = {}
