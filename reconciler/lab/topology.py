@@ -108,6 +108,7 @@ def topology(fleet: Fleet, node_name: str | None = None, spares: Collection[Addr
     Raises UsageError if there is no such balancer, UnsupportedError, LabError if something has no place.
     """
     node = view(fleet, node_name, "").node
+    fleet = _around(fleet, node)
     for each in fleet.nodes:
         if each.role is not Role.ROUTER:  # the lab makes its own router
             require_supported(view(fleet, each.name, ""))
@@ -123,6 +124,25 @@ def topology(fleet: Fleet, node_name: str | None = None, spares: Collection[Addr
     balancers = tuple(balancer.name for balancer in site.balancers)
     nodes = {address: found.name for address, found in site.endpoint_nodes.items() if address in site.endpoints}
     return Topology(node, balancers, site.clients, site.endpoints, nodes, links, tuple(site.routes()))
+
+
+def _around(fleet: Fleet, node: Node) -> Fleet:
+    """The part of a fleet that concerns a balancer: its services, their pools, and whoever else is about these. Other
+    sites may have the same VIPs."""
+    services = tuple(service for service in fleet.services if service.runs_on(node))
+    if len(services) == len(fleet.services):
+        return fleet
+    names: set[str | None] = {service.pool for service in services}
+    names |= {pool.fallback_pool for pool in fleet.pools if pool.name in names}
+    pools = tuple(pool for pool in fleet.pools if pool.name in names)
+    ends = {endpoint.address for pool in pools for endpoint in pool.endpoints}
+
+    def concerns(other: Node) -> bool:
+        if other.role is Role.BALANCER:
+            return other is node or any(service.runs_on(other) for service in services)
+        return other.role is not Role.ENDPOINT or not ends.isdisjoint(other.endpoint_addresses)
+
+    return Fleet(services, pools, tuple(filter(concerns, fleet.nodes)), fleet.digest)
 
 
 @dataclass(frozen=True, slots=True)
