@@ -258,6 +258,7 @@ static __always_inline int nat_request(struct packet *packet, const struct servi
 	verdict = find_server(service, sought, found, it, &bond);
 	if (verdict != VERDICT_REQUEST)
 		return drop(verdict);
+	it->endpoint = forgotten(it->endpoint, found->first->who[0]);
 	if (!open_connection(service, sought, found, packet, it))
 		return drop(VERDICT_TABLE_FULL);
 	it->service = service->index;

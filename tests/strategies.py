@@ -116,14 +116,14 @@ def fleets(draw):
         vips = [vip, 10 + i] if draw(st.booleans()) else [vip]
         stay = target_port is None and all(endpoint.port is None for endpoint in pools[pool].endpoints)
         more_ports = [8000 + i] if stay and draw(st.booleans()) else []
+        protocol = draw(st.sampled_from([p for p in PROTOCOLS[mode] if p is not Protocol.ICMP]))
         services.append(Service(
             f"s{vip}-{port}",
             tuple(_vip(last, families[place % len(families)]) for place, last in enumerate(vips)),
-            draw(st.sampled_from([p for p in PROTOCOLS[mode] if p is not Protocol.ICMP])), (port, *more_ports), pool,
-            mode,
+            protocol, (port, *more_ports), pool, mode,
             draw(st.sampled_from([a for a in ALGORITHMS if not (mode.is_dsr and a in _OF_NAT)])),
             target_port,
-            allowed_sources=draw(_allowed), affinity=draw(_affinity),
+            allowed_sources=draw(_allowed), affinity=None if protocol is Protocol.SCTP else draw(_affinity),
             echo=Echo.ENDPOINT if mode.is_dsr and i == 0 and not pings[vip] else pings[vip],
         ))  # fmt: skip
     back = Interface("back", addresses=(ip_interface("10.2.0.254/24"), ip_interface("2001:db8:2::fe/64")))

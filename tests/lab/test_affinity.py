@@ -84,4 +84,4 @@ def test_the_example_works(start_lab: LabMaker) -> None:
     lab = start_lab(load(directory).fleet)
     lab.serve_http()
     lab.apply(directory)
-    prove_service(lab, "shop")
+    prove_service(lab, "basket")
