@@ -243,8 +243,8 @@ def test_the_program_has_the_modes_and_protocols_of_its_services(fleet_of):
     fleet = fleet_of(Mode.DSR_L2)
     (service,) = fleet.services
     both = (replace(service, protocol=Protocol.UDP), replace(service, mode=Mode.DSR_L3, protocol=Protocol.SCTP))
-    assert view(fleet, None, "").features == ("DSR_L2", "ECHO", "MAGLEV")
-    both_have = ("DSR_L2", "DSR_L3", "ECHO", "MAGLEV", "SCTP", "UDP")
+    assert view(fleet, None, "").features == ("DSR_L2", "ECHO", "FRAGMENTS", "MAGLEV")
+    both_have = ("DSR_L2", "DSR_L3", "ECHO", "FRAGMENTS", "MAGLEV", "SCTP", "UDP")
     assert view(replace(fleet, services=both), None, "").features == both_have
 
 

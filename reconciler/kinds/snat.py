@@ -40,8 +40,8 @@ class Snat(Resource):
     sources: tuple[str, ...] = ()
     first_port: int = 0
     ports: int = 0
-    table: int | None = field(default=None, compare=False)
-    proxied: tuple[str, ...] = field(default=(), compare=False)
+    table: int | None = field(default=None, compare=False, repr=False)
+    proxied: tuple[str, ...] = field(default=(), compare=False, repr=False)
     damage: str = ""
     version: int = 4
 
