@@ -4,12 +4,12 @@
  *
  * A packet that is neither for a VIP nor a reply of an endpoint is never touched: the program looks up the VIP
  * before it drops anything. Features are compiled in by -D, and cost nothing otherwise (features.h): the modes NAT,
- * FULLNAT, DSR_L2 and DSR_L3, the protocols UDP and SCTP (TCP always is there), IPV6 and, for NAT and FULLNAT over it,
- * NAT6 and FULLNAT6, the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV and LEAST_CONNECTIONS, REJECT for undefined traffic, ECHO for pings of VIPs,
- * and with it FORWARD_ECHO for pings that endpoints answer, GATEWAY for interfaces with a next hop of their own, VLAN for
- * trunks, CHECKS of endpoints through VIPs, ALLOWED_SOURCES for services that not everybody may use, STATELESS for services
- * of NAT that remember nothing, AFFINITY for those that remember which endpoint a client had, and FRAGMENTS where they follow
- * the first one of their packet.
+ * FULLNAT, DSR_L2 and DSR_L3, the protocols UDP and SCTP (TCP always is there), IPV6 and, for NAT and FULLNAT over it, NAT6
+ * and FULLNAT6, the algorithms ROUND_ROBIN, SOURCE_HASH, MAGLEV and LEAST_CONNECTIONS, REJECT for undefined traffic, ECHO
+ * for pings of VIPs, and with it FORWARD_ECHO for pings that endpoints answer, GATEWAY for interfaces with a next hop of
+ * their own, VLAN for trunks, CHECKS of endpoints through VIPs, ALLOWED_SOURCES for services that not everybody may use,
+ * STATELESS for services of NAT that remember nothing, AFFINITY for those that remember which endpoint a client had, and
+ * FRAGMENTS where they follow the first one of their packet.
  *
  * The way of a packet: its headers are read (packet.h); its destination is found among the VIPs and services (vip.h),
  * which may turn its client away (allow.h); its mode chooses an endpoint (dsr.h, nat.h) by the ring (schedule.h), or by

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * FullNAT of TCP and UDP, over IPv4 or over IPv6: each has stages of its own. Requests get the endpoint for their destination and an address of the balancer for
- * their source, so that replies come back from wherever the endpoint is; replies get the VIP and the client.
+ * FullNAT of TCP and UDP, over IPv4 or over IPv6: each has stages of its own. Requests get the endpoint for their
+ * destination and an address of the balancer for their source, so that replies come back from wherever the endpoint is;
+ * replies get the VIP and the client.
  *
  * A connection is an entry as NAT's (connection.h), in a table of its own, with the word `way` beside it; its source port
  * is from a pool (ports.h). `where` and `way` of a place are written only by who claimed it.

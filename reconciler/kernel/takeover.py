@@ -189,6 +189,8 @@ def _tell(array: OpenMap, asked: Generation) -> None:
         rows = {0: programs.get(StageNumber.NAT4, asked.program.id)}
     else:
         rows = {0: asked.program.id, **{OTHER_STAGES + number: program for number, program in programs.items()}}
+    # A version that knows fewer stages has room for these alone, and asks no others.
+    rows = {row: number for row, number in rows.items() if row < array.shape.capacity}
     for row, number in rows.items():
         if (fd := bpf.open_program(number)) is not None:
             with bpf.closing(fd):

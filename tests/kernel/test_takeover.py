@@ -32,7 +32,7 @@ from reconciler.dataplane.layout import (
 )
 from reconciler.dataplane.program import program_name
 from reconciler.dataplane.rows import Front, Number
-from reconciler.kernel import bpf, connections, holders, maps, takeover
+from reconciler.kernel import bpf, connections, holders, maps, stages, takeover
 from reconciler.kernel.bpf import XdpVerdict
 from reconciler.kernel.connections import Table
 from reconciler.kernel.maps import Shape
@@ -363,3 +363,16 @@ def empties_a_map(program: int) -> None:
         return struct.unpack_from("=II", attributes)[1] != opened.id
 
     wait_until("the map is gone", is_gone)
+
+
+def test_a_version_that_knows_fewer_stages_is_told_of_those_alone(kernel: RealKernel) -> None:
+    features = ("NAT", "UDP", "FRAGMENTS")
+    kernel.load_program(program_name(features), features)
+    generation = holders.live(kernel._instance)
+    assert generation and max(stages.numbers(generation)) >= 8
+    capacity = OTHER_STAGES + 8
+    with bpf.closing(maps.create("lbk_other", Shape(MapType.PROG_ARRAY, 4, 4, capacity))) as fd:
+        opened = maps.describe(fd)
+        takeover._tell(opened, generation)
+        told = {row for row in range(capacity) if maps.lookup(opened, NUMBER.pack(row)) is not None}
+    assert told == {0} | {OTHER_STAGES + number for number in stages.numbers(generation) if number < 8}
