@@ -26,9 +26,10 @@ test-vm: setup  ## what needs Debian's own kernel, in a virtual machine that boo
 	@tools/setup-vm
 	@.venv/bin/python -m tests.vm
 
-check: setup    ## types, style, and the examples
+check: setup    ## types, style, the examples, and that all tests can be read
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
+	@found=$$(.venv/bin/pytest -qq --collect-only tests) || { echo "$$found"; exit 1; }
 	@for example in examples/configs/*/; do ./lbctl validate "$$example" || exit 1; done
 
 deb: setup      ## a Debian package in dist/, for Debian 12; DEBIAN=13 for that

@@ -111,7 +111,7 @@ class Lab(AbstractContextManager["Lab"]):
         run_dir = [] if self.run_dir == RUN_DIR else ["--run-dir", str(self.run_dir)]
         return ["lbctl", "--netns", self.netns(host or self.topology.node.name), *run_dir, *args]
 
-    def lbctl(self, *args: str, host: str | None = None, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+    def lbctl(self, *args: str, host: str | None = None, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
         """Run lbctl on a host (None: the balancer) to its end, whatever its exit code is."""
         return self._complete(_module(self.lbctl_argv(*args, host=host)), timeout_s)
 

@@ -16,7 +16,7 @@ from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import AttachedProgram, Neighbour
 from reconciler.kinds import KINDS
 from reconciler.kinds.program import PROGRAM
-from reconciler.kinds.snat import SNAT_KEY
+from reconciler.kinds.snat import SNAT_KEYS
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.live import read_live
 from reconciler.model import Announce, Bgp, Interface, Node, Role
@@ -111,7 +111,7 @@ def test_a_router_that_hashes_addresses_only_and_knows_no_way_is_told(web_fleet)
     assert [each.name for each in found] == ["ecmp-hash", "vip-unrouted"]
 
 
-@pytest.mark.parametrize(("key", "name"), [(SNAT_KEY, "ports-nearly-used"), (PROGRAM, "table-nearly-full")])
+@pytest.mark.parametrize(("key", "name"), [(SNAT_KEYS[4], "ports-nearly-used"), (PROGRAM, "table-nearly-full")])
 def test_what_runs_short_has_a_name_of_its_own(told, kernel, key, name):
     concern = Concern(key, "few are left", "have more")
     (found,) = of_plan(replace(planned(told, kernel), concerns=(concern,)))

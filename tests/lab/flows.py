@@ -13,7 +13,7 @@ from reconciler.lab.lab import Lab
 from reconciler.lab.topology import CLIENT
 from reconciler.model import Address
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 _FIRST_PORT = 20_000
 
 Flow = tuple[str, int]

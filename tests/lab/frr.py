@@ -15,7 +15,7 @@ from reconciler.lab.lab import Lab
 
 _DAEMONS = Path("/usr/lib/frr")
 _SOCKETS = Path("/run/frr")
-_WAIT_S = 60.0
+_WAIT_S = 240.0
 
 
 class Router:

@@ -12,7 +12,7 @@ from reconciler.kernel import keepalived
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 
-_WAIT_S = 60.0
+_WAIT_S = 240.0
 
 
 class Daemon:

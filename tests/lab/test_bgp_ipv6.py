@@ -24,7 +24,7 @@ pytestmark = pytest.mark.kernel
 VIP, VIP6, PORT = ip_address("20.20.20.61"), ip_address("2001:db8:20::61"), 80
 LEAVING = 4_000_000
 BALANCERS = {"lb9": ("10.61.0.1", "2001:db8:61::1"), "lb10": ("10.61.0.2", "2001:db8:61::2")}
-WAIT_S = 60.0
+WAIT_S = 240.0
 SPEAKS = r"\1\2  bgp: {asn: 65001}\n  announce: {grace: 1s}\n"
 OTHERS = """---
 {apiVersion: lbctl/v1, kind: Node, metadata: {name: lb10, labels: {site: dsr-l3-ipv6}}, spec: {bgp: {asn: 65002},

@@ -42,7 +42,7 @@ THIRD = """---
 """
 ROUTERS_OWN = "10.71.0.254"
 ENDPOINTS = {f"{address}:{PORT}" for address in ("31.31.31.1", "32.32.32.1", "33.33.33.1")}
-WAIT_S = 60.0
+WAIT_S = 240.0
 REQUESTS = 400
 FLOWS = 10_000
 UDP_PORT = 2053

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.kernel
 VIP, PORT, TARGET = "20.20.20.1", 80, 8080
 SOURCE = "10.1.0.2"
 ENDPOINT = "10.1.0.11"
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 CONNECTIONS = 1_000
 
 

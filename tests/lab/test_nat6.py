@@ -24,7 +24,7 @@ pytestmark = pytest.mark.kernel
 EXAMPLE = Path(__file__).parents[2] / "examples/configs/nat-ipv6"
 VIP, PORT, TARGET = "2001:db8:20::71", 443, 8443
 CLIENTS, ENDPOINTS = "2001:db8:71::/64", "2001:db8:72::/64"
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 LARGE = bytes(range(250)) * 400
 NAME = 16
 

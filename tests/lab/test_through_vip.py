@@ -41,7 +41,7 @@ BROKEN = {
 """The pools for which each endpoint is down."""
 NOBODY: dict[IPv4Address, set[str]] = {address: set() for address in ENDPOINTS}
 CHECKER = "10.1.0.9"
-PATIENCE_S = 60
+PATIENCE_S = 240.0
 CHECK = "type: http, interval: 1200ms, timeout: 1s, fall: 2, rise: 1"
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kernel
 
 VIP, PORT, SHARED = IPv4Address("20.20.20.1"), 2020, "10.71.0.100"
 ENDPOINTS = {f"{address}:{PORT}" for address in ("31.31.31.1", "32.32.32.1", "33.33.33.1")}
-WAIT_S = 60.0
+WAIT_S = 240.0
 
 
 def has_shared(lab: Lab, host: str) -> bool:

@@ -24,7 +24,7 @@ from reconciler.lab.topology import host_of
 from reconciler.model import Fleet
 
 VIP, PORT = IPv4Address("20.20.20.1"), 80
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 _SHARED = "snatAddresses: [10.2.0.2]\n  "
 _ASKER = "healthAddress: {ipv4: 10.1.0.9}\n  "
 _MANY = 60

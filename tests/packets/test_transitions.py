@@ -38,6 +38,7 @@ from reconciler.dataplane.rows import Number, Seed
 from reconciler.dataplane.slots import DATAGRAM_IDLE, LEARNING, STREAM_IDLE
 from reconciler.kernel import bpf
 from reconciler.kernel.bpf import XdpVerdict
+from reconciler.kernel.build import build_all
 from reconciler.kernel.real import RealKernel
 from reconciler.limits import Sizes
 from reconciler.readings.transitions import transitions
@@ -488,6 +489,7 @@ def write_flows(balancer: Balancer, flows: Iterable[int]) -> None:
 
 def test_transitions_and_flows_outlive_a_swap_of_the_program_and_whoever_wrote_them(balancer: Balancer) -> None:
     features = tuple(feature for feature in lab.FEATURES if feature != "REJECT")
+    build_all(features)  # a flow that only began is forgotten after a minute, and compiling may take longer
     assert begin(balancer, lab.TCP, OLD) == 1
     edit(balancer, [2])
     assert begin(balancer, lab.TCP, NEW) == 2
