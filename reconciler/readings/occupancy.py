@@ -18,6 +18,7 @@ from reconciler.dataplane.layout import (
     GATEWAYS,
     MEMBERS,
     PORT_POOLS,
+    PORT_POOLS6,
     REMEMBERED,
     RING_CHUNKS,
     RINGS,
@@ -38,7 +39,7 @@ from reconciler.kernel.port import Kernel
 
 _COUNTED: tuple[MapSpec, ...] = (
     SERVICES, SERVICES6, VIPS, VIPS6, ENDPOINTS, RINGS, RING_CHUNKS, MEMBERS, SOURCES, SOURCES6, SOURCE_LISTS, VLANS,
-    GATEWAYS, UNPACKED, SERVED, PORT_POOLS,
+    GATEWAYS, UNPACKED, SERVED, PORT_POOLS, PORT_POOLS6,
 )  # fmt: skip
 _PLACES = REMEMBERED.value_size // 8
 """Flows in a bucket of the table of remembered flows, or clients in one of affinity."""

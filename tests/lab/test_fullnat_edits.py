@@ -22,11 +22,11 @@ from reconciler.lab import netns
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.topology import CLIENT
-from tests.packets.test_fullnat import owned, taken
+from tests.packets.fullnat import FOUR, taken
 
 from .conftest import LabMaker
 from .test_nat import ENDPOINTS, VIP, write
-from .test_nat_flood import MADE_FOR, began, connected, flood
+from .test_nat_flood import MADE_FOR, assert_silent_connections_outlive_a_flood, connected
 
 pytestmark = pytest.mark.kernel
 
@@ -72,7 +72,7 @@ def assert_sources_stand(lab: Lab) -> int:
 def assert_no_port_is_lost(lab: Lab) -> None:
     """Every port that is taken has a connection, and the other way round, whatever was killed."""
     node = SimpleNamespace(kernel=kernel_of(lab))
-    assert {(pool, port + FIRST_PORT) for pool, port in taken(node)} == owned(node)  # type: ignore[arg-type]
+    assert taken(node, FIRST_PORT) == FOUR.owned(node)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("verb", [("apply", "--auto-approve"), ("run",)], ids=["command", "agent"])
@@ -109,16 +109,7 @@ def test_edits_that_are_killed_halfway_break_no_connection(
 
 def test_silent_connections_outlive_a_flood(start_lab: LabMaker, tmp_path: Path) -> None:
     lab = started(start_lab, tmp_path / "manifests", capacity=f"  capacity: {{flows: {MADE_FOR}}}\n")
-    kept = [netns.inside(lab.netns(CLIENT), connected, number) for number in range(50)]
-    netns.inside(lab.netns(CLIENT), flood, 10 * MADE_FOR)
-    wait_until("the flood is through", lambda: began(lab) >= 9 * MADE_FOR)
-    for connection in kept:
-        local = connection.sock.getsockname()
-        connection.request("GET", "/again")
-        assert connection.getresponse().status == 200
-        assert connection.sock.getsockname() == local, "it is the same connection"
-        connection.close()
-    netns.inside(lab.netns(CLIENT), connected, 99).close()
+    assert_silent_connections_outlive_a_flood(lab)
     assert_no_port_is_lost(lab)
 
 

@@ -290,10 +290,11 @@ class Balancer:
         row = rows.Settings(_packed(source), _packed(spread), _packed(source6), _packed(spread6), too_big)
         self._write(SETTINGS, SETTINGS.pack(Number(0), row))
 
-    def sources(self, *addresses: str, first_port: int = 1024, ports: int = 64_512) -> None:
-        """The addresses that fullnat has for sources, of one family, and how many ports from which on."""
+    def sources(self, *addresses: str, first_port: int = 1024, ports: int = 64_512, version: int = 4) -> None:
+        """The addresses that fullnat has for sources, of one family, and how many ports from which on. `version` is
+        for no address at all."""
         packed = b"".join(map(_packed, addresses))
-        if any(":" in address for address in addresses):
+        if version == 6 or any(":" in address for address in addresses):
             row6 = rows.Snat6(bytes(32), len(addresses), first_port, ports, packed.ljust(128, b"\0"))
             self._write(SNAT6, SNAT6.pack(Number(0), row6))
         else:
