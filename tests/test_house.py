@@ -4,6 +4,7 @@
 import ast
 import struct
 from dataclasses import fields
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_imports_run_downhill_and_libraries_have_their_doors(path):
             assert order.index(used) <= order.index(room), f"{path}: {room} may not use {used}"
         library = module.partition(".")[0]
         assert room in DOORS.get(library, {room}), f"{path}: {library} is imported elsewhere only"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Not even in a function: who reads one of them has to read all."""
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES}
+    used = {name: {each for each in imports(path) if each in names} for name, path in names.items()}
+    TopologicalSorter(used).prepare()  # raises CycleError, which names them
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

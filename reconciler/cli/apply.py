@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections import Counter
-from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler import progress, record
+from reconciler import record
 from reconciler.cli.common import (
     add_adopt,
     add_env,
@@ -35,29 +31,22 @@ from reconciler.cli.common import (
     target,
 )
 from reconciler.cli.confirm import refuse_unconfirmed, unless_confirmed
+from reconciler.cli.duration import seconds
+from reconciler.cli.execute import execute, refuse_stale, steps
 from reconciler.cli.leaving import wait_out_grace
-from reconciler.cli.pause import poke
-from reconciler.cli.recording import Source, note_down, source_of
-from reconciler.cli.run import seconds
-from reconciler.config.load import no_garbage_collection
-from reconciler.errors import BlockedError, PlanStaleError, UsageError
+from reconciler.cli.recording import Source, source_of
+from reconciler.errors import BlockedError, UsageError
 from reconciler.kernel.port import Kernel
-from reconciler.live import read_node, with_connections
+from reconciler.live import with_connections
 from reconciler.lock import apply_lock
 from reconciler.model import Fleet
-from reconciler.plan import Plan, guard, plan
-from reconciler.reconcile import RECORD, carry_out, desired_of, known_wish, plan_node, settle_transitions
-from reconciler.render.style import Style
-from reconciler.render.text import More, applied, change_line, concern_lines, more_line, plan_text, summary
-from reconciler.resource import Action, Change, Key, Live, Resource
-from reconciler.safe import some
-from reconciler.standing import carriers
+from reconciler.plan import Plan, guard
+from reconciler.reconcile import RECORD, desired_of, known_wish, plan_node, settle_transitions
+from reconciler.render.text import concern_lines, plan_text, summary
+from reconciler.resource import Action
 
 if TYPE_CHECKING:
     from reconciler.config.load import Loaded
-
-MOST_MADE = 1_000
-"""So many changes that are alike are named as they are made where the output goes to no terminal; `plan` names all."""
 
 DESCRIPTION = """\
 Bring the node to what the manifests say: make before break, verified by reading back, and a service whose
@@ -172,53 +161,6 @@ def _check_source(source: Path) -> None:
         raise UsageError(f"there is no {source}", hint=hint)
 
 
-def execute(
-    planned: Plan, kernel: Kernel, args: argparse.Namespace, style: Style, source: Source, who: str = "", *,
-    is_locked: bool = False,
-) -> int:  # fmt: skip
-    """Carry out a plan that was shown, print changes as they are made, of many that are alike the first ones, and
-    write it down in the history. `is_locked`: the plan was made under the lock of the instance, which is held still.
-    Raises ApplyError, PlanStaleError."""
-    alike = Counter(map(_sort, planned.changes))
-    told: Counter[tuple[_Sort, bool]] = Counter()
-    most = most_shown() or MOST_MADE
-
-    def notify(change: Change, error: Exception | None) -> None:
-        advance(1)
-        what = _sort(change), error is None
-        told[what] = count = told[what] + 1
-        if count <= most:
-            line = change_line(change, style)
-            say(f"  {style.bad('failed')} {line}: {error}" if error else f"  {line}")
-        elif count == most + 1 and not error:
-            say(more_line(More(change.key.kind, change.action, alike[what[0]] - most), style))
-
-    started = time.monotonic()
-    with nullcontext() if is_locked else apply_lock(instance_dir(args)), no_garbage_collection():
-        # Between the plan and its approval, an agent or somebody else may have changed the node.
-        if not is_locked:
-            check_fresh(planned, read_node(kernel, planned.desired))
-        with progress.step("making changes", len(planned.changes)) as advance:
-            result = carry_out(planned, kernel, instance_dir(args), notify)
-    skipped = [f"  {style.warn('skipped')} {key}: {why}" for key, why in sorted(result.skipped.items())]
-    if skipped:
-        print(some(skipped, "\n"), file=sys.stderr)
-    word = style.bad("Failed") if result.failed else style.bad("Blocked") if result.blocked else style.good("Applied")
-    say(f"\n{word}: {applied(result.done, time.monotonic() - started)}")
-    note_down(args, source, result, who)
-    poke(args)  # an agent that leaves the node as it is says how that is now
-    result.raise_if_failed()
-    return 0
-
-
-_Sort = tuple[str, bool, bool]
-
-
-def _sort(change: Change) -> _Sort:
-    """The same for changes that are alike."""
-    return change.key.kind, change.before is None, change.after is None
-
-
 def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
     """A saved plan, if it is for this node and a new plan equals it. Raises SnapshotError, UsageError,
     PlanStaleError."""
@@ -234,30 +176,5 @@ def _saved(args: argparse.Namespace, kernel: Kernel) -> Plan:
     planned = plan_node(saved.desired, kernel, instance_dir(args))
     if saved.keys is not None:
         planned = narrowed(planned, saved.keys, record.load(instance_dir(args) / RECORD))
-    _refuse_stale({key for key, _, _ in _steps(planned.changes) ^ _steps(saved.changes)})
+    refuse_stale({key for key, _, _ in steps(planned.changes) ^ steps(saved.changes)})
     return planned
-
-
-def _steps(changes: Iterable[Change]) -> set[tuple[Key, Resource | None, Resource | None]]:
-    """Changes without their reasons, for comparison."""
-    return {(change.key, change.before, change.after) for change in changes}
-
-
-def check_fresh(planned: Plan, live: Live) -> None:
-    """Raises PlanStaleError if something that the plan changes, or that traffic stands on, is not as it was then.
-
-    A program that was taken off an interface is in no plan that was made before, and no VIP works without it.
-    """
-    then = planned.live
-    if (live.foreign, live.impossible, live.resources) == (then.foreign, then.impossible, then.resources):
-        return
-    again = plan(planned.desired, live, keys=planned.keys)
-    moved = {key for key, _, _ in _steps(again.changes) ^ _steps(planned.changes)}
-    moved |= again.blocked.keys() ^ planned.blocked.keys()
-    _refuse_stale(moved & ({change.key for change in planned.changes} | carriers(planned.desired.resources)))
-
-
-def _refuse_stale(moved: Collection[Key]) -> None:
-    if moved:
-        shown = some([str(key) for key in sorted(moved)])
-        raise PlanStaleError(f"the node has changed since the plan was made: {shown}", hint="make a new plan")

@@ -157,7 +157,7 @@ def _wait(args: argparse.Namespace, token: str) -> int:
 
 def _go_back(args: argparse.Namespace, note: notes.Unconfirmed) -> None:
     """Go back, again and again if that fails. The agent leaves the node as it is then."""
-    from reconciler.cli.recording import go_back
+    from reconciler.cli.going_back import go_back
 
     pause = notes.Pause(WHO, f"the change by {note.who} went back")
     if note.back_to or notes.read(instance_dir(args), notes.Pause) is None:
@@ -187,7 +187,7 @@ def _lock(directory: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
 
 
 def _poke(args: argparse.Namespace) -> None:
-    from reconciler.cli.pause import poke
+    from reconciler.cli.poke import poke
 
     with contextlib.suppress(OSError):
         poke(args)

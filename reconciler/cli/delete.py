@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.apply import Result
-from reconciler.cli.apply import MOST_MADE, execute
 from reconciler.cli.common import (
     confirm,
     instance_dir,
@@ -20,6 +19,7 @@ from reconciler.cli.common import (
     stdout_style,
     target,
 )
+from reconciler.cli.execute import MOST_MADE, execute
 from reconciler.cli.recording import Source, note_down
 from reconciler.resource import Desired
 

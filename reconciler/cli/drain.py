@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from reconciler.cli.common import instance_dir, open_kernel, say
+from reconciler.cli.duration import seconds
 from reconciler.cli.leaving import leave
-from reconciler.cli.run import seconds
 from reconciler.errors import LbctlError, UsageError
 from reconciler.kernel.port import Kernel
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconciler.cli.common import from_agent, instance_dir, may_only_ask, open_kernel, stdout_style
-from reconciler.cli.run import seconds
+from reconciler.cli.duration import seconds
 from reconciler.cli.watching import watched
 from reconciler.errors import UsageError
 from reconciler.readings.flow_filter import FlowFilter

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from reconciler.cli.common import instance_dir, load_fleet, open_kernel, say
-from reconciler.cli.pause import MAX_REASON, poke
+from reconciler.cli.poke import MAX_REASON, poke
 from reconciler.errors import LbctlError, UsageError
 from reconciler.kernel.port import Kernel
 

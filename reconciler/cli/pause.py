@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.common import instance_dir, stdout_style
-from reconciler.cli.run import seconds
+from reconciler.cli.duration import seconds
+from reconciler.cli.poke import MAX_REASON
 from reconciler.errors import LbctlError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ examples:
 exit codes: 0 the agent has heard of it, or none runs: the next one will; 1 failed, 2 wrong usage
 """
 
-MAX_REASON = 200
 PATIENCE_S = 60.0
 """How long the round that is under way may take."""
 _POLL_S = 0.1
@@ -68,11 +67,3 @@ def hold(args: argparse.Namespace, pause: Pause) -> bool:
     except (NoAgentError, StopIteration):
         return False
     return True
-
-
-def poke(args: argparse.Namespace) -> None:
-    """Have the agent, if there is one, read the notes now."""
-    from reconciler.agent.control import ask
-
-    with contextlib.suppress(LbctlError):
-        list(ask(instance_dir(args), {"ask": "look"}))

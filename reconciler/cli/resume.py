@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from reconciler import notes
-    from reconciler.cli.pause import poke
+    from reconciler.cli.poke import poke
 
     pause = notes.read(instance_dir(args), notes.Pause) if instance_dir(args).is_dir() else None
     if pause is None:

@@ -30,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from reconciler import notes
+    from reconciler.cli.going_back import go_back
     from reconciler.cli.pause import hold
-    from reconciler.cli.recording import go_back
     from reconciler.history import History
 
     revision = History(state_dir(args)).find(args.to)
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _restore(args: argparse.Namespace, former: object) -> None:
     from reconciler import notes
-    from reconciler.cli.pause import poke
+    from reconciler.cli.poke import poke
 
     if former is None:
         notes.remove(instance_dir(args), notes.Pause)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import grp
 import os
-import re
 import signal
 import socket
 import time
@@ -24,6 +23,7 @@ from reconciler.cli.common import (
     state_dir,
     stdout_style,
 )
+from reconciler.cli.duration import seconds
 from reconciler.cli.metrics import add_compat, add_endpoints, address, another_kernel, text_of
 from reconciler.cli.sources import add_sources, opened
 from reconciler.errors import UsageError
@@ -54,7 +54,6 @@ exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage
 """
 
 GROUP = "lbctl"
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,14 +85,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="serve a page that shows the node, read-only, and metrics (off; without ADDRESS: loopback)",
     )  # fmt: skip
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people or machines")
-
-
-def seconds(text: str) -> int:
-    """A time as `30s`, `5m` or `1h`, in seconds."""
-    match = re.fullmatch(r"([1-9][0-9]{0,5})([smh])", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 10s, 5m or 1h")
-    return int(match[1]) * _UNITS_S[match[2]]
 
 
 def _group(name: str | None) -> int | None:

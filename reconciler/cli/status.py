@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from reconciler.cli.common import add_json, add_output, from_agent, stdout_style
-from reconciler.cli.run import seconds
+from reconciler.cli.duration import seconds
 from reconciler.errors import LbctlError
 
 DESCRIPTION = """\

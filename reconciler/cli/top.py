@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from reconciler.cli.common import instance_name, open_kernel, stdout_style
-from reconciler.cli.run import seconds
+from reconciler.cli.duration import seconds
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.service_row import ServiceRow
 from reconciler.render.style import DEFAULT_COLUMNS, Style

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.cli.common import instance_name, open_kernel, stdout_style
-from reconciler.cli.run import seconds
+from reconciler.cli.duration import seconds
 from reconciler.errors import KernelError, UsageError
 from reconciler.kernel.port import Kernel
 

@@ -16,7 +16,7 @@ import pytest
 
 from reconciler.agent.control import ask
 from reconciler.agent.systemd import watchdog
-from reconciler.cli.run import seconds
+from reconciler.cli.duration import seconds
 from tests.agent.conftest import edit
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from reconciler.apply import apply
-from reconciler.cli.apply import check_fresh
+from reconciler.cli.execute import check_fresh
 from reconciler.errors import PlanStaleError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.port import Neighbour
