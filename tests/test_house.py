@@ -93,6 +93,11 @@ def test_layouts_of_rtnetlink_are_written_down_once(path):
         assert not [layout for layout in layouts - {"=I"} if f'Struct("{layout}")' in text]
 
 
+def test_pyroute2_has_one_door():
+    """Which opens when it is first needed: no statement imports the library, as DOORS has it."""
+    assert [path.name for path in MODULES if '"pyroute2' in path.read_text(encoding="utf-8")] == ["codec.py"]
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.resource.kind)
 def test_the_text_of_a_resource_has_only_what_makes_two_of_them_differ(kind):
     """Fingerprints are made of it, and one that changed with nothing to do would make drift look like an edit."""

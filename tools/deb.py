@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGING = ROOT / "packaging"
-BROUGHT_ALONG = ("jsonschema-rs", "msgspec", "watchdog")
+BROUGHT_ALONG = ("jsonschema-rs", "msgspec", "pyroute2", "watchdog")
 PYTHONS = {"12": "3.11", "13": "3.13"}
 """Debian's version → its Python's."""
 PLATFORMS = {"amd64": "x86_64", "arm64": "aarch64"}

@@ -10,21 +10,19 @@ from __future__ import annotations
 import errno
 import functools
 import socket
-import struct
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from reconciler.errors import ForeignError, KernelError
-from reconciler.kernel import netlink
+from reconciler.kernel import codec, netlink, vip_routes
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import LocalVip, Outcome
 from reconciler.kernel.rtnetlink import (
     ADDRESS,
     BITS,
-    FAMILIES,
     IFA_ADDRESS,
     IFA_F_NODAD,
     IFA_LOCAL,
@@ -131,7 +129,7 @@ def take_over(vips: Sequence[LocalVip], mark: int = PROTOCOL) -> list[Outcome]:
         theirs = [(asked[a], h) for a, h in held if a in asked and h.protocol != RTPROT_KERNEL]
         # An address that stays an address is another one only by its mark; all else is made beside what goes.
         same = [vip for vip, holder in theirs if vip.form == holder.form == "address"]
-        marked = route.change([Message(RTM_NEWADDR, netlink.REPLACE, _address_body(vip, mark)) for vip in same])
+        marked = route.change([_address(RTM_NEWADDR, vip, mark, netlink.REPLACE) for vip in same])
         others = [vip for vip in asked.values() if vip not in same]
         made = route.change([_add_message(vip, mark) for vip in others])
         failed = {vip for vip, error in zip(same, marked, strict=True) if error}
@@ -159,37 +157,26 @@ def _outcome(verb: str, vip: LocalVip, error: OSError | None, *harmless: int) ->
 
 def _add_message(vip: LocalVip, mark: int) -> Message:
     if vip.form == "address":
-        return Message(RTM_NEWADDR, netlink.CREATE | netlink.EXCLUSIVE, _address_body(vip, mark))
+        return _address(RTM_NEWADDR, vip, mark, netlink.CREATE | netlink.EXCLUSIVE)
     # Not exclusive: while a VIP changes its form, the kernel's route for its address is there for a moment. For IPv6
     # our route is another one anyhow, by its metric: 1024, while the kernel's is 0.
-    return Message(RTM_NEWROUTE, netlink.CREATE | netlink.APPEND, _route_body(vip, mark))
+    return Message(RTM_NEWROUTE, netlink.CREATE | netlink.APPEND, _route(vip, mark))
 
 
 def _remove_message(vip: LocalVip, mark: int) -> Message:
     if vip.form == "address":
-        return Message(RTM_DELADDR, 0, _address_body(vip, mark))
-    return Message(RTM_DELROUTE, 0, _route_body(vip, mark))
+        return _address(RTM_DELADDR, vip, mark)
+    return Message(RTM_DELROUTE, 0, _route(vip, mark))
 
 
-def _route_body(vip: LocalVip, mark: int) -> bytes:
-    address = ip_address(vip.address)
-    family = FAMILIES[address.version]
-    return (
-        ROUTE.pack(family, BITS[family], 0, 0, RT_TABLE_LOCAL, mark, RT_SCOPE_HOST, RTN_LOCAL, 0)
-        + netlink.attribute(RTA_DST, address.packed)
-        + netlink.attribute(RTA_OIF, struct.pack("=I", _LOOPBACK))
-    )
+def _route(vip: LocalVip, mark: int) -> bytes:
+    table, scope = RT_TABLE_LOCAL, RT_SCOPE_HOST
+    return vip_routes.body(vip.address, _LOOPBACK, table=table, mark=mark, scope=scope, kind=RTN_LOCAL)
 
 
-def _address_body(vip: LocalVip, mark: int) -> bytes:
-    address = ip_address(vip.address)
-    family = FAMILIES[address.version]
-    return (
-        ADDRESS.pack(family, BITS[family], IFA_F_NODAD, RT_SCOPE_HOST, _LOOPBACK)
-        + netlink.attribute(IFA_LOCAL, address.packed)
-        + netlink.attribute(IFA_ADDRESS, address.packed)
-        + netlink.attribute(IFA_PROTO, bytes([mark]))
-    )
+def _address(type_: int, vip: LocalVip, mark: int, flags: int = 0) -> Message:
+    marked = ("IFA_PROTO", mark)
+    return codec.address(type_, vip.address, _LOOPBACK, marked, flags=flags, scope=RT_SCOPE_HOST, settings=IFA_F_NODAD)
 
 
 def _routes(

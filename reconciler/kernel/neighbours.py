@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from ipaddress import ip_address
 
 from reconciler.errors import KernelError
-from reconciler.kernel import netlink
+from reconciler.kernel import codec, netlink
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import Neighbour, Outcome
@@ -41,6 +41,7 @@ from reconciler.kernel.rtnetlink import (
 
 _RESERVED = 0x8000_0000
 _NOBODY = 0x7FFF_FFFF  # no interface has this index
+_MANAGED = "NDA_FLAGS_EXT", NTF_EXT_MANAGED
 
 
 def can_keep() -> bool:
@@ -74,30 +75,35 @@ def keep(neighbours: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]
     """Have the kernel keep these; one outcome each. Entries of others are left alone, without an error."""
     _, others = read(mark)
     chosen = set(neighbours) - set(others)
-    return change(RTM_NEWNEIGH, neighbours, chosen, lambda neighbour: _body(neighbour, mark), _refusal)
+    return change(RTM_NEWNEIGH, neighbours, chosen, mark, NTF_EXT_LEARNED, _refusal, _MANAGED)
 
 
 def forget(neighbours: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
     ours, _ = read(mark)
     chosen = set(neighbours) & set(ours)
-    return change(RTM_DELNEIGH, neighbours, chosen, lambda neighbour: _body(neighbour, mark), _refusal)
+    return change(RTM_DELNEIGH, neighbours, chosen, mark, NTF_EXT_LEARNED, _refusal, _MANAGED)
 
 
 def change(
-    type_: int, entries: Sequence[Neighbour], chosen: Collection[Neighbour], body: Callable[[Neighbour], bytes],
-    refusal: Callable[[Neighbour, OSError], KernelError],
+    type_: int, entries: Sequence[Neighbour], chosen: Collection[Neighbour], mark: int, settings: int,
+    refusal: Callable[[Neighbour, OSError], KernelError], *more: codec.Attribute,
 ) -> list[Outcome]:  # fmt: skip
-    """Send a request for each of the `chosen` entries, with this `body` (OSError if there is no such interface); one
-    outcome for each entry. It is no error if one that is to go is not there."""
+    """Send a request for each of the `chosen` entries, with these `settings` (NTF_…); one outcome for each entry. It
+    is no error if one that is to go is not there."""
     flags = netlink.CREATE | netlink.REPLACE if type_ == RTM_NEWNEIGH else 0
     outcomes: dict[Neighbour, Outcome] = {}
     messages: dict[Neighbour, Message] = {}
     for entry in (entry for entry in entries if entry in chosen):
         try:
-            messages[entry] = Message(type_, flags, body(entry))
+            index = socket.if_nametoindex(entry.interface)
         except OSError:
             outcomes[entry] = KernelError(f"there is no interface {entry.interface}")
+            continue
+        family = FAMILIES[ip_address(entry.address).version]
+        fields = {"family": family, "ifindex": index, "flags": settings}
+        about: list[codec.Attribute] = [("NDA_DST", entry.address), ("NDA_PROTOCOL", mark)]
+        messages[entry] = codec.message(type_, flags, fields, *about, *more)
     with netlink.route() as route:
         for entry, error in zip(messages, route.change(list(messages.values())), strict=True):
             if error and not (type_ == RTM_DELNEIGH and error.errno == errno.ENOENT):
@@ -111,17 +117,6 @@ def _refusal(neighbour: Neighbour, error: OSError) -> KernelError:
         f"the kernel can't keep {neighbour.address} on {neighbour.interface}: "
         + ("its table of neighbours is full" if full else error.strerror or str(error)),
         hint="raise net.ipv4.neigh.default.gc_thresh3 (or ipv6)" if full else "",
-    )
-
-
-def _body(neighbour: Neighbour, mark: int) -> bytes:
-    address = ip_address(neighbour.address)
-    index = socket.if_nametoindex(neighbour.interface)
-    return (
-        NEIGHBOUR.pack(FAMILIES[address.version], index, 0, NTF_EXT_LEARNED, 0)
-        + netlink.attribute(NDA_DST, address.packed)
-        + netlink.attribute(NDA_PROTOCOL, bytes([mark]))
-        + netlink.attribute(NDA_FLAGS_EXT, NUMBER.pack(NTF_EXT_MANAGED))
     )
 
 

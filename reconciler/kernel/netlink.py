@@ -24,7 +24,7 @@ _REQUEST, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x300, 0x10
 _ERROR, _DONE = 2, 3
 _CAPPED, _HAS_TEXT = 0x100, 0x200
 _ATTRIBUTE = struct.Struct("=HH")
-_HEADER = struct.Struct("=IHHII")
+HEADER = struct.Struct("=IHHII")
 _SOL_NETLINK, _CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK = 270, 10, 11, 12
 _MESSAGES_PER_SEND = 200
 _RECEIVE_BYTES = 1 << 20
@@ -122,7 +122,7 @@ class Route:
         self._send([(type_, _DUMP, body)])
         found: list[bytes] = []
         whole = True
-        unpack, size = _HEADER.unpack_from, _HEADER.size
+        unpack, size = HEADER.unpack_from, HEADER.size
         while True:
             data = self._socket.recv(_RECEIVE_BYTES)
             is_asked = having is None or any(part in data for part in having)
@@ -148,14 +148,14 @@ class Route:
         packed = []
         for type_, flags, body in messages:
             self._sequence += 1
-            packed.append(_HEADER.pack(_HEADER.size + len(body), type_, flags | _REQUEST, self._sequence, 0) + body)
+            packed.append(HEADER.pack(HEADER.size + len(body), type_, flags | _REQUEST, self._sequence, 0) + body)
         self._socket.send(b"".join(packed))
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Type, flags, sequence number and payload of each message in one datagram."""
         data = self._socket.recv(_RECEIVE_BYTES)
         position = 0
-        unpack, size, end = _HEADER.unpack_from, _HEADER.size, len(data)
+        unpack, size, end = HEADER.unpack_from, HEADER.size, len(data)
         while position < end:
             length, type_, flags, sequence, _ = unpack(data, position)
             yield type_, flags, sequence, data[position + size : position + length]
@@ -165,11 +165,11 @@ class Route:
 def _are_alike(data: bytes, sequence: int) -> bool:
     """Whether all messages of a datagram are as long as the first one and have its header, which only tells of an
     object: so there is nothing to learn from them one by one."""
-    length, answer, flags, number, _ = _HEADER.unpack_from(data)
+    length, answer, flags, number, _ = HEADER.unpack_from(data)
     step = (length + 3) & ~3
     if answer in (_ERROR, _DONE) or flags & _DUMP_INTERRUPTED or number != sequence or len(data) % step:
         return False
-    return all(data[place::step].count(data[place]) * step == len(data) for place in range(_HEADER.size))
+    return all(data[place::step].count(data[place]) * step == len(data) for place in range(HEADER.size))
 
 
 def route() -> AbstractContextManager[Route]:
@@ -200,6 +200,6 @@ def _outcome(flags: int, payload: bytes) -> OSError | None:
         return None
     text = os.strerror(number)
     if flags & _HAS_TEXT and flags & _CAPPED:
-        words = attributes(payload[4 + _HEADER.size :]).get(1, b"").rstrip(b"\0").decode(errors="replace")
+        words = attributes(payload[4 + HEADER.size :]).get(1, b"").rstrip(b"\0").decode(errors="replace")
         text = f"{text}: {words}" if words else text
     return OSError(number, text)

@@ -16,9 +16,8 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from reconciler.kernel import netlink
+from reconciler.kernel import codec, netlink
 from reconciler.kernel.instance import Instance
-from reconciler.kernel.netlink import Message
 from reconciler.kernel.rtnetlink import (
     IFLA_ALT_IFNAME,
     IFLA_PROP_LIST,
@@ -87,10 +86,9 @@ def _all(content: bytes, wanted: int) -> list[bytes]:
 
 
 def _change(type_: int, name: str, *harmless: int) -> None:
-    names = netlink.attribute(IFLA_ALT_IFNAME, netlink.content(name))
-    body = LINK.pack(0, 0, _LOOPBACK, 0, 0) + netlink.attribute(IFLA_PROP_LIST | netlink.NESTED, names)
+    names = ("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", netlink.content(name)[:-1])]})
     flags = netlink.CREATE | netlink.EXCLUSIVE | netlink.APPEND if type_ == RTM_NEWLINKPROP else 0
     with netlink.route() as route:
-        (refusal,) = route.change([Message(type_, flags, body)])
+        (refusal,) = route.change([codec.link(type_, _LOOPBACK, names, flags=flags)])
     if refusal and refusal.errno not in harmless:
         raise refusal

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from reconciler.dataplane.program import MARK, program_name
 from reconciler.errors import ForeignError, KernelError
-from reconciler.kernel import bpf, netlink, netns, sysctl
+from reconciler.kernel import bpf, codec, netlink, netns, sysctl
 from reconciler.kernel.build import build
 from reconciler.kernel.netlink import Message
 from reconciler.kernel.port import PROBER_DEVICE, Prober
@@ -35,18 +35,13 @@ from reconciler.kernel.rtnetlink import (
     IFA_LOCAL,
     IFF_NOARP,
     IFF_UP,
-    IFLA_ADDRESS,
     IFLA_IFALIAS,
     IFLA_IFNAME,
-    IFLA_INFO_DATA,
-    IFLA_INFO_KIND,
-    IFLA_LINKINFO,
-    IFLA_MTU,
-    IFLA_NET_NS_FD,
     LINK,
     NUMBER,
     ROUTE,
     RT_SCOPE_LINK,
+    RT_SCOPE_UNIVERSE,
     RT_TABLE_MAIN,
     RTA_DST,
     RTA_OIF,
@@ -63,7 +58,7 @@ from reconciler.kernel.rtnetlink import (
     RTM_NEWROUTE,
     RTM_NEWTFILTER,
     RTN_UNICAST,
-    VETH_INFO_PEER,
+    RTPROT_BOOT,
 )
 
 T = TypeVar("T")
@@ -74,16 +69,14 @@ INNER = "checks"
 MAC = bytes.fromhex("026c6263746c")
 """Of both ends, so that frames without ARP are for the other one."""
 
-_TCA_KIND, _TCA_OPTIONS, _BPF_FD, _BPF_NAME, _BPF_FLAGS, _DIRECT = 1, 2, 6, 7, 8, 1
+_TCA_OPTIONS, _BPF_NAME, _DIRECT = 2, 7, 1
 _CLSACT, _HANDLE, _EGRESS = 0xFFFF_FFF1, 0xFFFF_0000, 0xFFFF_FFF3
 _FIRST_OF_ALL = 1 << 16 | socket.htons(0x0003)  # priority 1, ETH_P_ALL
 _SIOCETHTOOL, _SET_CHECKSUMS, _SET_GRO = 0x8946, 0x17, 0x2C
 _NSFS_MAGIC = 0x6E736673
 _CLONE_NEWNET, _BIND, _DETACH = 0x4000_0000, 1 << 12, 2
-_ANYWHERE = {4: "0.0.0.0", 6: "::"}
+_ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 _REPLACED = netlink.CREATE | netlink.REPLACE
-_BOOT = 3
-"""Not lbctl's own protocol number: these routes are part of the interface, and go with it."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -124,7 +117,7 @@ def add(directory: Path, addresses: Sequence[str], alias: str) -> None:
         _inside(directory / FILE, _set_up_inner, addresses, program)
     for name, value in _settings(addresses):
         sysctl.write(name, value)
-    _require(_change(_link(PROBER_DEVICE, IFF_UP | IFF_NOARP)), f"take {PROBER_DEVICE} up")
+    _require(_change(_up(PROBER_DEVICE)), f"take {PROBER_DEVICE} up")
     index = _links()[PROBER_DEVICE][0]
     for address in _routed(index) - set(addresses):
         _change(_route(RTM_DELROUTE, 0, address, index))
@@ -147,7 +140,7 @@ def remove(directory: Path, alias: str) -> None:
 def remove_link(alias: str) -> None:
     held = _links().get(PROBER_DEVICE)
     if held and _is_ours(held[1], alias):
-        _require(_change(Message(RTM_DELLINK, 0, LINK.pack(0, 0, held[0], 0, 0))), f"remove {PROBER_DEVICE}")
+        _require(_change(codec.link(RTM_DELLINK, held[0])), f"remove {PROBER_DEVICE}")
 
 
 def is_namespace(path: Path) -> bool:
@@ -205,23 +198,17 @@ def _is_ours(held: Mapping[int, bytes], alias: str) -> bool:
 
 
 def _make_pair(path: Path, alias: str) -> None:
-    mac = netlink.attribute(IFLA_ADDRESS, MAC) + netlink.attribute(IFLA_MTU, NUMBER.pack(1500))
+    both: list[codec.Attribute] = [("IFLA_ADDRESS", MAC.hex(":")), ("IFLA_MTU", 1500)]
     with bpf.closing(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as there:
-        peer = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_IFNAME, netlink.content(INNER)) + mac
-        peer += netlink.attribute(IFLA_NET_NS_FD, NUMBER.pack(there))
-        info = netlink.attribute(IFLA_INFO_KIND, b"veth\0")
-        ends = netlink.attribute(VETH_INFO_PEER | netlink.NESTED, peer)
-        info += netlink.attribute(IFLA_INFO_DATA | netlink.NESTED, ends)
-        body = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_IFNAME, netlink.content(PROBER_DEVICE)) + mac
-        body += netlink.attribute(IFLA_LINKINFO | netlink.NESTED, info)
-        refusal = _change(Message(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, body))
+        ends = codec.kind("veth", codec.far_end(INNER, *both, ("IFLA_NET_NS_FD", there)))
+        flags = netlink.CREATE | netlink.EXCLUSIVE
+        refusal = _change(codec.link(RTM_NEWLINK, PROBER_DEVICE, *both, ends, flags=flags))
     _require(refusal, f"make {PROBER_DEVICE}")
     try:
-        marked = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_IFNAME, netlink.content(PROBER_DEVICE))
-        named = netlink.attribute(IFLA_IFALIAS, alias.encode())
-        _require(_change(Message(RTM_NEWLINK, 0, marked + named)), f"mark {PROBER_DEVICE}")
+        marked = codec.link(RTM_NEWLINK, PROBER_DEVICE, ("IFLA_IFALIAS", alias))
+        _require(_change(marked), f"mark {PROBER_DEVICE}")
     except KernelError:
-        _change(Message(RTM_DELLINK, 0, marked))
+        _change(codec.link(RTM_DELLINK, PROBER_DEVICE))
         raise
 
 
@@ -260,30 +247,25 @@ def _set_up_inner(addresses: Sequence[str], program: int) -> None:
         sysctl.write(f"net/ipv6/conf/{INNER}/disable_ipv6", "0")
     held = _addresses(index)
     for address in (*held, *addresses):
-        packed = ip_address(address).packed
-        family = socket.AF_INET if len(packed) == len(bytes(4)) else socket.AF_INET6
-        body = ADDRESS.pack(family, 8 * len(packed), IFA_F_NODAD, 0, index)
-        body += netlink.attribute(IFA_LOCAL, packed) + netlink.attribute(IFA_ADDRESS, packed)
         if address not in addresses:
-            _change(Message(RTM_DELADDR, 0, body))
+            _change(codec.address(RTM_DELADDR, address, index))
         elif address not in held:
-            _require(_change(Message(RTM_NEWADDR, netlink.CREATE | netlink.EXCLUSIVE, body)), f"add {address}")
-    _require(_change(_link("lo", IFF_UP)), "take lo up")
-    _require(_change(_link(INNER, IFF_UP | IFF_NOARP)), f"take {INNER} up")
+            flags = netlink.CREATE | netlink.EXCLUSIVE
+            added = codec.address(RTM_NEWADDR, address, index, flags=flags, settings=IFA_F_NODAD)
+            _require(_change(added), f"add {address}")
+    _require(_change(codec.link(RTM_NEWLINK, "lo", state=IFF_UP)), "take lo up")
+    _require(_change(_up(INNER)), f"take {INNER} up")
     versions = sorted({ip_address(address).version for address in addresses})
     for version in versions:
-        _require(_change(_route(RTM_NEWROUTE, _REPLACED, _ANYWHERE[version], index, 0)), "make a default route")
-    kind = netlink.attribute(_TCA_KIND, b"clsact\0")
-    place = FILTER.pack(0, index, _HANDLE, _CLSACT, 0)
-    qdisc = Message(RTM_NEWQDISC, netlink.CREATE | netlink.EXCLUSIVE, place + kind)
+        _require(_change(_route(RTM_NEWROUTE, _REPLACED, _ANYWHERE[version], index)), "make a default route")
+    place = {"index": index, "handle": _HANDLE, "parent": _CLSACT}
+    qdisc = codec.message(RTM_NEWQDISC, netlink.CREATE | netlink.EXCLUSIVE, place, ("TCA_KIND", "clsact"))
     if (refusal := _change(qdisc)) and refusal.errno != errno.EEXIST:
         _require(refusal, "make a place for the program that marks packets (clsact)")
-    options = netlink.attribute(_BPF_FD, NUMBER.pack(program))
-    options += netlink.attribute(_BPF_NAME, program_name((MARK,)).encode() + b"\0")
-    options += netlink.attribute(_BPF_FLAGS, NUMBER.pack(_DIRECT))
-    body = FILTER.pack(0, index, 1, _EGRESS, _FIRST_OF_ALL) + netlink.attribute(_TCA_KIND, b"bpf\0")
-    body += netlink.attribute(_TCA_OPTIONS | netlink.NESTED, options)
-    refusal = _change(Message(RTM_NEWTFILTER, netlink.CREATE | netlink.REPLACE, body))
+    marker = [("TCA_BPF_FD", program), ("TCA_BPF_NAME", program_name((MARK,))), ("TCA_BPF_FLAGS", _DIRECT)]
+    place = {"index": index, "handle": 1, "parent": _EGRESS, "info": _FIRST_OF_ALL}
+    attributes: list[codec.Attribute] = [("TCA_KIND", "bpf"), ("TCA_OPTIONS", {"attrs": marker})]
+    refusal = _change(codec.message(RTM_NEWTFILTER, _REPLACED, place, *attributes))
     _require(refusal, "attach the program that marks packets (cls_bpf)")
 
 
@@ -308,7 +290,7 @@ def _routed(index: int) -> set[str]:
     found = set()
     with netlink.route() as route:
         for family in (socket.AF_INET, socket.AF_INET6):
-            asked = ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, _BOOT, 0, RTN_UNICAST, 0)
+            asked = ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0)
             for answer in route.dump(RTM_GETROUTE, asked):
                 parts = netlink.attributes(answer[ROUTE.size :])
                 if answer[0] == family and parts.get(RTA_OIF) == NUMBER.pack(index) and RTA_DST in parts:
@@ -316,19 +298,16 @@ def _routed(index: int) -> set[str]:
     return found
 
 
-def _route(type_: int, flags: int, to: str, index: int, bits: int | None = None) -> Message:
-    """A request about the route to a single address, or to a network, by an interface alone."""
-    packed = ip_address(to).packed
-    family, bits = (socket.AF_INET if ":" not in to else socket.AF_INET6), 8 * len(packed) if bits is None else bits
-    scope = RT_SCOPE_LINK if family == socket.AF_INET else 0
-    body = ROUTE.pack(family, bits, 0, 0, RT_TABLE_MAIN, _BOOT, scope, RTN_UNICAST, 0)
-    body += netlink.attribute(RTA_DST, packed) if bits else b""
-    return Message(type_, flags, body + netlink.attribute(RTA_OIF, NUMBER.pack(index)))
+def _route(type_: int, flags: int, to: str, index: int) -> Message:
+    """A request about the route to a single address, or to a network, by an interface alone. It is part of the
+    interface and goes with it, so its protocol number is not lbctl's own."""
+    fields = {"table": RT_TABLE_MAIN, "proto": RTPROT_BOOT, "type": RTN_UNICAST}
+    fields["scope"] = RT_SCOPE_LINK if ":" not in to else RT_SCOPE_UNIVERSE
+    return codec.route(type_, to, fields, ("RTA_OIF", index), flags=flags)
 
 
-def _link(name: str, flags: int) -> Message:
-    named = netlink.attribute(IFLA_IFNAME, netlink.content(name))
-    return Message(RTM_NEWLINK, 0, LINK.pack(0, 0, 0, flags, flags) + named)
+def _up(name: str) -> Message:
+    return codec.link(RTM_NEWLINK, name, state=IFF_UP | IFF_NOARP)
 
 
 def _change(message: Message) -> OSError | None:

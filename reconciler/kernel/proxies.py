@@ -49,19 +49,13 @@ def read(mark: int = PROTOCOL) -> tuple[list[Neighbour], list[Neighbour]]:
 def add(proxies: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Have the kernel answer for these; one outcome each. Entries of others are left alone, without an error."""
     _, others = read(mark)
-    return change(RTM_NEWNEIGH, proxies, set(proxies) - set(others), lambda proxy: _body(proxy, mark), _refusal)
+    return change(RTM_NEWNEIGH, proxies, set(proxies) - set(others), mark, NTF_PROXY, _refusal)
 
 
 def remove(proxies: Sequence[Neighbour], mark: int = PROTOCOL) -> list[Outcome]:
     """Remove entries; one outcome each. Absent entries and those of others are left alone, without an error."""
     ours, _ = read(mark)
-    return change(RTM_DELNEIGH, proxies, set(proxies) & set(ours), lambda proxy: _body(proxy, mark), _refusal)
-
-
-def _body(proxy: Neighbour, mark: int) -> bytes:
-    address, index = ip_address(proxy.address), socket.if_nametoindex(proxy.interface)
-    body = NEIGHBOUR.pack(FAMILIES[address.version], index, 0, NTF_PROXY, 0)
-    return body + netlink.attribute(NDA_DST, address.packed) + netlink.attribute(NDA_PROTOCOL, bytes([mark]))
+    return change(RTM_DELNEIGH, proxies, set(proxies) & set(ours), mark, NTF_PROXY, _refusal)
 
 
 def _refusal(proxy: Neighbour, error: OSError) -> KernelError:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 
 from reconciler.errors import ForeignError, KernelError
-from reconciler.kernel import netlink
+from reconciler.kernel import codec, netlink, vip_routes
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message
 from reconciler.kernel.port import MAIN_TABLE, Neighbour, Outcome, Route
@@ -99,7 +99,7 @@ def add(routes: Sequence[Route], mark: int = PROTOCOL, *, adopts: bool = False) 
     """Make routes, or correct our routes to the same networks; one outcome each. `adopts`: those of others to the same
     networks, with the same table and metric, become ours."""
     singles = [str(network.network_address) for r in routes if (network := ip_network(r.to)).num_addresses == 1]
-    told = [route for route in routes if route.interface and not route.via]
+    told = [route for route in routes if _is_told(route)]
     held = {_place(route) for route in (read(mark) if len(told) < len(routes) else [])}
     if told:
         held |= {_place(route) for route in announced(singles if len(singles) == len(routes) else None, mark)}
@@ -257,7 +257,7 @@ def _change(
     for route in routes:
         try:
             create = netlink.CREATE if type_ == RTM_NEWROUTE else 0
-            messages[route] = Message(type_, create | flags.get(_place(route), 0), _body(route, mark))
+            messages[route] = _request(type_, create | flags.get(_place(route), 0), route, mark)
         except OSError:
             is_new = type_ == RTM_NEWROUTE
             outcomes[route] = KernelError(f"there is no interface {route.interface}") if is_new else None
@@ -279,18 +279,24 @@ def _outcome(type_: int, route: Route, error: OSError | None) -> Outcome:
     return KernelError(f"can't {verb} the route to {route.to}: {error.strerror}")
 
 
-def _body(route: Route, mark: int) -> bytes:
-    network = ip_network(route.to)
-    kind = RTN_UNICAST if route.interface or route.group else RTN_BLACKHOLE
-    scope = RT_SCOPE_LINK if route.interface and not route.via else RT_SCOPE_UNIVERSE
-    family = FAMILIES[network.version]
-    body = ROUTE.pack(family, network.prefixlen, 0, 0, route.table, mark, scope, kind, 0)
-    body += netlink.attribute(RTA_DST, network.network_address.packed)
-    body += netlink.attribute(RTA_PRIORITY, NUMBER.pack(route.metric))
+def _request(type_: int, flags: int, route: Route, mark: int) -> Message:
+    """OSError if the interface is missing."""
+    index = socket.if_nametoindex(route.interface) if route.interface else 0
+    if _is_told(route):
+        told = vip_routes.body(
+            route.to, index, table=route.table, mark=mark, scope=RT_SCOPE_LINK, kind=RTN_UNICAST, metric=route.metric
+        )
+        return Message(type_, flags, told)
+    kind = RTN_UNICAST if index or route.group else RTN_BLACKHOLE
+    fields = {"table": route.table, "proto": mark, "scope": RT_SCOPE_UNIVERSE, "type": kind}
+    attributes: list[codec.Attribute] = [("RTA_PRIORITY", route.metric)]
     if route.group:
-        body += netlink.attribute(RTA_NH_ID, NUMBER.pack(route.group))
-    if route.interface:
-        body += netlink.attribute(RTA_OIF, NUMBER.pack(socket.if_nametoindex(route.interface)))
-    if route.via:
-        body += netlink.attribute(RTA_GATEWAY, ip_address(route.via).packed)
-    return body
+        attributes.append(("RTA_NH_ID", route.group))
+    if index:
+        attributes += [("RTA_OIF", index), ("RTA_GATEWAY", route.via)]
+    return codec.route(type_, route.to, fields, *attributes, flags=flags)
+
+
+def _is_told(route: Route) -> bool:
+    """Whether a route tells a daemon of a VIP: of these, there may be ten thousand."""
+    return bool(route.interface and not route.via)

@@ -8,13 +8,12 @@ calling thread. Layouts: include/uapi/linux/if_link.h, include/uapi/linux/if_tun
 from __future__ import annotations
 
 import errno
-import struct
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 
 from reconciler.errors import ForeignError, KernelError
-from reconciler.kernel import netlink, sysctl
+from reconciler.kernel import codec, netlink, sysctl
 from reconciler.kernel.mark import ALIAS
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import TunnelDevice
@@ -31,12 +30,13 @@ from reconciler.kernel.rtnetlink import (
     IFLA_LINKINFO,
     IFLA_MTU,
     LINK,
+    NUMBER,
+    RTEXT_FILTER_SKIP_STATS,
     RTM_DELLINK,
     RTM_GETLINK,
     RTM_NEWLINK,
 )
 
-_SKIP_STATISTICS = struct.pack("=I", 1 << 3)
 _PROTOCOLS = {"ipip": 4, "ip6tnl": 0}  # the inner packets: IPv4, either
 _NO_PROTOCOL = 255
 
@@ -48,8 +48,11 @@ def known(form: str) -> bool:
     EOPNOTSUPP. OSError for anything else.
     """
     impossible = netlink.attribute(IFLA_IPTUN_PROTO, bytes([_NO_PROTOCOL]))
+    info = netlink.attribute(IFLA_INFO_KIND, form.encode() + b"\0")
+    info += netlink.attribute(IFLA_INFO_DATA | netlink.NESTED, impossible)
+    body = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_LINKINFO | netlink.NESTED, info)
     with netlink.route() as route:
-        (refusal,) = route.change([_new(form, impossible, b"")])
+        (refusal,) = route.change([Message(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, body)])
     match refusal:
         case OSError(errno=errno.EOPNOTSUPP):
             return False
@@ -77,29 +80,25 @@ def add(wanted: TunnelDevice, alias: str = ALIAS, *, adopts: bool = False) -> No
         held = {device.name: device for device in _devices(route, alias)}
         for other in held.values() if adopts else ():
             if not other.is_ours and (other.form, other.local) == (wanted.form, wanted.local):
-                _change(route, Message(RTM_DELLINK, 0, _named(other.name)), f"remove {other.name}", errno.ENODEV)
+                _change(route, codec.link(RTM_DELLINK, other.name), f"remove {other.name}", errno.ENODEV)
         held = {device.name: device for device in _devices(route, alias)} if adopts else held
         former = held.get(wanted.name)
         if former and not former.is_ours:
             raise ForeignError(f"{wanted.name} is there and not lbctl's", hint=f"ip link del {wanted.name}")
         if former and (former.form, former.local) != (wanted.form, wanted.local):
-            _change(route, Message(RTM_DELLINK, 0, _named(former.name)), f"remove {former.name}")
+            _change(route, codec.link(RTM_DELLINK, former.name), f"remove {former.name}")
             former = None
         if former is None:
-            parts = netlink.attribute(IFLA_IPTUN_LOCAL, ip_address(wanted.local).packed)
-            parts += netlink.attribute(IFLA_IPTUN_PROTO, bytes([_PROTOCOLS[wanted.form]]))
-            named = netlink.attribute(IFLA_IFNAME, netlink.content(wanted.name))
-            _change(route, _new(wanted.form, parts, named), f"make the {wanted.form} device {wanted.name}")
+            _change(route, _new(wanted), f"make the {wanted.form} device {wanted.name}")
         try:
-            marks = netlink.attribute(IFLA_IFALIAS, alias.encode())
-            marks += netlink.attribute(IFLA_MTU, struct.pack("=I", wanted.mtu_bytes))
-            _change(route, Message(RTM_NEWLINK, 0, _named(wanted.name) + marks), f"set up {wanted.name}")
+            marked = codec.link(RTM_NEWLINK, wanted.name, ("IFLA_IFALIAS", alias), ("IFLA_MTU", wanted.mtu_bytes))
+            _change(route, marked, f"set up {wanted.name}")
             for name, value in wanted.settings:
                 sysctl.write(name, value)
-            _change(route, Message(RTM_NEWLINK, 0, _named(wanted.name, IFF_UP, IFF_UP)), f"take {wanted.name} up")
+            _change(route, codec.link(RTM_NEWLINK, wanted.name, state=IFF_UP), f"take {wanted.name} up")
         except (KernelError, OSError):
             if former is None:
-                route.change([Message(RTM_DELLINK, 0, _named(wanted.name))])
+                route.change([codec.link(RTM_DELLINK, wanted.name)])
             raise
 
 
@@ -107,7 +106,7 @@ def remove(name: str, alias: str = ALIAS) -> None:
     """Remove a device; an absent one or another's is left alone, without an error. KernelError, OSError."""
     with netlink.route() as route:
         if any(device.name == name and device.is_ours for device in _devices(route, alias)):
-            _change(route, Message(RTM_DELLINK, 0, _named(name)), f"remove {name}", errno.ENODEV)
+            _change(route, codec.link(RTM_DELLINK, name), f"remove {name}", errno.ENODEV)
 
 
 def _change(route: Route, message: Message, what: str, *harmless: int) -> None:
@@ -116,19 +115,15 @@ def _change(route: Route, message: Message, what: str, *harmless: int) -> None:
         raise KernelError(f"can't {what}: {refusal.strerror}") from refusal
 
 
-def _new(form: str, parts: bytes, more: bytes) -> Message:
-    info = netlink.attribute(IFLA_INFO_KIND, form.encode() + b"\0")
-    info += netlink.attribute(IFLA_INFO_DATA | netlink.NESTED, parts)
-    body = LINK.pack(0, 0, 0, 0, 0) + more + netlink.attribute(IFLA_LINKINFO | netlink.NESTED, info)
-    return Message(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, body)
-
-
-def _named(name: str, flags: int = 0, change: int = 0) -> bytes:
-    return LINK.pack(0, 0, 0, flags, change) + netlink.attribute(IFLA_IFNAME, netlink.content(name))
+def _new(wanted: TunnelDevice) -> Message:
+    setting = f"IFLA_{wanted.form.upper()}_"
+    local, protocol = (f"{setting}LOCAL", wanted.local), (f"{setting}PROTO", _PROTOCOLS[wanted.form])
+    made = codec.kind(wanted.form, local, protocol)
+    return codec.link(RTM_NEWLINK, wanted.name, made, flags=netlink.CREATE | netlink.EXCLUSIVE)
 
 
 def _devices(route: Route, alias: str) -> Iterator[TunnelDevice]:
-    asked = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_EXT_MASK, _SKIP_STATISTICS)
+    asked = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_EXT_MASK, NUMBER.pack(RTEXT_FILTER_SKIP_STATS))
     for link in route.dump(RTM_GETLINK, asked):
         _family, _type, _index, flags, _changed = LINK.unpack_from(link)
         found = netlink.attributes(link[LINK.size :])

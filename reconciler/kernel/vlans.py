@@ -12,18 +12,13 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
-from ipaddress import ip_interface
 
 from reconciler.errors import ForeignError, KernelError
-from reconciler.kernel import addresses, netlink
+from reconciler.kernel import addresses, codec, netlink
 from reconciler.kernel.mark import ALIAS
 from reconciler.kernel.netlink import Message, Route
 from reconciler.kernel.port import VlanLink
 from reconciler.kernel.rtnetlink import (
-    ADDRESS,
-    FAMILIES,
-    IFA_ADDRESS,
-    IFA_LOCAL,
     IFF_UP,
     IFLA_EXT_MASK,
     IFLA_IFALIAS,
@@ -36,7 +31,6 @@ from reconciler.kernel.rtnetlink import (
     IFLA_VLAN_ID,
     LINK,
     NUMBER,
-    RT_SCOPE_UNIVERSE,
     RTEXT_FILTER_SKIP_STATS,
     RTM_DELLINK,
     RTM_GETLINK,
@@ -44,7 +38,7 @@ from reconciler.kernel.rtnetlink import (
     RTM_NEWLINK,
 )
 
-_FORM = "vlan"
+_FORM, _SETTING = "vlan", "IFLA_VLAN_ID"
 _TAG = struct.Struct("=H")
 
 
@@ -73,16 +67,16 @@ def add(wanted: VlanLink, alias: str = ALIAS) -> None:
             what = f"make {wanted.name}, VLAN {wanted.tag} of {wanted.trunk}"
             _change(route, _new(wanted, names[wanted.trunk]), what)
         try:
-            marks = netlink.attribute(IFLA_IFALIAS, alias.encode())
-            marks += netlink.attribute(IFLA_MTU, NUMBER.pack(wanted.mtu_bytes))
-            _change(route, Message(RTM_NEWLINK, 0, _named(wanted.name) + marks), f"set up {wanted.name}")
+            marked = codec.link(RTM_NEWLINK, wanted.name, ("IFLA_IFALIAS", alias), ("IFLA_MTU", wanted.mtu_bytes))
+            _change(route, marked, f"set up {wanted.name}")
             index = socket.if_nametoindex(wanted.name)
             for address in wanted.addresses:
-                _change(route, _address(address, index), f"give {wanted.name} {address}", errno.EEXIST)
-            _change(route, Message(RTM_NEWLINK, 0, _named(wanted.name, IFF_UP, IFF_UP)), f"take {wanted.name} up")
+                given = codec.address(RTM_NEWADDR, address, index, flags=netlink.CREATE | netlink.EXCLUSIVE)
+                _change(route, given, f"give {wanted.name} {address}", errno.EEXIST)
+            _change(route, codec.link(RTM_NEWLINK, wanted.name, state=IFF_UP), f"take {wanted.name} up")
         except (KernelError, OSError):
             if former is None:
-                route.change([_delete(wanted.name)])
+                route.change([codec.link(RTM_DELLINK, wanted.name)])
             raise
 
 
@@ -91,7 +85,7 @@ def remove(name: str, alias: str = ALIAS) -> None:
     OSError."""
     if any(link.name == name for link in read(alias)):
         with netlink.route() as route:
-            _change(route, _delete(name), f"remove {name}", errno.ENODEV)
+            _change(route, codec.link(RTM_DELLINK, name), f"remove {name}", errno.ENODEV)
 
 
 def _change(route: Route, message: Message, what: str, *harmless: int) -> None:
@@ -103,28 +97,9 @@ def _change(route: Route, message: Message, what: str, *harmless: int) -> None:
 
 
 def _new(wanted: VlanLink, trunk: int) -> Message:
-    info = netlink.attribute(IFLA_INFO_KIND, _FORM.encode() + b"\0")
-    info += netlink.attribute(
-        IFLA_INFO_DATA | netlink.NESTED, netlink.attribute(IFLA_VLAN_ID, _TAG.pack(wanted.tag))
-    )  # fmt: skip
-    body = _named(wanted.name) + netlink.attribute(IFLA_LINK, NUMBER.pack(trunk))
-    body += netlink.attribute(IFLA_LINKINFO | netlink.NESTED, info)
-    return Message(RTM_NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, body)
-
-
-def _delete(name: str) -> Message:
-    return Message(RTM_DELLINK, 0, _named(name))
-
-
-def _named(name: str, flags: int = 0, change: int = 0) -> bytes:
-    return LINK.pack(0, 0, 0, flags, change) + netlink.attribute(IFLA_IFNAME, netlink.content(name))
-
-
-def _address(text: str, index: int) -> Message:
-    own = ip_interface(text)
-    body = ADDRESS.pack(FAMILIES[own.version], own.network.prefixlen, 0, RT_SCOPE_UNIVERSE, index)
-    body += netlink.attribute(IFA_LOCAL, own.packed) + netlink.attribute(IFA_ADDRESS, own.packed)
-    return Message(RTM_NEWADDR, netlink.CREATE | netlink.EXCLUSIVE, body)
+    made = codec.kind(_FORM, (_SETTING, wanted.tag))
+    flags = netlink.CREATE | netlink.EXCLUSIVE
+    return codec.link(RTM_NEWLINK, wanted.name, ("IFLA_LINK", trunk), made, flags=flags)
 
 
 def _ours(route: Route, alias: str, held: dict[str, list[str]]) -> Iterator[VlanLink]:

@@ -9,29 +9,26 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler.errors import KernelError
-from reconciler.kernel import bpf, netlink
+from reconciler.kernel import bpf, codec, netlink
 from reconciler.kernel.rtnetlink import (
     IFLA_EXT_MASK,
     IFLA_IFNAME,
     IFLA_XDP,
     IFLA_XDP_ATTACHED,
-    IFLA_XDP_EXPECTED_FD,
-    IFLA_XDP_FD,
-    IFLA_XDP_FLAGS,
     IFLA_XDP_PROG_ID,
     LINK,
+    NUMBER,
+    RTEXT_FILTER_SKIP_STATS,
     RTM_GETLINK,
     RTM_SETLINK,
 )
 from reconciler.safe import some
 
-_SKIP_STATISTICS = struct.pack("=I", 1 << 3)
 _ONLY_IF_NONE, _REPLACE = 1 << 0, 1 << 4
 _MODE_FLAGS = {"native": 1 << 2, "generic": 1 << 1}
 _MODES = {1: "native", 2: "generic", 3: "offloaded"}
@@ -58,8 +55,9 @@ class Running:
 
 def running() -> Iterator[Running]:
     """The programs on the interfaces of this network namespace. OSError if the kernel refuses."""
+    asked = LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_EXT_MASK, NUMBER.pack(RTEXT_FILTER_SKIP_STATS))
     with netlink.route() as route:
-        links = route.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0) + netlink.attribute(IFLA_EXT_MASK, _SKIP_STATISTICS))
+        links = route.dump(RTM_GETLINK, asked)
     for link in links:
         found = netlink.attributes(link[LINK.size :])
         xdp = netlink.attributes(found.get(IFLA_XDP, b""))
@@ -85,13 +83,12 @@ def swap(interface: str, mode: str, program: int | None, expected: int | None) -
     mode.
     """
     flags = _MODE_FLAGS[mode] | (_ONLY_IF_NONE if expected is None else _REPLACE)
-    nested = netlink.attribute(IFLA_XDP_FD, struct.pack("=i", _DETACH if program is None else program))
-    nested += netlink.attribute(IFLA_XDP_FLAGS, struct.pack("=I", flags))
+    parts = [("IFLA_XDP_FD", _DETACH if program is None else program), ("IFLA_XDP_FLAGS", flags)]
     if expected is not None:
-        nested += netlink.attribute(IFLA_XDP_EXPECTED_FD, struct.pack("=i", expected))
-    body = LINK.pack(0, 0, index(interface), 0, 0) + netlink.attribute(IFLA_XDP | netlink.NESTED, nested)
+        parts.append(("IFLA_XDP_EXPECTED_FD", expected))
+    request = codec.link(RTM_SETLINK, index(interface), ("IFLA_XDP", {"attrs": parts}))
     with netlink.route() as route:
-        (refusal,) = route.change([netlink.Message(RTM_SETLINK, 0, body)])
+        (refusal,) = route.change([request])
     if refusal:
         verb = "detach from" if program is None else "attach to"
         raise KernelError(

@@ -12,9 +12,9 @@ import pytest
 
 from reconciler.agent.notices import Found, Notices, keys_about
 from reconciler.agent.wake import Wake
-from reconciler.kernel import local_vips, netns
+from reconciler.kernel import local_vips, neighbours, netns
 from reconciler.kernel.notices import Listener, LostError, Notice
-from reconciler.kernel.port import LocalVip
+from reconciler.kernel.port import LocalVip, Neighbour
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vlan_link import VlanLink
 from reconciler.resource import Key
@@ -165,7 +165,9 @@ def test_the_kernel_tells_of_others_changes_and_not_of_our_own(namespace, listen
     about = [each for each in inside(namespace, lambda: list(listener.read({"10.1.0.9"}))) if each.what == "neighbour"]
     assert set(about) == {Notice("neighbour", "10.1.0.9", 0, "d0"), Notice("neighbour", "10.1.0.8", 0, "d0")}
     assert inside(namespace, lambda: local_vips.add([LocalVip("20.20.20.9", "route")])) == [None]
-    assert not any(each.name == "20.20.20.9" for each in listener.read(()))
+    assert inside(namespace, lambda: neighbours.keep([Neighbour("10.1.0.7", "d0")])) == [None]
+    found = inside(namespace, lambda: list(listener.read({"10.1.0.7"})))
+    assert not {"20.20.20.9", "10.1.0.7"} & {each.name for each in found}
 
 
 @pytest.mark.kernel

@@ -30,6 +30,19 @@ def test_validate_imports_neither_bcc_nor_pyroute2_nor_numpy():
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+@pytest.mark.kernel
+def test_a_plan_asks_the_kernel_without_pyroute2(tmp_path):
+    """It is for changes: what each plan reads and asks is put together without it."""
+    done = run(
+        "unshare", "--net", sys.executable, "-c",
+        "import sys; from reconciler.cli.main import main;"
+        "code = main(['plan', 'examples/configs/dsr-l3-ha', '--node', 'lb1', '--run-dir', sys.argv[1]]);"
+        "print(code, [name for name in sys.modules if name.startswith('pyroute2')])",
+        str(tmp_path),
+    )
+    assert done.stdout.splitlines()[-1] == "2 []", done.stdout + done.stderr
+
+
 def test_validate_needs_no_power_over_the_kernel():
     """All that is left of root is the right to read the checkout, wherever it lies."""
     powerless = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+dac_override"]

@@ -17,6 +17,15 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import links as interfaces
 from reconciler.kernel import netlink, vlans
 from reconciler.kernel.port import VlanLink
+from reconciler.kernel.rtnetlink import (
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINK,
+    IFLA_LINKINFO,
+    IFLA_VLAN_ID,
+    LINK,
+)
 
 WANTED = VlanLink("front.4", "front", 4, 1400, ("10.1.0.1/24", "2001:db8:1::1/64"))
 OWN, OTHER = "lbctl:default", "lbctl:other"
@@ -26,6 +35,7 @@ BRIDGE, VEPA = 4, 2
 @pytest.fixture
 def links(inside: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(vlans, "_FORM", "macvlan")
+    monkeypatch.setattr(vlans, "_SETTING", "IFLA_MACVLAN_MODE")
     monkeypatch.setattr(vlans, "_TAG", struct.Struct("=I"))
     ip("link", "add", "front", "type", "veth", "peer", "far")
     ip("link", "set", "front", "up")
@@ -109,19 +119,18 @@ def test_who_would_take_off_tags_is_known_before_there_is_a_vlan(links: None, st
 @pytest.mark.kernel
 def test_a_kernel_without_vlans_says_so(inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vlans, "_FORM", "nolan")
+    monkeypatch.setitem(ifinfmsg.ifinfo.data_map, "nolan", ifinfmsg.ifinfo.data_map["vlan"])
     ip("link", "add", "front", "type", "veth", "peer", "far")
     with pytest.raises(KernelError, match="VLAN 4 of front") as refusal:
         vlans.add(WANTED, OWN)
     assert "8021q" in refusal.value.hint
 
 
-def test_a_witness_reads_the_tag_and_the_trunk() -> None:
+def test_the_message_has_the_tag_and_the_trunk() -> None:
     message = vlans._new(replace(WANTED, tag=4094), 7)
-    header = struct.pack("=IHHII", 16 + len(message.body), message.type, message.flags, 1, 0)
-    read = ifinfmsg(header + message.body)
-    read.decode()
-    assert (read.get_attr("IFLA_IFNAME"), read.get_attr("IFLA_LINK")) == ("front.4", 7)
-    info = read.get_attr("IFLA_LINKINFO")
-    assert info.get_attr("IFLA_INFO_KIND") == "vlan"
-    assert info.get_attr("IFLA_INFO_DATA").get_attr("IFLA_VLAN_ID") == 4094
+    parts = netlink.attributes(message.body, LINK.size)
+    assert (parts[IFLA_IFNAME], parts[IFLA_LINK]) == (b"front.4\0", struct.pack("=I", 7))
+    info = netlink.attributes(parts[IFLA_LINKINFO])
+    assert info[IFLA_INFO_KIND] == b"vlan\0"
+    assert netlink.attributes(info[IFLA_INFO_DATA]) == {IFLA_VLAN_ID: struct.pack("=H", 4094)}
     assert message.flags & netlink.EXCLUSIVE
