@@ -64,8 +64,9 @@ class Notices:
     def start(self) -> None:
         try:
             listener = Listener(self._mark)
-        except OSError as error:
-            self._report.problem(LISTENING, error.strerror or str(error), "drift is found by looking, later")
+        except (OSError, KernelError) as error:
+            text = error.strerror if isinstance(error, OSError) else None
+            self._report.problem(LISTENING, text or str(error), "drift is found by looking, later")
             return
         self._thread = threading.Thread(target=self._listen, args=(listener,), daemon=True)
         self._thread.start()

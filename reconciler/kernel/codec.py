@@ -48,6 +48,7 @@ from reconciler.kernel.rtnetlink import (
 Attribute = tuple[str, object]
 
 _LIBRARY = "pyroute2"
+_WAY_OUT = f"python3 -m pip install '{_LIBRARY}>=0.9.7'"
 _CLASSES = {
     "ifinfmsg": (RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK, RTM_NEWLINKPROP, RTM_DELLINKPROP),
     "ifaddrmsg": (RTM_NEWADDR, RTM_DELADDR),
@@ -63,20 +64,37 @@ _importing = threading.Lock()
 def message(type_: int, flags: int, fields: Mapping[str, int], *attributes: Attribute) -> Message:
     """A request with these fields and attributes; other fields are 0. KernelError if the library doesn't know
     one of these attributes, which it would leave out without a word."""
-    made = _class_of(type_)()
+    made = class_of(type_)()
     made.update(fields)
     made["attrs"] = list(attributes)
     made.encode()
     if unknown := next(_left_out(made), ""):
-        raise KernelError(f"this version of {_LIBRARY} knows no {unknown}", hint=f"pip install '{_LIBRARY}>=0.9.7'")
+        raise KernelError(f"this version of {_LIBRARY} knows no {unknown}", hint=_WAY_OUT)
     return Message(type_, flags, bytes(made.data[netlink.HEADER.size :]))
 
 
 def decoded(type_: int, whole: bytes) -> Any:
     """A message of the kernel with its header: fields by `[…]`, attributes by `get_attr(…)`."""
-    found = _class_of(type_)(whole)
+    found = class_of(type_)(whole)
     found.decode()
     return found
+
+
+@functools.cache
+def class_of(type_: int) -> Any:
+    """The library's class for a type of message. KernelError if it can't be imported, which descriptors that are all
+    in use are enough for; the next call tries again."""
+    name = _NAMES[type_]
+    try:
+        with _importing, _without_the_rest():
+            found = getattr(importlib.import_module(f"{_LIBRARY}.netlink.rtnl.{name}"), name)
+    except (ImportError, OSError) as error:
+        raise KernelError(f"can't import {_LIBRARY}: {error}", hint=_WAY_OUT) from error
+    if name != "rtmsg":
+        return found
+    known = ((number, *what) for number, what in enumerate(found.nla_map))
+    # Not a class below it: that would take its table of attributes for its own.
+    return type(name, found.__bases__, {"nla_map": (*known, (RTA_NH_ID, "RTA_NH_ID", "uint32"))})
 
 
 def link(type_: int, interface: str | int, *attributes: Attribute, flags: int = 0, state: int = 0) -> Message:
@@ -130,18 +148,6 @@ def _left_out(made: Any) -> Iterator[str]:
             yield str(part[0])
         elif isinstance(inner := part.cell[1], dict) and inner.get("attrs"):
             yield from _left_out(inner)
-
-
-@functools.cache
-def _class_of(type_: int) -> Any:
-    name = _NAMES[type_]
-    with _importing, _without_the_rest():
-        found = getattr(importlib.import_module(f"{_LIBRARY}.netlink.rtnl.{name}"), name)
-    if name != "rtmsg":
-        return found
-    known = ((number, *what) for number, what in enumerate(found.nla_map))
-    # Not a class below it: that would take its table of attributes for its own.
-    return type(name, found.__bases__, {"nla_map": (*known, (RTA_NH_ID, "RTA_NH_ID", "uint32"))})
 
 
 @contextmanager

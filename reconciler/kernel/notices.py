@@ -61,11 +61,14 @@ class LostError(OSError):
 
 
 class Listener:
-    """A subscription; it hears of what happens from when it is made. OSError if the kernel refuses."""
+    """A subscription; it hears of what happens from when it is made. OSError if the kernel refuses, KernelError if
+    nobody could read what comes."""
 
     def __init__(self, mark: int = PROTOCOL) -> None:
         """`mark` is the protocol number of our own objects."""
         self._mark = mark
+        for type_ in (RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH):
+            codec.class_of(type_)
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )

@@ -100,6 +100,23 @@ def test_what_the_library_does_not_know_is_not_left_out_without_a_word(attribute
         codec.link(RTM_NEWLINK, "d0", attribute)
 
 
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ModuleNotFoundError("No module named 'nope'")])
+def test_a_library_that_can_not_be_imported_now_can_be_later(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_name: str) -> object:
+        raise error
+
+    codec.class_of.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(codec.importlib, "import_module", fail)
+        with pytest.raises(KernelError, match="can't import pyroute2"):
+            codec.link(RTM_DELLINK, 7)
+        with pytest.raises(KernelError, match="can't import pyroute2"):
+            Listener()
+    assert codec.link(RTM_DELLINK, 7).type == RTM_DELLINK
+
+
 def test_the_rest_of_the_library_is_not_imported_and_works_all_the_same() -> None:
     """By many threads at once, as in an agent."""
     code = (
