@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A balancer on a VLAN trunk of the kernel's own, with real sockets: in on one tag, out on another."""
+"""A balancer on a VLAN trunk of the kernel's own, with real sockets: in on one tag, out on another. Its interfaces for
+VLANs are somebody's, or lbctl makes them."""
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
+from reconciler.doctor.finding import FOUND
 from reconciler.kernel import links, neighbours, xdp
 from reconciler.kernel.bpf import closing, load_program
 from reconciler.kernel.mark import protocol_of
@@ -49,6 +52,8 @@ spec:
     - {{name: trunk.100, trunk: trunk, addresses: [10.1.0.1/24]}}
     - {{name: trunk.200, trunk: trunk, addresses: [10.2.0.1/24]}}
 """
+DECLARED = re.sub(r"(name: trunk\.(\d+), trunk: trunk)", r"\1, tag: \2", MANIFESTS)
+"""The same, with interfaces that lbctl makes."""
 
 
 def ip(line: str) -> None:
@@ -89,9 +94,6 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
         ip("link set wire up")
         ip(f"-n {BALANCER} link set trunk up")
         for namespace, (tag, address, gateway) in HOSTS.items():
-            ip(f"-n {BALANCER} link add link trunk name trunk.{tag} type vlan id {tag}")
-            ip(f"-n {BALANCER} addr add {gateway}/24 dev trunk.{tag}")
-            ip(f"-n {BALANCER} link set trunk.{tag} up")
             ip(f"link add link wire name vlan{tag} type vlan id {tag}")
             ip(f"link set vlan{tag} netns {namespace}")
             in_software(namespace, f"vlan{tag}", "tx")
@@ -106,9 +108,40 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
         subprocess.run(["ip", "link", "del", "wire"], check=False, timeout=60)
 
 
+def make_by_hand() -> None:
+    """The balancer's interfaces, as somebody makes them."""
+    for tag, _, gateway in HOSTS.values():
+        ip(f"-n {BALANCER} link add link trunk name trunk.{tag} type vlan id {tag}")
+        ip(f"-n {BALANCER} addr add {gateway}/24 dev trunk.{tag}")
+        ip(f"-n {BALANCER} link set trunk.{tag} up")
+
+
+def held() -> dict[str, dict[str, Any]]:
+    """The balancer's interfaces, by name, as `ip` shows them."""
+    words = ["ip", "-n", BALANCER, "-json", "-details", "address", "show"]
+    shown = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+    return {link["ifname"]: link for link in json.loads(shown) if "ifname" in link}
+
+
 def verdicts(lbctl: Callable[..., str]) -> dict[str, int]:
     found = json.loads(lbctl("get", "verdicts", "-o", "json"))["items"]
     return {row["verdict"]: row["packets"] for row in found}
+
+
+def connect(times: int) -> None:
+    """Connections from the client to the VIP, one after the other, each with an answer of the server's own."""
+    with netns.inside("lbs-vlan-server", lambda: socket.create_server((SERVER, 8080))) as listener:
+        listener.settimeout(LIMIT_S)
+        for number in range(times):
+            server = threading.Thread(target=serve, args=(listener,))
+            server.start()
+            connection = netns.inside("lbs-vlan-client", lambda: socket.create_connection((VIP, 80), LIMIT_S))
+            with connection:
+                connection.sendall(b"hello %d" % number)
+                connection.shutdown(socket.SHUT_WR)
+                answer = connection.makefile("rb").read()
+            server.join()
+            assert answer == (b"hello %d" % number)[::-1] + CLIENT.encode()
 
 
 def serve(listener: socket.socket) -> None:
@@ -120,6 +153,7 @@ def serve(listener: socket.socket) -> None:
 
 
 def test_connections_and_pings_cross_from_one_vlan_to_another(site: Callable[..., str], tmp_path: Path) -> None:
+    make_by_hand()
     refused = site("apply", str(tmp_path), "--node", "lb1", "--auto-approve", code=6)
     assert "trunk takes the tags off before XDP sees them" in refused
     in_software(BALANCER, "trunk", "rxvlan")
@@ -131,18 +165,7 @@ def test_connections_and_pings_cross_from_one_vlan_to_another(site: Callable[...
         assert (found[f"trunk.{tag}"].trunk, found[f"trunk.{tag}"].tag) == (found["trunk"].index, tag)
     assert netns.inside(BALANCER, neighbours.read, protocol_of(BALANCER))[0] == [Neighbour(SERVER, "trunk.200")]
 
-    with netns.inside("lbs-vlan-server", lambda: socket.create_server((SERVER, 8080))) as listener:
-        listener.settimeout(LIMIT_S)
-        for number in range(5):
-            server = threading.Thread(target=serve, args=(listener,))
-            server.start()
-            connection = netns.inside("lbs-vlan-client", lambda: socket.create_connection((VIP, 80), LIMIT_S))
-            with connection:
-                connection.sendall(b"hello %d" % number)
-                connection.shutdown(socket.SHUT_WR)
-                answer = connection.makefile("rb").read()
-            server.join()
-            assert answer == (b"hello %d" % number)[::-1] + CLIENT.encode()
+    connect(5)
 
     ping, pong = echo(CLIENT, VIP)[34:], echoed(echo(CLIENT, VIP))[34:]
     raw = netns.inside("lbs-vlan-client", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
@@ -155,3 +178,31 @@ def test_connections_and_pings_cross_from_one_vlan_to_another(site: Callable[...
     assert counted["request"] >= 15, counted  # a SYN, data and a FIN each, by XDP and not by the kernel
     assert counted["reply"] >= 15, counted
     assert counted["echo answered"] == 1, counted
+
+
+def test_those_with_a_tag_are_made_carry_connections_and_go_again(site: Callable[..., str], tmp_path: Path) -> None:
+    in_software(BALANCER, "trunk", "rxvlan")
+    before = held()
+    (tmp_path / "fleet.yaml").write_text(DECLARED)
+    applied = site("apply", str(tmp_path), "--node", "lb1", "--auto-approve")
+    assert "+ vlan-link trunk.100" in applied and "+ vlan-link trunk.200" in applied
+    found = held()
+    for tag, _, gateway in HOSTS.values():
+        made = found[f"trunk.{tag}"]
+        info = made["linkinfo"]
+        assert (made["link"], info["info_kind"], info["info_data"]["id"]) == ("trunk", "vlan", tag)
+        assert "UP" in made["flags"]
+        assert gateway in {address["local"] for address in made["addr_info"]}
+    assert site("plan", str(tmp_path), "--node", "lb1").startswith("No changes.")
+    connect(5)
+    counted = verdicts(site)
+    assert counted["request"] >= 15 and counted["reply"] >= 15, counted  # by XDP and not by the kernel
+
+    ip(f"-n {BALANCER} link del trunk.100")  # somebody's slip of the hand
+    assert "vlan-missing" in site("doctor", str(tmp_path), "--node", "lb1", code=FOUND)
+    assert "+ vlan-link trunk.100" in site("apply", str(tmp_path), "--node", "lb1", "--auto-approve")
+    connect(1)
+    assert verdicts(site)["request"] > counted["request"]
+
+    site("delete", "--auto-approve")
+    assert held().keys() == before.keys()
