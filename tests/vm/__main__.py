@@ -36,6 +36,7 @@ DEFAULT = (
     "tests/vm",
     *(f"{_PACKETS.format('transitions')}::test_{name}" for name in _YOUNG),
     "tests/kernel/test_tunnels.py",
+    "tests/kernel/test_drift_properties.py",
     *map(_PACKETS.format, (
         "layout", "forward", "neighbours", "icmp_errors", "dsr_l2", "dsr_l3", "fragments", "reject", "nat_sctp",
     )),
