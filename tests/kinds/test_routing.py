@@ -16,7 +16,19 @@ from reconciler.kernel.fake_frr import FakeDaemon
 from reconciler.kernel.port import MAIN_TABLE, Route
 from reconciler.kinds.routing import ROUTING, edits, parsed
 from reconciler.live import read_live
-from reconciler.model import Announce, Bgp, CheckType, HealthCheck, Interface, Mode, Neighbor, Node, Role, Through
+from reconciler.model import (
+    LEAVING_METRIC,
+    Announce,
+    Bgp,
+    CheckType,
+    HealthCheck,
+    Interface,
+    Mode,
+    Neighbor,
+    Node,
+    Role,
+    Through,
+)
 from reconciler.plan import plan
 from reconciler.resource import Desired, Key
 from reconciler.support import unsupported
@@ -86,6 +98,18 @@ def test_a_router_takes_vips_from_balancers_by_several_paths_and_tells_others(si
     assert "  maximum-paths 2" in text and " bgp always-compare-med\n" in text
     assert "redistribute" not in text and "import-table" not in text
     assert " bfd" not in text and " timers 10 30\n" in text
+
+
+def test_who_leaves_says_so_in_the_way_of_rfc_8326_and_routers_heed_it(site):
+    """Lines of a route map follow each other: by the metric of a drained balancer alone, before all else."""
+    out, heard = (rendered(view(site, name, "")).split("route-map lbctl-")[1:] for name in ("lb1", "r1"))
+    (leaving,) = [part for part in out if "match metric" in part]
+    assert leaving.startswith("out permit 10\n") and f" match metric {LEAVING_METRIC}\n" in leaving
+    assert " set community graceful-shutdown\n" in leaving
+    (heeded,) = [part for part in heard if "match community lbctl-leaving" in part]
+    assert heeded.startswith("in permit 10\n") and " set local-preference 0\n" in heeded
+    text = rendered(view(site, "r1", ""))
+    assert "bgp community-list standard lbctl-leaving seq 5 permit graceful-shutdown\n" in text
 
 
 def test_settings_and_exactly_the_vips_reach_a_router(site):
