@@ -130,7 +130,10 @@ def keys_about(notice: Notice, whole: Mapping[Key, Resource]) -> Iterator[Key]:
     and pools."""
     match notice.what:
         case "link":
-            yield from (key for key in whole if notice.name in _SEPARATORS.split(key.id))
+            # VLANs of ours come and go with their trunk, and their settings with them.
+            vlans = {r.interface for r in whole.values() if isinstance(r, VlanLink) and r.trunk == notice.name}
+            names = {notice.name, *vlans}
+            yield from (key for key in whole if not names.isdisjoint(_SEPARATORS.split(key.id)))
             yield from (key for key, r in whole.items() if isinstance(r, Tunnel) and r.device == notice.name)
             # The kernel forgets next hops, and the routes by them, along with an interface.
             if any(isinstance(r, HopGroup) and notice.name in dict(r.hops).values() for r in whole.values()):

@@ -107,6 +107,13 @@ def test_an_address_that_a_vlan_of_ours_lost_is_about_the_vlan():
     assert link.key not in keys_about(Notice("address", "10.5.0.11"), {link.key: link})
 
 
+def test_a_trunk_that_comes_back_is_about_its_vlans_and_their_settings():
+    link, other = VlanLink("eth0.5", "eth0", 5, 1500), VlanLink("eth1.5", "eth1", 5, 1500)
+    settings = [Sysctl(f"net/ipv4/conf/{name}/rp_filter", "2") for name in ("eth0.5", "eth1.5")]
+    whole = {each.key: each for each in (link, other, *settings)}
+    assert set(keys_about(Notice("link", "eth0"), whole)) == {link.key, settings[0].key}
+
+
 # --- the kernel itself -----------------------------------------------------------------------------------
 @pytest.fixture
 def namespace():
