@@ -39,7 +39,7 @@ _KINDS = {
     "vip-route": ("vip-unrouted", "the router has no way to the VIP, or another one than the manifests say"),
     "vrrp": ("vrrp-differs", "the shared addresses go to the wrong balancer, or to none"),
     "vrrp-state": ("not-announced", "this balancer has the shared addresses though it should not, or the reverse"),
-    "neighbour-proxy": ("vip-not-answered-for", "machines of that network don't find the IPv6 VIP"),
+    "neighbour-proxy": ("vip-not-answered-for", "machines of that network don't find this address"),
     "neighbour": ("neighbour-not-kept", "packets to it may meet an unknown MAC, and a changed one is noticed late"),
     "routers": ("neighbour-not-kept", "packets to it may meet an unknown MAC, and a changed one is noticed late"),
     "gateway-route": ("gateway-route-missing", "packets to the link-local gateway are dropped"),
