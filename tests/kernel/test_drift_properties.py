@@ -69,6 +69,8 @@ def of_others() -> list[object]:
             if "addr_info" in item:
                 item["addr_info"] = [a for a in item["addr_info"] if a.get("local") not in VIPS]
             item.pop("altnames", None)
+            item.pop("operstate", None)  # the kernel tells of what a link carries a little later than it is up
+            item["flags"] = sorted({*item.get("flags", ())} - {"LOWER_UP", "NO-CARRIER", "linkdown"})
             found.append(item)
     return found
 
