@@ -149,6 +149,27 @@ def test_a_thousand_connections_at_once_share_one_source(site: Callable[..., Lab
         assert len(counts) == CONNECTIONS
 
 
+def test_doctor_tells_that_ports_run_short_until_there_are_more(site: Callable[..., Lab], tmp_path: Path) -> None:
+    lab = site(ports="20000-20063")
+    own, manifests = str(lab.topology.client[0]), tmp_path / "manifests"
+
+    def told() -> str:
+        return lab.lbctl("doctor", str(manifests), "--node", "lb1").stdout
+
+    with echo_server(lab), ExitStack() as stack:
+        made = [stack.enter_context(client_of(lab, own)) for _ in range(30)]
+        assert "ports-nearly-used" not in told()
+        made += [stack.enter_context(client_of(lab, own)) for _ in range(31)]
+        found = told()
+        assert "ports-nearly-used" in found and f"{SOURCE} has 3 left towards {ENDPOINT}" in found
+        lab.apply(write(manifests))
+        assert "ports-nearly-used" not in told()
+        made.append(stack.enter_context(client_of(lab, own)))
+        for each in made:
+            each.sendall(b"still")
+        assert [each.recv(100) for each in made] == [b"still"] * len(made)
+
+
 def test_edits_break_no_connection_whose_endpoint_stays(site: Callable[..., Lab], tmp_path: Path) -> None:
     lab = site()
     with echo_server(lab), ExitStack() as stack:
