@@ -93,11 +93,27 @@ def test_ipv6_vips_are_announced_drained_and_withdrawn_as_those_of_ipv4(start_la
         agent = lab.start_lbctl("run", str(manifests), "--node", "lb10", host="lb10")
         await_hops(lab, "lb9")
         for vip in (VIP, VIP6):
-            assert {path["metric"] for path in told(daemons[ROUTER], vip)} == {100, LEAVING}
+            paths = {path["metric"]: path.get("locPrf") for path in told(daemons[ROUTER], vip)}
+            assert paths.keys() == {100, LEAVING}
+            assert paths[LEAVING] == 0, "the router did not hear of it as GRACEFUL_SHUTDOWN (RFC 8326)"
+            assert paths[100] != 0
         applied_on(lab, "lb10", "undrain", "--balancer")
         await_hops(lab, *BALANCERS)
         agent.terminate()
         agent.wait(WAIT_S)
+
+        # A worse MED, as of a balancer that is degraded, is enough for routers to turn to the other one.
+        nodes = manifests / "nodes.yaml"
+        text = nodes.read_text()
+        nodes.write_text(text.replace("announce: {grace: 30s}", "announce: {grace: 30s, metric: 900}"))
+        applied_on(lab, "lb10", "apply", str(manifests), "--node", "lb10", "--auto-approve")
+        await_hops(lab, "lb9")
+        for vip in (VIP, VIP6):
+            paths = {path["metric"]: path.get("locPrf") for path in told(daemons[ROUTER], vip)}
+            assert paths.keys() == {100, 900} and paths[900] != 0
+        nodes.write_text(text)
+        applied_on(lab, "lb10", "apply", str(manifests), "--node", "lb10", "--auto-approve")
+        await_hops(lab, *BALANCERS)
 
         # One session of IPv4 is enough for both.
         for path in manifests.iterdir():
