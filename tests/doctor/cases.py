@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What doctor finds, as docs/doctor.md tells it. Cases with a `node` are made in the lab one at a time, see
-tests/lab/test_doctor.py; the others are tested without a lab."""
+tests/lab/test_doctor.py. Of the others, those of BGP, VRRP and ports are made where their daemons and connections are
+(test_dsr_l3_ha.py, test_vrrp.py and test_fullnat.py there); those of tunnels, VLANs and connection tracking in the
+virtual machine; redirects and packets from elsewhere in namespaces (test_counters.py); the rest by stand-ins."""
 
 from __future__ import annotations
 
