@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.load import load
+from reconciler.dataplane.layout import Verdict
+from reconciler.doctor.finding import FOUND
 from reconciler.kernel import bpf, echo, xdp
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
@@ -23,6 +25,8 @@ from reconciler.lab.lab import Lab
 from reconciler.lab.topology import CLIENT, ROUTER
 from reconciler.lab.traffic import Outcome
 from reconciler.model import Fleet, Protocol
+from reconciler.peers import PREFIXES
+from reconciler.readings.counters import verdicts
 from reconciler.readings.tables import services
 
 from .direct import applied_on, example
@@ -46,6 +50,8 @@ WAIT_S = 240.0
 REQUESTS = 400
 FLOWS = 10_000
 UDP_PORT = 2053
+PAYLOAD_BYTES = 20_000
+"""Each request and each answer takes many packets, so that who dies does so in the middle of transfers."""
 NAMES = f"""\
 apiVersion: lbctl/v1
 kind: Service
@@ -109,21 +115,56 @@ def counted_flows(lab: Lab, *hosts: str, flows: int = FLOWS) -> dict[Flow, str]:
     two to three balancers and three endpoints, the odds are below 1e-100 that chance leaves one out."""
     before = {host: packets(lab, host, Protocol.UDP) for host in hosts}
     found = answers(lab, VIP, UDP_PORT, flows)
-    counted = [packets(lab, host, Protocol.UDP) - before[host] for host in hosts]
-    assert sum(counted) == flows == len(found)
-    assert min(counted) > 0
+    carried = [packets(lab, host, Protocol.UDP) - before[host] for host in hosts]
+    assert sum(carried) == flows == len(found)
+    assert min(carried) > 0
     assert {*found.values()} == {str(address) for address in lab.topology.endpoints}
     return found
 
 
-def icmp(lab: Lab, host: str, counter: str) -> int:
-    """A counter of ICMP messages that a host has sent, by its name in /proc/net/snmp."""
-    names, values = [line.split() for line in lab.run(host, "cat", "/proc/net/snmp").splitlines() if "Icmp: " in line]
+def counted(lab: Lab, host: str, counter: str, group: str = "Icmp") -> int:
+    """What the kernel of a host counts, by its name in /proc/net/snmp."""
+    lines = lab.run(host, "cat", "/proc/net/snmp").splitlines()
+    names, values = [line.split() for line in lines if line.startswith(f"{group}: ")]
     return int(values[names.index(counter)])
+
+
+def check_undefined(lab: Lab, *hosts: str) -> None:
+    """What matches no service of the VIP is dropped by these balancers: nobody answers, no kernel of theirs forwards
+    it, and none of it goes round in a loop."""
+
+    def dropped() -> int:
+        return sum(verdicts(RealKernel(lab.netns(host), lab.run_dir)).get(Verdict.UNDEFINED, 0) for host in hosts)
+
+    def forwarded() -> dict[str, int]:
+        return {host: counted(lab, host, "ForwDatagrams", "Ip") for host in hosts}
+
+    before = dropped(), forwarded()
+    outcomes = lab.load(VIP, PORT + 1, count=4, concurrency=4, clients=4, timeout_s=0.5).wait()
+    assert all(outcome.error for outcome in outcomes)
+    assert dropped() >= before[0] + 4 and forwarded() == before[1]
+    check_quiet(lab, *hosts)
+
+
+def check_quiet(lab: Lab, *hosts: str) -> None:
+    """No redirect was ever sent, and no packet went round until its TTL was used up."""
+    for host in (ROUTER, *hosts):
+        assert counted(lab, host, "OutRedirects") == counted(lab, host, "OutTimeExcds") == 0
+
+
+def await_ping(lab: Lab) -> None:
+    wait_until("the VIP answers pings", lambda: netns.inside(lab.netns(CLIENT), echo.answers, VIP, 100), WAIT_S)
 
 
 def apply(lab: Lab, manifests: Path, host: str, node: str) -> str:
     return applied_on(lab, host, "apply", str(manifests), "--node", node, "--auto-approve")
+
+
+def diagnosis(lab: Lab, manifests: Path, host: str, node: str) -> str:
+    """What doctor finds."""
+    done = lab.lbctl("doctor", str(manifests), "--node", node, host=host)
+    assert done.returncode == FOUND, done.stdout + done.stderr
+    return done.stdout
 
 
 def check(outcomes: list[Outcome]) -> None:
@@ -164,24 +205,28 @@ def test_balancers_come_leave_and_die_and_connections_go_on(start_lab, tmp_path)
 
         # Replies are real ones, from all three, past the balancers, and all of those take part.
         check(lab.load(VIP, PORT, count=REQUESTS, concurrency=32, clients=64, timeout_s=30).wait())
-        counted = {host: requests(lab, host) for host in BALANCERS}
-        assert min(counted.values()) > 0
-        assert sum(counted.values()) >= 4 * REQUESTS  # a SYN, an ACK, the request, a FIN
+        carried = {host: requests(lab, host) for host in BALANCERS}
+        assert min(carried.values()) > 0
+        assert sum(carried.values()) >= 4 * REQUESTS  # a SYN, an ACK, the request, a FIN
         with echoes(lab):
             homes = counted_flows(lab, *BALANCERS)
-        wait_until("the VIP answers pings", lambda: netns.inside(lab.netns(CLIENT), echo.answers, VIP, 100), WAIT_S)
-        other = lab.load(VIP, PORT + 1, count=4, concurrency=4, clients=4, timeout_s=0.5).wait()
-        assert all(outcome.error for outcome in other)  # no service: it is dropped, and goes round in no loop
+        await_ping(lab)
+        check_undefined(lab, *BALANCERS)
 
         # Connections that are open all the while: a drain and a return cost nothing.
-        load = lab.load(VIP, PORT, concurrency=16, requests_per_connection=0, rate=100, clients=16, timeout_s=30)
+        load = lab.load(VIP, PORT, concurrency=16, requests_per_connection=0, rate=100, clients=16, timeout_s=30,
+                        payload_bytes=PAYLOAD_BYTES)  # fmt: skip
         wait_until("all connections are in use", lambda: len(load.outcomes()) > 100, WAIT_S)
-        applied_on(lab, "ha2", "drain", "--balancer", "--reason", "new kernel")
+        done = applied_on(lab, "ha2", "drain", "--balancer", "--wait", "--reason", "new kernel")
+        assert "withdrawn, and quiet" in done
         await_hops(lab, "ha1", "ha3")
         wait_until("the VIP is withdrawn", lambda: not heard(daemons["ha2"], "65002"), WAIT_S)
+        carried = requests(lab, "ha2")
         assert "drained until" in applied_on(lab, "ha2", "get", "announcements")
-        told = lab.lbctl("doctor", str(manifests), "--node", "router2", host=ROUTER).stdout
+        told = diagnosis(lab, manifests, ROUTER, "router2")
+        assert "announced-otherwise" in told
         assert f"announces the VIP {VIP}, and not ha2 ({BALANCERS['ha2']})" in told
+        assert requests(lab, "ha2") == carried, "packets came to who said to be quiet"
         applied_on(lab, "ha2", "undrain", "--balancer")
         await_hops(lab, *BALANCERS)
 
@@ -205,8 +250,17 @@ def test_balancers_come_leave_and_die_and_connections_go_on(start_lab, tmp_path)
         with echoes(lab):
             assert counted_flows(lab, "ha2", "ha3") == homes
         check(lab.load(VIP, PORT, count=200, clients=64).wait())
-        for host in (ROUTER, *BALANCERS):
-            assert icmp(lab, host, "OutRedirects") == icmp(lab, host, "OutTimeExcds") == 0
+
+        # Somebody takes a line off a daemon by hand: it is missed, and comes back.
+        daemons["ha2"].type(f"no ip prefix-list {PREFIXES}")
+        assert "vip-not-let-through" in diagnosis(lab, manifests, "ha2", "ha2")
+        apply(lab, manifests, "ha2", "ha2")
+        daemons["ha2"].type("no router bgp 65002")
+        assert "routing-differs" in diagnosis(lab, manifests, "ha2", "ha2")
+        apply(lab, manifests, "ha2", "ha2")
+        await_hops(lab, "ha2", "ha3")
+        check(lab.load(VIP, PORT, count=200, clients=64).wait())
+        check_quiet(lab, *BALANCERS)
 
 
 def heard(router: Router, asn: str) -> bool:

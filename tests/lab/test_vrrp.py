@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from reconciler.kernel import keepalived
 from reconciler.kernel.real import RealKernel
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
@@ -16,6 +17,7 @@ from reconciler.readings.tables import services
 
 from .direct import applied_on, example
 from .keepalived import daemons
+from .test_dsr_l3_ha import diagnosis
 
 pytestmark = pytest.mark.kernel
 
@@ -51,8 +53,15 @@ def test_the_shared_address_is_at_the_balancer_that_works_and_connections_go_on(
     lab.run(ROUTER, "ip", "route", "replace", str(VIP), "via", SHARED)
     lab.apply(manifests)
     assert "no keepalived runs here" in applied_on(lab, "ha1", "plan", str(manifests), "--node", "ha1")
+    assert "vrrp-concern" in diagnosis(lab, manifests, "ha1", "ha1")
     applied_on(lab, "ha2", "apply", str(manifests), "--node", "ha2", "--auto-approve")
     with daemons(lab, "ha1", "ha2"):
+        await_shared(lab, "ha1")
+        # Somebody gives the other one precedence by hand.
+        lab.run("ha2", "sed", "-i", "s/priority 100/priority 200/", str(keepalived.path(lab.netns("ha2"))))
+        assert "vrrp-differs" in diagnosis(lab, manifests, "ha2", "ha2")
+        applied_on(lab, "ha2", "apply", str(manifests), "--node", "ha2", "--auto-approve")
+        assert "No changes" in applied_on(lab, "ha2", "plan", str(manifests), "--node", "ha2")
         await_shared(lab, "ha1")
         # Each of 300 requests and more has a connection of its own: odds below 1e-50 that an endpoint is left out.
         load = lab.load(VIP, PORT, concurrency=16, rate=100, clients=16, timeout_s=30)
