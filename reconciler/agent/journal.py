@@ -31,7 +31,7 @@ class Identity:
     pid: int
     version: str
     node: str
-    """The name that --node gave; empty: that of the host, or the only node of the manifests."""
+    """The name that --node gave; empty: the manifests say it, see `State`."""
     host: str
     instance: str
     source: str
@@ -58,6 +58,8 @@ class State:
     attempted_commit: str = ""
     """The commit that was tried last, whatever came of it; empty if the manifests are files."""
     applied_commit: str = ""
+    node: str = ""
+    """The name of the node in the manifests; empty until some were understood."""
 
 
 @dataclass(slots=True)
@@ -135,9 +137,10 @@ class Journal:
             state = asdict(self._state)
             revision = {"attempted": state.pop("attempted"), "applied": state.pop("applied")}
             commit = {"attempted": state.pop("attempted_commit"), "applied": state.pop("applied_commit")}
+            node = state.pop("node")
             self._status = {
                 "format_version": FORMAT_VERSION,
-                "agent": asdict(self.identity),
+                "agent": asdict(self.identity) | ({"node": node} if node else {}),
                 "revision": revision,
                 "commit": commit,
                 **state,

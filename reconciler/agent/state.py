@@ -31,6 +31,7 @@ def state_of(agent: Agent, in_force: str | None = None) -> State:
     return State(
         sync, health, agent.seen, applied, len(desired.resources) if desired else 0, len(open_),
         agent.held_by, agent.read_s, agent.next_look_s(), agent.manifests.attempted(), agent.commits.get(applied, ""),
+        agent.view.node.name if agent.view else "",
     )  # fmt: skip
 
 

@@ -286,7 +286,8 @@ class Upkeep:
                 self.written_s = self.clock()
 
         started = self.clock()
-        self.report.begins(len(planned.changes))
+        if planned.changes:
+            self.report.begins(len(planned.changes))
         self.known = None  # until all of this is over
         try:
             result = carry_out(planned, self.kernel, self.instance_dir, notify, self.late | self.resting)

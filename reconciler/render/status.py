@@ -42,7 +42,7 @@ def _fact(label: str, text: str, style: Style) -> str:
 def _facts(status: Json) -> Iterator[tuple[str, str]]:
     agent, revision = status["agent"], status["revision"]
     yield "agent", line(f"running, pid {agent['pid']}, lbctl {agent['version']}")
-    node = agent["node"] or f"of host {agent['host']}, or the only one"
+    node = agent["node"] or f"that of host {agent['host']}, or the only one of the manifests"
     yield "node", line(f"{node}; instance {agent['instance']}")
     yield "manifests", line(agent["source"])
     yield "sync", line(status["sync"])

@@ -61,6 +61,26 @@ def test_an_agent_is_unknown_then_synced_and_healthy(node, journal, manifests):
     assert headline(state).startswith("Synced, Healthy: ")
 
 
+def test_the_node_is_told_by_its_name_in_the_manifests_though_nobody_gave_one(node, journal):
+    journal.identity = replace(ME, node="")
+    journal.publish(state_of(node.agent))
+    assert journal.status()["agent"]["node"] == ""
+    node.agent.round(Wake.TIME)
+    journal.publish(state_of(node.agent))
+    assert journal.status()["agent"]["node"] == "lb1"
+
+
+def test_a_round_that_finds_nothing_to_do_begins_no_changes(node, journal, tmp_path):
+    node.agent.round(Wake.TIME)
+    again = Node(node.directory, tmp_path / "run" / "lba")
+    again.share(node.kernel)
+    again.agent.report = again.agent.upkeep.report = node.agent.report
+    before = journal.count
+    again.agent.round(Wake.TIME)
+    assert words(again) == ("Synced", "Healthy")
+    assert {event.what for event in journal.since(before, 0)[1]} == {What.NOTE}
+
+
 def test_broken_manifests_are_unknown_and_the_revision_in_force_is_told_apart(node, journal, manifests):
     node.agent.round(Wake.TIME)
     applied = state_of(node.agent).applied
