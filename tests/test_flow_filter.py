@@ -3,8 +3,10 @@
 
 import pytest
 
+from reconciler.dataplane.layout import ConnectionState, word
 from reconciler.errors import UsageError
-from reconciler.readings.flow_filter import FlowFilter
+from reconciler.readings.flow_filter import WORDS, FlowFilter
+from reconciler.readings.flows import NAMES
 
 WEB = {"client": "10.1.0.2:40000", "service": "20.20.20.1:80/tcp", "endpoint": "10.2.0.11:8080", "state": "open",
        "protocol": "tcp", "idle_s": 1}  # fmt: skip
@@ -36,6 +38,11 @@ SIX = {"client": "[2001:db8:1::2]:40000", "service": "[2001:db8::80]:80/tcp", "e
 )
 def test_flows_are_chosen(asked, found):
     assert list(filter(FlowFilter(**asked).matching(), [WEB, DNS, SIX])) == found
+
+
+def test_the_words_are_those_that_flows_have():
+    assert WORDS["state"] == tuple(word(ConnectionState, state) for state in ConnectionState)
+    assert WORDS["protocol"] == tuple(filter(None, NAMES))
 
 
 @pytest.mark.parametrize("text", ["nonsense", "10.1.0.2:port", "10.1.0.1/24", "10.1.0"])

@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     directory = instance_dir(args)
     if notes.read(directory, notes.Unconfirmed) is None:
         raise LbctlError(
-            "there is no change to confirm", hint="it has gone back, or was confirmed: see `lbctl history`"
+            "there is no change to confirm",
+            hint="it has gone back, was confirmed, or `apply` found nothing to do: see `lbctl history`",
         )
     with _lock(directory):
         if not notes.remove(directory, notes.Unconfirmed):

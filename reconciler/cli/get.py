@@ -10,8 +10,9 @@ from typing import Any
 from reconciler.cli.common import from_agent, instance_dir, may_only_ask, open_kernel, stdout_style
 from reconciler.cli.duration import seconds
 from reconciler.cli.watching import watched
+from reconciler.config.diagnostic import either
 from reconciler.errors import UsageError
-from reconciler.readings.flow_filter import FlowFilter
+from reconciler.readings.flow_filter import WORDS, FlowFilter
 from reconciler.render.table import Row, as_json, as_yaml, table
 
 DESCRIPTION = "Show what the node holds, straight from its maps. Needs no manifests and no agent."
@@ -51,7 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--history", action="store_true", help="with `health`: the latest transitions")
     for name, help in _FILTERS.items():
         option = {"protocol": "--proto"}.get(name, f"--{name}")  # as `explain` has it
-        parser.add_argument(option, dest=name, default="", metavar=name.upper(), help=f"with `flows`: {help}")
+        parser.add_argument(
+            option, dest=name, default="", metavar=name.upper(), choices=WORDS.get(name), help=f"with `flows`: {help}"
+        )
     parser.add_argument(
         "--watch", nargs="?", type=seconds, const="2s", metavar="TIME",
         help="go on, and show what changes: every 2s, or as often as this says",
@@ -147,8 +150,8 @@ _FILTERS = {
     "client": "of this address, address with a port, or network",
     "service": "of this VIP, or this service",
     "endpoint": "of this address, address with a port, or network",
-    "state": "opening, open, client-closed, endpoint-closed or over",
-    "protocol": "tcp or udp",
+    "state": either(WORDS["state"]),
+    "protocol": either(WORDS["protocol"]),
 }
 _BYTES = ["request_bytes", "reply_bytes"]
 _TABLES: dict[str, tuple[list[str], list[str]]] = {

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -12,6 +12,12 @@ from typing import Any
 from reconciler.errors import UsageError
 
 _ID = re.compile(r"(?:\[(.+)\]|([^\[\]:]+)):([0-9]+)(?:/([a-z0-9]+))?")
+
+WORDS: Mapping[str, Sequence[str]] = {
+    "state": ("opening", "open", "client-closed", "endpoint-closed", "over"),
+    "protocol": ("tcp", "udp", "sctp"),
+}
+"""The words that a flow may have, by field."""
 
 
 @dataclass(frozen=True, slots=True)

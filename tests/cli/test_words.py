@@ -69,6 +69,8 @@ MISTAKES = {
     "plan prod extra": ("`lbctl plan` has no use for 'extra'", "lbctl plan --help"),
     "get": ("`lbctl get` needs more: what", "one of services, endpoints"),
     "get service": ("what: expected services", "did you mean 'services'?"),
+    "get flows --state opne": ("--state: expected opening, open, client-closed", "did you mean 'open'?"),
+    "get flows --proto icmp": ("--proto: expected tcp, udp or sctp, got 'icmp'", "lbctl get --help"),
     "import": ("`lbctl import` needs more: FORMAT", "one of loxilb, ipvsadm"),
     "apply prd": ("there is no prd", "did you mean 'prod'?"),
     "apply prod/pools.yaml": ("is a manifest, neither a directory nor a saved plan", "`lbctl apply prod`"),
