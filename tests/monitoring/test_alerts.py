@@ -70,6 +70,14 @@ CASES = {
         {of("packets_total", verdict="address_clash"): "0+1x60"},
         {of("packets_total", verdict="address_clash"): "5x60"},
     ),
+    "LbctlSourcePortsExhausted": (
+        {of("packets_total", verdict="no_port"): "0+1x60"},
+        {of("packets_total", verdict="no_port"): "5x60", of("packets_total", verdict="address_clash"): "0+9x60"},
+    ),
+    "LbctlProgramMissing": (
+        {of("packets_total", verdict="stage_missing"): "0+1x60"},
+        {of("packets_total", verdict="stage_missing"): "5x60", of("packets_total", verdict="no_route"): "0+9x60"},
+    ),
     "LbctlEndpointsDown": (
         {of("endpoints_checked", state="down"): "4x60", of("endpoints_checked", state="up"): "6x60"},
         {of("endpoints_checked", state="down"): "3x60", of("endpoints_checked", state="up"): "7x60"},
