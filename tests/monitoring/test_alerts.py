@@ -149,6 +149,23 @@ def test_each_alert_says_what_is_wrong_and_what_to_do_and_the_page_says_the_same
         assert rule["annotations"]["summary"].endswith(".") and rule["annotations"]["action"] in page, name
 
 
+def test_the_page_of_metrics_has_each_that_a_node_tells_and_no_other(told):
+    """Braces after a name are labels, but for those that stand in the name for one of several."""
+    table = (CHECKOUT / "docs" / "operate.md").read_text().partition("| metric | |")[2].partition("\n\n")[0]
+    listed = set()
+    for cell in re.findall(r"^\| (`lbctl.*?) \|", table, re.MULTILINE):
+        for name in re.findall(r"`(lbctl_[^`]*)`", cell):
+            name = re.sub(r"\{[^{}]*\}$", "", name)
+            first, inside, last = re.fullmatch(r"([^{]*)(?:\{(.*)\}(.*))?", name).groups()
+            listed |= {f"{first}{each}{last}" for each in inside.split(",")} if inside else {first}
+    traffic = {name.removeprefix("lbctl_endpoint_") for name in told if name.startswith("lbctl_endpoint_")}
+    listed |= {f"lbctl_endpoint_{name}" for name in traffic} if "lbctl_endpoint_…_total" in listed else set()
+    after_an_edit = {f"lbctl_edit{name}" for name in ("s_total", "_seconds_total", "_seconds")}
+    of_fullnat = {f"lbctl_ports_{name}" for name in ("used", "max", "unrested_total", "refused_total")}
+    always = set(told) - {"up", "lbctl_series_left_out"}  # the latter stands above the table
+    assert listed - {"lbctl_endpoint_…_total"} == always | after_an_edit | of_fullnat
+
+
 def expressions():
     yield from (rule["expr"] for rule in ALERTS.values())
     for panel in json.loads((MONITORING / "grafana.json").read_text())["panels"]:
