@@ -33,6 +33,7 @@ from reconciler.resource import Concern, Key, Live
 from reconciler.version import VERSION
 from tests.config.manifests import pool, service
 
+SCHEMAS = Path(__file__).resolve().parents[2] / "schema" / "output"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "configs" / "nat-tcp"
 
 
@@ -186,6 +187,27 @@ def test_the_table_of_endpoints_fits_a_terminal_of_80_columns():
     counts = {"open": 1_000_000, "connections": 1_000_000_000}
     lines = table([row | counts], get._TABLES["endpoints"][0], "").splitlines()
     assert max(map(len, lines)) <= 80
+
+
+IPV6 = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
+LONG = {"service": f"{IPV6}/sctp", "endpoint": IPV6, "client": IPV6, "server": IPV6, "ring": f"{'n' * 63}/maglev",
+        "pool": "n" * 63, "vip": IPV6[1:-7], "source": IPV6[1:-7]}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", get._TABLES)
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_every_table_fits_a_terminal_of_80_columns_whatever_the_names_are(what, is_wide):
+    """A name alone on its line may be longer: it can be copied as it is."""
+    items = json.loads((SCHEMAS / "get.v1.json").read_text())["$defs"][what]["properties"]
+    row = {}
+    for name, about in items.items():
+        kind = about["type"] if isinstance(about["type"], str) else about["type"][0]
+        value = {"string": LONG.get(name, "word " * 30), "integer": 10**9, "number": 10**9, "array": [IPV6] * 3}[kind]
+        row[name] = [{"ring": LONG["ring"], "share": 1 / 3}] * 3 if name == "shares" else value
+    columns, wide = get._TABLES[what]
+    text = table([get._for_people(row)] * 2, columns + wide * is_wide, "", 80)
+    for line in text.splitlines():
+        assert len(line) <= 80 or len(line.removeprefix(line.split("  ")[0]).split()) == 1, line
 
 
 def test_what_is_watched_is_printed_again_when_it_has_changed(capsys):

@@ -95,7 +95,10 @@ def test_an_example_names_what_can_not_be_applied_yet_and_nothing_else(example):
 
 
 def test_a_command_that_does_not_exist_is_noticed():
-    for line in ("lbctl check .", "sudo lbctl check .", "git pull | lbctl check", "lbctl validate --strictly", "true && lbctl validate . --format xml"):
+    for line in (
+        "lbctl check .", "sudo lbctl check .", "git pull | lbctl check", "lbctl validate --strictly",
+        "true && lbctl validate . --format xml",
+    ):  # fmt: skip
         with pytest.raises((UsageError, AssertionError)):
             check_command(line)
 
