@@ -6,17 +6,28 @@ import copy
 import json
 import sys
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
+import jsonschema
 import pytest
 
-from reconciler.dataplane.layout import ENDPOINTS, SERVICE_MAPS
+from reconciler.dataplane.layout import ENDPOINTS, SERVICE_MAPS, Verdict
 from reconciler.kinds.held_ring import HeldRing
+from reconciler.ports import Pool
+from reconciler.readings import health
+from reconciler.readings.announcements import Announced
+from reconciler.readings.flows import Flow
+from reconciler.readings.health import Checker, Drained, EndpointHealth
 from reconciler.readings.rows import ROWS, Node, document
+from reconciler.readings.transitions import Transition
 from reconciler.render.table import as_json
 from tests.agent.conftest import Node as AgentsNode
 from tests.agent.conftest import fixed_source, manifests
 
 __all__ = ["fixed_source", "manifests"]
+
+SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "output" / "get.v1.json").read_text())
 
 
 @pytest.fixture
@@ -94,3 +105,35 @@ def test_json_is_indented_as_python_does_it_but_by_work_in_c(node):
     as_json({})  # the first one imports
     few, many = document("endpoints", rows), document("endpoints", rows * 100)
     assert calls_of_python(lambda: as_json(few)) == calls_of_python(lambda: as_json(many))
+
+
+FOUND = {
+    "flows.flows": lambda kernel: SimpleNamespace(in_order=lambda: [Flow("c", "s", "e", "open", 9)]),
+    "transitions.transitions": lambda kernel: [Transition("web/maglev", 1, 4, ("10.2.0.1:80",), 5, 6, 7)],
+    "counters.verdicts": lambda kernel: {Verdict.REQUEST: 3},
+    "announcements.announcements": lambda kernel, directory: [
+        Announced("20.20.20.1", "announced", 20, 251, ""), Announced("20.20.20.2", "withdrawn", None, None, "why"),
+    ],
+    "health.health": lambda directory: [
+        EndpointHealth("e", "p", "down", 1, 2, 0.5, "refused", 1.5, "tcp", 1.0, 0, 1, None, ("s",), 3.5),
+        EndpointHealth("e", "p", "never checked", None, 0, None, "", None, "tcp", None, 0, 0, "20.20.20.1", ()),
+    ],
+    "health.history": lambda directory: [health.Transition(1, "e", "p", "up", "")],
+    "health.drained": lambda directory: [
+        Drained("e", "all", 1, None, None, "root", ""), Drained("e", "web", 1, 2, 3, "root", "why"),
+    ],
+    "health.checker": lambda directory: [Checker("1", 1, 0, 0.5, 1, None), Checker("1", 1, 0, 0.5, 1, 2.5)],
+}  # fmt: skip
+"""What a node may tell, by who reads it."""
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_rows_are_as_the_schema_says_with_every_field_filled(node, what, monkeypatch):
+    for name, read in FOUND.items():
+        module, _, function = name.partition(".")
+        monkeypatch.setattr(f"reconciler.readings.{module}.{function}", read)
+    pool = Pool("10.2.0.1", "10.2.0.11:80", "tcp", 1, 2, 3, 4, 5, 4)
+    monkeypatch.setattr("reconciler.ports.pools", lambda kernel: [pool])
+    told = json.loads(as_json(document(what, ROWS[what](node))))
+    assert told["items"]
+    jsonschema.Draft202012Validator(SCHEMA).validate(told)

@@ -80,7 +80,8 @@ def _transitions(node: Node) -> list[Item]:
 def _ports(node: Node) -> list[Item]:
     from reconciler.ports import pools
 
-    return [asdict(pool) for pool in pools(node.kernel())]
+    rows = [asdict(pool) for pool in pools(node.kernel())]
+    return [{name: value for name, value in row.items() if name != "version"} for row in rows]  # the source tells it
 
 
 def _verdicts(node: Node) -> list[Item]:
