@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rollback, and changes that go back by themselves, on a real kernel."""
 
+import fcntl
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -93,6 +97,39 @@ def test_an_unconfirmed_change_goes_back_without_an_agent_or_a_session(lbctl, ma
     assert history[0]["who"] == "nobody confirmed" and history[0]["revision"] == history[2]["revision"]
     assert "went back" in notes.read(lbctl.run_dir / netns, notes.Pause).reason
     assert watchers(netns, until=0) == []
+
+
+@pytest.mark.parametrize("when", ["while the change is made", "afterwards"])
+def test_a_change_that_cuts_its_operators_terminal_off_goes_back(lbctl, manifests, edited, netns, when):
+    """As the end of an SSH session does: the terminal is gone, and the kernel hangs up on all that it controls."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "reconciler.cli.main", "--netns", netns, "--run-dir", lbctl.run_dir, "apply",
+               manifests, "--auto-approve", "--confirm-within", "5s"]  # fmt: skip
+    apply = subprocess.Popen(
+        command, cwd=CHECKOUT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while when == "afterwards" and b"The node goes back at" not in shown:
+        shown += os.read(ours, 65_536)
+    assert wait(lambda: notes.read(lbctl.run_dir / netns, notes.Unconfirmed) is not None)
+    os.close(ours)
+    apply.wait(PATIENCE_S)
+    assert wait(lambda: notes.read(lbctl.run_dir / netns, notes.Unconfirmed) is None)
+    assert endpoints(lbctl) == edited
+    assert watchers(netns, until=0) == []
+
+
+def test_a_change_that_removes_more_than_allowed_is_refused_as_a_whole(lbctl, manifests, edited):
+    pools = manifests / "pools.yaml"
+    edit(pools, "weight: 2", "weight: 3")
+    refused = lbctl("apply", manifests, "--auto-approve", "--max-prune", "0", code=1)
+    assert "--max-prune allows 0" in refused, refused
+    assert endpoints(lbctl) == edited
+    assert len(json.loads(lbctl("history", "--json"))["entries"]) == 1
+    lbctl("apply", manifests, "--auto-approve", "--max-prune", "2")
+    assert endpoints(lbctl) != edited
 
 
 def test_a_first_change_goes_back_to_nothing(lbctl, manifests, netns):
