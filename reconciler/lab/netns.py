@@ -26,6 +26,8 @@ from reconciler.lab import LabError
 T = TypeVar("T")
 
 NETNS_DIR = Path("/run/netns")
+STATE_DIR = Path("/var/lib/lbctl")
+"""As the command line has it."""
 MARK = "LBCTL_LAB"
 """Environment variable that every process of a lab carries; its value is the lab's prefix."""
 
@@ -112,8 +114,14 @@ def instance_dirs(prefix: str, run_dir: Path = RUN_DIR) -> list[Path]:
     return sorted(run_dir.glob(f"{glob.escape(prefix)}-*"))
 
 
+def state_dirs(prefix: str, run_dir: Path = RUN_DIR) -> list[Path]:
+    """Where the histories of these instances are, which outlive `lbctl delete`."""
+    base = STATE_DIR if run_dir == RUN_DIR else run_dir / ".state"
+    return sorted(base.glob(f"{glob.escape(prefix)}-*"))
+
+
 def destroy(prefix: str, run_dir: Path = RUN_DIR) -> None:
-    """Kill the processes and remove the namespaces, pins and mounts of a lab, also of one that was killed.
+    """Kill the processes and remove the namespaces, pins, mounts and histories of a lab, also of one that was killed.
 
     Everything named `<prefix>-…` is taken for the lab's. Doing it twice is no error. Raises LabError if a
     process survives.
@@ -122,7 +130,7 @@ def destroy(prefix: str, run_dir: Path = RUN_DIR) -> None:
     ip(f"netns del {namespace}" for namespace in namespaces(prefix))
     for point in mounts(prefix, run_dir):
         _libc.umount2(os.fsencode(point), _MNT_DETACH)
-    for directory in instance_dirs(prefix, run_dir):
+    for directory in (*instance_dirs(prefix, run_dir), *state_dirs(prefix, run_dir)):
         shutil.rmtree(directory)
 
 
@@ -145,5 +153,5 @@ def leftovers(prefix: str, run_dir: Path = RUN_DIR) -> list[str]:
         *(f"process {pid}" for pid in sorted(processes(prefix))),
         *(f"namespace {namespace}" for namespace in namespaces(prefix)),
         *(f"mount {path}" for path in mounts(prefix, run_dir)),
-        *(f"directory {path}" for path in instance_dirs(prefix, run_dir)),
+        *(f"directory {path}" for path in (*instance_dirs(prefix, run_dir), *state_dirs(prefix, run_dir))),
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.cli import common
 from reconciler.lab import netns
 from reconciler.lab.demo import DEFAULT_CONFIG, run_demo
 from reconciler.lab.lab import Lab
@@ -26,6 +27,7 @@ def test_the_demo_plays_through(capfd):
     assert "\033" not in shown  # colours are for terminals
     assert "✗" not in shown
     assert netns.leftovers(PREFIX) == []
+    assert not list(Path(common.STATE_DIR).glob(f"{PREFIX}-*"))
 
 
 def test_the_demo_fails_where_a_server_does_not_answer(capfd, monkeypatch):

@@ -145,6 +145,8 @@ def test_nothing_is_left_after_an_exception(tmp_path):
         lab.serve_http()
         lab.load(ENDPOINT, 80)
         mount_pins(tmp_path, lab.balancer)
+        (tmp_path / ".state" / lab.balancer).mkdir(parents=True)
+        assert len([each for each in netns.leftovers(PREFIX, tmp_path) if each.startswith("directory")]) == 2
         assert {each.split()[0] for each in netns.leftovers(PREFIX, tmp_path)} == {
             "process", "namespace", "mount", "directory",
         }  # fmt: skip
