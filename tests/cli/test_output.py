@@ -129,8 +129,9 @@ def test_members_of_the_group_read_and_change_nothing(netns, manifests):
     reading = [("get", "services"), ("get", "endpoints", "-o", "json"), ("history",), ("status",), ("events",),
                ("metrics",)]  # fmt: skip
     changing = [("pause", "--reason", "x"), ("apply", manifests, "--auto-approve"), ("delete",),
-                ("drain", "10.2.0.11"),
-                ("rollback", "--auto-approve"), ("confirm",)]  # fmt: skip
+                ("drain", "10.2.0.11"), ("drain", "--balancer"), ("undrain", "10.2.0.11"),
+                ("resume",), ("rollback", "--auto-approve"), ("run", manifests), ("top",),
+                ("watch", "flow", "10.1.0.1")]  # fmt: skip
     where = ("--run-dir", directory, "--instance", netns)
     try:
         [(code, _, err)] = calls(where, [("status", "--wait", "synced", "--timeout", "1m")])
@@ -140,7 +141,13 @@ def test_members_of_the_group_read_and_change_nothing(netns, manifests):
         assert [out for _, out, _ in mine[:3]] == [out for _, out, _ in roots[:3]]
         assert "20.20.20.1:80/tcp" in mine[0][1]
         assert "lbctl_packets_total" in mine[-1][1]
-        assert 0 not in [code for code, _, _ in calls(where, changing, NOBODY)]
+        held = calls((*where, "--netns", netns), [("history",), ("pause", "--reason", "a test"), ("status", "--json")])
+        for words, (code, _, err) in zip(changing, calls(where, changing, NOBODY), strict=True):
+            assert code == 1 and "root" in err, (words, err)
+        [(code, _, err)] = calls(where, [("confirm",)], NOBODY)
+        assert code == 1
+        after = calls((*where, "--netns", netns), [("history",), ("status", "--json"), ("resume",)])
+        assert after[0] == held[0] and "a test" in json.loads(after[1][1])["paused"]
         [(code, _, err)] = calls(where, reading[:1], STRANGER)
         assert code == 1
         assert "may not ask the agent" in err
