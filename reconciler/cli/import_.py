@@ -15,6 +15,7 @@ from reconciler import progress
 from reconciler.errors import LbctlError
 from reconciler.importers import FORMATS
 from reconciler.importers.draft import InputError, Line, file_of
+from reconciler.render.style import Style
 
 if TYPE_CHECKING:
     from reconciler.importers.draft import Imported
@@ -51,13 +52,15 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.importers import emit
     from reconciler.importers.fold import folded
 
-    name = "standard input" if args.file in (None, STDIN) else args.file
+    name = args.file if args.file not in (None, STDIN) else "this node" if args.format == "live" else "standard input"
     try:
         imported = _live(args) if args.format == "live" else _parse(args)
     except InputError as error:
         raise LbctlError(f"{_place(name, file_of(error.line), error.line)}{error.what}", hint=error.hint) from None
+    style = Style.for_stream(sys.stderr, True)  # nothing is painted
     for notice in folded(imported.warnings):
-        print(f"{_place(name, notice.file, notice.line)}warning: {notice.message}", file=sys.stderr)
+        warning = f"{_place(name, notice.file, notice.line)}warning: {notice.message}"
+        print(style.fitted(warning, "  "), file=sys.stderr)
     if not imported.manifests:
         raise LbctlError("nothing is left to write", hint="the warnings say why")
     origin = _origin(args)

@@ -28,6 +28,14 @@ def call(*words):
     return import_.run(parser.parse_args(list(map(str, words))))
 
 
+def test_long_warnings_are_broken_at_words_where_the_terminal_ends(monkeypatch, capsys):
+    monkeypatch.setattr(import_.Style, "for_stream", lambda *_: import_.Style(columns=60))
+    assert call("ipvsadm", TABLE) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "warning: the input names no interfaces: add a Node with those by which" in " ".join(map(str.strip, lines))
+
+
 def test_files_are_written_that_load(tmp_path, capsys):
     assert call("ipvsadm", TABLE, "--out", tmp_path / "new") == 0
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["pools.yaml", "services.yaml"]
@@ -154,7 +162,8 @@ def test_this_node_is_imported_without_a_file(monkeypatch, capsys):
     monkeypatch.setattr("reconciler.cli.common.open_kernel", lambda args: FakeKernel())
     with pytest.raises(LbctlError, match="nothing is left"):
         call("live")
-    assert "add a Node" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "add a Node" in told and told.startswith("this node: ")
 
 
 def test_a_file_that_is_no_snapshot_is_refused(tmp_path):
