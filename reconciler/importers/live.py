@@ -66,7 +66,7 @@ def import_live(live: Live, node_name: str) -> Imported:
     documents = (
         *_node(live, node_name, rows, notices),
         *(manifests.pool(name, pools[name].values(), ring_size=sizes[name]) for name in pools),
-        *_services(rows, {row.address: row.echo for row in _of(live, VipRow)}, sources),
+        *_services(rows, {row.address: row.echo for row in _of(live, VipRow)}, sources, notices),
     )
     return Imported(documents, tuple(sorted(set(notices))))
 
@@ -170,17 +170,17 @@ def _distance(row: EndpointRow, endpoints: Sequence[Endpoint]) -> tuple[bool, in
 
 
 def _services(
-    rows: Sequence[ServiceRow], echo: Mapping[Address, str], sources: Mapping[str, Sequence[str]]
+    rows: Sequence[ServiceRow], echo: Mapping[Address, str], sources: Mapping[str, Sequence[str]], notices: Notices
 ) -> Iterator[Manifest]:  # fmt: skip
     """One service for all ports of a VIP with the same treatment. Pings that endpoints answer are a service of their
     own; any other `echo` of a VIP is written in the first of its services."""
 
-    def alike(row: ServiceRow) -> tuple[int, int, str, str, str, str, int, int, str, int]:
+    def alike(row: ServiceRow) -> tuple[int | str, ...]:
         # A service with a target port has one port only.
         own_port = row.port if row.target_port else 0
-        vip = row.vip
-        where = vip.version, int(vip), row.protocol
-        return *where, row.ring, row.mode, row.algorithm, row.target_port, own_port, row.sources, row.affinity_s
+        where = row.vip.version, int(row.vip), row.protocol
+        times = row.affinity_s, row.idle_timeout_s, row.is_stateless
+        return *where, row.ring, row.mode, row.algorithm, row.target_port, own_port, row.sources, *times
 
     names = Names()
     told: set[Address] = set()
@@ -191,12 +191,20 @@ def _services(
         draft = Service(0, (first.vip,), first.protocol, ports, first.mode, first.algorithm)
         yield manifests.service(
             names.take(default_name(draft)), draft.vips, draft.protocol, ports, draft.mode, draft.algorithm,
-            _pool_of(first.ring), targetPort=first.target_port or None,
+            _pool_of(first.ring), targetPort=first.target_port or None, stateless=True if first.is_stateless else None,
+            idleTimeout=_idle_timeout(first, notices),
             affinity={"by": "client", "timeout": values.duration(first.affinity_s)} if first.affinity_s else None,
             allowedSources=list(sources[first.sources]) if first.sources else None,
             echo=None if first.vip in told or echo.get(first.vip) != Echo.DROP else Echo.DROP.value,
         )  # fmt: skip
         told.add(first.vip)
+
+
+def _idle_timeout(row: ServiceRow, notices: Notices) -> str | None:
+    """What manifests say; None if its connections are forgotten as its protocol has it."""
+    if not row.idle_timeout_s:
+        return None
+    return values.idle_timeout(row.idle_timeout_s, "idle timeout", (0, row.key.id), notices)
 
 
 def _ranges(ports: Sequence[int]) -> Iterator[range]:

@@ -17,6 +17,7 @@ from reconciler.importers import emit
 from reconciler.importers.live import import_live, read_for_import
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.ring import Ring, build
+from reconciler.kinds.service_row import ServiceRow
 from reconciler.limits import MIN_HASH_SLOTS
 from reconciler.live import read_live
 from reconciler.model import (
@@ -162,6 +163,40 @@ def test_a_target_port_keeps_its_service_apart():
     specs = {tuple(m["spec"]["ports"]): m["spec"] for m in imported.manifests if m["kind"] == "Service"}
     assert specs[(80,)]["targetPort"] == 8080
     assert "targetPort" not in specs[(81,)]
+
+
+def test_how_long_connections_are_remembered_comes_back(tmp_path):
+    def live_services(kernel):
+        return {key: row for key, row in read_live(kernel).resources.items() if isinstance(row, ServiceRow)}
+
+    kernel, imported = imported_from(
+        pool_of("web", (2, 1)),
+        replace(service("short", 80, "web"), idle_timeout_s=90.0),
+        replace(service("long", (81, 82), "web"), idle_timeout_s=7_200.0),
+        service("usual", 83, "web"),
+        replace(service("none", 84, "web", Algorithm.MAGLEV), stateless=True),
+        service("hashed", 85, "web", Algorithm.MAGLEV),
+    )  # fmt: skip
+    assert imported.warnings == ()
+    specs = {tuple(m["spec"]["ports"]): m["spec"] for m in imported.manifests if m["kind"] == "Service"}
+    assert {ports: (spec.get("idleTimeout"), spec.get("stateless")) for ports, spec in specs.items()} == {
+        (80,): ("90s", None), ("81-82",): ("2h", None), (83,): (None, None), (84,): (None, True), (85,): (None, None),
+    }  # fmt: skip
+    assert changes_after_import(kernel, tmp_path) == ()
+    again = node_with(load_emitted(imported, tmp_path))
+    assert live_services(again) == live_services(kernel)
+
+
+def test_an_idle_timeout_that_no_manifest_can_say_is_clipped_with_a_warning():
+    kernel, _ = imported_from(pool_of("web", (1,)), replace(service("a", 80, "web"), idle_timeout_s=90.0))
+    held = dict(read_live(kernel).resources)
+    held |= {key: replace(row, idle_timeout_s=100_000) for key, row in held.items() if isinstance(row, ServiceRow)}
+    imported = import_live(Live(held), "lb1")
+    (spec,) = (m["spec"] for m in imported.manifests if m["kind"] == "Service")
+    assert spec["idleTimeout"] == "4h"
+    assert [notice.message for notice in imported.warnings] == [
+        "20.20.20.1:80/tcp: idle timeout 100000 has no counterpart: 14400 is written"
+    ]
 
 
 def test_the_node_has_the_interfaces_that_run_the_program_and_the_name_of_the_host():
