@@ -42,23 +42,42 @@ static __always_inline __le32 crc_change(const struct crc32c *crc, union crc_wor
 }
 
 /*
- * Write a new port in the place of one. A checksum of zero says that there is none, as both ends agreed on (RFC 9653): it
- * stays.
+ * Write a new port in the place of one, in a packet with `bytes` from the ports on, or in what an error quotes of it; 0 if
+ * nobody can tell its checksum. A checksum of zero says that there is none, as both ends agreed on (RFC 9653): it stays.
+ * Returns what all that changes in a sum over the words.
  */
-static __always_inline void translate_port_of_sctp(struct xdp_md *ctx, const struct packet *packet, __be16 *place,
-						   __be16 port)
+static __always_inline u32 translate_port_of_sctp(struct xdp_md *ctx, const struct packet *packet, __be16 *place,
+						  __be16 port, u32 bytes)
 {
-	u32 row = 0, bytes = packet->ip_bytes - ip_header_bytes(false);
+	u32 row = 0, of_port = checksum_change16(*place, port);
 	struct sctp *sctp = (void *)packet->ports;
 	struct crc32c *crc = crc32c.lookup(&row);
 	union crc_word change;
+	__le32 before;
 
-	if (!crc || (void *)(sctp + 1) > (void *)(long)ctx->data_end || *place == port)
-		return;
 	change.ports = sctp->ports;
 	*place = port;
 	change.ports.source ^= sctp->ports.source;
 	change.ports.destination ^= sctp->ports.destination;
-	if (sctp->checksum)
-		sctp->checksum ^= crc_change(crc, change, bytes);
+	if (!bytes || !change.word || !crc || (void *)(sctp + 1) > (void *)(long)ctx->data_end || !sctp->checksum)
+		return of_port;
+	before = sctp->checksum;
+	sctp->checksum = before ^ crc_change(crc, change, bytes);
+	return of_port + checksum_change32(before, sctp->checksum);
+}
+
+/*
+ * How long the packet was that an error quotes, from its ports on. 0 if the quote ends before the checksum, or if the packet
+ * was cut into fragments behind the balancer: of the first one only its own length is known.
+ */
+static __always_inline u32 quoted_bytes_of_sctp(const struct packet *packet)
+{
+	const struct iphdr *quoted = packet->quoted;
+	u32 bytes = bpf_ntohs(quoted->tot_len), header_bytes = ip_header_bytes(false);
+	u32 least = header_bytes + sizeof(struct sctp);
+
+	if (packet->ip_bytes < header_bytes + sizeof(struct icmphdr) + least || bytes < least ||
+	    quoted->frag_off & bpf_htons(IP_MORE_FRAGMENTS))
+		return 0;
+	return bytes - header_bytes;
 }

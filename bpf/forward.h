@@ -91,7 +91,8 @@ static __always_inline u32 translate_address(const struct packet *packet, void *
 
 /*
  * Write the new address and port of a packet of TCP or UDP, or of the packet that an error quotes. Returns what that
- * changes in the sum of the words from the ports on. A checksum of TCP that is cut off, `has_sum` false, is left out.
+ * changes in the sum of the words from the ports on. A checksum of TCP that is cut off, `has_sum` false, is left out. That of
+ * SCTP has no addresses in it.
  */
 static __always_inline u32 translate_segment(struct xdp_md *ctx, const struct packet *packet, u32 of_address, __be16 *port,
 					     bool has_sum, const struct forwarding *it)
@@ -101,12 +102,9 @@ static __always_inline u32 translate_segment(struct xdp_md *ctx, const struct pa
 	u32 of_port = checksum_change16(*port, it->port), of_sum = 0;
 
 	if (HAS(AS_SCTP)) {
-		/* The quote is mostly cut off, so nobody can tell its checksum, which has no addresses in it. */
-		if (it->is_error)
-			*port = it->port;
-		else
-			translate_port_of_sctp(ctx, packet, port, it->port);
-		return of_port;
+		u32 bytes = it->is_error ? quoted_bytes_of_sctp(packet) : packet->ip_bytes - ip_header_bytes(false);
+
+		return translate_port_of_sctp(ctx, packet, port, it->port, bytes);
 	}
 	if (is_udp(packet->protocol)) {
 		of_sum = update_sum(&((struct udphdr *)ports)->check, of_address + of_port, true);

@@ -493,31 +493,58 @@ def test_whatever_is_said_frames_and_table_are_as_the_model_has_them(
 
 # --- errors --------------------------------------------------------------------------------------------------------
 ERRORS = {"port unreachable": ICMP(type=3, code=3), "fragmentation needed": ICMP(type=3, code=4, nexthopmtu=1300)}
-LEFT = 0x12345678
-"""A checksum in a quote: what is quoted is mostly cut off, so it stays as it was."""
+SOME = 0x12345678
+"""A checksum that is not right."""
 
 
-def quoted(source: At, destination: At) -> Packet:
-    return IP(src=source.address, dst=destination.address, ttl=60, id=77, proto=132, len=1320) / SCTP(
-        sport=source.port, dport=destination.port, tag=YOURS, chksum=LEFT
+def quoted(source: At, destination: At, checksum: int | None = None, **ip: object) -> Packet:
+    """What one of the three sees of a packet of the association; without `checksum` the right one."""
+    return IP(src=source.address, dst=destination.address, ttl=60, id=77, proto=132, **ip) / SCTP(
+        sport=source.port, dport=destination.port, tag=YOURS, chksum=checksum
     ) / Raw(bytes(range(256)) * 5)  # fmt: skip
 
 
-@pytest.mark.parametrize("length", [28, 29, 32, 548])
-@pytest.mark.parametrize("kind", ERRORS.values(), ids=ERRORS)
-def test_an_error_about_a_packet_reaches_who_sent_it(balancer: Balancer, kind: Packet, length: int) -> None:
-    """Built twice, as one side of the balancer saw the packet and as the other."""
+def both_see(balancer: Balancer, about: Callable[[At, At], bytes], kind: Packet = ERRORS["port unreachable"]) -> None:
+    """AssertionError where errors don't quote to each side what it sent. `about`: what one side sees of a packet."""
     establish(balancer)
     before = balancer.verdicts()
 
-    def error(source: str, to: str, about: Packet) -> bytes:
-        return padded(frame(source, to, kind / Raw(bytes(about)[:length])))
+    def error(source: str, to: str, quote: bytes) -> bytes:
+        return padded(frame(source, to, kind / Raw(quote)))
 
-    content = error(ONE.address, CLIENT.address, quoted(CLIENT, ONE))
-    meant = error(VIP, CLIENT.address, quoted(CLIENT, CALLS))
+    content = error(ONE.address, CLIENT.address, about(CLIENT, ONE))
+    meant = error(VIP, CLIENT.address, about(CLIENT, CALLS))
     assert balancer.send(content, "back") == (XdpVerdict.REDIRECT, forwarded(meant, macs_towards(CLIENT.address)))
-    content = error("198.51.100.1", VIP, quoted(CALLS, CLIENT))
-    meant = error("198.51.100.1", ONE.address, quoted(ONE, CLIENT))
+    content = error("198.51.100.1", VIP, about(CALLS, CLIENT))
+    meant = error("198.51.100.1", ONE.address, about(ONE, CLIENT))
     assert balancer.send(content) == (XdpVerdict.REDIRECT, forwarded(meant, macs_towards(ONE.address)))
     assert balancer.verdicts() == before | {Verdict.ERROR_RELAYED: 1, Verdict.ICMP_ERROR: 1}
     assert known(balancer) == (ConnectionState.OPEN, lower(MINE), lower(YOURS))
+
+
+@pytest.mark.parametrize("kind", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("length", [32, 33, 548])
+def test_an_error_quotes_to_each_side_the_very_packet_that_it_sent(
+    balancer: Balancer, length: int, kind: Packet
+) -> None:
+    """The checksum is over all of the packet, of which only the beginning is quoted."""
+    both_see(balancer, lambda *ends: bytes(quoted(*ends))[:length], kind)
+
+
+@pytest.mark.parametrize("kind", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("length", [28, 29, 31])
+def test_an_error_whose_quote_ends_before_the_checksum_reaches_who_sent_the_packet(
+    balancer: Balancer, length: int, kind: Packet
+) -> None:
+    """What there is of the checksum stays as it was."""
+    both_see(balancer, lambda *ends: bytes(quoted(*ends, SOME))[:length], kind)
+
+
+@pytest.mark.parametrize(
+    ("checksum", "ip"), [(SOME, {"flags": "MF"}), (SOME, {"len": 0}), (0, {})],
+    ids=["a fragment", "no length", "none was made"],
+)  # fmt: skip
+def test_a_quoted_checksum_that_nobody_can_tell_stays(
+    balancer: Balancer, checksum: int, ip: dict[str, object]
+) -> None:
+    both_see(balancer, lambda *ends: bytes(quoted(*ends, checksum, **ip))[:548])
