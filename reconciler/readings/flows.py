@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from reconciler.dataplane.layout import CONNECTION_MAPS, ConnectionState, word
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import ids_of
 from reconciler.kinds.fronts import id_of_front
+from reconciler.readings import client_text
 from reconciler.readings.flow_filter import FlowFilter, Place
 
 OPEN, HALF_OPEN = (word(ConnectionState, state) for state in (ConnectionState.OPEN, ConnectionState.OPENING))
@@ -82,18 +82,15 @@ class Flows:
 
     def clients(self) -> list[str]:
         """Address and port of each client."""
-        found = np.empty(len(self), np.object_)
         is_ipv4 = self.address[:, 0] == 0
-        packed = self.address[is_ipv4, 1].astype(">u4").tobytes()
-        ports = self.port[is_ipv4].tolist()
-        hosts = map(socket.inet_ntoa, np.frombuffer(packed, "V4").tolist())
-        found[is_ipv4] = [f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)]
-        packed = self.address[~is_ipv4].astype(">u8").tobytes()
-        ports = self.port[~is_ipv4].tolist()
-        found[~is_ipv4] = [
-            f"[{socket.inet_ntop(socket.AF_INET6, host)}]:{port}"
-            for host, port in zip(np.frombuffer(packed, "V16").tolist(), ports, strict=True)
-        ]
+        low = self.address[:, 1].astype(np.uint32)
+        if is_ipv4.all():
+            return client_text.ipv4(low, self.port)
+        if not is_ipv4.any():
+            return client_text.ipv6(self.address, self.port)
+        found = np.empty(len(self), np.object_)
+        found[is_ipv4] = client_text.ipv4(low[is_ipv4], self.port[is_ipv4])
+        found[~is_ipv4] = client_text.ipv6(self.address[~is_ipv4], self.port[~is_ipv4])
         names: list[str] = found.tolist()
         return names
 
