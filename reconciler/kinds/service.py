@@ -9,6 +9,7 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from reconciler.dataplane.rows import Front, Number, Service
 from reconciler.errors import KernelError
 from reconciler.kernel.port import Kernel, Outcome, Row
 from reconciler.kinds.base import Kind, Wanted, each, in_parts
-from reconciler.kinds.fronts import front_of, is_translating, packed_front
+from reconciler.kinds.fronts import front_of, id_of_front, is_translating, packed_front
 from reconciler.kinds.service_row import ServiceRow, pack_key, protocol_name, rows_of
 from reconciler.kinds.sources import SourceNames
 from reconciler.model import Mode
@@ -52,7 +53,7 @@ class IndexedRow:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
     """The rows of both families of IP. `values` are as the kernel holds them; `bare` are the same without an index;
-    `is_sound` says which have an index that counters have, and that no row before has. `fronts` are by index."""
+    `is_sound` says which have an index that counters have, and that belongs to no other row. `fronts` are by index."""
 
     keys: Sequence[bytes]
     values: NDArray[np.void]
@@ -98,25 +99,58 @@ class _Table:
         return dict(zip(self.keys, range(len(self.keys)), strict=True))
 
 
-def _table(kernel: Kernel) -> _Table:
+def _table(
+    kernel: Kernel, rings: RingNames, sources: SourceNames, expected: Mapping[Key, Resource] = MappingProxyType({}),
+    doubted: Collection[bytes] = (),
+) -> _Table:  # fmt: skip
+    """`expected` are rows that should be there, by key, and `doubted` the keys of rows that are damaged."""
     keys, values = [], b""
     for spec in SERVICE_MAPS.values():
         joined = kernel.joined(spec.name)
         keys += spec.key.split(joined[0])
         values += joined[1]
     rows = SERVICES.value.array(values)
-    is_sound = np.zeros(rows.size, np.bool_)
-    is_sound[np.unique(rows["index"], return_index=True)[1]] = True
-    is_sound &= rows["index"] < kernel.capacity(SERVICE_COUNTERS.name)
     bare = rows.copy()
     bare["index"] = 0
-    fronts = connections.fronts(kernel)
-    return _Table(keys, rows, SERVICES.value.split(bare.tobytes()), is_sound, fronts, Sources(kernel))
+    is_sound, fronts = rows["index"] < kernel.capacity(SERVICE_COUNTERS.name), connections.fronts(kernel)
+    table = _Table(keys, rows, SERVICES.value.split(bare.tobytes()), is_sound, fronts, Sources(kernel))
+    if np.unique(rows["index"]).size == rows.size:
+        return table
+    owners = _owners(table, _claims(table, rings, sources, expected, doubted))
+    return replace(table, is_sound=is_sound & owners)
+
+
+def _claims(
+    table: _Table, rings: RingNames, sources: SourceNames, expected: Mapping[Key, Resource], doubted: Collection[bytes]
+) -> NDArray[np.int8]:
+    """How sure it is that the index of each row is its own. Connections of nat and fullnat go by the front that has
+    the index; of other modes nothing but the rest of a row tells whether somebody wrote it by mistake."""
+    claims = np.zeros(len(table.keys), np.int8)
+    wanted = {row.packed(): row for row in expected.values() if isinstance(row, ServiceRow) and not row.damage}
+    for place, key in enumerate(table.keys):
+        value = SERVICES.value.unpack(table.values[place].tobytes())
+        held = _decode(key, value, rings, sources)
+        if is_translating(held.mode) and id_of_front(table.fronts, value.index) == held.id:
+            claims[place] += 4
+        if (row := wanted.get(key)) is not None:
+            claims[place] += 2 if _is_held(row, table, place, rings, sources) else 1
+        if key in doubted:
+            claims[place] -= 1
+    return claims
+
+
+def _owners(table: _Table, claims: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which rows have the best claim to their index, the first one of equals."""
+    order = np.argsort(-claims, kind="stable")
+    found = np.zeros(claims.size, np.bool_)
+    found[order[np.unique(table.values["index"][order], return_index=True)[1]]] = True
+    return found
 
 
 def indexed_rows(kernel: Kernel) -> list[IndexedRow]:
     """Every row; those without counters of their own come last."""
-    table, rings, sources = _table(kernel), RingNames(kernel), SourceNames(kernel)
+    rings, sources = RingNames(kernel), SourceNames(kernel)
+    table = _table(kernel, rings, sources)
     return [table.row(int(place), rings, sources) for place in np.argsort(~table.is_sound, kind="stable")]
 
 
@@ -130,14 +164,16 @@ class ServiceKind(Kind):
         return ((row, service.span) for row in rows_of(service))
 
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
-        table, rings, sources = _table(self.kernel), RingNames(self.kernel), SourceNames(self.kernel)
+        rings, sources = RingNames(self.kernel), SourceNames(self.kernel)
+        table = _table(self.kernel, rings, sources, wanted)
         places = table.places
         left = dict.fromkeys(places.values()) if only is None else _places(only, wanted, places)
         right = _right(wanted, table, places, left, rings, sources)
         return Reading((*right, *(table.row(place, rings, sources).row for place in left)))
 
     def look(self, wanted: Mapping[Key, Resource]) -> Iterator[Collection[Key]]:
-        table, rings, sources = _table(self.kernel), RingNames(self.kernel), SourceNames(self.kernel)
+        rings, sources = RingNames(self.kernel), SourceNames(self.kernel)
+        table = _table(self.kernel, rings, sources, wanted)
         yield ()
         places = table.places
         left = dict.fromkeys(places.values())
@@ -148,9 +184,11 @@ class ServiceKind(Kind):
         yield [table.row(place, rings, sources).row.key for place in left]
 
     def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        table = _table(self.kernel)
-        places = table.places
         rings, sources = RingNames(self.kernel), SourceNames(self.kernel)
+        former = [change.before for change in changes if isinstance(change.before, ServiceRow)]
+        doubted = {held.packed() for held in former if held.damage}
+        table = _table(self.kernel, rings, sources, {held.key: held for held in former}, doubted)
+        places = table.places
         room = self.kernel.capacity(SERVICE_COUNTERS.name)
         free = self._free_indexes(table, room)
         taken: list[bytes] = []
@@ -250,6 +288,14 @@ def _right(
             right.append(row)
             del left[place]
     return right
+
+
+def _is_held(row: ServiceRow, table: _Table, place: int, rings: RingNames, sources: SourceNames) -> bool:
+    """Whether the row at a place is this one, whatever its index."""
+    ring, known = rings.number(row.ring), sources.found(row.vip.version, row.sources)
+    if ring is None or known is None:
+        return False
+    return table.bare[place] == _encode(row, 0, ring, *known, table.mode(row, int(table.values["index"][place])))
 
 
 def _encode(row: ServiceRow, index: int, ring: int, sources: int, levels: int, mode: int) -> bytes:
