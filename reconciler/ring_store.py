@@ -273,10 +273,11 @@ def _after(
         before, wanted = np.stack([held.slots for held, _ in pairs]), np.stack([fitted for _, fitted in pairs])
         rows = np.stack([slots.packed(held.rows) for held, _ in pairs])
     # Most slots keep their endpoints, and nothing else of them changes.
-    moves = (before & slots.ENDPOINT_MASK) != wanted
+    moves = np.flatnonzero((before & slots.ENDPOINT_MASK) != wanted)
     after = wanted | (before & slots.IN_TRANSITION)
-    held = slots.changed(slots.held(before[moves], rows[moves]), wanted[moves], slots.now())
-    after[moves], rows[moves] = held.slots, slots.packed(held.rows)
+    held = slots.changed(slots.held(before.take(moves), rows.take(moves)), wanted.take(moves), slots.now())
+    after.put(moves, held.slots)
+    rows.put(moves, slots.packed(held.rows))
     for line, some in zip(rows, dead, strict=True):
         if some is not None and some.size:
             line[:] = slots.without_datagrams_to(some, line)
