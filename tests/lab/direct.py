@@ -72,8 +72,8 @@ def udp_servers(lab: Lab, vip: Address, port: int) -> Iterator[None]:
     over = threading.Event()
     servers = []
     for address in lab.topology.endpoints:
-        server = netns.inside(lab.netns(host_of(address)), _udp_socket, str(vip), port)
-        servers.append(threading.Thread(target=_answer, args=(server, str(address).encode(), over)))
+        server = netns.inside(lab.netns(host_of(address)), udp_socket, str(vip), port)
+        servers.append(threading.Thread(target=answer_datagrams, args=(server, str(address).encode(), over)))
     for thread in servers:
         thread.start()
     try:
@@ -91,13 +91,14 @@ def udp_answers(
     the VIP and its port is taken."""
     answers = []
     for client in (client for client in lab.topology.client if client.version == vip.version):
-        with netns.inside(lab.netns(CLIENT), _udp_socket, str(client), 0) as sender:
+        with netns.inside(lab.netns(CLIENT), udp_socket, str(client), 0) as sender:
             sender.connect((str(vip), port))
             answers.append([_ask(sender, question) for _ in range(questions)])
     return answers
 
 
-def _udp_socket(address: str, port: int) -> socket.socket:
+def udp_socket(address: str, port: int) -> socket.socket:
+    """One that waits a fifth of a second for an answer."""
     made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     made.bind((address, port))
     made.settimeout(0.2)
@@ -107,15 +108,16 @@ def _udp_socket(address: str, port: int) -> socket.socket:
 def _ask(sender: socket.socket, question: bytes, attempts: int = 25) -> str:
     """The answer; datagrams may get lost while neighbours get to know each other."""
     for _ in range(attempts):
-        sender.send(question)
         try:
+            sender.send(question)
             return sender.recv(100).decode()
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):  # refused: somebody says that nobody is there
             continue
     raise AssertionError(f"nobody answers {sender.getsockname()} from {sender.getpeername()}")
 
 
-def _answer(server: socket.socket, name: bytes, over: threading.Event) -> None:
+def answer_datagrams(server: socket.socket, name: bytes, over: threading.Event) -> None:
+    """Send back a name for whatever comes."""
     with server:
         while not over.is_set():
             try:

@@ -14,7 +14,7 @@ from reconciler.lab import netns
 from reconciler.lab.build import wait_until
 from reconciler.lab.lab import Lab
 from reconciler.lab.prove import prove_service
-from reconciler.model import Protocol, Role
+from reconciler.model import Mode, Protocol, Role
 from reconciler.ring_names import RingNames
 from reconciler.ring_store import Rings
 from reconciler.support import unsupported
@@ -22,6 +22,8 @@ from reconciler.view import view
 from tests.rings import read_ring, write_rings
 
 from .conftest import LabMaker
+from .datagrams import prove_datagrams
+from .direct import forget_services
 
 pytestmark = pytest.mark.kernel
 
@@ -106,12 +108,30 @@ def test_every_example_that_can_run_works(start_lab: LabMaker, example):
     fleet = load(example).fleet
     for node in (node for node in fleet.nodes if node.role is Role.BALANCER):
         lab = start_lab(fleet, node_name=node.name)
-        lab.serve_http()
-        lab.apply(example)
         services = view(fleet, node.name, "").services
-        for service in (service for service in services if service.protocol is Protocol.TCP):
-            prove_service(lab, service.name)
+        if any(service.protocol is Protocol.TCP for service in services):
+            lab.serve_http()
+        lab.apply(example)
+        assert {service.protocol for service in services} <= {Protocol.TCP, Protocol.UDP}  # others aren't proved here
+        for service in services:
+            if service.protocol is Protocol.TCP:
+                prove_service(lab, service.name)
+            else:
+                assert prove_datagrams(lab, service) >= 64
         lab.close()
+
+
+def test_dead_vips_of_datagrams_are_noticed(start_lab: LabMaker):
+    """The example of a fleet of UDP, in both modes that it has."""
+    fleet = load(EXAMPLES / "udp-fleet").fleet
+    lab = start_lab(fleet, node_name="lb7")
+    lab.apply(EXAMPLES / "udp-fleet")
+    services = view(fleet, "lb7", "").services
+    forget_services(lab)
+    assert {service.mode for service in services} == {Mode.NAT, Mode.DSR_L2}
+    for service in services:
+        with pytest.raises(AssertionError, match="nobody answers"):
+            prove_datagrams(lab, service)
 
 
 @pytest.mark.parametrize("algorithm", ["round-robin", "source-hash", "maglev"])
