@@ -14,7 +14,7 @@ from reconciler.config.rules.draft import Draft
 from reconciler.config.rules.names import MAX_SUGGESTIONS
 from reconciler.config.rules.parts import Members, Use
 from reconciler.config.rules.rule import Finding, place, rule, title
-from reconciler.model import CheckType, OnUnhealthy, WhenNoneHealthy
+from reconciler.model import CheckType, EndpointState, OnUnhealthy, WhenNoneHealthy
 
 _FALLBACK = ("spec", "fallbackPool")
 
@@ -74,3 +74,25 @@ def _healthy_without_check(members: Members) -> Iterator[Finding]:
     if key is not None:
         message = f"{title(pool)} has no health check, so all of its endpoints count as healthy"
         yield Finding(pool.span, ("spec", key), message, "add a healthCheck")
+
+
+@rule("min-healthy-beyond", Members, Severity.WARNING)
+def _min_healthy_beyond(members: Members) -> Iterator[Finding]:
+    """A pool asks for more healthy endpoints than it has that take new connections.
+
+    So it counts as unhealthy even if all are well: `whenNoneHealthy` holds for ever, with `all` for dead endpoints
+    too, no drain is allowed without `--force`, and by `announceMin` its VIPs are never announced. It may be wanted
+    while endpoints are draining, so it is no error.
+
+    The way out: a number of at most as many as there are, or more endpoints.
+    """
+    pool = members.pool
+    active = sum(e.weight > 0 and e.state is EndpointState.ACTIVE for e in pool.endpoints)
+    if not active or pool.health_check.type is CheckType.NONE:
+        return
+    for key, least in (("minHealthy", pool.min_healthy), ("announceMin", pool.announce_min)):
+        if least is not None and least > active:
+            message = f"{title(pool)} asks for {least:,} healthy endpoints, and only {active:,} can be"
+            hint = f"{active} at most, or more endpoints that are active with a weight above 0"
+            yield Finding(pool.span, ("spec", key), message, hint)
+            return

@@ -5,6 +5,7 @@ from reconciler.config.load import Loader, load
 from tests.config.manifests import node, pool, service
 
 CHECK = "healthCheck: {type: tcp}"
+TWO = "{address: 10.2.0.11}, {address: 10.2.0.12}"
 
 
 def with_fallback(fallback=""):
@@ -24,7 +25,11 @@ CASES = {
     ),
     "healthy-without-check": (
         pool(more="minHealthy: 2") + service() + node(),
-        pool(more=f"minHealthy: 2, {CHECK}") + service() + node(),
+        pool(endpoints=TWO, more=f"minHealthy: 2, {CHECK}") + service() + node(),
+    ),
+    "min-healthy-beyond": (
+        pool(endpoints=TWO + ", {address: 10.2.0.13, weight: 0}", more=f"minHealthy: 3, {CHECK}") + service() + node(),
+        pool(endpoints=TWO + ", {address: 10.2.0.13}", more=f"minHealthy: 3, {CHECK}") + service() + node(),
     ),
 }
 
@@ -127,3 +132,11 @@ def test_fallback_and_its_word_belong_together(write):
     for more in ("whenNoneHealthy: fallback", "fallbackPool: web", "whenNoneHealthy: drop, fallbackPool: web"):
         (found,) = load(write({"all.yaml": pool(more=f"{CHECK}, {more}") + service() + node()})).diagnostics
         assert found.rule in ("missing-key", "key-conflict")
+
+
+@pytest.mark.parametrize(("more", "rules"), [
+    (f"announceMin: 3, {CHECK}", ["min-healthy-beyond"]), (f"announceMin: 2, {CHECK}", []),
+    (f"announceMin: 0, {CHECK}", []), ("announceMin: 1", []),
+])  # fmt: skip
+def test_announcing_asks_for_no_more_than_there_are(write, more, rules):
+    assert rules_of(load(write({"all.yaml": pool(endpoints=TWO, more=more) + service() + node()}))) == rules
