@@ -7,7 +7,7 @@ import argparse
 import os
 import pwd
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,8 @@ examples:
   lbctl get drains
 
 exit codes: 0 done, with --wait: nothing is open any more; 1 failed, or refused since too few endpoints would be
-left; 2 wrong usage; 3 with --wait: the deadline has passed, and connections were still open
+left, or --wait where no agent runs and it is not out yet; 2 wrong usage; 3 with --wait: the deadline has passed, and
+connections were still open
 """
 
 CAUGHT_UP_S, LOOK_S = 30.0, 0.05
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from reconciler.agent.single import is_running
     from reconciler.cli.confirm import held_by
     from reconciler.notes import clock_text
-    from reconciler.readings.draining import check_room, chosen, is_out
+    from reconciler.readings.draining import check_room, chosen, is_out, pools_with
     from reconciler.wish import drains
     from reconciler.wish.drains import Drain
 
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     places = chosen(kernel, directory, args.what)
     if not args.force:
         check_room(kernel, directory, places)
+    pools = pools_with(kernel, directory, places)
     now_s = time.time()
     new = [
         Drain(
@@ -87,7 +89,10 @@ def run(args: argparse.Namespace) -> int:
     drains.change(directory / drains.FILE, lambda before: drains.added(before, new, now_s))
     for place in places:
         say(f"{place} is drained" + (f" until {clock_text(args.for_s)}" if args.for_s else ""))
-    if not is_running(directory):
+    if not is_running(directory) and not (args.wait and is_out(kernel, places)):
+        if args.wait:
+            raise LbctlError("there is nothing to wait for: no agent runs here, so it gets new connections still",
+                             hint="`lbctl apply` takes it out; then say this again")  # fmt: skip
         say("No agent runs here: `lbctl apply` takes it out.")
         return 0
     give_up_s = time.monotonic() + CAUGHT_UP_S
@@ -97,7 +102,13 @@ def run(args: argparse.Namespace) -> int:
         if time.monotonic() >= give_up_s:
             raise LbctlError(f"the agent has not taken it out within {CAUGHT_UP_S:g} s", hint="see its log")
         time.sleep(LOOK_S)
-    return _wait(kernel, places, args.deadline_s) if args.wait else 0
+    if not args.wait:
+        return 0
+    code = _wait(kernel, places, pools, args.deadline_s)
+    if code == DEADLINE:
+        ends = "is ended" if is_running(directory) else "ends with the next `lbctl apply`, as no agent runs here"
+        say(f"the deadline has passed; what was still open {ends}")
+    return code
 
 
 def check_what(args: argparse.Namespace) -> None:
@@ -107,29 +118,30 @@ def check_what(args: argparse.Namespace) -> None:
         raise UsageError("name either an endpoint or --balancer", hint=hint)
 
 
-def _wait(kernel: Kernel, places: Sequence[Place], deadline_s: float | None) -> int:
+def _wait(kernel: Kernel, places: Sequence[Place], pools: Collection[str] | None, deadline_s: float | None) -> int:
     """Wait until nothing is open any more, and say how much is; the exit code."""
     from reconciler.readings.draining import left
 
     began_s = silent_since_s = time.monotonic()
     packets, said, was_open = -1, "", True
     while True:
-        found, now_s = left(kernel, places), time.monotonic()
+        found, now_s = left(kernel, places, pools), time.monotonic()
         if found.packets != packets:
             packets, silent_since_s = found.packets, now_s
         silent_s = now_s - silent_since_s
         is_late = deadline_s is not None and now_s - began_s >= deadline_s
-        is_done = found.open == 0 or (found.open is None and silent_s >= SILENT_S)
+        is_done = not found.open and (found.is_counted or silent_s >= SILENT_S)
         if is_done and not (is_late and was_open):  # at the deadline, what is open is ended
             say(f"drained after {now_s - began_s:.0f} s")
             return 0
-        text = f"{found.open:,} open" if found.open is not None else f"nobody counts; silent for {silent_s:.0f} s"
+        text = f"{found.open:,} open" if found.open is not None else "nobody counts"
+        if not found.is_counted:
+            text += f"{'; others are not counted' if found.open is not None else ''}; silent for {silent_s:.0f} s"
         if text != said:
             say(text)
             said = text
         was_open = not is_done
         if is_late:
-            say("the deadline has passed; what was still open is ended")
             return DEADLINE
         time.sleep(PACE_S)
 

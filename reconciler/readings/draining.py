@@ -24,6 +24,7 @@ from reconciler.model import Address, place_of
 from reconciler.readings.counters import endpoint_traffic
 from reconciler.readings.flows import open_counts
 from reconciler.safe import SHOWN
+from reconciler.wish import drains
 from reconciler.wish.drains import Drain
 
 NODES = "nodes.json"
@@ -118,32 +119,48 @@ def is_out(kernel: Kernel, places: Collection[Place]) -> bool:
     )  # fmt: skip
 
 
+def pools_with(kernel: Kernel, instance_dir: Path, places: Sequence[Place]) -> frozenset[str] | None:
+    """The pools whose connections these endpoints may have, before they are drained; None: nothing tells, as somebody
+    has drained one of them before. Raises FilesError."""
+    found: set[str] = set()
+    members = {pool: set(ids) for pool, ids in rings_of(kernel).items()}
+    for pool, listed in roster.read(instance_dir / roster.FILE).items():
+        members.setdefault(pool, set()).update(place_of(ip_address(e.address), e.port or 0) for e in listed.endpoints)
+    before = drains.read(instance_dir / drains.FILE)
+    for place in places:
+        own = {pool for pool, ids in members.items() if any(place.is_about(pool, id) for id in ids)}
+        if place.pool is None and (not own or any(drain.address == place.address for drain in before)):
+            return None
+        found |= own | ({place.pool} if place.pool else set())
+    return frozenset(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Left:
     """What is still open: connections where somebody counts them, None where nobody does; and how many packets have
-    come for these endpoints so far."""
+    come for these endpoints so far. `is_counted`: all connections that there may be are counted."""
 
     open: int | None
     packets: int
+    is_counted: bool
 
 
-def left(kernel: Kernel, places: Collection[Place]) -> Left:
+def left(kernel: Kernel, places: Collection[Place], pools: Collection[str] | None) -> Left:
+    """`pools` whose connections they may have; None: any of the node's. Raises KernelError."""
     rows = [row for row in ServiceKind(kernel).read({}).resources if isinstance(row, ServiceRow)]
     pool_of = {row.id: row.ring.rpartition("/")[0] for row in rows}
-    about = {row.ring.rpartition("/")[0]: row for row in rows}
-    pools = {place.pool for place in places}
-    counted = [row for pool, row in about.items() if None in pools or pool in pools]
+    remembering = {row.remembers for row in rows if pools is None or pool_of[row.id] in pools}
     packets = sum(
         traffic.request_packets for id, traffic in endpoint_traffic(kernel).items()
         if any(place.is_about(place.pool or "", id) for place in places)
     )  # fmt: skip
-    if not any(row.remembers for row in counted):
-        return Left(None, packets)
+    if True not in remembering:
+        return Left(None, packets, is_counted=False)
     open_ = sum(
         count for (service, endpoint), count in open_counts(kernel).items()
         if any(place.is_about(pool_of.get(service, ""), endpoint) for place in places)
     )  # fmt: skip
-    return Left(open_, packets)
+    return Left(open_, packets, is_counted=False not in remembering)
 
 
 def write_nodes(instance_dir: Path, nodes: Mapping[str, Sequence[Address]]) -> None:
