@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.doctor.finding import FOUND
 from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.real import RealKernel
 from reconciler.kinds.tunnel import Tunnel
@@ -105,9 +106,15 @@ def test_a_link_local_gateway_is_a_way_to_endpoints(site, tmp_path):
     again = (str(tmp_path / "manifests"), "--node", "lb9")
     applied_on(lab, "lb9", "apply", *again, "--auto-approve")  # the router of the route that went is kept no longer
     assert "No changes" in applied_on(lab, "lb9", "plan", *again)
+    mark = str(protocol_of(lab.netns("lb9")))
+    lab.run("lb9", "ip", "-6", "route", "flush", "proto", mark)  # by somebody
+    found = lab.lbctl("doctor", *again, host="lb9")
+    assert found.returncode == FOUND and "gateway-route-missing" in found.stdout
+    applied_on(lab, "lb9", "apply", *again, "--auto-approve")
+    prove_service(lab, "library")
     applied_on(lab, "lb9", "delete", "--auto-approve")
     left = lab.run("lb9", "ip", "-d", "-6", "route", "show", "table", "all")
-    assert f"proto {protocol_of(lab.netns('lb9'))}" not in left
+    assert f"proto {mark}" not in left
 
 
 def test_packets_to_the_source_of_tunnels_go_round_no_loop(site):
