@@ -65,13 +65,13 @@ class Site:
         command = netns.command(self.netns(host), argv)
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
-    def lbctl(self, host: str, *arguments: str) -> str:
-        """What lbctl prints on a host. AssertionError, with all of it, if it fails."""
+    def lbctl(self, host: str, *arguments: str, code: int = 0) -> str:
+        """What lbctl prints on a host. AssertionError, with all of it, if it ends with another code."""
         argv = [sys.executable, "-m", "reconciler.cli.main", "--netns", self.netns(host)]
         argv += ["--run-dir", str(self.run_dir), *arguments]
         environment = os.environ | {"PYTHONPATH": str(_CHECKOUT)}
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=180, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
     def apply(self, *hosts: str) -> None:

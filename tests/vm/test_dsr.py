@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from reconciler.doctor.finding import FOUND
 from tests.vm.fleet import CASES, Case, manifests
 from tests.vm.site import BALANCER, CLIENT, Site, address, site
 from tests.vm.traffic import prove, served
@@ -77,6 +78,8 @@ def test_an_endpoint_without_its_tunnels_is_noticed_and_gets_them_back(applied: 
         for each in tunnelled:
             with pytest.raises(AssertionError, match="requests failed"):
                 prove(applied, each, limit_s=1)
+        told = applied.lbctl("ep2", "doctor", str(applied.manifests), "--node", "ep2", code=FOUND)
+        assert "tunnel-missing" in told
     for each in tunnelled:
         prove(applied, each)
 
