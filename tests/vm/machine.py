@@ -27,7 +27,7 @@ STORE = CHECKOUT / ".vm"
 KERNEL = STORE / "kernel"
 
 _BOOT_LIMIT_S = 900
-_RUN_LIMIT_S = 3000
+_RUN_LIMIT_S = 5400
 _CONSOLE_LINES = 60
 _HERE = Path(__file__).parent
 
