@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from reconciler.config.load import load
 from reconciler.doctor.examine import examine
 from reconciler.doctor.finding import FOUND, Finding
+from reconciler.errors import LbctlError
 from reconciler.kernel.mark import protocol_of
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
@@ -24,7 +26,7 @@ from reconciler.lab.lab import Lab
 from reconciler.lab.topology import ROUTER, SWITCH
 from reconciler.model import Fleet
 from reconciler.reconcile import carry_out, desired_of, plan_node
-from tests.doctor.cases import APPLY, BASE, CASES, FIRST, VIP, Case
+from tests.doctor.cases import APPLY, BASE, CASES, FIRST, VIP, YOU, Case
 from tests.nft import ACCEPT, DROP, FORWARD, IP, chain, nft
 
 from .direct import applied_on, example, forget_services
@@ -162,6 +164,10 @@ def test_each_misconfiguration_is_found_alone_and_mended(start_lab, tmp_path, mo
         if case.mended == APPLY:
             mend(lab, asked, case.node)
             assert found(lab, asked, case.node) == [], case
+        elif case.mended == YOU:
+            with suppress(LbctlError):
+                mend(lab, asked, case.node)
+            assert {each.name for each in found(lab, asked, case.node)} & {*case.names}, f"apply mends it: {case}"
         by_hand(lab, case, case.undo)
         for node in HOSTS:
             mend(lab, fleet, node)
