@@ -145,9 +145,13 @@ def test_each_misconfiguration_is_found_alone_and_mended(start_lab, tmp_path, mo
     nothing: dict[str, list[Finding]] = {node: [] for node in HOSTS}
     assert {node: found(lab, fleet, node) for node in HOSTS} == nothing
     works(lab)
-    walked = applied_on(lab, "lb4", "doctor", str(manifests), "--node", "lb4", "--from", "198.51.100.7")
-    assert f"198.51.100.7 → {VIP}:80/tcp (service portal, dsr-l3)" in walked
-    assert "request: forwarded to an endpoint" in walked
+    walked = {node: applied_on(lab, host, "doctor", str(manifests), "--node", node, "--from", "198.51.100.7")
+              for node, host in HOSTS.items()}  # fmt: skip
+    assert all(f"198.51.100.7 → {VIP}:80/tcp (service portal, dsr-l3)" in told for told in walked.values())
+    assert "1. this router sends it out by eth0" in walked["router1"]
+    assert "request: forwarded to an endpoint" in walked["lb4"]
+    assert "1. the VIP is this endpoint's own" in walked["portal1"]
+    assert "3. the reply leaves by eth0" in walked["portal1"]
     for number, case in enumerate(case for case in CASES if case.node):
         asked = fleet
         if any(case.edit):
