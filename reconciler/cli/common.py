@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reconciler import progress
 from reconciler.cli import streams
 from reconciler.errors import ConfigError, LbctlError, UsageError
 from reconciler.kernel.port import Kernel
@@ -172,8 +173,9 @@ def from_agent(args: argparse.Namespace, request: dict[str, Any]) -> dict[str, A
     """The agent's one answer. Raises NoAgentError, LbctlError."""
     from reconciler.agent.control import ask
 
-    for answer in ask(instance_dir(args), request, AGENT_PATIENCE_S):
-        return answer
+    with progress.step("asking the agent"):
+        for answer in ask(instance_dir(args), request, AGENT_PATIENCE_S):
+            return answer
     raise LbctlError("the agent has ended while it was asked", hint="see its log: `journalctl -u lbctl`")
 
 

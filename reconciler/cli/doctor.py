@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
+from reconciler import progress
 from reconciler.cli.common import (
     add_env,
     add_node,
@@ -66,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     fleet = load_fleet(args.directory, args)
     if args.client is not None:
         return _walk(args, fleet)
-    found = list(dict.fromkeys(_findings(args, fleet)))
+    with progress.step("looking for what is wrong"):
+        found = list(dict.fromkeys(_findings(args, fleet)))
     if args.format == "json":
         document = {"format_version": FORMAT_VERSION, "findings": [as_data(each) for each in found]}
         print(json.dumps(document, indent=2, ensure_ascii=True))

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from reconciler import progress
 from reconciler.cli.common import instance_dir, open_kernel, say
 from reconciler.cli.duration import seconds
 from reconciler.cli.leaving import leave
@@ -104,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
         time.sleep(LOOK_S)
     if not args.wait:
         return 0
-    code = _wait(kernel, places, pools, args.deadline_s)
+    with progress.step("waiting until nothing is open"):
+        code = _wait(kernel, places, pools, args.deadline_s)
     if code == DEADLINE:
         ends = "is ended" if is_running(directory) else "ends with the next `lbctl apply`, as no agent runs here"
         say(f"the deadline has passed; what was still open {ends}")

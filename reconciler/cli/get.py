@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from reconciler import progress
 from reconciler.cli.common import from_agent, instance_dir, may_only_ask, open_kernel, stdout_style
 from reconciler.cli.duration import seconds
 from reconciler.cli.watching import watched
@@ -72,6 +73,10 @@ def run(args: argparse.Namespace) -> int:
     is_wanted = wanted.matching()
 
     def text() -> str:
+        with progress.step(f"reading {args.what}"):
+            return read()
+
+    def read() -> str:
         if what == "flows" and args.output != "yaml" and not may_only_ask(args):
             return _flows(args, wanted)
         asked = _asked(args, what)

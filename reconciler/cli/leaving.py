@@ -8,6 +8,7 @@ import argparse
 import time
 from typing import Any
 
+from reconciler import progress
 from reconciler.cli.common import instance_dir, load_fleet, open_kernel, say
 from reconciler.cli.poke import MAX_REASON, poke
 from reconciler.errors import LbctlError, UsageError
@@ -41,7 +42,10 @@ def leave(args: argparse.Namespace) -> int:
         say("No agent runs here: `lbctl apply` tells routers, waits for the grace time, and withdraws the VIPs.")
         return 0
     poke(args)
-    return _wait(kernel, args.deadline_s) if args.wait else 0
+    if not args.wait:
+        return 0
+    with progress.step("waiting until routers have turned to others"):
+        return _wait(kernel, args.deadline_s)
 
 
 def stay(args: argparse.Namespace) -> int:
@@ -79,7 +83,8 @@ def wait_out_grace(args: argparse.Namespace) -> bool:
         say(f"Routers turn to other balancers; `lbctl apply` withdraws the VIPs in {left_s:.0f} s.")
         return False
     say(f"Routers turn to other balancers; in {left_s:.0f} s the VIPs are withdrawn.")
-    time.sleep(left_s + _MARGIN_S)
+    with progress.step("waiting until routers have turned to others"):
+        time.sleep(left_s + _MARGIN_S)
     return True
 
 

@@ -8,6 +8,7 @@ import json
 import time
 from typing import Any
 
+from reconciler import progress
 from reconciler.cli.common import add_json, add_output, from_agent, stdout_style
 from reconciler.cli.duration import seconds
 from reconciler.errors import LbctlError
@@ -49,7 +50,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from reconciler.render.status import status_text
 
-    status = _waited(args) if args.wait else from_agent(args, {"ask": "status"})
+    if args.wait:
+        with progress.step(f"waiting until the node is {args.wait}"):
+            status = _waited(args)
+    else:
+        status = from_agent(args, {"ask": "status"})
     print(json.dumps(status, indent=2) if args.format == "json" else status_text(status, stdout_style(args)))
     return 0
 

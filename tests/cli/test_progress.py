@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The line that says what is being done: who sees it, and that nothing of it stays."""
 
+import argparse
 import os
 import pty
 import select
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from reconciler import progress
+from reconciler.cli import doctor, get, status
 from tests import big_fleet
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -24,6 +26,7 @@ ERASE = b"\r\x1b[K"
 AT_WORK = """
 import sys
 from reconciler import progress
+from reconciler.cli import doctor, get, status
 from reconciler.cli import progress as line, streams
 streams.prepare()
 line.DELAY_S, line.PAINT_S = 0.0, 0.05
@@ -220,3 +223,28 @@ def test_an_apply_on_a_terminal_shows_some_changes_that_are_alike_and_how_many_m
         finally:
             gone = on_terminal("delete", "--auto-approve")
         assert gone.count("  - endpoint … and 280 more") == 2, "in the plan, and while it is carried out"
+
+
+def test_who_waits_is_shown_for_what(monkeypatch, capsys):
+    seen = []
+
+    def answer(*_):
+        seen.append(progress.now())
+        return {"now_s": 0, "read_s": 1, "sync": "Synced", "health": "Healthy"}
+
+    monkeypatch.setattr(status, "from_agent", answer)
+    assert status.run(argparse.Namespace(wait="synced", timeout=60.0, format="json")) == 0
+    assert seen == ["waiting until the node is synced"] * 2
+
+    def look(*_):
+        seen.append(progress.now())
+        return []
+
+    monkeypatch.setattr(doctor, "may_only_ask", lambda _: False)
+    monkeypatch.setattr(doctor, "load_fleet", lambda *_: None)
+    monkeypatch.setattr(doctor, "_findings", look)
+    assert doctor.run(argparse.Namespace(directory=".", client=None, format="json")) == 0
+    monkeypatch.setattr(get, "_asked", lambda *_: {"items": look()})
+    asked = {"what": "services", "history": False, "watch": None, "output": "json"} | dict.fromkeys(get._FILTERS, "")
+    assert get.run(argparse.Namespace(**asked)) == 0
+    assert seen[2:] == ["looking for what is wrong", "reading services"]
