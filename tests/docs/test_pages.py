@@ -3,15 +3,22 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reconciler import docs, model
 from reconciler.config.catalogue import about_rules
 from reconciler.config.formats import FORMATS
+from reconciler.config.load import load
 from reconciler.config.rules import RULES
 from reconciler.config.schema import KINDS, load_schema
+from reconciler.plan import plan
+from reconciler.reconcile import desired_of
+from reconciler.resource import Live
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = docs.pages()
@@ -49,15 +56,54 @@ def test_every_key_is_described():
         assert description.endswith("."), heading
 
 
-def test_examples_of_the_reference_are_valid_manifests(tmp_path):
-    from reconciler.config.load import load
+SHAPE = {"wrong", "unknown", "missing", "out", "too", "yaml", "source"}
 
-    blocks = re.findall(r"^```yaml\n(.*?)^```", PAGES["reference.md"], re.MULTILINE | re.DOTALL)
+
+def yaml_of(page):
+    return re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def test_examples_of_the_reference_are_valid_manifests(tmp_path):
+    blocks = yaml_of(PAGES["reference.md"])
     assert len(blocks) >= len(KINDS)
     for i, block in enumerate(blocks):
         (tmp_path / f"{i}.yaml").write_text(block)
-    shape = {"wrong", "unknown", "missing", "out", "too", "yaml", "source"}
-    assert [d for d in load(tmp_path).diagnostics if d.rule.split("-")[0] in shape] == []
+    assert [d for d in load(tmp_path).diagnostics if d.rule.split("-")[0] in SHAPE] == []
+
+
+def test_the_first_example_can_be_planned(tmp_path):
+    [block] = yaml_of((CHECKOUT / "README.md").read_text())
+    (tmp_path / "all.yaml").write_text(block)
+    loaded = load(tmp_path)
+    assert not loaded.diagnostics
+    planned = plan(desired_of(loaded.fleet, "lb1"), Live())
+    assert {"service", "vip", "ring", "endpoint"} <= {change.key.kind for change in planned.changes}
+
+
+@pytest.mark.parametrize("page", ["announcing", "fullnat", "health", "operate"])
+def test_excerpts_of_manifests_in_the_pages_have_keys_that_there_are(tmp_path, page):
+    blocks = yaml_of((CHECKOUT / "docs" / f"{page}.md").read_text())
+    assert blocks
+    for number, document in enumerate("---\n".join(blocks).split("---\n")):
+        excerpt = yaml.safe_load(document)
+        kind = excerpt.get("kind", "Service" if "vip" in excerpt["spec"] else "Node")
+        whole = {"apiVersion": "lbctl/v1", "kind": kind, "metadata": {"name": f"n{number}"}} | excerpt
+        whole["spec"] = ({"interfaces": [{"name": "eth0"}]} if kind == "Node" else {}) | excerpt["spec"]
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(whole))
+    assert [str(d) for d in load(tmp_path).diagnostics if d.rule.split("-")[0] in SHAPE] == []
+
+
+def test_the_example_of_environments_is_rendered(tmp_path):
+    values, template = yaml_of((CHECKOUT / "docs" / "overlays.md").read_text())
+    for text in (values, template):
+        path = tmp_path / re.match(r"# (\S+)\n", text)[1]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    loaded = load(tmp_path, "prod")
+    assert [d for d in loaded.diagnostics if d.rule.split("-")[0] in SHAPE | {"template", "environment"}] == []
+    command = [sys.executable, "-m", "reconciler.cli.main", "render", tmp_path, "--env", "prod"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert "- {address: 10.2.0.11, weight: 2}" in done.stdout and "10.2.0.12, weight: 1" in done.stdout, done
 
 
 def test_every_rule_has_an_entry_and_every_entry_is_a_rule():
