@@ -16,7 +16,7 @@ from reconciler.agent.event import Event, What
 from reconciler.render.style import Style
 from reconciler.render.text import DONE, SIGNS, applied, change_line, change_lines
 from reconciler.resource import Change, Concern, Key
-from reconciler.safe import SHOWN
+from reconciler.safe import SHOWN, line
 
 PLAIN = Style()
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -147,7 +147,9 @@ class Report:
         for change in changes:
             effect = effects.get(change.key, "")
             text = change_line(change, self.style)
-            if change.before is not None:
+            if self.style.columns is None:
+                text = _in_a_file(change, effect, revision)
+            elif change.before is not None:
                 first, *rest = change_lines(change, effect, self.style)
                 if len(rest) > SHOWN:
                     rest[SHOWN - 2 : -1] = [f"and {len(rest) - SHOWN + 1} more"]
@@ -184,6 +186,13 @@ class Report:
             self._unsaid += 1
         else:
             self._unsaid = 0
+
+
+def _in_a_file(change: Change, effect: str, revision: str) -> str:
+    """The change on one line with all that is known of it: who reads a file, or a journal, has no other."""
+    because, traffic = f"because: {change.cause}" if change.cause else "", f"traffic: {effect}" if effect else ""
+    parts = _plain(replace(change, cause="")), because, traffic, f"manifests: {revision[:12]}"
+    return line("  ".join(filter(None, parts)))
 
 
 def _plain(change: Change) -> str:

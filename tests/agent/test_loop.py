@@ -18,6 +18,7 @@ from reconciler.errors import KernelError
 from reconciler.kernel.port import Neighbour
 from reconciler.lock import apply_lock
 from reconciler.reconcile import RECORD
+from reconciler.render.style import Style
 from reconciler.resource import Key
 from tests.agent.conftest import POOLS, RESYNC_S, Node, edit
 
@@ -46,8 +47,8 @@ def test_the_first_round_applies_everything_and_says_what_and_where(node):
     node.agent.round(Wake.TIME)
     told = node.told()
     assert published(node.kernel) == 2
-    assert re.search(r"^\+ endpoint 10\.2\.0\.1:8080 +pools\.yaml:6$", told, re.M)
-    assert re.search(r"^\+ service 20\.20\.20\.1:80/tcp +services\.yaml:1$", told, re.M)
+    assert re.search(r"^\+ endpoint 10\.2\.0\.1:8080 pools\.yaml:6  manifests: [0-9a-f]{12}$", told, re.M)
+    assert re.search(r"^\+ service 20\.20\.20\.1:80/tcp services\.yaml:1  manifests: [0-9a-f]{12}$", told, re.M)
     assert re.search(r"^Applied: \d+ added, \d+ changed, 0 removed in 0 ms\. Manifests [0-9a-f]{12}$", told, re.M)
 
 
@@ -74,11 +75,23 @@ def test_an_edited_weight_changes_exactly_one_ring(node):
     edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
     told = node.files_moved()
     assert set(node.wrote()) <= {"update"}
-    assert told.startswith("~ ring web/round-robin ")
+    revision = read_tree(node.directory).digest[:12]
+    change, applied = told.splitlines()
+    assert change == (
+        "~ ring web/round-robin pools.yaml:1  slots 3 -> 4  10.2.0.1:8080 66.7% -> 75.0%  10.2.0.2:8080 33.3% -> 25.0%"
+        f"  traffic: 8.3% of new connections move; open connections stay  manifests: {revision}"
+    )
+    assert applied.startswith("Applied: 0 added, 1 changed") and applied.endswith(f"Manifests {revision}")
+
+
+def test_on_a_terminal_a_change_takes_the_lines_that_it_needs(node):
+    node.start()
+    node.agent.report.style = Style(columns=80)
+    edit(node.directory / "pools.yaml", "weight: 2", "weight: 3")
+    told = node.files_moved()
     assert told.splitlines()[0].endswith(" pools.yaml:1")
     assert "\n    10.2.0.1:8080  66.7% -> 75.0%\n    10.2.0.2:8080  33.3% -> 25.0%\n" in told
     assert "\n    traffic: 8.3% of new connections move; open connections stay\nApplied: 0 added, 1 changed" in told
-    assert f"Manifests {read_tree(node.directory).digest[:12]}\n" in told
 
 
 def test_a_removed_service_is_removed(node):
@@ -125,7 +138,7 @@ def test_an_edit_does_not_wait_until_what_it_removes_may_go(node):
     node.now += node.agent.next_look_s()
     node.agent.round(Wake.TIME)
     told = node.told()
-    assert told.startswith("- service 20.20.20.1:80/tcp\n")
+    assert told.startswith("- service 20.20.20.1:80/tcp ")
     assert "\nApplied: 0 added, 0 changed, 1 removed" in told
     assert published(node.kernel) == 2
 
@@ -332,7 +345,7 @@ def test_drift_is_mended_when_the_node_is_next_looked_at_and_is_called_drift(nod
     node.start()
     spoil_a_service(node.kernel)
     told = node.tick()
-    assert re.match(r"\+ service 20\.20\.20\.2:25/tcp +drift  services\.yaml:12\nApplied: 1 added", told)
+    assert re.match(r"\+ service 20\.20\.20\.2:25/tcp drift services\.yaml:12  manifests: \w+\nApplied: 1 added", told)
     assert node.wrote() == ["update", "update"]  # its front, then the service
 
 
