@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What else of the machine breaks traffic: offloads before the program, tables that are nearly full, a clock that
-nobody keeps, what the kernel lacks."""
+"""What else of the machine breaks traffic: offloads before the program, frames for others, tables that are nearly
+full, a clock that nobody keeps, what the kernel lacks."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def of_host(node: Node, held: Mapping[Key, Resource], kernel: Kernel) -> Iterato
     yield from of_tables(node, held, kernel)
     if node.role is Role.BALANCER:
         yield from _of_offloads(node, kernel)
+        yield from _of_promiscuous(node, kernel)
 
 
 def _of_conntrack(node: Node, kernel: Kernel) -> Iterator[Finding]:
@@ -72,4 +73,17 @@ def _of_offloads(node: Node, kernel: Kernel) -> Iterator[Finding]:
                 "packets-merged", f"{program.interface} merges packets (GRO) before its generic program sees them",
                 "uploads to VIPs stall: what the program sees is longer than the next network carries",
                 f"ethtool -K {program.interface} gro off, or a driver for native mode", spans[program.interface],
+            )  # fmt: skip
+
+
+def _of_promiscuous(node: Node, kernel: Kernel) -> Iterator[Finding]:
+    """The program is not told the MAC of its interface, so it takes all frames for the node's."""
+    spans = {face.name: face.span for face in node.interfaces}
+    for link in kernel.links():
+        if link.is_promiscuous and link.name in spans:
+            yield Finding(
+                "promiscuous", f"{link.name} takes frames for any MAC (promiscuous)",
+                "what a switch floods, and is for another machine, is balanced here, too: datagrams arrive twice",
+                f"ip link set {link.name} promisc off; capture with tcpdump -p; no port of a bridge",
+                spans[link.name],
             )  # fmt: skip

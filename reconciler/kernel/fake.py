@@ -95,6 +95,7 @@ class FakeKernel:
     strips_tags: bool = False
     down: set[str] = field(default_factory=set)
     masters: dict[str, str] = field(default_factory=dict)
+    promiscuous: set[str] = field(default_factory=set)
     walls: list[Firewall] = field(default_factory=list)
     veths: dict[str, bool] = field(default_factory=dict)
     writes: list[tuple[str, object]] = field(default_factory=list)
@@ -406,7 +407,12 @@ class FakeKernel:
         own = [Link(name, indexes[name], strips_tags=self.strips_tags) for name in self.interfaces]
         links = own + [Link(name, indexes[name], indexes[trunk], tag) for name, (trunk, tag) in self.vlans.items()]
         ports = {port: indexes[master] for port, master in self.masters.items()}
-        return [replace(link, is_up=link.name not in self.down, master=ports.get(link.name)) for link in links]
+        return [
+            replace(
+                link, is_up=link.name not in self.down, master=ports.get(link.name),
+                is_promiscuous=link.name in self.promiscuous,
+            ) for link in links
+        ]  # fmt: skip
 
     def far_ends(self, interfaces: Collection[str]) -> dict[str, bool]:
         return {name: is_native for name, is_native in self.veths.items() if name in interfaces}

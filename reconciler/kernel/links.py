@@ -27,6 +27,7 @@ from reconciler.kernel.rtnetlink import (
     IFLA_LINKINFO,
     IFLA_MASTER,
     IFLA_MTU,
+    IFLA_PROMISCUITY,
     IFLA_VLAN_ID,
     LINK,
     RTM_GETLINK,
@@ -55,8 +56,12 @@ def _strips_tags(sock: socket.socket, name: str) -> bool:
 
 def _with_state(link: Link, answer: bytes) -> Link:
     _, _, _, flags, _ = LINK.unpack_from(answer)
-    master = netlink.attributes(answer[LINK.size :]).get(IFLA_MASTER)
-    return replace(link, is_up=bool(flags & IFF_UP), master=int.from_bytes(master, sys.byteorder) if master else None)
+    found = netlink.attributes(answer[LINK.size :])
+    master = found.get(IFLA_MASTER)
+    return replace(
+        link, is_up=bool(flags & IFF_UP), master=int.from_bytes(master, sys.byteorder) if master else None,
+        is_promiscuous=any(found.get(IFLA_PROMISCUITY, b"")),
+    )  # fmt: skip
 
 
 def _link(answer: bytes) -> Link:

@@ -147,7 +147,8 @@ class Link:
     """A network interface. A VLAN has its tag and the index of its trunk. `mac` is empty if the interface has none.
 
     `strips_tags`: whether it takes tags out of frames before XDP sees the frames. `master` is the index of the bridge,
-    bond or VRF that the interface is a port of.
+    bond or VRF that the interface is a port of. `is_promiscuous`: whether it takes frames for any MAC, as
+    somebody wanted.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Link:
     strips_tags: bool = False
     is_up: bool = True
     master: int | None = None
+    is_promiscuous: bool = field(default=False, compare=False)
     mac: bytes = field(default=b"", compare=False)
     mtu_bytes: int = field(default=65_536, compare=False)
 

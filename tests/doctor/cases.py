@@ -119,6 +119,8 @@ CASES = (
          "ip link set eth0 down", "ip link set eth0 up"),
     Case(("packets-merged",), "uploads stall", "balancer in generic mode", YOU, "lb4", "lb4",
          "ethtool -K eth0 gro on", "ethtool -K eth0 gro off", GENERIC),
+    Case(("promiscuous",), "some datagrams arrive twice", "balancer", YOU, "lb4", "lb4", "ip link set eth0 promisc on",
+         "ip link set eth0 promisc off"),
     Case(("table-nearly-full",), "new connections fail, or further manifests are refused",
          "balancer, endpoint", YOU, "lb4", edit=(_EDGE, r"\1  capacity: {services: 4}\n")),
     Case(("ports-nearly-used",), "new connections to one server fail, one in some, then all", "balancer of `fullnat`",

@@ -15,7 +15,7 @@ from reconciler.doctor.host import of_host
 from reconciler.doctor.tables import of_tables
 from reconciler.doctor.walk import walk
 from reconciler.errors import BuildError
-from reconciler.kernel import counters, headers, offloads
+from reconciler.kernel import counters, headers, links, offloads
 from reconciler.kernel.fake import FakeKernel
 from reconciler.live import read_live
 from reconciler.model import Capacity, Interface, Node, Role, XdpMode
@@ -77,6 +77,12 @@ def test_packets_merged_before_a_generic_program_are_told(web_fleet, monkeypatch
     assert examined(web_fleet) == []  # a native program comes first
 
 
+def test_an_interface_that_takes_frames_for_any_mac_is_told(web_fleet):
+    kernel = FakeKernel()
+    kernel.promiscuous = {"front", "another"}
+    assert examined(web_fleet, kernel) == ["promiscuous"]
+
+
 def test_connection_tracking_that_is_nearly_full_is_told(web_fleet):
     kernel = FakeKernel()
     kernel.sysctls |= {"net/netfilter/nf_conntrack_count": "95", "net/netfilter/nf_conntrack_max": "100"}
@@ -100,6 +106,17 @@ def test_missing_headers_are_told_before_they_are_needed(web_fleet, monkeypatch)
 
     monkeypatch.setattr(headers, "find", find)
     assert examined(web_fleet) == ["headers-missing"]
+
+
+@pytest.mark.kernel
+def test_the_kernel_says_whether_an_interface_takes_frames_for_any_mac(namespace):  # noqa: F811
+    """As well if a bridge or a capture asked for it, which `ip link` doesn't show among the flags."""
+    with entered(namespace):
+        for words in ("v0 type veth peer v1", "b0 type bridge", "v2 type veth peer v3"):
+            subprocess.run(["ip", "link", "add", *words.split()], check=True)
+        subprocess.run(["ip", "link", "set", "v0", "promisc", "on"], check=True)
+        subprocess.run(["ip", "link", "set", "v2", "master", "b0"], check=True)
+        assert {link.name for link in links.read() if link.is_promiscuous} == {"v0", "v2"}
 
 
 @pytest.mark.kernel
