@@ -226,13 +226,14 @@ class UnbuiltRing(Ring):
 
 def cause_of(name: str, before: Sequence[str], after: Sequence[str], causes: Causes) -> Cause | None:
     """The cause of a ring's having other members, or other shares of them."""
-    found = causes.get(name.rpartition("/")[0])
+    found = causes.get(pool_of(name))
     if not found:
         return None
-    # Whoever came or went must have a cause; if nobody did, shares have moved, and some cause is why.
+    # Whoever came or went must have a cause. If nobody did, shares have moved: who gets nothing, before and after, is
+    # no cause of that.
     differing = set(after) ^ set(before)
-    named = [found[member] for member in sorted(differing or found) if member in found]
-    if len(named) < len(differing):
+    named = [found[member] for member in sorted(differing or after) if member in found]
+    if not named or len(named) < len(differing):
         return None
     reason = Reason.DRAIN if all(cause.reason is Reason.DRAIN for cause in named) else Reason.HEALTH
     return Cause(reason, some([cause.text for cause in named], "; "))
@@ -251,6 +252,11 @@ def _as_names(*rings: Ring) -> list[Slots]:
 
 def ring_name(pool: str, algorithm: Algorithm) -> str:
     return f"{pool}/{algorithm.value}"
+
+
+def pool_of(name: str) -> str:
+    """The pool in the name of a ring."""
+    return name.rpartition("/")[0]
 
 
 def name_algorithm(name: str) -> Algorithm | None:

@@ -104,6 +104,21 @@ def test_an_edit_after_somebody_came_back_is_an_edit(site, manifests):
     assert "health" not in told and "because" not in told
 
 
+def test_an_edit_of_weights_while_another_endpoint_is_down_or_drained_is_an_edit(site, manifests):
+    more = "    - {address: 10.2.0.9}\n    - {address: 10.2.0.8}\n"
+    edit(manifests / "pools.yaml", "port: 8080}\n---", f"port: 8080}}\n{more}---")
+    site.node.files_moved()
+    (down,) = {use.address for use in site.checks.targets if str(use.address) == "10.2.0.9"}
+    assert "is down" in site.find(down, Health.DOWN, error="refused")
+    site.checks.found = Found(drains=(Drain(ip_address("10.2.0.8"), began_s=time.time(), reason="disk"),))
+    assert "is drained: disk" in site.wake()
+    assert site.members() == BOTH
+    edit(manifests / "pools.yaml", "weight: 2", "weight: 3")
+    told = site.node.files_moved()
+    assert "~ ring web/round-robin" in told
+    assert "because" not in told
+
+
 def test_who_came_back_before_others_changed_a_node_that_was_left_alone_is_no_cause(site, manifests):
     site.node.agent.held = lambda: "paused"
     site.find(FIRST, Health.DOWN, error="refused")
