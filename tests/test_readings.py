@@ -6,15 +6,21 @@ import copy
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
 import pytest
 
-from reconciler.dataplane.layout import ENDPOINTS, SERVICE_MAPS, Verdict
+from reconciler import ports
+from reconciler.dataplane.layout import ENDPOINTS, RING_NAMES, SERVICE_MAPS, Verdict
+from reconciler.dataplane.rows import RingName
+from reconciler.health import roster
+from reconciler.health.target import Target, Use
 from reconciler.kinds.held_ring import HeldRing
-from reconciler.ports import Pool
+from reconciler.model import CheckType, Endpoint, HealthCheck, Pool
 from reconciler.readings import health
 from reconciler.readings.announcements import Announced
 from reconciler.readings.flows import Flow
@@ -25,6 +31,7 @@ from reconciler.render.table import as_json
 from tests.agent.conftest import Node as AgentsNode
 from tests.agent.conftest import fixed_source, manifests
 
+USE, TARGET = Use("web", ip_address("10.2.0.1"), 80), Target(ip_address("10.2.0.1"), 80, HealthCheck(CheckType.TCP))
 __all__ = ["fixed_source", "manifests"]
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "output" / "get.v1.json").read_text())
@@ -74,6 +81,36 @@ def test_endpoints_of_services_are_counted_and_not_named(node, monkeypatch):
     assert [row["endpoints"] for row in ROWS["services"](node)] == expected
     monkeypatch.setattr(HeldRing, "members", property(lambda _: pytest.fail("named")))
     assert [row["endpoints"] for row in ROWS["services"](node)] == expected
+
+
+def test_endpoints_tell_what_they_are_to_get_and_what_they_get(node):
+    """Pools and services of one that gets nothing, too, as far as somebody has written them down."""
+
+    def shown():
+        rows = {row["endpoint"]: row for row in ROWS["endpoints"](node)}
+        return {id: (row["state"], row["pools"], row["services"]) for id, row in rows.items()}
+
+    web, mail = [{"pool": "web", "weight": None}], [{"pool": "mail", "weight": None}]
+    users = {"web": ["20.20.20.1:80/tcp"], "mail": ["20.20.20.2:25/tcp"]}
+    assert shown() == {
+        "10.2.0.1:8080": ("usable", web, users["web"]), "10.2.0.2:8080": ("usable", web, users["web"]),
+        "10.2.0.3:2525": ("usable", mail, users["mail"]),
+    }  # fmt: skip
+    first, second, third = (
+        Endpoint(ip_address(f"10.2.0.{number}"), port, weight) for number, port, weight in (
+            (1, 8080, 2), (2, 8080, 1), (3, 2525, 3)
+        )
+    )  # fmt: skip
+    check = HealthCheck(CheckType.TCP)
+    pools = Pool("web", (first, second, replace(third, weight=7)), check), Pool("mail", (third,), check)
+    lines = {pool.name: (pool, (), tuple(((USE, TARGET),) for _ in pool.endpoints)) for pool in pools}
+    roster.Roster(node.directory / roster.FILE).write(lines, lines)
+    ring = RING_NAMES.key.pack(RingName(b"mail/source-hash".ljust(RING_NAMES.key_size, b"\0")))
+    assert node.kernel().delete(RING_NAMES.name, [ring]) == [None]  # as if nobody of the pool were to get anything
+    assert shown()["10.2.0.1:8080"] == ("usable", [{"pool": "web", "weight": 2}], users["web"])
+    state, known, services = shown()["10.2.0.3:2525"]
+    assert (state, known) == ("draining", [{"pool": "mail", "weight": 3}, {"pool": "web", "weight": 7}])
+    assert services == users["web"]
 
 
 def test_numbers_are_copied_one_by_one_and_not_deeply(node, monkeypatch):
@@ -132,7 +169,7 @@ def test_rows_are_as_the_schema_says_with_every_field_filled(node, what, monkeyp
     for name, read in FOUND.items():
         module, _, function = name.partition(".")
         monkeypatch.setattr(f"reconciler.readings.{module}.{function}", read)
-    pool = Pool("10.2.0.1", "10.2.0.11:80", "tcp", 1, 2, 3, 4, 5, 4)
+    pool = ports.Pool("10.2.0.1", "10.2.0.11:80", "tcp", 1, 2, 3, 4, 5, 4)
     monkeypatch.setattr("reconciler.ports.pools", lambda kernel: [pool])
     told = json.loads(as_json(document(what, ROWS[what](node))))
     assert told["items"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reconciler import progress
@@ -34,11 +34,12 @@ examples:
   lbctl get verdicts              # packets by what became of them, drops by reason
 
 states of endpoints:
-  usable    gets new connections; SHARE says how many, HEALTH what checks say
+  usable    gets new connections; SHARE says how many, WEIGHT how many it should get, HEALTH what checks say
   draining  gets no new ones, open ones go on: drained, down, or of weight 0
   disabled  gets nothing
   retired   is in no manifest any more; what was open on it goes on
-OPEN is `-` where nobody counts: direct server return remembers no flows.
+OPEN is `-` where nobody counts: direct server return remembers no flows. WEIGHT is that of the manifests, as far as
+the agent has written it down: of pools that have checks. Maps hold shares alone.
 
 Root reads the maps; members of the group of `lbctl run --group` get the same from the agent. For machines:
 schema/output/get.v1.json.
@@ -129,10 +130,17 @@ def _for_people(item: Mapping[str, Any]) -> Row:
     row = {name: ", ".join(value) if _is_texts(value) else value for name, value in item.items()}
     if (returns_s := item.get("returns_s")) is not None:
         row["error"] = f"flaps: up if it is well for {returns_s:.0f} s more; {item['error']}"
+    if (pools := item.get("pools")) is not None:
+        row["pools"] = ", ".join(each["pool"] for each in pools)
+        row["weight"] = _some(sorted({str(each["weight"]) for each in pools if each["weight"] is not None}))
     if (shares := item.get("shares")) is not None:
         row["share"] = ", ".join(sorted({f"{each['share']:.1%}" for each in shares})) or "none"
         row["rings"] = ", ".join(f"{each['ring']} {each['share']:.1%}" for each in shares)
     return row
+
+
+def _some(texts: Sequence[str]) -> str | None:
+    return ", ".join(texts) or None
 
 
 def _is_texts(value: object) -> bool:
@@ -159,14 +167,15 @@ _FILTERS = {
     "protocol": either(WORDS["protocol"]),
 }
 _BYTES = ["request_bytes", "reply_bytes"]
+_USERS = ["pools", "services", "rings"]
 _TABLES: dict[str, tuple[list[str], list[str]]] = {
     "services": (
         ["service", "mode", "algorithm", "endpoints", "open", "connections"],
         ["request_packets", "reply_packets", "half_open", "ring", *_BYTES],
     ),
     "endpoints": (
-        ["endpoint", "state", "health", "share", "open", "connections"],
-        ["request_packets", "reply_packets", "half_open", "number", "rings", *_BYTES],
+        ["endpoint", "state", "health", "weight", "share", "open"],
+        ["connections", "request_packets", "reply_packets", "half_open", "number", *_BYTES, *_USERS],
     ),
     "health": (
         ["endpoint", "pool", "state", "since_s", "streak", "latency_ms", "next_s", "error"],

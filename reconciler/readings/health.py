@@ -12,6 +12,7 @@ from pathlib import Path
 
 from reconciler import private
 from reconciler.health import roster, store
+from reconciler.health.roster import Listed
 from reconciler.health.state import Health, State, returns_s
 from reconciler.health.store import Entry
 from reconciler.model import place_of
@@ -67,11 +68,15 @@ def is_checked(instance_dir: Path) -> bool:
 
 def health(instance_dir: Path) -> list[EndpointHealth]:
     """Every endpoint that is checked, by pool, in the order of the manifests. Raises FilesError."""
+    return _health(instance_dir, roster.read(instance_dir / roster.FILE))
+
+
+def _health(instance_dir: Path, pools: Mapping[str, Listed]) -> list[EndpointHealth]:
     stored = store.read(instance_dir / store.FILE)
     now_s = time.monotonic()
     is_on = now_s - stored.progress.written_s < STALE_S
     found = []
-    for pool in sorted(roster.read(instance_dir / roster.FILE).values(), key=lambda pool: pool.pool):
+    for pool in sorted(pools.values(), key=lambda pool: pool.pool):
         for endpoint in pool.endpoints:
             for use, digest in endpoint.targets:
                 entry = stored.entries.get(digest, Entry(State()))
@@ -102,12 +107,26 @@ def _next_s(entry: Entry, now_s: float) -> float | None:
     return round(max(0.0, entry.next_s - now_s), 1)
 
 
-def health_of_endpoints(instance_dir: Path) -> Mapping[str, str]:
-    """The word for each endpoint that is checked, by its id: the worst of all pools that have it."""
-    found: dict[str, str] = {}
-    for each in health(instance_dir):
-        found[each.endpoint] = max(each.state, found.get(each.endpoint, each.state), key=STATES.index)
-    return found
+@dataclass(frozen=True, slots=True)
+class Wished:
+    """What is known of an endpoint besides the maps. `health`: the worst word of all pools that have it checked; None:
+    none has. `weights`: those that the manifests say, by the pools that have checks."""
+
+    health: str | None
+    weights: Mapping[str, int]
+
+
+def wished_of_endpoints(instance_dir: Path) -> Mapping[str, Wished]:
+    """The endpoints of pools that have checks, by their ids. Raises FilesError."""
+    pools = roster.read(instance_dir / roster.FILE)
+    words: dict[str, str] = {}
+    for each in _health(instance_dir, pools):
+        words[each.endpoint] = max(each.state, words.get(each.endpoint, each.state), key=STATES.index)
+    weights: dict[str, dict[str, int]] = {}
+    for pool in pools.values():
+        for endpoint in pool.endpoints:
+            weights.setdefault(_place(endpoint.address, endpoint.port), {})[pool.pool] = endpoint.weight
+    return {id: Wished(words.get(id), of_pools) for id, of_pools in weights.items()}
 
 
 def history(instance_dir: Path, most: int = 50) -> list[Transition]:

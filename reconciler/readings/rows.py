@@ -51,17 +51,21 @@ def _services(node: Node) -> list[Item]:
 
 
 def _endpoints(node: Node) -> list[Item]:
-    from reconciler.readings.health import health_of_endpoints
+    from reconciler.readings.health import Wished, wished_of_endpoints
     from reconciler.readings.tables import endpoints
 
-    checked = health_of_endpoints(node.directory)
+    known, nothing = wished_of_endpoints(node.directory), Wished(None, {})
+    listed = {id: wished.weights.keys() for id, wished in known.items()}
     return [
         {
-            "endpoint": e.numbered.row.id, "state": e.state, "health": checked.get(e.numbered.row.id),
+            "endpoint": e.numbered.row.id, "state": e.state, "health": wished.health,
+            "pools": [{"pool": pool, "weight": wished.weights.get(pool)} for pool in e.pools],
+            "services": list(e.services),
             "shares": [{"ring": ring, "share": share} for ring, share in sorted(e.shares.items())],
             **_fields(e.connections), "number": e.numbered.number, **_fields(e.traffic),
         }
-        for e in endpoints(node.kernel())
+        for e in endpoints(node.kernel(), listed)
+        for wished in (known.get(e.numbered.row.id, nothing),)
     ]  # fmt: skip
 
 

@@ -5,13 +5,14 @@ addresses, IPv4 before IPv6."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import NumberedRow, numbered_rows
 from reconciler.kinds.endpoint_row import EndpointRow
-from reconciler.kinds.ring import Ring
+from reconciler.kinds.ring import Ring, pool_of
 from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import indexed_rows
 from reconciler.kinds.service_row import ServiceRow
@@ -44,11 +45,13 @@ class Service:
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """`state`: usable, draining, disabled, retired, or what is wrong with its row. `shares`: of new connections, 0 to
-    1, by the ring."""
+    1, by the ring. `pools` that are known to have it, and the ids of the services that give them connections."""
 
     numbered: NumberedRow
     state: str
     shares: Mapping[str, float]
+    pools: tuple[str, ...]
+    services: tuple[str, ...]
     connections: Connections
     traffic: Traffic
 
@@ -70,15 +73,21 @@ def services(kernel: Kernel) -> list[Service]:
     ]  # fmt: skip
 
 
-def endpoints(kernel: Kernel) -> list[Endpoint]:
-    """Every endpoint row of the node. One in no ring gets no new connections: it is drained, or has weight 0."""
+def endpoints(kernel: Kernel, listed: Mapping[str, Collection[str]] = MappingProxyType({})) -> list[Endpoint]:
+    """Every endpoint row of the node. One in no ring gets no new connections: it is drained, or has weight 0; then its
+    pools are those that have it `listed`, by its id."""
     rings = [ring for ring in RingKind(kernel).read({}).resources if isinstance(ring, Ring)]
-    held = (*rings, *(each.row for each in indexed_rows(kernel)))
+    of_services = sorted((each.row for each in indexed_rows(kernel)), key=lambda row: (_order(row.vip), row.port))
+    held = (*rings, *of_services)
     context = Context(Live({resource.key: resource for resource in held}))
     shares: dict[str, dict[str, float]] = {}
     for ring in rings:
         for member, share in ring.shares.items():
             shares.setdefault(member, {})[ring.name] = share
+    users: dict[str, list[str]] = {}
+    for row in of_services:
+        users.setdefault(pool_of(row.ring), []).append(row.id)
+    pools = {id: tuple(sorted({*map(pool_of, shares.get(id, ())), *listed.get(id, ())})) for id in {*shares, *listed}}
     rows = sorted(numbered_rows(kernel), key=lambda n: (_order(n.row.address), n.row.port))
     traffic = endpoint_traffic(kernel, rows)
     counts = Counter[tuple[str, str]]()
@@ -87,7 +96,9 @@ def endpoints(kernel: Kernel) -> list[Endpoint]:
     return [
         Endpoint(
             numbered, DRAINING if numbered.state == "usable" and id not in shares else numbered.state,
-            shares.get(id, {}), _connections(counts, id, is_counted=context.remembers(Key(EndpointRow.kind, id))),
+            shares.get(id, {}), pools.get(id, ()),
+            tuple(dict.fromkeys(user for pool in pools.get(id, ()) for user in users.get(pool, ()))),
+            _connections(counts, id, is_counted=context.remembers(Key(EndpointRow.kind, id))),
             traffic[id],
         )
         for id, numbered in ((numbered.row.id, numbered) for numbered in rows)

@@ -184,7 +184,7 @@ def test_the_table_of_services_fits_a_terminal_of_80_columns():
 
 def test_the_table_of_endpoints_fits_a_terminal_of_80_columns():
     row = {"endpoint": "10.200.200.101:8080", "state": "draining", "health": "never checked", "share": "100.0%"}
-    counts = {"open": 1_000_000, "connections": 1_000_000_000}
+    counts = {"open": 1_000_000, "weight": "65535"}
     lines = table([row | counts], get._TABLES["endpoints"][0], "").splitlines()
     assert max(map(len, lines)) <= 80
 

@@ -45,6 +45,7 @@ def test_a_drain_beside_an_agent(start_web):
     assert (drain["endpoint"], drain["pool"], drain["by"], drain["reason"]) == (str(FIRST), "all", "root", "new disk")
     (row,) = [row for row in rows(site, "endpoints") if row["endpoint"] == str(FIRST)]
     assert (row["state"], row["health"], row["shares"]) == ("draining", "up", [])
+    assert (row["pools"], row["services"]) == ([{"pool": "web", "weight": 1}], [f"{VIP}:80/tcp"])
     assert row["open"]
 
     late = site.lab.lbctl("drain", str(FIRST), "--deadline", "1s", "--wait")
