@@ -90,6 +90,20 @@ def test_who_breaks_is_out_and_takes_nobody_with_it(start_web: WebMaker, mode: s
     assert _strangers(kept.stop(), outages) == []
 
 
+def test_how_long_it_takes_with_the_check_as_it_is_by_default(start_web: WebMaker) -> None:
+    """Of a server that refuses, and of a host that is silent. The times are for people: the machine may be busy."""
+    site = start_web("nat", "{type: http}", 3)
+    site.await_up(*addresses(3))
+    for address, way in zip(addresses(2), ("kill", "firewall"), strict=True):
+        began_s = time.monotonic()
+        WAYS[way](site.lab, address)
+        left = site.members() - {address}
+        wait_until(f"{address} is out: {way}", lambda left=left: site.members() == left, PATIENCE_S)
+        print(f"by default, {way}: out of the ring after {time.monotonic() - began_s:.1f} s")
+        site.await_said(f"because: {address} is down: http check: {'refused' if way == 'kill' else 'no answer'}")
+    assert site.answering() == {addresses(3)[2]}
+
+
 def _may_meet(outage: Outage, outcome: Outcome) -> bool:
     return outage.began_s <= outcome.started_s + outcome.duration_s and outcome.started_s <= outage.out_s
 
