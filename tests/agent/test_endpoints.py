@@ -154,6 +154,18 @@ def test_nobody_healthy_is_said_loudly_once_and_changes_what_was_left(site):
     assert site.members() == {"10.2.0.1:8080"}
 
 
+def test_a_node_that_suspects_itself_says_so_once_and_when_it_is_over(site):
+    until_s = site.node.now + 4.0
+    site.checks.found = Found(suspect_until_s=until_s, suspect_why="back has no carrier")
+    assert "CheckerSuspect: nearly all endpoints fell silent at once" in (told := site.wake())
+    assert "(back has no carrier); none goes down for 4.0 s" in told
+    site.checks.found = Found(suspect_until_s=until_s + 1)
+    assert "Suspect" not in site.wake()
+    site.checks.found = Found(suspect_until_s=0.0)
+    assert "This node does not suspect itself any more." in site.wake()
+    assert site.members() == BOTH
+
+
 def test_a_drain_is_told_heeded_and_over(site):
     site.checks.found = Found(drains=(Drain(FIRST, pool="web", by="ann", reason="disk"),))
     told = site.wake()
