@@ -10,10 +10,11 @@ import pytest
 
 from reconciler.cli import drain as verb
 from reconciler.errors import LbctlError
-from reconciler.health import roster
+from reconciler.health import roster, store
+from reconciler.health.state import Health, State
 from reconciler.health.target import Target, Use
 from reconciler.model import CheckType, Endpoint, HealthCheck, Pool
-from reconciler.readings.draining import Left, Place, left, pools_with
+from reconciler.readings.draining import Left, Place, check_room, left, pools_with
 from reconciler.wish import drains
 from reconciler.wish.drains import Drain
 from tests.agent.conftest import Node, edit, fixed_source
@@ -92,6 +93,24 @@ def test_a_pool_that_has_an_endpoint_down_counts_as_well(node, tmp_path):
     lines = {"mail": (Pool("mail", (Endpoint(COUNTED),), check), ("mail",), (((use, target),),))}
     roster.Roster(directory / roster.FILE).write(lines, lines)
     assert pools_with(node.kernel, directory, [Place(COUNTED, None, None)]) == {"web", "mail"}
+
+
+def test_the_last_one_that_is_well_is_not_drained_though_dead_ones_get_connections_too(node, tmp_path):
+    directory = tmp_path / "run" / "lba"
+    check, endpoints = HealthCheck(CheckType.TCP), (BOTH, COUNTED)
+    targets = {address: Target(address, 80, check) for address in endpoints}
+    of_pool = tuple(((Use("web", address, 80), target),) for address, target in targets.items())
+    lines = {"web": (Pool("web", tuple(map(Endpoint, endpoints)), check, min_healthy=2), ("web",), of_pool)}
+    roster.Roster(directory / roster.FILE).write(lines, lines)
+    now_s = store.clocks().now_s
+    states = {COUNTED: State(Health.UP, now_s), BOTH: State(Health.DOWN, now_s, error="refused")}
+    store.Store(directory / store.FILE, [(targets[a].digest, state) for a, state in states.items()]).close()
+    with pytest.raises(LbctlError, match="pool web would be left with 0 of 1 endpoints, and needs 2"):
+        check_room(node.kernel, directory, [Place(COUNTED, None, None)])
+    check_room(node.kernel, directory, [Place(BOTH, None, "web")])
+    (directory / store.FILE).unlink()  # where nothing is known, all count
+    with pytest.raises(LbctlError, match="left with 1 of 2 endpoints, and needs 2"):
+        check_room(node.kernel, directory, [Place(COUNTED, None, None)])
 
 
 def test_nobody_waits_where_no_agent_takes_it_out(node, tmp_path, monkeypatch, capsys):

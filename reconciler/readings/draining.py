@@ -23,6 +23,7 @@ from reconciler.kinds.service_row import ServiceRow
 from reconciler.model import Address, place_of
 from reconciler.readings.counters import endpoint_traffic
 from reconciler.readings.flows import open_counts
+from reconciler.readings.health import health
 from reconciler.safe import SHOWN
 from reconciler.wish import drains
 from reconciler.wish.drains import Drain
@@ -99,14 +100,17 @@ def rings_of(kernel: Kernel) -> dict[str, set[str]]:
 
 
 def check_room(kernel: Kernel, instance_dir: Path, places: Sequence[Place]) -> None:
-    """Raises LbctlError if fewer than `minHealthy` endpoints of a pool would be left, or none."""
+    """Raises LbctlError if fewer than `minHealthy` endpoints of a pool would be left, or none. Where nobody is healthy,
+    dead ones may get connections, too: they don't count, and to drain them takes nothing away."""
     listed = roster.read(instance_dir / roster.FILE)
+    dead = {(each.pool, each.endpoint) for each in health(instance_dir) if each.state == "down"}
     for pool, members in rings_of(kernel).items():
-        left = [member for member in members if not any(place.is_about(pool, member) for place in places)]
+        well = {member for member in members if (pool, member) not in dead} or members
+        left = [member for member in well if not any(place.is_about(pool, member) for place in places)]
         least = max(1, listed[pool].min_healthy if pool in listed else 1)
-        if len(left) < len(members) and len(left) < least:
+        if len(left) < len(well) and len(left) < least:
             raise LbctlError(
-                f"pool {pool} would be left with {len(left)} of {len(members)} endpoints, and needs {least}",
+                f"pool {pool} would be left with {len(left)} of {len(well)} endpoints, and needs {least}",
                 hint="wait until others are back, or say --force",
             )
 
