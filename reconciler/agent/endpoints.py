@@ -126,17 +126,23 @@ class Endpoints:
         }  # fmt: skip
         uses = list(self.wish.uses_of(news))
         if uses:
-            lines = [self._line(pool, endpoint, before[digest], news[digest]) for pool, endpoint, digest in uses]
-            self._report.say(safe.some(lines, "\n"))
+            for pool, endpoint, digest in uses[: safe.SHOWN]:
+                self._tell_state(pool, endpoint, before[digest], news[digest])
+            if (left := len(uses) - safe.SHOWN) > 0:
+                self._report.say(f"and {left:,} more endpoints went up, down, or ask for another share")
             self._write_history([(pool, endpoint, news[digest]) for pool, endpoint, digest in uses])
 
-    def _line(self, pool: Pool, endpoint: Endpoint, before: State, state: State) -> str:
-        about = safe.line(f"endpoint {place_of(endpoint.address, endpoint.port or 0)} of pool {pool.name}")
+    def _tell_state(self, pool: Pool, endpoint: Endpoint, before: State, state: State) -> None:
+        about = f"endpoint {place_of(endpoint.address, endpoint.port or 0)}"
+        text, style, cause = safe.line(f"{about} of pool {pool.name}"), self._report.style, ""
         if before.health is state.health:
-            return f"{about}: its agent asks for {state.shown_share} % of its share"
-        if state.health is Health.DOWN:
-            return f"{about} is {self._report.style.bad('down')}: {safe.line(words_of(pool, state))}"
-        return f"{about} is {self._report.style.good('up')}"
+            text += f": its agent asks for {state.shown_share} % of its share"
+        elif state.health is Health.DOWN:
+            cause = safe.line(words_of(pool, state))
+            text += f" is {style.bad('down')}: {cause}"
+        else:
+            text += f" is {style.good('up')}"
+        self._report.say(text, about, pool=pool.name, state=state.health.name.lower(), cause=cause)
 
     def _write_history(self, changes: Iterable[tuple[Pool, Endpoint, State]]) -> None:
         """For `get health --history`. Who can't write it loses nothing else."""
@@ -160,8 +166,9 @@ class Endpoints:
         drained = {drain for drain in self.wish.drains if drain.is_on(now_s)}
         before, self._drained = self._drained, drained
         for word, some in (("DrainStarted", drained - before), ("DrainEnded", before - drained)):
-            for text in sorted(map(str, some)):
-                self._report.say(f"{word}: {text}")
+            for drain in sorted(some, key=str):
+                about = f"endpoint {place_of(drain.address, drain.port or 0)}"
+                self._report.say(f"{word}: {drain}", about, pool=drain.pool or "", cause=safe.line(drain.reason))
 
     def note_nodes(self, fleet: Fleet) -> None:
         """Write down which Nodes endpoints are, so that people can drain them by name."""
@@ -176,9 +183,10 @@ class Endpoints:
             if condition and self._conditions.get(name) != condition:
                 found = self.wish.judgements[name].members
                 why = next((reason.value for reason in found.reasons if "healthy" in reason.value), "")
-                self._report.alarm(safe.line(f"{condition.value}: pool {name}, {found.healthy} healthy; {why}"))
+                text = safe.line(f"{condition.value}: pool {name}, {found.healthy} healthy; {why}")
+                self._report.alarm(text, f"pool {name}")
             elif not condition and name in self._conditions:
-                self._report.say(safe.line(f"pool {name} has enough healthy endpoints again"))
+                self._report.say(safe.line(f"pool {name} has enough healthy endpoints again"), f"pool {name}")
         self._conditions = {name: condition.value for name, condition in now.items() if condition}
 
     def _tell_announcing(self) -> None:

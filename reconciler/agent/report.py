@@ -49,12 +49,12 @@ class Report:
         self._unsaid = 0
         self._lock = threading.Lock()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, about: str = "", **facts: str) -> None:
         """An event; lines after the first are indented below it."""
-        self._tell(Event(self._now(), What.NOTE, text), text)
+        self._tell(Event(self._now(), What.NOTE, text, about, facts=facts), text)
 
-    def alarm(self, text: str) -> None:
-        self._tell(Event(self._now(), What.ALARM, text), self.style.bad(text))
+    def alarm(self, text: str, about: str = "") -> None:
+        self._tell(Event(self._now(), What.ALARM, text, about), self.style.bad(text))
 
     def command(self, text: str, **facts: Any) -> None:
         """Somebody asked for something."""

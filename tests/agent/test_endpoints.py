@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.agent.checks import Found
 from reconciler.agent.endpoints import Endpoints
+from reconciler.agent.event import What
 from reconciler.agent.wake import Wake
 from reconciler.health.state import Health, State
 from reconciler.kinds import KINDS
@@ -93,6 +94,24 @@ def test_an_endpoint_that_is_down_leaves_the_ring_and_comes_back(site):
     told = site.find(FIRST, Health.UP, has_returned=True)
     assert "because: 10.2.0.1:8080 is up again" in told
     assert site.members() == BOTH
+
+
+def test_events_name_endpoint_pool_state_and_check_for_machines(site):
+    told = []
+    site.node.agent.report._listeners = [told.append]
+    site.find(FIRST, Health.DOWN, error="refused")
+    site.find(SECOND, Health.DOWN, error="timed out")
+    site.find(FIRST, Health.UP, has_returned=True)
+    site.checks.found = Found(drains=(Drain(FIRST, 8080, "web", by="ann", reason="disk"),))
+    site.wake()
+    facts = [{key: event.to_json().get(key) for key in ("about", "pool", "state", "cause")} for event in told
+             if event.what in (What.NOTE, What.ALARM)]  # fmt: skip
+    first, second, pool = "endpoint 10.2.0.1:8080", "endpoint 10.2.0.2:8080", "pool web"
+    assert [tuple(each.values()) for each in facts] == [
+        (first, "web", "down", "tcp check: refused"), (second, "web", "down", "tcp check: timed out"),
+        (pool, None, None, None), (first, "web", "up", None), (pool, None, None, None),
+        (first, "web", None, "disk"), (pool, None, None, None),
+    ]  # fmt: skip
 
 
 def test_an_edit_after_somebody_came_back_is_an_edit(site, manifests):
