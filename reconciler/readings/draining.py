@@ -100,8 +100,8 @@ def rings_of(kernel: Kernel) -> dict[str, set[str]]:
 
 
 def check_room(kernel: Kernel, instance_dir: Path, places: Sequence[Place]) -> None:
-    """Raises LbctlError if fewer than `minHealthy` endpoints of a pool would be left, or none. Where nobody is healthy,
-    dead ones may get connections, too: they don't count, and to drain them takes nothing away."""
+    """Raises LbctlError if fewer than `minHealthy` endpoints of a pool would be left, or none. Where nobody is
+    healthy, dead ones may get connections, too: they don't count, and to drain them takes nothing away."""
     listed = roster.read(instance_dir / roster.FILE)
     dead = {(each.pool, each.endpoint) for each in health(instance_dir) if each.state == "down"}
     for pool, members in rings_of(kernel).items():

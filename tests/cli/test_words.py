@@ -192,6 +192,9 @@ def test_the_table_of_endpoints_fits_a_terminal_of_80_columns():
 IPV6 = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
 LONG = {"service": f"{IPV6}/sctp", "endpoint": IPV6, "client": IPV6, "server": IPV6, "ring": f"{'n' * 63}/maglev",
         "pool": "n" * 63, "vip": IPV6[1:-7], "source": IPV6[1:-7]}  # fmt: skip
+OBJECTS = {
+    "shares": [{"ring": LONG["ring"], "share": 1 / 3}] * 3, "pools": [{"pool": LONG["pool"], "weight": 65_535}] * 3,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", get._TABLES)
@@ -203,7 +206,7 @@ def test_every_table_fits_a_terminal_of_80_columns_whatever_the_names_are(what, 
     for name, about in items.items():
         kind = about["type"] if isinstance(about["type"], str) else about["type"][0]
         value = {"string": LONG.get(name, "word " * 30), "integer": 10**9, "number": 10**9, "array": [IPV6] * 3}[kind]
-        row[name] = [{"ring": LONG["ring"], "share": 1 / 3}] * 3 if name == "shares" else value
+        row[name] = OBJECTS.get(name, value)
     columns, wide = get._TABLES[what]
     text = table([get._for_people(row)] * 2, columns + wide * is_wide, "", 80)
     for line in text.splitlines():
