@@ -180,7 +180,7 @@ def test_each_way_in_which_direct_server_return_breaks_at_an_endpoint(site: Site
 def test_the_place_that_checks_come_from_is_mended_and_goes_with_the_instance(site: Site) -> None:
     lab, place = site.lab, site.lab.run_dir / site.lab.balancer
     plan = ("plan", str(site.directory), "--node", "lb1")
-    assert "No changes." in site.lbctl(*plan)
+    wait_until("all is as it should be", lambda: "No changes." in lab.lbctl(*plan).stdout, PATIENCE_S)
     inside = ["nsenter", f"--net={place / prober.FILE}"]
     for damage in (
         ["ip", "link", "del", PROBER_DEVICE],
