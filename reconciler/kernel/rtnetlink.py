@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's names, numbers and layouts of links, addresses, routes, next hops and neighbours, once for all that
 speak rtnetlink(7). Names are those of include/uapi/linux: rtnetlink.h, if_link.h, if_addr.h, neighbour.h, nexthop.h,
-if.h, if_tunnel.h, veth.h. How messages are sent, and attributes put together, is in `netlink`."""
+if.h, if_tunnel.h. How messages are sent, and attributes put together, is in `netlink`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ NUMBER = struct.Struct("=I")
 
 # Attributes.
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 5, 10, 18, 20
-IFLA_PROMISCUITY = 30
-IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_XDP, IFLA_TARGET_NETNSID = 28, 29, 37, 43, 46
+IFLA_EXT_MASK, IFLA_PROMISCUITY, IFLA_LINK_NETNSID, IFLA_XDP, IFLA_TARGET_NETNSID = 29, 30, 37, 43, 46
 IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-IFLA_VLAN_ID, VETH_INFO_PEER = 1, 1
+IFLA_VLAN_ID = 1
 IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_PROTO = 2, 3, 9
-IFLA_XDP_FD, IFLA_XDP_ATTACHED, IFLA_XDP_FLAGS, IFLA_XDP_PROG_ID, IFLA_XDP_EXPECTED_FD = 1, 2, 3, 4, 8
+IFLA_XDP_ATTACHED, IFLA_XDP_PROG_ID = 2, 4
 IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH = 1, 4, 5, 6, 9
 RTA_TABLE, RTA_MARK, RTA_VIA, RTA_NH_ID = 15, 16, 18, 30
