@@ -21,6 +21,13 @@ _SORTS = (
         "net.ipv4.conf.all.log_martians=1",
     ),
     (
+        "Routes in_martian_src", "martians-dropped", "packets with an impossible source were dropped on this machine",
+        "their source is an address of this machine itself, as a VIP is, or one that no host can have; all its "
+        "network namespaces are counted together",
+        "lbctl apply where this tells of accept_local; keep endpoints off the way of each other's replies; else see "
+        "where they come from: sysctl -w net.ipv4.conf.all.log_martians=1",
+    ),
+    (
         "Icmp InRedirects", "redirects-seen", "ICMP redirects came",
         "a router tells this machine to send by another way, past the one that was chosen for it",
         "turn them off on that router: sysctl -w net.ipv4.conf.all.send_redirects=0, or a Node of role router there",

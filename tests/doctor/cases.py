@@ -126,6 +126,8 @@ CASES = (
     Case(("ports-nearly-used",), "new connections to one server fail, one in some, then all", "balancer of `fullnat`",
          YOU),
     Case(("packets-from-elsewhere",), "packets arrive and are dropped without a trace", "all", YOU),
+    Case(("martians-dropped",), "replies that come by way of who has the VIP, too, are dropped without a trace", "all",
+         YOU),
     Case(("redirects-seen", "redirects-sent"), "packets go past the balancer, or in circles", "all", YOU),
     Case(("announced-otherwise",), "one balancer gets all the traffic", "router with `bgp`", YOU),
     Case(("clock-unkept",), "drains end at odd times", "all", YOU),

@@ -141,6 +141,7 @@ def test_each_misconfiguration_is_found_alone_and_mended(start_lab, tmp_path, mo
     monkeypatch.setattr("reconciler.doctor.ways.TRIES", 2)
     monkeypatch.setattr("reconciler.doctor.counters.LOOK_S", 0.0)
     monkeypatch.setattr("reconciler.kernel.counters.is_clock_kept", lambda: True)  # that is the machine's own affair
+    monkeypatch.setattr("reconciler.kernel.counters._OF_ROUTES", Path("/nonexistent"))  # and so is this
     monkeypatch.setattr("reconciler.kernel.arp_probe._WAIT_S", 0.05)  # most have no answer to wait for
     nothing: dict[str, list[Finding]] = {node: [] for node in HOSTS}
     assert {node: found(lab, fleet, node) for node in HOSTS} == nothing
