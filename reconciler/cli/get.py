@@ -74,10 +74,6 @@ def run(args: argparse.Namespace) -> int:
     is_wanted = wanted.matching()
 
     def text() -> str:
-        with progress.step(f"reading {args.what}"):
-            return read()
-
-    def read() -> str:
         if what == "flows" and args.output != "yaml" and not may_only_ask(args):
             return _flows(args, wanted)
         asked = _asked(args, what)
@@ -86,9 +82,11 @@ def run(args: argparse.Namespace) -> int:
         return _text(args, what, asked)
 
     if args.watch is not None:
-        watched(text, args.watch)
+        watched(text, args.watch)  # which has the screen to itself
     else:
-        print(text())
+        with progress.step(f"reading {args.what}"):
+            shown = text()
+        print(shown)
     return 0
 
 
