@@ -25,12 +25,16 @@ class Budget:
 
     def wait(self, patience_s: float) -> bool:
         """Wait until something is left, no longer than this; whether something is."""
-        missing_s = -self._filled() / self._share
+        missing_s = self.missing_s()
         if missing_s > patience_s:
             return False
         if missing_s > 0:
             self._pause(missing_s)
         return True
+
+    def missing_s(self) -> float:
+        """How long it takes until something is left; 0 if something is."""
+        return max(0.0, -self._filled() / self._share)
 
     def spend(self, seconds: float) -> None:
         self._left_s = self._filled() - seconds

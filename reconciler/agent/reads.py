@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from reconciler import children, safe
-from reconciler.agent.budget import Budget
+from reconciler.agent.budget import SHARE, Budget
 from reconciler.agent.control import Answer, Command, Json, Peer
 from reconciler.agent.forks import Forks
 from reconciler.agent.shared import Shared
@@ -103,7 +103,7 @@ def reads(
                 raise _too_many()
             try:
                 if not (peer.may_change or budget.wait(BUDGET_PATIENCE_S)):
-                    raise _too_many()
+                    raise _spent(budget.missing_s())
                 begins()
                 began_s = spent_s()
                 try:
@@ -135,6 +135,12 @@ def _word(value: object) -> str:
 
 def _too_many() -> LbctlError:
     return LbctlError("too many others are asking", hint="try again in a moment; root need not ask the agent")
+
+
+def _spent(seconds: float) -> LbctlError:
+    """Nobody else may be asking: on a slow machine, or of a large node, a single answer costs that much."""
+    what = f"the agent spends a {1 / SHARE:.0f}th of a CPU on questions, and earlier answers have used that up"
+    return LbctlError(what, hint=f"try again in {math.ceil(seconds)} s; root need not ask the agent")
 
 
 def on_a_line(text: bytes) -> bytes:
