@@ -32,6 +32,8 @@ _TABLES: Mapping[int, Sequence[MapSpec]] = {
 }
 """By version of IP: that of nat and, where there is one, that of fullnat, whose places only programs write."""
 
+_MODES: Mapping[str, Mapping[int, MapSpec]] = {"nat": CONNECTION_MAPS, "fullnat": TRANSLATED_MAPS}
+
 
 def fronts(kernel: Kernel) -> NDArray[np.void]:
     """The fronts of services by number; all zeros where there is none."""
@@ -48,12 +50,19 @@ def tables(kernel: Kernel) -> list[int]:
     return [version for version, specs in _TABLES.items() if any(kernel.capacity(spec.name) for spec in specs)]
 
 
-def live(kernel: Kernel, version: int, known: NDArray[np.void] | None = None) -> Entries:
-    """The connections over a version of IP that there are for the program. `known` are the fronts, if they were
-    read."""
+def modes(kernel: Kernel) -> list[tuple[int, str]]:
+    """The versions of IP and the modes that have a table of their own on the node."""
+    return [
+        (version, mode) for version in _TABLES for mode, maps in _MODES.items() if kernel.capacity(maps[version].name)
+    ]
+
+
+def live(kernel: Kernel, version: int, known: NDArray[np.void] | None = None, *, mode: str = "") -> Entries:
+    """The connections over a version of IP that there are for the program, of all modes or of one. `known` are the
+    fronts, if they were read."""
     read = [
         connections.entries(_table(spec, np.frombuffer(kernel.joined(spec.name)[1], np.uint64)))
-        for spec in _TABLES[version]
+        for spec in ([_MODES[mode][version]] if mode else _TABLES[version])
     ]
     entries = connections.together(read)
     if not entries.size:
@@ -72,10 +81,11 @@ def slices(kernel: Kernel, buckets: int) -> Iterator[Entries]:
             yield some.part(some.is_live(unit_of(clock.now_ns()), fronts(kernel)["idle"])) if some.size else some
 
 
-def used(kernel: Kernel, version: int) -> int:
+def used(kernel: Kernel, version: int, mode: str) -> int:
     """How many places of a table are taken; among them are those that anybody may have now."""
-    read = [(spec, kernel.words(spec.name)) for spec in _TABLES[version]]
-    return sum(connections.used(_table(spec, words)) for spec, words in read if words is not None)
+    spec = _MODES[mode][version]
+    words = kernel.words(spec.name)
+    return 0 if words is None else connections.used(_table(spec, words))
 
 
 def numbers_in_use(kernel: Kernel) -> tuple[set[int], set[int]]:

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
 import numpy as np
 
 from reconciler import clock
 from reconciler.dataplane.connections import Pair, entry, unit_of
-from reconciler.dataplane.layout import CONNECTION_MAPS, ConnectionState
+from reconciler.dataplane.layout import CONNECTION_MAPS, ConnectionState, MapSpec
 from reconciler.dataplane.rows import Number
 from reconciler.kernel.port import Kernel
 
@@ -28,9 +28,11 @@ def connection(
     return entry(client, 40_000, protocol, state, seen, endpoint=endpoint, service=service)
 
 
-def put(kernel: Kernel, pairs: Sequence[Pair], version: int = 4) -> None:
+def put(
+    kernel: Kernel, pairs: Sequence[Pair], version: int = 4, maps: Mapping[int, MapSpec] = CONNECTION_MAPS
+) -> None:
     """Make a table hold these connections, four in a bucket."""
-    spec = CONNECTION_MAPS[version]
+    spec = maps[version]
     for start in range(0, len(pairs), 4):
         words = np.zeros(spec.value_size // 8, np.uint64)
         for place, (who, where, *address) in enumerate(pairs[start : start + 4]):

@@ -25,11 +25,13 @@ from reconciler.dataplane.connections import (
     placed,
     unit_of,
 )
-from reconciler.dataplane.layout import CONNECTION_MAPS, ENDPOINTS, FRONTS, ConnectionState
+from reconciler.dataplane.layout import CONNECTION_MAPS, ENDPOINTS, FRONTS, TRANSLATED_MAPS, ConnectionState
 from reconciler.dataplane.rows import Endpoint, Front, Number
 from reconciler.kernel.fake import FakeKernel
+from reconciler.kinds.program import Program, ProgramKind
 from reconciler.limits import Sizes
 from reconciler.paths import data_dir
+from reconciler.readings import metrics
 from reconciler.readings.flow_filter import FlowFilter
 from reconciler.readings.flows import chosen, flows, open_counts
 from reconciler.render import flows as render
@@ -204,9 +206,9 @@ def test_a_sweep_clears_what_is_no_more_in_its_slice_and_nothing_that_changed_si
 
 def test_a_place_whose_writer_was_killed_becomes_free(kernel: FakeKernel) -> None:
     put(kernel, [(table.BUSY, 7), connection(1)])
-    assert (node.used(kernel, 4), held(kernel)) == (2, 1)
+    assert (node.used(kernel, 4, "nat"), held(kernel)) == (2, 1)
     assert node.sweep(kernel, 4, 0, 10) == 1
-    assert node.used(kernel, 4) == 1
+    assert node.used(kernel, 4, "nat") == 1
 
 
 def test_flows_are_read_counted_and_chosen(kernel: FakeKernel) -> None:
@@ -256,6 +258,25 @@ def test_flows_of_both_families_are_read_and_chosen_together(kernel: FakeKernel)
     assert sum(open_counts(kernel).values()) == 3
 
 
+def test_each_table_is_told_and_warned_of_by_itself() -> None:
+    """Two that are half full each are not one that is full."""
+    kernel = FakeKernel()
+    kernel.load_program("lbctl_0", ("NAT", "FULLNAT"), Sizes(flows=16))
+    put(kernel, [connection(number) for number in range(8)])
+    put(kernel, [connection(number) for number in range(7)], maps=TRANSLATED_MAPS)
+    told = {(family.name, labels): value for family in metrics.node_families(kernel, endpoints=False)
+            for labels, value in family.samples}  # fmt: skip
+    for mode, count in (("nat", 8), ("fullnat", 7)):
+        labels = ("family", "ipv4"), ("mode", mode)
+        assert told["lbctl_connections", (*labels, ("state", "open"))] == count
+        assert told["lbctl_connections_max", labels] == 16
+    wanted = [Program("lbctl_0")]
+    assert list(ProgramKind(kernel).concerns(wanted)) == []
+    put(kernel, [connection(number) for number in range(15)], maps=TRANSLATED_MAPS)
+    [concern] = ProgramKind(kernel).concerns(wanted)
+    assert concern.text == "the table of connections of fullnat over IPv4 is nearly full: it is made for 16"
+
+
 def vars_of(flow: object) -> dict[str, object]:
     return {name: getattr(flow, name) for name in ("client", "service", "endpoint", "state", "protocol", "idle_s")}
 
@@ -276,7 +297,7 @@ def test_many_flows_are_the_same_text_as_few(kernel: FakeKernel, monkeypatch: py
 
 
 def test_no_flow_reads_as_none(kernel: FakeKernel) -> None:
-    assert (len(flows(kernel)), len(flows(FakeKernel())), node.used(FakeKernel(), 4)) == (0, 0, 0)
+    assert (len(flows(kernel)), len(flows(FakeKernel())), node.used(FakeKernel(), 4, "nat")) == (0, 0, 0)
     assert flows(kernel).counts() == {} and list(flows(kernel).in_order()) == []
     assert [spec.value_size // 8 for spec in CONNECTION_MAPS.values()] == [BUCKET_WORDS, WIDE_WORDS]
 

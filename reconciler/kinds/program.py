@@ -120,14 +120,15 @@ class ProgramKind(Kind):
     def concerns(self, wanted: Collection[Resource]) -> Iterable[Concern]:
         loaded = self.kernel.loaded_program() if wanted else None
         room = loaded.sizes.flows if loaded else 0
-        for version in connections.tables(self.kernel) if room else ():
+        for version, mode in connections.modes(self.kernel) if room else ():
             # Most places that are taken are those of open connections, or none are: so look closely only then.
-            if connections.used(self.kernel, version) * 100 < room * NEARLY_FULL_PERCENT:
+            if connections.used(self.kernel, version, mode) * 100 < room * NEARLY_FULL_PERCENT:
                 continue
-            if connections.live(self.kernel, version).size * 100 < room * NEARLY_FULL_PERCENT:
+            if connections.live(self.kernel, version, mode=mode).size * 100 < room * NEARLY_FULL_PERCENT:
                 continue
+            of = "" if mode == "nat" else f" of {mode}"
             yield Concern(
-                PROGRAM, f"the table of connections over IPv{version} is nearly full: it is made for {room:,}",
+                PROGRAM, f"the table of connections{of} over IPv{version} is nearly full: it is made for {room:,}",
                 f"a greater `capacity: {{flows: {2 * room}}}` of the Node; a full table refuses new connections",
             )  # fmt: skip
 

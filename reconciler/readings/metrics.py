@@ -76,17 +76,18 @@ def node_families(kernel: Kernel, *, endpoints: bool) -> Iterator[Family]:
 
 def _connections(kernel: Kernel) -> Iterator[Family]:
     """NAT's tables."""
-    loaded, tables = kernel.loaded_program(), connections.tables(kernel)
+    loaded, tables = kernel.loaded_program(), connections.modes(kernel)
     if loaded is None or not tables:
         return
     states, most = [], []
-    for version in tables:
-        family = "family", f"ipv{version}"
-        counts = np.bincount(connections.live(kernel, version).states, minlength=len(ConnectionState)).tolist()
+    for version, mode in tables:
+        table = ("family", f"ipv{version}"), ("mode", mode)
+        live = connections.live(kernel, version, mode=mode)
+        counts = np.bincount(live.states, minlength=len(ConnectionState)).tolist()
         states += [
-            ((family, ("state", word(ConnectionState, state))), float(counts[state])) for state in ConnectionState
+            ((*table, ("state", word(ConnectionState, state))), float(counts[state])) for state in ConnectionState
         ]
-        most.append(((family,), float(loaded.sizes.flows)))
+        most.append((table, float(loaded.sizes.flows)))
     yield Family("lbctl_connections", Type.GAUGE, "Connections of nat by their state", states)
     yield Family("lbctl_connections_max", Type.GAUGE, "How many connections of nat a table is made for", most)
 

@@ -60,7 +60,11 @@ CASES = {
         {of("connections", state="open"): "80x60", of("connections", state="opening"): "15x60",
          of("connections_max"): "100x60"},
         {of("connections", state="open"): "80x60", of("connections_max"): "100x60",
-         of("connections", instance="lb2", state="open"): "80x60"},
+         of("connections", instance="lb2", state="open"): "80x60",
+         of("connections", "lb3", state="open", mode="nat"): "60x60",
+         of("connections_max", "lb3", mode="nat"): "100x60",
+         of("connections", "lb3", state="open", mode="fullnat"): "60x60",
+         of("connections_max", "lb3", mode="fullnat"): "100x60"},
     ),
     "LbctlConnectionsRefused": (
         {of("packets_total", verdict="table_full"): "0+1x60"},
