@@ -126,8 +126,10 @@ def _claims(
     """How sure it is that the index of each row is its own. Connections of nat and fullnat go by the front that has
     the index; of other modes nothing but the rest of a row tells whether somebody wrote it by mistake."""
     claims = np.zeros(len(table.keys), np.int8)
-    wanted = {row.packed(): row for row in expected.values() if isinstance(row, ServiceRow) and not row.damage}
-    for place, key in enumerate(table.keys):
+    wanted = {row.packed(): row for row in expected.values() if isinstance(row, ServiceRow) and not row.flaw}
+    _, of_row, counts = np.unique(table.values["index"], return_inverse=True, return_counts=True)
+    for place in np.flatnonzero(counts[of_row] > 1).tolist():
+        key = table.keys[place]
         value = SERVICES.value.unpack(table.values[place].tobytes())
         held = _decode(key, value, rings, sources)
         if is_translating(held.mode) and id_of_front(table.fronts, value.index) == held.id:

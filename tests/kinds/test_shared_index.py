@@ -100,6 +100,27 @@ def test_connections_say_whose_index_it_is_where_two_rows_are_as_they_are_wanted
     assert read(kernel, ours, other) == {ours.key: ours, other.key: other}
 
 
+def test_a_row_of_which_nothing_makes_sense_keeps_nobody_from_being_mended(kernel: FakeKernel) -> None:
+    write(kernel, (None, OURS), (None, OTHER))
+    index = index_of(kernel, OURS)
+    damage(kernel, OTHER, OURS)
+    rows = dict(SERVICES.unpack(kernel.dump(SERVICES.name)))
+    rows = {key: value._replace(algorithm=200, mode=99) if key.vip == OTHER.vip.packed else value
+            for key, value in rows.items()}  # fmt: skip
+    kernel.update(SERVICES.name, [SERVICES.pack(key, value) for key, value in rows.items()])
+    found = read(kernel, OURS, OTHER)
+    write(kernel, (found[OTHER.key], OTHER))
+    assert read(kernel, OURS, OTHER) == {OURS.key: OURS, OTHER.key: OTHER}
+    assert index_of(kernel, OURS) == index
+    edited = replace(OURS, algorithm="source-hash")
+    damage(kernel, OTHER, OURS)
+    ((key, value),) = [row for row in SERVICES.unpack(kernel.dump(SERVICES.name)) if row[0].vip == OURS.vip.packed]
+    kernel.update(SERVICES.name, [SERVICES.pack(key, value._replace(algorithm=200))])
+    found = read(kernel, edited, OTHER)
+    write(kernel, (found[OURS.key], edited), (found[OTHER.key], OTHER))
+    assert read(kernel, edited, OTHER) == {edited.key: edited, OTHER.key: OTHER}
+
+
 def test_an_index_that_counters_lack_is_nobodys(kernel: FakeKernel) -> None:
     write(kernel, (None, OURS))
     ((key, value),) = SERVICES.unpack(kernel.dump(SERVICES.name))
