@@ -202,6 +202,7 @@ def restricted() -> None:
     for words in ("pause --reason x", "rollback --auto-approve", "delete --auto-approve", "drain 10.2.0.11"):
         assert "root" in sh(f"{unprivileged} lbctl {words} 2>&1", code=1)
     member = "setpriv --reuid=65534 --regid=lbctl --clear-groups"
+    sh("lbctl explain 10.1.0.9:4000 20.20.20.1:80")  # compiles: emulated, that takes longer than the agent waits
     for words, expected in (
         ("get endpoints", "10.2.0.11:8080"), ("history", "root"), ("metrics", "lbctl_sync"), ("status", "Synced"),
         ("explain 10.1.0.9:4000 20.20.20.1:80", "forwarded to an endpoint"), ("plan /etc/lbctl", "No changes."),
