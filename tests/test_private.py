@@ -16,7 +16,8 @@ from reconciler.errors import FilesError, KernelError
 from reconciler.files import write_output
 from reconciler.kernel import place
 from reconciler.kernel.instance import Instance
-from reconciler.kernel.sysctl import Ledger, is_known
+from reconciler.kernel.ledger import Ledger
+from reconciler.kernel.sysctl import is_known
 from reconciler.lock import apply_lock
 from reconciler.resource import Desired
 

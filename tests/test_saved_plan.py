@@ -92,6 +92,8 @@ FLAWED = {
     "foundation": {"kind": "foundation", "family": "IPv4", "parts": [{"kind": "foundation", "id": "IPv4"}]},
     "sysctl": {"kind": "sysctl", "name": "kernel/core_pattern", "value": "|/tmp/x"},
     "sysctl-value": {"kind": "sysctl", "name": "net/ipv4/ip_forward", "value": "1\n"},
+    "offload-on": {"kind": "offload", "interface": "eth0", "name": "generic-receive-offload", "state": "on"},
+    "offload-of-others": {"kind": "offload", "interface": "eth0", "name": "tx-checksumming"},
     "weight": {"kind": "weight", "endpoint": "10.2.0.1:80", "weight": 0},
     "members": {"kind": "members", "ring": "web/no-such", "endpoints": []},
     "snat": {"kind": "snat", "sources": ["10.2.0.9"], "damage": "a strange row"},

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What else of the machine breaks traffic: offloads before the program, frames for others, tables that are nearly
-full, a clock that nobody keeps, what the kernel lacks."""
+"""What else of the machine breaks traffic: frames for others, tables that are nearly full, a clock that nobody keeps,
+what the kernel lacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from reconciler.doctor.finding import Finding
 from reconciler.doctor.tables import of_tables
 from reconciler.errors import BuildError
-from reconciler.kernel import counters, headers, offloads
+from reconciler.kernel import counters, headers
 from reconciler.kernel.cache import cache_dir
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.program import NEARLY_FULL_PERCENT
@@ -25,7 +25,6 @@ def of_host(node: Node, held: Mapping[Key, Resource], kernel: Kernel) -> Iterato
     yield from _of_machine(node, kernel)
     yield from of_tables(node, held, kernel)
     if node.role is Role.BALANCER:
-        yield from _of_offloads(node, kernel)
         yield from _of_promiscuous(node, kernel)
 
 
@@ -63,17 +62,6 @@ def _of_machine(node: Node, kernel: Kernel) -> Iterator[Finding]:
             "manifests that ask for another feature of the program can't be applied: it can't be compiled here",
             getattr(error, "hint", "") or f"make {cache_dir()} writable", node.span,
         )  # fmt: skip
-
-
-def _of_offloads(node: Node, kernel: Kernel) -> Iterator[Finding]:
-    spans = {face.name: face.span for face in node.interfaces}
-    for program in kernel.attached_programs(list(spans)):
-        if program.interface in spans and program.mode == "generic" and offloads.merges(program.interface):
-            yield Finding(
-                "packets-merged", f"{program.interface} merges packets (GRO) before its generic program sees them",
-                "uploads to VIPs stall: what the program sees is longer than the next network carries",
-                f"ethtool -K {program.interface} gro off, or a driver for native mode", spans[program.interface],
-            )  # fmt: skip
 
 
 def _of_promiscuous(node: Node, kernel: Kernel) -> Iterator[Finding]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reconciler.doctor.finding import Finding
+from reconciler.kernel.port import GRO, GRO_HW, LRO, RX_VLAN
+from reconciler.kinds.offload import Offload
 from reconciler.plan import Plan
 from reconciler.resource import Change, Key, Resource, Span
 from reconciler.safe import some
@@ -26,6 +28,13 @@ _SETTINGS = {
     "proxy_ndp": "machines of that network don't find IPv6 VIPs",
 }
 _NAMES = {"fib_multipath_hash_policy": "ecmp-hash"}
+_MERGED = "packets-merged", "uploads to VIPs stall: what the program sees is longer than the next network carries"
+_OFFLOADS = {
+    GRO: _MERGED,
+    LRO: _MERGED,
+    GRO_HW: _MERGED,
+    RX_VLAN: ("tags-taken-off", "packets of VLANs come in without their tags, and are not known for what they are"),
+}
 _KINDS = {
     "routing": ("routing-differs", "routers hear otherwise of VIPs than the manifests say, or not at all"),
     "routing-prefix": ("vip-not-let-through", "the routing daemon neither tells nor takes the VIP"),
@@ -49,6 +58,7 @@ _KINDS = {
 _CONCERNS = {
     "snat": ("ports-nearly-used", "new connections to that server are refused, one in some, then all"),
     "program": ("table-nearly-full", "once it is full, new connections fail"),
+    "offload": _MERGED,
 }
 """Of kinds that are concerned about one thing only."""
 _REST = "rows-differ", "the data plane does not do what the manifests say"
@@ -86,6 +96,8 @@ def of_plan(planned: Plan) -> Iterator[Finding]:
 
 def _words(key: Key) -> tuple[str, str]:
     """The name of a finding, and what comes of it."""
+    if key.kind == Offload.kind:
+        return _OFFLOADS.get(key.id.rpartition(" ")[2], _REST)
     if key.kind != "sysctl":
         return _KINDS.get(key.kind, _REST)
     setting = key.id.rpartition("/")[2].replace("ip_forward", "forwarding")

@@ -18,7 +18,11 @@ from reconciler.dataplane.slots import Words
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.fake_frr import FakeDaemon
 from reconciler.kernel.port import (
+    GRO,
+    GRO_HW,
+    LRO,
     PROBER_DEVICE,
+    RX_VLAN,
     AttachedProgram,
     Client,
     Firewall,
@@ -27,6 +31,7 @@ from reconciler.kernel.port import (
     LoadedProgram,
     LocalVip,
     Neighbour,
+    OffloadState,
     Outcome,
     Prober,
     Route,
@@ -45,9 +50,9 @@ class FakeKernel:
 
     `foreign_vips` (address → owner) and `foreign_programs` (interface → program) stand for other people's
     objects; `vlans` are interfaces, too: name → its trunk and tag; `veths` are the veth interfaces: name → whether the
-    far end runs a program in native mode. Interfaces have every address that is asked for, except those in `lacks`:
-    (interface, address) → the address that the interface has instead. `on_write` is called after each write: tests use
-    it to check every state that packets would see.
+    far end runs a program in native mode. `offload_states` are those of offloads that are not off. Interfaces have
+    every address that is asked for, except those in `lacks`: (interface, address) → the address that the interface has
+    instead. `on_write` is called after each write: tests use it to check every state that packets would see.
     """
 
     interfaces: tuple[str, ...] = ("front", "back")
@@ -92,7 +97,8 @@ class FakeKernel:
     known_hops: dict[str, list[str]] = field(default_factory=dict)
     vlans: dict[str, tuple[str, int]] = field(default_factory=dict)
     own_vlans: dict[str, VlanLink] = field(default_factory=dict)
-    strips_tags: bool = False
+    offload_states: dict[tuple[str, str], OffloadState] = field(default_factory=dict)
+    former_on: set[tuple[str, str]] = field(default_factory=set)
     down: set[str] = field(default_factory=set)
     masters: dict[str, str] = field(default_factory=dict)
     promiscuous: set[str] = field(default_factory=set)
@@ -257,7 +263,7 @@ class FakeKernel:
         self._wrote("unload_program", None)
 
     def remove_instance(self) -> None:
-        if self.program or self.former:
+        if self.program or self.former or self.former_on:
             raise KernelError("the instance still holds objects")
 
     def attached_programs(self, interfaces: Collection[str]) -> list[AttachedProgram]:
@@ -397,6 +403,30 @@ class FakeKernel:
     def forget_sysctl(self, name: str) -> None:
         self.former.pop(name, None)
 
+    # --- offloads --------------------------------------------------------------------------------------
+    def offloads(self, interfaces: Collection[str]) -> dict[tuple[str, str], OffloadState]:
+        off = OffloadState(False, is_asked_for=False)
+        there = [name for name in interfaces if name in (*self.interfaces, *self.vlans)]
+        names = (GRO, LRO, GRO_HW, RX_VLAN)
+        return {(i, name): self.offload_states.get((i, name), off) for i in there for name in names}
+
+    def write_offload(self, interface: str, name: str, is_on: bool) -> None:
+        state = self.offloads([interface]).get((interface, name))
+        if state is None or not state.is_free:
+            raise KernelError(f"{interface} can't change {name}")
+        is_forced = state.is_on and not state.is_asked_for
+        self.offload_states[interface, name] = OffloadState(is_on or is_forced, is_asked_for=is_on)
+        self._wrote("write_offload", (interface, name, is_on))
+
+    def former_offloads(self) -> set[tuple[str, str]]:
+        return set(self.former_on)
+
+    def remember_offload(self, interface: str, name: str) -> None:
+        self.former_on.add((interface, name))
+
+    def forget_offload(self, interface: str, name: str) -> None:
+        self.former_on.discard((interface, name))
+
     # --- others' firewalls -----------------------------------------------------------------------------
     def firewalls(self, interfaces: Collection[str]) -> list[Firewall]:
         return [replace(wall, unnamed=tuple(n for n in wall.unnamed if n in interfaces)) for wall in self.walls]
@@ -404,7 +434,7 @@ class FakeKernel:
     # --- interfaces and neighbours ---------------------------------------------------------------------
     def links(self) -> list[Link]:
         indexes = {name: i for i, name in enumerate((*self.interfaces, *self.vlans), 2)}
-        own = [Link(name, indexes[name], strips_tags=self.strips_tags) for name in self.interfaces]
+        own = [Link(name, indexes[name]) for name in self.interfaces]
         links = own + [Link(name, indexes[name], indexes[trunk], tag) for name, (trunk, tag) in self.vlans.items()]
         ports = {port: indexes[master] for port, master in self.masters.items()}
         return [

@@ -98,6 +98,10 @@ class FaultyKernel(FakeKernel):
         self._call()
         super().write_sysctl(name, value)
 
+    def write_offload(self, interface: str, name: str, is_on: bool) -> None:
+        self._call()
+        super().write_offload(interface, name, is_on)
+
     def keep_neighbours(self, wanted: Sequence[Neighbour]) -> list[Outcome]:
         up = super().keep_neighbours
         return [self._row(lambda neighbour=neighbour: up([neighbour])) for neighbour in wanted]  # type: ignore[misc]

@@ -6,11 +6,6 @@ Layouts: include/uapi/linux/if_link.h.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
-import socket
-import struct
 import sys
 from dataclasses import replace
 
@@ -33,25 +28,11 @@ from reconciler.kernel.rtnetlink import (
     RTM_GETLINK,
 )
 
-_ETHTOOL, _GET_FLAGS, _RX_VLAN = 0x8946, 0x25, 1 << 8  # linux/sockios.h, linux/ethtool.h
-_REQUEST = struct.Struct("@16sP16x")  # struct ifreq
-_FLAGS = struct.Struct("=II")  # struct ethtool_value
-
 
 def read() -> list[Link]:
     """All interfaces. OSError if the kernel refuses."""
     with netlink.route() as route:
-        links = [_with_state(_link(answer), answer) for answer in route.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0))]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:  # any of them may become a trunk
-        return [replace(link, strips_tags=True) if _strips_tags(sock, link.name) else link for link in links]
-
-
-def _strips_tags(sock: socket.socket, name: str) -> bool:
-    """Whether an interface takes VLAN tags off what it receives (`ethtool -k`: rx-vlan-offload)."""
-    flags = ctypes.create_string_buffer(_FLAGS.pack(_GET_FLAGS, 0), _FLAGS.size)
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(sock, _ETHTOOL, _REQUEST.pack(netlink.content(name), ctypes.addressof(flags)))
-    return bool(_FLAGS.unpack(flags.raw)[1] & _RX_VLAN)
+        return [_with_state(_link(answer), answer) for answer in route.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0))]
 
 
 def _with_state(link: Link, answer: bytes) -> Link:

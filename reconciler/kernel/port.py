@@ -146,21 +146,39 @@ class HopGroup:
 class Link:
     """A network interface. A VLAN has its tag and the index of its trunk. `mac` is empty if the interface has none.
 
-    `strips_tags`: whether it takes tags out of frames before XDP sees the frames. `master` is the index of the bridge,
-    bond or VRF that the interface is a port of. `is_promiscuous`: whether it takes frames for any MAC, as
-    somebody wanted.
+    `master` is the index of the bridge, bond or VRF that the interface is a port of. `is_promiscuous`: whether it
+    takes frames for any MAC, as somebody wanted.
     """
 
     name: str
     index: int
     trunk: int | None = None
     tag: int | None = None
-    strips_tags: bool = False
     is_up: bool = True
     master: int | None = None
     is_promiscuous: bool = field(default=False, compare=False)
     mac: bytes = field(default=b"", compare=False)
     mtu_bytes: int = field(default=65_536, compare=False)
+
+
+GRO, LRO, GRO_HW = "generic-receive-offload", "large-receive-offload", "rx-gro-hw"
+"""Offloads that put packets of a connection together: by the kernel, or, the other two, by the network card."""
+RX_VLAN = "rx-vlan-offload"
+"""The offload that takes VLAN tags out of frames before XDP sees the frames."""
+
+
+class OffloadState(NamedTuple):
+    """`is_on`: whether an interface does it. `is_free`: whether anybody may change that. `is_asked_for`: whether
+    somebody wants it on; a driver may do it unasked."""
+
+    is_on: bool
+    is_free: bool = True
+    is_asked_for: bool = True
+
+    @property
+    def can_end(self) -> bool:
+        """Whether asking for it no more may end it."""
+        return self.is_free and self.is_asked_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +411,24 @@ class Kernel(Protocol):
     def remember_sysctl(self, name: str, former: str) -> None: ...
 
     def forget_sysctl(self, name: str) -> None: ...
+
+    # --- offloads --------------------------------------------------------------------------------------
+    def offloads(self, interfaces: Collection[str]) -> dict[tuple[str, str], OffloadState]:
+        """What of GRO, LRO, GRO_HW and RX_VLAN these interfaces do, by names of interface and offload, as far as they
+        are there."""
+        ...
+
+    def write_offload(self, interface: str, name: str, is_on: bool) -> None:
+        """Ask for it, or no more. The driver may do otherwise."""
+        ...
+
+    def former_offloads(self) -> set[tuple[str, str]]:
+        """The offloads that we ended, which were on: names of interface and offload."""
+        ...
+
+    def remember_offload(self, interface: str, name: str) -> None: ...
+
+    def forget_offload(self, interface: str, name: str) -> None: ...
 
     # --- others' firewalls -----------------------------------------------------------------------------
     def firewalls(self, interfaces: Collection[str]) -> list[Firewall]:

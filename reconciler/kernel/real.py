@@ -22,10 +22,12 @@ from reconciler.kernel import (
     hop_groups,
     hush,
     keepalived,
+    ledger,
     links,
     local_vips,
     neighbours,
     next_hop,
+    offloads,
     ownership,
     prober,
     proxies,
@@ -46,6 +48,7 @@ from reconciler.kernel.port import (
     Link,
     LocalVip,
     Neighbour,
+    OffloadState,
     Outcome,
     Prober,
     Route,
@@ -67,7 +70,7 @@ class RealKernel(InstanceProgram):
     ) -> None:
         super().__init__(Instance(instance, run_dir), source_dir)
         self._netns = netns
-        self._ledger = sysctl.Ledger(self._instance)
+        self._ledger = ledger.Ledger(self._instance)
         self._mark, self._alias = protocol_of(instance), alias_of(instance)
         self._adopted_vips: set[str] = set()
 
@@ -91,7 +94,7 @@ class RealKernel(InstanceProgram):
 
     def remove_instance(self) -> None:
         """Remove the instance's directory. Raises KernelError if objects or former values are left in it."""
-        if left := self.former_sysctls():
+        if left := self._former():
             raise KernelError(f"settings are not restored yet: {some(sorted(left))}", hint="lbctl delete")
         with refused(f"directory {self._instance.directory}"):
             if self._instance.directory.exists():
@@ -176,6 +179,9 @@ class RealKernel(InstanceProgram):
         sysctl.write(name, value)
 
     def former_sysctls(self) -> dict[str, str]:
+        return {name: value for name, value in self._former().items() if sysctl.is_known(name)}
+
+    def _former(self) -> dict[str, str]:
         return {} if claims.is_stale(self._instance, self._netns) else self._ledger.values()
 
     def remember_sysctl(self, name: str, former: str) -> None:
@@ -183,6 +189,24 @@ class RealKernel(InstanceProgram):
 
     def forget_sysctl(self, name: str) -> None:
         self._ledger.drop(name)
+
+    # --- offloads --------------------------------------------------------------------------------------
+    def offloads(self, interfaces: Collection[str]) -> dict[tuple[str, str], OffloadState]:
+        with refused("offloads"):
+            return offloads.read(interfaces)
+
+    def write_offload(self, interface: str, name: str, is_on: bool) -> None:
+        with refused(f"{name} of {interface}"):
+            offloads.write(interface, name, is_on)
+
+    def former_offloads(self) -> set[tuple[str, str]]:
+        return {offload for name in self._former() if (offload := offloads.parse_former(name))}
+
+    def remember_offload(self, interface: str, name: str) -> None:
+        self._ledger.put(offloads.former_name(interface, name), ledger.ON)
+
+    def forget_offload(self, interface: str, name: str) -> None:
+        self._ledger.drop(offloads.former_name(interface, name))
 
     # --- others' firewalls -----------------------------------------------------------------------------
     def firewalls(self, interfaces: Collection[str]) -> list[Firewall]:

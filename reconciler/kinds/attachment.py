@@ -15,6 +15,7 @@ from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.interface import interface_key
 from reconciler.kinds.interface_concerns import about_links, about_veths
 from reconciler.kinds.mode_switch import switch_mode
+from reconciler.kinds.offload import merging_keys
 from reconciler.kinds.prober import PROBER_KEY
 from reconciler.kinds.program import PROGRAM, program_of
 from reconciler.model import Role, XdpMode
@@ -50,7 +51,10 @@ class Attachment(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (PROGRAM, PROBER_KEY if self.interface == PROBER_DEVICE else interface_key(self.interface))
+        if self.interface == PROBER_DEVICE:
+            return (PROGRAM, PROBER_KEY)
+        merged = merging_keys(self.interface) if self.mode == XdpMode.GENERIC and self.sends else ()
+        return (PROGRAM, interface_key(self.interface), *merged)
 
     @property
     def flaw(self) -> str:
@@ -98,8 +102,11 @@ class AttachmentKind(Kind):
     def read(self, wanted: Mapping[Key, Resource], only: Collection[Key] | None = None) -> Reading:
         attached = self.kernel.attached_programs([key.id for key in wanted])
         ours = (a for a in attached if is_ours(a.name))
+        silent = {key.id for key, a in wanted.items() if isinstance(a, Attachment) and not a.sends}
         return Reading(
-            tuple(Attachment(a.interface, a.mode, a.name, load=_load(a), maps=a.maps) for a in ours),
+            tuple(
+                Attachment(a.interface, a.mode, a.name, a.interface not in silent, _load(a), a.maps) for a in ours
+            ),
             {} if self.kernel.adopts else {
                 Key(Attachment.kind, a.interface): a.owner for a in attached if not is_ours(a.name)
             },

@@ -129,8 +129,8 @@ class InterfaceKind(Kind):
         impossible: dict[Key, str] = {}
         for a in asked:
             if a.name in made:
-                if a.has.startswith(_VLAN_OF) and (text := _trunk_fault(a.has.removeprefix(_VLAN_OF), links)):
-                    impossible[a.key] = text
+                if a.has.startswith(_VLAN_OF) and (trunk := a.has.removeprefix(_VLAN_OF)) not in links:
+                    impossible[a.key] = _absent(trunk, links)
                 continue
             if a.has and a.name != ANY and a.name not in links:
                 continue  # only the missing interface itself is reported
@@ -166,7 +166,7 @@ def _faults(asked: Interface, links: Mapping[str, Link]) -> Iterator[str]:
     if _is_address(asked):
         return
     if link is None:
-        yield f"there is no interface {asked.name}; {_there_are(links)}"
+        yield _absent(asked.name, links)
     elif asked.has.startswith(_MTU):
         if link.mtu_bytes < int(asked.has.removeprefix(_MTU)):
             yield f"{asked.name} takes packets of {link.mtu_bytes:,} bytes at most: raise its MTU, or declare that one"
@@ -174,16 +174,12 @@ def _faults(asked: Interface, links: Mapping[str, Link]) -> Iterator[str]:
         name = asked.has.removeprefix(_VLAN_OF)
         if name in links and link.trunk != links[name].index:
             yield f"{asked.name} is no VLAN of {name}: ip link add link {name} name {asked.name} type vlan id …"
-        elif text := _trunk_fault(name, links):
-            yield text
+        elif name not in links:
+            yield _absent(name, links)
 
 
-def _trunk_fault(name: str, links: Mapping[str, Link]) -> str:
-    """What keeps an interface from being a trunk; empty if nothing does."""
-    if name not in links:
-        return f"there is no interface {name}; {_there_are(links)}"
-    takes_off = f"{name} takes the tags off before XDP sees them: ethtool -K {name} rxvlan off"
-    return takes_off if links[name].strips_tags else ""
+def _absent(name: str, links: Collection[str]) -> str:
+    return f"there is no interface {name}; {_there_are(links)}"
 
 
 def _there_are(links: Collection[str]) -> str:

@@ -14,10 +14,11 @@ from reconciler.dataplane import rows
 from reconciler.dataplane.layout import TRUNKS, VLANS
 from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Link, Outcome
+from reconciler.kernel.port import RX_VLAN, Link, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of, index_of, name_of
 from reconciler.kinds.interface import vlan_key
+from reconciler.kinds.offload import offload_key
 from reconciler.kinds.program import PROGRAM
 from reconciler.resource import Change, Context, Key, Reading, Resource
 from reconciler.view import NodeView
@@ -40,7 +41,7 @@ class Vlan(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (PROGRAM, vlan_key(self.interface, self.trunk))
+        return (PROGRAM, vlan_key(self.interface, self.trunk), offload_key(self.trunk, RX_VLAN))
 
     @property
     def flaw(self) -> str:
@@ -94,11 +95,6 @@ class VlanKind(Kind):
                 interface, trunk = change.after.interface, change.after.trunk
                 hint = f"ip link add link {trunk} name {interface} type vlan id …"
                 return KernelError(f"{interface} is no VLAN of {trunk}", hint=hint)
-            if links[change.after.trunk].strips_tags:
-                return KernelError(
-                    f"{change.after.trunk} takes the tags off before XDP sees them",
-                    hint=f"ethtool -K {change.after.trunk} rxvlan off",
-                )
             value = TRUNKS.value.pack(rows.Vlan(link.trunk, link.tag))
         # The row of `trunks`, the one that is read, comes first and goes last: then a change that was cut off is seen.
         stale = [row for row, held in self.kernel.dump(VLANS.name) if held == key and row != value]

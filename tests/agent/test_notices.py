@@ -14,7 +14,7 @@ from reconciler.agent.notices import Found, Notices, keys_about
 from reconciler.agent.wake import Wake
 from reconciler.kernel import local_vips, neighbours, netns
 from reconciler.kernel.notices import Listener, LostError, Notice
-from reconciler.kernel.port import LocalVip, Neighbour
+from reconciler.kernel.port import LRO, LocalVip, Neighbour, OffloadState
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vlan_link import VlanLink
 from reconciler.resource import Key
@@ -63,6 +63,14 @@ def test_a_vip_a_route_a_setting_and_a_program_are_set_back_at_once(told):
     assert f"~ sysctl {name}" in notice(told, Notice("setting", name))
     del kernel.attached["front"]
     assert "+ xdp front" in notice(told, Notice("link", "front"))
+
+
+def test_an_offload_that_somebody_turns_on_is_off_again_at_once(manifests, node):
+    edit(manifests / "node.yaml", "{name: front}", "{name: front, xdp: generic}")
+    node.start()
+    node.kernel.offload_states["front", LRO] = OffloadState(True)
+    assert f"~ offload front {LRO}" in notice(node, Notice("link", "front"))
+    assert not node.kernel.offload_states["front", LRO].is_on
 
 
 def test_an_interface_that_comes_back_gets_its_program_and_its_settings(told):
@@ -175,6 +183,17 @@ def test_the_kernel_tells_of_others_changes_and_not_of_our_own(namespace, listen
     assert inside(namespace, lambda: neighbours.keep([Neighbour("10.1.0.7", "d0")])) == [None]
     found = inside(namespace, lambda: list(listener.read({"10.1.0.7"})))
     assert not {"20.20.20.9", "10.1.0.7"} & {each.name for each in found}
+
+
+@pytest.mark.kernel
+def test_the_kernel_tells_of_offloads(namespace, listener):
+    ip(namespace, "link add d0 type veth peer d1")
+    list(listener.read(()))
+    for state in ("on", "off"):
+        words = ["ip", "netns", "exec", namespace, "ethtool", "-K", "d0", "gro", state]
+        subprocess.run(words, check=True, capture_output=True, timeout=60)
+        assert listener.wait(WAIT_S)
+        assert Notice("link", "d0") in set(listener.read(()))
 
 
 @pytest.mark.kernel

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offloads before the program, tables that are nearly full; and the way of a request in words."""
+"""Tables that are nearly full, and what the machine lacks; and the way of a request in words."""
 
 import subprocess
 from dataclasses import replace
@@ -15,10 +15,10 @@ from reconciler.doctor.host import of_host
 from reconciler.doctor.tables import of_tables
 from reconciler.doctor.walk import walk
 from reconciler.errors import BuildError
-from reconciler.kernel import counters, headers, links, offloads
+from reconciler.kernel import counters, headers, links
 from reconciler.kernel.fake import FakeKernel
 from reconciler.live import read_live
-from reconciler.model import Capacity, Interface, Node, Role, XdpMode
+from reconciler.model import Capacity, Interface, Node, Role
 from reconciler.plan import plan
 from reconciler.view import view
 from tests.kernel.conftest import entered, namespace  # noqa: F401 - a fixture
@@ -70,13 +70,6 @@ def test_every_table_without_room_is_told_with_the_way_out(web_fleet, table):
     assert found.evidence.endswith(" in a table for 1") and found.way_out
 
 
-def test_packets_merged_before_a_generic_program_are_told(web_fleet, monkeypatch):
-    monkeypatch.setattr(offloads, "merges", lambda interface: interface == "front")
-    generic = (Interface("front", XdpMode.GENERIC), Interface("back"))
-    assert examined(with_node(web_fleet, interfaces=generic)) == ["packets-merged"]
-    assert examined(web_fleet) == []  # a native program comes first
-
-
 def test_an_interface_that_takes_frames_for_any_mac_is_told(web_fleet):
     kernel = FakeKernel()
     kernel.promiscuous = {"front", "another"}
@@ -117,16 +110,6 @@ def test_the_kernel_says_whether_an_interface_takes_frames_for_any_mac(namespace
         subprocess.run(["ip", "link", "set", "v0", "promisc", "on"], check=True)
         subprocess.run(["ip", "link", "set", "v2", "master", "b0"], check=True)
         assert {link.name for link in links.read() if link.is_promiscuous} == {"v0", "v2"}
-
-
-@pytest.mark.kernel
-def test_the_kernel_says_whether_it_merges(namespace):  # noqa: F811
-    with entered(namespace):
-        subprocess.run(["ip", "link", "add", "v0", "type", "veth", "peer", "v1"], check=True)
-        for state in ("on", "off"):
-            subprocess.run(["ethtool", "-K", "v0", "gro", state], check=True)
-            assert offloads.merges("v0") is (state == "on")
-        assert not offloads.merges("nothing")
 
 
 def test_a_request_is_walked_on_each_role(web_fleet):

@@ -34,7 +34,7 @@ def test_every_finding_that_there_is_is_a_case():
     concerned = {kind.resource.kind for kind in KINDS if kind.concerns is not Kind.concerns} - {Sysctl.kind}
     concerned |= {"firewall", EndpointRow.kind, Gateway.kind}  # of settings, and of ways
     written |= {state._CONCERNS.get(kind, (f"{kind}-concern",))[0] for kind in concerned}
-    written |= {name for name, _ in state._KINDS.values()} | {state._REST[0], "left-over"}
+    written |= {name for name, _ in (*state._KINDS.values(), *state._OFFLOADS.values(), state._REST)} | {"left-over"}
     assert written <= told
     settings = {state._NAMES.get(name, name.replace("_", "-")) for name in state._SETTINGS}
     assert told - written <= settings

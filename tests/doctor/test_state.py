@@ -13,13 +13,14 @@ from reconciler.doctor.finding import Finding, as_data, as_text
 from reconciler.doctor.router import of_router
 from reconciler.doctor.state import _KINDS, of_plan
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import AttachedProgram, Neighbour
+from reconciler.kernel.port import LRO, RX_VLAN, AttachedProgram, Neighbour, OffloadState
 from reconciler.kinds import KINDS
+from reconciler.kinds.offload import Offload
 from reconciler.kinds.program import PROGRAM
 from reconciler.kinds.snat import SNAT_KEYS
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.live import read_live
-from reconciler.model import Announce, Bgp, Interface, Node, Role
+from reconciler.model import Announce, Bgp, Interface, Node, Role, XdpMode
 from reconciler.plan import plan
 from reconciler.render.style import Style
 from reconciler.resource import Concern, Span
@@ -61,6 +62,21 @@ def test_a_setting_that_somebody_changed_is_named_with_its_consequence(told, ker
     assert name in found.evidence and f"value {kernel.sysctls[name]}" in found.evidence
 
 
+def test_offloads_that_somebody_turned_on_are_named_with_what_comes_of_it(told):
+    vlan = Interface("front.7", trunk="front")
+    faces = (Interface("front", XdpMode.GENERIC), Interface("back"), vlan)
+    fleet = replace(told, nodes=(replace(told.nodes[0], interfaces=faces),))
+    kernel = FakeKernel(vlans={"front.7": ("front", 7)})
+    apply(planned(fleet, kernel), kernel).raise_if_failed()
+    kernel.offload_states |= {("front", LRO): OffloadState(True), ("front", RX_VLAN): OffloadState(True)}
+    found = list(of_plan(planned(fleet, kernel)))
+    assert [each.name for each in found] == ["packets-merged", "tags-taken-off"]
+    assert found[0].evidence == "offload front large-receive-offload is state on, and should be state off"
+    kernel.offload_states = {("front", LRO): OffloadState(True, is_free=False)}
+    (found,) = of_plan(planned(fleet, kernel))
+    assert found.name == "packets-merged" and "its driver can't do otherwise" in found.evidence
+
+
 @pytest.mark.parametrize(
     ("lose", "name"),
     [("vips", "vip-missing"), ("attached", "program-not-attached"), ("announcements", "not-announced")],
@@ -74,7 +90,7 @@ def test_an_object_that_is_lost_is_named(told, kernel, lose, name):
 
 def test_every_object_that_is_no_row_has_a_name_of_its_own():
     kinds = [kind for kind in KINDS if not (kind.is_in_maps or kind.resource.is_given)]
-    assert {kind.resource.kind for kind in kinds} == {*_KINDS, Sysctl.kind}
+    assert {kind.resource.kind for kind in kinds} == {*_KINDS, Sysctl.kind, Offload.kind}
 
 
 def test_routers_that_are_not_kept_are_no_rows(told, kernel):

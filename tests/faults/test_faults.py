@@ -16,7 +16,7 @@ import reconciler.cli.common
 from reconciler.cli.main import main
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.instance import Instance
-from reconciler.kernel.sysctl import Ledger
+from reconciler.kernel.ledger import Ledger
 from tests.faults.faults import ERRORS, Faults
 from tests.strategies import fake_source
 

@@ -14,7 +14,6 @@ import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from reconciler.errors import ForeignError, KernelError
-from reconciler.kernel import links as interfaces
 from reconciler.kernel import netlink, vlans
 from reconciler.kernel.port import VlanLink
 from reconciler.kernel.rtnetlink import (
@@ -106,14 +105,6 @@ def test_one_that_can_not_be_made_whole_leaves_nothing(links: None) -> None:
     with pytest.raises(KernelError, match="there is no interface fornt"):
         vlans.add(replace(WANTED, trunk="fornt"), OWN)
     assert ip("link") == before
-
-
-@pytest.mark.kernel
-@pytest.mark.parametrize("state", ["on", "off"])
-def test_who_would_take_off_tags_is_known_before_there_is_a_vlan(links: None, state: str) -> None:
-    subprocess.run(["ethtool", "-K", "front", "rxvlan", state], check=True, capture_output=True, timeout=30)
-    (found,) = [link for link in interfaces.read() if link.name == "front"]
-    assert found.strips_tags is (state == "on")
 
 
 @pytest.mark.kernel

@@ -104,12 +104,6 @@ def test_what_is_no_vlan_of_its_trunk_is_refused(web_fleet, kernel, interface, p
     assert not kernel.maps.get(TRUNKS.name)
 
 
-def test_a_trunk_that_strips_tags_is_refused_with_the_way_out(web_fleet, kernel):
-    kernel.strips_tags = True
-    with pytest.raises(Exception, match="front takes the tags off before XDP sees them"):
-        bring(kernel, on(web_fleet, TRUNK, CLIENTS))
-
-
 def test_the_program_runs_on_the_trunk_alone(web_fleet):
     resources = compile_node(view(on(web_fleet, TRUNK, CLIENTS, SERVERS), None, "")).resources.values()
     assert [r.interface for r in resources if isinstance(r, Attachment)] == ["front"]

@@ -135,14 +135,10 @@ def test_somebody_elses_interface_stays_his(fleet):
     assert kernel.vlans == {"front.100": ("front", 100)}
 
 
-def test_a_trunk_that_is_not_there_or_takes_tags_off_is_said_first(fleet, kernel):
+def test_a_trunk_that_is_not_there_is_said_first(fleet, kernel):
     (node,) = fleet.nodes
     lost = replace(fleet, nodes=(replace(node, interfaces=(TRUNK, replace(CLIENTS, trunk="fornt"))),))
     assert any("there is no interface fornt" in text for text in planned(kernel, lost).blocked.values())
-    kernel.strips_tags = True
-    found = planned(kernel, fleet)
-    assert any("takes the tags off" in text for text in found.blocked.values())
-    assert LINK not in found.blocked
 
 
 def test_another_machine_gets_no_vlan(fleet):

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import pytest
 
 from reconciler.doctor.finding import FOUND
-from reconciler.kernel import links, neighbours, xdp
+from reconciler.kernel import links, neighbours, offloads, xdp
 from reconciler.kernel.bpf import closing, load_program
 from reconciler.kernel.mark import protocol_of
-from reconciler.kernel.port import Neighbour
+from reconciler.kernel.port import RX_VLAN, Neighbour
 from reconciler.lab import netns
 from reconciler.lab.build import _PASS
 from tests.packets.frames import echo, echoed
@@ -102,10 +102,16 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
             ip(f"-n {namespace} route add default via {gateway}")
         yield lambda *words, **more: lbctl(*words, **more)
         lbctl("delete", "--auto-approve")
+        assert takes_tags_off(), "as before"
     finally:
         for namespace in namespaces:
             subprocess.run(["ip", "netns", "del", namespace], check=False, timeout=60)
         subprocess.run(["ip", "link", "del", "wire"], check=False, timeout=60)
+
+
+def takes_tags_off() -> bool:
+    """Whether the trunk takes the tags off before XDP sees frames."""
+    return netns.inside(BALANCER, offloads.read, ["trunk"])["trunk", RX_VLAN].is_on
 
 
 def make_by_hand() -> None:
@@ -154,10 +160,10 @@ def serve(listener: socket.socket) -> None:
 
 def test_connections_and_pings_cross_from_one_vlan_to_another(site: Callable[..., str], tmp_path: Path) -> None:
     make_by_hand()
-    refused = site("apply", str(tmp_path), "--node", "lb1", "--auto-approve", code=6)
-    assert "trunk takes the tags off before XDP sees them" in refused
-    in_software(BALANCER, "trunk", "rxvlan")
-    site("apply", str(tmp_path), "--node", "lb1", "--auto-approve")
+    assert takes_tags_off()
+    applied = site("apply", str(tmp_path), "--node", "lb1", "--auto-approve")
+    assert "~ offload trunk rx-vlan-offload  state on -> off" in applied
+    assert not takes_tags_off()
     assert site("plan", str(tmp_path), "--node", "lb1").startswith("No changes.")
 
     found = {link.name: link for link in netns.inside(BALANCER, links.read)}
@@ -181,7 +187,6 @@ def test_connections_and_pings_cross_from_one_vlan_to_another(site: Callable[...
 
 
 def test_those_with_a_tag_are_made_carry_connections_and_go_again(site: Callable[..., str], tmp_path: Path) -> None:
-    in_software(BALANCER, "trunk", "rxvlan")
     before = held()
     (tmp_path / "fleet.yaml").write_text(DECLARED)
     applied = site("apply", str(tmp_path), "--node", "lb1", "--auto-approve")
