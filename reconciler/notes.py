@@ -12,7 +12,7 @@ import pwd
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from os import environ, geteuid
+from os import environ, getuid
 from pathlib import Path
 from typing import TypeVar
 
@@ -130,11 +130,12 @@ def clock_text(after_s: float) -> str:
 
 
 def user() -> str:
-    """Who runs this process: the user who called sudo, if that is known, else the process's own."""
+    """Who runs this process: the user who called sudo, if that is known, else the process's own; also where root works
+    as the agent's user."""
     given = environ.get("SUDO_USER", "")
-    if given and geteuid() == 0:
+    if given and getuid() == 0:
         return f"{line(given)[:40]} (sudo)"
     try:
-        return pwd.getpwuid(geteuid()).pw_name
+        return pwd.getpwuid(getuid()).pw_name
     except KeyError:
-        return f"uid {geteuid()}"
+        return f"uid {getuid()}"

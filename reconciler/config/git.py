@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from reconciler.children import DIRECTORY
+from reconciler.children import DIRECTORY, caller
 from reconciler.errors import UsageError
 
 LIMIT_S = 120.0
@@ -70,7 +70,7 @@ def ask(near: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         try:
             return subprocess.run(
                 command(near, arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False,
-                cwd=DIRECTORY, env=_environment(), timeout=LIMIT_S,
+                cwd=DIRECTORY, env=_environment(), timeout=LIMIT_S, user=caller(), group=caller(),
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise UsageError(f"git {arguments[0]} did not end within {LIMIT_S:g} seconds") from error
@@ -86,7 +86,7 @@ def stream(near: Path, *arguments: str, requests: Sequence[bytes] = ()) -> Itera
         with _no_git():
             process = subprocess.Popen(
                 command(near, arguments), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr,
-                cwd=DIRECTORY, env=_environment(),
+                cwd=DIRECTORY, env=_environment(), user=caller(), group=caller(),
             )  # fmt: skip
         limit = threading.Timer(LIMIT_S, process.kill)
         limit.start()
