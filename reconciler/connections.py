@@ -21,7 +21,8 @@ from reconciler.dataplane import connections
 from reconciler.dataplane.connections import BUSY, PLACES, Entries, unit_of
 from reconciler.dataplane.layout import CONNECTION_MAPS, FRONTS, TRANSLATED_MAPS, ConnectionState, MapSpec
 from reconciler.dataplane.slots import Words
-from reconciler.kernel.port import Client, Kernel
+from reconciler.kernel.objects import Client
+from reconciler.kernel.port import Kernel
 
 _TCP = 1
 """As the table numbers protocols."""

@@ -19,7 +19,8 @@ from reconciler.connections import clients_of
 from reconciler.dataplane import slots
 from reconciler.dataplane.program import ALLOWED_SOURCES, STATELESS
 from reconciler.errors import FilesError, KernelError
-from reconciler.kernel.port import Kernel, LoadedProgram
+from reconciler.kernel.objects import LoadedProgram
+from reconciler.kernel.port import Kernel
 from reconciler.kinds import KINDS
 from reconciler.kinds.attachment import generic_interfaces
 from reconciler.kinds.endpoint import numbers_of

@@ -38,7 +38,7 @@ from reconciler.dataplane.vip_filter import let_pass
 from reconciler.errors import ApplyError, ForeignError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
-from reconciler.kernel.port import AttachedProgram, LocalVip
+from reconciler.kernel.objects import AttachedProgram, LocalVip
 from reconciler.kinds.endpoint import endpoint_table, numbered_rows
 from reconciler.kinds.sources import SourceList
 from reconciler.live import read_live

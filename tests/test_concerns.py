@@ -12,7 +12,7 @@ import pytest
 from reconciler.apply import apply
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import Firewall, Neighbour
+from reconciler.kernel.objects import Firewall, Neighbour
 from reconciler.live import read_live
 from reconciler.model import Algorithm, Endpoint, Fleet, Interface, Mode, Node, Role, XdpMode
 from reconciler.plan import plan

@@ -9,7 +9,7 @@ import pytest
 from reconciler.apply import apply
 from reconciler.errors import KernelError, LbctlError, UnsupportedError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import TunnelDevice
+from reconciler.kernel.objects import TunnelDevice
 from reconciler.live import read_live
 from reconciler.model import Endpoint, Fleet, Interface, Mode, Node, Pool, Protocol, Role, Service, VipBinding
 from reconciler.plan import guard, plan

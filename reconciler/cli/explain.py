@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from reconciler.cli.common import add_output, from_agent, instance_name, may_only_ask, open_kernel, stdout_style
 from reconciler.dataplane.program import DECAPSULATE
 from reconciler.errors import KernelError, UsageError
-from reconciler.kernel.port import Kernel, Link
+from reconciler.kernel.objects import Link
+from reconciler.kernel.port import Kernel
 from reconciler.render.style import Style
 
 if TYPE_CHECKING:

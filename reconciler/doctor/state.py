@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reconciler.doctor.finding import Finding
-from reconciler.kernel.port import GRO, GRO_HW, LRO, RX_VLAN
+from reconciler.kernel.objects import GRO, GRO_HW, LRO, RX_VLAN
 from reconciler.kinds.offload import Offload
 from reconciler.plan import Plan
 from reconciler.resource import Change, Key, Resource, Span

@@ -29,7 +29,7 @@ from reconciler.explain.capture import Captured
 from reconciler.explain.headers import Header, headers
 from reconciler.explain.packet import ICMP6, PROTOCOLS
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.port import PROBER_DEVICE, Link
+from reconciler.kernel.objects import PROBER_DEVICE, Link
 from reconciler.kernel.trial import Outcome, Trial
 
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()} | {ICMP6: "icmp"}

@@ -19,7 +19,8 @@ from reconciler.importers.assemble import NODE_MISSING, default_name
 from reconciler.importers.draft import Endpoint, Imported, Manifest, Notices, Service, bare
 from reconciler.importers.live_weights import build_first_tries, ring_size, weights_of
 from reconciler.importers.names import Names, label
-from reconciler.kernel.port import MAIN_TABLE, Kernel
+from reconciler.kernel.objects import MAIN_TABLE
+from reconciler.kernel.port import Kernel
 from reconciler.kinds.announcement import Announcement
 from reconciler.kinds.attachment import Attachment
 from reconciler.kinds.endpoint_row import EndpointRow

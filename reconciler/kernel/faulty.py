@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from reconciler.dataplane.slots import Words
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import HopGroup, LocalVip, Neighbour, Outcome, Route, Row, TunnelDevice, VlanLink
+from reconciler.kernel.objects import HopGroup, LocalVip, Neighbour, Route, TunnelDevice, VlanLink
+from reconciler.kernel.port import Outcome, Row
 from reconciler.limits import Sizes
 
 

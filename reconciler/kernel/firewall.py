@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from reconciler.kernel import netlink
-from reconciler.kernel.port import Firewall
+from reconciler.kernel.objects import Firewall
 
 _NFTABLES, _GET_CHAIN, _GET_RULE = 10 << 8, 4, 7
 _TABLE, _NAME, _HOOK, _POLICY, _HOOK_NUMBER = 1, 3, 4, 5, 1

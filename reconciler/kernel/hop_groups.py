@@ -22,7 +22,8 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import netlink
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message
-from reconciler.kernel.port import HopGroup, Neighbour, Outcome
+from reconciler.kernel.objects import HopGroup, Neighbour
+from reconciler.kernel.port import Outcome
 from reconciler.kernel.rtnetlink import (
     FAMILIES,
     MEMBER,

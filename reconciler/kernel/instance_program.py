@@ -48,7 +48,7 @@ from reconciler.kernel.holders import shape_of
 from reconciler.kernel.instance import PROGRAM, Instance
 from reconciler.kernel.instance_maps import InstanceMaps, inner_shape
 from reconciler.kernel.maps import OpenMap, Shape
-from reconciler.kernel.port import AttachedProgram, LoadedProgram, maps_of
+from reconciler.kernel.objects import AttachedProgram, LoadedProgram, maps_of
 from reconciler.kernel.refusal import refused
 from reconciler.limits import Sizes
 

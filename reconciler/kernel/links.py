@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 
 from reconciler.kernel import netlink
-from reconciler.kernel.port import Link
+from reconciler.kernel.objects import Link
 from reconciler.kernel.rtnetlink import (
     IFF_UP,
     IFLA_ADDRESS,

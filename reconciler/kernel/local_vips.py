@@ -19,7 +19,8 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import codec, netlink, vip_routes
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message, Route
-from reconciler.kernel.port import LocalVip, Outcome
+from reconciler.kernel.objects import LocalVip
+from reconciler.kernel.port import Outcome
 from reconciler.kernel.rtnetlink import (
     ADDRESS,
     BITS,

@@ -23,7 +23,8 @@ from reconciler.errors import KernelError
 from reconciler.kernel import codec, netlink
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message, Route
-from reconciler.kernel.port import Neighbour, Outcome
+from reconciler.kernel.objects import Neighbour
+from reconciler.kernel.port import Outcome
 from reconciler.kernel.rtnetlink import (
     FAMILIES,
     NDA_DST,

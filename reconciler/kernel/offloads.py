@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 
 from reconciler.errors import KernelError
 from reconciler.kernel import netlink
-from reconciler.kernel.port import GRO, GRO_HW, LRO, RX_VLAN, OffloadState
+from reconciler.kernel.objects import GRO, GRO_HW, LRO, RX_VLAN, OffloadState
 
 FEATURES: Mapping[str, str] = {GRO: "rx-gro", LRO: "rx-lro", GRO_HW: "rx-gro-hw", RX_VLAN: "rx-vlan-hw-parse"}
 """The names of people (`ethtool -k`), each with that of the kernel (net/ethtool/common.c)."""

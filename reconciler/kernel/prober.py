@@ -26,7 +26,7 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import bpf, codec, netlink, netns, sysctl
 from reconciler.kernel.build import build
 from reconciler.kernel.netlink import Message
-from reconciler.kernel.port import PROBER_DEVICE, Prober
+from reconciler.kernel.objects import PROBER_DEVICE, Prober
 from reconciler.kernel.rtnetlink import (
     ADDRESS,
     FILTER,

@@ -17,7 +17,8 @@ from reconciler.errors import KernelError
 from reconciler.kernel import netlink
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.neighbours import change
-from reconciler.kernel.port import Neighbour, Outcome
+from reconciler.kernel.objects import Neighbour
+from reconciler.kernel.port import Outcome
 from reconciler.kernel.rtnetlink import (
     FAMILIES,
     NDA_DST,

@@ -41,7 +41,7 @@ from reconciler.kernel import (
 from reconciler.kernel.instance import Instance
 from reconciler.kernel.instance_program import InstanceProgram
 from reconciler.kernel.mark import alias_of, protocol_of
-from reconciler.kernel.port import (
+from reconciler.kernel.objects import (
     Client,
     Firewall,
     HopGroup,
@@ -49,12 +49,12 @@ from reconciler.kernel.port import (
     LocalVip,
     Neighbour,
     OffloadState,
-    Outcome,
     Prober,
     Route,
     TunnelDevice,
     VlanLink,
 )
+from reconciler.kernel.port import Outcome
 from reconciler.kernel.refusal import refused
 from reconciler.safe import some
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 
-from reconciler.kernel.port import Client
+from reconciler.kernel.objects import Client
 
 FAR_BACK = 1 << 30
 """The largest window there is (RFC 7323, section 2.3); so a segment that is so far back is in none."""

@@ -18,7 +18,8 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import codec, netlink, vip_routes
 from reconciler.kernel.mark import PROTOCOL
 from reconciler.kernel.netlink import Message
-from reconciler.kernel.port import MAIN_TABLE, Neighbour, Outcome, Route
+from reconciler.kernel.objects import MAIN_TABLE, Neighbour, Route
+from reconciler.kernel.port import Outcome
 from reconciler.kernel.rtnetlink import (
     ADDRESS,
     FAMILIES,

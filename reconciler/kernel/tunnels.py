@@ -16,7 +16,7 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import codec, netlink, sysctl
 from reconciler.kernel.mark import ALIAS
 from reconciler.kernel.netlink import Message, Route
-from reconciler.kernel.port import TunnelDevice
+from reconciler.kernel.objects import TunnelDevice
 from reconciler.kernel.rtnetlink import (
     IFF_UP,
     IFLA_EXT_MASK,

@@ -17,7 +17,7 @@ from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import addresses, codec, netlink
 from reconciler.kernel.mark import ALIAS
 from reconciler.kernel.netlink import Message, Route
-from reconciler.kernel.port import VlanLink
+from reconciler.kernel.objects import VlanLink
 from reconciler.kernel.rtnetlink import (
     IFF_UP,
     IFLA_EXT_MASK,

@@ -20,7 +20,8 @@ from ipaddress import ip_address, ip_network
 from math import inf
 from typing import ClassVar
 
-from reconciler.kernel.port import MAIN_TABLE, Outcome, Route
+from reconciler.kernel.objects import MAIN_TABLE, Route
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.loopback import LoopbackVip

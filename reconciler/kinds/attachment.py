@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from reconciler.dataplane.program import is_ours
 from reconciler.errors import KernelError
-from reconciler.kernel.port import PROBER_DEVICE, AttachedProgram, Outcome
+from reconciler.kernel.objects import PROBER_DEVICE, AttachedProgram
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.interface import interface_key

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import ClassVar
 
-from reconciler.kernel.port import Outcome, Route
+from reconciler.kernel.objects import Route
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.kinds.settings import is_source

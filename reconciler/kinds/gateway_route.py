@@ -14,7 +14,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Kernel, Outcome, Route
+from reconciler.kernel.objects import Route
+from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import flaw_of, index_of, name_of, names
 from reconciler.kinds.interface import interface_key

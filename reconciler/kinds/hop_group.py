@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.kernel.port import HopGroup as KernelGroup
-from reconciler.kernel.port import Neighbour, Outcome
+from reconciler.kernel.objects import HopGroup as KernelGroup
+from reconciler.kernel.objects import Neighbour
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.interface import THIS_NODE, interface_key
 from reconciler.model import Address, Role, Service

@@ -14,7 +14,8 @@ from ipaddress import ip_interface
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Link, Outcome
+from reconciler.kernel.objects import Link
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
 from reconciler.model import Mode, Role

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.kernel.port import LocalVip, Outcome
+from reconciler.kernel.objects import LocalVip
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.foundation import foundation_of
 from reconciler.kinds.service_row import ServiceRow, rows_of

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from reconciler.errors import KernelError
-from reconciler.kernel.port import AttachedProgram, Kernel
+from reconciler.kernel.objects import AttachedProgram
+from reconciler.kernel.port import Kernel
 from reconciler.kinds.service import indexed_rows
 
 OPEN_ATTEMPTS = 6

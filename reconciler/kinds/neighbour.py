@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.kernel import port
+from reconciler.kernel import objects
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import flaw_of
@@ -99,13 +99,13 @@ def _decode(id: str) -> Neighbour:
     return Neighbour(ip_address(address), interface)
 
 
-def _name(entry: port.Neighbour) -> str:
+def _name(entry: objects.Neighbour) -> str:
     return f"{entry.address} {entry.interface}"
 
 
-def _entry(key: Key) -> port.Neighbour:
+def _entry(key: Key) -> objects.Neighbour:
     address, _, interface = key.id.partition(" ")
-    return port.Neighbour(address, interface)
+    return objects.Neighbour(address, interface)
 
 
 KIND = NeighbourKind

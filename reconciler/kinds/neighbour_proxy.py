@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import ClassVar
 
-from reconciler.kernel import port
+from reconciler.kernel import objects
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.indexes import flaw_of
@@ -83,9 +83,9 @@ class NeighbourProxyKind(Kind):
         return each(changes, outcomes)
 
 
-def _entry(key: Key) -> port.Neighbour:
+def _entry(key: Key) -> objects.Neighbour:
     address, _, interface = key.id.partition(" ")
-    return port.Neighbour(address, interface)
+    return objects.Neighbour(address, interface)
 
 
 KIND = NeighbourProxyKind

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.port import GRO, GRO_HW, LRO, RX_VLAN, Link, OffloadState, Outcome
+from reconciler.kernel.objects import GRO, GRO_HW, LRO, RX_VLAN, Link, OffloadState
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.interface import interface_key

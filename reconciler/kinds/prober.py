@@ -12,7 +12,7 @@ from reconciler.dataplane import rows
 from reconciler.dataplane.layout import PROBER
 from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
-from reconciler.kernel import port
+from reconciler.kernel import objects
 from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.program import PROGRAM
@@ -91,7 +91,7 @@ class ProberKind(Kind):
         return None
 
 
-def _row(held: port.Prober) -> bytes:
+def _row(held: objects.Prober) -> bytes:
     packed = {len(p): p for p in (ip_address(address).packed for address in held.addresses)}
     return PROBER.value.pack(rows.Prober(held.index, packed.get(4, bytes(4)), packed.get(16, bytes(16)), held.mac))
 

@@ -13,7 +13,8 @@ from reconciler.dataplane.description import describe, layout_digest, specs_of
 from reconciler.dataplane.program import DECAPSULATE, is_built_of, program_name
 from reconciler.dataplane.sizes import memory_bytes
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Outcome, maps_of
+from reconciler.kernel.objects import maps_of
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.limits import Sizes

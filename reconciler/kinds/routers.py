@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from reconciler.kernel.port import Kernel, Neighbour, Outcome
+from reconciler.kernel.objects import Neighbour
+from reconciler.kernel.port import Kernel, Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.resource import Change, Key, Reading, Resource

@@ -13,7 +13,8 @@ from typing import ClassVar
 from reconciler.dataplane import rows
 from reconciler.dataplane.layout import SNAT, SNAT6, SNAT_MAPS
 from reconciler.dataplane.rows import Number
-from reconciler.kernel.port import MAIN_TABLE, Outcome
+from reconciler.kernel.objects import MAIN_TABLE
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.program import PROGRAM
 from reconciler.model import Mode, Node, Service, text_of

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Firewall, Outcome
+from reconciler.kernel.objects import Firewall
+from reconciler.kernel.port import Outcome
 from reconciler.kernel.sysctl import is_known
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE, interface_key

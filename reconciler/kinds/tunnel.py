@@ -14,7 +14,8 @@ from ipaddress import ip_address
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Outcome, TunnelDevice
+from reconciler.kernel.objects import TunnelDevice
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.interface import THIS_NODE
 from reconciler.model import Address, Node, Role

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import ClassVar
 
-from reconciler.kernel.port import Outcome, Route
+from reconciler.kernel.objects import Route
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted, each
 from reconciler.kinds.hop_group import HopGroup, groups_of
 from reconciler.kinds.interface import THIS_NODE

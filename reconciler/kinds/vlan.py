@@ -14,7 +14,8 @@ from reconciler.dataplane import rows
 from reconciler.dataplane.layout import TRUNKS, VLANS
 from reconciler.dataplane.rows import Number
 from reconciler.errors import KernelError
-from reconciler.kernel.port import RX_VLAN, Link, Outcome
+from reconciler.kernel.objects import RX_VLAN, Link
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of, index_of, name_of
 from reconciler.kinds.interface import vlan_key

@@ -12,8 +12,9 @@ from ipaddress import ip_interface
 from typing import ClassVar
 
 from reconciler.errors import KernelError
-from reconciler.kernel import port
-from reconciler.kernel.port import Link, Outcome
+from reconciler.kernel import objects
+from reconciler.kernel.objects import Link
+from reconciler.kernel.port import Outcome
 from reconciler.kinds.base import Kind, Wanted
 from reconciler.kinds.indexes import flaw_of
 from reconciler.kinds.interface import VLAN_LINK, interface_key, is_asked_for
@@ -107,7 +108,7 @@ class VlanLinkKind(Kind):
             match change.after:
                 case VlanLink() as link:
                     self.kernel.add_vlan_link(
-                        port.VlanLink(link.interface, link.trunk, link.tag, link.mtu_bytes, link.addresses)
+                        objects.VlanLink(link.interface, link.trunk, link.tag, link.mtu_bytes, link.addresses)
                     )
                 case None:
                     self.kernel.remove_vlan_link(change.key.id)

@@ -15,7 +15,7 @@ from reconciler.config.rest import SECOND_LOOK_S
 from reconciler.config.source import read_tree
 from reconciler.dataplane.layout import ENDPOINTS, RINGS, SERVICES
 from reconciler.errors import KernelError
-from reconciler.kernel.port import Neighbour
+from reconciler.kernel.objects import Neighbour
 from reconciler.lock import apply_lock
 from reconciler.reconcile import RECORD
 from reconciler.render.style import Style

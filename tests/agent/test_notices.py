@@ -14,7 +14,7 @@ from reconciler.agent.notices import Found, Notices, keys_about
 from reconciler.agent.wake import Wake
 from reconciler.kernel import local_vips, neighbours, netns
 from reconciler.kernel.notices import Listener, LostError, Notice
-from reconciler.kernel.port import LRO, LocalVip, Neighbour, OffloadState
+from reconciler.kernel.objects import LRO, LocalVip, Neighbour, OffloadState
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.kinds.vlan_link import VlanLink
 from reconciler.resource import Key

@@ -10,7 +10,7 @@ from reconciler.apply import apply
 from reconciler.cli.execute import check_fresh
 from reconciler.errors import PlanStaleError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import Neighbour
+from reconciler.kernel.objects import Neighbour
 from reconciler.live import read_live
 from reconciler.plan import plan
 from reconciler.reconcile import desired_of

@@ -23,7 +23,7 @@ from reconciler.config.source import read_tree, renamed
 from reconciler.doctor.finding import Finding, as_text
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import LoadedProgram
+from reconciler.kernel.objects import LoadedProgram
 from reconciler.plan import plan
 from reconciler.reconcile import desired_of
 from reconciler.render.style import Style

@@ -13,7 +13,7 @@ from reconciler.doctor.finding import Finding, as_data, as_text
 from reconciler.doctor.router import of_router
 from reconciler.doctor.state import _KINDS, of_plan
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import LRO, RX_VLAN, AttachedProgram, Neighbour, OffloadState
+from reconciler.kernel.objects import LRO, RX_VLAN, AttachedProgram, Neighbour, OffloadState
 from reconciler.kinds import KINDS
 from reconciler.kinds.offload import Offload
 from reconciler.kinds.program import PROGRAM

@@ -9,7 +9,7 @@ from reconciler.explain.capture import Captured
 from reconciler.explain.explanation import CHECK, NO_CHECK, _explain, _Names, checked
 from reconciler.explain.packet import frame, parse_place
 from reconciler.kernel.bpf import XdpVerdict
-from reconciler.kernel.port import PROBER_DEVICE
+from reconciler.kernel.objects import PROBER_DEVICE
 from reconciler.kernel.trial import Outcome
 
 SYN = frame("tcp", parse_place("10.1.0.9:40000", "tcp"), parse_place("20.20.20.1:80", "tcp"), bytes(6))

@@ -13,7 +13,7 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
 from reconciler.kernel.mark import protocol_of
-from reconciler.kernel.port import LocalVip, Neighbour
+from reconciler.kernel.objects import LocalVip, Neighbour
 from reconciler.kernel.real import RealKernel
 
 from .conftest import entered, ip

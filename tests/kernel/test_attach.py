@@ -15,7 +15,7 @@ import pytest
 from reconciler.dataplane.program import program_name
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import bpf, netlink, xdp
-from reconciler.kernel.port import AttachedProgram
+from reconciler.kernel.objects import AttachedProgram
 from reconciler.kernel.real import RealKernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("links")]

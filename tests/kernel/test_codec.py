@@ -14,7 +14,7 @@ import pytest
 from reconciler.errors import KernelError
 from reconciler.kernel import codec, neighbours, netlink, tunnels
 from reconciler.kernel.notices import Listener, Notice
-from reconciler.kernel.port import Neighbour, TunnelDevice
+from reconciler.kernel.objects import Neighbour, TunnelDevice
 from reconciler.kernel.rtnetlink import (
     ADDRESS,
     IFA_ADDRESS,

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.kernel.mark import protocol_of
-from reconciler.kernel.port import VlanLink
+from reconciler.kernel.objects import VlanLink
 from reconciler.kernel.real import RealKernel
 from reconciler.kinds.sysctl import Sysctl
 from reconciler.live import read_live

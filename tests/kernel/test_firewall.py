@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.kernel import firewall
-from reconciler.kernel.port import Firewall
+from reconciler.kernel.objects import Firewall
 from reconciler.kernel.real import RealKernel
 from tests.nft import ACCEPT, DROP, FORWARD, INET, INPUT, IP, IP6, accepting, chain, nft
 

@@ -18,7 +18,7 @@ import pytest
 from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.kernel.mark import protocol_of
-from reconciler.kernel.port import HopGroup, Neighbour, Route
+from reconciler.kernel.objects import HopGroup, Neighbour, Route
 from reconciler.kernel.real import RealKernel
 from reconciler.live import read_live
 from reconciler.model import Fleet, Interface, Node, Role, VipRoutes

@@ -12,7 +12,7 @@ from pyroute2 import IPRoute
 
 from reconciler.errors import ForeignError
 from reconciler.kernel.mark import protocol_of
-from reconciler.kernel.port import LocalVip
+from reconciler.kernel.objects import LocalVip
 from reconciler.kernel.real import RealKernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("inside")]

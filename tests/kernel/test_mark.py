@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.errors import ForeignError
 from reconciler.kernel.mark import PROTOCOL, alias_of, protocol_of
-from reconciler.kernel.port import LocalVip, Neighbour, Route
+from reconciler.kernel.objects import LocalVip, Neighbour, Route
 from reconciler.kernel.real import RealKernel
 
 from .conftest import ip

@@ -13,7 +13,7 @@ import pytest
 
 from reconciler.errors import KernelError
 from reconciler.kernel.mark import protocol_of
-from reconciler.kernel.port import Link, Neighbour
+from reconciler.kernel.objects import Link, Neighbour
 from reconciler.kernel.real import RealKernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("device")]

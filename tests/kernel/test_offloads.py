@@ -16,7 +16,7 @@ import pytest
 from reconciler.errors import KernelError
 from reconciler.kernel import offloads, xdp
 from reconciler.kernel.bpf import closing, load_program
-from reconciler.kernel.port import GRO, GRO_HW, LRO, RX_VLAN, OffloadState
+from reconciler.kernel.objects import GRO, GRO_HW, LRO, RX_VLAN, OffloadState
 from reconciler.kernel.real import RealKernel
 from reconciler.kinds.offload import OFF, ON, Offload, OffloadKind, offload_key
 from reconciler.lab.build import _PASS

@@ -7,7 +7,7 @@ import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 
-from reconciler.kernel.port import Client
+from reconciler.kernel.objects import Client
 from reconciler.kernel.rouse import FAR_BACK, packet
 
 CLIENTS = [

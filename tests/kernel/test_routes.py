@@ -8,7 +8,7 @@ from pyroute2 import IPRoute
 
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel.mark import protocol_of
-from reconciler.kernel.port import Neighbour, Route
+from reconciler.kernel.objects import Neighbour, Route
 from reconciler.kernel.real import RealKernel
 
 from .conftest import ip

@@ -7,7 +7,7 @@ import pytest
 
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import sysctl, tunnels
-from reconciler.kernel.port import TunnelDevice
+from reconciler.kernel.objects import TunnelDevice
 
 from .conftest import ip
 

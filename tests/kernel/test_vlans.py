@@ -15,7 +15,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from reconciler.errors import ForeignError, KernelError
 from reconciler.kernel import netlink, vlans
-from reconciler.kernel.port import VlanLink
+from reconciler.kernel.objects import VlanLink
 from reconciler.kernel.rtnetlink import (
     IFLA_IFNAME,
     IFLA_INFO_DATA,

@@ -9,7 +9,7 @@ import pytest
 from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import AttachedProgram
+from reconciler.kernel.objects import AttachedProgram
 from reconciler.kinds.hop_group import HopGroup
 from reconciler.live import read_live
 from reconciler.model import Interface, Node, Role, VipRoutes

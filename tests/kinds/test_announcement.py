@@ -10,7 +10,7 @@ from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.errors import KernelError
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import AttachedProgram, Route
+from reconciler.kernel.objects import AttachedProgram, Route
 from reconciler.kinds.announcement import Announcement
 from reconciler.live import read_live
 from reconciler.model import Announce

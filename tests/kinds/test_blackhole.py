@@ -9,7 +9,7 @@ import pytest
 from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import Route
+from reconciler.kernel.objects import Route
 from reconciler.kinds.blackhole import Blackhole
 from reconciler.live import read_live
 from reconciler.model import Algorithm, Mode, TunnelSource

@@ -11,7 +11,7 @@ from reconciler.apply import apply
 from reconciler.compile import compile_node
 from reconciler.concerns import concerns_of
 from reconciler.kernel.fake import FakeKernel
-from reconciler.kernel.port import Neighbour, Route
+from reconciler.kernel.objects import Neighbour, Route
 from reconciler.live import read_live
 from reconciler.model import Node, Role, VipRoutes
 from reconciler.plan import plan

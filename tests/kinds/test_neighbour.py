@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.apply import apply
 from reconciler.compile import compile_node
-from reconciler.kernel import port
+from reconciler.kernel import objects
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kinds.neighbour import Neighbour
 from reconciler.kinds.routers import Routers
@@ -71,14 +71,14 @@ def test_a_node_without_services_keeps_none(web_fleet):
 def test_a_change_of_endpoints_adds_and_removes_their_entries(web_fleet):
     kernel = FakeKernel()
     assert bring(kernel, on(web_fleet, FRONT, BACK)) == ["10.2.0.1 back", "10.2.0.2 back"]
-    assert kernel.kept == {port.Neighbour("10.2.0.1", "back"), port.Neighbour("10.2.0.2", "back")}
+    assert kernel.kept == {objects.Neighbour("10.2.0.1", "back"), objects.Neighbour("10.2.0.2", "back")}
     fewer = with_endpoints(web_fleet, Endpoint(IPv4Address("10.2.0.2")))
     assert bring(kernel, on(fewer, FRONT, BACK)) == ["10.2.0.1 back"]
-    assert kernel.kept == {port.Neighbour("10.2.0.2", "back")}
+    assert kernel.kept == {objects.Neighbour("10.2.0.2", "back")}
 
 
 def test_what_others_take_care_of_needs_no_entry_and_stays(web_fleet):
-    static = port.Neighbour("10.2.0.1", "back")
+    static = objects.Neighbour("10.2.0.1", "back")
     kernel = FakeKernel(others_neighbours={static})
     assert bring(kernel, on(web_fleet, FRONT, BACK)) == ["10.2.0.2 back"]
     assert bring(kernel, on(with_endpoints(web_fleet), FRONT, BACK)) == ["10.2.0.2 back"]
@@ -94,13 +94,13 @@ def test_a_kernel_that_can_keep_none_is_asked_for_none(web_fleet):
 
 
 def test_an_ipv6_neighbour_reads_back_as_it_was_written():
-    kernel = FakeKernel(kept={port.Neighbour("2001:db8:2::11", "back")})
+    kernel = FakeKernel(kept={objects.Neighbour("2001:db8:2::11", "back")})
     (found,) = read_live(kernel, kinds=(Neighbour.kind,)).resources.values()
     assert found == Neighbour(ip_address("2001:db8:2::11"), "back")
 
 
 # --- routers -------------------------------------------------------------------------------------------------
-ROUTER, OTHER = port.Neighbour("10.1.0.254", "front"), port.Neighbour("fe80::1", "back")
+ROUTER, OTHER = objects.Neighbour("10.1.0.254", "front"), objects.Neighbour("fe80::1", "back")
 
 
 def bring_all(kernel, fleet):
@@ -136,7 +136,7 @@ def test_which_router_is_not_kept_is_said(web_fleet):
 
 
 def test_an_endpoint_that_is_a_router_stays_kept_when_it_is_one_of_them_only(web_fleet):
-    endpoint = port.Neighbour("10.2.0.1", "back")
+    endpoint = objects.Neighbour("10.2.0.1", "back")
     fleet = on(web_fleet, FRONT, BACK)
     kernel = FakeKernel(others_hops={endpoint})
     bring_all(kernel, fleet)
@@ -157,7 +157,7 @@ def test_a_router_that_others_take_care_of_needs_no_entry(web_fleet):
 
 
 def test_an_entry_that_would_not_last_is_mended(web_fleet):
-    kernel = FakeKernel(kept={replace(ROUTER, is_lasting=False), port.Neighbour("10.2.0.1", "back", False)})
+    kernel = FakeKernel(kept={replace(ROUTER, is_lasting=False), objects.Neighbour("10.2.0.1", "back", False)})
     kernel.others_hops = {ROUTER}
     fleet = with_endpoints(on(web_fleet, FRONT, BACK), Endpoint(IPv4Address("10.2.0.1")))
     assert bring_all(kernel, fleet) == {"neighbour 10.2.0.1 back", "routers all"}

@@ -6,14 +6,14 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from reconciler.kernel import port
+from reconciler.kernel import objects
 from reconciler.kernel.fake import FakeKernel
 from reconciler.model import Algorithm, Endpoint, Interface, Mode, Role
 from reconciler.reconcile import carry_out, desired_of, plan_node
 from tests.strategies import fake_source
 
 NEAR, NEAR6, FAR6 = "10.1.0.100", "2001:db8:1::100", "2001:db8:20::1"
-PROXY = port.Neighbour(NEAR6, "front")
+PROXY = objects.Neighbour(NEAR6, "front")
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_a_balancer_answers_for_ipv6_vips_in_its_networks(web_fleet, kernel, tmp
 
 
 def test_what_others_answer_for_is_left_to_them(web_fleet, kernel, tmp_path):
-    kernel.others_proxies = {PROXY, port.Neighbour("2001:db8:1::7", "front")}
+    kernel.others_proxies = {PROXY, objects.Neighbour("2001:db8:1::7", "front")}
     bring(kernel, at(web_fleet, NEAR6), tmp_path)
     bring(kernel, at(web_fleet, FAR6), tmp_path)
     assert kernel.proxies == set()

@@ -12,7 +12,7 @@ from reconciler.concerns import concerns_of
 from reconciler.errors import ApplyError, KernelError
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.faulty import FaultyKernel
-from reconciler.kernel.port import GRO, GRO_HW, LRO, PROBER_DEVICE, RX_VLAN, OffloadState
+from reconciler.kernel.objects import GRO, GRO_HW, LRO, PROBER_DEVICE, RX_VLAN, OffloadState
 from reconciler.kinds.attachment import Attachment
 from reconciler.kinds.offload import MERGING, Offload, OffloadKind, offload_key
 from reconciler.kinds.vlan import Vlan

@@ -13,7 +13,7 @@ from reconciler.compile import compile_node
 from reconciler.config.bgp import rendered
 from reconciler.kernel.fake import FakeKernel
 from reconciler.kernel.fake_frr import FakeDaemon
-from reconciler.kernel.port import MAIN_TABLE, Route
+from reconciler.kernel.objects import MAIN_TABLE, Route
 from reconciler.kinds.routing import ROUTING, edits, parsed
 from reconciler.live import read_live
 from reconciler.model import (

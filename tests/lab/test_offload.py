@@ -13,8 +13,8 @@ import pytest
 
 from reconciler.apply import apply
 from reconciler.doctor.state import of_plan
+from reconciler.kernel.objects import GRO
 from reconciler.kernel.offloads import read
-from reconciler.kernel.port import GRO
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
 from reconciler.lab.lab import Lab

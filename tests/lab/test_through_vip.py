@@ -14,7 +14,7 @@ from reconciler.dataplane.layout import Verdict
 from reconciler.health import roster, store
 from reconciler.health.state import Health
 from reconciler.kernel import prober
-from reconciler.kernel.port import PROBER_DEVICE
+from reconciler.kernel.objects import PROBER_DEVICE
 from reconciler.kernel.real import RealKernel
 from reconciler.lab import netns
 from reconciler.lab.build import wait_until

@@ -13,7 +13,7 @@ import pytest
 from scapy.layers.l2 import Ether
 
 from reconciler.dataplane.layout import AlgorithmCode, ModeCode
-from reconciler.kernel.port import Neighbour
+from reconciler.kernel.objects import Neighbour
 from reconciler.kinds.routers import Routers, RoutersKind
 from reconciler.resource import Change
 from tests.packets.balancer import CLIENT, VIP, Balancer, inside, ip

@@ -20,7 +20,7 @@ from reconciler.doctor.finding import FOUND
 from reconciler.kernel import links, neighbours, offloads, xdp
 from reconciler.kernel.bpf import closing, load_program
 from reconciler.kernel.mark import protocol_of
-from reconciler.kernel.port import RX_VLAN, Neighbour
+from reconciler.kernel.objects import RX_VLAN, Neighbour
 from reconciler.lab import netns
 from reconciler.lab.build import _PASS
 from tests.packets.frames import echo, echoed
