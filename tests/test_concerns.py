@@ -106,8 +106,10 @@ def plan_node_of(fleet, kernel):
 
 
 def read_live_after(fleet, kernel):
-    apply(plan_node_of(fleet, kernel), kernel).raise_if_failed()
-    return read_live(kernel)
+    """As `export DIRECTORY` reads it: settings and offloads that were right before are known from the manifests."""
+    planned = plan_node_of(fleet, kernel)
+    apply(planned, kernel).raise_if_failed()
+    return read_live(kernel, planned.desired.resources)
 
 
 def test_a_firewall_is_told_of_for_the_interfaces_that_it_stands_in_front_of(web_fleet):

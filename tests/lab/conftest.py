@@ -57,6 +57,7 @@ def start_web(start_lab: LabMaker, tmp_path: Path) -> WebMaker:
         web = Web(start_lab(fleet, node_name="lb1"), directory, tmp_path / "log")
         web.start()
         web.await_members(*all_)
+        web.await_said("Applied", "No changes.")  # rings come first: who asks now may find no VIP yet
         if "type: http" in check:
             web.await_up(*all_)
         return web

@@ -127,8 +127,10 @@ class Web:
     def await_up(self, *expected: IPv4Address) -> None:
         wait_until(f"{expected} are up", lambda: self.up() == set(expected), PATIENCE_S)
 
-    def await_said(self, text: str) -> None:
-        wait_until(f"the agent says {text!r}", lambda: text in self.log.read_text(), PATIENCE_S)
+    def await_said(self, *texts: str) -> None:
+        """Wait until the agent says any of these."""
+        what = " or ".join(map(repr, texts))
+        wait_until(f"the agent says {what}", lambda: any(text in self.log.read_text() for text in texts), PATIENCE_S)
 
     def lbctl(self, *args: str) -> str:
         done = self.lab.lbctl(*args)
