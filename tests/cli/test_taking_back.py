@@ -111,9 +111,11 @@ def test_a_change_that_cuts_its_operators_terminal_off_goes_back(lbctl, manifest
     )  # fmt: skip
     os.close(theirs)
     shown = b""
-    while when == "afterwards" and b"The node goes back at" not in shown:
-        shown += os.read(ours, 65_536)
-    assert wait(lambda: notes.read(lbctl.run_dir / netns, notes.Unconfirmed) is not None)
+    if when == "afterwards":
+        while b"The node goes back at" not in shown:
+            shown += os.read(ours, 65_536)
+    else:
+        assert wait(lambda: notes.read(lbctl.run_dir / netns, notes.Unconfirmed) is not None)
     os.close(ours)
     apply.wait(PATIENCE_S)
     assert wait(lambda: notes.read(lbctl.run_dir / netns, notes.Unconfirmed) is None)
