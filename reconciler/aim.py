@@ -9,7 +9,7 @@ from dataclasses import replace
 from reconciler.errors import UsageError
 from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.neighbour import Neighbour
-from reconciler.kinds.ring import Ring
+from reconciler.kinds.ring import Ring, pool_of
 from reconciler.kinds.service_row import ServiceRow
 from reconciler.kinds.vip import VipRow
 from reconciler.model import Address, Fleet
@@ -56,7 +56,7 @@ def _named(target: str, planned: Plan, fleet: Fleet) -> Iterator[Key]:
                                                                               service.ports))  # fmt: skip
     elif target.startswith(_POOL):
         pool = target.removeprefix(_POOL)
-        yield from (key for key, r in wanted.items() if isinstance(r, Ring) and r.name.rpartition("/")[0] == pool)
+        yield from (key for key, r in wanted.items() if isinstance(r, Ring) and pool_of(r.name) == pool)
     else:
         yield from {key for key in (*wanted, *held) if str(key) == target}
 

@@ -27,7 +27,7 @@ from reconciler.kinds.endpoint_row import EndpointRow
 from reconciler.kinds.gateway import Gateway
 from reconciler.kinds.loopback import LoopbackVip
 from reconciler.kinds.neighbour import Neighbour
-from reconciler.kinds.ring import Ring
+from reconciler.kinds.ring import Ring, pool_of
 from reconciler.kinds.service_row import ServiceRow
 from reconciler.kinds.settings import NOTHING, Settings, is_source
 from reconciler.kinds.snat import Snat
@@ -61,7 +61,7 @@ def import_live(live: Live, node_name: str) -> Imported:
     used = [rings[name] for name in sorted({row.ring for row in rows})]
     for name in sorted(rings.keys() - {ring.name for ring in used}):
         notices.add(0, f"no service uses ring {bare(name)}: it is left out")
-    sizes = {name: ring_size(list(group)) for name, group in groupby(used, key=lambda ring: _pool_of(ring.name))}
+    sizes = {name: ring_size(list(group)) for name, group in groupby(used, key=lambda ring: pool_of(ring.name))}
     pools = _members(used, {row.id: row for row in _of(live, EndpointRow)}, notices)
     _add_idle(pools, rows, live, notices)
     documents = (
@@ -103,7 +103,7 @@ def _members(
 ) -> dict[str, dict[str, Endpoint]]:
     """Pool → id → endpoint, of the endpoints that take connections."""
     pools: dict[str, dict[str, Endpoint]] = {}
-    grouped = [(name, list(group)) for name, group in groupby(rings, key=lambda ring: _pool_of(ring.name))]
+    grouped = [(name, list(group)) for name, group in groupby(rings, key=lambda ring: pool_of(ring.name))]
     for number, (name, of_pool) in enumerate(progress.each("finding weights", grouped, "pools")):
         if number % _TRIED_AT_ONCE == 0:
             build_first_tries((some for _, some in grouped[number : number + _TRIED_AT_ONCE]), rows)
@@ -116,10 +116,6 @@ def _members(
     return pools
 
 
-def _pool_of(ring_name: str) -> str:
-    return ring_name.rpartition("/")[0]
-
-
 def _endpoint(row: EndpointRow, weight: int = 1, state: str = "active") -> Endpoint:
     return Endpoint(row.address, row.port or None, weight, state)
 
@@ -129,7 +125,7 @@ def _add_idle(
 ) -> None:
     """Add the endpoints that take no new connections, to the pool of their open connections, else to the likeliest."""
     active = {member for pool in pools.values() for member in pool}
-    pool_of_service = {row.id: _pool_of(row.ring) for row in services}
+    pool_of_service = {row.id: pool_of(row.ring) for row in services}
     open_in: dict[str, Counter[str]] = {}
     for (service, endpoint), count in (live.connections or {}).items():
         if service in pool_of_service:
@@ -138,7 +134,7 @@ def _add_idle(
     likely = {name: list(pool.values()) for name, pool in pools.items()}
     users: dict[str, list[ServiceRow]] = {}
     for user in services:
-        users.setdefault(_pool_of(user.ring), []).append(user)
+        users.setdefault(pool_of(user.ring), []).append(user)
     for row in found:
         fitting = [name for name in pools if all(_serves(row, user) for user in users.get(name, ()))]
         state = "disabled" if row.disabled else "draining"
@@ -192,7 +188,7 @@ def _services(
         draft = Service(0, (first.vip,), first.protocol, ports, first.mode, first.algorithm)
         yield manifests.service(
             names.take(default_name(draft)), draft.vips, draft.protocol, ports, draft.mode, draft.algorithm,
-            _pool_of(first.ring), targetPort=first.target_port or None, stateless=True if first.is_stateless else None,
+            pool_of(first.ring), targetPort=first.target_port or None, stateless=True if first.is_stateless else None,
             idleTimeout=_idle_timeout(first, notices),
             affinity={"by": "client", "timeout": values.duration(first.affinity_s)} if first.affinity_s else None,
             allowedSources=list(sources[first.sources]) if first.sources else None,

@@ -16,7 +16,7 @@ from pathlib import Path
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
 from reconciler.kinds.endpoint_row import EndpointRow
-from reconciler.kinds.ring import Ring
+from reconciler.kinds.ring import Ring, pool_of
 from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import ServiceKind
 from reconciler.kinds.service_row import ServiceRow
@@ -165,7 +165,7 @@ def _server_states(node: _Node) -> dict[tuple[str, str], str]:
     found = {(name, member): "UP" for name, ring in node.rings.items() for member in ring.members}
     rings: dict[str, list[str]] = {}
     for name in node.rings:
-        rings.setdefault(name.rpartition("/")[0], []).append(name)
+        rings.setdefault(pool_of(name), []).append(name)
     out = [(each.endpoint, each.pool, "DRAIN") for each in drained(node.directory) if each.pool != ALL_POOLS]
     out += [(each.endpoint, each.pool, "DOWN") for each in health(node.directory) if each.state == "down"]
     for endpoint, pool, state in out:

@@ -16,7 +16,7 @@ from reconciler.errors import LbctlError, UsageError
 from reconciler.health import roster
 from reconciler.kernel.port import Kernel
 from reconciler.kinds.endpoint import numbered_rows
-from reconciler.kinds.ring import Ring
+from reconciler.kinds.ring import Ring, pool_of
 from reconciler.kinds.rings import RingKind
 from reconciler.kinds.service import ServiceKind
 from reconciler.kinds.service_row import ServiceRow
@@ -95,7 +95,7 @@ def rings_of(kernel: Kernel) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for ring in RingKind(kernel).read({}).resources:
         if isinstance(ring, Ring):
-            found.setdefault(ring.name.rpartition("/")[0], set()).update(ring.members)
+            found.setdefault(pool_of(ring.name), set()).update(ring.members)
     return found
 
 
@@ -152,8 +152,8 @@ class Left:
 def left(kernel: Kernel, places: Collection[Place], pools: Collection[str] | None) -> Left:
     """`pools` whose connections they may have; None: any of the node's. Raises KernelError."""
     rows = [row for row in ServiceKind(kernel).read({}).resources if isinstance(row, ServiceRow)]
-    pool_of = {row.id: row.ring.rpartition("/")[0] for row in rows}
-    remembering = {row.remembers for row in rows if pools is None or pool_of[row.id] in pools}
+    served = {row.id: pool_of(row.ring) for row in rows}
+    remembering = {row.remembers for row in rows if pools is None or served[row.id] in pools}
     packets = sum(
         traffic.request_packets for id, traffic in endpoint_traffic(kernel).items()
         if any(place.is_about(place.pool or "", id) for place in places)
@@ -162,7 +162,7 @@ def left(kernel: Kernel, places: Collection[Place], pools: Collection[str] | Non
         return Left(None, packets, is_counted=False)
     open_ = sum(
         count for (service, endpoint), count in open_counts(kernel).items()
-        if any(place.is_about(pool_of.get(service, ""), endpoint) for place in places)
+        if any(place.is_about(served.get(service, ""), endpoint) for place in places)
     )  # fmt: skip
     return Left(open_, packets, is_counted=False not in remembering)
 
