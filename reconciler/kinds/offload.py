@@ -114,10 +114,10 @@ class OffloadKind(Kind):
         """Drivers that merge packets whatever anybody asks for."""
         asked = [r for r in wanted if isinstance(r, Offload) and r.name in MERGING]
         links = self.kernel.links() if asked else []
-        for offload in asked:
-            places = _places(offload.interface, offload.name, links)
-            states = self.kernel.offloads(places)
-            for place in places:
+        places = {offload: _places(offload.interface, offload.name, links) for offload in asked}
+        states = self.kernel.offloads(sorted(set().union(*places.values()))) if asked else {}
+        for offload, names in places.items():
+            for place in names:
                 state = states.get((place, offload.name))
                 if state and state.is_on and not state.can_end:
                     yield Concern(
